@@ -1,0 +1,85 @@
+"""Checks shared by the public constructors and methods: one wording for one mistake."""
+
+import numpy as np
+
+__all__ = ["as_real", "as_finite", "as_positive", "check_rank", "name_some", "read_only", "working_dtype"]
+
+
+def name_some(indices, limit=5):
+    """Spell out the first few indices of a list: ``"3, 17, 20 and 4 more"``."""
+    indices = [str(i) for i in indices]
+    shown = ", ".join(indices[:limit])
+    return shown if len(indices) <= limit else f"{shown} and {len(indices) - limit} more"
+
+
+def working_dtype(dtype, what="input"):
+    """The dtype we compute in: float32 and half stay or become float32, other reals float64."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "c":
+        raise TypeError(f"{what} must be real, got complex dtype {dtype}; operators here are real")
+    if dtype.kind not in "fiub":
+        raise TypeError(f"{what} must be numeric, got dtype {dtype}")
+    return np.dtype(np.float32) if dtype in (np.float32, np.float16) else np.dtype(np.float64)
+
+
+def as_real(x, what, dtype=None, ndim=None):
+    """`x` as a real float array (float32 kept, everything else float64).
+
+    Raises TypeError for complex, sparse or non-numeric input, ValueError for a wrong dimension.
+    """
+    if hasattr(x, "toarray") and not isinstance(x, np.ndarray):
+        raise TypeError(f"{what} must be a dense array, got {type(x).__name__}")
+    x = np.asarray(x)
+    x = np.asarray(x, dtype=working_dtype(x.dtype, what) if dtype is None else dtype)
+    if ndim is not None and x.ndim not in np.atleast_1d(ndim):
+        wanted = " or ".join(f"{d}-d" for d in np.atleast_1d(ndim))
+        raise ValueError(f"{what} must be {wanted}, got shape {x.shape}")
+    return x
+
+
+def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0):
+    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`."""
+    x = as_real(x, what, dtype, ndim)
+    # One sum decides the usual case without an n-sized mask; an overflow only costs the slow look.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = x.sum()
+    if not np.isfinite(total):
+        bad = ~np.isfinite(x)
+        if bad.any():
+            others = tuple(d for d in range(x.ndim) if d != axis)
+            where = np.flatnonzero(bad.any(axis=others))
+            raise ValueError(
+                f"{what} must be finite, got NaN or infinity in {bad.sum()} of {x.size} entries"
+                f" ({axis_name} {name_some(where)})"
+            )
+    return x
+
+
+def as_positive(d, what, n=None, dtype=None):
+    """A finite vector with all entries > 0; the error names the first offending features."""
+    d = as_finite(d, what, dtype, ndim=1)
+    if n is not None and d.shape != (n,):
+        raise ValueError(f"{what} must have shape ({n},), got {d.shape}")
+    bad = np.flatnonzero(~(d > 0))
+    if bad.size:
+        raise ValueError(
+            f"{what} must be positive, got {d[bad[0]]:.3g} at feature {bad[0]}"
+            f" ({bad.size} features: {name_some(bad)})"
+        )
+    return d
+
+
+def check_rank(rank, what="rank"):
+    """A non-negative integer."""
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)):
+        raise TypeError(f"{what} must be an integer, got {rank!r}")
+    if rank < 0:
+        raise ValueError(f"{what} must be non-negative, got {rank}")
+    return int(rank)
+
+
+def read_only(x):
+    """A C-contiguous copy of `x` that nobody can write to."""
+    x = np.array(x, order="C", copy=True)
+    x.flags.writeable = False
+    return x

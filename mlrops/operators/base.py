@@ -1,0 +1,376 @@
+"""`StructuredOperator`: SciPy's LinearOperator with solve, logdet, inverse and square root.
+
+Public methods validate and reshape; private hooks compute.  A subclass provides
+
+    _mul(x), _rmul(x)      A x and Aᵀ x; x is real, of this operator's dtype, (n,) or (n, k)
+    _solve(b)              A⁻¹ b, same shapes           (default: a Krylov solve that checks itself)
+    _slogdet()             (sign, log|det A|)           (default: an error that names the methods)
+    _diagonal(), _trace()  the diagonal and its sum     (default: products with unit vectors)
+    _inv(), _transpose()   operators
+    _whiten(x), _color(z)  W x with WᵀW = A⁻¹, and S z with S Sᵀ = A, when positive definite
+"""
+
+import numpy as np
+from scipy.sparse import issparse
+from scipy.sparse.linalg import LinearOperator
+
+from ._validate import as_real, check_rank
+
+__all__ = ["StructuredOperator"]
+
+
+class StructuredOperator(LinearOperator):
+    """Base class of every operator of the package.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64; the precision in which products and solves are computed.
+    shape : (int, int)
+        Number of rows and columns.
+    symmetric, positive_definite : bool
+        Structure that the subclass has *proved*.  ``positive_definite`` implies ``symmetric``.
+
+    Notes
+    -----
+    Operators are immutable: arrays handed to a constructor are copied and kept read-only, and
+    whatever has been factored stays valid.  Products take ``(n,)`` or ``(n, k)`` arrays; integers
+    become float64 and float32 stays float32.  An operator computes in its own dtype; the result has
+    ``numpy.result_type`` of operator and operand.
+
+    See Also
+    --------
+    check_operator : compare an operator with its dense matrix.
+    """
+
+    def __init__(self, dtype, shape, *, symmetric=False, positive_definite=False):
+        super().__init__(dtype, shape)
+        self._symmetric = bool(symmetric or positive_definite)
+        self._positive_definite = bool(positive_definite)
+        self._inverse = None
+
+    # ---------------------------------------------------------------- structure
+
+    @property
+    def symmetric(self):
+        """True when the matrix is known to be symmetric (bool)."""
+        return self._symmetric
+
+    @property
+    def positive_definite(self):
+        """True when the matrix is known to be symmetric positive definite (bool)."""
+        return self._positive_definite
+
+    def _square(self, verb):
+        m, n = self.shape
+        if m != n:
+            raise ValueError(f"{verb} needs a square operator, got shape {self.shape}")
+        return n
+
+    def _need_positive(self, verb):
+        self._square(verb)
+        if not self._positive_definite:
+            raise ValueError(
+                f"{verb} needs an operator known to be symmetric positive definite;"
+                f" {type(self).__name__} of shape {self.shape} is not"
+            )
+
+    # ------------------------------------------------ products: SciPy's hooks, once for all
+
+    def _operand(self, x, rows, verb):
+        """Validate a right-hand side; return it in our dtype with the dtype of the result."""
+        if issparse(x):
+            raise TypeError(f"{verb}: expected a dense array, got a sparse {type(x).__name__}")
+        x = as_real(x, verb, ndim=(1, 2))
+        if x.shape[0] != rows:
+            raise ValueError(f"{verb}: expected {rows} rows, got an array of shape {x.shape}")
+        out = np.result_type(self.dtype, x.dtype)
+        return x.astype(self.dtype, copy=False), out
+
+    def _matvec(self, x):
+        x, out = self._operand(x, self.shape[1], "matvec")
+        return self._mul(x).astype(out, copy=False)
+
+    def _matmat(self, X):
+        x, out = self._operand(X, self.shape[1], "matmat")
+        return self._mul(x).astype(out, copy=False)
+
+    def _rmatvec(self, x):
+        x, out = self._operand(x, self.shape[0], "rmatvec")
+        return self._rmul(x).astype(out, copy=False)
+
+    def _rmatmat(self, X):
+        x, out = self._operand(X, self.shape[0], "rmatmat")
+        return self._rmul(x).astype(out, copy=False)
+
+    def _mul(self, x):
+        raise NotImplementedError(f"{type(self).__name__} does not define its product")
+
+    def _rmul(self, x):
+        if self._symmetric:
+            return self._mul(x)
+        raise NotImplementedError(f"{type(self).__name__} does not define its adjoint product")
+
+    def _transpose(self):
+        from .composed import Transposed
+
+        return self if self._symmetric else Transposed(self)
+
+    def _adjoint(self):
+        return self.transpose()
+
+    # ---------------------------------------------------------------- verbs
+
+    def solve(self, b):
+        """Solve ``A x = b``.
+
+        Parameters
+        ----------
+        b : array_like, shape (n,) or (n, k)
+            One right-hand side, or one a column.
+
+        Returns
+        -------
+        x : ndarray, same shape as `b`
+
+        Raises
+        ------
+        ValueError
+            `A` is not square, or `b` has not n rows.
+        numpy.linalg.LinAlgError
+            `A` is singular, or (where only an iterative solve exists) the stated tolerance was not
+            reached; the message carries the residual.
+        """
+        n = self._square("solve")
+        b, out = self._operand(b, n, "solve")
+        return self._solve(b).astype(out, copy=False)
+
+    def slogdet(self, method=None, **options):
+        """Sign and natural logarithm of the absolute value of the determinant.
+
+        Parameters
+        ----------
+        method : {None, "dense", "lanczos"}, optional
+            None uses the structure.  Where there is none to use, name a method: ``"dense"`` forms
+            the n×n matrix, ``"lanczos"`` estimates (positive definite operators only) by
+            stochastic Lanczos quadrature and returns an estimate with a ``standard_error``.
+        **options
+            For ``"lanczos"``: ``n_probes=30``, ``n_steps=50``, ``random_state=None``.
+
+        Returns
+        -------
+        sign : float
+            1.0, -1.0, or 0.0 for a singular matrix.
+        logabsdet : float
+            ``-inf`` for a singular matrix.
+        """
+        self._square("slogdet")
+        if method is None:
+            if options:
+                raise TypeError(f"slogdet: options {sorted(options)} need method='lanczos'")
+            sign, logabs = self._slogdet()
+            return float(sign), float(logabs)
+        from . import krylov
+
+        return krylov.slogdet(self, method, **options)
+
+    def logdet(self, method=None, **options):
+        """Logarithm of the determinant; ValueError when it is negative.
+
+        Parameters and methods are those of `slogdet`.  A singular matrix gives ``-inf``.
+        """
+        sign, logabs = self.slogdet(method, **options)
+        if sign < 0:
+            raise ValueError(
+                f"logdet: the determinant of this {type(self).__name__} is negative"
+                " (use slogdet, which returns the sign)"
+            )
+        return logabs
+
+    def inv(self):
+        """The inverse as an operator; ``A.inv().inv()`` is ``A`` again."""
+        self._square("inv")
+        if self._inverse is None:
+            inverse = self._inv()
+            if inverse._inverse is None:
+                inverse._inverse = self
+            self._inverse = inverse
+        return self._inverse
+
+    def diagonal(self):
+        """The main diagonal, ndarray of shape (min(m, n),)."""
+        return self._diagonal()
+
+    def trace(self):
+        """Sum of the diagonal (float)."""
+        self._square("trace")
+        return float(self._trace())
+
+    def toarray(self):
+        """The dense matrix, shape (m, n).  The only method that forms it."""
+        return self._mul(np.eye(self.shape[1], dtype=self.dtype))
+
+    def whiten(self, x):
+        """``W x`` with ``WᵀW = A⁻¹``: decorrelate.  `x` is (n,) or (n, k); positive operators only."""
+        self._need_positive("whiten")
+        x, out = self._operand(x, self.shape[0], "whiten")
+        return self._whiten(x).astype(out, copy=False)
+
+    def color(self, z):
+        """``S z`` with ``S Sᵀ = A``: the inverse map of `whiten`.  `z` is (n,) or (n, k)."""
+        self._need_positive("color")
+        z, out = self._operand(z, self.shape[0], "color")
+        return self._color(z).astype(out, copy=False)
+
+    def inv_quad(self, x):
+        """``xᵀ A⁻¹ x``, never negative: a float for (n,), an array (k,) for the columns of (n, k)."""
+        self._need_positive("inv_quad")
+        x, _ = self._operand(x, self.shape[0], "inv_quad")
+        quad = self._inv_quad(x)
+        return float(quad) if x.ndim == 1 else quad
+
+    def sample(self, size=None, random_state=None):
+        """Draw from the normal distribution with mean zero and this covariance.
+
+        Parameters
+        ----------
+        size : int, optional
+            Number of samples; None draws one.
+        random_state : None, int, numpy.random.Generator or RandomState
+            Seed or generator.
+
+        Returns
+        -------
+        samples : ndarray, shape (n,) for ``size=None``, else (size, n)
+        """
+        self._need_positive("sample")
+        rng = np.random.default_rng(random_state) if not isinstance(
+            random_state, np.random.RandomState
+        ) else random_state
+        samples = self._sample(1 if size is None else check_rank(size, "size"), rng)
+        return samples[0] if size is None else samples
+
+    # ---------------------------------------------------------------- defaults of the hooks
+
+    def _solve(self, b):
+        from . import krylov
+
+        return krylov.solve(self, b)
+
+    def _slogdet(self):
+        raise ValueError(
+            f"{type(self).__name__} of shape {self.shape} has no structured determinant; ask for one"
+            " by name: method='dense' forms the matrix, method='lanczos' estimates (positive"
+            " definite operators)"
+        )
+
+    def _inv(self):
+        from .composed import Inverse
+
+        return Inverse(self)
+
+    def _diagonal(self, block=64):
+        m, n = self.shape
+        out = np.empty(min(m, n), dtype=self.dtype)
+        for start in range(0, out.size, block):
+            stop = min(start + block, out.size)
+            unit = np.zeros((n, stop - start), dtype=self.dtype)
+            unit[np.arange(start, stop), np.arange(stop - start)] = 1
+            out[start:stop] = self._mul(unit)[np.arange(start, stop), np.arange(stop - start)]
+        return out
+
+    def _trace(self):
+        return self._diagonal().sum()
+
+    def _whiten(self, x):
+        raise ValueError(f"{type(self).__name__} of shape {self.shape} has no structured square root")
+
+    _color = _whiten
+
+    def _inv_quad(self, x):
+        return np.square(self._whiten(x)).sum(axis=0)
+
+    def _sample(self, size, rng):
+        z = rng.standard_normal((size, self.shape[0])).astype(self.dtype, copy=False)
+        return self._color(np.ascontiguousarray(z.T)).T
+
+    # ---------------------------------------------------------------- algebra: see closure.py
+
+    def dot(self, x):
+        """``A x`` for an array, ``A B`` for an operator, ``c A`` for a scalar."""
+        from . import closure
+
+        if isinstance(x, LinearOperator):
+            return closure.matmul(self, x)
+        if np.ndim(x) == 0 and not issparse(x):
+            return closure.scale(self, x)
+        return super().dot(x)
+
+    def __matmul__(self, x):
+        if np.ndim(x) == 0 and not issparse(x) and not isinstance(x, LinearOperator):
+            raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
+        return self.dot(x)
+
+    def _rdot(self, x):
+        from . import closure
+
+        if isinstance(x, LinearOperator):
+            return closure.matmul(x, self)
+        if np.ndim(x) == 0 and not issparse(x):
+            return closure.scale(self, x)
+        return super()._rdot(x)
+
+    def __rmul__(self, x):
+        return self._rdot(x)
+
+    def __rmatmul__(self, x):
+        if np.ndim(x) == 0 and not issparse(x) and not isinstance(x, LinearOperator):
+            raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
+        return self._rdot(x)
+
+    def __truediv__(self, c):
+        from . import closure
+
+        if isinstance(c, LinearOperator) or np.ndim(c) != 0:
+            raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
+        if c == 0:
+            raise ZeroDivisionError("division of an operator by zero")
+        return closure.scale(self, 1.0 / c)
+
+    def __neg__(self):
+        from . import closure
+
+        return closure.scale(self, -1.0)
+
+    def __add__(self, other):
+        from . import closure
+
+        return closure.add(self, other)
+
+    def __radd__(self, other):
+        from . import closure
+
+        if np.ndim(other) == 0 and not isinstance(other, LinearOperator) and other == 0:
+            return self  # the start value of sum()
+        return closure.add(other, self)
+
+    def __sub__(self, other):
+        from . import closure
+
+        return closure.add(self, closure.scale(closure.as_operator(other), -1.0))
+
+    def __rsub__(self, other):
+        from . import closure
+
+        return closure.add(other, closure.scale(self, -1.0))
+
+    def __pow__(self, p):
+        from . import closure
+
+        return closure.power(self, p)
+
+    def __repr__(self):
+        tags = "positive definite" if self._positive_definite else (
+            "symmetric" if self._symmetric else "")
+        m, n = self.shape
+        return f"<{m}x{n} {type(self).__name__}{', ' + tags if tags else ''}, {self.dtype}>"
