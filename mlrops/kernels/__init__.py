@@ -1,0 +1,21 @@
+"""How structured matrices are computed fast: leaf products and tree sweeps on plain arrays.
+
+Nothing here knows a class.  The compiled modules are loaded on first use, so that importing the
+package neither imports numba nor compiles anything.
+
+One layout serves every kernel.  The rows of the compact factors ``F (n, R)`` are in tree order, a
+leaf is the slice ``leaf_off[q]:leaf_off[q + 1]``, and level l owns the columns
+``cols[l]:cols[l + 1]``.  A *node* is one group of one level; node g of level l owns the rows
+``zoff[l] + g r_l ... `` of every node array, so that the spread-out factor dimension is
+``s = Σ p_l r_l``.  Right-hand sides travel through the tree as ``(k, R)`` blocks, one a leaf.
+"""
+
+from importlib import import_module
+
+_LAZY = ("groups", "layout", "leaf", "root", "tree")
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

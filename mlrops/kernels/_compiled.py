@@ -1,0 +1,405 @@
+"""Compiled loops over rows and tree nodes.  Signatures are lazy, the code is cached on disk.
+
+All two- and three-dimensional arrays are C-contiguous.  The inner loops run along the columns of F
+or along the ancestors' columns, which are contiguous, so that they vectorize.
+"""
+
+import numba as nb
+import numpy as np
+
+_FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
+_jit = nb.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+
+
+# ------------------------------------------------------------------ rows of F
+
+
+@_jit
+def rows_tdot(F, scale, x, off, lo, hi, T):
+    """T[g] = xᵀ diag(scale) F over the rows of piece g, shape (k, R); empty scale means ones."""
+    k, R = x.shape[1], F.shape[1]
+    scaled = scale.size > 0
+    one = F.dtype.type(1)
+    for g in range(lo, hi):
+        t = T[g]
+        t[:, :] = 0
+        i = off[g]
+        end = off[g + 1]
+        while i + 4 <= end:  # four rows at a time: one load and store of t for four of F
+            s0 = scale[i] if scaled else one
+            s1 = scale[i + 1] if scaled else one
+            s2 = scale[i + 2] if scaled else one
+            s3 = scale[i + 3] if scaled else one
+            for c in range(k):
+                x0 = s0 * x[i, c]
+                x1 = s1 * x[i + 1, c]
+                x2 = s2 * x[i + 2, c]
+                x3 = s3 * x[i + 3, c]
+                for j in range(R):
+                    t[c, j] += F[i, j] * x0 + F[i + 1, j] * x1 + F[i + 2, j] * x2 + F[i + 3, j] * x3
+            i += 4
+        while i < end:
+            s0 = scale[i] if scaled else one
+            for c in range(k):
+                x0 = s0 * x[i, c]
+                for j in range(R):
+                    t[c, j] += F[i, j] * x0
+            i += 1
+
+
+@_jit
+def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
+    """out = p x + sign F z, or p (x - F z) when `solve`; z is the block of the row's leaf."""
+    k, R = x.shape[1], F.shape[1]
+    for g in range(lo, hi):
+        z = Z[owner[g] - first]
+        for i in range(off[g], off[g + 1]):
+            for c in range(k):
+                s = F.dtype.type(0)
+                for j in range(R):
+                    s += F[i, j] * z[c, j]
+                if solve:
+                    out[i, c] = p[i] * (x[i, c] - s)
+                else:
+                    out[i, c] = p[i] * x[i, c] + sign * s
+
+
+@_jit
+def rows_gram(F, scale, off, first, lo, hi, G):
+    """G[q] = F_leafᵀ diag(scale) F_leaf, lower triangle."""
+    R = F.shape[1]
+    for q in range(lo, hi):
+        A = G[q - first]
+        A[:, :] = 0
+        i = off[q]
+        while i + 2 <= off[q + 1]:
+            for a in range(R):
+                f0 = scale[i] * F[i, a]
+                f1 = scale[i + 1] * F[i + 1, a]
+                for j in range(a + 1):
+                    A[a, j] += f0 * F[i, j] + f1 * F[i + 1, j]
+            i += 2
+        if i < off[q + 1]:
+            for a in range(R):
+                f0 = scale[i] * F[i, a]
+                for j in range(a + 1):
+                    A[a, j] += f0 * F[i, j]
+
+
+@_jit
+def rows_scale(F, scale, lo, hi, out):
+    """out[:hi - lo] = diag(scale) F on the rows lo:hi."""
+    for i in range(lo, hi):
+        for j in range(F.shape[1]):
+            out[i - lo, j] = scale[i] * F[i, j]
+
+
+@_jit
+def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
+    """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N."""
+    k, R = Y.shape[1], F.shape[1]
+    v = np.empty(R, F.dtype)
+    for q in range(lo, hi):
+        z = Z[q - first]
+        W = Winv[q - first]
+        for i in range(off[q], off[q + 1]):
+            v[:] = 0
+            for c in range(k):
+                y = Y[i, c]
+                for j in range(R):
+                    v[j] += y * z[c, j]
+            F[i] = 0
+            for a in range(R):
+                for j in range(R):
+                    F[i, j] += v[a] * W[a, j]
+            s = F.dtype.type(0)
+            for j in range(R):
+                s += F[i, j] * v[j]
+            D[i] = (yy[i] - s) / N
+
+
+@_jit
+def rows_residual(V, F, yy, N, lo, hi, D):
+    """D_i = (yy_i - F_i·v_i) / N for rows whose v is stored, V (R, rows)."""
+    for i in range(lo, hi):
+        D[i] = yy[i]
+    for j in range(F.shape[1]):
+        for i in range(lo, hi):
+            D[i] -= F[i, j] * V[j, i - lo]
+    for i in range(lo, hi):
+        D[i] /= N
+
+
+# ------------------------------------------------------------------ sweeps over the tree
+# Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
+# its first one is.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop
+# after any leaf and go on with the next block: no array of all leaves is ever needed.
+
+
+@_jit
+def sweep_factor(G, first, hi, path, cols, zoff, stack, K, fail):
+    """Eliminate leaves first; returns Σ log diag C.  stack is (L, R, R), zero at the start.
+
+    Row i of a node in K holds [X_i | C_i], X = C⁻¹ A_own,anc, C the Cholesky factor of
+    A_own,own + I.  On a bad pivot fail = (level, group).
+    """
+    L = path.shape[1]
+    n_leaves = path.shape[0]
+    logs = 0.0
+    for q in range(first, hi):
+        level = L - 1
+        A = stack[level]
+        Rl = cols[level + 1]
+        for a in range(Rl):
+            for j in range(a + 1):
+                A[a, j] = G[q - first, a, j]
+        while level >= 0 and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
+            A = stack[level]
+            c0 = cols[level]
+            r = cols[level + 1] - c0
+            z0 = zoff[level] + path[q, level] * r
+            for i in range(r):
+                row = K[z0 + i]
+                for m in range(i + 1):
+                    v = A[c0 + i, c0 + m]
+                    for p in range(m):
+                        v -= row[c0 + p] * K[z0 + m, c0 + p]
+                    if m < i:
+                        row[c0 + m] = v / K[z0 + m, c0 + m]
+                    else:
+                        v += 1
+                        if not (v > 0 and v < np.inf):
+                            fail[0] = level
+                            fail[1] = path[q, level]
+                            return logs
+                        row[c0 + i] = np.sqrt(v)
+                        logs += np.log(row[c0 + i])
+                for j in range(c0):
+                    row[j] = A[c0 + i, j]
+                for m in range(i):
+                    f = row[c0 + m]
+                    for j in range(c0):
+                        row[j] -= f * K[z0 + m, j]
+                d = 1 / row[c0 + i]
+                for j in range(c0):
+                    row[j] *= d
+                for a in range(c0):  # Schur complement, lower triangle
+                    f = row[a]
+                    for j in range(a + 1):
+                        A[a, j] -= f * row[j]
+            if level > 0:
+                B = stack[level - 1]
+                for a in range(c0):
+                    for j in range(a + 1):
+                        B[a, j] += A[a, j]
+            for a in range(cols[level + 1]):
+                for j in range(a + 1):
+                    A[a, j] = 0
+            level -= 1
+    return logs
+
+
+@_jit
+def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, stack, W):
+    """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; without `eliminate` w = t_own.
+
+    stack is (L, k, R), zero at the start; W is flat, (s k,), a (k, r) block a node.
+    """
+    L = path.shape[1]
+    n_leaves = path.shape[0]
+    k = T.shape[1]
+    for q in range(first, hi):
+        level = L - 1
+        stack[level] = T[q - first]
+        while level >= 0 and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
+            t = stack[level]
+            c0 = cols[level]
+            r = cols[level + 1] - c0
+            z0 = zoff[level] + path[q, level] * r
+            for c in range(k):
+                w = W[z0 * k + c * r : z0 * k + (c + 1) * r]
+                if eliminate:
+                    for i in range(r):
+                        row = K[z0 + i]
+                        v = t[c, c0 + i]
+                        for m in range(i):
+                            v -= row[c0 + m] * w[m]
+                        v /= row[c0 + i]
+                        w[i] = v
+                        for j in range(c0):
+                            t[c, j] -= row[j] * v
+                else:
+                    for i in range(r):
+                        w[i] = t[c, c0 + i]
+                if level > 0:
+                    for j in range(c0):
+                        stack[level - 1, c, j] += t[c, j]
+            t[:, :] = 0
+            level -= 1
+
+
+@_jit
+def sweep_down(W, first, hi, path, cols, zoff, K, eliminate, stack, Z):
+    """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] = z along the path, (k, R).
+
+    stack is (k, R); without `eliminate` z = w.
+    """
+    L = path.shape[1]
+    k = Z.shape[1]
+    for q in range(first, hi):
+        for level in range(L):
+            c0 = cols[level]
+            r = cols[level + 1] - c0
+            if r == 0 or (q > 0 and path[q, level] == path[q - 1, level]):
+                continue
+            z0 = zoff[level] + path[q, level] * r
+            for c in range(k):
+                z = stack[c]
+                w = W[z0 * k + c * r : z0 * k + (c + 1) * r]
+                if eliminate:
+                    for i in range(r - 1, -1, -1):
+                        row = K[z0 + i]
+                        v = w[i]
+                        for j in range(c0):
+                            v -= row[j] * z[j]
+                        for m in range(i + 1, r):
+                            v -= K[z0 + m, c0 + i] * w[m]
+                        v /= row[c0 + i]
+                        w[i] = v
+                for i in range(r):
+                    z[c0 + i] = w[i]
+        Z[q - first] = stack
+
+
+@_jit
+def sweep_covariance(first, hi, path, cols, zoff, K, cov, out):
+    """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
+
+    B = C⁻ᵀ X:  Cov_own,anc = -B Cov_anc,anc,  Cov_own,own = P⁻¹ - Cov_own,anc Bᵀ.
+    """
+    L = path.shape[1]
+    R = cols[L]
+    B = np.zeros((R, R), cov.dtype)
+    for q in range(first, hi):
+        for level in range(L):
+            c0 = cols[level]
+            c1 = cols[level + 1]
+            r = c1 - c0
+            if r == 0 or (q > 0 and path[q, level] == path[q - 1, level]):
+                continue
+            z0 = zoff[level] + path[q, level] * r
+            # Back substitution with Cᵀ on [X | C⁻¹]: B in the columns before c0, P⁻¹ behind them.
+            for i in range(r):
+                for j in range(c0):
+                    B[i, j] = K[z0 + i, j]
+                for j in range(c0, c1):  # column j - c0 of C⁻¹ by forward substitution
+                    if j - c0 > i:
+                        B[i, j] = 0
+                    else:
+                        v = cov.dtype.type(1 if j - c0 == i else 0)
+                        for m in range(j - c0, i):
+                            v -= K[z0 + i, c0 + m] * B[m, j]
+                        B[i, j] = v / K[z0 + i, c0 + i]
+            for i in range(r - 1, -1, -1):
+                for m in range(i + 1, r):
+                    f = K[z0 + m, c0 + i]
+                    for j in range(c1):
+                        B[i, j] -= f * B[m, j]
+                d = 1 / K[z0 + i, c0 + i]
+                for j in range(c1):
+                    B[i, j] *= d
+            for i in range(r):
+                row = cov[c0 + i]
+                for j in range(c0):
+                    row[j] = 0
+                for a in range(c0):
+                    f = B[i, a]
+                    for j in range(c0):
+                        row[j] -= f * cov[a, j]
+                for m in range(i + 1):
+                    v = (B[i, c0 + m] + B[m, c0 + i]) / 2
+                    for j in range(c0):
+                        v -= row[j] * B[m, j]
+                    row[c0 + m] = v
+                    cov[c0 + m, c0 + i] = v
+                for j in range(c0):
+                    cov[j, c0 + i] = row[j]
+        out[q - first] = cov
+
+
+@_jit
+def sweep_second_moments(cov_path, Z, first, hi, path, cols, N, zz, chol, linv, winv, Winv):
+    """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
+
+    zz, chol, linv, winv are (R, R) stacks of Z Zᵀ, the Cholesky factor of W, its inverse and W⁻¹
+    of each *leading* block, the last as (L + 1, R, R).
+    """
+    L = path.shape[1]
+    k = Z.shape[1]
+    for q in range(first, hi):
+        z = Z[q - first]
+        cov = cov_path[q - first]
+        for level in range(L):
+            c0 = cols[level]
+            c1 = cols[level + 1]
+            if q > 0 and path[q, level] == path[q - 1, level]:
+                continue
+            for a in range(c0, c1):
+                for j in range(a + 1):
+                    zz[a, j] = N * cov[a, j]
+            for c in range(k):
+                for a in range(c0, c1):
+                    f = z[c, a]
+                    for j in range(a + 1):
+                        zz[a, j] += f * z[c, j]
+            S = winv[level + 1]
+            S[:c1, :c1] = 0
+            S[:c0, :c0] = winv[level, :c0, :c0]
+            for a in range(c0, c1):
+                for m in range(a + 1):
+                    v = zz[a, m]
+                    for p in range(m):
+                        v -= chol[a, p] * chol[m, p]
+                    if m < a:
+                        chol[a, m] = v / chol[m, m]
+                    else:
+                        chol[a, a] = np.sqrt(v)
+                row = linv[a]
+                row[:c1] = 0
+                for m in range(a):
+                    f = chol[a, m]
+                    for j in range(m + 1):
+                        row[j] -= f * linv[m, j]
+                row[a] = 1
+                d = 1 / chol[a, a]
+                for j in range(a + 1):
+                    row[j] *= d
+                for i in range(a + 1):
+                    f = row[i]
+                    for j in range(a + 1):
+                        S[i, j] += f * row[j]
+        Winv[q - first] = winv[L]
+
+
+@_jit
+def sweep_inverse_rows(F, dinv, leaf_off, path, cols, zoff, K, H):
+    """Rows of H with Σ⁻¹ = diag(1/D) - H Hᵀ: h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own, leaf to root."""
+    L = path.shape[1]
+    for q in range(path.shape[0]):
+        for i in range(leaf_off[q], leaf_off[q + 1]):
+            h = H[i]
+            for j in range(h.size):
+                h[j] = dinv[i] * F[i, j]
+            for level in range(L - 1, -1, -1):
+                c0 = cols[level]
+                r = cols[level + 1] - c0
+                z0 = zoff[level] + path[q, level] * r
+                for m in range(r):
+                    row = K[z0 + m]
+                    v = h[c0 + m]
+                    for p in range(m):
+                        v -= row[c0 + p] * h[c0 + p]
+                    v /= row[c0 + m]
+                    h[c0 + m] = v
+                    for j in range(c0):
+                        h[j] -= row[j] * v

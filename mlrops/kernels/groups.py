@@ -1,0 +1,52 @@
+"""Singular value decompositions group by group, batched over groups of equal size."""
+
+import numpy as np
+
+__all__ = ["by_size", "principal_axes"]
+
+
+def by_size(offsets, largest=50_000_000):
+    """Yield (rows, groups): `rows` (g, m) are the row numbers of g groups that all have m rows.
+
+    Batches are cut so that ``g m`` stays below `largest`.
+    """
+    sizes = np.diff(offsets)
+    order = np.argsort(sizes, kind="stable")
+    edges = np.flatnonzero(np.diff(sizes[order])) + 1
+    for groups in np.split(order, edges):
+        m = int(sizes[groups[0]])
+        step = max(1, largest // max(m, 1))
+        for start in range(0, groups.size, step):
+            batch = groups[start : start + step]
+            yield offsets[batch][:, None] + np.arange(m), batch
+
+
+def principal_axes(F, offsets):
+    """Rotate the columns of every group of rows to principal axes.
+
+    Returns
+    -------
+    B : (n, r)
+        ``B_g = F_g V_g`` with orthogonal columns, longest first; each column's entry of largest
+        magnitude is positive.  ``B_g B_gᵀ = F_g F_gᵀ``.
+    sigma : (p, r)
+        Lengths of the columns: the singular values of F_g, zeros behind them.
+    """
+    p, r = len(offsets) - 1, F.shape[1]
+    B = np.empty_like(F)
+    sigma = np.zeros((p, r), F.dtype)
+    if r == 0:
+        return B, sigma
+    for rows, groups in by_size(offsets):
+        block = F[rows]  # (g, m, r)
+        m = rows.shape[1]
+        # V from the triangular factor: the SVD of an r×r matrix, at full relative accuracy.
+        core = np.linalg.qr(block, mode="r") if m > r else block
+        _, s, Vt = np.linalg.svd(core, full_matrices=True)
+        kept = s.shape[1]
+        axes = np.matmul(block, Vt.swapaxes(1, 2))
+        axes[:, :, kept:] = 0
+        peak = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None, :], axis=1)
+        B[rows] = axes * np.where(peak < 0, -1, 1).astype(F.dtype)
+        sigma[groups, :kept] = s
+    return B, sigma

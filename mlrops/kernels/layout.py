@@ -1,0 +1,74 @@
+"""Where things lie: the integer arrays that every kernel shares, and blocks of leaves."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Layout", "make_layout"]
+
+# Leaves longer than this are cut into pieces, so that threads share one huge leaf and a piece of
+# F stays in cache between two uses.  Fixed: the order of summation must not depend on the machine.
+PIECE_ROWS = 4096
+# Numbers a block of leaves may hold in its largest temporary (32 MB in float64).
+BLOCK_ITEMS = 4_000_000
+
+
+class Layout(NamedTuple):
+    """Integer arrays of a tree with ranks; see the package docstring for the names."""
+
+    path: np.ndarray  # (n_leaves, L) group of each level on the way to a leaf
+    cols: np.ndarray  # (L + 1,) first column of each level
+    zoff: np.ndarray  # (L + 1,) first row of each level in node arrays; zoff[L] = s
+    leaf_off: np.ndarray  # (n_leaves + 1,)
+    piece_off: np.ndarray  # (n_pieces + 1,)
+    piece_leaf: np.ndarray  # (n_pieces,) the leaf a piece belongs to
+    first_piece: np.ndarray  # (n_leaves + 1,)
+
+    @property
+    def n(self):
+        return int(self.leaf_off[-1])
+
+    @property
+    def n_leaves(self):
+        return self.leaf_off.size - 1
+
+    @property
+    def R(self):
+        return int(self.cols[-1])
+
+    @property
+    def s(self):
+        return int(self.zoff[-1])
+
+    @property
+    def L(self):
+        return self.cols.size - 1
+
+    def blocks(self, items_per_leaf):
+        """Ranges of leaves whose temporaries of `items_per_leaf` numbers stay bounded."""
+        step = max(1, BLOCK_ITEMS // max(1, items_per_leaf))
+        for lo in range(0, self.n_leaves, step):
+            yield lo, min(lo + step, self.n_leaves)
+
+
+def make_layout(boundaries, paths, ranks):
+    """Layout of a hierarchy (its boundaries and leaf paths) with `ranks`, one a level."""
+    ranks = np.asarray(ranks, dtype=np.int64)
+    counts = np.array([b.size - 1 for b in boundaries], dtype=np.int64)
+    leaf_off = np.ascontiguousarray(boundaries[-1], dtype=np.int64)
+    sizes = np.diff(leaf_off)
+    pieces = -(-sizes // PIECE_ROWS)
+    first_piece = np.concatenate([[0], np.cumsum(pieces)])
+    piece_leaf = np.repeat(np.arange(sizes.size), pieces)
+    # Piece j of a leaf of m rows in p pieces starts at row j m // p: nearly equal, deterministic.
+    within = np.arange(piece_leaf.size) - first_piece[piece_leaf]
+    starts = leaf_off[piece_leaf] + within * sizes[piece_leaf] // pieces[piece_leaf]
+    return Layout(
+        path=np.ascontiguousarray(paths, dtype=np.int64),
+        cols=np.concatenate([[0], np.cumsum(ranks)]),
+        zoff=np.concatenate([[0], np.cumsum(ranks * counts)]),
+        leaf_off=leaf_off,
+        piece_off=np.concatenate([starts, leaf_off[-1:]]),
+        piece_leaf=piece_leaf,
+        first_piece=first_piece,
+    )

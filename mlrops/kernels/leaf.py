@@ -1,0 +1,148 @@
+"""Leaf products: `FᵀX`, `F Z`, the Gram matrix and the EM regression, leaf by leaf.
+
+Large leaves go to BLAS (through NumPy, which uses both cores), small ones to a compiled loop that
+threads share.  A product with one vector is bound by memory and always takes the loop.
+"""
+
+import numpy as np
+
+from . import _compiled, threads
+
+__all__ = ["dot", "gram", "regress", "tdot"]
+
+# Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
+BLAS_WORK = 30_000
+# Columns below which a product reads F so rarely that the loop keeps up with BLAS.
+BLAS_COLUMNS = 4
+# Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
+CHUNK = 2048
+
+_NO_SCALE = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+
+
+def _large(layout, lo, hi, work_per_row):
+    """Numbers of the leaves in lo:hi that are worth a BLAS call each."""
+    sizes = layout.leaf_off[lo + 1 : hi + 1] - layout.leaf_off[lo:hi]
+    return lo + np.flatnonzero(sizes * work_per_row >= BLAS_WORK)
+
+
+def _small_runs(large, lo, hi):
+    """The ranges of leaves between the large ones."""
+    edges = np.concatenate([[lo - 1], large, [hi]])
+    for a, b in zip(edges[:-1] + 1, edges[1:], strict=True):
+        if a < b:
+            yield int(a), int(b)
+
+
+def _chunks(layout, q):
+    lo, hi = int(layout.leaf_off[q]), int(layout.leaf_off[q + 1])
+    for a in range(lo, hi, CHUNK):
+        yield slice(a, min(a + CHUNK, hi))
+
+
+def _scaled(F, scale, rows, buffer):
+    """diag(scale) F on a slice of rows, in the buffer."""
+    out = buffer[: rows.stop - rows.start]
+    _compiled.rows_scale(F, scale, rows.start, rows.stop, out)
+    return out
+
+
+def tdot(F, x, layout, lo, hi, scale=None):
+    """T (hi - lo, k, R): ``xᵀ diag(scale) F`` of the leaves lo:hi, x (n, k)."""
+    k, R = x.shape[1], F.shape[1]
+    T = np.zeros((hi - lo, k, R), F.dtype)
+    blas = _large(layout, lo, hi, k * R) if k >= BLAS_COLUMNS else ()
+    none = _NO_SCALE[F.dtype]
+    for a, b in _small_runs(blas, lo, hi):
+        pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
+        whole = pb - pa == b - a  # every leaf is one piece: write where it belongs
+        P = T[a - lo : b - lo] if whole else np.empty((pb - pa, k, R), F.dtype)
+        off = layout.piece_off[pa : pb + 1]
+
+        def kernel(i, j, P=P, off=off):
+            _compiled.rows_tdot(F, none if scale is None else scale, x, off, i, j, P)
+
+        threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
+        if not whole:
+            np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
+    buffer = np.empty((CHUNK, R), F.dtype) if len(blas) and scale is not None else None
+    for q in blas:
+        # (R, k) is the orientation in which OpenBLAS is fastest; the block is small to transpose.
+        t = sum((F[s] if scale is None else _scaled(F, scale, s, buffer)).T @ x[s]
+                for s in _chunks(layout, q))
+        T[q - lo] = t.T
+    return T
+
+
+def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
+    """out = ``p x + sign F z`` on the rows of leaves lo:hi, or ``p (x - F z)`` when `solve`."""
+    k, R = x.shape[1], F.shape[1]
+    blas = _large(layout, lo, hi, k * R) if k >= BLAS_COLUMNS else ()
+    for a, b in _small_runs(blas, lo, hi):
+        pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
+        off = layout.piece_off[pa : pb + 1]
+        owner = layout.piece_leaf[pa : pb + 1]
+
+        def kernel(i, j, off=off, owner=owner):
+            _compiled.rows_dot(F, Z, owner, lo, p, x, off, i, j, F.dtype.type(sign), solve, out)
+
+        threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
+    for q in blas:
+        z = np.ascontiguousarray(Z[q - lo].T)
+        for s in _chunks(layout, q):
+            Fz = F[s] @ z
+            if solve:
+                np.subtract(x[s], Fz, out=Fz)
+                np.multiply(Fz, p[s, None], out=out[s])
+            else:
+                np.multiply(x[s], p[s, None], out=out[s])
+                out[s] += np.multiply(Fz, sign, out=Fz)
+
+
+def gram(F, scale, layout, lo, hi):
+    """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
+    R = F.shape[1]
+    G = np.zeros((hi - lo, R, R), F.dtype)
+    blas = _large(layout, lo, hi, R * R)
+    for a, b in _small_runs(blas, lo, hi):
+        off = layout.leaf_off
+
+        def kernel(i, j):
+            _compiled.rows_gram(F, scale, layout.leaf_off, lo, i, j, G)
+
+        threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * R // 2)
+    if len(blas):
+        root = np.sqrt(scale)
+        buffer = np.empty((CHUNK, R), F.dtype)
+        for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
+            for s in _chunks(layout, q):
+                X = _scaled(F, root, s, buffer)
+                G[q - lo] += X.T @ X
+    return G
+
+
+def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
+    """M-step on the rows of leaves lo:hi, in place: ``F ← V W⁻¹``, ``D ← (yy - rowsum F∘V) / N``.
+
+    V = Y Z, Y (n, k) the data, Z (leaves, k, R) the posterior means, Winv (leaves, R, R), yy (n,)
+    the features' sums of squares, N = `n_samples`.
+    """
+    N, R = Y.shape[1], F.shape[1]
+    blas = _large(layout, lo, hi, N * R)
+    for a, b in _small_runs(blas, lo, hi):
+        off = layout.leaf_off
+
+        def kernel(i, j):
+            _compiled.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
+
+        threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * (N + R))
+    buffer = np.empty((R, CHUNK), F.dtype) if len(blas) else None
+    for q in blas:
+        z = np.ascontiguousarray(Z[q - lo].T)
+        for s in _chunks(layout, q):
+            V = buffer[:, : s.stop - s.start]
+            np.matmul(z, Y[s].T, out=V)
+            np.matmul(V.T, Winv[q - lo], out=F[s])
+            _compiled.rows_residual(V, F, yy, n_samples, s.start, s.stop, D)
+
+

@@ -1,0 +1,400 @@
+"""`MLR`: a symmetric positive definite multilevel low rank matrix, the main operator here."""
+
+from functools import cached_property
+
+import numpy as np
+
+from .. import kernels
+from ..hierarchy import Hierarchy
+from ._validate import as_finite, as_positive, as_real, check_rank, read_only
+from .base import StructuredOperator
+
+__all__ = ["MLR"]
+
+
+def _columns(x):
+    """View `x` as (n, k) C-contiguous."""
+    return np.ascontiguousarray(x.reshape(x.shape[0], -1))
+
+
+def check_ranks(ranks, hierarchy):
+    """A tuple of one non-negative rank a level."""
+    ranks = (ranks,) if np.ndim(ranks) == 0 else tuple(ranks)
+    if len(ranks) != hierarchy.n_levels:
+        raise ValueError(
+            f"ranks must have one entry for each of the {hierarchy.n_levels} levels,"
+            f" got {len(ranks)}: {ranks}"
+        )
+    return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(ranks))
+
+
+class MLR(StructuredOperator):
+    r"""Multilevel low rank matrix :math:`\Sigma = \sum_l F_l F_l^T + \mathrm{diag}(D)`.
+
+    `F_l` is block diagonal over the groups of level l of a hierarchy of the features; a block is
+    ``(|group|, r_l)``.  Stored compactly, as ``(n, R)`` numbers with ``R = Σ r_l``.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+        Nested partition of the n features, L levels, coarsest first.
+    factors : sequence of L array_like, shapes (n, r_l)
+        Row i of ``factors[l]`` is the loading of feature i on the r_l factors of its group at level
+        l; rows in feature order.  r_l may be 0.
+    D : array_like, shape (n,)
+        Positive diagonal.
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes, NaN or infinity, ``D <= 0``; the message names features and level.
+    TypeError
+        Complex or non-numeric entries.
+
+    Notes
+    -----
+    With n features, total rank R and leaves much larger than R:
+
+    ==================  =======================  =============================
+    operation           flops                    reads of F
+    ==================  =======================  =============================
+    ``A @ x``           4 n R                    2
+    factor (once)       n R² + Σ p_l r_l R_l²    1
+    ``solve``           4 n R                    2
+    ``logdet``          free after factoring     0
+    ``inv``             n R² (forms H)           1
+    ==================  =======================  =============================
+
+    The factorization is the Cholesky factorization without fill of ``I + Fᵀ D⁻¹ F``, leaves
+    eliminated first (recursive Sherman-Morrison-Woodbury); see T. Parshakova, T. Hastie, E. Darve,
+    S. Boyd, "Factor fitting, rank allocation, and partitioning in multilevel low rank matrices"
+    (2023) and "Fitting multilevel factor models" (2024).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> h = Hierarchy.from_labels(["a", "a", "b", "b"])
+    >>> A = MLR(h, [np.ones((4, 1)), np.array([[1.0], [1], [2], [2]])], D=np.full(4, 0.5))
+    >>> A.toarray()
+    array([[2.5, 2. , 1. , 1. ],
+           [2. , 2.5, 1. , 1. ],
+           [1. , 1. , 5.5, 5. ],
+           [1. , 1. , 5. , 5.5]])
+    >>> x = A.solve([1.0, 0, 0, 0])
+    >>> np.round(A @ x, 12) + 0.0
+    array([1., 0., 0., 0.])
+    >>> bool(np.isclose(A.logdet(), np.linalg.slogdet(A.toarray())[1]))
+    True
+    """
+
+    def __init__(self, hierarchy, factors, D):
+        if not isinstance(hierarchy, Hierarchy):
+            raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
+        if isinstance(factors, np.ndarray) and factors.ndim == 2:
+            raise TypeError(
+                f"factors must be a sequence of {hierarchy.n_levels} arrays (n, r_l), one a level,"
+                f" got one array of shape {factors.shape}; see MLR.from_compact"
+            )
+        factors = list(factors)
+        n, L = hierarchy.n, hierarchy.n_levels
+        if len(factors) != L:
+            raise ValueError(f"factors must hold one array a level ({L}), got {len(factors)}")
+        for level, f in enumerate(factors):
+            factors[level] = f = as_finite(f, f"factors of level {level}", ndim=2)
+            if f.shape[0] != n:
+                raise ValueError(
+                    f"factors of level {level} must have {n} rows, one a feature, got {f.shape}"
+                )
+        D = as_positive(D, "D", n)
+        dtype = np.result_type(D, *factors)
+        F = np.concatenate(factors, axis=1).astype(dtype, copy=False)
+        self._adopt(hierarchy, [f.shape[1] for f in factors], hierarchy._gather(F),
+                    read_only(hierarchy._gather(D.astype(dtype, copy=False))))
+
+    def _adopt(self, hierarchy, ranks, F, D):
+        """Set up from compact arrays in tree order that belong to us."""
+        super().__init__(D.dtype, (hierarchy.n, hierarchy.n), positive_definite=True)
+        self._hierarchy = hierarchy
+        self._ranks = tuple(int(r) for r in ranks)
+        self._F = np.ascontiguousarray(F)
+        self._d = np.ascontiguousarray(D)
+        self._F.flags.writeable = self._d.flags.writeable = False
+
+    @classmethod
+    def _from_tree(cls, hierarchy, ranks, F, D):
+        """Wrap arrays whose rows are in tree order; no copy, no checks."""
+        self = cls.__new__(cls)
+        self._adopt(hierarchy, ranks, F, D)
+        return self
+
+    @classmethod
+    def from_compact(cls, hierarchy, ranks, F, D, *, copy=True, check_finite=True):
+        """Build from one array of all factors.
+
+        Parameters
+        ----------
+        hierarchy : Hierarchy
+        ranks : sequence of int
+            One rank a level.
+        F : array_like, shape (n, R)
+            Factors of all levels side by side, coarsest first, rows in feature order.
+        D : array_like, shape (n,)
+        copy : bool, optional
+            With False the arrays may be kept as they are: the caller must not write to them while
+            the operator is in use.
+        check_finite : bool, optional
+            False skips the passes over F and D that look for NaN, infinity and ``D <= 0``.
+
+        Returns
+        -------
+        MLR
+        """
+        ranks = check_ranks(ranks, hierarchy)
+        F = (as_finite if check_finite else as_real)(F, "F", ndim=2)
+        if F.shape != (hierarchy.n, sum(ranks)):
+            raise ValueError(
+                f"F must have shape (n, R) = {(hierarchy.n, sum(ranks))}, got {F.shape}"
+            )
+        D = as_positive(D, "D", hierarchy.n) if check_finite else as_real(D, "D", ndim=1)
+        dtype = np.result_type(F, D)
+        kept = read_only if copy and hierarchy._in_order else np.ascontiguousarray
+        F, D = (kept(hierarchy._gather(x.astype(dtype, copy=False))) for x in (F, D))
+        return cls._from_tree(hierarchy, ranks, F.view(), D.view())
+
+    # ---------------------------------------------------------------- what it is made of
+
+    @property
+    def hierarchy(self):
+        """The Hierarchy of the features."""
+        return self._hierarchy
+
+    @property
+    def ranks(self):
+        """Rank of each level, tuple of L int."""
+        return self._ranks
+
+    @cached_property
+    def F(self):
+        """Compact factors (n, R), rows in feature order, coarsest level first; read-only."""
+        F = self._hierarchy._scatter(self._F)
+        F.flags.writeable = False
+        return F
+
+    @cached_property
+    def D(self):
+        """The diagonal part (n,), feature order; read-only."""
+        D = self._hierarchy._scatter(self._d)
+        D.flags.writeable = False
+        return D
+
+    @property
+    def factors(self):
+        """List of L read-only arrays (n, r_l), rows in feature order."""
+        return np.split(self.F, self._layout.cols[1:-1], axis=1)
+
+    @property
+    def storage(self):
+        """Numbers stored: n R + n (int)."""
+        return self._F.size + self._d.size
+
+    @cached_property
+    def _layout(self):
+        h = self._hierarchy
+        return kernels.layout.make_layout(h.boundaries, h._paths, self._ranks)
+
+    def __reduce__(self):
+        # Arrays only: layout, factorization and inverse are rebuilt when they are needed.
+        return MLR._from_tree, (self._hierarchy, self._ranks, self._F, self._d)
+
+    # ---------------------------------------------------------------- products
+
+    def _apply(self, compute, x):
+        """Feature order in, feature order out, around `compute` on (n, k) in tree order."""
+        h = self._hierarchy
+        return h._scatter(compute(_columns(h._gather(x)))).reshape(x.shape)
+
+    def _mul(self, x):
+        if self._F.shape[1] == 0 or x.size == 0:
+            return (x.T * self.D).T
+        return self._apply(
+            lambda t: kernels.tree.multiply(self._F, self._d, t, self._layout), x)
+
+    def _diagonal(self):
+        return self.D + np.einsum("ij,ij->i", self.F, self.F)
+
+    # ---------------------------------------------------------------- factor, then apply
+
+    @cached_property
+    def _dinv(self):
+        return 1 / self._d
+
+    @cached_property
+    def _factor(self):
+        """(K, log det(I + Fᵀ D⁻¹ F)); see kernels.tree."""
+        K, logs, fail = kernels.tree.factor(self._F, self._dinv, self._layout)
+        if fail is not None:
+            level, group = fail
+            raise np.linalg.LinAlgError(
+                f"factorization broke down at level {level}, group {group}"
+                f" ({self._hierarchy.group_sizes(level)[group]} features): I + Fᵀ D⁻¹ F overflows"
+                f" {self.dtype}; rescale F and D"
+            )
+        K.flags.writeable = False
+        return K, logs
+
+    def _solve(self, b):
+        if self._F.shape[1] == 0 or b.size == 0:
+            return (b.T / self.D).T
+        K, _ = self._factor
+        return self._apply(
+            lambda t: kernels.tree.solve(self._F, self._dinv, K, t, self._layout)[0], b)
+
+    def _slogdet(self):
+        logs = np.log(self._d, dtype=np.float64).sum()
+        return 1.0, logs + (self._factor[1] if self._F.shape[1] else 0.0)
+
+    def _inv(self):
+        from .mlr_inverse import MLRInverse
+
+        return MLRInverse(self)
+
+    def _inv_quad(self, x):
+        # min over z of ‖D^{-1/2}(x - F z)‖² + ‖z‖², attained at the posterior mean: a sum of
+        # squares, where xᵀD⁻¹x - ‖w‖² would cancel.
+        t = _columns(self._hierarchy._gather(x))
+        if self._F.shape[1] == 0 or x.size == 0:
+            y, squares = t * self._dinv[:, None], 0.0
+        else:
+            y, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], t, self._layout)
+            squares = kernels.tree.node_squares(z, t.shape[1], self._layout)
+        quad = np.einsum("ik,ik,i->k", y, y, self._d) + squares  # x - F z = D y
+        return quad[0] if x.ndim == 1 else quad
+
+    # ---------------------------------------------------------------- square root
+
+    @cached_property
+    def _root(self):
+        return kernels.root.square_root(
+            self._F, self._d, self._hierarchy.boundaries, self._layout.cols)
+
+    def _color(self, z):
+        return self._apply(lambda t: kernels.root.color(self._root, self._d, t), z)
+
+    def _whiten(self, x):
+        return self._apply(lambda t: kernels.root.whiten(self._root, self._d, t), x)
+
+    def _sample(self, size, rng):
+        layout = self._layout
+        W = rng.standard_normal(layout.s * size).astype(self.dtype, copy=False)
+        noise = rng.standard_normal((layout.n, size)).astype(self.dtype, copy=False)
+        y = kernels.tree.spread(self._F, np.sqrt(self._d), W, noise, layout)
+        return self._hierarchy._scatter(y).T
+
+    # ---------------------------------------------------------------- more of the same family
+
+    def posterior(self, X, check_finite=True):
+        """Distribution of the factors given samples: a `FactorPosterior`.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, N)
+            Centred samples, one a column.
+        check_finite : bool, optional
+            False skips the pass over X that looks for NaN and infinity.
+        """
+        from .posterior import FactorPosterior
+
+        return FactorPosterior(self, X, check_finite)
+
+    def _relevel(self, change):
+        """An MLR with ``change(l, F_l, boundaries_l)`` in place of each level's compact factors."""
+        bounds = self._hierarchy.boundaries
+        cols = self._layout.cols
+        levels = [change(level, np.ascontiguousarray(self._F[:, cols[level]:cols[level + 1]]),
+                         bounds[level]) for level in range(len(bounds))]
+        F = np.concatenate(levels, axis=1)
+        return MLR._from_tree(self._hierarchy, [f.shape[1] for f in levels], F, self._d)
+
+    def principal(self):
+        """The same matrix with every block of factors rotated to its principal axes.
+
+        Returns
+        -------
+        MLR
+            Columns of each group orthogonal, longest first, the entry of largest magnitude of each
+            positive: the convention in which two fits can be compared.
+        """
+        return self._relevel(lambda _, F, offsets: kernels.groups.principal_axes(F, offsets)[0])
+
+    def compress(self, ranks=None, tol=None):
+        """Lower the ranks: truncate every group's block to its leading singular triples.
+
+        Parameters
+        ----------
+        ranks : int or sequence of int, optional
+            Largest rank to keep at each level (one number for all levels, or one a level).
+        tol : float, optional
+            Keep a column where its singular value exceeds `tol` times the largest of its group.
+            Default ``max(|group|, r_l) eps`` when `ranks` is None: removes only what rounding put
+            there, such as the repeated columns of ``A + A``.
+
+        Returns
+        -------
+        MLR
+            On the same hierarchy, with the same D.  A truncated column lowers the trace by its
+            squared singular value; nothing is moved to D.
+        """
+        L = self._hierarchy.n_levels
+        if ranks is not None:
+            ranks = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, self._hierarchy)
+        if tol is not None and not 0 <= tol < np.inf:
+            raise ValueError(f"tol must be finite and non-negative, got {tol}")
+        eps = np.finfo(self.dtype).eps
+
+        def truncate(level, F, offsets):
+            if F.shape[1] == 0:
+                return F
+            B, sigma = kernels.groups.principal_axes(F, offsets)
+            sizes = np.diff(offsets)[:, None]
+            cut = tol if tol is not None else (
+                0.0 if ranks is not None else eps * np.maximum(sizes, F.shape[1]))
+            keep = sigma > cut * sigma[:, :1]
+            B *= np.repeat(keep, np.diff(offsets), axis=0)
+            width = int(keep.sum(axis=1).max())
+            return B[:, : width if ranks is None else min(width, ranks[level])]
+
+        return self._relevel(truncate)
+
+    def expanded_matrix(self):
+        """Sparse ``[[diag(D), F], [Fᵀ, -I]]`` with F spread out, of which A is the Schur complement.
+
+        Returns
+        -------
+        scipy.sparse.csc_array, shape (n + s, n + s)
+            Features in feature order, then the ``s = Σ p_l r_l`` factors, level by level.
+        """
+        from .expanded import expanded_matrix
+
+        return expanded_matrix(self)
+
+    def expanded_cholesky(self):
+        """Factor the expanded matrix without fill: ``E[order][:, order] = L diag(d) Lᵀ``.
+
+        Returns
+        -------
+        L : scipy.sparse.csc_array, shape (n + s, n + s)
+            Unit lower triangular, at most ``n + n R + Σ p_l r_l R_l`` nonzeros.
+        d : ndarray, shape (n + s,)
+            Pivots: D > 0 for the features, negative for the factors.
+        order : ndarray of int, shape (n + s,)
+            Elimination order: features, then factors from the finest level to the coarsest.
+        """
+        from .expanded import expanded_cholesky
+
+        return expanded_cholesky(self)
+
+    def __repr__(self):
+        h = self._hierarchy
+        return (f"<{h.n}x{h.n} MLR, groups {h.group_counts}, ranks {self._ranks},"
+                f" {self.dtype}>")
