@@ -122,12 +122,10 @@ def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
 def rows_residual(V, F, yy, N, lo, hi, D):
     """D_i = (yy_i - F_i·v_i) / N for rows whose v is stored, V (R, rows)."""
     for i in range(lo, hi):
-        D[i] = yy[i]
-    for j in range(F.shape[1]):
-        for i in range(lo, hi):
-            D[i] -= F[i, j] * V[j, i - lo]
-    for i in range(lo, hi):
-        D[i] /= N
+        s = F.dtype.type(0)
+        for j in range(F.shape[1]):
+            s += F[i, j] * V[j, i - lo]
+        D[i] = (yy[i] - s) / N
 
 
 # ------------------------------------------------------------------ sweeps over the tree

@@ -35,9 +35,11 @@ def _small_runs(large, lo, hi):
 
 
 def _chunks(layout, q):
+    """Slices of equal length, at most CHUNK, that cover leaf q."""
     lo, hi = int(layout.leaf_off[q]), int(layout.leaf_off[q + 1])
-    for a in range(lo, hi, CHUNK):
-        yield slice(a, min(a + CHUNK, hi))
+    parts = -(-(hi - lo) // CHUNK)
+    for j in range(parts):
+        yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
 
 def _scaled(F, scale, rows, buffer):
@@ -65,12 +67,12 @@ def tdot(F, x, layout, lo, hi, scale=None):
         threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
         if not whole:
             np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
-    buffer = np.empty((CHUNK, R), F.dtype) if len(blas) and scale is not None else None
+    buffer, t = (np.empty((CHUNK, R), F.dtype), np.empty((R, k), F.dtype)) if len(blas) else 2 * (0,)
     for q in blas:
         # (R, k) is the orientation in which OpenBLAS is fastest; the block is small to transpose.
-        t = sum((F[s] if scale is None else _scaled(F, scale, s, buffer)).T @ x[s]
-                for s in _chunks(layout, q))
-        T[q - lo] = t.T
+        for s in _chunks(layout, q):
+            X = F[s] if scale is None else _scaled(F, scale, s, buffer)
+            T[q - lo] += np.matmul(X.T, x[s], out=t).T
     return T
 
 
