@@ -1,0 +1,503 @@
+"""`Hierarchy`: a nested partition of the features, coarsest level first.
+
+A group of level l is a run of positions in *tree order*, the order in which the features of every
+group of every level stand next to each other.  So a tree over n features is one permutation and,
+for each level, the offsets at which its groups begin; nothing is a node object, and n may be 10⁷.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from ._grouping import (
+    as_integer,
+    as_integers,
+    as_levels,
+    check_counts,
+    check_nested,
+    check_offsets,
+    check_permutation,
+    cut_linkage,
+    factorize,
+    nest_labels,
+)
+from .kernels.groups import by_size
+
+__all__ = ["Hierarchy"]
+
+
+class Hierarchy:
+    """A nested partition of n features into groups, levels coarse to fine; immutable.
+
+    Parameters
+    ----------
+    permutation : array_like of int, shape (n,)
+        ``permutation[i]`` is the feature at position i of the tree.
+    boundaries : sequence of L array_like of int
+        ``boundaries[l]`` are p_l + 1 increasing offsets into the permuted features, from 0 to n:
+        group g of level l holds the positions ``boundaries[l][g]`` to ``boundaries[l][g + 1] - 1``.
+        Every offset of a level must be an offset of the next one.
+
+    Raises
+    ------
+    ValueError
+        No features, no levels, not a permutation, an empty group, offsets that do not run from 0 to
+        n, or levels that do not nest; the message names the feature, level or group.
+    TypeError
+        Anything that is not an array of integers.
+
+    See Also
+    --------
+    Hierarchy.from_labels : from one array of group labels a level (the usual way).
+    Hierarchy.from_linkage : from a hierarchical clustering.
+    Hierarchy.balanced, Hierarchy.flat, Hierarchy.from_boundaries
+
+    Notes
+    -----
+    Two hierarchies are equal when permutation and boundaries are; names do not count.
+
+    Examples
+    --------
+    >>> from mlrops.hierarchy import Hierarchy
+    >>> h = Hierarchy([2, 0, 1, 3], [[0, 4], [0, 1, 4]])
+    >>> h
+    Hierarchy(n=4, n_levels=2, group_counts=(1, 2))
+    >>> h.labels(1)
+    array([1, 1, 0, 1])
+    >>> h.features(1, 0)
+    array([2])
+    """
+
+    def __init__(self, permutation, boundaries):
+        permutation = as_integers(permutation, "permutation")
+        check_permutation(permutation)
+        boundaries = as_levels(boundaries)
+        for level, offsets in enumerate(boundaries):
+            check_offsets(offsets, level, permutation.size)
+        check_nested(boundaries)
+        self._set(permutation, boundaries, None)
+
+    def _set(self, permutation, boundaries, names):
+        self._permutation = _frozen(permutation)
+        self._boundaries = tuple(_frozen(offsets) for offsets in boundaries)
+        self._names = names or (None,) * len(self._boundaries)
+
+    @classmethod
+    def _make(cls, permutation, boundaries, names=None):
+        """Wrap arrays known to be a tree, unchecked and uncopied; permutation None is identity."""
+        self = cls.__new__(cls)
+        if permutation is None:
+            permutation = np.arange(boundaries[0][-1])
+        self._set(permutation, boundaries, names)
+        return self
+
+    # ---------------------------------------------------------------- constructors
+
+    @classmethod
+    def from_labels(cls, *labels, root=True, qualify=False):
+        """Build a tree from one array of group labels a level, coarse to fine.
+
+        Parameters
+        ----------
+        *labels : array_like, shape (n,)
+            Strings, integers, dates; arrays, lists or pandas Series, all read by position.  Groups
+            are sorted by label within their parent; the categories of a pandas Categorical keep
+            their own order, and those that do not occur are dropped.
+        root : bool, default True
+            Put a level 0 of one group that holds everything in front, so that ``labels[0]`` is
+            level 1.
+        qualify : bool, default False
+            Read labels as paths: equal labels under different parents are different groups.  By
+            default they are an error.
+
+        Returns
+        -------
+        Hierarchy
+            Features keep their order within a group of the finest level.
+
+        Raises
+        ------
+        ValueError
+            Missing labels, arrays of different lengths, no features, or a label under two parents
+            (also when the levels were given fine to coarse; the message tells which).
+        TypeError
+            Labels of several types that cannot be sorted, or that are not labels at all.
+
+        Examples
+        --------
+        >>> from mlrops.hierarchy import Hierarchy
+        >>> sector = ["tech", "bank", "tech", "bank", "tech"]
+        >>> industry = ["chips", "retail", "web", "retail", "chips"]
+        >>> h = Hierarchy.from_labels(sector, industry)
+        >>> print(h.describe())
+        Hierarchy of 5 features, groups by level: 1, 2, 3
+        └─ all: 5 features in 2 groups
+           ├─ bank: 2 features in 1 group
+           │  └─ retail: 2 features
+           └─ tech: 3 features in 2 groups
+              ├─ chips: 2 features
+              └─ web: 1 feature
+        >>> h.permutation
+        array([1, 3, 0, 4, 2])
+        """
+        if not labels:
+            raise ValueError("from_labels needs one array of labels a level, got none")
+        codes, values = zip(
+            *(factorize(x, f"labels[{j}]") for j, x in enumerate(labels)), strict=True
+        )
+        n = codes[0].size
+        for j, code in enumerate(codes):
+            if code.size != n:
+                raise ValueError(
+                    "every level needs one label for each feature: labels[0] has"
+                    f" {n} entries, labels[{j}] has {code.size}"
+                )
+        if n == 0:
+            raise ValueError("a hierarchy needs at least one feature, got empty labels")
+        root = bool(root)
+        permutation, boundaries, names = nest_labels(codes, values, qualify, first_level=int(root))
+        if root:
+            boundaries, names = [np.array([0, n]), *boundaries], [None, *names]
+        return cls._make(permutation, boundaries, tuple(names))
+
+    @classmethod
+    def from_boundaries(cls, boundaries, permutation=None):
+        """Build a tree from offsets; features stay in their order unless a permutation is given.
+
+        Parameters
+        ----------
+        boundaries : sequence of L array_like of int
+            As in `Hierarchy`.
+        permutation : array_like of int, shape (n,), optional
+
+        Returns
+        -------
+        Hierarchy
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `Hierarchy` does.
+
+        Examples
+        --------
+        >>> from mlrops.hierarchy import Hierarchy
+        >>> Hierarchy.from_boundaries([[0, 6], [0, 2, 6], [0, 1, 2, 6]])
+        Hierarchy(n=6, n_levels=3, group_counts=(1, 2, 3))
+        """
+        if permutation is None:
+            boundaries = as_levels(boundaries)
+            permutation = np.arange(max(boundaries[0][-1], 0)) if boundaries[0].size else []
+        return cls(permutation, boundaries)
+
+    @classmethod
+    def flat(cls, n):
+        """One level of one group that holds all n features: the ordinary factor model.
+
+        Examples
+        --------
+        >>> from mlrops.hierarchy import Hierarchy
+        >>> Hierarchy.flat(100)
+        Hierarchy(n=100, n_levels=1, group_counts=(1,))
+        """
+        return cls.balanced(n, [1])
+
+    @classmethod
+    def balanced(cls, n, group_counts):
+        """Split n features, in their order, into groups of nearly equal size.
+
+        Parameters
+        ----------
+        n : int
+            Number of features.
+        group_counts : sequence of L ints
+            Groups at each level, coarse to fine; each must divide the next, and none exceed n.
+
+        Returns
+        -------
+        Hierarchy
+            Sizes within one level differ by at most one.
+
+        Raises
+        ------
+        ValueError
+            A count that does not divide the next one or is out of range.
+
+        Examples
+        --------
+        >>> from mlrops.hierarchy import Hierarchy
+        >>> h = Hierarchy.balanced(10, [1, 2, 4])
+        >>> h.group_sizes(2)
+        array([2, 3, 2, 3])
+        """
+        n = as_integer(n, "n")
+        if n < 1:
+            raise ValueError(f"a hierarchy needs at least one feature, got n = {n}")
+        counts = check_counts(group_counts, n)
+        for level, (p, q) in enumerate(zip(counts[:-1], counts[1:], strict=True)):
+            if q % p:
+                raise ValueError(
+                    f"each group count must divide the next one: {p} groups of level {level} cannot"
+                    f" be split evenly into {q} groups of level {level + 1}"
+                )
+        # i n // p = (i k) n // (p k): an offset of p groups is one of p k groups, so levels nest.
+        return cls._make(None, [np.arange(p + 1) * n // p for p in counts])
+
+    @classmethod
+    def from_linkage(cls, Z, group_counts):
+        """Cut a hierarchical clustering into a given number of groups a level.
+
+        Parameters
+        ----------
+        Z : array_like, shape (n - 1, 4)
+            What `scipy.cluster.hierarchy.linkage` returns; heights need not increase.
+        group_counts : sequence of L ints
+            Groups at each level, coarse to fine, each between 1 and n.
+
+        Returns
+        -------
+        Hierarchy
+            Tree order is the order of the leaves in the dendrogram.  Level l undoes the last
+            ``group_counts[l] - 1`` merges, in merge order, so that the levels always nest.
+
+        Raises
+        ------
+        ValueError
+            Z is not a linkage (the message names the merge), or counts decrease or exceed n.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scipy.cluster.hierarchy import linkage
+        >>> from mlrops.hierarchy import Hierarchy
+        >>> x = np.array([[0.0], [10.0], [0.1], [10.1], [12.0]])
+        >>> h = Hierarchy.from_linkage(linkage(x, "average"), [1, 2, 3])
+        >>> h.labels(2)
+        array([0, 2, 0, 2, 1])
+        """
+        return cls._make(*cut_linkage(Z, group_counts))
+
+    # ---------------------------------------------------------------- attributes
+
+    @property
+    def n(self):
+        """Number of features (int)."""
+        return self._permutation.size
+
+    @property
+    def n_levels(self):
+        """Number of levels L (int)."""
+        return len(self._boundaries)
+
+    @property
+    def group_counts(self):
+        """Number of groups p_l at each level (tuple of L ints)."""
+        return tuple(offsets.size - 1 for offsets in self._boundaries)
+
+    @property
+    def permutation(self):
+        """``permutation[i]`` is the feature at tree position i (read-only, shape (n,))."""
+        return self._permutation
+
+    @property
+    def boundaries(self):
+        """Offsets of the groups at each level (tuple of L read-only arrays, shapes (p_l + 1,))."""
+        return self._boundaries
+
+    def labels(self, level):
+        """Group number of every feature at a level, in feature order: ints, shape (n,).
+
+        Groups are numbered 0 to p_l - 1 in tree order.  Negative levels count from the finest;
+        IndexError for a level that does not exist.
+        """
+        sizes = self.group_sizes(level)
+        return self._scatter(np.repeat(np.arange(sizes.size), sizes))
+
+    def group_sizes(self, level):
+        """Number of features in every group of a level: ints, shape (p_l,)."""
+        return np.diff(self._boundaries[self._level(level)])
+
+    def names(self, level):
+        """The labels of the groups of a level as given to `from_labels` (tuple), else None.
+
+        Groups told apart by ``qualify=True`` may have the same name; a root has none.
+        """
+        return self._names[self._level(level)]
+
+    def features(self, level, group):
+        """The features of one group (read-only ints), in the order they have in the tree."""
+        offsets = self._boundaries[self._level(level)]
+        index, p = as_integer(group, "group"), offsets.size - 1
+        if not -p <= index < p:
+            raise IndexError(f"group {group} is out of range: level {level} has {p} groups")
+        index %= p
+        return self._permutation[offsets[index] : offsets[index + 1]]
+
+    def _level(self, level):
+        index, L = as_integer(level, "level"), self.n_levels
+        if not -L <= index < L:
+            raise IndexError(
+                f"level {level} is out of range: this hierarchy has {L} levels"
+                f" (0 to {L - 1}, or -1 to -{L} from the finest)"
+            )
+        return index % L
+
+    # ---------------------------------------------------------------- for the operators
+
+    @cached_property
+    def _paths(self):
+        """``_paths[q, l]`` is the group of level l that holds leaf q (read-only, int64)."""
+        paths = np.empty((self.group_counts[-1], self.n_levels), dtype=np.int64)
+        for level, offsets in enumerate(self._boundaries):
+            leaves = np.diff(np.searchsorted(self._boundaries[-1], offsets))
+            paths[:, level] = np.repeat(np.arange(leaves.size), leaves)
+        return _frozen(paths)
+
+    @cached_property
+    def _in_order(self):
+        """Whether tree order is feature order."""
+        return bool((self._permutation == np.arange(self.n)).all())
+
+    @cached_property
+    def _position(self):
+        """The position of every feature in the tree: the inverse permutation."""
+        position = np.empty_like(self._permutation)
+        position[self._permutation] = np.arange(self.n)
+        return _frozen(position)
+
+    def _gather(self, x):
+        """Rows of `x` (n, ...) from feature to tree order, C-contiguous; no copy if they are so."""
+        if self._in_order:
+            return np.ascontiguousarray(x)
+        return np.take(x, self._permutation, axis=0)
+
+    def _scatter(self, x):
+        """Rows of `x` (n, ...) from tree order back to feature order; `x` itself when in order."""
+        return x if self._in_order else np.take(x, self._position, axis=0)
+
+    @cached_property
+    def _identity_twin(self):
+        return type(self)._make(None, self._boundaries, self._names)
+
+    def _in_tree_order(self):
+        """This tree for features that already stand in tree order."""
+        return self if self._in_order else self._identity_twin
+
+    def _equal_groups(self, level):
+        """Yield (g, m) arrays of tree positions: the groups of one level, batched by their size."""
+        for rows, _ in by_size(self._boundaries[level]):
+            yield rows
+
+    # ---------------------------------------------------------------- object protocol
+
+    def __eq__(self, other):
+        if not isinstance(other, Hierarchy):
+            return NotImplemented
+        return self is other or (
+            self.group_counts == other.group_counts
+            and np.array_equal(self._permutation, other._permutation)
+            and all(map(np.array_equal, self._boundaries, other._boundaries))
+        )
+
+    @cached_property
+    def _hash(self):
+        return hash((self._permutation.tobytes(), *(b.tobytes() for b in self._boundaries)))
+
+    def __hash__(self):
+        return self._hash
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        # By way of _make, because arrays come out of a pickle writeable.
+        permutation = None if self._in_order else self._permutation
+        return type(self)._make, (permutation, self._boundaries, self._names)
+
+    def __repr__(self):
+        return f"Hierarchy(n={self.n}, n_levels={self.n_levels}, group_counts={self.group_counts})"
+
+    # ---------------------------------------------------------------- text
+
+    def describe(self, max_groups=20):
+        """The tree as text, cut to a readable size.
+
+        Parameters
+        ----------
+        max_groups : int, default 20
+            At most this many groups are shown, of which the first ones down to the leaves; the text
+            says how many more there are.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from mlrops.hierarchy import Hierarchy
+        >>> print(Hierarchy.balanced(10**6, [1, 100, 10**5]).describe(max_groups=5))
+        Hierarchy of 1,000,000 features, groups by level: 1, 100, 100,000
+        └─ all: 1,000,000 features in 100 groups
+           ├─ group 0: 10,000 features in 1,000 groups
+           │  ├─ group 0: 10 features
+           │  ├─ group 1: 10 features
+           │  └─ ... 998 more
+           ├─ group 1: 10,000 features ... 1,000 more groups
+           └─ ... 98 more
+        """
+        max_groups = as_integer(max_groups, "max_groups")
+        if max_groups < 1:
+            raise ValueError(f"max_groups must be at least 1, got {max_groups}")
+        counts = ", ".join(f"{p:,}" for p in self.group_counts)
+        lines = [f"Hierarchy of {_count(self.n, 'feature')}, groups by level: {counts}"]
+        self._draw(lines, "", 0, 0, self.group_counts[0], max_groups)
+        return "\n".join(lines)
+
+    def _draw(self, lines, indent, level, first, last, budget):
+        """Draw groups first to last - 1 of a level; `budget` groups at most, subtrees included."""
+        count = last - first
+        shown = min(count, budget)
+        if self._subtree(level, first, last) > budget and level < self.n_levels - 1:
+            shown = min(count, (budget + 1) // 2)  # half goes to width, half to depth
+        spare = budget - shown
+        for g in range(first, first + shown):
+            ends = g == last - 1
+            line = f"{indent}{'└─' if ends else '├─'} {self._title(level, g)}"
+            if level == self.n_levels - 1:
+                lines.append(line)
+                continue
+            a, b = np.searchsorted(self._boundaries[level + 1], self._boundaries[level][g : g + 2])
+            hidden = self._subtree(level + 1, a, b)
+            given = min(hidden, spare)
+            spare -= given
+            if given:
+                lines.append(f"{line} in {_count(b - a, 'group')}")
+                self._draw(lines, indent + ("   " if ends else "│  "), level + 1, a, b, given)
+            else:
+                lines.append(f"{line} ... {_count(hidden, 'more group')}")
+        if shown < count:
+            lines.append(f"{indent}└─ ... {count - shown:,} more")
+
+    def _subtree(self, level, first, last):
+        """Number of groups of this and all finer levels within groups first to last - 1."""
+        span = self._boundaries[level][[first, last]]
+        return sum(int(np.diff(np.searchsorted(b, span))[0]) for b in self._boundaries[level:])
+
+    def _title(self, level, group):
+        names, offsets = self._names[level], self._boundaries[level]
+        default = "all" if offsets.size == 2 else f"group {group}"
+        name = default if names is None else names[group]
+        return f"{name}: {_count(offsets[group + 1] - offsets[group], 'feature')}"
+
+
+def _frozen(x):
+    x = np.asarray(x)
+    x.flags.writeable = False
+    return x
+
+
+def _count(k, noun):
+    return f"{k:,} {noun}{'' if k == 1 else 's'}"
