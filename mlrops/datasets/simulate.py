@@ -1,0 +1,175 @@
+"""Seeded draws from multilevel factor models whose covariance is known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from ..hierarchy import Hierarchy
+
+__all__ = ["Simulation", "simulate_factor_model", "simulate_mlr"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Simulation:
+    """What the simulators return.
+
+    Attributes
+    ----------
+    Y : ndarray, shape (N, n)
+        The data, one sample a row, features in the user's order.
+    covariance : MLR
+        The true covariance; its ``factors`` and ``D`` are the parameters drawn.
+    mean : ndarray, shape (n,)
+        The true mean.
+    scores : tuple of L ndarrays, shapes (N, p_l, r_l)
+        The factors that moved each group in each sample: features of group g of level l received
+        ``scores[l][:, g] @ covariance.factors[l][i]``.
+    """
+
+    Y: np.ndarray
+    covariance: object
+    mean: np.ndarray
+    scores: tuple
+
+    def __repr__(self):
+        N, n = self.Y.shape
+        return f"<Simulation of {N} samples of {n} features, {self.Y.dtype}; {self.covariance!r}>"
+
+
+def simulate_mlr(
+    hierarchy, ranks, n_samples, *, noise=1.0, mean=0.0, dtype=np.float64, random_state=None
+):
+    """Draw a multilevel factor model and normal samples from it.
+
+    Sample i of the features of one group is, summed over the levels, ``F_l`` times the group's own
+    standard normal scores, plus independent noise of variance D.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+        n features, L levels.
+    ranks : sequence of L ints
+        Factors a group at each level; 0 leaves a level out.
+    n_samples : int
+        Number of samples N, at least 1.
+    noise : float or array_like, shape (n,), default 1.0
+        Variances of the noise.  One number is their expected size: they are then drawn uniformly
+        between half and one and a half of it.  An array is taken as it is.  For comparison, the
+        factors of one level add an expected variance of 1 to each feature.
+    mean : float or array_like, shape (n,), default 0.0
+        Mean of the features.
+    dtype : {float64, float32}
+        Precision of data and covariance.  The draws are the same, up to rounding.
+    random_state : None, int, numpy.random.Generator or numpy.random.RandomState
+        Seed or generator.
+
+    Returns
+    -------
+    Simulation
+        ``Y`` (N, n), ``covariance`` (`MLR`), ``mean`` (n,), ``scores``.
+
+    Raises
+    ------
+    ValueError
+        Ranks that do not match the levels, no samples, noise that is not positive, entries that are
+        not finite.
+    TypeError
+        A hierarchy or dtype of the wrong kind.
+
+    Notes
+    -----
+    Factors and D are drawn before the samples, so that a seed fixes the covariance whatever
+    `n_samples` is.  No n×n array is formed: memory is that of Y, of the n R factors and of the
+    scores.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_mlr
+    >>> from mlrops.hierarchy import Hierarchy
+    >>> tree = Hierarchy.balanced(60, [1, 4, 12])
+    >>> data = simulate_mlr(tree, [2, 1, 1], n_samples=500, noise=0.5, random_state=0)
+    >>> data.Y.shape, data.covariance.ranks
+    ((500, 60), (2, 1, 1))
+    >>> data.scores[1].shape
+    (500, 4, 1)
+    """
+    from ..operators._validate import as_finite, as_positive, check_rank
+    from ..operators.mlr import MLR, check_ranks
+
+    if not isinstance(hierarchy, Hierarchy):
+        raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
+    n = hierarchy.n
+    ranks = check_ranks(ranks, hierarchy)
+    N = check_rank(n_samples, "n_samples")
+    if N < 1:
+        raise ValueError(f"n_samples must be at least 1, got {N}")
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float64, np.float32):
+        raise TypeError(f"dtype must be float64 or float32, got {dtype}")
+    drawn = np.ndim(noise) == 0
+    noise = as_positive(np.full(n, noise) if drawn else noise, "noise", n)
+    mean = as_finite(np.full(n, mean) if np.ndim(mean) == 0 else mean, "mean", ndim=1)
+    if mean.shape != (n,):
+        raise ValueError(f"mean must be a number or have shape ({n},), got {mean.shape}")
+    mean = mean.astype(dtype)
+    rng = (
+        random_state
+        if isinstance(random_state, np.random.RandomState)
+        else np.random.default_rng(random_state)
+    )
+
+    factors = [rng.standard_normal((n, r)) / np.sqrt(max(r, 1)) for r in ranks]
+    D = noise * rng.uniform(0.5, 1.5, n) if drawn else noise
+    covariance = MLR(hierarchy, [F.astype(dtype) for F in factors], D.astype(dtype))
+
+    scores = tuple(
+        rng.standard_normal((N, p, r)).astype(dtype, copy=False)
+        for p, r in zip(hierarchy.group_counts, ranks, strict=True)
+    )
+    Y = rng.standard_normal((N, n)).astype(dtype, copy=False)
+    Y *= np.sqrt(covariance.D)
+    Y += mean
+    for level, (F, z) in enumerate(zip(covariance.factors, scores, strict=True)):
+        Y += _spread(F, hierarchy, level).dot(z.reshape(N, -1).T).T
+    return Simulation(Y, covariance, mean, scores)
+
+
+def _spread(F, hierarchy, level):
+    """Factors (n, r) of one level as a sparse (n, p r) matrix, r columns for each of p groups."""
+    n, r = F.shape
+    columns = hierarchy.labels(level)[:, None] * r + np.arange(r)
+    shape = (n, hierarchy.group_counts[level] * r)
+    return sparse.csr_array((F.ravel(), columns.ravel(), np.arange(n + 1) * r), shape=shape)
+
+
+def simulate_factor_model(
+    n, rank, n_samples, *, noise=1.0, mean=0.0, dtype=np.float64, random_state=None
+):
+    """Draw an ordinary factor model ``F Fᵀ + diag(D)`` and normal samples from it.
+
+    Parameters
+    ----------
+    n : int
+        Number of features.
+    rank : int
+        Number of factors.
+    n_samples, noise, mean, dtype, random_state
+        As in `simulate_mlr`.
+
+    Returns
+    -------
+    Simulation
+        Its covariance is an `MLR` on a flat hierarchy: one level, one group.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> data = simulate_factor_model(10, 3, n_samples=50, random_state=0)
+    >>> data.Y.shape, data.covariance.ranks
+    ((50, 10), (3,))
+    """
+    return simulate_mlr(
+        Hierarchy.flat(n), [rank], n_samples,
+        noise=noise, mean=mean, dtype=dtype, random_state=random_state,
+    )
