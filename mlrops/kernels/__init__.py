@@ -6,8 +6,8 @@ package neither imports numba nor compiles anything.
 One layout serves every kernel.  The rows of the compact factors ``F (n, R)`` are in tree order, a
 leaf is the slice ``leaf_off[q]:leaf_off[q + 1]``, and level l owns the columns
 ``cols[l]:cols[l + 1]``.  A *node* is one group of one level; node g of level l owns the rows
-``zoff[l] + g r_l ... `` of every node array, so that the spread-out factor dimension is
-``s = Σ p_l r_l``.  Right-hand sides travel through the tree as ``(k, R)`` blocks, one a leaf.
+``zoff[l] + g r_l, …`` of every node array, so that the spread-out factor dimension is
+``s = Σ p_l r_l``.  Right-hand sides travel through the tree as ``(R, k)`` blocks, one a leaf.
 """
 
 from importlib import import_module

@@ -16,7 +16,7 @@ _jit = nb.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 
 @_jit
 def rows_tdot(F, scale, x, off, lo, hi, T):
-    """T[g] = xᵀ diag(scale) F over the rows of piece g, shape (k, R); empty scale means ones."""
+    """T[g] = Fᵀ diag(scale) x over the rows of piece g, (R, k); an empty scale means ones."""
     k, R = x.shape[1], F.shape[1]
     scaled = scale.size > 0
     one = F.dtype.type(1)
@@ -25,43 +25,103 @@ def rows_tdot(F, scale, x, off, lo, hi, T):
         t[:, :] = 0
         i = off[g]
         end = off[g + 1]
-        while i + 4 <= end:  # four rows at a time: one load and store of t for four of F
+        while i + 4 <= end:  # four rows at a time: one load and store of t for four of x
             s0 = scale[i] if scaled else one
             s1 = scale[i + 1] if scaled else one
             s2 = scale[i + 2] if scaled else one
             s3 = scale[i + 3] if scaled else one
-            for c in range(k):
-                x0 = s0 * x[i, c]
-                x1 = s1 * x[i + 1, c]
-                x2 = s2 * x[i + 2, c]
-                x3 = s3 * x[i + 3, c]
-                for j in range(R):
-                    t[c, j] += F[i, j] * x0 + F[i + 1, j] * x1 + F[i + 2, j] * x2 + F[i + 3, j] * x3
+            for j in range(R):
+                f0 = s0 * F[i, j]
+                f1 = s1 * F[i + 1, j]
+                f2 = s2 * F[i + 2, j]
+                f3 = s3 * F[i + 3, j]
+                for c in range(k):
+                    t[j, c] += f0 * x[i, c] + f1 * x[i + 1, c] + f2 * x[i + 2, c] + f3 * x[i + 3, c]
             i += 4
         while i < end:
             s0 = scale[i] if scaled else one
-            for c in range(k):
-                x0 = s0 * x[i, c]
-                for j in range(R):
-                    t[c, j] += F[i, j] * x0
+            for j in range(R):
+                f0 = s0 * F[i, j]
+                for c in range(k):
+                    t[j, c] += f0 * x[i, c]
+            i += 1
+
+
+@_jit
+def rows_tdot_vector(F, scale, x, off, lo, hi, T):
+    """`rows_tdot` for x (n,) and T (pieces, R): the inner loop runs along the row of F."""
+    R = F.shape[1]
+    scaled = scale.size > 0
+    for g in range(lo, hi):
+        t = T[g]
+        t[:] = 0
+        i = off[g]
+        end = off[g + 1]
+        while i + 4 <= end:
+            x0 = x[i]
+            x1 = x[i + 1]
+            x2 = x[i + 2]
+            x3 = x[i + 3]
+            if scaled:
+                x0 *= scale[i]
+                x1 *= scale[i + 1]
+                x2 *= scale[i + 2]
+                x3 *= scale[i + 3]
+            for j in range(R):
+                t[j] += F[i, j] * x0 + F[i + 1, j] * x1 + F[i + 2, j] * x2 + F[i + 3, j] * x3
+            i += 4
+        while i < end:
+            x0 = x[i] * scale[i] if scaled else x[i]
+            for j in range(R):
+                t[j] += F[i, j] * x0
             i += 1
 
 
 @_jit
 def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
-    """out = p x + sign F z, or p (x - F z) when `solve`; z is the block of the row's leaf."""
+    """out = p x + sign F z, or p (x - F z) when `solve`; z (R, k) is the block of the row's leaf."""
     k, R = x.shape[1], F.shape[1]
     for g in range(lo, hi):
         z = Z[owner[g] - first]
         for i in range(off[g], off[g + 1]):
-            for c in range(k):
-                s = F.dtype.type(0)
-                for j in range(R):
-                    s += F[i, j] * z[c, j]
-                if solve:
-                    out[i, c] = p[i] * (x[i, c] - s)
-                else:
-                    out[i, c] = p[i] * x[i, c] + sign * s
+            o = out[i]
+            o[:] = 0
+            j = 0
+            while j + 4 <= R:
+                f0 = F[i, j]
+                f1 = F[i, j + 1]
+                f2 = F[i, j + 2]
+                f3 = F[i, j + 3]
+                for c in range(k):
+                    o[c] += f0 * z[j, c] + f1 * z[j + 1, c] + f2 * z[j + 2, c] + f3 * z[j + 3, c]
+                j += 4
+            while j < R:
+                f0 = F[i, j]
+                for c in range(k):
+                    o[c] += f0 * z[j, c]
+                j += 1
+            if solve:
+                for c in range(k):
+                    o[c] = p[i] * (x[i, c] - o[c])
+            else:
+                for c in range(k):
+                    o[c] = p[i] * x[i, c] + sign * o[c]
+
+
+@_jit
+def rows_dot_vector(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
+    """`rows_dot` for x, out (n,) and Z (leaves, R)."""
+    R = F.shape[1]
+    for g in range(lo, hi):
+        z = Z[owner[g] - first]
+        for i in range(off[g], off[g + 1]):
+            s = F.dtype.type(0)
+            for j in range(R):
+                s += F[i, j] * z[j]
+            if solve:
+                out[i] = p[i] * (x[i] - s)
+            else:
+                out[i] = p[i] * x[i] + sign * s
 
 
 @_jit
@@ -96,25 +156,25 @@ def rows_scale(F, scale, lo, hi, out):
 
 @_jit
 def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
-    """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N."""
+    """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N; z is (R, k)."""
     k, R = Y.shape[1], F.shape[1]
     v = np.empty(R, F.dtype)
     for q in range(lo, hi):
         z = Z[q - first]
         W = Winv[q - first]
         for i in range(off[q], off[q + 1]):
-            v[:] = 0
-            for c in range(k):
-                y = Y[i, c]
-                for j in range(R):
-                    v[j] += y * z[c, j]
-            F[i] = 0
-            for a in range(R):
-                for j in range(R):
-                    F[i, j] += v[a] * W[a, j]
+            for j in range(R):
+                s = F.dtype.type(0)
+                for c in range(k):
+                    s += Y[i, c] * z[j, c]
+                v[j] = s
             s = F.dtype.type(0)
             for j in range(R):
-                s += F[i, j] * v[j]
+                f = F.dtype.type(0)
+                for a in range(R):
+                    f += W[j, a] * v[a]
+                F[i, j] = f
+                s += f * v[j]
             D[i] = (yy[i] - s) / N
 
 
@@ -201,49 +261,63 @@ def sweep_factor(G, first, hi, path, cols, zoff, stack, K, fail):
 def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, stack, W):
     """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; without `eliminate` w = t_own.
 
-    stack is (L, k, R), zero at the start; W is flat, (s k,), a (k, r) block a node.
+    T is (leaves, R, k), the stack (L, R, k), zero at the start; node rows of W are (s, k).
     """
     L = path.shape[1]
     n_leaves = path.shape[0]
-    k = T.shape[1]
+    k = T.shape[2]
     for q in range(first, hi):
         level = L - 1
-        stack[level] = T[q - first]
         while level >= 0 and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
-            t = stack[level]
             c0 = cols[level]
             r = cols[level + 1] - c0
             z0 = zoff[level] + path[q, level] * r
-            for c in range(k):
-                w = W[z0 * k + c * r : z0 * k + (c + 1) * r]
-                if eliminate:
-                    for i in range(r):
-                        row = K[z0 + i]
-                        v = t[c, c0 + i]
-                        for m in range(i):
-                            v -= row[c0 + m] * w[m]
-                        v /= row[c0 + i]
-                        w[i] = v
-                        for j in range(c0):
-                            t[c, j] -= row[j] * v
+            at_leaf = level == L - 1
+            for i in range(r):
+                if at_leaf:
+                    for c in range(k):
+                        W[z0 + i, c] = T[q - first, c0 + i, c]
                 else:
+                    for c in range(k):
+                        W[z0 + i, c] = stack[level, c0 + i, c]
+                        stack[level, c0 + i, c] = 0
+                if eliminate:
+                    for m in range(i):
+                        f = K[z0 + i, c0 + m]
+                        for c in range(k):
+                            W[z0 + i, c] -= f * W[z0 + m, c]
+                    f = 1 / K[z0 + i, c0 + i]
+                    for c in range(k):
+                        W[z0 + i, c] *= f
+            for j in range(c0):
+                if at_leaf:
+                    for c in range(k):
+                        stack[level - 1, j, c] += T[q - first, j, c]
+                else:
+                    for c in range(k):
+                        stack[level - 1, j, c] += stack[level, j, c]
+                        stack[level, j, c] = 0
+                if eliminate and k == 1:  # a loop over one column costs more than its body
+                    v = K.dtype.type(0)
                     for i in range(r):
-                        w[i] = t[c, c0 + i]
-                if level > 0:
-                    for j in range(c0):
-                        stack[level - 1, c, j] += t[c, j]
-            t[:, :] = 0
+                        v += K[z0 + i, j] * W[z0 + i, 0]
+                    stack[level - 1, j, 0] -= v
+                elif eliminate:
+                    for i in range(r):
+                        f = K[z0 + i, j]
+                        for c in range(k):
+                            stack[level - 1, j, c] -= f * W[z0 + i, c]
             level -= 1
 
 
 @_jit
 def sweep_down(W, first, hi, path, cols, zoff, K, eliminate, stack, Z):
-    """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] = z along the path, (k, R).
+    """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] (R, k) is z along the path.
 
-    stack is (k, R); without `eliminate` z = w.
+    The stack is (R, k); without `eliminate` z = w.
     """
     L = path.shape[1]
-    k = Z.shape[1]
+    k = Z.shape[2]
     for q in range(first, hi):
         for level in range(L):
             c0 = cols[level]
@@ -251,22 +325,31 @@ def sweep_down(W, first, hi, path, cols, zoff, K, eliminate, stack, Z):
             if r == 0 or (q > 0 and path[q, level] == path[q - 1, level]):
                 continue
             z0 = zoff[level] + path[q, level] * r
+            for i in range(r - 1, -1, -1):
+                if eliminate and k == 1:
+                    v = W[z0 + i, 0]
+                    for j in range(c0):
+                        v -= K[z0 + i, j] * stack[j, 0]
+                    for m in range(i + 1, r):
+                        v -= K[z0 + m, c0 + i] * W[z0 + m, 0]
+                    W[z0 + i, 0] = v / K[z0 + i, c0 + i]
+                elif eliminate:
+                    for j in range(c0):
+                        f = K[z0 + i, j]
+                        for c in range(k):
+                            W[z0 + i, c] -= f * stack[j, c]
+                    for m in range(i + 1, r):
+                        f = K[z0 + m, c0 + i]
+                        for c in range(k):
+                            W[z0 + i, c] -= f * W[z0 + m, c]
+                    f = 1 / K[z0 + i, c0 + i]
+                    for c in range(k):
+                        W[z0 + i, c] *= f
+                for c in range(k):
+                    stack[c0 + i, c] = W[z0 + i, c]
+        for j in range(stack.shape[0]):
             for c in range(k):
-                z = stack[c]
-                w = W[z0 * k + c * r : z0 * k + (c + 1) * r]
-                if eliminate:
-                    for i in range(r - 1, -1, -1):
-                        row = K[z0 + i]
-                        v = w[i]
-                        for j in range(c0):
-                            v -= row[j] * z[j]
-                        for m in range(i + 1, r):
-                            v -= K[z0 + m, c0 + i] * w[m]
-                        v /= row[c0 + i]
-                        w[i] = v
-                for i in range(r):
-                    z[c0 + i] = w[i]
-        Z[q - first] = stack
+                Z[q - first, j, c] = stack[j, c]
 
 
 @_jit
@@ -333,7 +416,7 @@ def sweep_second_moments(cov_path, Z, first, hi, path, cols, N, zz, chol, linv, 
     of each *leading* block, the last as (L + 1, R, R).
     """
     L = path.shape[1]
-    k = Z.shape[1]
+    k = Z.shape[2]
     for q in range(first, hi):
         z = Z[q - first]
         cov = cov_path[q - first]
@@ -344,12 +427,10 @@ def sweep_second_moments(cov_path, Z, first, hi, path, cols, N, zz, chol, linv, 
                 continue
             for a in range(c0, c1):
                 for j in range(a + 1):
-                    zz[a, j] = N * cov[a, j]
-            for c in range(k):
-                for a in range(c0, c1):
-                    f = z[c, a]
-                    for j in range(a + 1):
-                        zz[a, j] += f * z[c, j]
+                    v = N * cov[a, j]
+                    for c in range(k):
+                        v += z[a, c] * z[j, c]
+                    zz[a, j] = v
             S = winv[level + 1]
             S[:c1, :c1] = 0
             S[:c0, :c0] = winv[level, :c0, :c0]

@@ -50,55 +50,65 @@ def _scaled(F, scale, rows, buffer):
 
 
 def tdot(F, x, layout, lo, hi, scale=None):
-    """T (hi - lo, k, R): ``xᵀ diag(scale) F`` of the leaves lo:hi, x (n, k)."""
+    """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k)."""
     k, R = x.shape[1], F.shape[1]
-    T = np.zeros((hi - lo, k, R), F.dtype)
+    T = np.zeros((hi - lo, R, k), F.dtype)
     blas = _large(layout, lo, hi, k * R) if k >= BLAS_COLUMNS else ()
-    none = _NO_SCALE[F.dtype]
+    s = _NO_SCALE[F.dtype] if scale is None else scale
     for a, b in _small_runs(blas, lo, hi):
         pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
         whole = pb - pa == b - a  # every leaf is one piece: write where it belongs
-        P = T[a - lo : b - lo] if whole else np.empty((pb - pa, k, R), F.dtype)
+        P = T[a - lo : b - lo] if whole else np.empty((pb - pa, R, k), F.dtype)
         off = layout.piece_off[pa : pb + 1]
 
         def kernel(i, j, P=P, off=off):
-            _compiled.rows_tdot(F, none if scale is None else scale, x, off, i, j, P)
+            if k == 1:
+                _compiled.rows_tdot_vector(F, s, x[:, 0], off, i, j, P[:, :, 0])
+            else:
+                _compiled.rows_tdot(F, s, x, off, i, j, P)
 
         threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
         if not whole:
             np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
-    buffer, t = (np.empty((CHUNK, R), F.dtype), np.empty((R, k), F.dtype)) if len(blas) else 2 * (0,)
+    if len(blas):
+        buffer, t = np.empty((CHUNK, R), F.dtype), np.empty((R, k), F.dtype)
     for q in blas:
-        # (R, k) is the orientation in which OpenBLAS is fastest; the block is small to transpose.
-        for s in _chunks(layout, q):
-            X = F[s] if scale is None else _scaled(F, scale, s, buffer)
-            T[q - lo] += np.matmul(X.T, x[s], out=t).T
+        for rows in _chunks(layout, q):
+            X = F[rows] if scale is None else _scaled(F, scale, rows, buffer)
+            T[q - lo] += np.matmul(X.T, x[rows], out=t)
     return T
 
 
 def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
-    """out = ``p x + sign F z`` on the rows of leaves lo:hi, or ``p (x - F z)`` when `solve`."""
+    """out = ``p x + sign F z`` on the rows of leaves lo:hi, or ``p (x - F z)`` when `solve`.
+
+    Z is (hi - lo, R, k), one block a leaf.
+    """
     k, R = x.shape[1], F.shape[1]
     blas = _large(layout, lo, hi, k * R) if k >= BLAS_COLUMNS else ()
+    sign = F.dtype.type(sign)
     for a, b in _small_runs(blas, lo, hi):
         pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
         off = layout.piece_off[pa : pb + 1]
         owner = layout.piece_leaf[pa : pb + 1]
 
         def kernel(i, j, off=off, owner=owner):
-            _compiled.rows_dot(F, Z, owner, lo, p, x, off, i, j, F.dtype.type(sign), solve, out)
+            if k == 1:
+                _compiled.rows_dot_vector(
+                    F, Z[:, :, 0], owner, lo, p, x[:, 0], off, i, j, sign, solve, out[:, 0])
+            else:
+                _compiled.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
 
         threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
     for q in blas:
-        z = np.ascontiguousarray(Z[q - lo].T)
-        for s in _chunks(layout, q):
-            Fz = F[s] @ z
+        for rows in _chunks(layout, q):
+            Fz = F[rows] @ Z[q - lo]
             if solve:
-                np.subtract(x[s], Fz, out=Fz)
-                np.multiply(Fz, p[s, None], out=out[s])
+                np.subtract(x[rows], Fz, out=Fz)
+                np.multiply(Fz, p[rows, None], out=out[rows])
             else:
-                np.multiply(x[s], p[s, None], out=out[s])
-                out[s] += np.multiply(Fz, sign, out=Fz)
+                np.multiply(x[rows], p[rows, None], out=out[rows])
+                out[rows] += np.multiply(Fz, sign, out=Fz)
 
 
 def gram(F, scale, layout, lo, hi):
@@ -126,7 +136,7 @@ def gram(F, scale, layout, lo, hi):
 def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
     """M-step on the rows of leaves lo:hi, in place: ``F ← V W⁻¹``, ``D ← (yy - rowsum F∘V) / N``.
 
-    V = Y Z, Y (n, k) the data, Z (leaves, k, R) the posterior means, Winv (leaves, R, R), yy (n,)
+    V = Y Zᵀ, Y (n, k) the data, Z (leaves, R, k) the posterior means, Winv (leaves, R, R), yy (n,)
     the features' sums of squares, N = `n_samples`.
     """
     N, R = Y.shape[1], F.shape[1]
@@ -140,10 +150,9 @@ def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
         threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * (N + R))
     buffer = np.empty((R, CHUNK), F.dtype) if len(blas) else None
     for q in blas:
-        z = np.ascontiguousarray(Z[q - lo].T)
         for s in _chunks(layout, q):
             V = buffer[:, : s.stop - s.start]
-            np.matmul(z, Y[s].T, out=V)
+            np.matmul(Z[q - lo], Y[s].T, out=V)
             np.matmul(V.T, Winv[q - lo], out=F[s])
             _compiled.rows_residual(V, F, yy, n_samples, s.start, s.stop, D)
 

@@ -23,7 +23,7 @@ def _update(F, M, x, layout, sign):
     ones = np.ones(x.shape[0], F.dtype)
     out = np.empty_like(x)
     T = leaf.tdot(F, x, layout, 0, layout.n_leaves)
-    leaf.dot(F, np.matmul(T, M), x, ones, layout, 0, layout.n_leaves, out, sign=sign)
+    leaf.dot(F, np.matmul(M, T), x, ones, layout, 0, layout.n_leaves, out, sign=sign)
     return out
 
 

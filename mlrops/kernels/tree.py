@@ -8,15 +8,15 @@ import numpy as np
 
 from . import _compiled, leaf
 
-__all__ = ["factor", "inverse_rows", "multiply", "node_squares", "path_covariance", "posterior",
+__all__ = ["factor", "inverse_rows", "multiply", "path_covariance", "posterior",
            "regress", "solve", "spread"]
 
 
 def _up(F, x, scale, K, layout):
-    """Flat node array W (s k,): ``w = C⁻¹ t_own`` bottom up, or the plain ``F_lᵀ x`` for K None."""
+    """Node rows W (s, k): ``w = C⁻¹ t_own`` bottom up, or the plain ``F_lᵀ x`` for K None."""
     k = x.shape[1]
-    W = np.empty(layout.s * k, F.dtype)
-    stack = np.zeros((layout.L, k, layout.R), F.dtype)
+    W = np.empty((layout.s, k), F.dtype)
+    stack = np.zeros((layout.L, layout.R, k), F.dtype)
     for lo, hi in layout.blocks(k * layout.R):
         T = leaf.tdot(F, x, layout, lo, hi, scale)
         _compiled.sweep_up(T, lo, hi, layout.path, layout.cols, layout.zoff,
@@ -24,25 +24,26 @@ def _up(F, x, scale, K, layout):
     return W
 
 
-def _down(W, k, K, layout, dtype):
-    """Yield (lo, hi, Z) with Z (hi - lo, k, R) along paths; W becomes the factors of the nodes."""
-    stack = np.zeros((k, layout.R), dtype)
+def _down(W, K, layout):
+    """Yield (lo, hi, Z) with Z (hi - lo, R, k) along paths; W becomes the factors of the nodes."""
+    k = W.shape[1]
+    stack = np.zeros((layout.R, k), W.dtype)
     for lo, hi in layout.blocks(k * layout.R):
-        Z = np.empty((hi - lo, k, layout.R), dtype)
+        Z = np.empty((hi - lo, layout.R, k), W.dtype)
         _compiled.sweep_down(W, lo, hi, layout.path, layout.cols, layout.zoff,
-                             np.empty((0, 0), dtype) if K is None else K, K is not None, stack, Z)
+                             _no_factor(W) if K is None else K, K is not None, stack, Z)
         yield lo, hi, Z
 
 
-def _no_factor(F):
-    return np.empty((0, 0), F.dtype)
+def _no_factor(like):
+    return np.empty((0, 0), like.dtype)
 
 
 def multiply(F, p, x, layout, sign=1.0):
     """``diag(p) x + sign F_spread F_spreadᵀ x`` for x (n, k)."""
     out = np.empty_like(x)
     W = _up(F, x, None, None, layout)
-    for lo, hi, Z in _down(W, x.shape[1], None, layout, F.dtype):
+    for lo, hi, Z in _down(W, None, layout):
         leaf.dot(F, Z, x, p, layout, lo, hi, out, sign=sign)
     return out
 
@@ -64,33 +65,22 @@ def factor(F, dinv, layout):
 
 
 def solve(F, dinv, K, b, layout):
-    """``Σ⁻¹ b`` and the factors' posterior means of the nodes, flat (s k,), for b (n, k)."""
+    """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k)."""
     out = np.empty_like(b)
     W = _up(F, b, dinv, K, layout)
-    for lo, hi, Z in _down(W, b.shape[1], K, layout, F.dtype):
+    for lo, hi, Z in _down(W, K, layout):
         leaf.dot(F, Z, b, dinv, layout, lo, hi, out, solve=True)
     return out, W
 
 
-def node_squares(W, k, layout):
-    """``Σ_nodes ‖w‖²`` of each of the k columns of a flat node array."""
-    total = np.zeros(k)
-    for level in range(layout.L):
-        r = int(layout.cols[level + 1] - layout.cols[level])
-        block = W[layout.zoff[level] * k : layout.zoff[level + 1] * k]
-        if r:
-            total += np.einsum("gkr,gkr->k", *[block.reshape(-1, k, r)] * 2)
-    return total
-
-
 def posterior(F, dinv, K, Y, layout):
-    """Posterior means of the nodes, flat (s N,), and ``Σ_nodes ‖w‖²`` a sample, for Y (n, N).
+    """Posterior means of the nodes, (s, N), and ``Σ_nodes ‖w‖²`` a sample, for Y (n, N).
 
     ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``: the quadratic form of every sample comes with the upward sweep.
     """
     W = _up(F, Y, dinv, K, layout)
-    squares = node_squares(W, Y.shape[1], layout)
-    for _ in _down(W, Y.shape[1], K, layout, F.dtype):
+    squares = np.einsum("sk,sk->k", W, W)
+    for _ in _down(W, K, layout):
         pass
     return W, squares
 
@@ -108,9 +98,9 @@ def regress(K, means, Y, yy, n_samples, layout, F, D):
     cov_stack = np.zeros((R, R), K.dtype)
     zz, chol, linv = np.zeros((3, R, R), K.dtype)
     winv = np.zeros((L + 1, R, R), K.dtype)
-    z_stack = np.zeros((k, R), K.dtype)
+    z_stack = np.zeros((R, k), K.dtype)
     for lo, hi in layout.blocks(R * max(R, k)):
-        Z = np.empty((hi - lo, k, R), K.dtype)
+        Z = np.empty((hi - lo, R, k), K.dtype)
         _compiled.sweep_down(means, lo, hi, layout.path, layout.cols, layout.zoff, K, False,
                              z_stack, Z)
         cov = path_covariance(K, layout, lo, hi, cov_stack)
@@ -121,11 +111,11 @@ def regress(K, means, Y, yy, n_samples, layout, F, D):
 
 
 def spread(F, p, W, x, layout):
-    """``diag(p) x + F_spread w`` for a flat node array W (s k,) and x (n, k)."""
+    """``diag(p) x + F_spread w`` for node rows W (s, k) and x (n, k)."""
     out = np.empty_like(x)
     if layout.R == 0:
         return np.multiply(x, p[:, None], out=out)
-    for lo, hi, Z in _down(W, x.shape[1], None, layout, F.dtype):
+    for lo, hi, Z in _down(W, None, layout):
         leaf.dot(F, Z, x, p, layout, lo, hi, out)
     return out
 

@@ -267,7 +267,7 @@ class MLR(StructuredOperator):
             y, squares = t * self._dinv[:, None], 0.0
         else:
             y, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], t, self._layout)
-            squares = kernels.tree.node_squares(z, t.shape[1], self._layout)
+            squares = np.einsum("sk,sk->k", z, z)
         quad = np.einsum("ik,ik,i->k", y, y, self._d) + squares  # x - F z = D y
         return quad[0] if x.ndim == 1 else quad
 
@@ -286,7 +286,7 @@ class MLR(StructuredOperator):
 
     def _sample(self, size, rng):
         layout = self._layout
-        W = rng.standard_normal(layout.s * size).astype(self.dtype, copy=False)
+        W = rng.standard_normal((layout.s, size)).astype(self.dtype, copy=False)
         noise = rng.standard_normal((layout.n, size)).astype(self.dtype, copy=False)
         y = kernels.tree.spread(self._F, np.sqrt(self._d), W, noise, layout)
         return self._hierarchy._scatter(y).T

@@ -52,15 +52,15 @@ class FactorPosterior:
             self._means, self._squares = kernels.tree.posterior(
                 A._F, A._dinv, A._factor[0], self._X, A._layout)
         else:
-            self._means, self._squares = np.empty(A._layout.s * N, A.dtype), np.zeros(N)
+            self._means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
 
     def mean(self, level):
         """Posterior means of the factors of one level, shape (p_l, r_l, N)."""
-        layout, N = self._sigma._layout, self._X.shape[1]
+        layout = self._sigma._layout
         level = range(layout.L)[level]
-        block = self._means[layout.zoff[level] * N : layout.zoff[level + 1] * N]
+        block = self._means[layout.zoff[level] : layout.zoff[level + 1]]
         p, r = self._sigma.hierarchy.group_counts[level], self._sigma.ranks[level]
-        return block.reshape(p, N, r).swapaxes(1, 2).copy()
+        return block.reshape(p, r, self._X.shape[1]).copy()
 
     def covariance(self, level):
         """Posterior covariance of the factors within each group of a level, shape (p_l, r_l, r_l).
