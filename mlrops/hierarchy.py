@@ -167,17 +167,12 @@ class Hierarchy:
         Parameters
         ----------
         boundaries : sequence of L array_like of int
-            As in `Hierarchy`.
+            As in `Hierarchy`, with the same errors.
         permutation : array_like of int, shape (n,), optional
 
         Returns
         -------
         Hierarchy
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `Hierarchy` does.
 
         Examples
         --------
