@@ -2,7 +2,16 @@
 
 import numpy as np
 
-__all__ = ["as_real", "as_finite", "as_positive", "check_rank", "name_some", "read_only", "working_dtype"]
+__all__ = [
+    "as_finite",
+    "as_positive",
+    "as_real",
+    "check_rank",
+    "name_some",
+    "read_only",
+    "rowwise",
+    "working_dtype",
+]
 
 
 def name_some(indices, limit=5):
@@ -78,8 +87,28 @@ def check_rank(rank, what="rank"):
     return int(rank)
 
 
-def read_only(x):
-    """A C-contiguous copy of `x` that nobody can write to."""
-    x = np.array(x, order="C", copy=True)
+def _nobody_writes(x):
+    while isinstance(x, np.ndarray):
+        if x.flags.writeable:
+            return False
+        x = x.base
+    return x is None
+
+
+def read_only(x, order="C"):
+    """A contiguous array equal to `x` that nobody can write to.
+
+    Copies, except where `x` is such an array already: operators made from the arrays of other
+    operators share them.  ``order="K"`` also keeps Fortran order.
+    """
+    contiguous = x.flags.c_contiguous or (order == "K" and x.flags.f_contiguous)
+    if contiguous and type(x) is np.ndarray and _nobody_writes(x):
+        return x
+    x = np.array(x, order=order, copy=True)
     x.flags.writeable = False
     return x
+
+
+def rowwise(d, x):
+    """`d` shaped to multiply the rows of `x`, a vector or a block of columns."""
+    return d if x.ndim == 1 else d[:, None]

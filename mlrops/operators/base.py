@@ -43,11 +43,20 @@ class StructuredOperator(LinearOperator):
     check_operator : compare an operator with its dense matrix.
     """
 
+    _inverse = None
+    _transposed = None
+
     def __init__(self, dtype, shape, *, symmetric=False, positive_definite=False):
         super().__init__(dtype, shape)
         self._symmetric = bool(symmetric or positive_definite)
         self._positive_definite = bool(positive_definite)
-        self._inverse = None
+
+    def __setstate__(self, state):
+        # NumPy arrays come out of pickle and deepcopy writeable.
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        self.__dict__.update(state)
 
     # ---------------------------------------------------------------- structure
 
@@ -60,6 +69,17 @@ class StructuredOperator(LinearOperator):
     def positive_definite(self):
         """True when the matrix is known to be symmetric positive definite (bool)."""
         return self._positive_definite
+
+    @property
+    def _semidefinite(self):
+        """True when the matrix is known to be symmetric positive semidefinite."""
+        return self._positive_definite
+
+    @property
+    def _has_direct_solve(self):
+        """True when `solve` follows the structure rather than iterate."""
+        return (self.shape[0] == self.shape[1]
+                and type(self)._solve is not StructuredOperator._solve)
 
     def _square(self, verb):
         m, n = self.shape
@@ -114,7 +134,20 @@ class StructuredOperator(LinearOperator):
     def _transpose(self):
         from .composed import Transposed
 
-        return self if self._symmetric else Transposed(self)
+        return Transposed(self)
+
+    def transpose(self):
+        """The transpose as an operator: itself when symmetric; ``A.T.T`` is ``A`` again."""
+        if self._symmetric:
+            return self
+        if self._transposed is None:
+            transposed = self._transpose()
+            if transposed._transposed is None:
+                transposed._transposed = self
+            self._transposed = transposed
+        return self._transposed
+
+    T = property(transpose)
 
     def _adjoint(self):
         return self.transpose()
@@ -211,7 +244,7 @@ class StructuredOperator(LinearOperator):
         return self._mul(np.eye(self.shape[1], dtype=self.dtype))
 
     def whiten(self, x):
-        """``W x`` with ``WᵀW = A⁻¹``: decorrelate.  `x` is (n,) or (n, k); positive operators only."""
+        """``W x`` with ``WᵀW = A⁻¹``: decorrelate.  `x` is (n,) or (n, k); A positive definite."""
         self._need_positive("whiten")
         x, out = self._operand(x, self.shape[0], "whiten")
         return self._whiten(x).astype(out, copy=False)
@@ -223,7 +256,7 @@ class StructuredOperator(LinearOperator):
         return self._color(z).astype(out, copy=False)
 
     def inv_quad(self, x):
-        """``xᵀ A⁻¹ x``, never negative: a float for (n,), an array (k,) for the columns of (n, k)."""
+        """``xᵀ A⁻¹ x``, never negative: a float for (n,), an array (k,) for columns (n, k)."""
         self._need_positive("inv_quad")
         x, _ = self._operand(x, self.shape[0], "inv_quad")
         quad = self._inv_quad(x)
@@ -259,8 +292,8 @@ class StructuredOperator(LinearOperator):
 
     def _slogdet(self):
         raise ValueError(
-            f"{type(self).__name__} of shape {self.shape} has no structured determinant; ask for one"
-            " by name: method='dense' forms the matrix, method='lanczos' estimates (positive"
+            f"{type(self).__name__} of shape {self.shape} has no structured determinant; ask for"
+            " one by name: method='dense' forms the matrix, method='lanczos' estimates (positive"
             " definite operators)"
         )
 
@@ -283,7 +316,10 @@ class StructuredOperator(LinearOperator):
         return self._diagonal().sum()
 
     def _whiten(self, x):
-        raise ValueError(f"{type(self).__name__} of shape {self.shape} has no structured square root")
+        raise ValueError(
+            f"{type(self).__name__} of shape {self.shape} has no structured square root; factor"
+            " toarray() where the dense matrix fits"
+        )
 
     _color = _whiten
 
@@ -335,7 +371,7 @@ class StructuredOperator(LinearOperator):
             raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
         if c == 0:
             raise ZeroDivisionError("division of an operator by zero")
-        return closure.scale(self, 1.0 / c)
+        return closure.scale(self, 1.0 / closure.as_scalar(c))
 
     def __neg__(self):
         from . import closure

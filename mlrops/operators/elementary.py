@@ -1,0 +1,489 @@
+"""Elementary operators: identity, diagonal, dense, low rank and permutation matrices."""
+
+import warnings
+from functools import cached_property
+
+import numpy as np
+from scipy import linalg
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from ._validate import as_finite, check_rank, name_some, read_only, rowwise, working_dtype
+from .base import StructuredOperator
+
+__all__ = ["Dense", "Diagonal", "Identity", "LowRank", "Permutation"]
+
+
+class Diagonal(StructuredOperator):
+    """Diagonal matrix ``diag(d)``.
+
+    Parameters
+    ----------
+    d : array_like, shape (n,)
+        Any finite real entries, zero and negative ones too.
+
+    Raises
+    ------
+    ValueError
+        `d` is not 1-d, or has NaN or infinite entries.
+    TypeError
+        `d` is complex, sparse or not numeric.
+
+    Notes
+    -----
+    Positive definite when all entries are positive.  Every verb costs n flops a column.  `solve`
+    and `inv` raise ``numpy.linalg.LinAlgError`` naming the zero entries.
+
+    Examples
+    --------
+    >>> from mlrops.operators import Diagonal
+    >>> A = Diagonal([1.0, -2.0, 4.0])
+    >>> A
+    <3x3 Diagonal, symmetric, float64>
+    >>> A @ [1, 1, 1]
+    array([ 1., -2.,  4.])
+    >>> A.solve([1, 1, 1])
+    array([ 1.  , -0.5 ,  0.25])
+    >>> A.slogdet()[0]
+    -1.0
+    """
+
+    def __init__(self, d):
+        self._adopt(read_only(as_finite(d, "d", ndim=1)))
+
+    def _adopt(self, d):
+        super().__init__(d.dtype, (d.size, d.size), symmetric=True,
+                         positive_definite=bool((d > 0).all()))
+        self._d = d
+
+    @property
+    def d(self):
+        """The diagonal, read-only ndarray of shape (n,)."""
+        return self._d
+
+    @property
+    def _semidefinite(self):
+        return bool((self._d >= 0).all())
+
+    def _check_nonsingular(self):
+        zero = np.flatnonzero(self._d == 0)
+        if zero.size:
+            raise np.linalg.LinAlgError(
+                f"Diagonal is singular: {zero.size} of {self._d.size} entries are zero"
+                f" (feature {name_some(zero)})"
+            )
+
+    def _mul(self, x):
+        return rowwise(self._d, x) * x
+
+    def _solve(self, b):
+        self._check_nonsingular()
+        return b / rowwise(self._d, b)
+
+    def _slogdet(self):
+        if not self._d.all():
+            return 0.0, -np.inf
+        sign = -1.0 if np.count_nonzero(self._d < 0) % 2 else 1.0
+        return sign, np.log(np.abs(self._d), dtype=np.float64).sum()
+
+    def _diagonal(self):
+        return self._d.copy()
+
+    def _inv(self):
+        self._check_nonsingular()
+        return Diagonal(1 / self._d)
+
+    def _whiten(self, x):
+        return x / np.sqrt(rowwise(self._d, x))
+
+    def _color(self, z):
+        return z * np.sqrt(rowwise(self._d, z))
+
+
+class Identity(Diagonal):
+    """Identity matrix of order n, stored as its size alone.
+
+    Parameters
+    ----------
+    n : int
+        Order, non-negative.
+    dtype : dtype, optional
+        float64 (default) or float32.
+
+    Raises
+    ------
+    TypeError
+        `n` is not an integer, or `dtype` is not a real dtype.
+    ValueError
+        `n` is negative.
+
+    Notes
+    -----
+    A product or solve copies its operand; ``d`` is a read-only view of a single 1.
+
+    Examples
+    --------
+    >>> from mlrops.operators import Identity
+    >>> Identity(3) @ [1, 2, 3]
+    array([1., 2., 3.])
+    >>> 2 * Identity(2)
+    <2x2 Diagonal, positive definite, float64>
+    """
+
+    def __init__(self, n, dtype=np.float64):
+        one = np.ones((), working_dtype(dtype, "dtype"))
+        self._adopt(np.broadcast_to(one, (check_rank(n, "n"),)))
+
+    def __reduce__(self):
+        return Identity, (self.shape[0], self.dtype)
+
+    def _mul(self, x):
+        return x.copy()
+
+    _solve = _whiten = _color = _mul
+
+    def _inv(self):
+        return self
+
+
+class Dense(StructuredOperator):
+    """A matrix held as an array, with its factorization kept.
+
+    Parameters
+    ----------
+    A : array_like, shape (m, n)
+        Finite real entries.
+    symmetric : bool, optional
+        None (default) finds out by exact comparison of `A` with its transpose; True demands it;
+        False makes no claim.
+    positive_definite : bool, optional
+        True proves it by a Cholesky factorization at once, which then serves every verb.  Without
+        it no Dense is taken to be positive definite.
+
+    Raises
+    ------
+    ValueError
+        `A` is not 2-d, has NaN or infinite entries, or is not equal to its transpose although
+        `symmetric` or `positive_definite` says so.
+    numpy.linalg.LinAlgError
+        ``positive_definite=True`` and the Cholesky factorization fails.
+    TypeError
+        `A` is complex, sparse or not numeric.
+
+    Notes
+    -----
+    m n numbers stored, 2 m n flops a product.  The first `solve` or `slogdet` takes 2 n³/3 flops
+    (LU), ``positive_definite=True`` n³/3 (Cholesky); later solves take 2 n² a column.  A zero pivot
+    means singular: `solve` raises ``numpy.linalg.LinAlgError``, `slogdet` returns ``(0, -inf)``.
+
+    Examples
+    --------
+    >>> from mlrops.operators import Dense
+    >>> A = Dense([[2.0, 1.0], [1.0, 2.0]], positive_definite=True)
+    >>> A
+    <2x2 Dense, positive definite, float64>
+    >>> A.solve([3.0, 3.0])
+    array([1., 1.])
+    >>> Dense([[1.0, 2.0, 3.0]]) @ [1, 1, 1]
+    array([6.])
+    """
+
+    def __init__(self, A, symmetric=None, positive_definite=False, *, _proved=False):
+        # _proved: positive definite by construction, a sum or multiple of such; not factored yet.
+        A = read_only(as_finite(A, "A", ndim=2, axis_name="row"), order="K")
+        demanded = symmetric or positive_definite
+        if demanded and A.shape[0] != A.shape[1]:
+            raise ValueError(f"A symmetric Dense must be square, got shape {A.shape}")
+        if demanded or (symmetric is None and A.shape[0] == A.shape[1]):
+            equal = np.array_equal(A, A.T)
+            if demanded and not equal:
+                off = np.abs(A - A.T)
+                i, j = np.unravel_index(off.argmax(), off.shape)
+                raise ValueError(
+                    f"Dense was declared symmetric, but A[{i}, {j}] - A[{j}, {i}] ="
+                    f" {A[i, j] - A[j, i]:.3g}; pass (A + A.T) / 2 if that is rounding"
+                )
+            symmetric = equal
+        super().__init__(A.dtype, A.shape, symmetric=bool(symmetric),
+                         positive_definite=positive_definite or (_proved and symmetric))
+        self._A = A
+        if positive_definite:
+            _ = self._cholesky
+
+    @property
+    def A(self):
+        """The matrix, read-only ndarray of shape (m, n)."""
+        return self._A
+
+    @cached_property
+    def _cholesky(self):
+        """Lower triangular C with A = C Cᵀ."""
+        try:
+            return linalg.cholesky(self._A, lower=True, check_finite=False)
+        except np.linalg.LinAlgError as error:
+            raise np.linalg.LinAlgError(
+                f"Dense of shape {self.shape} is not positive definite: {error}"
+            ) from None
+
+    @cached_property
+    def _lu(self):
+        with warnings.catch_warnings():
+            # An exactly zero pivot is looked for, and reported, by the verbs.
+            warnings.simplefilter("ignore", linalg.LinAlgWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return linalg.lu_factor(self._A, check_finite=False)
+
+    def _mul(self, x):
+        return self._A @ x
+
+    def _rmul(self, x):
+        return self._A.T @ x
+
+    def _solve(self, b):
+        if b.size == 0:
+            return b.copy()
+        if self._positive_definite:
+            return linalg.cho_solve((self._cholesky, True), b, check_finite=False)
+        pivots = self._lu[0].diagonal()
+        if not pivots.all():
+            zero = np.flatnonzero(pivots == 0)
+            raise np.linalg.LinAlgError(
+                f"Dense of shape {self.shape} is singular: pivot {name_some(zero)} of its LU"
+                " factorization is zero"
+            )
+        return linalg.lu_solve(self._lu, b, check_finite=False)
+
+    def _slogdet(self):
+        if self._positive_definite:
+            return 1.0, 2 * np.log(self._cholesky.diagonal(), dtype=np.float64).sum()
+        if self.shape[0] == 0:
+            return 1.0, 0.0
+        lu, swaps = self._lu
+        pivots = lu.diagonal()
+        if not pivots.all():
+            return 0.0, -np.inf
+        flips = np.count_nonzero(pivots < 0) + np.count_nonzero(swaps != np.arange(swaps.size))
+        return (-1.0) ** flips, np.log(np.abs(pivots), dtype=np.float64).sum()
+
+    def _diagonal(self):
+        return self._A.diagonal().copy()
+
+    def _transpose(self):
+        return Dense(self._A.T, symmetric=False)
+
+    def toarray(self):
+        """A copy of the matrix, shape (m, n)."""
+        return np.array(self._A)
+
+    # A = C Cᵀ: S = C and W = C⁻¹.
+
+    def _whiten(self, x):
+        if x.size == 0:
+            return x.copy()
+        return linalg.solve_triangular(self._cholesky, x, lower=True, check_finite=False)
+
+    def _color(self, z):
+        return self._cholesky @ z
+
+
+class LowRank(StructuredOperator):
+    """Low rank matrix ``U Vᵀ``.
+
+    Parameters
+    ----------
+    U : array_like, shape (m, k)
+        Left factor; k may be 0.
+    V : array_like, shape (n, k), optional
+        Right factor; None (default) stands for `U`: the symmetric ``U Uᵀ``.
+
+    Raises
+    ------
+    ValueError
+        Not 2-d, different numbers of columns, NaN or infinite entries.
+    TypeError
+        Complex, sparse or non-numeric factors.
+
+    Notes
+    -----
+    (m + n) k numbers stored, 2 (m + n) k flops a product.  Tagged symmetric when V equals U
+    exactly; never tagged positive definite.  A square one with k < n is singular by construction:
+    `slogdet` is ``(0, -inf)`` and `solve` raises ``numpy.linalg.LinAlgError``.  With k >= n the
+    product is no larger than its factors, and is factored as a `Dense`.
+
+    Examples
+    --------
+    >>> from mlrops.operators import LowRank
+    >>> A = LowRank([[1.0], [2.0]])
+    >>> A.toarray()
+    array([[1., 2.],
+           [2., 4.]])
+    >>> A.slogdet()
+    (0.0, -inf)
+    >>> LowRank([[1.0], [2.0]], [[1.0], [0.0], [1.0]]).shape
+    (2, 3)
+    """
+
+    def __init__(self, U, V=None):
+        U = as_finite(U, "U", ndim=2, axis_name="row")
+        if V is not None:
+            V = as_finite(V, "V", ndim=2, axis_name="row")
+            if V.shape[1] != U.shape[1]:
+                raise ValueError(
+                    f"U and V must have equally many columns, got shapes {U.shape} and {V.shape}"
+                )
+            if U.shape == V.shape and np.array_equal(U, V):
+                V = None
+        dtype = U.dtype if V is None else np.result_type(U, V)
+        self._U = read_only(U.astype(dtype, copy=False))
+        self._V = self._U if V is None else read_only(V.astype(dtype, copy=False))
+        super().__init__(dtype, (U.shape[0], self._V.shape[0]), symmetric=V is None)
+
+    @property
+    def U(self):
+        """Left factor, read-only ndarray of shape (m, k)."""
+        return self._U
+
+    @property
+    def V(self):
+        """Right factor, read-only ndarray of shape (n, k); the same object as `U` if symmetric."""
+        return self._V
+
+    @property
+    def rank(self):
+        """Number of columns k, an upper bound of the rank (int)."""
+        return self._U.shape[1]
+
+    @property
+    def _semidefinite(self):
+        return self._symmetric
+
+    @property
+    def _has_direct_solve(self):
+        return self.shape[0] == self.shape[1] <= self.rank
+
+    def _mul(self, x):
+        return self._U @ (self._V.T @ x)
+
+    def _rmul(self, x):
+        return self._V @ (self._U.T @ x)
+
+    @cached_property
+    def _square_product(self):
+        n, k = self._U.shape
+        if k < n:
+            raise np.linalg.LinAlgError(
+                f"LowRank of shape {self.shape} with {k} columns is singular: its rank is at most"
+                f" {k}; add a diagonal before solving"
+            )
+        return Dense(self._U @ self._V.T)
+
+    def _solve(self, b):
+        return self._square_product._solve(b)
+
+    def _slogdet(self):
+        if self.rank < self.shape[0]:
+            return 0.0, -np.inf
+        return self._square_product._slogdet()
+
+    def _inv(self):
+        _ = self._square_product  # raises when k < n
+        return super()._inv()
+
+    def _diagonal(self):
+        r = min(self.shape)
+        return np.einsum("ij,ij->i", self._U[:r], self._V[:r])
+
+    def _transpose(self):
+        return LowRank(self._V, self._U)
+
+
+class Permutation(StructuredOperator):
+    """Permutation matrix: ``(P x)[i] = x[p[i]]``.
+
+    Parameters
+    ----------
+    p : array_like of int, shape (n,)
+        Each of 0, …, n-1 once.
+    dtype : dtype, optional
+        float64 (default) or float32.
+
+    Raises
+    ------
+    ValueError
+        `p` is not 1-d or not a permutation; the message names what is repeated or missing.
+    TypeError
+        `p` does not hold integers.
+
+    Notes
+    -----
+    n integers stored; a product gathers, the inverse is the transpose.  `slogdet` counts cycles:
+    the sign is ``(-1)**(n - cycles)``.
+
+    Examples
+    --------
+    >>> from mlrops.operators import Permutation
+    >>> P = Permutation([2, 0, 1])
+    >>> P @ [10, 20, 30]
+    array([30., 10., 20.])
+    >>> P.T @ (P @ [10, 20, 30])
+    array([10., 20., 30.])
+    >>> P.slogdet()
+    (1.0, 0.0)
+    """
+
+    def __init__(self, p, dtype=np.float64):
+        p = np.asarray(p)
+        if p.ndim != 1:
+            raise ValueError(f"p must be 1-d, got shape {p.shape}")
+        if p.size and p.dtype.kind not in "iu":
+            raise TypeError(f"p must hold integers, got dtype {p.dtype}")
+        p = p.astype(np.intp)
+        n = p.size
+        outside = p[(p < 0) | (p >= n)]
+        if outside.size:
+            raise ValueError(f"p must hold 0 to {n - 1}, got {name_some(outside)}")
+        counts = np.bincount(p, minlength=n)
+        if n and counts.max() > 1:
+            raise ValueError(
+                f"p must be a permutation of 0 to {n - 1}: repeats"
+                f" {name_some(np.flatnonzero(counts > 1))}, lacks"
+                f" {name_some(np.flatnonzero(counts == 0))}"
+            )
+        self._adopt(read_only(p), working_dtype(dtype, "dtype"))
+
+    def _adopt(self, p, dtype):
+        n = p.size
+        super().__init__(dtype, (n, n), symmetric=np.array_equal(p[p], np.arange(n)))
+        self._p = p
+
+    @property
+    def p(self):
+        """The permutation, read-only integer ndarray of shape (n,)."""
+        return self._p
+
+    def _mul(self, x):
+        return x[self._p]
+
+    def _rmul(self, x):
+        out = np.empty_like(x)
+        out[self._p] = x
+        return out
+
+    _solve = _rmul  # P⁻¹ = Pᵀ
+
+    def _slogdet(self):
+        n = self._p.size
+        graph = csr_array((np.ones(n, np.int8), self._p, np.arange(n + 1)), shape=(n, n))
+        cycles = connected_components(graph, directed=False, return_labels=False)
+        return (-1.0) ** (n - cycles), 0.0
+
+    def _diagonal(self):
+        return (self._p == np.arange(self._p.size)).astype(self.dtype)
+
+    def _transpose(self):
+        inverse = np.empty_like(self._p)
+        inverse[self._p] = np.arange(self._p.size)
+        return Permutation(inverse, self.dtype)
+
+    def _inv(self):
+        return self.transpose()

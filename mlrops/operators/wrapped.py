@@ -1,0 +1,169 @@
+"""Operators of other packages, sparse arrays and plain arrays, taken in."""
+
+import math
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+from scipy.sparse.linalg import LinearOperator
+
+from ._validate import as_finite, working_dtype
+from .base import StructuredOperator
+from .elementary import Dense
+
+__all__ = ["Wrapped", "as_operator", "as_scalar"]
+
+
+def as_operator(x):
+    """Make an operator of this package out of anything that is a matrix.
+
+    Parameters
+    ----------
+    x : StructuredOperator, array_like, sparse array or matrix, or scipy LinearOperator
+
+    Returns
+    -------
+    StructuredOperator
+        `x` itself, a `Dense` for a 2-d array, a `Wrapped` for a sparse or foreign operator.
+
+    Raises
+    ------
+    TypeError
+        `x` is none of these, is not 2-d, or is complex.
+
+    Examples
+    --------
+    >>> from mlrops.operators import as_operator
+    >>> as_operator([[1.0, 2.0], [2.0, 5.0]])
+    <2x2 Dense, symmetric, float64>
+    """
+    if isinstance(x, StructuredOperator):
+        return x
+    if isinstance(x, LinearOperator) or issparse(x):
+        return Wrapped(x)
+    if np.ndim(x) == 2:
+        return Dense(x)
+    raise TypeError(
+        "expected an operator, a 2-d array, a sparse array or a scipy LinearOperator, got"
+        f" {type(x).__name__}" + (f" of shape {np.shape(x)}" if np.ndim(x) else "")
+    )
+
+
+def as_scalar(c, what="scalar"):
+    """A finite real number as a Python float; TypeError for anything else, ValueError for NaN."""
+    if np.ndim(c) != 0 or isinstance(c, (str, bytes)):
+        raise TypeError(f"{what} must be a real number, got {type(c).__name__}")
+    kind = np.asarray(c).dtype.kind
+    if kind not in "fiub":
+        reason = "; operators here are real" if kind == "c" else ""
+        raise TypeError(f"{what} must be a real number, got {type(c).__name__} {c!r}{reason}")
+    c = float(c)
+    if not math.isfinite(c):
+        raise ValueError(f"{what} must be finite, got {c}")
+    return c
+
+
+class Wrapped(StructuredOperator):
+    """A sparse array or an operator of another package.
+
+    Parameters
+    ----------
+    A : sparse array or matrix, or scipy LinearOperator, shape (m, n)
+        Sparse entries are copied and must be finite.
+    positive_definite : bool, optional
+        Your word for it: neither entries nor products prove it at a bearable cost.  It selects the
+        method of `solve` and allows ``slogdet("lanczos")``; `check_operator` tells whether it is
+        true.
+    symmetric : bool, optional
+        Likewise for a foreign operator.  For a sparse array None (default) compares it with its
+        transpose.
+
+    Raises
+    ------
+    TypeError
+        `A` is not sparse or a LinearOperator, or is complex.
+    ValueError
+        Not finite; or declared symmetric and found not to be, or not square.
+
+    Notes
+    -----
+    Products are those of `A`; the adjoint product is there when `A` has one.  No structure is
+    known: `solve` iterates, `slogdet` asks for a method.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> from mlrops.operators import Wrapped
+    >>> A = Wrapped(csr_array([[2.0, 1.0], [1.0, 3.0]]), positive_definite=True)
+    >>> A
+    <2x2 Wrapped, positive definite, float64>
+    >>> A @ A.solve([3.0, 4.0])
+    array([3., 4.])
+    """
+
+    def __init__(self, A, *, symmetric=None, positive_definite=False):
+        if not (issparse(A) or isinstance(A, LinearOperator)):
+            raise TypeError(
+                "Wrapped expects a sparse array or a scipy LinearOperator, got"
+                f" {type(A).__name__}; see as_operator"
+            )
+        if A.ndim != 2:
+            raise TypeError(f"Wrapped expects a 2-d sparse array, got shape {A.shape}")
+        dtype = working_dtype(np.float64 if A.dtype is None else A.dtype, "Wrapped operator")
+        demanded = bool(symmetric or positive_definite)
+        if demanded and A.shape[0] != A.shape[1]:
+            raise ValueError(f"a symmetric operator must be square, got shape {A.shape}")
+        if issparse(A):
+            A = csr_array(A, dtype=dtype, copy=True)
+            as_finite(A.data, "sparse entries", axis_name="stored entry")
+            equal = A.shape[0] == A.shape[1] and symmetric is not False and (A != A.T).nnz == 0
+            if demanded and not equal:
+                raise ValueError(
+                    "Wrapped was declared symmetric, but the sparse array differs from its"
+                    f" transpose in {(A != A.T).nnz} entries"
+                )
+            symmetric = equal
+        super().__init__(dtype, A.shape, symmetric=bool(symmetric),
+                         positive_definite=positive_definite)
+        self._A = A
+
+    @property
+    def A(self):
+        """The sparse array (csr_array) or foreign LinearOperator."""
+        return self._A
+
+    def _times(self, vector, block, x, rows):
+        if x.ndim == 2 and x.shape[1] == 0:
+            return np.zeros((rows, 0), self.dtype)
+        y = np.asarray(vector(x) if x.ndim == 1 else block(x))
+        if y.dtype.kind == "c":
+            raise TypeError(
+                f"{type(self._A).__name__} declares dtype {self._A.dtype} but returned a complex"
+                " product; operators here are real"
+            )
+        return y.astype(self.dtype, copy=False)
+
+    def _mul(self, x):
+        A = self._A
+        if issparse(A):
+            return A @ x
+        return self._times(A.matvec, A.matmat, x, self.shape[0])
+
+    def _rmul(self, x):
+        A = self._A
+        if issparse(A):
+            return A.T @ x
+        try:
+            return self._times(A.rmatvec, A.rmatmat, x, self.shape[1])
+        except (NotImplementedError, TypeError) as error:
+            if self.symmetric:
+                return self._mul(x)
+            raise NotImplementedError(
+                f"the wrapped {type(A).__name__} of shape {self.shape} has no adjoint product"
+                " (rmatvec)"
+            ) from error
+
+    def _diagonal(self):
+        return self._A.diagonal() if issparse(self._A) else super()._diagonal()
+
+    def _transpose(self):
+        return Wrapped(self._A.T) if issparse(self._A) else super()._transpose()
