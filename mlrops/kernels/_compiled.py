@@ -79,7 +79,7 @@ def rows_tdot_vector(F, scale, x, off, lo, hi, T):
 
 @_jit
 def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
-    """out = p x + sign F z, or p (x - F z) when `solve`; z (R, k) is the block of the row's leaf."""
+    """out = p x + sign F z, or p (x - F z) when `solve`; z (R, k) is the row's leaf's block."""
     k, R = x.shape[1], F.shape[1]
     for g in range(lo, hi):
         z = Z[owner[g] - first]

@@ -28,7 +28,7 @@ def _update(F, M, x, layout, sign):
 
 
 def square_root(F, D, boundaries, cols):
-    """The levels of the root, finest first: a list of (F_l, φ, ψ, layout), scaled and transformed."""
+    """Levels of the root, finest first: (F_l, φ, ψ, layout), F_l scaled and transformed."""
     rest = F / np.sqrt(D)[:, None]
     levels = []
     for level in range(len(boundaries) - 1, -1, -1):

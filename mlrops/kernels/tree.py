@@ -106,7 +106,7 @@ def regress(K, means, Y, yy, n_samples, layout, F, D):
         cov = path_covariance(K, layout, lo, hi, cov_stack)
         Winv = np.empty_like(cov)
         _compiled.sweep_second_moments(cov, Z, lo, hi, layout.path, layout.cols,
-                                       n_samples,                                       zz, chol, linv, winv, Winv)
+                                       n_samples, zz, chol, linv, winv, Winv)
         leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
 
 

@@ -367,7 +367,7 @@ class MLR(StructuredOperator):
         return self._relevel(truncate)
 
     def expanded_matrix(self):
-        """Sparse ``[[diag(D), F], [Fᵀ, -I]]`` with F spread out, of which A is the Schur complement.
+        """Sparse ``[[diag(D), F], [Fᵀ, -I]]``, F spread out; A is its Schur complement.
 
         Returns
         -------

@@ -111,6 +111,8 @@ class LowRankPlusDiagonal(StructuredOperator):
     @cached_property
     def _gram(self):
         """(G, ‖F‖²) with G = Fᵀ D⁻¹ F, from D^{-1/2} F a chunk of rows at a time."""
+        from ..kernels._compiled import rows_scale  # imports numba: not before there is work
+
         n, k = self._F.shape
         scale = 1 / np.sqrt(self._D)
         G, square = np.zeros((k, k), self.dtype), 0.0
@@ -118,7 +120,7 @@ class LowRankPlusDiagonal(StructuredOperator):
         for start in range(0, n, _CHUNK):
             rows = self._F[start:start + _CHUNK]
             part = scaled[:rows.shape[0]]
-            np.einsum("i,ij->ij", scale[start:start + _CHUNK], rows, out=part)
+            rows_scale(self._F, scale, start, start + rows.shape[0], part)
             G += part.T @ part
             square += float(np.vdot(rows, rows))
         if not np.isfinite(G).all():
@@ -167,21 +169,21 @@ class LowRankPlusDiagonal(StructuredOperator):
         np.subtract(b, x, out=x)
         x /= D
 
-        # Rounding in D⁻¹b, in Fᵀ(D⁻¹b) and in P⁻¹ moves z - Fᵀx by at most about
-        # eps (‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖).
+        # Rounding in D⁻¹b, in Fᵀ(D⁻¹b) and in P⁻¹ moves z - Fᵀx by about
+        # eps (‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖) at most, and a correction by P⁻¹ of that gap
+        # leaves eps ‖P‖ times its own length.
         P_norm, scaled_norm, F_norm, norm = self._norms
         eps = np.finfo(self.dtype).eps
         allowed = np.inf if F_norm == 0 else (
             _BACKWARD_ERROR * eps / F_norm * (norm * _norm(x) + _norm(b)))
-        if np.all(eps * (P_norm * _norm(z) + scaled_norm * np.sqrt(squares)) <= allowed):
-            return x, z
+        gap = eps * (P_norm * _norm(z) + scaled_norm * np.sqrt(squares))
         for _ in range(_MAX_CORRECTIONS):
-            gap = z - F.T @ x
-            if np.all(_norm(gap) <= allowed):
+            if np.all(gap <= allowed):
                 break
-            step = self._posterior(gap)
+            step = self._posterior(z - F.T @ x)
             z -= step
             x += (F @ step) / D
+            gap = eps * P_norm * _norm(step)
         return x, z
 
     def _solve(self, b):

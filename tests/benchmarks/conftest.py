@@ -1,0 +1,62 @@
+"""Benchmarks against floors measured in the same run; the table is printed at the end."""
+
+import platform
+import statistics
+from time import perf_counter
+
+import numba
+import numpy as np
+import pytest
+import scipy
+
+ROWS = []
+
+
+@pytest.fixture
+def against_floor(benchmark):
+    """Time an operation and its floor in turn; record the ratio of their best times.
+
+    Both are run right after one another in every round, so a slow spell of the machine meets both.
+    """
+
+    def measure(name, floor_name, floor, operation, limit, rounds=15):
+        floors = []
+
+        def time_floor():
+            start = perf_counter()
+            floor()
+            floors.append(perf_counter() - start)
+
+        operation()  # compile and warm up
+        floor()
+        benchmark.pedantic(operation, setup=time_floor, rounds=rounds, iterations=1)
+        times = benchmark.stats.stats.data
+        best = min(times) / min(floors)
+        median = statistics.median(t / f for t, f in zip(times, floors, strict=True))
+        benchmark.extra_info.update(floor=floor_name, best=best, median=median, limit=limit)
+        ROWS.append((name, floor_name, f"{1e3 * min(floors):.2f} ms", f"{best:.2f}",
+                     f"{median:.2f}", f"{limit:g}"))
+        return best
+
+    return measure
+
+
+@pytest.fixture
+def record():
+    """Add a row to the table: name, floor, its size, best ratio, median ratio, limit."""
+    return lambda *row: ROWS.append(row)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not ROWS:
+        return
+    write = terminalreporter.write_line
+    write("")
+    write(f"{platform.processor() or platform.machine()}, {numba.config.NUMBA_NUM_THREADS} cores;"
+          f" Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__},"
+          f" numba {numba.__version__}")
+    write("")
+    write("| operation | floor | floor's time | ratio, best | ratio, median | keep below |")
+    write("| --- | --- | --- | --- | --- | --- |")
+    for row in ROWS:
+        write("| " + " | ".join(row) + " |")
