@@ -16,8 +16,8 @@ __all__ = ["LowRankPlusDiagonal", "Woodbury", "WoodburyInverse"]
 # Rows of F scaled at a time: this many times k numbers stay in a level 2 cache.
 _CHUNK = 1024
 
-# A solve is corrected until its backward error is below this many units of rounding.
-_BACKWARD_ERROR = 32
+# A solve is corrected until the bound of its backward error is this many units of rounding.
+_BACKWARD_ERROR = 100
 _MAX_CORRECTIONS = 4
 
 
@@ -170,20 +170,19 @@ class LowRankPlusDiagonal(StructuredOperator):
         x /= D
 
         # Rounding in D⁻¹b, in Fᵀ(D⁻¹b) and in P⁻¹ moves z - Fᵀx by about
-        # eps (‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖) at most, and a correction by P⁻¹ of that gap
-        # leaves eps ‖P‖ times its own length.
+        # ‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖ units at most.  A correction by P⁻¹ of that gap leaves
+        # ‖P‖ times its own length and what cancels between x and its correction.
         P_norm, scaled_norm, F_norm, norm = self._norms
-        eps = np.finfo(self.dtype).eps
-        allowed = np.inf if F_norm == 0 else (
-            _BACKWARD_ERROR * eps / F_norm * (norm * _norm(x) + _norm(b)))
-        gap = eps * (P_norm * _norm(z) + scaled_norm * np.sqrt(squares))
+        x_norm, b_norm = _norm(x), _norm(b)
+        gap = P_norm * _norm(z) + scaled_norm * np.sqrt(squares)
         for _ in range(_MAX_CORRECTIONS):
-            if np.all(gap <= allowed):
+            if np.all(F_norm * gap <= _BACKWARD_ERROR * (norm * x_norm + b_norm)):
                 break
             step = self._posterior(z - F.T @ x)
             z -= step
             x += (F @ step) / D
-            gap = eps * P_norm * _norm(step)
+            gap = P_norm * _norm(step) + F_norm * x_norm
+            x_norm = _norm(x)
         return x, z
 
     def _solve(self, b):
