@@ -2,6 +2,7 @@
 
 from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
+from .check import OperatorReport, check_operator
 from .closure import add, matmul, power, scale
 from .composed import Inverse, Product, Scaled, Sum, Transposed
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
@@ -21,6 +22,7 @@ __all__ = [
     "LowRank",
     "LowRankPlusDiagonal",
     "MLRInverse",
+    "OperatorReport",
     "Permutation",
     "Product",
     "Scaled",
@@ -31,6 +33,7 @@ __all__ = [
     "Wrapped",
     "add",
     "as_operator",
+    "check_operator",
     "matmul",
     "power",
     "scale",

@@ -1,0 +1,378 @@
+"""`check_operator`: compare an operator with its dense matrix."""
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+from .base import StructuredOperator
+from .wrapped import as_operator
+
+__all__ = ["Check", "OperatorReport", "check_operator"]
+
+_RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 2e-4}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of an `OperatorReport`.
+
+    Attributes
+    ----------
+    name : str
+    passed : bool or None
+        None when the check was skipped.
+    error : float
+        What was measured; NaN when the check was skipped or could not be carried out.
+    tolerance : float
+    reason : str
+        Why it was skipped, or the error that was raised.
+    """
+
+    name: str
+    passed: bool | None
+    error: float = np.nan
+    tolerance: float = np.nan
+    reason: str = ""
+
+
+@dataclass
+class OperatorReport:
+    """What `check_operator` found; ``print`` it.
+
+    Attributes
+    ----------
+    subject : str
+        The operator, as text.
+    checks : list of Check
+    """
+
+    subject: str
+    checks: list = field(default_factory=list)
+
+    @property
+    def passed(self):
+        """True when no check failed (bool)."""
+        return not self.failed
+
+    @property
+    def failed(self):
+        """The checks that failed (list of Check)."""
+        return [check for check in self.checks if check.passed is False]
+
+    def __bool__(self):
+        return self.passed
+
+    def __getitem__(self, name):
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+    def __str__(self):
+        width = max((len(check.name) for check in self.checks), default=0)
+        lines = [self.subject]
+        for check in self.checks:
+            if check.passed is None:
+                lines.append(f"  {check.name:<{width}}  skipped  {check.reason}")
+                continue
+            mark = "ok" if check.passed else "FAILED"
+            measured = "" if np.isnan(check.error) else (
+                f"{check.error:.1e} (<= {check.tolerance:.0e})")
+            lines.append(f"  {check.name:<{width}}  {mark:<7}  {measured} {check.reason}".rstrip())
+        done = sum(check.passed is not None for check in self.checks)
+        lines.append(f"{done - len(self.failed)} of {done} checks passed,"
+                     f" {len(self.checks) - done} skipped")
+        return "\n".join(lines)
+
+    def raise_if_failed(self):
+        """Raise AssertionError with the table when a check failed; return the report otherwise."""
+        if not self.passed:
+            raise AssertionError(str(self))
+        return self
+
+
+def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
+    """Compare every verb of an operator with the dense matrix it stands for.
+
+    Parameters
+    ----------
+    A : StructuredOperator or scipy LinearOperator, shape (m, n)
+        For an operator of another package the checks that apply are made.
+    rtol : float, optional
+        Allowed relative error; default 1e-9, for float32 2e-4.  Errors of inverse, determinant and
+        square root may exceed it by the condition number times the rounding unit.
+    random_state : None, int, numpy.random.Generator or RandomState, optional
+        Seed of the test vectors.
+    max_size : int, optional
+        Refuse larger operators: this forms the dense matrix and takes O(n³) flops.
+
+    Returns
+    -------
+    OperatorReport
+        With ``passed``, ``checks``, ``raise_if_failed()``; its ``str`` is a table.
+
+    Raises
+    ------
+    ValueError
+        A dimension exceeds `max_size`.
+    TypeError
+        `A` is not a LinearOperator, or complex.
+
+    Examples
+    --------
+    >>> from mlrops.operators import LowRankPlusDiagonal, check_operator
+    >>> report = check_operator(LowRankPlusDiagonal([[1.0], [2.0]], [1.0, 1.0]))
+    >>> report.passed
+    True
+    >>> str(report).splitlines()[0]
+    '<2x2 LowRankPlusDiagonal, positive definite, float64>'
+    """
+    if not isinstance(A, LinearOperator):
+        raise TypeError(f"check_operator expects a LinearOperator, got {type(A).__name__}")
+    if max(A.shape) > max_size:
+        raise ValueError(
+            f"check_operator forms the dense matrix; the operator has shape {A.shape}, more than"
+            f" max_size={max_size}: check a smaller one of the same kind, or raise max_size"
+        )
+    as_operator(A)  # refuses complex
+    rng = random_state if isinstance(random_state, np.random.RandomState) else (
+        np.random.default_rng(random_state))
+    return _Checker(A, rtol, rng).run()
+
+
+def _relative(got, expected, scale=None):
+    """‖got - expected‖ relative to `scale`, by default ‖expected‖; infinite for wrong shapes."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    if got.shape != expected.shape:
+        return np.inf
+    if got.size == 0:
+        return 0.0
+    error = np.linalg.norm(got.astype(float) - expected)
+    scale = np.linalg.norm(expected) if scale is None else scale
+    if not np.isfinite(error):
+        return np.inf
+    return float(error / scale) if scale > 0 else float(error)
+
+
+class _Checker:
+    def __init__(self, A, rtol, rng):
+        self.A, self.rng = A, rng
+        self.ours = isinstance(A, StructuredOperator)
+        kind = np.dtype(np.float32) if A.dtype == np.float32 else np.dtype(np.float64)
+        self.dtype = kind
+        self.rtol = _RTOL[kind] if rtol is None else rtol
+        self.eps = np.finfo(kind).eps
+        self.report = OperatorReport(repr(A))
+        m, n = A.shape
+        self.square = m == n
+        # The dense matrix, from single products: what the other verbs are compared with.
+        self.dense = np.empty((m, n))
+        for j in range(n):
+            unit = np.zeros(n, kind)
+            unit[j] = 1
+            self.dense[:, j] = A.matvec(unit)
+        self.norm = np.linalg.norm(self.dense, 2) if self.dense.size else 0.0
+        self.singular_values = (
+            np.linalg.svd(self.dense, compute_uv=False) if self.dense.size else np.ones(1))
+        smallest, largest = self.singular_values.min(), self.singular_values.max()
+        self.singular = bool(smallest <= max(m, n) * self.eps * largest) and self.dense.size > 0
+        self.cond = np.inf if smallest == 0 else float(largest / smallest)
+
+    def random(self, *shape):
+        return self.rng.standard_normal(shape).astype(self.dtype)
+
+    def run(self):
+        m, n = self.A.shape
+        self.products(m, n)
+        if self.ours:
+            self.structure()
+            if self.square:
+                self.inverses(n)
+                self.roots(n)
+        return self.report
+
+    def check(self, name, measure, tolerance=None, skip=""):
+        """Record ``measure() <= tolerance``; an exception is a failure, `skip` a reason not to."""
+        tolerance = self.rtol if tolerance is None else tolerance
+        if skip:
+            self.report.checks.append(Check(name, None, reason=skip))
+            return
+        try:
+            error = float(measure())
+        except Exception as problem:  # whatever a broken operator raises belongs in the table
+            reason = f"{type(problem).__name__}: {problem}"
+            self.report.checks.append(Check(name, False, tolerance=tolerance, reason=reason))
+            return
+        self.report.checks.append(Check(name, bool(error <= tolerance), error, tolerance))
+
+    # ------------------------------------------------------------ products
+
+    def products(self, m, n):
+        A, dense = self.A, self.dense
+        X, Y = self.random(n, 3), self.random(m, 3)
+        size = self.norm * np.linalg.norm(X) or 1.0
+        self.check("linear", lambda: _relative(
+            A.matvec(2 * X[:, 0] - X[:, 1]), 2 * A.matvec(X[:, 0]) - A.matvec(X[:, 1]), size))
+        self.check("matvec", lambda: _relative(A.matvec(X[:, 0]), dense @ X[:, 0], size))
+        self.check("matmat", lambda: _relative(A.matmat(X), dense @ X, size))
+        adjoint = "" if self.has_adjoint(Y) else "no adjoint product"
+        size = self.norm * np.linalg.norm(Y) or 1.0
+        self.check("rmatvec", lambda: _relative(A.rmatvec(Y[:, 0]), dense.T @ Y[:, 0], size),
+                   skip=adjoint)
+        self.check("rmatmat", lambda: _relative(A.rmatmat(Y), dense.T @ Y, size), skip=adjoint)
+        self.check("dot test", lambda: self.dot_test(X[:, 0], Y[:, 0]), skip=adjoint)
+        self.check("transpose", lambda: _relative(A.T.matmat(Y), dense.T @ Y, size), skip=adjoint)
+        self.check("shapes kept", self.shapes, 0.0)
+        self.check("dtype kept", self.dtypes, 0.0,
+                   skip="" if self.ours else "an operator of another package")
+
+    def has_adjoint(self, Y):
+        try:
+            self.A.rmatvec(Y[:, 0])
+        except NotImplementedError:
+            return False
+        except Exception:  # it has one, and it is broken: rmatvec will say so
+            return True
+        return True
+
+    def dot_test(self, x, y):
+        left = float(y.astype(float) @ self.A.matvec(x))
+        right = float(x.astype(float) @ self.A.rmatvec(y))
+        return abs(left - right) / (self.norm * np.linalg.norm(x) * np.linalg.norm(y) or 1.0)
+
+    def verbs(self):
+        """The verbs that map arrays to arrays of the same kind."""
+        verbs = [self.A.dot]
+        if self.ours and self.square and not self.singular and self.A._has_direct_solve:
+            verbs.append(self.A.solve)
+        return verbs
+
+    def shapes(self):
+        m, n = self.A.shape
+        trailing = [(), (1,), (3,)] + ([(0,)] if self.ours else [])
+        return sum(
+            verb(self.random(n, *shape)).shape != (m, *shape)
+            for verb in self.verbs() for shape in trailing)
+
+    def dtypes(self):
+        n = self.A.shape[1]
+        wrong = 0
+        for verb in self.verbs():
+            for kind in (np.float32, np.float64, np.int64):
+                wanted = np.result_type(
+                    self.A.dtype, np.float32 if kind is np.float32 else np.float64)
+                wrong += verb(np.ones(n, kind)).dtype != wanted
+        return wrong
+
+    # ------------------------------------------------------------ structure
+
+    def structure(self):
+        A, dense = self.A, self.dense
+        size = self.norm or 1.0
+        self.check("toarray", lambda: _relative(A.toarray(), dense, size))
+        self.check("diagonal", lambda: _relative(A.diagonal(), np.diagonal(dense), size))
+        rectangular = "" if self.square else "not square"
+        self.check("trace", lambda: abs(A.trace() - np.trace(dense)) / (size * A.shape[0] or 1),
+                   skip=rectangular)
+        self.check("copy", lambda: _relative(
+            copy.deepcopy(A).matvec(np.ones(A.shape[1], self.dtype)),
+            dense.sum(axis=1), size * max(A.shape[1], 1) ** 0.5))
+        self.check("symmetric tag", lambda: np.linalg.norm(dense - dense.T) / size,
+                   skip="" if A.symmetric else "not claimed")
+        self.check("positive definite tag", self.negativity,
+                   skip="" if A.positive_definite else "not claimed")
+        self.check("self transpose", lambda: A.T is not A or A.H is not A, 0.0,
+                   skip="" if A.symmetric else "not symmetric")
+
+    def negativity(self):
+        """How far the smallest eigenvalue lies below zero, relative to the largest."""
+        values = np.linalg.eigvalsh((self.dense + self.dense.T) / 2)
+        return max(0.0, -values.min(initial=0.0)) / (self.norm or 1.0)
+
+    # ------------------------------------------------------------ inverse and determinant
+
+    def inverses(self, n):
+        A, dense = self.A, self.dense
+        skip = "singular" if self.singular else ""
+        # What rounding in A alone may do to a result that depends on A⁻¹.
+        conditioned = max(self.rtol, 100 * n * self.eps * self.cond)
+        B = self.random(n, 3)
+        self.check("solve", lambda: self.backward_error(B), skip=skip)
+        image = dense.astype(self.dtype) @ B
+        self.check("solve A x", lambda: self.backward_error(image), skip=skip)
+        self.check("slogdet", self.determinant, conditioned, skip=self.no_determinant())
+        self.check("inverse", lambda: _relative(
+            A.inv().matmat(B), np.linalg.solve(dense, B)), conditioned, skip=skip)
+        self.check("inverse of inverse", lambda: A.inv().inv() is not A, 0.0, skip=skip)
+        self.check("diagonal of inverse", lambda: _relative(
+            A.inv().diagonal(), np.diagonal(np.linalg.inv(dense)),
+            np.linalg.norm(np.linalg.inv(dense))), conditioned, skip=skip)
+
+    def backward_error(self, B):
+        """‖A x - b‖ / (‖A‖ ‖x‖ + ‖b‖), the largest over the columns."""
+        X = self.A.solve(B)
+        residual = np.linalg.norm(self.dense @ X - B, axis=0)
+        sizes = self.norm * np.linalg.norm(X, axis=0) + np.linalg.norm(B, axis=0)
+        return (residual / np.where(sizes > 0, sizes, 1)).max()
+
+    def no_determinant(self):
+        try:
+            self.A.slogdet()
+        except ValueError:
+            return "no structured determinant"
+        except Exception:  # belongs in the table
+            return "singular" if self.singular else ""
+        return ""
+
+    def determinant(self):
+        sign, logabs = self.A.slogdet()
+        if self.singular:
+            # Structure says 0, or rounding leaves something tiny.
+            small = np.log(self.singular_values.max() or 1.0) * self.A.shape[0] + np.log(self.eps)
+            return 0.0 if sign == 0 and logabs == -np.inf or logabs <= small + 10 else np.inf
+        expected_sign, expected = np.linalg.slogdet(self.dense)
+        return np.inf if sign != expected_sign else abs(logabs - expected) / max(abs(expected), 1.0)
+
+    # ------------------------------------------------------------ square root
+
+    def roots(self, n):
+        A = self.A
+        skip = self.no_root(n)
+        conditioned = max(self.rtol, 100 * n * self.eps * self.cond)
+        identity = np.eye(n)
+        unit = identity.astype(self.dtype)
+        size = n**0.5 or 1.0
+
+        def square_of_root():
+            S = A.color(unit).astype(float)
+            return _relative(S @ S.T, self.dense, self.norm or 1.0)
+
+        def whitened():
+            W = A.whiten(unit).astype(float)
+            return _relative(W @ self.dense @ W.T, identity, size)
+
+        def quadratic():
+            X = self.random(n, 3)
+            expected = np.einsum("ij,ij->j", X, np.linalg.solve(self.dense, X))
+            return _relative(A.inv_quad(X), expected)
+
+        self.check("S Sᵀ = A", square_of_root, skip=skip)
+        self.check("W A Wᵀ = I", whitened, conditioned, skip=skip)
+        self.check("W S = I", lambda: _relative(A.whiten(A.color(unit)), identity, size),
+                   conditioned, skip=skip)
+        self.check("inv_quad", quadratic, conditioned, skip=skip)
+        self.check("sample", lambda: _relative(
+            np.shape(A.sample(2, random_state=0)), (2, n)), 0.0, skip=skip)
+
+    def no_root(self, n):
+        if not self.A.positive_definite:
+            return "not known to be positive definite"
+        try:
+            self.A.color(np.zeros(n, self.dtype))
+        except ValueError:
+            return "no structured square root"
+        except Exception:  # belongs in the table
+            return ""
+        return ""
