@@ -192,26 +192,29 @@ def rows_residual(V, F, yy, N, lo, hi, D):
 # Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
 # its first one is.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop
 # after any leaf and go on with the next block: no array of all leaves is ever needed.
+#
+# An upward sweep stops below level `top` and leaves what the groups of that level pass up in U;
+# the levels above are then swept as a tree of their own, with those groups for leaves.  So several
+# sweeps can share a tree, each on a range of groups of that level, and sums are formed in the same
+# order whatever the ranges.  A downward sweep opens all levels at its first leaf, `start`.
 
 
 @_jit
-def sweep_factor(G, first, hi, path, cols, zoff, stack, K, fail):
-    """Eliminate leaves first; returns Σ log diag C.  stack is (L, R, R), zero at the start.
+def sweep_factor(G, first, hi, path, cols, zoff, top, stack, K, U, fail):
+    """Eliminate leaves first; G is (leaves, R, R), stack (L, R, R), zero at the start.
 
     Row i of a node in K holds [X_i | C_i], X = C⁻¹ A_own,anc, C the Cholesky factor of
-    A_own,own + I.  On a bad pivot fail = (level, group).
+    A_own,own + I.  Lower triangles only.  On a bad pivot fail = (level, group).
     """
     L = path.shape[1]
     n_leaves = path.shape[0]
-    logs = 0.0
     for q in range(first, hi):
         level = L - 1
-        A = stack[level]
         Rl = cols[level + 1]
         for a in range(Rl):
             for j in range(a + 1):
-                A[a, j] = G[q - first, a, j]
-        while level >= 0 and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
+                stack[level, a, j] = G[q - first, a, j]
+        while level >= top and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
             A = stack[level]
             c0 = cols[level]
             r = cols[level + 1] - c0
@@ -229,9 +232,8 @@ def sweep_factor(G, first, hi, path, cols, zoff, stack, K, fail):
                         if not (v > 0 and v < np.inf):
                             fail[0] = level
                             fail[1] = path[q, level]
-                            return logs
+                            return
                         row[c0 + i] = np.sqrt(v)
-                        logs += np.log(row[c0 + i])
                 for j in range(c0):
                     row[j] = A[c0 + i, j]
                 for m in range(i):
@@ -241,24 +243,28 @@ def sweep_factor(G, first, hi, path, cols, zoff, stack, K, fail):
                 d = 1 / row[c0 + i]
                 for j in range(c0):
                     row[j] *= d
-                for a in range(c0):  # Schur complement, lower triangle
+                for a in range(c0):  # Schur complement
                     f = row[a]
                     for j in range(a + 1):
                         A[a, j] -= f * row[j]
-            if level > 0:
+            if level > top:
                 B = stack[level - 1]
                 for a in range(c0):
                     for j in range(a + 1):
                         B[a, j] += A[a, j]
+            elif level > 0:
+                B = U[path[q, level]]
+                for a in range(c0):
+                    for j in range(a + 1):
+                        B[a, j] = A[a, j]
             for a in range(cols[level + 1]):
                 for j in range(a + 1):
                     A[a, j] = 0
             level -= 1
-    return logs
 
 
 @_jit
-def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, stack, W):
+def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, top, stack, W, U):
     """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; without `eliminate` w = t_own.
 
     T is (leaves, R, k), the stack (L, R, k), zero at the start; node rows of W are (s, k).
@@ -268,11 +274,13 @@ def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, stack, W):
     k = T.shape[2]
     for q in range(first, hi):
         level = L - 1
-        while level >= 0 and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
+        while level >= top and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
             c0 = cols[level]
+            g = path[q, level]
             r = cols[level + 1] - c0
-            z0 = zoff[level] + path[q, level] * r
+            z0 = zoff[level] + g * r
             at_leaf = level == L - 1
+            at_top = level == top
             for i in range(r):
                 if at_leaf:
                     for c in range(k):
@@ -290,31 +298,40 @@ def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, stack, W):
                     for c in range(k):
                         W[z0 + i, c] *= f
             for j in range(c0):
-                if at_leaf:
+                for c in range(k):
+                    t = T[q - first, j, c] if at_leaf else stack[level, j, c]
+                    if at_top:
+                        U[g, j, c] = t
+                    else:
+                        stack[level - 1, j, c] += t
+                if not at_leaf:
                     for c in range(k):
-                        stack[level - 1, j, c] += T[q - first, j, c]
-                else:
-                    for c in range(k):
-                        stack[level - 1, j, c] += stack[level, j, c]
                         stack[level, j, c] = 0
                 if eliminate and k == 1:  # a loop over one column costs more than its body
                     v = K.dtype.type(0)
                     for i in range(r):
                         v += K[z0 + i, j] * W[z0 + i, 0]
-                    stack[level - 1, j, 0] -= v
+                    if at_top:
+                        U[g, j, 0] -= v
+                    else:
+                        stack[level - 1, j, 0] -= v
                 elif eliminate:
                     for i in range(r):
                         f = K[z0 + i, j]
-                        for c in range(k):
-                            stack[level - 1, j, c] -= f * W[z0 + i, c]
+                        if at_top:
+                            for c in range(k):
+                                U[g, j, c] -= f * W[z0 + i, c]
+                        else:
+                            for c in range(k):
+                                stack[level - 1, j, c] -= f * W[z0 + i, c]
             level -= 1
 
 
 @_jit
-def sweep_down(W, first, hi, path, cols, zoff, K, eliminate, stack, Z):
+def sweep_down(W, start, first, hi, path, cols, zoff, K, top, stack, Z):
     """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] (R, k) is z along the path.
 
-    The stack is (R, k); without `eliminate` z = w.
+    The stack is (R, k).  Levels above `top` hold z already; with top = L all do.
     """
     L = path.shape[1]
     k = Z.shape[2]
@@ -322,8 +339,9 @@ def sweep_down(W, first, hi, path, cols, zoff, K, eliminate, stack, Z):
         for level in range(L):
             c0 = cols[level]
             r = cols[level + 1] - c0
-            if r == 0 or (q > 0 and path[q, level] == path[q - 1, level]):
+            if r == 0 or (q > start and path[q, level] == path[q - 1, level]):
                 continue
+            eliminate = level >= top
             z0 = zoff[level] + path[q, level] * r
             for i in range(r - 1, -1, -1):
                 if eliminate and k == 1:
@@ -347,13 +365,14 @@ def sweep_down(W, first, hi, path, cols, zoff, K, eliminate, stack, Z):
                         W[z0 + i, c] *= f
                 for c in range(k):
                     stack[c0 + i, c] = W[z0 + i, c]
-        for j in range(stack.shape[0]):
-            for c in range(k):
-                Z[q - first, j, c] = stack[j, c]
+        if Z.shape[0] > 0:
+            for j in range(stack.shape[0]):
+                for c in range(k):
+                    Z[q - first, j, c] = stack[j, c]
 
 
 @_jit
-def sweep_covariance(first, hi, path, cols, zoff, K, cov, out):
+def sweep_covariance(start, first, hi, path, cols, zoff, K, cov, out):
     """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
 
     B = C⁻ᵀ X:  Cov_own,anc = -B Cov_anc,anc,  Cov_own,own = P⁻¹ - Cov_own,anc Bᵀ.
@@ -366,7 +385,7 @@ def sweep_covariance(first, hi, path, cols, zoff, K, cov, out):
             c0 = cols[level]
             c1 = cols[level + 1]
             r = c1 - c0
-            if r == 0 or (q > 0 and path[q, level] == path[q - 1, level]):
+            if r == 0 or (q > start and path[q, level] == path[q - 1, level]):
                 continue
             z0 = zoff[level] + path[q, level] * r
             # Back substitution with Cᵀ on [X | C⁻¹]: B in the columns before c0, P⁻¹ behind them.
@@ -409,11 +428,11 @@ def sweep_covariance(first, hi, path, cols, zoff, K, cov, out):
 
 
 @_jit
-def sweep_second_moments(cov_path, Z, first, hi, path, cols, N, zz, chol, linv, winv, Winv):
+def sweep_second_moments(cov_path, Z, start, first, hi, path, cols, N, chol, linv, winv, Winv):
     """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
 
-    zz, chol, linv, winv are (R, R) stacks of Z Zᵀ, the Cholesky factor of W, its inverse and W⁻¹
-    of each *leading* block, the last as (L + 1, R, R).
+    chol and linv (R, R) carry the Cholesky factor of W and its inverse, winv (L + 1, R, R) the
+    inverse of each leading block of W.
     """
     L = path.shape[1]
     k = Z.shape[2]
@@ -423,20 +442,16 @@ def sweep_second_moments(cov_path, Z, first, hi, path, cols, N, zz, chol, linv, 
         for level in range(L):
             c0 = cols[level]
             c1 = cols[level + 1]
-            if q > 0 and path[q, level] == path[q - 1, level]:
+            if q > start and path[q, level] == path[q - 1, level]:
                 continue
-            for a in range(c0, c1):
-                for j in range(a + 1):
-                    v = N * cov[a, j]
-                    for c in range(k):
-                        v += z[a, c] * z[j, c]
-                    zz[a, j] = v
             S = winv[level + 1]
             S[:c1, :c1] = 0
             S[:c0, :c0] = winv[level, :c0, :c0]
             for a in range(c0, c1):
                 for m in range(a + 1):
-                    v = zz[a, m]
+                    v = N * cov[a, m]
+                    for c in range(k):
+                        v += z[a, c] * z[m, c]
                     for p in range(m):
                         v -= chol[a, p] * chol[m, p]
                     if m < a:
@@ -461,10 +476,10 @@ def sweep_second_moments(cov_path, Z, first, hi, path, cols, N, zz, chol, linv, 
 
 
 @_jit
-def sweep_inverse_rows(F, dinv, leaf_off, path, cols, zoff, K, H):
+def sweep_inverse_rows(F, dinv, lo, hi, leaf_off, path, cols, zoff, K, H):
     """Rows of H with Σ⁻¹ = diag(1/D) - H Hᵀ: h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own, leaf to root."""
     L = path.shape[1]
-    for q in range(path.shape[0]):
+    for q in range(lo, hi):
         for i in range(leaf_off[q], leaf_off[q + 1]):
             h = H[i]
             for j in range(h.size):

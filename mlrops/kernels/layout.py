@@ -9,8 +9,12 @@ __all__ = ["Layout", "make_layout"]
 # Leaves longer than this are cut into pieces, so that threads share one huge leaf and a piece of
 # F stays in cache between two uses.  Fixed: the order of summation must not depend on the machine.
 PIECE_ROWS = 4096
-# Numbers a block of leaves may hold in its largest temporary (32 MB in float64).
+# Numbers in the largest temporary of a block of leaves: where the loops are compiled it should stay
+# in cache between two sweeps over it, where BLAS does the work it should only stay small (32 MB).
+CACHE_ITEMS = 65_536
 BLOCK_ITEMS = 4_000_000
+# Groups a level must have to be the one at which sweeps are shared out to threads.
+SHARES = 16
 
 
 class Layout(NamedTuple):
@@ -23,6 +27,8 @@ class Layout(NamedTuple):
     piece_off: np.ndarray  # (n_pieces + 1,)
     piece_leaf: np.ndarray  # (n_pieces,) the leaf a piece belongs to
     first_piece: np.ndarray  # (n_leaves + 1,)
+    top: int  # the first level with many groups, at which a sweep can be shared out; else 0
+    top_leaf: np.ndarray  # (p_top + 1,) the leaf at which each group of that level begins
 
     @property
     def n(self):
@@ -44,22 +50,32 @@ class Layout(NamedTuple):
     def L(self):
         return self.cols.size - 1
 
-    def blocks(self, items_per_leaf):
-        """Ranges of leaves whose temporaries of `items_per_leaf` numbers stay bounded."""
-        step = max(1, BLOCK_ITEMS // max(1, items_per_leaf))
-        for lo in range(0, self.n_leaves, step):
-            yield lo, min(lo + step, self.n_leaves)
+    @property
+    def above(self):
+        """path, cols, zoff of the levels above `top`, with its groups for leaves, of rank 0."""
+        path = np.ascontiguousarray(self.path[self.top_leaf[:-1], : self.top + 1])
+        levels = np.minimum(np.arange(self.top + 2), self.top)
+        return path, self.cols[levels], self.zoff[levels]
+
+
+def blocks(lo, hi, items_per_leaf, limit):
+    """Ranges of leaves within lo:hi whose temporaries of `items_per_leaf` numbers stay bounded."""
+    step = max(1, limit // max(1, items_per_leaf))
+    for a in range(lo, hi, step):
+        yield a, min(a + step, hi)
 
 
 def make_layout(boundaries, paths, ranks):
     """Layout of a hierarchy (its boundaries and leaf paths) with `ranks`, one a level."""
     ranks = np.asarray(ranks, dtype=np.int64)
-    counts = np.array([b.size - 1 for b in boundaries], dtype=np.int64)
     leaf_off = np.ascontiguousarray(boundaries[-1], dtype=np.int64)
     sizes = np.diff(leaf_off)
     pieces = -(-sizes // PIECE_ROWS)
     first_piece = np.concatenate([[0], np.cumsum(pieces)])
     piece_leaf = np.repeat(np.arange(sizes.size), pieces)
+    counts = np.array([b.size - 1 for b in boundaries], dtype=np.int64)
+    many = np.flatnonzero(counts >= SHARES)
+    top = int(many[0]) if many.size else 0
     # Piece j of a leaf of m rows in p pieces starts at row j m // p: nearly equal, deterministic.
     within = np.arange(piece_leaf.size) - first_piece[piece_leaf]
     starts = leaf_off[piece_leaf] + within * sizes[piece_leaf] // pieces[piece_leaf]
@@ -71,4 +87,6 @@ def make_layout(boundaries, paths, ranks):
         piece_off=np.concatenate([starts, leaf_off[-1:]]),
         piece_leaf=piece_leaf,
         first_piece=first_piece,
+        top=top,
+        top_leaf=np.searchsorted(leaf_off, boundaries[top]),
     )

@@ -15,15 +15,20 @@ BLAS_WORK = 30_000
 # Columns below which a product reads F so rarely that the loop keeps up with BLAS.
 BLAS_COLUMNS = 4
 # Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
-CHUNK = 2048
+CHUNK = 4096
 
 _NO_SCALE = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
-def _large(layout, lo, hi, work_per_row):
-    """Numbers of the leaves in lo:hi that are worth a BLAS call each."""
+def is_large(size, R, k):
+    """Whether leaves of `size` rows go to BLAS in products with k columns."""
+    return (size * (R * k) >= BLAS_WORK) & (k >= BLAS_COLUMNS)
+
+
+def _large(layout, lo, hi, k):
+    """Numbers of the leaves in lo:hi that go to BLAS in products with k columns."""
     sizes = layout.leaf_off[lo + 1 : hi + 1] - layout.leaf_off[lo:hi]
-    return lo + np.flatnonzero(sizes * work_per_row >= BLAS_WORK)
+    return lo + np.flatnonzero(is_large(sizes, layout.R, k))
 
 
 def _small_runs(large, lo, hi):
@@ -53,7 +58,7 @@ def tdot(F, x, layout, lo, hi, scale=None):
     """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k)."""
     k, R = x.shape[1], F.shape[1]
     T = np.zeros((hi - lo, R, k), F.dtype)
-    blas = _large(layout, lo, hi, k * R) if k >= BLAS_COLUMNS else ()
+    blas = _large(layout, lo, hi, k)
     s = _NO_SCALE[F.dtype] if scale is None else scale
     for a, b in _small_runs(blas, lo, hi):
         pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
@@ -85,7 +90,7 @@ def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
     Z is (hi - lo, R, k), one block a leaf.
     """
     k, R = x.shape[1], F.shape[1]
-    blas = _large(layout, lo, hi, k * R) if k >= BLAS_COLUMNS else ()
+    blas = _large(layout, lo, hi, k)
     sign = F.dtype.type(sign)
     for a, b in _small_runs(blas, lo, hi):
         pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
@@ -115,7 +120,7 @@ def gram(F, scale, layout, lo, hi):
     """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
     R = F.shape[1]
     G = np.zeros((hi - lo, R, R), F.dtype)
-    blas = _large(layout, lo, hi, R * R)
+    blas = _large(layout, lo, hi, R)
     for a, b in _small_runs(blas, lo, hi):
         off = layout.leaf_off
 
@@ -140,7 +145,7 @@ def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
     the features' sums of squares, N = `n_samples`.
     """
     N, R = Y.shape[1], F.shape[1]
-    blas = _large(layout, lo, hi, N * R)
+    blas = _large(layout, lo, hi, N)
     for a, b in _small_runs(blas, lo, hi):
         off = layout.leaf_off
 

@@ -9,6 +9,13 @@ __all__ = ["run"]
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
 MIN_WORK = 1_000_000
 
+
+
+class _Local(threading.local):
+    inside = False
+
+
+_local = _Local()
 _lock = threading.Lock()
 _pool = None
 
@@ -43,17 +50,26 @@ def run(kernel, offsets, lo, hi, work):
     """Call ``kernel(a, b)`` on ranges that cover ``lo:hi``, cut so that `offsets` is shared evenly.
 
     Every range writes results of its own, so the answer does not depend on the number of threads.
+    Within a range, calls of `run` do not share their work out again.
     """
-    threads = _threads() if work >= MIN_WORK else 1
+    threads = 1 if work < MIN_WORK or _local.inside else _threads()
     if threads == 1 or hi - lo < 2:
         kernel(lo, hi)
         return
+
+    def share_of_work(a, b):
+        _local.inside = True
+        try:
+            kernel(a, b)
+        finally:
+            _local.inside = False
+
     share = (offsets[hi] - offsets[lo]) / threads
     cuts = [int(offsets[lo : hi + 1].searchsorted(offsets[lo] + share * t)) + lo
             for t in range(1, threads)]
     edges = [lo, *cuts, hi]
     ranges = [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
-    futures = [_executor(threads).submit(kernel, a, b) for a, b in ranges[:-1]]
-    kernel(*ranges[-1])
+    futures = [_executor(threads).submit(share_of_work, a, b) for a, b in ranges[:-1]]
+    share_of_work(*ranges[-1])
     for future in futures:
         future.result()

@@ -2,74 +2,136 @@
 
 All arrays have their rows in tree order.  ``K`` is the factor that `factor` returns: the row blocks
 ``[X | C]`` of every node, ``C Cᵀ = A_own,own + I`` and ``X = C⁻¹ A_own,anc``.
+
+Every sweep goes over the tree in blocks of leaves: leaf products into a temporary that stays in
+cache, then the tree kernel on it.  Subtrees are shared out to threads.
 """
 
 import numpy as np
 
-from . import _compiled, leaf
+from . import _compiled, leaf, threads
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
 
-__all__ = ["factor", "inverse_rows", "multiply", "path_covariance", "posterior",
-           "regress", "solve", "spread"]
+__all__ = ["factor", "inverse_rows", "multiply", "path_covariance", "posterior", "regress",
+           "solve", "spread"]
+
+
+def _share(task, layout, k):
+    """Call ``task(lo, hi, limit)`` on ranges of leaves made of whole groups of the top level.
+
+    `limit` bounds the numbers in a block's temporary.  Where leaves are large, they are what
+    threads (or BLAS) share, and one task covers the tree.
+    """
+    longest = int(np.diff(layout.leaf_off).max())
+    if longest > PIECE_ROWS or leaf.is_large(longest, layout.R, k):
+        task(0, layout.n_leaves, BLOCK_ITEMS)
+        return
+    at = layout.top_leaf
+    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at],
+                0, at.size - 1, layout.n * layout.R * k)
+
+
+def _or_none(K, like):
+    return np.empty((0, 0), like.dtype) if K is None else K
 
 
 def _up(F, x, scale, K, layout):
     """Node rows W (s, k): ``w = C⁻¹ t_own`` bottom up, or the plain ``F_lᵀ x`` for K None."""
-    k = x.shape[1]
-    W = np.empty((layout.s, k), F.dtype)
-    stack = np.zeros((layout.L, layout.R, k), F.dtype)
-    for lo, hi in layout.blocks(k * layout.R):
-        T = leaf.tdot(F, x, layout, lo, hi, scale)
-        _compiled.sweep_up(T, lo, hi, layout.path, layout.cols, layout.zoff,
-                           _no_factor(F) if K is None else K, K is not None, stack, W)
+    k, top, dtype = x.shape[1], layout.top, F.dtype
+    W = np.empty((layout.s, k), dtype)
+    passed = np.empty((layout.top_leaf.size - 1, int(layout.cols[top]), k), dtype)
+    factor = _or_none(K, F), K is not None
+
+    def task(lo, hi, limit):
+        stack = np.zeros((layout.L, layout.R, k), dtype)
+        for a, b in blocks(lo, hi, k * layout.R, limit):
+            T = leaf.tdot(F, x, layout, a, b, scale)
+            _compiled.sweep_up(T, a, b, layout.path, layout.cols, layout.zoff, *factor, top, stack,
+                               W, passed)
+
+    _share(task, layout, k)
+    if top:
+        stack = np.zeros((top + 1, layout.R, k), dtype)
+        _compiled.sweep_up(passed, 0, len(passed), *layout.above, *factor, 0, stack, W, passed[:0])
     return W
 
 
-def _down(W, K, layout):
-    """Yield (lo, hi, Z) with Z (hi - lo, R, k) along paths; W becomes the factors of the nodes."""
-    k = W.shape[1]
-    stack = np.zeros((layout.R, k), W.dtype)
-    for lo, hi in layout.blocks(k * layout.R):
-        Z = np.empty((hi - lo, layout.R, k), W.dtype)
-        _compiled.sweep_down(W, lo, hi, layout.path, layout.cols, layout.zoff,
-                             _no_factor(W) if K is None else K, K is not None, stack, Z)
-        yield lo, hi, Z
+def _down(W, K, layout, use=None):
+    """Turn W into the factors of the nodes; call ``use(lo, hi, Z)``, Z (hi - lo, R, k) along paths.
 
+    K None means that W holds them already.
+    """
+    k, dtype = W.shape[1], W.dtype
+    factor = _or_none(K, W)
+    if layout.top and K is not None:
+        stack = np.zeros((layout.R, k), dtype)
+        _compiled.sweep_down(W, 0, 0, layout.top_leaf.size - 1, *layout.above, factor, 0, stack,
+                             np.empty((0, layout.R, k), dtype))
 
-def _no_factor(like):
-    return np.empty((0, 0), like.dtype)
+    def task(lo, hi, limit):
+        stack = np.zeros((layout.R, k), dtype)
+        for a, b in blocks(lo, hi, k * layout.R, limit):
+            Z = np.empty((b - a if use else 0, layout.R, k), dtype)
+            _compiled.sweep_down(W, lo, a, b, layout.path, layout.cols, layout.zoff, factor,
+                                 layout.L if K is None else layout.top, stack, Z)
+            if use:
+                use(a, b, Z)
+
+    _share(task, layout, k)
 
 
 def multiply(F, p, x, layout, sign=1.0):
     """``diag(p) x + sign F_spread F_spreadᵀ x`` for x (n, k)."""
+    return spread(F, p, _up(F, x, None, None, layout), x, layout, sign)
+
+
+def spread(F, p, W, x, layout, sign=1.0):
+    """``diag(p) x + sign F_spread W`` for node rows W (s, k) and x (n, k)."""
     out = np.empty_like(x)
-    W = _up(F, x, None, None, layout)
-    for lo, hi, Z in _down(W, None, layout):
-        leaf.dot(F, Z, x, p, layout, lo, hi, out, sign=sign)
+    _down(W, None, layout, lambda lo, hi, Z: leaf.dot(F, Z, x, p, layout, lo, hi, out, sign=sign))
     return out
 
 
 def factor(F, dinv, layout):
     """(K, log det(I + Fᵀ D⁻¹ F), fail): fail is None or the (level, group) of a bad pivot."""
-    R = layout.R
+    R, top = layout.R, layout.top
     K = np.zeros((layout.s, R), F.dtype)
-    stack = np.zeros((layout.L, R, R), F.dtype)
+    above = int(layout.cols[top])
+    passed = np.zeros((layout.top_leaf.size - 1, above, above), F.dtype)
     fail = np.full(2, -1, np.int64)
-    logs = 0.0
-    for lo, hi in layout.blocks(R * R):
-        G = leaf.gram(F, dinv, layout, lo, hi)
-        logs += _compiled.sweep_factor(G, lo, hi, layout.path, layout.cols, layout.zoff,
-                                       stack, K, fail)
-        if fail[0] >= 0:
-            return K, np.nan, (int(fail[0]), int(fail[1]))
-    return K, 2 * logs, None
+
+    def task(lo, hi, limit):
+        stack = np.zeros((layout.L, R, R), F.dtype)
+        for a, b in blocks(lo, hi, R * R, limit):
+            G = leaf.gram(F, dinv, layout, a, b)
+            _compiled.sweep_factor(G, a, b, layout.path, layout.cols, layout.zoff, top, stack, K,
+                                   passed, fail)
+            if fail[0] >= 0:
+                return
+
+    _share(task, layout, R)
+    if top and fail[0] < 0:
+        stack = np.zeros((top + 1, R, R), F.dtype)
+        _compiled.sweep_factor(passed, 0, len(passed), *layout.above, 0, stack, K, passed[:0], fail)
+    if fail[0] >= 0:
+        return K, np.nan, (int(fail[0]), int(fail[1]))
+    return K, 2 * sum(_log_pivots(K, layout)), None
+
+
+def _log_pivots(K, layout):
+    """``Σ log diag C`` of each level."""
+    for level in range(layout.L):
+        c0, r = int(layout.cols[level]), int(layout.cols[level + 1] - layout.cols[level])
+        rows = K[layout.zoff[level] : layout.zoff[level + 1]].reshape(-1, max(r, 1), layout.R)
+        yield sum(np.log(rows[:, i, c0 + i], dtype=np.float64).sum() for i in range(r))
 
 
 def solve(F, dinv, K, b, layout):
     """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k)."""
     out = np.empty_like(b)
     W = _up(F, b, dinv, K, layout)
-    for lo, hi, Z in _down(W, K, layout):
-        leaf.dot(F, Z, b, dinv, layout, lo, hi, out, solve=True)
+    _down(W, K, layout,
+          lambda lo, hi, Z: leaf.dot(F, Z, b, dinv, layout, lo, hi, out, solve=True))
     return out, W
 
 
@@ -80,49 +142,48 @@ def posterior(F, dinv, K, Y, layout):
     """
     W = _up(F, Y, dinv, K, layout)
     squares = np.einsum("sk,sk->k", W, W)
-    for _ in _down(W, K, layout):
-        pass
+    _down(W, K, layout)
     return W, squares
 
 
-def path_covariance(K, layout, lo, hi, stack):
-    """Posterior covariance of the factors along the paths of leaves lo:hi, (hi - lo, R, R)."""
+def path_covariance(K, layout, start, lo, hi, stack):
+    """Posterior covariance of the factors along the paths of leaves lo:hi, (hi - lo, R, R).
+
+    `stack` (R, R) carries the sweep that began at leaf `start` from block to block.
+    """
     out = np.empty((hi - lo, layout.R, layout.R), K.dtype)
-    _compiled.sweep_covariance(lo, hi, layout.path, layout.cols, layout.zoff, K, stack, out)
+    _compiled.sweep_covariance(start, lo, hi, layout.path, layout.cols, layout.zoff, K, stack, out)
     return out
 
 
 def regress(K, means, Y, yy, n_samples, layout, F, D):
     """One M-step into F (n, R) and D (n,): regress the features on the factors of their paths."""
-    k, R, L = Y.shape[1], layout.R, layout.L
-    cov_stack = np.zeros((R, R), K.dtype)
-    zz, chol, linv = np.zeros((3, R, R), K.dtype)
-    winv = np.zeros((L + 1, R, R), K.dtype)
-    z_stack = np.zeros((R, k), K.dtype)
-    for lo, hi in layout.blocks(R * max(R, k)):
-        Z = np.empty((hi - lo, R, k), K.dtype)
-        _compiled.sweep_down(means, lo, hi, layout.path, layout.cols, layout.zoff, K, False,
-                             z_stack, Z)
-        cov = path_covariance(K, layout, lo, hi, cov_stack)
-        Winv = np.empty_like(cov)
-        _compiled.sweep_second_moments(cov, Z, lo, hi, layout.path, layout.cols,
-                                       n_samples, zz, chol, linv, winv, Winv)
-        leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
+    k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
 
+    def task(start, stop, limit):
+        cov_stack, chol, linv = np.zeros((3, R, R), dtype)
+        winv = np.zeros((L + 1, R, R), dtype)
+        z_stack = np.zeros((R, k), dtype)
+        for lo, hi in blocks(start, stop, R * max(R, k), limit):
+            Z = np.empty((hi - lo, R, k), dtype)
+            _compiled.sweep_down(means, start, lo, hi, layout.path, layout.cols, layout.zoff, K, L,
+                                 z_stack, Z)
+            cov = path_covariance(K, layout, start, lo, hi, cov_stack)
+            Winv = np.empty_like(cov)
+            _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.path, layout.cols,
+                                           n_samples, chol, linv, winv, Winv)
+            leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
 
-def spread(F, p, W, x, layout):
-    """``diag(p) x + F_spread w`` for node rows W (s, k) and x (n, k)."""
-    out = np.empty_like(x)
-    if layout.R == 0:
-        return np.multiply(x, p[:, None], out=out)
-    for lo, hi, Z in _down(W, None, layout):
-        leaf.dot(F, Z, x, p, layout, lo, hi, out)
-    return out
+    _share(task, layout, k)
 
 
 def inverse_rows(F, dinv, K, layout):
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
     H = np.empty_like(F)
-    _compiled.sweep_inverse_rows(F, dinv, layout.leaf_off, layout.path, layout.cols, layout.zoff,
-                                 K, H)
+
+    def task(lo, hi):
+        _compiled.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.path, layout.cols,
+                                     layout.zoff, K, H)
+
+    threads.run(task, layout.leaf_off, 0, layout.n_leaves, layout.n * layout.R**2 // 2)
     return H

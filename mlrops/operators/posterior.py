@@ -81,7 +81,7 @@ class FactorPosterior:
             return np.empty((layout.n_leaves, 0, 0), self._sigma.dtype)
         stack = np.zeros((layout.R, layout.R), self._sigma.dtype)
         return kernels.tree.path_covariance(
-            self._sigma._factor[0], layout, 0, layout.n_leaves, stack)
+            self._sigma._factor[0], layout, 0, 0, layout.n_leaves, stack)
 
     def total_inv_quad(self, sums_of_squares):
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
