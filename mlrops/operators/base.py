@@ -77,7 +77,7 @@ class StructuredOperator(LinearOperator):
 
     @property
     def _has_direct_solve(self):
-        """True when `solve` follows the structure rather than iterate."""
+        """True when `solve` follows the structure: it does not iterate, or fail by construction."""
         return (self.shape[0] == self.shape[1]
                 and type(self)._solve is not StructuredOperator._solve)
 

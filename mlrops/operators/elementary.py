@@ -65,6 +65,10 @@ class Diagonal(StructuredOperator):
     def _semidefinite(self):
         return bool((self._d >= 0).all())
 
+    @property
+    def _has_direct_solve(self):
+        return bool(self._d.all())
+
     def _check_nonsingular(self):
         zero = np.flatnonzero(self._d == 0)
         if zero.size:
