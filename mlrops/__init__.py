@@ -70,6 +70,7 @@ from .operators import (
     Transposed,
     Woodbury,
     Wrapped,
+    check_operator,
 )
 
 __version__ = "0.1.0"
@@ -95,6 +96,7 @@ __all__ = [
     "Transposed",
     "Woodbury",
     "Wrapped",
+    "check_operator",
     "datasets",
     "fit_factor_model",
 ]

@@ -88,9 +88,12 @@ def plot_loglik(results, ax=None):
         color = _LEVEL_COLORS[(3 * number) % len(_LEVEL_COLORS)]
         steps = np.arange(1, trace.size + 1)
         ax.plot(steps, trace, color=color, linewidth=1.8)
-        ax.annotate(f"{label}\n{trace[-1]:.2f}", (steps[-1], trace[-1]), xytext=(-2, -7),
-                    textcoords="offset points", color=color, fontsize=9, ha="right", va="top")
+        ax.annotate(f"{label}\n{trace[-1]:.2f}", (steps[-1], trace[-1]), xytext=(6, 0),
+                    textcoords="offset points", color=color, fontsize=9, va="center")
     ax.set_xscale("log")
+    # Room on the right for the labels at the ends of the curves.
+    longest = max(len(r.loglik_trace) for r in results.values())
+    ax.set_xlim(0.8, longest**1.35 + 4)
     ax.set_xlabel("EM iteration + 1")
     ax.set_ylabel("log-likelihood a sample")
     low = min(r.loglik_trace[0] for r in results.values())

@@ -13,7 +13,8 @@ __all__ = ["MLRInverse"]
 class MLRInverse(StructuredOperator):
     r"""Inverse of an `MLR` matrix, :math:`\Sigma^{-1} = \mathrm{diag}(1/D) - H H^T`.
 
-    `H` has the sparsity of the factors: it is stored as ``(n, R)`` numbers on the same hierarchy.
+    H has the sparsity of the factors: it is stored as ``(n, R)`` numbers on the same hierarchy, in
+    attribute ``F`` (``H`` is an operator's adjoint, as everywhere in SciPy).
 
     Parameters
     ----------
@@ -70,16 +71,23 @@ class MLRInverse(StructuredOperator):
         return H
 
     @cached_property
-    def H(self):
-        """Compact factors of the part taken off the diagonal, (n, R), feature order; read-only."""
+    def F(self):
+        """H: compact factors of what is taken off the diagonal, (n, R), feature order; read-only."""
         H = self.hierarchy._scatter(self._h)
         H.flags.writeable = False
         return H
 
+    @cached_property
+    def D(self):
+        """The diagonal part, 1/D of the MLR matrix, (n,), feature order; read-only."""
+        D = 1 / self._inverse.D
+        D.flags.writeable = False
+        return D
+
     def _mul(self, x):
         A = self._inverse
         if self._h.shape[1] == 0 or x.size == 0:
-            return (x.T / A.D).T
+            return (x.T * self.D).T
         return A._apply(
             lambda t: kernels.tree.multiply(self._h, A._dinv, t, A._layout, sign=-1.0), x)
 
@@ -93,7 +101,7 @@ class MLRInverse(StructuredOperator):
         return self._inverse
 
     def _diagonal(self):
-        return 1 / self._inverse.D - np.einsum("ij,ij->i", self.H, self.H)
+        return self.D - np.einsum("ij,ij->i", self.F, self.F)
 
     # With A = S Sᵀ: A⁻¹ = WᵀW, so Wᵀ colours the inverse and Sᵀ whitens it.
 
