@@ -45,6 +45,18 @@ class FactorModelResult:
         Features whose variance in D stands at the floor (Heywood cases).
     n_samples : int
         Number of samples fitted to.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import fit_factor_model
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.standard_normal((500, 1)) + rng.standard_normal((500, 6))
+    >>> fit = fit_factor_model(Y, ranks=1)
+    >>> fit.termination, fit.covariance.ranks, fit.loglik_trace.size == fit.n_iter + 1
+    ('tol', (1,), True)
+    >>> bool(np.isclose(fit.score(Y), fit.loglik))
+    True
     """
 
     covariance: MLR
