@@ -19,6 +19,15 @@ from ._validate import as_real, check_rank
 __all__ = ["StructuredOperator"]
 
 
+def is_operator(x):
+    """True for what SciPy takes as a linear operator, subclass or not."""
+    return isinstance(x, LinearOperator) or (hasattr(x, "matvec") and hasattr(x, "shape"))
+
+
+def _is_scalar(x):
+    return not is_operator(x) and not issparse(x) and np.ndim(x) == 0
+
+
 class StructuredOperator(LinearOperator):
     """Base class of every operator of the package.
 
@@ -336,23 +345,23 @@ class StructuredOperator(LinearOperator):
         """``A x`` for an array, ``A B`` for an operator, ``c A`` for a scalar."""
         from . import closure
 
-        if isinstance(x, LinearOperator):
+        if is_operator(x):
             return closure.matmul(self, x)
-        if np.ndim(x) == 0 and not issparse(x):
+        if _is_scalar(x):
             return closure.scale(self, x)
         return super().dot(x)
 
     def __matmul__(self, x):
-        if np.ndim(x) == 0 and not issparse(x) and not isinstance(x, LinearOperator):
+        if _is_scalar(x):
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
         return self.dot(x)
 
     def _rdot(self, x):
         from . import closure
 
-        if isinstance(x, LinearOperator):
+        if is_operator(x):
             return closure.matmul(x, self)
-        if np.ndim(x) == 0 and not issparse(x):
+        if _is_scalar(x):
             return closure.scale(self, x)
         return super()._rdot(x)
 
@@ -360,14 +369,14 @@ class StructuredOperator(LinearOperator):
         return self._rdot(x)
 
     def __rmatmul__(self, x):
-        if np.ndim(x) == 0 and not issparse(x) and not isinstance(x, LinearOperator):
+        if _is_scalar(x):
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
         return self._rdot(x)
 
     def __truediv__(self, c):
         from . import closure
 
-        if isinstance(c, LinearOperator) or np.ndim(c) != 0:
+        if not _is_scalar(c):
             raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
         if c == 0:
             raise ZeroDivisionError("division of an operator by zero")
@@ -386,7 +395,7 @@ class StructuredOperator(LinearOperator):
     def __radd__(self, other):
         from . import closure
 
-        if np.ndim(other) == 0 and not isinstance(other, LinearOperator) and other == 0:
+        if _is_scalar(other) and other == 0:
             return self  # the start value of sum()
         return closure.add(other, self)
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from ._validate import as_finite, working_dtype
-from .base import StructuredOperator
+from .base import StructuredOperator, is_operator
 from .elementary import Dense
 
 __all__ = ["Wrapped", "as_operator", "as_scalar"]
@@ -19,6 +19,7 @@ def as_operator(x):
     Parameters
     ----------
     x : StructuredOperator, array_like, sparse array or matrix, or scipy LinearOperator
+        Or anything with ``shape`` and ``matvec``, as in `scipy.sparse.linalg.aslinearoperator`.
 
     Returns
     -------
@@ -38,8 +39,10 @@ def as_operator(x):
     """
     if isinstance(x, StructuredOperator):
         return x
-    if isinstance(x, LinearOperator) or issparse(x):
+    if issparse(x):
         return Wrapped(x)
+    if is_operator(x):
+        return Wrapped(aslinearoperator(x))
     if np.ndim(x) == 2:
         return Dense(x)
     raise TypeError(
