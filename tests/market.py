@@ -197,6 +197,9 @@ def market(dtype=np.float64):
         np.linalg.inv((G @ np.diag(s)).astype(f8)).T)
     A2, A3, S2 = bench.regular(2), bench.regular(3), bench.spd(2)
     put("kronecker", Kronecker(A2, A3), np.kron(A2, A3))
+    for power, m, B in (("even", 3, A2), ("odd", 2, A3)):
+        put(f"kronecker {power} power of a sign", Kronecker(Diagonal(d[:m] * s[:m]), B),
+            np.kron(np.diag(d[:m] * s[:m]), B))
     put("kronecker three", Kronecker(A2, Permutation([1, 2, 0], dtype), S2),
         np.kron(A2, np.kron(dense_permutation([1, 2, 0]), S2)))
     put("kronecker positive",

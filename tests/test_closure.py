@@ -325,7 +325,8 @@ def test_palindromes():
     for A, positive in sums:
         assert A.symmetric and A.positive_definite == positive
         check(A, A.toarray())
-    for A in (lrd @ lrd2, perm @ lrd @ perm, lrd @ lrd2 @ lrd2, Product(dense, dense)):
+    for A in (lrd @ lrd2, perm @ lrd @ perm, lrd @ kron @ lrd, lrd @ dense @ lrd,
+              lrd @ lrd2 @ lrd2, Product(dense, dense)):
         assert not A.symmetric and not A.positive_definite
     tall = Dense(F)
     assert (tall @ tall.T).symmetric and not (tall @ tall.T).positive_definite

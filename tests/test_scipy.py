@@ -151,6 +151,7 @@ def test_scipy_sees_a_preconditioned_stranger():
     assert_allclose(S @ x, np.ones(30), atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_matrix_operands():
     A = PAIRS["lrd"].operator
     y = A @ np.asmatrix(np.ones((6, 2)))

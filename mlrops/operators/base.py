@@ -8,6 +8,8 @@ Public methods validate and reshape; private hooks compute.  A subclass provides
     _diagonal(), _trace()  the diagonal and its sum     (default: products with unit vectors)
     _inv(), _transpose()   operators
     _whiten(x), _color(z)  W x with WᵀW = A⁻¹, and S z with S Sᵀ = A, when positive definite
+    _semidefinite          property: known to be symmetric positive semidefinite
+    _has_direct_solve      property: whether `_solve` follows the structure
 """
 
 import numpy as np
@@ -50,6 +52,26 @@ class StructuredOperator(LinearOperator):
     See Also
     --------
     check_operator : compare an operator with its dense matrix.
+
+    Examples
+    --------
+    An operator of your own gives its product; what else it knows, it adds.
+
+    >>> import numpy as np
+    >>> from mlrops.operators import Identity, StructuredOperator, check_operator
+    >>> class Reversal(StructuredOperator):
+    ...     def __init__(self, n):
+    ...         super().__init__(np.float64, (n, n), symmetric=True)
+    ...     def _mul(self, x):
+    ...         return x[::-1].copy()
+    ...     _solve = _mul
+    >>> A = Reversal(3)
+    >>> A.solve([1.0, 2.0, 3.0])
+    array([3., 2., 1.])
+    >>> A - Identity(3)
+    <3x3 Sum, symmetric, float64>
+    >>> check_operator(A).passed
+    True
     """
 
     _inverse = None

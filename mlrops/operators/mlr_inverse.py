@@ -72,7 +72,7 @@ class MLRInverse(StructuredOperator):
 
     @cached_property
     def F(self):
-        """H: compact factors of what is taken off the diagonal, (n, R), feature order; read-only."""
+        """H: compact factors of what is taken off the diagonal, (n, R), feature order."""
         H = self.hierarchy._scatter(self._h)
         H.flags.writeable = False
         return H
