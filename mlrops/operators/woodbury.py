@@ -110,30 +110,29 @@ class LowRankPlusDiagonal(StructuredOperator):
 
     @cached_property
     def _gram(self):
-        """(G, ‖F‖²) with G = Fᵀ D⁻¹ F, from D^{-1/2} F a chunk of rows at a time."""
+        """G = Fᵀ D⁻¹ F, from D^{-1/2} F a chunk of rows at a time."""
         from ..kernels._compiled import rows_scale  # imports numba: not before there is work
 
         n, k = self._F.shape
         scale = 1 / np.sqrt(self._D)
-        G, square = np.zeros((k, k), self.dtype), 0.0
+        G = np.zeros((k, k), self.dtype)
         scaled = np.empty((min(n, _CHUNK), k), self.dtype)
         for start in range(0, n, _CHUNK):
             rows = self._F[start:start + _CHUNK]
             part = scaled[:rows.shape[0]]
             rows_scale(self._F, scale, start, start + rows.shape[0], part)
             G += part.T @ part
-            square += float(np.vdot(rows, rows))
         if not np.isfinite(G).all():
             raise np.linalg.LinAlgError(
                 f"Fᵀ D⁻¹ F overflows {self.dtype}: entries of F reach {np.abs(self._F).max():.3g}"
                 f" and of D fall to {self._D.min():.3g}; rescale the features"
             )
-        return G, square
+        return G
 
     @cached_property
     def _cholesky(self):
         """Lower triangular C with C Cᵀ = P = I + Fᵀ D⁻¹ F."""
-        P = self._gram[0] + np.eye(self._F.shape[1], dtype=self.dtype)
+        P = self._gram + np.eye(self._F.shape[1], dtype=self.dtype)
         return linalg.cholesky(P, lower=True, check_finite=False)
 
     def _posterior(self, t):
@@ -142,16 +141,36 @@ class LowRankPlusDiagonal(StructuredOperator):
 
     @cached_property
     def _norms(self):
-        """Upper bounds of ‖P‖, ‖D^{-1/2}F‖ and ‖F‖, a lower bound of ‖Σ‖."""
-        G, square = self._gram
-        spread = float(np.abs(G).sum(axis=0).max())
-        return 1 + spread, spread**0.5, square**0.5, max(
-            square / self._F.shape[1], float(self._D.max()))
+        """Upper bounds of ‖P‖ and ‖D^{-1/2}F‖."""
+        spread = float(np.abs(self._gram).sum(axis=0).max())
+        return 1 + spread, spread**0.5
+
+    @cached_property
+    def _factor_square(self):
+        """‖F‖², Frobenius."""
+        return float(np.vdot(self._F, self._F))
+
+    @cached_property
+    def _square_bounds(self):
+        """min D tr G <= ‖F‖² <= max D tr G, and max D: for nothing."""
+        low, high = float(self._D.min()), float(self._D.max())
+        trace = float(self._gram.trace())
+        return low * trace, high * trace, high
+
+    def _is_small(self, gap, x_norm, b_norm):
+        """Whether ‖z - Fᵀx‖ = `gap`, in units of rounding, is a small backward error of x."""
+        low, high, largest = self._square_bounds
+
+        def small(low, high):
+            norm = max(low / self._F.shape[1], largest)  # ‖Σ‖ is no less
+            return np.all(high**0.5 * gap <= _BACKWARD_ERROR * (norm * x_norm + b_norm))
+
+        return small(low, high) or small(self._factor_square, self._factor_square)
 
     @cached_property
     def _root(self):
         """φ(G) and ψ(G), the small matrices of the square root and of its inverse."""
-        values, Q = linalg.eigh(self._gram[0], check_finite=False)
+        values, Q = linalg.eigh(self._gram, check_finite=False)
         root = np.sqrt(1 + np.maximum(values, 0))  # G is a Gram matrix: below 0 is rounding
         return (Q / (1 + root)) @ Q.T, (Q / (root * (1 + root))) @ Q.T
 
@@ -172,16 +191,16 @@ class LowRankPlusDiagonal(StructuredOperator):
         # Rounding in D⁻¹b, in Fᵀ(D⁻¹b) and in P⁻¹ moves z - Fᵀx by about
         # ‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖ units at most.  A correction by P⁻¹ of that gap leaves
         # ‖P‖ times its own length and what cancels between x and its correction.
-        P_norm, scaled_norm, F_norm, norm = self._norms
+        P_norm, scaled_norm = self._norms
         x_norm, b_norm = _norm(x), _norm(b)
         gap = P_norm * _norm(z) + scaled_norm * np.sqrt(squares)
         for _ in range(_MAX_CORRECTIONS):
-            if np.all(F_norm * gap <= _BACKWARD_ERROR * (norm * x_norm + b_norm)):
+            if self._is_small(gap, x_norm, b_norm):
                 break
             step = self._posterior(z - F.T @ x)
             z -= step
             x += (F @ step) / D
-            gap = P_norm * _norm(step) + F_norm * x_norm
+            gap = P_norm * _norm(step) + self._factor_square**0.5 * x_norm
             x_norm = _norm(x)
         return x, z
 
