@@ -7,6 +7,7 @@ threads share.  A product with one vector is bound by memory and always takes th
 import numpy as np
 
 from . import _compiled, threads
+from .scratch import scratch
 
 __all__ = ["dot", "gram", "regress", "tdot"]
 
@@ -47,17 +48,26 @@ def _chunks(layout, q):
         yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
 
-def _scaled(F, scale, rows, buffer):
-    """diag(scale) F on a slice of rows, in the buffer."""
-    out = buffer[: rows.stop - rows.start]
+def _accumulate(out, pairs):
+    """out = Σ A B over the pairs."""
+    for number, (A, B) in enumerate(pairs):
+        if number == 0:
+            np.matmul(A, B, out=out)
+        else:
+            out += np.matmul(A, B, out=scratch("product", out.shape, out.dtype))
+
+
+def _scaled(F, scale, rows):
+    """diag(scale) F on a slice of rows, good until the next call."""
+    out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
     _compiled.rows_scale(F, scale, rows.start, rows.stop, out)
     return out
 
 
-def tdot(F, x, layout, lo, hi, scale=None):
+def tdot(F, x, layout, lo, hi, scale=None, out=None):
     """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k)."""
     k, R = x.shape[1], F.shape[1]
-    T = np.zeros((hi - lo, R, k), F.dtype)
+    T = np.empty((hi - lo, R, k), F.dtype) if out is None else out
     blas = _large(layout, lo, hi, k)
     s = _NO_SCALE[F.dtype] if scale is None else scale
     for a, b in _small_runs(blas, lo, hi):
@@ -75,12 +85,10 @@ def tdot(F, x, layout, lo, hi, scale=None):
         threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
         if not whole:
             np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
-    if len(blas):
-        buffer, t = np.empty((CHUNK, R), F.dtype), np.empty((R, k), F.dtype)
     for q in blas:
-        for rows in _chunks(layout, q):
-            X = F[rows] if scale is None else _scaled(F, scale, rows, buffer)
-            T[q - lo] += np.matmul(X.T, x[rows], out=t)
+        _accumulate(T[q - lo], (
+            ((F[rows] if scale is None else _scaled(F, scale, rows)).T, x[rows])
+            for rows in _chunks(layout, q)))
     return T
 
 
@@ -116,10 +124,10 @@ def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
                 out[rows] += np.multiply(Fz, sign, out=Fz)
 
 
-def gram(F, scale, layout, lo, hi):
+def gram(F, scale, layout, lo, hi, out=None):
     """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
     R = F.shape[1]
-    G = np.zeros((hi - lo, R, R), F.dtype)
+    G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
     blas = _large(layout, lo, hi, R)
     for a, b in _small_runs(blas, lo, hi):
         off = layout.leaf_off
@@ -130,11 +138,9 @@ def gram(F, scale, layout, lo, hi):
         threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * R // 2)
     if len(blas):
         root = np.sqrt(scale)
-        buffer = np.empty((CHUNK, R), F.dtype)
         for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
-            for s in _chunks(layout, q):
-                X = _scaled(F, root, s, buffer)
-                G[q - lo] += X.T @ X
+            _accumulate(G[q - lo], (
+                ((X := _scaled(F, root, rows)).T, X) for rows in _chunks(layout, q)))
     return G
 
 
@@ -153,10 +159,9 @@ def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
             _compiled.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
 
         threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * (N + R))
-    buffer = np.empty((R, CHUNK), F.dtype) if len(blas) else None
     for q in blas:
         for s in _chunks(layout, q):
-            V = buffer[:, : s.stop - s.start]
+            V = scratch("moments", (R, s.stop - s.start), F.dtype)
             np.matmul(Z[q - lo], Y[s].T, out=V)
             np.matmul(V.T, Winv[q - lo], out=F[s])
             _compiled.rows_residual(V, F, yy, n_samples, s.start, s.stop, D)

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _compiled, leaf, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
+from .scratch import scratch
 
 __all__ = ["factor", "inverse_rows", "multiply", "path_covariance", "posterior", "regress",
            "solve", "spread"]
@@ -45,7 +46,8 @@ def _up(F, x, scale, K, layout):
     def task(lo, hi, limit):
         stack = np.zeros((layout.L, layout.R, k), dtype)
         for a, b in blocks(lo, hi, k * layout.R, limit):
-            T = leaf.tdot(F, x, layout, a, b, scale)
+            T = leaf.tdot(F, x, layout, a, b, scale,
+                          scratch("T", (b - a, layout.R, k), dtype))
             _compiled.sweep_up(T, a, b, layout.path, layout.cols, layout.zoff, *factor, top, stack,
                                W, passed)
 
@@ -71,7 +73,7 @@ def _down(W, K, layout, use=None):
     def task(lo, hi, limit):
         stack = np.zeros((layout.R, k), dtype)
         for a, b in blocks(lo, hi, k * layout.R, limit):
-            Z = np.empty((b - a if use else 0, layout.R, k), dtype)
+            Z = scratch("Z", (b - a if use else 0, layout.R, k), dtype)
             _compiled.sweep_down(W, lo, a, b, layout.path, layout.cols, layout.zoff, factor,
                                  layout.L if K is None else layout.top, stack, Z)
             if use:
@@ -103,7 +105,7 @@ def factor(F, dinv, layout):
     def task(lo, hi, limit):
         stack = np.zeros((layout.L, R, R), F.dtype)
         for a, b in blocks(lo, hi, R * R, limit):
-            G = leaf.gram(F, dinv, layout, a, b)
+            G = leaf.gram(F, dinv, layout, a, b, scratch("G", (b - a, R, R), F.dtype))
             _compiled.sweep_factor(G, a, b, layout.path, layout.cols, layout.zoff, top, stack, K,
                                    passed, fail)
             if fail[0] >= 0:
@@ -146,13 +148,11 @@ def posterior(F, dinv, K, Y, layout):
     return W, squares
 
 
-def path_covariance(K, layout, start, lo, hi, stack):
-    """Posterior covariance of the factors along the paths of leaves lo:hi, (hi - lo, R, R).
-
-    `stack` (R, R) carries the sweep that began at leaf `start` from block to block.
-    """
-    out = np.empty((hi - lo, layout.R, layout.R), K.dtype)
-    _compiled.sweep_covariance(start, lo, hi, layout.path, layout.cols, layout.zoff, K, stack, out)
+def path_covariance(K, layout):
+    """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
+    out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
+    _compiled.sweep_covariance(0, 0, layout.n_leaves, layout.path, layout.cols, layout.zoff, K,
+                               np.zeros((layout.R, layout.R), K.dtype), out)
     return out
 
 
@@ -165,11 +165,12 @@ def regress(K, means, Y, yy, n_samples, layout, F, D):
         winv = np.zeros((L + 1, R, R), dtype)
         z_stack = np.zeros((R, k), dtype)
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
-            Z = np.empty((hi - lo, R, k), dtype)
+            Z = scratch("Z", (hi - lo, R, k), dtype)
             _compiled.sweep_down(means, start, lo, hi, layout.path, layout.cols, layout.zoff, K, L,
                                  z_stack, Z)
-            cov = path_covariance(K, layout, start, lo, hi, cov_stack)
-            Winv = np.empty_like(cov)
+            cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
+            _compiled.sweep_covariance(start, lo, hi, layout.path, layout.cols, layout.zoff, K,
+                                       cov_stack, cov)
             _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.path, layout.cols,
                                            n_samples, chol, linv, winv, Winv)
             leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)

@@ -79,9 +79,7 @@ class FactorPosterior:
         layout = self._sigma._layout
         if layout.R == 0:
             return np.empty((layout.n_leaves, 0, 0), self._sigma.dtype)
-        stack = np.zeros((layout.R, layout.R), self._sigma.dtype)
-        return kernels.tree.path_covariance(
-            self._sigma._factor[0], layout, 0, 0, layout.n_leaves, stack)
+        return kernels.tree.path_covariance(self._sigma._factor[0], layout)
 
     def total_inv_quad(self, sums_of_squares):
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).

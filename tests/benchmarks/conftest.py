@@ -2,7 +2,7 @@
 
 import platform
 import statistics
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numba
 import numpy as np
@@ -16,7 +16,8 @@ ROWS = []
 def against_floor(benchmark):
     """Time an operation and its floor in turn; record the ratio of their best times.
 
-    Both are run right after one another in every round, so a slow spell of the machine meets both.
+    A slow spell of the machine meets both.  The pause between them lets BLAS threads, which spin
+    for a while after a product in case another one comes, go to sleep.
     """
 
     def measure(name, floor_name, floor, operation, limit, rounds=15):
@@ -26,6 +27,7 @@ def against_floor(benchmark):
             start = perf_counter()
             floor()
             floors.append(perf_counter() - start)
+            sleep(0.05)
 
         operation()  # compile and warm up
         floor()

@@ -1,0 +1,28 @@
+"""Temporaries that are kept from call to call, one set a thread.
+
+A fresh array of a few megabytes is mapped and zeroed page by page by the operating system, which
+costs as much as a pass of arithmetic over it.
+"""
+
+import threading
+
+import numpy as np
+
+__all__ = ["scratch"]
+
+# Numbers a kept array may hold (8 MB in float64); larger ones are allocated as they are needed.
+KEEP_ITEMS = 1_000_000
+
+_kept = threading.local()
+
+
+def scratch(name, shape, dtype):
+    """An uninitialized array; the next call with the same name in this thread reuses its memory."""
+    size = int(np.prod(shape))
+    if size > KEEP_ITEMS:
+        return np.empty(shape, dtype)
+    key = f"{name} {np.dtype(dtype).char}"
+    array = _kept.__dict__.get(key)
+    if array is None or array.size < size:
+        array = _kept.__dict__[key] = np.empty(size, dtype)
+    return array[:size].reshape(shape)
