@@ -124,7 +124,7 @@ def test_a_forked_child_computes_the_same(monkeypatch):
     child.start()
     try:
         for value in expected:
-            assert mine.poll(60), "the child hangs"
+            assert mine.poll(30), "the child hangs"
             assert np.array_equal(mine.recv(), value)
     finally:
         child.join(10)
