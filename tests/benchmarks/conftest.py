@@ -12,22 +12,32 @@ import scipy
 ROWS = []
 
 
+def settle(function):
+    """Pause, then call for 40 ms."""
+    sleep(0.05)
+    stop = perf_counter() + 0.04
+    while perf_counter() < stop:
+        function()
+
+
 @pytest.fixture
 def against_floor(benchmark):
     """Time an operation and its floor in turn; record the ratio of their best times.
 
-    A slow spell of the machine meets both.  The pause between them lets BLAS threads, which spin
-    for a while after a product in case another one comes, go to sleep.
+    A slow spell of the machine meets both.  Each is timed in its own steady state, as in a loop
+    that repeats it: BLAS threads spin for a while after a product in case another one comes, so a
+    pause parts the two, and after the pause threads take some calls to spread over the cores.
     """
 
     def measure(name, floor_name, floor, operation, limit, rounds=15):
         floors = []
 
         def time_floor():
+            settle(floor)
             start = perf_counter()
             floor()
             floors.append(perf_counter() - start)
-            sleep(0.05)
+            settle(operation)
 
         operation()  # compile and warm up
         floor()
