@@ -65,7 +65,8 @@ def run(kernel, offsets, lo, hi, work):
             _local.inside = False
 
     share = (offsets[hi] - offsets[lo]) / threads
-    cuts = [int(offsets[lo : hi + 1].searchsorted(offsets[lo] + share * t)) + lo
+    halfway = (offsets[lo:hi] + offsets[lo + 1 : hi + 1]) / 2
+    cuts = [int(halfway.searchsorted(offsets[lo] + share * t)) + lo  # the offset nearest the share
             for t in range(1, threads)]
     edges = [lo, *cuts, hi]
     ranges = [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]

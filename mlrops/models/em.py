@@ -29,14 +29,14 @@ def em_step(covariance, posterior, data, floor, out=None):
     return after, at_floor
 
 
-def iterate(covariance, data, floor, keep_all=False):
+def iterate(covariance, data, floor):
     """Yield (covariance, log-likelihood, features at the floor) of the EM iterates, start first.
 
-    Each yielded covariance belongs to its log-likelihood.  Unless `keep_all`, an iterate's arrays
-    are written over two steps later, which saves the allocation of n R numbers a step.
+    Each yielded covariance belongs to its log-likelihood.  Its arrays are written over two steps
+    later, which saves the allocation of n R numbers a step: copy what is to be kept.
     """
     shape = (covariance.shape[0], sum(covariance.ranks))
-    buffers = None if keep_all else [
+    buffers = [
         (np.empty(shape, covariance.dtype), np.empty(shape[0], covariance.dtype)) for _ in range(2)]
     at_floor = covariance.D <= floor
     step = 0
@@ -44,6 +44,5 @@ def iterate(covariance, data, floor, keep_all=False):
         posterior = covariance.posterior(data.X, check_finite=False)
         quad = posterior.total_inv_quad(data.sums_of_squares)
         yield covariance, log_likelihood(covariance, quad, data.n_samples), at_floor
-        covariance, at_floor = em_step(
-            covariance, posterior, data, floor, None if keep_all else buffers[step % 2])
+        covariance, at_floor = em_step(covariance, posterior, data, floor, buffers[step % 2])
         step += 1

@@ -225,7 +225,7 @@ def _run(first, data, variance_floor, tol, max_iter, progress, callback, hierarc
                           + np.log(data.variance, dtype=np.float64).sum())
     trace, termination = [], None
     with tqdm(total=max_iter, desc="EM", disable=not progress) as bar:
-        for covariance, loglik, at_floor in iterate(first, data, floor, keep_all=bool(callback)):
+        for covariance, loglik, at_floor in iterate(first, data, floor):
             if not math.isfinite(loglik):
                 raise FloatingPointError(
                     f"the log-likelihood is {loglik} after {len(trace)} updates; the data's scale"
