@@ -170,7 +170,7 @@ class LowRankPlusDiagonal(StructuredOperator):
     @cached_property
     def _root(self):
         """φ(G) and ψ(G), the small matrices of the square root and of its inverse."""
-        values, Q = linalg.eigh(self._gram, check_finite=False)
+        values, Q = np.linalg.eigh(self._gram)
         root = np.sqrt(1 + np.maximum(values, 0))  # G is a Gram matrix: below 0 is rounding
         return (Q / (1 + root)) @ Q.T, (Q / (root * (1 + root))) @ Q.T
 
@@ -439,7 +439,7 @@ class Woodbury(StructuredOperator):
     def _root(self):
         """X and the eigenvalues √(1+Λ)."""
         Q, R = linalg.qr(self._base.whiten(self._U), mode="economic", check_finite=False)
-        values, E = linalg.eigh(R @ self._middle(R.T), check_finite=False)
+        values, E = np.linalg.eigh(R @ self._middle(R.T))
         if values.size and values[0] <= -1:
             raise np.linalg.LinAlgError(
                 f"Woodbury of shape {self.shape} is not positive definite to working precision:"
