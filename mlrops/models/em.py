@@ -15,7 +15,7 @@ def log_likelihood(covariance, total_quad, n_samples):
     return -0.5 * (n * math.log(2 * math.pi) + covariance.logdet() + total_quad / n_samples)
 
 
-def em_step(covariance, posterior, data, floor, out=None):
+def em_step(covariance, posterior, data, floor, out):
     """One M-step from a posterior: the next covariance and the features held at the floor.
 
     Given its new factors, the expected log-likelihood of a feature is unimodal in its variance, so
