@@ -3,8 +3,8 @@
 from .factor_model import (
     ConvergenceWarning,
     FactorModelIterate,
-    FactorModelResult,
     fit_factor_model,
 )
+from .result import FactorModelResult
 
 __all__ = ["ConvergenceWarning", "FactorModelIterate", "FactorModelResult", "fit_factor_model"]

@@ -1,27 +1,41 @@
 """The data of a factor model: checked, centred, compressed, one feature a row."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
 from ..operators._validate import as_finite, name_some
+from .em import Complete
 
-__all__ = ["FactorData", "prepare"]
+__all__ = ["CompleteData", "prepare"]
 
 
-class FactorData(NamedTuple):
-    """What EM needs of the data; all in tree order."""
+@dataclass(frozen=True)
+class CompleteData:
+    """Complete data in memory, all in tree order; a source of EM (see `em`)."""
 
     X: np.ndarray  # (n, k), C-contiguous, X Xᵀ = Σ_t (y_t - mean)(y_t - mean)ᵀ
     sums_of_squares: np.ndarray  # (n,)
     mean: np.ndarray  # (n,)
     n_samples: int  # N, which k may be smaller than
+    weight: float  # number of samples that X Xᵀ sums over
+    mean_is_free = False
+
+    @property
+    def dtype(self):
+        return self.X.dtype
 
     @property
     def variance(self):
         """Mean square of each feature."""
-        return self.sums_of_squares / self.n_samples
+        return self.sums_of_squares.astype(float) / self.weight
+
+    def start_data(self, width, seed):
+        return self.X
+
+    def evaluate(self, covariance, mean):
+        return Complete(covariance, self)
 
 
 def prepare(Y, hierarchy, center):
@@ -52,4 +66,4 @@ def prepare(Y, hierarchy, center):
     else:
         X = Y.T - mean[:, None]
     X = np.ascontiguousarray(hierarchy._gather(X))
-    return FactorData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N)
+    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N, float(N))

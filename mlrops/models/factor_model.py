@@ -2,98 +2,24 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from ..hierarchy import Hierarchy
-from ..operators._validate import as_finite, check_rank, name_some
+from ..operators._validate import check_rank, name_some
 from ..operators.mlr import MLR, check_ranks
 from .data import prepare
-from .em import iterate
+from .em import Point, em_map
+from .result import FactorModelResult
 from .start import start
 
-__all__ = ["ConvergenceWarning", "FactorModelIterate", "FactorModelResult", "fit_factor_model"]
+__all__ = ["ConvergenceWarning", "FactorModelIterate", "fit_factor_model"]
 
 
 class ConvergenceWarning(UserWarning):
     """An iteration stopped before it converged, or at the boundary of the parameters."""
-
-
-@dataclass(frozen=True, repr=False)
-class FactorModelResult:
-    """A fitted factor model; what `fit_factor_model` returns.
-
-    Attributes
-    ----------
-    covariance : MLR
-        Fitted covariance ``Σ_l F_l F_lᵀ + diag(D)``, feature order, factors on principal axes
-        (`MLR.principal`).
-    mean : ndarray, shape (n,)
-        Mean of the data; zeros with ``center=False``.
-    loglik : float
-        Average log-likelihood a sample of the fitted parameters.
-    loglik_trace : ndarray, shape (n_iter + 1,)
-        Entry t is the average log-likelihood a sample of the parameters after t updates.
-    n_iter : int
-        Number of updates.
-    converged : bool
-    termination : str
-        Why it stopped: ``"tol"``, ``"max_iter"`` or ``"callback"``.
-    boundary : ndarray of int
-        Features whose variance in D stands at the floor (Heywood cases).
-    n_samples : int
-        Number of samples fitted to.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import fit_factor_model
-    >>> rng = np.random.default_rng(0)
-    >>> Y = rng.standard_normal((500, 1)) + rng.standard_normal((500, 6))
-    >>> fit = fit_factor_model(Y, ranks=1)
-    >>> fit.termination, fit.covariance.ranks, fit.loglik_trace.size == fit.n_iter + 1
-    ('tol', (1,), True)
-    >>> bool(np.isclose(fit.score(Y), fit.loglik))
-    True
-    """
-
-    covariance: MLR
-    mean: np.ndarray
-    loglik: float
-    loglik_trace: np.ndarray = field(repr=False)
-    n_iter: int
-    converged: bool
-    termination: str
-    boundary: np.ndarray
-    n_samples: int
-
-    def score_samples(self, Y):
-        """Log-likelihood of each sample.
-
-        Parameters
-        ----------
-        Y : array_like, shape (N, n)
-
-        Returns
-        -------
-        loglik : ndarray, shape (N,)
-        """
-        n = self.mean.size
-        Y = as_finite(Y, "Y", ndim=2, axis=1)
-        if Y.shape[1] != n:
-            raise ValueError(f"Y must have {n} features (columns), got shape {Y.shape}")
-        quad = self.covariance.inv_quad((Y - self.mean).T)
-        return -0.5 * (n * math.log(2 * math.pi) + self.covariance.logdet() + quad)
-
-    def score(self, Y):
-        """Average log-likelihood a sample of data (N, n); see `score_samples`."""
-        return float(self.score_samples(Y).mean())
-
-    def __repr__(self):
-        return (f"<FactorModelResult: loglik {self.loglik:.6g} a sample, {self.n_iter} iterations,"
-                f" {self.termination}, {self.covariance!r}>")
 
 
 @dataclass(frozen=True)
@@ -187,20 +113,20 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", center=True, tol=1
     for name, value in (("tol", tol), ("variance_floor", variance_floor)):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-    data = prepare(Y, hierarchy, center)
+    source = prepare(Y, hierarchy, center)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
-    first = MLR.from_compact(tree, ranks, *start(init, hierarchy, ranks, data, random_state))
-    fitted, at_floor, trace, termination = _run(
-        first, data, variance_floor, tol, max_iter, progress, callback, hierarchy)
+    first = Point(*start(init, hierarchy, ranks, source, random_state), source.mean)
+    fitted, point, trace, termination = _run(
+        first, source, tree, ranks, variance_floor, tol, max_iter, progress, callback, hierarchy)
 
-    boundary = np.sort(hierarchy.permutation[at_floor])
+    boundary = np.sort(hierarchy.permutation[point.D <= variance_floor * source.variance])
     _warn(termination, max_iter, boundary, variance_floor)
     return FactorModelResult(
         covariance=_in_feature_order(fitted, hierarchy).principal(),
-        mean=hierarchy._scatter(data.mean), loglik=trace[-1], loglik_trace=np.array(trace),
-        n_iter=len(trace) - 1, converged=termination == "tol", termination=termination,
-        boundary=boundary, n_samples=data.n_samples)
+        mean=hierarchy._scatter(point.mean), loglik=trace[-1], loglik_trace=np.array(trace),
+        n_iter=len(trace) - 1, converged=termination == "loglik", termination=termination,
+        boundary=boundary, n_samples=source.n_samples)
 
 
 def _n_features(Y):
@@ -217,19 +143,22 @@ def _in_feature_order(covariance, hierarchy):
         hierarchy._scatter(covariance.D), check_finite=False)
 
 
-def _run(first, data, variance_floor, tol, max_iter, progress, callback, hierarchy):
-    """Iterate EM until it stops; the last covariance, its floor mask, the trace, and why."""
-    floor = (variance_floor * data.variance).astype(data.X.dtype)
-    n = data.variance.size
+def _run(first, source, tree, ranks, variance_floor, tol, max_iter, progress, callback, hierarchy):
+    """Iterate EM until it stops; the last covariance and point, the trace, and why."""
+    floor = (variance_floor * source.variance).astype(source.dtype)
+    n = source.variance.size
     independent = -0.5 * (n * (math.log(2 * math.pi) + 1)
-                          + np.log(data.variance, dtype=np.float64).sum())
+                          + np.log(source.variance, dtype=np.float64).sum())
     trace, termination = [], None
+    point, buffers = first, [Point.empty_like(first) for _ in range(2)]
     with tqdm(total=max_iter, desc="EM", disable=not progress) as bar:
-        for covariance, loglik, at_floor in iterate(first, data, floor):
+        while True:
+            mapped = em_map(source, tree, ranks, floor, point, buffers[len(trace) % 2])
+            loglik, covariance = mapped.loglik, mapped.covariance
             if not math.isfinite(loglik):
                 raise FloatingPointError(
                     f"the log-likelihood is {loglik} after {len(trace)} updates; the data's scale"
-                    f" may be out of range for {data.X.dtype}"
+                    f" may be out of range for {source.dtype}"
                 )
             trace.append(loglik)
             if len(trace) > 1:
@@ -237,7 +166,7 @@ def _run(first, data, variance_floor, tol, max_iter, progress, callback, hierarc
                 bar.update()
                 bar.set_postfix(loglik=f"{loglik:.6g}", change=f"{change:.1e}", refresh=False)
                 if change <= tol * max(loglik - independent, n / 2):
-                    termination = "tol"
+                    termination = "loglik"
             if callback is not None:
                 seen = _in_feature_order(covariance, hierarchy)
                 try:
@@ -247,7 +176,8 @@ def _run(first, data, variance_floor, tol, max_iter, progress, callback, hierarc
             if termination is None and len(trace) > max_iter:
                 termination = "max_iter"
             if termination is not None:
-                return covariance, at_floor, trace, termination
+                return covariance, point, trace, termination
+            point = mapped.image
 
 
 def _warn(termination, max_iter, boundary, variance_floor):

@@ -34,9 +34,9 @@ def _leading(X, r):
     return F, rest
 
 
-def svd_start(hierarchy, ranks, data):
+def svd_start(hierarchy, ranks, data, seed):
     """Top-down truncated SVDs of the running residual, group by group."""
-    residual = data.X.copy()
+    residual = data.start_data(2 * sum(ranks) + 20, seed).copy()
     F = np.empty((hierarchy.n, sum(ranks)), residual.dtype)
     col = 0
     for level, r in enumerate(ranks):
@@ -69,9 +69,9 @@ def start(init, hierarchy, ranks, data, random_state):
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
         F, D = hierarchy._gather(init.F), hierarchy._gather(init.D)
     elif isinstance(init, str) and init == "svd":
-        F, D = svd_start(hierarchy, ranks, data)
+        F, D = svd_start(hierarchy, ranks, data, random_state)
     elif isinstance(init, str) and init == "random":
         F, D = random_start(hierarchy, ranks, data, random_state)
     else:
         raise ValueError(f'init must be "svd", "random" or an MLR, got {init!r}')
-    return F.astype(data.X.dtype, copy=False), D.astype(data.X.dtype, copy=False)
+    return F.astype(data.dtype, copy=False), D.astype(data.dtype, copy=False)
