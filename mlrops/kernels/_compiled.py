@@ -200,11 +200,11 @@ def rows_residual(V, F, yy, N, lo, hi, D):
 
 
 @_jit
-def sweep_factor(G, first, hi, path, cols, zoff, top, stack, K, U, fail):
+def sweep_factor(G, ridge, first, hi, path, cols, zoff, top, stack, K, U, fail):
     """Eliminate leaves first; G is (leaves, R, R), stack (L, R, R), zero at the start.
 
     Row i of a node in K holds [X_i | C_i], X = C⁻¹ A_own,anc, C the Cholesky factor of
-    A_own,own + I.  Lower triangles only.  On a bad pivot fail = (level, group).
+    A_own,own + diag(ridge).  Lower triangles only.  On a bad pivot fail = (level, group).
     """
     L = path.shape[1]
     n_leaves = path.shape[0]
@@ -228,7 +228,7 @@ def sweep_factor(G, first, hi, path, cols, zoff, top, stack, K, U, fail):
                     if m < i:
                         row[c0 + m] = v / K[z0 + m, c0 + m]
                     else:
-                        v += 1
+                        v += ridge[z0 + i]
                         if not (v > 0 and v < np.inf):
                             fail[0] = level
                             fail[1] = path[q, level]

@@ -94,27 +94,32 @@ def spread(F, p, W, x, layout, sign=1.0):
     return out
 
 
-def factor(F, dinv, layout):
-    """(K, log det(I + Fᵀ D⁻¹ F), fail): fail is None or the (level, group) of a bad pivot."""
+def factor(F, dinv, layout, ridge=None):
+    """(K, log det(I + Fᵀ D⁻¹ F), fail): fail is None or the (level, group) of a bad pivot.
+
+    `ridge` (s,) stands in for the diagonal of I, one number for each row of the nodes.
+    """
     R, top = layout.R, layout.top
     K = np.zeros((layout.s, R), F.dtype)
     above = int(layout.cols[top])
     passed = np.zeros((layout.top_leaf.size - 1, above, above), F.dtype)
+    ridge = np.ones(layout.s, F.dtype) if ridge is None else ridge
     fail = np.full(2, -1, np.int64)
 
     def task(lo, hi, limit):
         stack = np.zeros((layout.L, R, R), F.dtype)
         for a, b in blocks(lo, hi, R * R, limit):
             G = leaf.gram(F, dinv, layout, a, b, scratch("G", (b - a, R, R), F.dtype))
-            _compiled.sweep_factor(G, a, b, layout.path, layout.cols, layout.zoff, top, stack, K,
-                                   passed, fail)
+            _compiled.sweep_factor(G, ridge, a, b, layout.path, layout.cols, layout.zoff, top,
+                                   stack, K, passed, fail)
             if fail[0] >= 0:
                 return
 
     _share(task, layout, R)
     if top and fail[0] < 0:
         stack = np.zeros((top + 1, R, R), F.dtype)
-        _compiled.sweep_factor(passed, 0, len(passed), *layout.above, 0, stack, K, passed[:0], fail)
+        _compiled.sweep_factor(passed, ridge, 0, len(passed), *layout.above, 0, stack, K,
+                               passed[:0], fail)
     if fail[0] >= 0:
         return K, np.nan, (int(fail[0]), int(fail[1]))
     return K, 2 * sum(_log_pivots(K, layout)), None
