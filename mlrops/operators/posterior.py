@@ -7,10 +7,55 @@ import numpy as np
 from .. import kernels
 from ._validate import as_finite, as_real
 
-__all__ = ["FactorPosterior"]
+__all__ = ["FactorMoments", "FactorPosterior", "samples_in_tree_order"]
 
 
-class FactorPosterior:
+def samples_in_tree_order(covariance, X, check_finite=True):
+    """Samples (n, N), one a column, in the precision of an MLR and C-contiguous."""
+    check = as_finite if check_finite else as_real
+    X = check(X, "X", dtype=covariance.dtype, ndim=2)
+    if X.shape[0] != covariance.shape[0]:
+        raise ValueError(
+            f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}"
+        )
+    return np.ascontiguousarray(covariance.hierarchy._gather(X))
+
+
+class FactorMoments:
+    """Means (s, N) and covariance of the factors of an MLR, kept node by node."""
+
+    def __init__(self, covariance, K, means):
+        self._sigma, self._K, self._means = covariance, K, means
+
+    def mean(self, level):
+        """Means of the factors of one level, shape (p_l, r_l, N)."""
+        layout = self._sigma._layout
+        level = range(layout.L)[level]
+        block = self._means[layout.zoff[level] : layout.zoff[level + 1]]
+        p, r = self._sigma.hierarchy.group_counts[level], self._sigma.ranks[level]
+        return block.reshape(p, r, self._means.shape[1]).copy()
+
+    def covariance(self, level):
+        """Covariance of the factors within each group of a level, shape (p_l, r_l, r_l).
+
+        The same for every sample.
+        """
+        layout = self._sigma._layout
+        level = range(layout.L)[level]
+        own = slice(layout.cols[level], layout.cols[level + 1])
+        first = np.searchsorted(layout.path[:, level], np.arange(
+            self._sigma.hierarchy.group_counts[level]))
+        return self._path_covariance[first][:, own, own]
+
+    @cached_property
+    def _path_covariance(self):
+        layout = self._sigma._layout
+        if layout.R == 0:
+            return np.empty((layout.n_leaves, 0, 0), self._sigma.dtype)
+        return kernels.tree.path_covariance(self._K, layout)
+
+
+class FactorPosterior(FactorMoments):
     r"""Factors of every group given samples of ``x = F z + e``, ``cov(e) = diag(D)``.
 
     Parameters
@@ -39,47 +84,14 @@ class FactorPosterior:
     """
 
     def __init__(self, covariance, X, check_finite=True):
-        check = as_finite if check_finite else as_real
-        X = check(X, "X", dtype=covariance.dtype, ndim=2)
-        if X.shape[0] != covariance.shape[0]:
-            raise ValueError(
-                f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}"
-            )
-        self._sigma = covariance
-        self._X = np.ascontiguousarray(covariance.hierarchy._gather(X))
-        A, R, N = covariance, covariance._layout.R, X.shape[1]
-        if R and N:
-            self._means, self._squares = kernels.tree.posterior(
-                A._F, A._dinv, A._factor[0], self._X, A._layout)
+        A = covariance
+        self._X = samples_in_tree_order(A, X, check_finite)
+        K, N = A._factor[0] if A._layout.R else None, self._X.shape[1]
+        if A._layout.R and N:
+            means, self._squares = kernels.tree.posterior(A._F, A._dinv, K, self._X, A._layout)
         else:
-            self._means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
-
-    def mean(self, level):
-        """Posterior means of the factors of one level, shape (p_l, r_l, N)."""
-        layout = self._sigma._layout
-        level = range(layout.L)[level]
-        block = self._means[layout.zoff[level] : layout.zoff[level + 1]]
-        p, r = self._sigma.hierarchy.group_counts[level], self._sigma.ranks[level]
-        return block.reshape(p, r, self._X.shape[1]).copy()
-
-    def covariance(self, level):
-        """Posterior covariance of the factors within each group of a level, shape (p_l, r_l, r_l).
-
-        The same for every sample.
-        """
-        layout = self._sigma._layout
-        level = range(layout.L)[level]
-        own = slice(layout.cols[level], layout.cols[level + 1])
-        first = np.searchsorted(layout.path[:, level], np.arange(
-            self._sigma.hierarchy.group_counts[level]))
-        return self._path_covariance[first][:, own, own]
-
-    @cached_property
-    def _path_covariance(self):
-        layout = self._sigma._layout
-        if layout.R == 0:
-            return np.empty((layout.n_leaves, 0, 0), self._sigma.dtype)
-        return kernels.tree.path_covariance(self._sigma._factor[0], layout)
+            means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
+        super().__init__(A, K, means)
 
     def total_inv_quad(self, sums_of_squares):
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
