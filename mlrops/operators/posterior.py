@@ -101,7 +101,7 @@ class FactorPosterior(FactorMoments):
         """
         return float(sums_of_squares @ (1 / self._sigma.D.astype(float)) - self._squares.sum())
 
-    def regress(self, sums_of_squares, n_samples=None, out=None):
+    def regress(self, sums_of_squares, n_samples=None, out=None, keep_moments=False):
         """Regress the features on their factors: the M-step.
 
         Parameters
@@ -113,6 +113,9 @@ class FactorPosterior(FactorMoments):
             same ``X Xᵀ``; default its number of columns.
         out : (ndarray (n, R), ndarray (n,)), optional
             C-contiguous arrays to fill.
+        keep_moments : bool, optional
+            Keep W and W⁻¹ of every leaf, ``2 n_leaves R²`` numbers, for `gradient` and
+            `precondition`.
 
         Returns
         -------
@@ -129,6 +132,40 @@ class FactorPosterior(FactorMoments):
         if A._layout.R == 0:
             D[:] = yy / n_samples
         else:
+            shape = (2, A._layout.n_leaves, A._layout.R, A._layout.R)
+            keep = np.empty(shape, A.dtype) if keep_moments else None
             kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
-                                 A._layout, F, D)
+                                 A._layout, F, D, keep)
+            self._moments = keep
         return h._scatter(F), h._scatter(D)
+
+    def gradient(self, F, D, n_samples=None):
+        """Derivatives of the average log-likelihood a sample by the parameters of the covariance.
+
+        Parameters
+        ----------
+        F, D : ndarray, shapes (n, R) and (n,)
+            What ``regress(..., keep_moments=True)`` returned.
+        n_samples : int, optional
+            As in `regress`.
+
+        Returns
+        -------
+        dF : ndarray, shape (n, R)
+            ``D⁻¹ (V - F W) / N``, by Fisher's identity the same as for the expected complete-data
+            log-likelihood; here V and W are those of `regress`, F and D those of the covariance.
+        dD : ndarray, shape (n,)
+        """
+        A, h, N = self._sigma, self._sigma.hierarchy, n_samples or self._X.shape[1]
+        if A._layout.R == 0:
+            return np.zeros_like(F), (D / A.D - 1) / (2 * A.D)
+        return tuple(map(h._scatter, kernels.curvature.gradient(
+            A._F, A._d, h._gather(F), h._gather(D), self._moments[0], N, A._layout)))
+
+    def precondition(self, G, n_samples=None):
+        """The change of F by which EM would answer the gradient G (n, R): ``N D G W⁻¹``."""
+        A, h, N = self._sigma, self._sigma.hierarchy, n_samples or self._X.shape[1]
+        if A._layout.R == 0:
+            return np.zeros_like(G)
+        return h._scatter(kernels.curvature.precondition(
+            h._gather(G), A._d, self._moments[1], N, A._layout))
