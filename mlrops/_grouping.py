@@ -426,3 +426,32 @@ def _read_linkage(Z):
             f" {counted[n + i]}"
         )
     return children, counted
+
+
+# ---------------------------------------------------------------- part of a tree
+
+
+def restrict_groups(position, boundaries, names, features):
+    """What is left of a tree when only some features stay; empty groups vanish.
+
+    Parameters
+    ----------
+    position : ndarray of int, shape (n,)
+        Place of every feature in the tree.
+    boundaries, names : sequences of L
+        Offsets of the groups of each level, and their names or None.
+    features : ndarray of int
+        Distinct features; ``features[j]`` becomes feature j.
+
+    Returns
+    -------
+    permutation, boundaries, names
+    """
+    places = position[features]
+    permutation = np.argsort(places)
+    kept = [np.searchsorted(places[permutation], offsets) for offsets in boundaries]
+    left = tuple(
+        labels and tuple(labels[g] for g in np.flatnonzero(np.diff(offsets)))
+        for labels, offsets in zip(names, kept, strict=True)
+    )
+    return permutation, [np.unique(offsets) for offsets in kept], left

@@ -105,8 +105,8 @@ def test_models_factor_no_covariance_of_their_own(file):
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_import_time_dependencies(file):
     heavy = {module.split(".")[0] for module, _ in imports(file, inside_functions=False)} & HEAVY
-    if file.name == "_compiled.py":
-        assert heavy == {"numba"}
+    if file.name.startswith("_compiled"):
+        assert heavy <= {"numba"}
     elif file.name == "sklearn.py":
         assert heavy <= {"sklearn"}
     else:

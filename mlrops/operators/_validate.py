@@ -3,6 +3,7 @@
 import numpy as np
 
 __all__ = [
+    "as_features",
     "as_finite",
     "as_positive",
     "as_real",
@@ -76,6 +77,25 @@ def as_positive(d, what, n=None, dtype=None):
             f" ({bad.size} features: {name_some(bad)})"
         )
     return d
+
+
+def as_features(features, n, what="features"):
+    """Distinct feature numbers 0 to n - 1, at least one; negative ones count from the end."""
+    features = np.asarray(features)
+    if features.dtype.kind not in "iu" or features.ndim != 1 or features.size == 0:
+        raise ValueError(
+            f"{what} must be a 1-d array of at least one integer, got shape {features.shape} of"
+            f" dtype {features.dtype}"
+        )
+    bad = features[(features < -n) | (features >= n)]
+    if bad.size:
+        raise IndexError(f"{what} must lie in 0 to {n - 1}, got {name_some(bad)}")
+    features = features.astype(np.intp) % n
+    values, counts = np.unique(features, return_counts=True)
+    if values.size < features.size:
+        raise ValueError(
+            f"{what} must be distinct, got {name_some(values[counts > 1])} more than once")
+    return features
 
 
 def check_rank(rank, what="rank"):

@@ -6,8 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from .. import kernels
+from .._grouping import restrict_groups
 from ..hierarchy import Hierarchy
-from ._validate import as_finite, as_positive, as_real, check_rank, read_only
+from ._validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .base import StructuredOperator
 
 __all__ = ["MLR"]
@@ -250,14 +251,16 @@ class MLR(StructuredOperator):
         """(K, log det(I + Fᵀ D⁻¹ F)); see kernels.tree."""
         K, logs, fail = kernels.tree.factor(self._F, self._dinv, self._layout)
         if fail is not None:
-            level, group = fail
-            raise np.linalg.LinAlgError(
-                f"factorization broke down at level {level}, group {group}"
-                f" ({self._hierarchy.group_sizes(level)[group]} features): I + Fᵀ D⁻¹ F"
-                f" overflows {self.dtype}, or D is too small beside F for its precision"
-            )
+            raise self._breakdown(*fail)
         K.flags.writeable = False
         return K, logs
+
+    def _breakdown(self, level, group):
+        return np.linalg.LinAlgError(
+            f"factorization broke down at level {level}, group {group}"
+            f" ({self._hierarchy.group_sizes(level)[group]} features): I + Fᵀ D⁻¹ F"
+            f" overflows {self.dtype}, or D is too small beside F for its precision"
+        )
 
     def _solve(self, b):
         if self._F.shape[1] == 0 or b.size == 0:
@@ -431,6 +434,26 @@ class MLR(StructuredOperator):
             return B[:, : width if ranks is None else min(width, ranks[level])]
 
         return self._relevel(truncate)
+
+    def restrict(self, features):
+        """The principal submatrix of some features.
+
+        Parameters
+        ----------
+        features : array_like of int
+            Distinct features, in the order wanted.
+
+        Returns
+        -------
+        MLR
+            On the tree that these features leave, with the same ranks; empty groups vanish.
+        """
+        features = as_features(features, self.shape[0])
+        h = self._hierarchy
+        tree = Hierarchy._make(
+            *restrict_groups(h._position, h.boundaries, h._names, features))
+        rows = h._position[features][tree.permutation]
+        return MLR._from_tree(tree, self._ranks, self._F[rows], self._d[rows])
 
     def expanded_matrix(self):
         """Sparse ``[[diag(D), F], [Fᵀ, -I]]``, F spread out; A is its Schur complement.

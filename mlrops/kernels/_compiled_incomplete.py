@@ -1,0 +1,255 @@
+"""Compiled loops over samples with missing cells: one sweep of the tree a pattern.
+
+A pattern is a set of features that are seen together in one sample or more; a class is a set of
+features of one leaf that are seen in the same patterns.  Symmetric matrices travel packed, their
+lower triangle row after row.
+"""
+
+import numpy as np
+
+from ._compiled import _jit, sweep_covariance, sweep_down, sweep_factor, sweep_up
+
+
+@_jit
+def centre(X, mean, roots, first, lo, hi, out):
+    """out = √w (x - mean) of the samples that `out` has columns for, 0 at missing cells (NaN)."""
+    for i in range(lo, hi):
+        for t in range(out.shape[1]):
+            v = X[i, first + t]
+            out[i, t] = (v - mean[i]) * roots[first + t] if v == v else 0
+
+
+@_jit
+def class_products(F, dinv, rows, row_off, lo, hi, outer):
+    """outer[c] = Σ f_i f_iᵀ / D_i over the features of class c."""
+    for c in range(lo, hi):
+        o = outer[c]
+        o[:] = 0
+        for m in range(row_off[c], row_off[c + 1]):
+            i = rows[m]
+            at = 0
+            for a in range(F.shape[1]):
+                f = dinv[i] * F[i, a]
+                for j in range(a + 1):
+                    o[at + j] += f * F[i, j]
+                at += a + 1
+
+
+@_jit
+def gather_grams(seen, outer, class_off, p0, lo, hi, G):
+    """G[q, p] = Σ outer[c] over the classes of leaf q that pattern p sees."""
+    for q in range(lo, hi):
+        G[q] = 0
+        for c in range(class_off[q], class_off[q + 1]):
+            for p in range(G.shape[1]):
+                if seen[c, p0 + p]:
+                    for j in range(G.shape[2]):
+                        G[q, p, j] += outer[c, j]
+
+
+@_jit
+def scatter_moments(seen, S, class_off, p0, lo, hi, W):
+    """W[c] += Σ S[q, p] over the patterns that see class c of leaf q."""
+    for q in range(lo, hi):
+        for c in range(class_off[q], class_off[q + 1]):
+            for p in range(S.shape[1]):
+                if seen[c, p0 + p]:
+                    for j in range(S.shape[2]):
+                        W[c, j] += S[q, p, j]
+
+
+@_jit
+def rows_cross(X, Z, off, lo, hi, V):
+    """V_i += Σ_t x_ti z_t on the first R columns of V, z (R, k) the block of the row's leaf."""
+    for q in range(lo, hi):
+        z = Z[q]
+        for i in range(off[q], off[q + 1]):
+            for j in range(z.shape[0]):
+                s = V.dtype.type(0)
+                for c in range(z.shape[1]):
+                    s += X[i, c] * z[j, c]
+                V[i, j] += s
+
+
+@_jit
+def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo, hi, S, logs,
+                   squares, fail):
+    """Factor, posterior means and path covariances of the patterns lo:hi.
+
+    G (leaves, patterns, R (R + 1) / 2) are the Gram matrices of the seen rows; Z (leaves, R, k)
+    holds ``Fᵀ D⁻¹ x`` along the paths and receives the posterior means.  Pattern p owns the columns
+    starts[p]:starts[p + 1] of Z.  logs[p] is log det(I + G); squares[0] and squares[1] (k,) are the
+    squared lengths of ``Λ⁻¹ Fᵀ D⁻¹ x`` and of the means.  S (leaves, patterns, (R + 1)(R + 2) / 2)
+    receives the covariances along the paths; with `total` the weighted second moments of (z, 1)
+    instead, a sample of weight w standing as √w (z, 1), and Z as √w z.
+    """
+    n_leaves, L = path.shape
+    R = cols[L]
+    dtype = Z.dtype
+    one = dtype.type(1)
+    K = np.zeros((zoff[L], R), dtype)
+    A = np.zeros((step, R, R), dtype)
+    cov = np.zeros((R, R), dtype)
+    gram_stack = np.zeros((L, R, R), dtype)
+    nothing = np.zeros((0, 0, 0), dtype)
+    for p in range(lo, hi):
+        t0 = starts[p]
+        k = starts[p + 1] - t0
+        weight = dtype.type(0)
+        for t in range(t0, t0 + k):
+            weight += roots[t] * roots[t]
+        for first in range(0, n_leaves, step):
+            last = min(first + step, n_leaves)
+            for q in range(first, last):
+                at = 0
+                for a in range(R):
+                    for j in range(a + 1):
+                        A[q - first, a, j] = G[q, p, at + j]
+                    at += a + 1
+            sweep_factor(A, ridge, first, last, path, cols, zoff, 0, gram_stack, K, nothing, fail)
+            if fail[0] >= 0:
+                return
+        log = 0.0
+        for level in range(L):
+            r = cols[level + 1] - cols[level]
+            for i in range(zoff[level], zoff[level + 1]):
+                log += np.log(np.float64(K[i, cols[level] + (i - zoff[level]) % r]))
+        logs[p] = 2 * log
+
+        W = np.empty((zoff[L], k), dtype)
+        T = np.empty((step, R, k), dtype)
+        up_stack = np.zeros((L, R, k), dtype)
+        down_stack = np.zeros((R, k), dtype)
+        for first in range(0, n_leaves, step):
+            last = min(first + step, n_leaves)
+            for q in range(first, last):
+                for j in range(R):
+                    for c in range(k):
+                        T[q - first, j, c] = Z[q, j, t0 + c]
+            sweep_up(T, first, last, path, cols, zoff, K, True, 0, up_stack, W, nothing)
+        for c in range(k):
+            squares[0, t0 + c] = 0
+            squares[1, t0 + c] = 0
+        for i in range(zoff[L]):
+            for c in range(k):
+                squares[0, t0 + c] += W[i, c] * W[i, c]
+        for first in range(0, n_leaves, step):
+            last = min(first + step, n_leaves)
+            sweep_down(W, 0, first, last, path, cols, zoff, K, 0, down_stack, T)
+            sweep_covariance(0, first, last, path, cols, zoff, K, cov, A)
+            for q in range(first, last):
+                z = T[q - first]
+                for j in range(R):
+                    for c in range(k):
+                        Z[q, j, t0 + c] = z[j, c]
+                out = S[q, p]
+                f = weight if total else one
+                at = 0
+                for a in range(R):
+                    for j in range(a + 1):
+                        v = f * A[q - first, a, j]
+                        if total:
+                            for c in range(k):
+                                v += z[a, c] * z[j, c]
+                        out[at + j] = v
+                    at += a + 1
+                for j in range(R):
+                    v = dtype.type(0)
+                    for c in range(k):
+                        v += roots[t0 + c] * z[j, c]
+                    out[at + j] = v
+                out[at + R] = weight
+        for i in range(zoff[L]):
+            for c in range(k):
+                squares[1, t0 + c] += W[i, c] * W[i, c]
+
+
+@_jit
+def class_regress(V, W, yy, rows, row_off, m, lo, hi, F, D, offset):
+    """(F_i, offset_i) = W_c⁻¹ v_i by Cholesky, D_i = (yy_i - (F_i, offset_i)·v_i) / N_i.
+
+    Only the leading m of the R + 1 regressors are used: with m = R the offset is 0.
+    """
+    R = F.shape[1]
+    C = np.zeros((R + 1, R + 1), V.dtype)
+    x = np.zeros(R + 1, V.dtype)
+    for c in range(lo, hi):
+        at = 0
+        for a in range(m):
+            for j in range(a + 1):
+                v = W[c, at + j]
+                for b in range(j):
+                    v -= C[a, b] * C[j, b]
+                C[a, j] = v / C[j, j] if j < a else np.sqrt(v)
+            at += a + 1
+        for member in range(row_off[c], row_off[c + 1]):
+            i = rows[member]
+            for a in range(m):
+                v = V[i, a]
+                for b in range(a):
+                    v -= C[a, b] * x[b]
+                x[a] = v / C[a, a]
+            for a in range(m - 1, -1, -1):
+                x[a] /= C[a, a]
+                for b in range(a):
+                    x[b] -= C[a, b] * x[a]
+            explained = V.dtype.type(0)
+            for a in range(m):
+                explained += x[a] * V[i, a]
+            for a in range(R):
+                F[i, a] = x[a]
+            offset[i] = x[R] if m > R else 0
+            D[i] = (yy[i] - explained) / W[c, W.shape[1] - 1]
+
+
+@_jit
+def class_gradient(F, D, V, W, yy, rows, row_off, lo, hi, dF, dD, dmean):
+    """Derivatives of ``-½ Σ_i (N_i log D_i + E‖x_i - F_i z‖² / D_i)`` at offset 0.
+
+    With u = v - (F_i, 0) W:  (dF, dmean) = u / D,  E‖x_i - F_i z‖² = yy - F_i·v - F_i·u.
+    """
+    R = F.shape[1]
+    u = np.zeros(R + 1, F.dtype)
+    for c in range(lo, hi):
+        for member in range(row_off[c], row_off[c + 1]):
+            i = rows[member]
+            for a in range(R + 1):
+                u[a] = V[i, a]
+            at = 0
+            for a in range(R):
+                for j in range(a):
+                    u[a] -= F[i, j] * W[c, at + j]
+                    u[j] -= F[i, a] * W[c, at + j]
+                u[a] -= F[i, a] * W[c, at + a]
+                at += a + 1
+            for j in range(R):
+                u[R] -= F[i, j] * W[c, at + j]
+            left = yy[i]
+            for a in range(R):
+                left -= F[i, a] * (V[i, a] + u[a])
+                dF[i, a] = u[a] / D[i]
+            dmean[i] = u[R] / D[i]
+            dD[i] = (left / D[i] - W[c, at + R]) / (2 * D[i])
+
+
+@_jit
+def missing_variance(F, D, seen, rows, row_off, class_off, S, starts, p0, lo, hi, out):
+    """out[i, t] = D_i + F_i Cov F_iᵀ where sample t does not see feature i, else 0."""
+    R = F.shape[1]
+    for q in range(lo, hi):
+        for c in range(class_off[q], class_off[q + 1]):
+            for p in range(S.shape[1]):
+                for member in range(row_off[c], row_off[c + 1]):
+                    i = rows[member]
+                    v = F.dtype.type(0)
+                    if not seen[c, p0 + p]:
+                        v = D[i]
+                        at = 0
+                        for a in range(R):
+                            g = F.dtype.type(0)
+                            for j in range(a):
+                                g += F[i, j] * S[q, p, at + j]
+                            v += F[i, a] * (2 * g + F[i, a] * S[q, p, at + a])
+                            at += a + 1
+                    for t in range(starts[p], starts[p + 1]):
+                        out[i, t] = v

@@ -1,0 +1,165 @@
+"""Normal distributions with an MLR covariance, given some of the cells of a sample."""
+
+from functools import cached_property
+
+import numpy as np
+
+from ..operators import incomplete
+from ..operators._validate import as_features, as_finite, as_real, name_some
+
+__all__ = ["Conditional", "condition", "impute", "loglik_samples"]
+
+
+def _samples(covariance, Y):
+    """`Y` (N, n) as IncompleteSamples."""
+    n = covariance.shape[0]
+    Y = as_real(Y, "Y", ndim=2)
+    if Y.shape[1] != n:
+        raise ValueError(f"Y must have {n} features (columns), got shape {Y.shape}")
+    infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
+    if infinite.size:
+        raise ValueError(f"Y must not hold infinity, got some in feature {name_some(infinite)}")
+    return incomplete.IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+
+
+def loglik_samples(covariance, mean, Y):
+    """Log-likelihood of the observed cells of each sample.
+
+    Parameters
+    ----------
+    covariance : MLR
+    mean : array_like, shape (n,)
+    Y : array_like, shape (N, n)
+        NaN marks a missing cell.
+
+    Returns
+    -------
+    loglik : ndarray, shape (N,)
+        0 for a sample without an observed cell.
+    """
+    if not len(Y):
+        return np.empty(0)
+    return incomplete.loglik_samples(covariance, mean, _samples(covariance, Y))
+
+
+def impute(covariance, mean, Y, return_std=False):
+    """Fill missing cells with their conditional means given the observed cells of their sample.
+
+    Parameters
+    ----------
+    covariance : MLR
+    mean : array_like, shape (n,)
+    Y : array_like, shape (N, n)
+        NaN marks a missing cell.
+    return_std : bool, optional
+
+    Returns
+    -------
+    filled : ndarray, shape (N, n)
+        Observed cells as they are.
+    std : ndarray, shape (N, n)
+        Conditional standard deviations, 0 at observed cells; only with `return_std`.
+    """
+    Y = as_real(Y, "Y", ndim=2)
+    filled = Y.astype(np.result_type(Y, covariance.dtype))
+    if not len(Y):
+        return (filled, np.zeros_like(filled)) if return_std else filled
+    found = incomplete.fill(covariance, mean, _samples(covariance, Y), return_std)
+    missing = np.isnan(Y)
+    filled[missing] = (found[0] if return_std else found).T[missing]
+    return (filled, np.ascontiguousarray(found[1].T)) if return_std else filled
+
+
+class Conditional:
+    """Distribution of some features of a normal sample given the others; see `condition`.
+
+    Attributes
+    ----------
+    observed, missing : ndarray of int
+        The features that are given, in the order asked for, and the rest, increasing.
+    mean_map : StructuredOperator, shape (n_missing, n_observed)
+        ``B = Σ_mo Σ_oo⁻¹``.
+    covariance : MLR
+        Covariance of the missing features given the observed ones, whatever their values.
+    """
+
+    def __init__(self, covariance, mean, observed, missing):
+        self.observed, self.missing, self._mean = observed, missing, np.asarray(mean)
+        self.mean_map = incomplete.ConditionalMap(covariance, observed, missing)
+
+    @cached_property
+    def covariance(self):
+        return self.mean_map.covariance
+
+    def mean(self, y):
+        """Conditional mean ``μ_m + B (y - μ_o)``.
+
+        Parameters
+        ----------
+        y : array_like, shape (n_observed,) or (N, n_observed)
+            Values of the observed features, in the order of `observed`.
+
+        Returns
+        -------
+        mean : ndarray, shape (n_missing,) or (N, n_missing)
+        """
+        y = as_finite(y, "y", ndim=(1, 2), axis=-1)
+        if y.shape[-1] != self.observed.size:
+            raise ValueError(
+                f"y must hold {self.observed.size} observed features, got shape {y.shape}")
+        return self._mean[self.missing] + (self.mean_map @ (y - self._mean[self.observed]).T).T
+
+    def __repr__(self):
+        return f"<{self.missing.size} features given {self.observed.size}: {self.covariance!r}>"
+
+
+def condition(covariance, mean, observed, names=None):
+    """Distribution of the rest of the features given some.
+
+    Parameters
+    ----------
+    covariance : MLR
+    mean : array_like, shape (n,)
+    observed : array_like, shape (n,) of bool or (n_observed,) of int or str
+        The features that are given: a mask, distinct numbers, or names.
+    names : sequence of str, optional
+        Names of the features, for an `observed` of names.
+
+    Returns
+    -------
+    Conditional
+
+    Raises
+    ------
+    ValueError
+        Every feature is observed or none, repeated features, names that are not known.
+    IndexError
+        Feature numbers out of range.
+    """
+    n = covariance.shape[0]
+    observed = np.asarray(observed)
+    if observed.dtype.kind == "b":
+        if observed.shape != (n,):
+            raise ValueError(f"observed must be a mask of shape ({n},), got {observed.shape}")
+        observed = np.flatnonzero(observed)
+    elif observed.dtype.kind in "UO" and observed.size:
+        observed = _numbers(observed, names)
+    missing = np.ones(n, bool)
+    if observed.size:
+        observed = as_features(observed, n, "observed")
+        missing[observed] = False
+    if not 0 < observed.size < n:
+        raise ValueError(
+            f"observed must leave out at least one feature and hold one, got {observed.size} of {n}"
+        )
+    return Conditional(covariance, mean, observed, np.flatnonzero(missing))
+
+
+def _numbers(wanted, names):
+    if names is None:
+        raise ValueError("observed holds names, but the features have none; use their numbers")
+    number = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in wanted if name not in number]
+    if unknown:
+        raise ValueError(f"observed must hold names of features, got {name_some(unknown)}")
+    return np.array([number[name] for name in wanted])

@@ -1,0 +1,294 @@
+"""Samples with missing cells seen through an MLR covariance: EM moments, filling in, conditioning.
+
+A missing cell is a feature of zero precision in its sample: with ``m ∘ D⁻¹`` in place of ``D⁻¹``
+everything that holds for complete samples holds for the features that m marks as seen, on the same
+tree.  Nothing is filled in before it is estimated.
+"""
+
+import math
+from functools import cached_property
+
+import numpy as np
+
+from .. import kernels
+from ._validate import as_real
+from .base import StructuredOperator
+from .mlr import MLR
+
+__all__ = ["ConditionalMap", "IncompleteMoments", "IncompleteSamples", "fill", "loglik_samples"]
+
+
+class IncompleteSamples:
+    """Samples with missing cells, grouped by their patterns of missing cells, once and for all.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    X : array_like, shape (n, N)
+        Samples, one a column, rows in feature order; NaN marks a missing cell.
+    weights : array_like, shape (N,), optional
+        Positive weights of the samples; default ones.
+
+    Notes
+    -----
+    A sorted copy of X is kept, and a bit for each pair of a class of features and a pattern.  Work
+    and memory of what follows go by the number of patterns P and of *classes*, sets of features of
+    one leaf that are missing in the same samples: a pattern costs one factorization, a class
+    ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at random make P = N patterns and n classes;
+    blocks and monotone missing data make few.
+    """
+
+    def __init__(self, hierarchy, X, weights=None):
+        X = as_real(X, "X", ndim=2)
+        if X.shape[0] != hierarchy.n:
+            raise ValueError(f"X must have one row a feature ({hierarchy.n}), got {X.shape}")
+        self.hierarchy = hierarchy
+        leaf_off = np.asarray(hierarchy.boundaries[-1], np.int64)
+        X = hierarchy._gather(X)
+        self._patterns, self._order = kernels.incomplete.group(~np.isnan(X), leaf_off)
+        self._X = np.take(X, self._order, axis=1)
+        weights = np.ones(X.shape[1]) if weights is None else np.asarray(weights, float)
+        self._roots = np.sqrt(weights[self._order]).astype(X.dtype)
+        self._pattern_weights = np.add.reduceat(weights[self._order], self._patterns.starts[:-1])
+
+    @property
+    def dtype(self):
+        return self._X.dtype
+
+    @property
+    def n_samples(self):
+        """Number of samples N (int)."""
+        return self._X.shape[1]
+
+    @property
+    def n_patterns(self):
+        """Number of different patterns of missing cells (int)."""
+        return self._patterns.starts.size - 1
+
+    @cached_property
+    def weight(self):
+        """Sum of the weights (float)."""
+        return float(self._pattern_weights.sum())
+
+    @cached_property
+    def _tree_counts(self):
+        patterns, counts = self._patterns, np.empty(self.hierarchy.n)
+        counts[patterns.rows] = np.repeat(patterns.seen @ self._pattern_weights, patterns.sizes)
+        return counts
+
+    @property
+    def counts(self):
+        """Summed weights of the samples that show each feature, (n,), feature order."""
+        return self.hierarchy._scatter(self._tree_counts)
+
+    def zero_filled(self):
+        """``√w x`` with zeros for missing cells, (n, N), feature order; samples in some order."""
+        h = self.hierarchy
+        return h._scatter(kernels.incomplete.centre(
+            self._X, np.zeros(h.n, self.dtype), self._roots, 0, self.n_samples))
+
+    def _sweeps(self, covariance, mean, total):
+        """Yield (first, last, X, swept): the E-step batch after batch of samples."""
+        A, layout, patterns = covariance, covariance._layout, self._patterns
+        mean = A.hierarchy._gather(np.asarray(mean, A.dtype))
+        outer = kernels.incomplete.products(A._F, A._dinv, patterns)
+        for first, last in kernels.incomplete.batches(patterns, layout):
+            X = kernels.incomplete.centre(self._X, mean, self._roots, first, last)
+            swept = kernels.incomplete.sweep(
+                A._F, A._dinv, outer, X, self._roots, patterns, layout, first, total)
+            if swept.fail is not None:
+                raise A._breakdown(*swept.fail)
+            yield first, last, X, swept
+
+
+class IncompleteMoments:
+    """The E-step of samples with missing cells: what the M-step needs, summed over the samples.
+
+    Parameters
+    ----------
+    covariance : MLR
+        On the hierarchy of the samples and of their dtype.
+    samples : IncompleteSamples
+    mean : array_like, shape (n,)
+        Mean of the samples, feature order.
+
+    Notes
+    -----
+    For each feature i the moments over the samples that show it: ``v_i = Σ w x_i (z, 1)``, the
+    second moments ``W_i = Σ w E[(z, 1)(z, 1)ᵀ]`` of its regressors along the path of its leaf,
+    shared by its class, and ``Σ w x_i²``, x relative to the mean that went in.  With P patterns and
+    C classes this costs ``2 C P R²`` flops in products of matrices, ``4 n R N`` for the data and P
+    sweeps of the tree; two arrays of ``C R² / 2`` numbers are the largest.
+    """
+
+    def __init__(self, covariance, samples, mean):
+        A, self._sigma, self._samples = covariance, covariance, samples
+        R, patterns = A._layout.R, samples._patterns
+        self._V = np.zeros((A.shape[0], R + 1), A.dtype)
+        self._W = np.zeros((patterns.row_off.size - 1, (R + 1) * (R + 2) // 2), A.dtype)
+        squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
+        for first, last, X, swept in samples._sweeps(A, mean, total=True):
+            kernels.incomplete.add_moments(swept, X, samples._roots, patterns, A._layout, first,
+                                           self._V, self._W)
+            squares += np.einsum("ik,ik->i", X, X)
+            explained += swept.squares[0].sum()
+            p0, p1, starts = patterns.of(first, last)
+            weights = np.add.reduceat(np.square(samples._roots[first:last], dtype=float),
+                                      starts[:-1])
+            logdet += weights @ swept.logdet
+        self._squares = squares.astype(A.dtype)
+        d, counts = A._d.astype(float), samples._tree_counts
+        logdet += counts @ np.log(d)
+        self.loglik = -0.5 * (counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d)
+                              - explained) / samples.weight
+
+    def regress(self, mean_is_free=True, out=None):
+        """Regress each feature on its factors, and on a constant where the mean is free: M-step.
+
+        Parameters
+        ----------
+        mean_is_free : bool, optional
+        out : (ndarray (n, R), ndarray (n,)), optional
+            C-contiguous arrays to fill.
+
+        Returns
+        -------
+        F : ndarray, shape (n, R)
+        D : ndarray, shape (n,)
+            May reach zero, nothing is clipped.
+        offset : ndarray, shape (n,)
+            What to add to the mean; zeros where it is not free.
+        """
+        A = self._sigma
+        F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
+        offset = np.empty_like(D)
+        kernels.incomplete.regress(self._V, self._W, self._squares, self._samples._patterns,
+                                   mean_is_free, F, D, offset)
+        return tuple(map(A.hierarchy._scatter, (F, D, offset)))
+
+    def gradient(self):
+        """Derivatives of the average log-likelihood by F (n, R), D (n,) and mean (n,).
+
+        By Fisher's identity those of the expected log-likelihood of samples and factors together.
+        """
+        A = self._sigma
+        derivatives = kernels.incomplete.gradient(
+            A._F, A._d, self._V, self._W, self._squares, self._samples._patterns)
+        return tuple(A.hierarchy._scatter(x / x.dtype.type(self._samples.weight))
+                     for x in derivatives)
+
+
+def loglik_samples(covariance, mean, samples):
+    """Log-likelihood of the observed cells of each sample, (N,); 0 for a sample without any.
+
+    The quadratic form is ``‖D^{-1/2}(x - F z)‖² + ‖z‖²`` at the posterior mean z, a sum of squares.
+    """
+    A, patterns = covariance, samples._patterns
+    d = A._d.astype(float)
+    per_class = np.add.reduceat((math.log(2 * math.pi) + np.log(d))[patterns.rows],
+                                patterns.row_off[:-1])
+    constant = per_class @ patterns.seen
+    out = np.empty(samples.n_samples)
+    for first, last, X, swept in samples._sweeps(A, mean, total=False):
+        p0, p1, starts = patterns.of(first, last)
+        left = np.empty_like(X)
+        kernels.leaf.dot(A._F, swept.Z, X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
+                         solve=True)
+        left[np.isnan(samples._X[:, first:last])] = 0
+        quad = np.einsum("ik,ik,i->k", left, left, A._d) + swept.squares[1]
+        of_pattern = constant[p0:p1] + swept.logdet
+        out[samples._order[first:last]] = -0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
+    return out
+
+
+def fill(covariance, mean, samples, return_std=False):
+    """Samples with conditional means for missing cells, (n, N), feature order.
+
+    With `return_std` also the conditional standard deviations ``(D_i + F_i Cov F_iᵀ)^{1/2}`` of the
+    missing cells, (n, N), zero at the others.
+    """
+    A, h, layout = covariance, covariance.hierarchy, covariance._layout
+    center = h._gather(np.asarray(mean, A.dtype))
+    out = np.empty_like(samples._X)
+    std = np.empty_like(out) if return_std else None
+    zeros = np.zeros_like(A._d)
+    for first, last, X, swept in samples._sweeps(A, mean, total=False):
+        fitted = np.empty_like(X)
+        kernels.leaf.dot(A._F, swept.Z, X, zeros, layout, 0, layout.n_leaves, fitted)
+        known, columns = samples._X[:, first:last], samples._order[first:last]
+        out[:, columns] = np.where(np.isnan(known), center[:, None] + fitted, known)
+        if return_std:
+            std[:, columns] = np.sqrt(kernels.incomplete.variance(
+                A._F, A._d, swept, samples._patterns, layout, first, last - first))
+    return (h._scatter(out), h._scatter(std)) if return_std else h._scatter(out)
+
+
+class ConditionalMap(StructuredOperator):
+    r"""How the mean of some features follows others: :math:`\Sigma_{mo} \Sigma_{oo}^{-1}`.
+
+    Parameters
+    ----------
+    covariance : MLR
+        Covariance of n features.
+    observed, missing : ndarray of int
+        Disjoint sets of features; columns and rows of the operator, in this order.
+
+    Notes
+    -----
+    With ``C = (I + F_oᵀ D_o⁻¹ F_o)⁻¹`` the matrix is ``F_m C F_oᵀ D_o⁻¹``: an upward and a downward
+    sweep over the tree and two products with the factors, ``4 n R`` flops, in either direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.operators.incomplete import ConditionalMap
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+    >>> ConditionalMap(A, np.array([0, 2]), np.array([1])).toarray()
+    array([[0.33333333, 0.33333333]])
+    """
+
+    def __init__(self, covariance, observed, missing):
+        super().__init__(covariance.dtype, (missing.size, observed.size))
+        self._sigma, self._observed, self._missing = covariance, observed, missing
+
+    @cached_property
+    def _factor(self):
+        A = self._sigma
+        precision = np.zeros_like(A._dinv)
+        seen = A.hierarchy._position[self._observed]
+        precision[seen] = A._dinv[seen]
+        K, _, fail = kernels.tree.factor(A._F, precision, A._layout)
+        if fail is not None:
+            raise A._breakdown(*fail)
+        return K
+
+    def _carry(self, x, features, into, scale):
+        """``F_into C F_featuresᵀ diag(scale) x``."""
+        A, position = self._sigma, self._sigma.hierarchy._position
+        t = np.zeros((A.shape[0], x.size // max(len(x), 1)), A.dtype)
+        if A._layout.R and x.size:
+            t[position[features]] = x.reshape(len(x), -1)
+            z, _ = kernels.tree.posterior(A._F, scale, self._factor, t, A._layout)
+            t = kernels.tree.spread(A._F, np.zeros_like(scale), z, t, A._layout)
+        return t[position[into]].reshape(into.shape + x.shape[1:])
+
+    def _mul(self, x):
+        return self._carry(x, self._observed, self._missing, self._sigma._dinv)
+
+    def _rmul(self, x):
+        y = self._carry(x, self._missing, self._observed, np.ones_like(self._sigma._dinv))
+        return (y.T / self._sigma.D[self._observed]).T
+
+    @cached_property
+    def covariance(self):
+        """Covariance of the missing features given the observed ones, an `MLR` of the same ranks.
+
+        ``diag(D_m) + F_m C F_mᵀ`` with ``C = Λ⁻ᵀ Λ⁻¹``: the rows of ``F Λ⁻ᵀ`` have the sparsity of
+        the factors.
+        """
+        A = self._sigma
+        if not A._layout.R:
+            return A.restrict(self._missing)
+        rows = kernels.tree.inverse_rows(A._F, np.ones_like(A._d), self._factor, A._layout)
+        return MLR._from_tree(A.hierarchy, A.ranks, rows, A._d).restrict(self._missing)
