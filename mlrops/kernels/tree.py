@@ -37,17 +37,26 @@ def _or_none(K, like):
 
 
 def _up(F, x, scale, K, layout):
-    """Node rows W (s, k): ``w = C⁻¹ t_own`` bottom up, or the plain ``F_lᵀ x`` for K None."""
-    k, top, dtype = x.shape[1], layout.top, F.dtype
+    """`_up_with` of ``t = F_leafᵀ diag(scale) x``."""
+    return _up_with(lambda lo, hi, T: leaf.tdot(F, x, layout, lo, hi, scale, T),
+                    x.shape[1], F.dtype, K, layout)
+
+
+def _up_with(product, k, dtype, K, layout):
+    """Node rows W (s, k): ``w = C⁻¹ t_own`` bottom up, or the plain sums of t for K None.
+
+    ``product(lo, hi, T)`` writes t of the leaves lo:hi to T (hi - lo, R, k).
+    """
+    top = layout.top
     W = np.empty((layout.s, k), dtype)
     passed = np.empty((layout.top_leaf.size - 1, int(layout.cols[top]), k), dtype)
-    factor = _or_none(K, F), K is not None
+    factor = _or_none(K, W), K is not None
 
     def task(lo, hi, limit):
         stack = np.zeros((layout.L, layout.R, k), dtype)
         for a, b in blocks(lo, hi, k * layout.R, limit):
-            T = leaf.tdot(F, x, layout, a, b, scale,
-                          scratch("T", (b - a, layout.R, k), dtype))
+            T = scratch("T", (b - a, layout.R, k), dtype)
+            product(a, b, T)
             _compiled.sweep_up(T, a, b, layout.path, layout.cols, layout.zoff, *factor, top, stack,
                                W, passed)
 
@@ -161,8 +170,11 @@ def path_covariance(K, layout):
     return out
 
 
-def regress(K, means, Y, yy, n_samples, layout, F, D):
-    """One M-step into F (n, R) and D (n,): regress the features on the factors of their paths."""
+def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None):
+    """One M-step into F (n, R) and D (n,): regress the features on the factors of their paths.
+
+    `keep`, two arrays (n_leaves, R, R), is given the second moments W of the leaves and W⁻¹.
+    """
     k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
 
     def task(start, stop, limit):
@@ -178,6 +190,10 @@ def regress(K, means, Y, yy, n_samples, layout, F, D):
                                        cov_stack, cov)
             _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.path, layout.cols,
                                            n_samples, chol, linv, winv, Winv)
+            if keep is not None:
+                W = np.matmul(Z, Z.swapaxes(1, 2), out=keep[0][lo:hi])
+                W += np.multiply(cov, cov.dtype.type(n_samples), out=cov)
+                keep[1][lo:hi] = Winv
             leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
 
     _share(task, layout, k)
