@@ -8,7 +8,7 @@ from .elementary import Diagonal
 from .mlr import MLR
 from .woodbury import LowRankPlusDiagonal
 
-__all__ = ["inverse_trace"]
+__all__ = ["in_double", "inverse_trace"]
 
 
 def inverse_trace(A, B, block=64):
@@ -46,13 +46,13 @@ def inverse_trace(A, B, block=64):
     >>> inverse_trace(A, Identity(3)), inverse_trace(A, A)
     (2.25, 3.0)
     """
-    A = _in_double(A)
+    A = in_double(A)
     if isinstance(B, Diagonal):
         return float(A.inv().diagonal() @ B.d)
     if isinstance(B, LowRankPlusDiagonal):
         B = MLR.from_compact(Hierarchy.flat(B.shape[0]), (B.F.shape[1],), B.F, B.D)
     if isinstance(B, MLR):
-        B, inverse = _in_double(B), A.inv()
+        B, inverse = in_double(B), A.inv()
         squares = np.einsum("ij,ij->i", B.F, B.F)
         return float(inverse.diagonal() @ B.D + squares @ inverse.D - sum(
             _squared_product(H, A.hierarchy.labels(a), G, B.hierarchy.labels(b))
@@ -62,7 +62,8 @@ def inverse_trace(A, B, block=64):
                for start in range(0, A.shape[0], block))
 
 
-def _in_double(A):
+def in_double(A):
+    """An MLR in float64: `A` itself when it is."""
     if A.dtype == np.float64:
         return A
     return MLR.from_compact(A.hierarchy, A.ranks, A.F.astype(float), A.D.astype(float))

@@ -1,0 +1,46 @@
+"""A fitted normal distribution against a known one."""
+
+import math
+
+from ..operators import Dense, as_operator
+from ..operators._validate import as_finite
+from ..operators.mlr import MLR
+from ..operators.traces import in_double, inverse_trace
+
+__all__ = ["expected_loglik", "kl_divergence"]
+
+
+def expected_loglik(covariance, mean, true_covariance, true_mean):
+    """See `FactorModelResult.expected_loglik`."""
+    truth = _operator(true_covariance, covariance)
+    return -0.5 * (mean.size * math.log(2 * math.pi)
+                   + _cross_entropy(covariance, mean, truth, true_mean))
+
+
+def kl_divergence(covariance, mean, true_covariance, true_mean):
+    """See `FactorModelResult.kl_divergence`."""
+    truth = _operator(true_covariance, covariance)
+    logdet = (in_double(truth) if isinstance(truth, MLR) else truth).logdet()
+    return 0.5 * (_cross_entropy(covariance, mean, truth, true_mean) - logdet - mean.size)
+
+
+def _operator(true_covariance, covariance):
+    truth = as_operator(true_covariance)
+    if truth.shape != covariance.shape:
+        raise ValueError(
+            f"true_covariance must have shape {covariance.shape}, got {truth.shape}")
+    if isinstance(truth, Dense) and not truth.symmetric:
+        raise ValueError(
+            "true_covariance must be symmetric; pass (A + A.T) / 2 if that is rounding")
+    return truth
+
+
+def _cross_entropy(covariance, mean, truth, true_mean):
+    """``log det Σ + tr(Σ⁻¹ Σ*) + (μ - μ*)ᵀ Σ⁻¹ (μ - μ*)``."""
+    fitted, shift = in_double(covariance), 0.0
+    if true_mean is not None:
+        true_mean = as_finite(true_mean, "true_mean", dtype=float, ndim=1)
+        if true_mean.shape != mean.shape:
+            raise ValueError(f"true_mean must have shape {mean.shape}, got {true_mean.shape}")
+        shift = fitted.inv_quad(mean - true_mean)
+    return shift + fitted.logdet() + inverse_trace(fitted, truth)

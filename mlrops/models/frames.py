@@ -1,0 +1,34 @@
+"""Models and data with named columns."""
+
+import numpy as np
+
+from ..operators._validate import name_some
+
+__all__ = ["check_names", "loadings_frame"]
+
+
+def check_names(got, fitted):
+    """Refuse columns of other names, or in another order, than those fitted to."""
+    got, fitted = tuple(got), tuple(fitted)
+    if got == fitted:
+        return
+    if len(got) != len(fitted):
+        raise ValueError(f"Y must have the {len(fitted)} columns fitted to, got {len(got)}")
+    first = [f"column {i} is {a!r}, fitted was {b!r}"
+             for i, (a, b) in enumerate(zip(got, fitted, strict=True)) if a != b]
+    same = sorted(map(str, got)) == sorted(map(str, fitted))
+    raise ValueError("Y must have the columns fitted to, in their order"
+                     f"{' (these are the same in another order)' if same else ''}:"
+                     f" {name_some(first, limit=3)}")
+
+
+def loadings_frame(fit, loadings):
+    """Loadings, one array (n, r_l) a level, with variance and communality, as a DataFrame."""
+    import pandas as pd
+
+    columns = [(f"level {level}", f"factor {k}")
+               for level, F in enumerate(loadings) for k in range(F.shape[1])]
+    data = np.column_stack([*loadings, fit.covariance.D, fit.communalities])
+    return pd.DataFrame(
+        data, index=None if fit.feature_names is None else pd.Index(fit.feature_names),
+        columns=pd.MultiIndex.from_tuples([*columns, ("D", ""), ("communality", "")]))
