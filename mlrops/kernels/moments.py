@@ -1,0 +1,232 @@
+"""EM on samples that come in blocks: the moments that the M-step needs, on plain arrays.
+
+A block of samples X (n, k) adds to ``V = Σ x_i z_pathᵀ``, (n, R) like the factors F, and to
+``S = Σ z_own z_pathᵀ``, (s, R) like the factor K of `tree.factor`: row by row the lower triangle of
+the second moments of a node's factors with those of its ancestors.  Neither grows with the samples.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _compiled, threads
+from . import _compiled_moments as _loops
+from .layout import PIECE_ROWS, blocks
+from .leaf import _chunks, _large, _small_runs
+from .scratch import scratch
+from .tree import _down, _share, _up, _up_with
+
+__all__ = ["SparseRows", "accumulate", "accumulate_sparse", "describe", "describe_sparse",
+           "gradient", "load", "precondition", "regress", "sketch_sparse", "subtract_mean"]
+
+
+def _share_rows(kernel, n, work):
+    """Run a kernel of rows ``lo:hi`` on all of them."""
+    threads.run(kernel, np.arange(n + 1), 0, n, work)
+
+
+def load(Y, order, mean, scale, root_weight, at, X):
+    """Samples Y (m, n) into the columns ``at, …, at + m - 1`` of X (n, k).
+
+    X[i] = scale_i (Y[:, order_i] - mean_i) root_weight.
+    """
+    _share_rows(lambda lo, hi: _loops.rows_load(Y, order, mean, scale, root_weight, at, lo, hi, X),
+                X.shape[0], 4 * Y.size)
+
+
+def describe(X, weight, before, mean, squares, low, high):
+    """Merge samples X (n, k), weight (m ≤ k,), into mean, squared deviations and range (n,) each.
+
+    `before` is the total weight of the samples seen already.
+    """
+    _share_rows(lambda lo, hi: _loops.rows_describe(
+        X, weight, before, lo, hi, mean, squares, low, high),
+        X.shape[0], 3 * X.shape[0] * weight.size)
+
+
+# ------------------------------------------------------------------ leaf products
+
+
+def _add_outer(X, Z, layout, lo, hi, V):
+    """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
+    k, R = X.shape[1], V.shape[1]
+    large = _large(layout, lo, hi, k)
+    off = layout.leaf_off
+    for a, b in _small_runs(large, lo, hi):
+        threads.run(lambda i, j: _loops.rows_outer(X, Z, off, lo, i, j, V),
+                    off, a, b, int(off[b] - off[a]) * R * k)
+    for q in large:
+        for rows in _chunks(layout, q):
+            part = scratch("product", (rows.stop - rows.start, R), V.dtype)
+            V[rows] += np.matmul(X[rows], Z[q - lo].T, out=part)
+
+
+def _times(A, M, layout, lo, hi, out):
+    """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
+    R = A.shape[1]
+    large = _large(layout, lo, hi, R)
+    off = layout.leaf_off
+    for a, b in _small_runs(large, lo, hi):
+        threads.run(lambda i, j: _loops.rows_right(A, M, off, lo, i, j, out),
+                    off, a, b, int(off[b] - off[a]) * R * R)
+    for q in large:
+        rows = slice(int(off[q]), int(off[q + 1]))
+        np.matmul(A[rows], M[q - lo], out=out[rows])
+
+
+# ------------------------------------------------------------------ E-step, block by block
+
+
+def _collect(W, K, layout, outer, S):
+    """From the upward sweep's W: finish the means, add to S, call ``outer(lo, hi, Z)``; Σ w²."""
+    quad = float(np.einsum("sk,sk->", W, W, dtype=np.float64))
+
+    def use(lo, hi, Z):
+        _loops.sweep_moments(Z, lo, hi, layout.path, layout.cols, layout.zoff, S)
+        outer(lo, hi, Z)
+
+    _down(W, K, layout, use)
+    return quad
+
+
+def accumulate(F, K, P, layout, V, S):
+    """Add samples, given as ``P = D⁻¹ x`` (n, k): ``V += P z_pathᵀ``, S; returns ``Σ ‖w‖²``."""
+    W = _up(F, P, None, K, layout)
+    return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
+
+
+def _path_moments(use, K, S, n_samples, layout, invert):
+    """Call ``use(lo, hi, M)``, M (hi - lo, R, R) along the paths of leaves lo:hi.
+
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ``, or ``W⁻¹`` if `invert`.
+    """
+    R, L, dtype = layout.R, layout.L, K.dtype
+    tree = layout.path, layout.cols, layout.zoff
+
+    def task(start, stop, limit):
+        cov_stack, chol, linv = np.zeros((3, R, R), dtype)
+        winv = np.zeros((L + 1, R, R), dtype)
+        for lo, hi in blocks(start, stop, R * R, limit):
+            M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
+            _compiled.sweep_covariance(start, lo, hi, *tree, K, cov_stack, M)
+            _loops.add_moments(S, lo, hi, *tree, n_samples, M)
+            if invert:
+                _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
+                                               *tree[:2], n_samples, chol, linv, winv, Winv)
+            use(lo, hi, Winv if invert else M)
+
+    _share(task, layout, R)
+
+
+def regress(K, V, S, squares, n_samples, layout, F, D):
+    """One M-step into F (n, R) and D (n,) from the accumulated moments.
+
+    ``F_leaf = V W⁻¹``, ``W = N Cov + Σ z zᵀ`` along the leaf's path, ``D = (squares - F∘V) / N``.
+    """
+    _path_moments(lambda lo, hi, Winv: _times(V, Winv, layout, lo, hi, F),
+                  K, S, n_samples, layout, invert=True)
+    _share_rows(lambda lo, hi: _loops.rows_residual(V, F, squares, n_samples, lo, hi, D),
+                layout.n, layout.n * layout.R)
+
+
+def gradient(F, dinv, K, V, S, squares, n_samples, layout):
+    """Derivatives by F (n, R) and D (n,) of the average log-likelihood at these parameters.
+
+    ``dF = D⁻¹ (V - F W) / N``, ``dD = ½ (res / D² - 1 / D)``, ``res`` the expected mean square of
+    ``x - F z``.
+    """
+    dF, dD = np.empty_like(F), np.empty_like(dinv)
+    _path_moments(lambda lo, hi, M: _times(F, M, layout, lo, hi, dF),
+                  K, S, n_samples, layout, invert=False)
+    _share_rows(lambda lo, hi: _loops.rows_gradient(
+        F, V, dinv, squares, n_samples, lo, hi, dF, dD), layout.n, 2 * layout.n * layout.R)
+    return dF, dD
+
+
+def precondition(G, d, K, S, n_samples, layout):
+    """``N D G W⁻¹`` (n, R): the change of F by which an M-step answers the gradient G."""
+    out = np.empty_like(G)
+    _path_moments(lambda lo, hi, Winv: _times(G, Winv, layout, lo, hi, out),
+                  K, S, n_samples, layout, invert=True)
+    out *= (n_samples * d)[:, None]
+    return out
+
+
+# ------------------------------------------------------------------ sparse samples
+
+
+class SparseRows(NamedTuple):
+    """Samples (n, N) in compressed rows, columns sorted."""
+
+    values: np.ndarray  # (nnz,)
+    columns: np.ndarray  # (nnz,)
+    offsets: np.ndarray  # (n + 1,)
+    root_weight: np.ndarray  # (N,) what the mean of a sample is multiplied by
+
+    def work(self, rows, k, R):
+        """Multiply-adds of a product of some rows and k columns with R columns, and the rows."""
+        nnz, n, N = self.values.size, self.offsets.size - 1, self.root_weight.size
+        return int(rows * (1 + nnz / n * k / N * R))
+
+
+def describe_sparse(A, weight, center, mean, squares, low, high):
+    """Weighted mean (if `center`), squared deviations and range of the rows of A."""
+    _share_rows(lambda lo, hi: _loops.sparse_describe(
+        A.values, A.columns, A.offsets, weight, weight.sum(), center, lo, hi, mean, squares, low,
+        high), mean.size, A.values.size)
+
+
+def _sparse_tdot(F, dinv, A, at, start, stop, shift, layout, lo, hi, T):
+    """``F_leafᵀ D⁻¹ (A - mean root_weightᵀ)`` of the leaves lo:hi and samples start:stop."""
+    pa, pb = int(layout.first_piece[lo]), int(layout.first_piece[hi])
+    R, k = T.shape[1:]
+    whole = pb - pa == hi - lo
+    P = T if whole else np.empty((pb - pa, R, k), F.dtype)
+    off = layout.piece_off[pa : pb + 1]
+    threads.run(lambda i, j: _loops.sparse_tdot(
+        F, dinv, A.values, A.columns, at, A.offsets[1:], start, stop, off, i, j, P),
+        off, 0, pb - pa, A.work(int(off[-1] - off[0]), k, R))
+    if not whole:
+        np.add.reduceat(P, layout.first_piece[lo:hi] - pa, axis=0, out=T)
+    _loops.subtract_shift(T, shift[lo:hi], A.root_weight, start)
+
+
+def _sparse_outer(A, at, start, stop, Z, owner, first, off, V):
+    """``V += A[:, start:stop] Zᵀ`` on pieces of rows, Z (leaves, R, k); moves the cursor on."""
+    threads.run(lambda i, j: _loops.sparse_outer(
+        A.values, A.columns, at, A.offsets[1:], start, stop, Z, owner, first, off, i, j, V),
+        off, 0, off.size - 1, A.work(int(off[-1] - off[0]), stop - start, V.shape[1]))
+
+
+def accumulate_sparse(F, dinv, K, A, at, start, stop, shift, layout, V, S, totals):
+    """Add the samples start:stop of A: V (without the mean's part), S and `totals`; ``Σ ‖w‖²``.
+
+    `at` (n,) is the first entry of every row that earlier samples did not have, and moves on.
+    shift (n_leaves, R, 1) is ``F_leafᵀ D⁻¹ mean``; totals (s,) sums ``root_weight z``.
+    """
+    def outer(lo, hi, Z):
+        pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
+        _sparse_outer(A, at, start, stop, Z, layout.piece_leaf[pieces], lo,
+                      layout.piece_off[pieces.start : pieces.stop + 1], V)
+
+    W = _up_with(lambda lo, hi, T: _sparse_tdot(
+        F, dinv, A, at, start, stop, shift, layout, lo, hi, T), stop - start, F.dtype, K, layout)
+    quad = _collect(W, K, layout, outer, S)
+    totals += W @ A.root_weight[start:stop]
+    return quad
+
+
+def subtract_mean(V, mean, totals, layout):
+    """``V_i -= mean_i Σ root_weight z_pathᵀ``: what `accumulate_sparse` left out."""
+    def use(lo, hi, Z):
+        off = layout.leaf_off
+        threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
+                    off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
+
+    _down(np.ascontiguousarray(totals[:, None]), None, layout, use)
+
+
+def sketch_sparse(A, at, start, stop, draws, out):
+    """``out += A[:, start:stop] draws``, draws (stop - start, width); moves the cursor on."""
+    off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
+    _sparse_outer(A, at, start, stop, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)
