@@ -48,8 +48,8 @@ class Incomplete:
         self._moments = IncompleteMoments(covariance, data.samples, mean - data.mean)
         self.loglik = self._moments.loglik
 
-    def update(self, out=None):
-        """The M-step: F, D (not clipped) and mean."""
+    def update(self, out=None, keep_moments=False):
+        """The M-step: F, D (not clipped) and mean.  The moments are there in any case."""
         F, D, offset = self._moments.regress(self._mean_is_free, out)
         return F, D, self._mean + offset
 
@@ -60,6 +60,11 @@ class Incomplete:
         """
         dF, dD, dmean = self._moments.gradient()
         return dF, dD, dmean if self._mean_is_free else np.zeros_like(dmean)
+
+    def precondition(self, G, shift):
+        """EM's answer to a gradient by F and mean (empty where the mean is fixed)."""
+        dF, dmean = self._moments.precondition(G, shift if self._mean_is_free else None)
+        return dF, dmean if self._mean_is_free else shift
 
 
 def incomplete_source(Y, hierarchy, center, weights=None, names=None):

@@ -177,6 +177,21 @@ class IncompleteMoments:
         return tuple(A.hierarchy._scatter(x / x.dtype.type(self._samples.weight))
                      for x in derivatives)
 
+    def precondition(self, dF, dmean=None):
+        """Changes of F (n, R) and mean (n,) by which an M-step would answer a gradient.
+
+        ``N D_i (dF_i, dmean_i) W_i⁻¹``; without `dmean` the mean is fixed.
+        """
+        A, gather, N = self._sigma, self._sigma.hierarchy._gather, self._samples.weight
+        V = np.zeros_like(self._V)
+        V[:, :-1] = gather(dF)
+        V[:, -1] = 0 if dmean is None else gather(dmean)
+        V *= (N * A._d)[:, None]
+        F, D, offset = np.empty_like(A._F), np.empty_like(A._d), np.empty_like(A._d)
+        kernels.incomplete.regress(V, self._W, self._squares, self._samples._patterns,
+                                   dmean is not None, F, D, offset)
+        return A.hierarchy._scatter(F), A.hierarchy._scatter(offset)
+
 
 def loglik_samples(covariance, mean, samples):
     """Log-likelihood of the observed cells of each sample, (N,); 0 for a sample without any.
