@@ -329,7 +329,7 @@ class FactorModelResult:
 
     # ---------------------------------------------------------------- reading the factors
 
-    def rotate(self, method="varimax", level=None, *, normalize=True, power=4.0, max_iter=200,
+    def rotate(self, method="varimax", level=None, *, normalize=True, power=4.0, max_iter=1000,
                tol=1e-9):
         r"""Rotate the factors of every group towards loadings that are easy to read.
 

@@ -1,5 +1,6 @@
 """A fitted factor model as text."""
 
+import itertools
 import math
 import textwrap
 
@@ -30,10 +31,10 @@ def _facts(fit):
         ("Features", f"{h.n:,}"),
         ("Samples", f"{fit.n_samples:,}"),
         ("Levels", f"{h.n_levels}"),
-        ("Groups", _counts(h.group_counts)),
-        ("Ranks", _counts(fit.covariance.ranks)),
+        ("Factors", f"{_n_factors(fit):,}"),
         ("Updates", f"{fit.n_iter:,}"),
         ("Evaluations", f"{fit.n_evaluations:,}"),
+        ("Converged", "yes" if fit.converged else "no"),
     ]
     right = [
         ("Log-likelihood", f"{fit.n_samples * fit.loglik:,.2f}"),
@@ -41,7 +42,7 @@ def _facts(fit):
         ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
         ("AIC", f"{fit.aic:,.2f}"),
         ("BIC", f"{fit.bic:,.2f}"),
-        ("Stopped on", fit.termination if fit.converged else f"{fit.termination}, not converged"),
+        ("Stopped on", fit.termination),
         ("Gradient norm", "not known" if math.isnan(fit.gradient_norm)
          else f"{fit.gradient_norm:.2g}"),
     ]
@@ -49,9 +50,9 @@ def _facts(fit):
         yield f"{a:<12}{b:>23}    {c:<19}{d:>20}"
 
 
-def _counts(numbers, width=23):
-    text = ", ".join(f"{x:,}" for x in numbers)
-    return text if len(text) <= width else text[: width - 4].rpartition(",")[0] + ", ..."
+def _n_factors(fit):
+    return sum(p * r for p, r in zip(fit.covariance.hierarchy.group_counts, fit.covariance.ranks,
+                                     strict=True))
 
 
 def _levels(fit):
@@ -74,11 +75,11 @@ def _remarks(fit):
     names = fit.feature_names
     if len(fit.boundary):
         who = [i if names is None else _short(names[i]) for i in fit.boundary]
-        yield from _paragraph(f"Variances at the floor (Heywood cases): {len(who):,} features"
+        yield from _paragraph(f"Variances at the floor (Heywood cases): {len(who):,}"
                               f" ({name_some(who)})")
     if fit.capped:
         groups = [f"level {level} group {g}" for level, g, _ in fit.capped]
-        yield from _paragraph(f"Fewer features than the rank: {len(groups):,} groups"
+        yield from _paragraph(f"Groups of fewer features than the rank: {len(groups):,}"
                               f" ({name_some(groups)})")
 
 
@@ -89,30 +90,38 @@ def _paragraph(text):
 
 def _factors(fit, max_factors, top):
     """A line a factor: the features with the largest standardized loadings."""
-    h, names = fit.covariance.hierarchy, fit.feature_names
-    sd = np.sqrt(fit.covariance.diagonal())
-    lines = []
-    for level, F in enumerate(fit.covariance.factors):
-        for g in range(min(h.group_counts[level], max_factors)):
-            features = h.features(level, g)
-            block = F[features] / sd[features, None]
-            for k in range(min(F.shape[1], max_factors)):
-                first = np.argsort(-np.abs(block[:, k]), kind="stable")[:top]
-                said = ", ".join(
-                    f"{_short(i if names is None else names[i])} {loading:+.2f}"
-                    for i, loading in zip(features[first], block[first, k], strict=True))
-                lines.append((f"{level}, {_group(h, level, g)}, {k}", said))
-            if len(lines) >= max_factors:
-                break
-    total = sum(p * r for p, r in zip(h.group_counts, fit.covariance.ranks, strict=True))
+    lines = list(itertools.islice(_loadings(fit, top), max_factors + 1))
     if not lines:
         return
     yield "-" * WIDTH
     yield "level, group, factor: largest loadings, in standard deviations of the feature"
-    for title, said in lines[:max_factors]:
-        yield from textwrap.wrap(f"  {title}: {said}", WIDTH, subsequent_indent=" " * 6)
-    if total > max_factors:
-        yield f"  ... {total - max_factors:,} more factors"
+    for line in lines[:max_factors]:
+        yield from _wrapped(f"  {line}", indent=" " * 6)
+    if len(lines) > max_factors:
+        yield "  ... and more factors"
+
+
+def _loadings(fit, top):
+    """Title and largest loadings of one factor after the other, those of zeros left out."""
+    h, names = fit.covariance.hierarchy, fit.feature_names
+    sd = np.sqrt(fit.covariance.diagonal())
+    for level, F in enumerate(fit.covariance.factors):
+        for group in range(h.group_counts[level] if F.any() else 0):
+            features = h.features(level, group)
+            for k in range(F.shape[1]):
+                loadings = F[features, k] / sd[features]
+                first = np.argsort(-np.abs(loadings), kind="stable")[:top]
+                if loadings.any():
+                    yield f"{level}, {_group(h, level, group)}, {k}: " + ", ".join(
+                        f"{_short(i if names is None else names[i])} {x:+.2f}"
+                        for i, x in zip(features[first], loadings[first], strict=True))
+
+
+def _wrapped(text, indent=""):
+    """Lines broken after commas only."""
+    glued = text.replace(" ", "\0").replace(",\0", ", ")
+    for line in textwrap.wrap(glued, WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+        yield line.replace("\0", " ")
 
 
 def _group(hierarchy, level, group):
