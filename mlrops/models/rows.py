@@ -38,7 +38,7 @@ class Rows:
         self.dtype = None  # what the chunks of the first pass have in common
         self._count = None  # rows of a pass
         self.n_samples = None  # those of positive weight
-        self.weight = 0.0
+        self.weight = None  # of all samples together
 
     def pieces(self, width, first=False):
         """Yield (at, rows, weights): rows for the places `at` and on of a block of `width`."""
@@ -62,12 +62,13 @@ class Rows:
                 piece = np.asarray(piece, _native(piece.dtype))
                 if first:
                     self._check_finite(piece, number, part)
-                    self.weight += weights[part].sum()
                 yield at, piece, weights[part]
                 at, pos = (at + len(part)) % width, pos + len(part)
             kept += len(keep)
         if first:
             self._count, self.n_samples = count, kept
+            self.weight = float(kept if self._weights is None else
+                                self._weights[self._weights > 0].sum())
         elif count != self._count:
             raise RuntimeError(_changed(f"{count} rows after {self._count}"))
 

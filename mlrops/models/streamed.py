@@ -76,15 +76,13 @@ class SparseData:
         return self.sums_of_squares / self.weight
 
     def start_data(self, width, seed):
-        N = self.samples.shape[1]
-        k = min(N, width)
-        unit = math.sqrt(self.n_samples / self.weight)
-        draw = None if k == N else _draws(k, seed)
+        N = self.n_samples
+        draw = _draws(width, seed)
 
         def columns(start, stop):
-            return unit * (np.eye(stop - start, N, start) if k == N else draw(stop - start))
+            return np.eye(stop - start, N, start) if N <= width else draw(stop - start)
 
-        return self.samples.product(columns, k)
+        return _to_variance(self, self.samples.product(columns, min(N, width)))
 
     def evaluate(self, covariance, mean):
         return StreamedStep(StreamedMoments(covariance, self.samples), self)
@@ -121,17 +119,16 @@ class ChunkedData:
             yield X
 
     def start_data(self, width, seed):
-        N = self.n_samples
-        scale = np.full(self.mean.size, math.sqrt(N / self.weight))
-        if N <= width:
-            return next(self._blocks(N, scale, self.dtype))
+        n, ones = self.mean.size, np.ones(self.mean.size)
+        if self.n_samples <= width:
+            return _to_variance(self, next(self._blocks(self.n_samples, ones, self.dtype)))
         draw = _draws(width, seed)
-        out = np.zeros((self.mean.size, width), self.dtype)
-        for X in self._blocks(max(width, LEAST_WIDTH), scale, self.dtype):
+        out = np.zeros((n, width), self.dtype)
+        for X in self._blocks(max(width, LEAST_WIDTH), ones, self.dtype):
             omega = draw(X.shape[1]).astype(self.dtype)
-            for a in range(0, len(X), 4096):  # the product stays in cache
+            for a in range(0, n, 4096):  # the product stays in cache
                 out[a : a + 4096] += X[a : a + 4096] @ omega
-        return out
+        return _to_variance(self, out)
 
     def evaluate(self, covariance, mean):
         blocks = self._blocks(block_width(covariance), row_scale(covariance), covariance.dtype)
@@ -146,6 +143,13 @@ def _draws(width, seed):
     """
     rng = np.random.default_rng(0 if seed is None else seed)
     return lambda count: rng.standard_normal((count, width)) / math.sqrt(width)
+
+
+def _to_variance(data, X):
+    """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
+    lengths = np.einsum("ik,ik->i", X, X, dtype=np.float64)
+    X *= np.sqrt(data.n_samples * data.variance / lengths)[:, None].astype(X.dtype)
+    return X
 
 
 # ---------------------------------------------------------------- sources
