@@ -1,6 +1,8 @@
 """Imputation, conditioning and likelihood of what is observed, against dense normal formulas."""
 
+import dataclasses
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from test_missing import KINDS, at_random
 from trees import PATHS, cases, close, computing, make_case, permuted_case
 
-from mlrops import MLR, Hierarchy, check_operator
+from mlrops import MLR, Hierarchy, check_operator, fit_factor_model
 from mlrops.models.conditional import condition, impute, loglik_samples
 from mlrops.operators.incomplete import ConditionalMap
 
@@ -255,3 +257,60 @@ def test_a_map_between_some_of_the_features():
     observed, wanted = np.array([3, 9, 21]), np.array([7, 0])
     B = case.dense[np.ix_(wanted, observed)] @ np.linalg.inv(case.dense[np.ix_(observed, observed)])
     close(ConditionalMap(case.A, observed, wanted).toarray(), B)
+
+
+# ---------------------------------------------------------------- of a fit
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    case = permuted_case()
+    Y = case.A.sample(80, random_state=0) + 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = fit_factor_model(Y, (2, 0, 3), case.hierarchy, max_iter=20)
+    Y[at_random(Y.shape, case.rng)] = np.nan
+    return fit, Y
+
+
+def test_result_imputes_and_scores(fitted):
+    fit, Y = fitted
+    filled, std = fit.impute(Y, return_std=True)
+    expected = impute(fit.covariance, fit.mean, Y, return_std=True)
+    assert np.array_equal(filled, expected[0]) and np.array_equal(std, expected[1])
+    assert np.array_equal(fit.impute(Y), filled) and np.isnan(Y).any()
+    close(fit.score_samples(Y), loglik_samples(fit.covariance, fit.mean, Y), 1e-12)
+    close(loglik_samples(fit.covariance, fit.mean, filled), fit.score_samples(filled), 1e-10)
+    Y = Y.copy()
+    Y[4, 11] = -np.inf
+    for method in (fit.impute, fit.score_samples):
+        with pytest.raises(ValueError, match="infinity.*feature 11"):
+            method(Y)
+        with pytest.raises(ValueError, match="30 features"):
+            method(Y[:, 1:])
+
+
+def test_result_conditions(fitted):
+    fit, _ = fitted
+    rest = fit.condition([3, 1])
+    B, C = dense_conditional(fit.covariance.toarray(), np.isin(np.arange(30), [1, 3]))
+    close(rest.mean_map.toarray(), B[:, ::-1])
+    close(rest.covariance.toarray(), C)
+    named = dataclasses.replace(fit, feature_names=tuple(f"g{i}" for i in range(30)))
+    assert named.condition(["g3", "g1"]).observed.tolist() == [3, 1]
+
+
+def test_data_frames_come_back(fitted):
+    pd = pytest.importorskip("pandas")
+    fit, Y = fitted
+    names = [f"g{i}" for i in range(30)]
+    fit = dataclasses.replace(fit, feature_names=tuple(names))
+    frame = pd.DataFrame(Y, index=pd.date_range("2020-01-01", periods=80), columns=names)
+    for x, plain in zip(fit.impute(frame, return_std=True), fit.impute(Y, return_std=True),
+                        strict=True):
+        assert x.index.equals(frame.index) and list(x.columns) == names
+        assert np.array_equal(x.to_numpy(), plain)
+    assert isinstance(fit.impute(frame), pd.DataFrame)
+    close(fit.score_samples(frame), fit.score_samples(Y), 1e-14)
+    with pytest.raises(ValueError, match="in another order"):
+        fit.impute(frame[names[::-1]])

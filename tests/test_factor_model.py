@@ -379,7 +379,7 @@ def test_score_samples():
     with pytest.raises(ValueError, match="24 features"):
         fit.score_samples(new[:, :5])
     with pytest.raises(ValueError, match="finite"):
-        fit.score_samples(np.full((2, 24), np.nan))
+        fit.score_samples(np.full((2, 24), np.inf))
 
 
 def test_factors_stand_on_principal_axes():

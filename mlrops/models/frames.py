@@ -4,7 +4,7 @@ import numpy as np
 
 from ..operators._validate import name_some
 
-__all__ = ["check_names", "loadings_frame"]
+__all__ = ["check_names", "like_frame", "loadings_frame"]
 
 
 def check_names(got, fitted):
@@ -20,6 +20,15 @@ def check_names(got, fitted):
     raise ValueError("Y must have the columns fitted to, in their order"
                      f"{' (these are the same in another order)' if same else ''}:"
                      f" {name_some(first, limit=3)}")
+
+
+def like_frame(Y, x):
+    """`x` with rows and columns named as in `Y` where that is a DataFrame."""
+    if not (hasattr(Y, "columns") and hasattr(Y, "index")):
+        return x
+    import pandas as pd
+
+    return pd.DataFrame(x, index=Y.index, columns=Y.columns)
 
 
 def loadings_frame(fit, loadings):

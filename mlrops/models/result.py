@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..operators._validate import as_finite, check_rank
+from ..operators._validate import as_finite, as_real, check_rank
 from ..operators.bartlett import BartlettScores
 from ..operators.mlr import MLR
-from . import criteria, divergence
-from .frames import check_names, loadings_frame
+from . import conditional, criteria, divergence
+from .frames import check_names, like_frame, loadings_frame
 from .rotation import rotate
 from .summary import summarize
 
@@ -81,13 +81,13 @@ class FactorModelResult:
     capped: tuple = ()
     mean_is_estimated: bool = True
 
-    def _rows(self, Y):
+    def _rows(self, Y, missing=False):
         """Data (N, n) as an array; every method that takes data takes it from here."""
         n = self.mean.size
         names = getattr(Y, "columns", None)
         if names is not None and self.feature_names is not None:
             check_names(names, self.feature_names)
-        Y = as_finite(Y, "Y", ndim=2, axis=1)
+        Y = as_real(Y, "Y", ndim=2) if missing else as_finite(Y, "Y", ndim=2, axis=1)
         if Y.shape[1] != n:
             raise ValueError(f"Y must have {n} features (columns), got shape {Y.shape}")
         return Y
@@ -100,12 +100,17 @@ class FactorModelResult:
         Parameters
         ----------
         Y : array_like or DataFrame, shape (N, n)
-            A DataFrame must have the columns of the one fitted to, in that order.
+            A DataFrame must have the columns of the one fitted to, in that order.  NaN marks a
+            missing cell, which is left out.
 
         Returns
         -------
         loglik : ndarray, shape (N,)
+            0 for a sample without an observed cell.
         """
+        Y = self._rows(Y, missing=True)
+        if np.isnan(Y).any():
+            return conditional.loglik_samples(self.covariance, self.mean, Y)
         quad = self.covariance.inv_quad((self._rows(Y) - self.mean).T)
         return -0.5 * (self.mean.size * math.log(2 * math.pi) + self.covariance.logdet() + quad)
 
@@ -421,6 +426,58 @@ class FactorModelResult:
             For ``print``.
         """
         return summarize(self, check_rank(max_factors, "max_factors"), check_rank(top, "top"))
+
+    # ---------------------------------------------------------------- given some of the cells
+
+    def impute(self, Y, return_std=False):
+        """Fill missing cells with their conditional means given the observed cells of their sample.
+
+        Parameters
+        ----------
+        Y : array_like or DataFrame, shape (N, n)
+            NaN marks a missing cell.
+        return_std : bool, optional
+            Also return conditional standard deviations.
+
+        Returns
+        -------
+        filled : ndarray or DataFrame, shape (N, n)
+            A DataFrame for a DataFrame; observed cells as they are.
+        std : ndarray or DataFrame, shape (N, n)
+            Conditional standard deviations, 0 at observed cells.  Only with ``return_std=True``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import fit_factor_model
+        >>> from mlrops.datasets import simulate_factor_model
+        >>> sim = simulate_factor_model(20, 2, n_samples=300, random_state=0)
+        >>> fit = fit_factor_model(sim.Y, 2)
+        >>> gaps = np.where(np.random.default_rng(0).random(sim.Y.shape) < 0.2, np.nan, sim.Y)
+        >>> filled, std = fit.impute(gaps, return_std=True)
+        >>> z = (filled - sim.Y)[np.isnan(gaps)] / std[np.isnan(gaps)]
+        >>> bool(np.isclose(z.std(), 1, atol=0.1))
+        True
+        """
+        found = conditional.impute(self.covariance, self.mean, self._rows(Y, missing=True),
+                                   return_std)
+        return tuple(like_frame(Y, x) for x in found) if return_std else like_frame(Y, found)
+
+    def condition(self, observed):
+        """Distribution of the other features given some; see `models.conditional.condition`.
+
+        Parameters
+        ----------
+        observed : array_like, shape (n,) of bool or (n_observed,) of int or str
+            The features that are given: a mask, their numbers, or their names.
+
+        Returns
+        -------
+        Conditional
+            With ``observed``, ``missing``, ``covariance`` (an `MLR`), ``mean_map`` (an operator,
+            ``Σ_mo Σ_oo⁻¹``) and ``mean(y)``.
+        """
+        return conditional.condition(self.covariance, self.mean, observed, self.feature_names)
 
     def __repr__(self):
         return (f"<FactorModelResult: loglik {self.loglik:.6g} a sample, {self.n_iter} iterations,"
