@@ -238,7 +238,8 @@ def _promax(Lambda, power):
     lengths = np.sqrt(np.square(Lambda).sum(axis=1))
     largest = lengths.max(axis=1, keepdims=True)
     absent = lengths <= max(m, r) * np.finfo(float).eps * largest
-    target = Lambda * np.abs(Lambda) ** (power - 1)
+    peaks = np.where(absent, 1, np.abs(Lambda).max(axis=1))[:, None]  # or high powers underflow
+    target = Lambda * (np.abs(Lambda) / peaks) ** (power - 1)
     W, s, Vt = np.linalg.svd(Lambda, full_matrices=False)
     kept = s > max(m, r) * np.finfo(float).eps * s[:, :1]
     inverse = np.divide(1, s, out=np.zeros_like(s), where=kept)
