@@ -108,9 +108,8 @@ def _is_invertible(A):
     """True when A is known to be nonsingular."""
     if isinstance(A, (Transposed, Inverse)):
         return _is_invertible(A.base)
-    if isinstance(A, Diagonal):
-        return bool(A.d.all())
-    return A.positive_definite or isinstance(A, Permutation)
+    return A.positive_definite or isinstance(A, Permutation) or (
+        isinstance(A, Diagonal) and bool(A.d.all()))
 
 
 class Product(StructuredOperator):

@@ -135,8 +135,11 @@ class Identity(Diagonal):
     """
 
     def __init__(self, n, dtype=np.float64):
-        one = np.ones((), working_dtype(dtype, "dtype"))
-        self._adopt(np.broadcast_to(one, (check_rank(n, "n"),)))
+        one, n = np.ones((), working_dtype(dtype, "dtype")), check_rank(n, "n")
+        StructuredOperator.__init__(self, one.dtype, (n, n), positive_definite=True)
+        self._d = np.broadcast_to(one, (n,))
+
+    _semidefinite = _has_direct_solve = True
 
     def __reduce__(self):
         return Identity, (self.shape[0], self.dtype)

@@ -1,0 +1,397 @@
+"""Archives: named arrays and a little JSON in one ``.npz`` file, written whole or not at all.
+
+`mlrops.save` and the checkpoints of the solvers rest on `write_archive` and `read_archive`.  This
+module knows arrays and JSON, and nothing of the package.
+
+Layout, version 1
+-----------------
+A zip archive of uncompressed members, in this order:
+
+``mlrops.json``
+    ASCII text, ``{"format": "mlrops", "version": 1, "kind": …, "arrays": …, "meta": …}`` with the
+    first two keys in front.  ``kind`` says what the file holds; ``arrays`` lists every array as
+    ``name: {"dtype": "<f8", "shape": [3, 2]}``; ``meta`` is what the writer had to say.
+``<name>.npy``
+    One array each in NumPy's npy format 1.0: booleans, integers, floats of at most 8 bytes, dates,
+    fixed-width strings; of either byte order, in C or Fortran order.  Never a pickle.
+
+``numpy.load(path)`` opens it without ``allow_pickle``: arrays by their names, the text as bytes
+under ``"mlrops.json"``.
+
+JSON has no NaN, tuples or NumPy scalars.  They are objects with one key that begins with ``$``:
+
+================  ==================================================================================
+``$float``        NaN and infinities: the 8 bytes of the float, big-endian, in hexadecimal;
+                  finite floats are plain JSON numbers, which Python reads back bit for bit
+``$tuple``        a list of the entries
+``$bytes``        hexadecimal
+``$numpy``        ``[dtype, bytes in hexadecimal]`` of a NumPy scalar
+================  ==================================================================================
+"""
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import struct
+import zipfile
+from contextlib import contextmanager, suppress
+
+import numpy as np
+
+__all__ = ["check_plain", "read_archive", "reading", "write_archive"]
+
+VERSION = 1
+TEXT = "mlrops.json"
+MAX_NESTING = 50
+
+_FRONT = re.compile(r'\s*\{\s*"format"\s*:\s*"mlrops"\s*,\s*"version"\s*:\s*(\d{1,9})\s*[,}]')
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_DTYPE = re.compile(
+    r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f[248]|\|S[1-9]\d{0,5}|[<>]U[1-9]\d{0,5}"
+    r"|[<>][mM]8(\[([1-9]\d{0,5})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
+_NPY = b"\x93NUMPY\x01\x00"
+_NPY_HEADER = re.compile(
+    r"\{'descr': '([^']{2,40})', 'fortran_order': (True|False),"
+    r" 'shape': \((|\d{1,19},|\d{1,19}(?:, \d{1,19})+)\), \} *\n")
+_CHUNK = 1 << 20
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_archive(path, kind, meta, arrays):
+    """Write an archive atomically: readers see the old file or the whole new one.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Written exactly there, no suffix is appended; a symbolic link keeps pointing to the file.
+    kind : str
+        What the archive holds; `read_archive` asks for it.
+    meta : dict
+        Of None, bool, int of up to 64 bits, float (NaN and infinity too), str, bytes, NumPy
+        scalars, and tuples, lists and dicts of these; keys are strings that do not begin with
+        ``$``.  All come back as they went in, bit for bit; a NumPy string as str.
+    arrays : dict of str to ndarray
+        Of booleans, integers, floats of at most 8 bytes, dates or fixed-width strings.  Names are
+        letters, digits, ``_``, ``.`` and ``-``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something that the layout cannot hold, named by its place; nothing has been written then.
+    OSError
+        As the file system gives it; the temporary file is removed, the old file stays.
+
+    Notes
+    -----
+    A temporary file ``.<name>.<hex>.tmp`` in the same folder is written and flushed to the disk,
+    then takes the place of `path`; last the folder is flushed where the platform can.  A process
+    that is killed may leave that temporary file behind, never half an archive at `path`.  Arrays
+    are written in pieces of 16 MB, without a copy.  Equal contents give equal files.
+    """
+    if type(kind) is not str:
+        raise TypeError(f"kind must be a string, got {type(kind).__name__}")
+    if type(meta) is not dict:
+        raise TypeError(f"meta must be a dict, got {type(meta).__name__}")
+    arrays = {name: _check_array(name, x) for name, x in arrays.items()}
+    text = json.dumps({
+        "format": "mlrops", "version": VERSION, "kind": kind,
+        "arrays": {name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()},
+        "meta": _encode(meta, ("meta",)),
+    }, allow_nan=False).encode("ascii")
+    with _replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(TEXT), text)
+        for name, x in arrays.items():
+            with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, x, version=(1, 0), allow_pickle=False)
+
+
+def _check_array(name, x):
+    if type(name) is not str or not _NAME.fullmatch(name):
+        raise ValueError(
+            "names of arrays are up to 100 letters, digits, '_', '.' and '-', and begin with none"
+            f" of the last two; got {name!r}"
+        )
+    if type(x) not in (np.ndarray, np.memmap):
+        raise TypeError(f"array {name!r} must be a NumPy array, got {type(x).__name__}")
+    if not _DTYPE.fullmatch(x.dtype.str):
+        raise TypeError(
+            f"array {name!r} cannot be saved: expected booleans, integers, floats of at most 8"
+            f" bytes, dates or fixed-width strings, got dtype {x.dtype}"
+        )
+    return x
+
+
+@contextmanager
+def _replacing(path):
+    """A new binary file that takes the place of `path` if the block succeeds."""
+    path = os.path.realpath(os.fsdecode(path))
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:40]}.{os.urandom(6).hex()}.tmp")
+    try:
+        file = open(temporary, "xb")
+    except OSError as error:
+        error.filename = path
+        raise
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _flush_folder(folder)
+
+
+def _flush_folder(folder):
+    with suppress(OSError):  # not every platform opens folders, not every file system flushes them
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@contextmanager
+def reading(path):
+    """Turn whatever a bad file provokes in the block into one ValueError that names the file.
+
+    Errors of the file system (no such file, no permission, a folder) and of memory pass through.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        # An offset in the file may point nowhere: EINVAL.  The rest is the file system speaking.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = str(error) if isinstance(error, ValueError) else (
+            f"{error} ({type(error).__name__})")
+        raise ValueError(f"cannot read {os.fsdecode(path)!r}: {reason}") from None
+
+
+def read_archive(path, kind):
+    """Read an archive that `write_archive` wrote.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    kind : str
+        What the archive must hold.
+
+    Returns
+    -------
+    meta : dict
+    arrays : dict of str to ndarray
+        Writeable, and owned by nobody else.
+
+    Raises
+    ------
+    ValueError
+        The file is not an archive of this kind, is damaged or truncated, or of a newer format; the
+        message begins with ``cannot read '<path>'``.
+    OSError
+        There is no such file, or it cannot be opened.
+
+    Notes
+    -----
+    Nothing in the file is believed before it is checked.  Memory is allocated only for bytes that
+    the file really has: members are uncompressed and together no longer than the file, and the
+    shape of an array must agree with the length of its member.  Every member's checksum is
+    verified.  No name in the file is ever looked up, and nothing is unpickled.
+    """
+    path = os.fspath(path)
+    with reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        members = _members(archive, os.fstat(file.fileno()).st_size)
+        header = _header(archive, members, kind)
+        arrays = {name: _read_array(archive, members[name + ".npy"], listed)
+                  for name, listed in header["arrays"].items()}
+        return header["meta"], arrays
+
+
+def _members(archive, size):
+    """The members by name, once it is known that they are plain, distinct and really there."""
+    members, total = {}, 0
+    for info in archive.infolist():
+        name = info.filename
+        if info.orig_filename != name or not _NAME.fullmatch(name.removesuffix(".npy")):
+            raise ValueError(f"damaged or not of mlrops: {info.orig_filename[:60]!r} is no member")
+        if name in members:
+            raise ValueError(f"damaged: two members {name!r}")
+        if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"member {name!r} is compressed or encrypted; members must be stored")
+        members[name] = info
+        total += info.file_size
+        if info.file_size != info.compress_size or total > size:
+            raise ValueError(f"damaged: member {name!r} is longer than the file")
+    if TEXT not in members:
+        raise ValueError(f"not an mlrops archive: it has no member {TEXT!r}")
+    return members
+
+
+def _header(archive, members, kind):
+    text = archive.read(members[TEXT]).decode("utf-8")
+    front = _FRONT.match(text)
+    if not front:
+        raise ValueError(f"not an mlrops archive: {TEXT!r} does not begin with format and version")
+    version = int(front[1])
+    if version != VERSION:
+        advice = "update mlrops" if version > VERSION else "there is no such version"
+        raise ValueError(
+            f"its format version is {version}, this mlrops reads version {VERSION}; {advice}")
+    header = json.loads(text, object_pairs_hook=_decode, parse_int=_parse_int,
+                        parse_float=_parse_float, parse_constant=_refuse_constant)
+    for key, wanted in (("kind", str), ("arrays", dict), ("meta", dict)):
+        if type(header.get(key)) is not wanted:
+            raise ValueError(f"damaged: {TEXT!r} has no {key!r} of type {wanted.__name__}")
+    if header["kind"] != kind:
+        raise ValueError(f"expected an archive of kind {kind!r}, got {header['kind'][:60]!r}")
+    listed = {name + ".npy" for name in header["arrays"]}
+    if listed != set(members) - {TEXT}:
+        odd = sorted(listed ^ (set(members) - {TEXT}))[0]
+        raise ValueError(f"damaged: array {odd[:60]!r} is "
+                         + ("missing" if odd in listed else f"not listed in {TEXT!r}"))
+    return header
+
+
+def _read_array(archive, info, listed):
+    name = info.filename
+    with archive.open(info) as member:
+        start = member.read(len(_NPY) + 2)
+        length = int.from_bytes(start[len(_NPY):], "little")
+        header = _NPY_HEADER.fullmatch(member.read(length).decode("latin1"))
+        if start[: len(_NPY)] != _NPY or not header:
+            raise ValueError(f"damaged: {name!r} is not a plain array of npy format 1.0")
+        dtype, shape = _dtype(header[1]), tuple(map(int, re.findall(r"\d+", header[3])))
+        if listed != {"dtype": header[1], "shape": list(shape)}:
+            raise ValueError(f"damaged: {name!r} is not the array that {TEXT!r} lists")
+        size = math.prod(shape) * dtype.itemsize
+        if size != info.file_size - len(start) - length:
+            raise ValueError(f"damaged: {name!r} has not the length that its shape {shape} needs")
+        x = np.empty(shape, dtype, order="F" if header[2] == "True" else "C")
+        flat = (x.T if header[2] == "True" else x).reshape(-1).view(np.uint8)
+        for begin in range(0, size, _CHUNK):  # in pieces: readinto would take a second copy
+            piece = np.frombuffer(member.read(min(_CHUNK, size - begin)), np.uint8)
+            if piece.size != min(_CHUNK, size - begin):
+                raise ValueError(f"damaged: {name!r} ends early")
+            flat[begin : begin + _CHUNK] = piece
+    if dtype.kind == "b" and size and flat.max() > 1:
+        raise ValueError(f"damaged: {name!r} holds booleans other than 0 and 1")
+    return x
+
+
+def _dtype(text):
+    if type(text) is not str or not _DTYPE.fullmatch(text):
+        raise ValueError(f"dtype {str(text)[:40]!r} is none of the layout")
+    return np.dtype(text)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def check_plain(value, where):
+    """Raise the error of `write_archive` if `value` is not what ``meta`` may hold."""
+    _encode(value, (where,))
+
+
+def _place(where):
+    return str(where[0]) + "".join(f"[{key!r}]" for key in where[1:])
+
+
+def _encode(value, where):
+    """`value` in terms of JSON; `where` are the keys that led to it."""
+    kind = type(value)
+    if value is None or kind in (bool, str):
+        return value
+    if kind is int:
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"{_place(where)} cannot be saved: {value:.3e} has more than 64 bits")
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+    if kind is np.str_:
+        return str(value)
+    if kind is bytes:
+        return {"$bytes": value.hex()}
+    if isinstance(value, np.generic) and value.dtype.kind in "biufmM" and (
+            _DTYPE.fullmatch(value.dtype.str)):
+        return {"$numpy": [value.dtype.str, value.tobytes().hex()]}
+    if kind in (tuple, list, dict) and len(where) > MAX_NESTING:
+        raise ValueError(f"{where[0]} cannot be saved: nested more than {MAX_NESTING} deep")
+    if kind in (tuple, list):
+        entries = [_encode(x, (*where, i)) for i, x in enumerate(value)]
+        return entries if kind is list else {"$tuple": entries}
+    if kind is dict:
+        for key in value:
+            if type(key) is not str or key.startswith("$"):
+                raise TypeError(
+                    f"{_place(where)} cannot be saved: keys must be strings that do not begin with"
+                    f" '$', got {key!r}"
+                )
+        return {key: _encode(x, (*where, key)) for key, x in value.items()}
+    raise TypeError(
+        f"{_place(where)} cannot be saved: expected None, bool, int, float, str, bytes, a NumPy"
+        f" number or date, or a tuple, list or dict of these; got {kind.__name__}"
+    )
+
+
+def _decode(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("damaged: a key stands twice in one JSON object")
+    tags = [key for key in value if key.startswith("$")]
+    if not tags:
+        return value
+    if len(value) > 1 or tags[0] not in _DECODERS:
+        raise ValueError(f"damaged: {tags[0][:20]!r} is no tag of the layout")
+    wanted, decode = _DECODERS[tags[0]]
+    (content,) = value.values()
+    if type(content) is not wanted:
+        raise ValueError(f"damaged: {tags[0]!r} must hold a {wanted.__name__}")
+    return decode(content)
+
+
+def _decode_float(text):
+    return struct.unpack(">d", bytes.fromhex(text))[0]
+
+
+def _decode_scalar(content):
+    text, data = content
+    scalar = np.frombuffer(bytes.fromhex(data), _dtype(text))
+    if scalar.size != 1 or scalar.dtype.kind in "SU":
+        raise ValueError("damaged: '$numpy' does not hold one number")
+    return scalar[0]
+
+
+_DECODERS = {"$float": (str, _decode_float), "$tuple": (list, tuple),
+             "$bytes": (str, bytes.fromhex), "$numpy": (list, _decode_scalar)}
+
+
+def _parse_int(text):
+    if len(text) > 20:
+        raise ValueError("damaged: a JSON integer of more than 64 bits")
+    return int(text)
+
+
+def _parse_float(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("damaged: a JSON number that is not finite")
+    return value
+
+
+def _refuse_constant(text):
+    raise ValueError(f"damaged: {text} is not JSON")

@@ -1,0 +1,270 @@
+"""The table of what can be saved: each class's fields, and what makes the object of them again.
+
+`mlrops.io` describes the file; here a file's fields, already looked up, pass the checks of the
+constructors.
+"""
+
+import types
+import typing
+from dataclasses import MISSING, fields
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+
+from .hierarchy import Hierarchy
+from .models.result import FactorModelResult
+from .operators import (
+    MLR,
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    Identity,
+    Inverse,
+    Kronecker,
+    LowRank,
+    LowRankPlusDiagonal,
+    MLRInverse,
+    Permutation,
+    Product,
+    Scaled,
+    Sum,
+    Transposed,
+    Woodbury,
+    Wrapped,
+)
+from .operators._validate import as_finite, as_positive
+from .operators.mlr import check_ranks
+from .operators.woodbury import WoodburyInverse
+
+__all__ = ["MAKERS", "TABLE", "TRANSPOSE", "Limits"]
+
+TRANSPOSE = "transpose"
+
+# What a small file may ask for.  Operators hand a question on to their parts, so a shared part is
+# asked once for each way that leads to it; a transposed sparse array has one offset for each column
+# of the original; and a low rank update is inverted by a k×k matrix.
+MAX_DEPTH = 100
+MAX_PARTS = 100_000
+MAX_ORDER = 2**46
+MAX_EMPTY_COLUMNS = 2**25
+MAX_WIDTH = 16
+
+
+class Limits:
+    """Keeps count while the nodes of one file are written or read, and raises ValueError."""
+
+    def __init__(self):
+        self._sizes = []
+        self._empty = 0
+
+    def parts(self, numbers):
+        """The next node has the earlier nodes of these numbers as parts."""
+        depths, parts = zip((0, 0), *(self._sizes[i] for i in numbers), strict=True)
+        depth, total = 1 + max(depths), 1 + sum(parts)
+        if depth > MAX_DEPTH or total > MAX_PARTS:
+            raise ValueError(f"operators may be nested {MAX_DEPTH} deep and have {MAX_PARTS:,}"
+                             f" parts, got {depth} and {total:,}")
+        self._sizes.append((depth, total))
+
+    def made(self, obj):
+        """The object of that node."""
+        order = max(getattr(obj, "shape", (0,)))
+        if order > MAX_ORDER:
+            raise ValueError(f"operators may be of order {MAX_ORDER:,}, got {order:,}")
+        if isinstance(obj, Wrapped):
+            self._empty += max(0, obj.shape[1] - 16 * (obj.shape[0] + obj.A.nnz))
+            if self._empty > MAX_EMPTY_COLUMNS:
+                raise ValueError(f"sparse arrays may have {MAX_EMPTY_COLUMNS:,} empty columns")
+
+
+# ---------------------------------------------------------------- what needs more than its class
+
+
+def _need(x, kind, name):
+    if not isinstance(x, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(x).__name__}")
+
+
+def _or_none(V, U):
+    return None if V is U else V
+
+
+def _floating(name):
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, got {str(name)[:40]!r}")
+    return np.dtype(name)
+
+
+def _hierarchy(permutation, boundaries, names):
+    for x in (permutation, *boundaries):
+        _need(x, np.ndarray, "permutation or boundaries")
+        if x.dtype.kind != "i":
+            raise TypeError(f"permutation and boundaries must hold integers, got dtype {x.dtype}")
+    h = Hierarchy(permutation, boundaries)
+    if type(names) is not tuple or len(names) != h.n_levels:
+        raise ValueError(f"names must be one tuple or None for each of {h.n_levels} levels")
+    for level, (given, p) in enumerate(zip(names, h.group_counts, strict=True)):
+        if given is not None and (type(given) is not tuple or len(given) != p):
+            raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
+    hash(names)  # lists and dicts are no names
+    return Hierarchy._make(h.permutation, h.boundaries, names)
+
+
+def _mlr(hierarchy, ranks, F, D):
+    _need(hierarchy, Hierarchy, "hierarchy")
+    ranks = check_ranks(ranks, hierarchy)
+    for name, x in (("F", F), ("D", D)):
+        _need(x, np.ndarray, name)
+        if x.dtype != _floating(D.dtype.name):
+            raise ValueError(f"F and D must be of one dtype, got {F.dtype} and {D.dtype}")
+    F = as_finite(F, "F", ndim=2, axis_name="tree position")
+    if F.shape != (hierarchy.n, sum(ranks)):
+        raise ValueError(f"F must have shape (n, R) = {(hierarchy.n, sum(ranks))}, got {F.shape}")
+    return MLR._from_tree(hierarchy, ranks, F, as_positive(D, "D", hierarchy.n))
+
+
+def _mlr_inverse(base):
+    _need(base, MLR, "base")
+    return base.inv()
+
+
+def _woodbury(base, U, C, V, positive_definite):
+    A = Woodbury(base, U, C, V)
+    if positive_definite and not A.positive_definite:
+        # Known from the terms of a sum when it was made; here its square root has to show it.
+        if not (A.symmetric and A.base.positive_definite):
+            raise ValueError("tagged positive definite, but not symmetric or not an update of a"
+                             " positive definite operator")
+        A = Woodbury(base, U, C, V, _positive_definite=True)
+        _ = A._root
+    return A
+
+
+def _woodbury_fields(A):
+    given = {"base": A.base, "U": A.U, "C": A.C, "V": _or_none(A.V, A.U),
+             "positive_definite": A.positive_definite}
+    _woodbury(**given)  # what cannot be shown again is not saved either
+    return given
+
+
+def _dense_fields(A):
+    if A.positive_definite:
+        _ = A._cholesky  # likewise
+    return {"A": A.A, "symmetric": A.symmetric, "positive_definite": A.positive_definite}
+
+
+def _invertible(base):
+    """`base`, once it is known that its inverse is not much larger than itself."""
+    n, k = (base.F if isinstance(base, LowRankPlusDiagonal) else base.U).shape
+    if k > MAX_WIDTH * max(n, 4):
+        raise ValueError(f"an update of rank k = {k} of n = {n} features has an inverse of k×k"
+                         " numbers, which is not saved")
+    return base
+
+
+def _woodbury_inverse(base):
+    if type(base) not in (Woodbury, LowRankPlusDiagonal):
+        raise TypeError("base must be a Woodbury or LowRankPlusDiagonal, got"
+                        f" {type(base).__name__}")
+    return _invertible(base).inv()
+
+
+def _sparse_arrays(A):
+    if not issparse(A.A):
+        raise TypeError(f"it wraps a {type(A.A).__name__} of another package, which has no arrays"
+                        " to save")
+    return {"data": A.A.data, "indices": A.A.indices, "indptr": A.A.indptr, "shape": A.A.shape,
+            "symmetric": A.symmetric, "positive_definite": A.positive_definite}
+
+
+def _wrapped(data, indices, indptr, shape, symmetric, positive_definite):
+    for name, x in (("data", data), ("indices", indices), ("indptr", indptr)):
+        _need(x, np.ndarray, name)
+        if x.ndim != 1 or x.dtype.kind != ("f" if x is data else "i"):
+            raise TypeError(f"{name} must be a vector of {'floats' if x is data else 'integers'},"
+                            f" got dtype {x.dtype} and shape {x.shape}")
+    A = csr_array((data, indices, indptr), shape=shape)
+    A.check_format(full_check=True)
+    return Wrapped(A, symmetric=symmetric, positive_definite=positive_definite)
+
+
+# ---------------------------------------------------------------- fitted models
+
+
+def _result(**given):
+    known = {f.name: f for f in fields(FactorModelResult) if f.init}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"it has a field {unknown[0][:60]!r}, unknown here: it was written by a"
+                         " newer mlrops")
+    hints = typing.get_type_hints(FactorModelResult)
+    for name, value in given.items():
+        optional = value is None and known[name].default is not MISSING
+        if not optional and not isinstance(value, _types(hints[name])):
+            raise TypeError(f"field {name!r} must not be of type {type(value).__name__}")
+    missing = [name for name, f in known.items() if name not in given
+               and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ValueError(f"it has no field {missing[0]!r}")
+    result = FactorModelResult(**given)
+    n = result.covariance.shape[0]
+    if result.mean.shape != (n,) or result.mean.dtype.kind != "f" or (
+            not np.isfinite(result.mean).all()):
+        raise ValueError(f"mean must hold {n} finite floats, got {result.mean.dtype} of shape"
+                         f" {result.mean.shape}")
+    if result.feature_names is not None and len(result.feature_names) != n:
+        raise ValueError(f"feature_names must be {n}, got {len(result.feature_names)}")
+    at = result.boundary
+    if at.ndim != 1 or at.dtype.kind not in "iu" or at.size and not 0 <= at.min() <= at.max() < n:
+        raise ValueError(f"boundary must hold features, integers from 0 to {n - 1}")
+    return result
+
+
+def _types(hint):
+    """The types that a field of this annotation takes; NumPy's scalars count as numbers."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(kind for option in typing.get_args(hint) for kind in _types(option))
+    kind = origin or hint
+    wider = {float: Real, int: Integral, bool: (bool, np.bool_)}
+    return (wider.get(kind, kind) if isinstance(kind, type) else object,)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def _field(*names):
+    return lambda A: {name: getattr(A, name) for name in names}
+
+
+# class -> (object to its fields, fields to the object)
+TABLE = {
+    Hierarchy: (lambda h: {"permutation": h.permutation, "boundaries": h.boundaries,
+                           "names": h._names}, _hierarchy),
+    MLR: (lambda A: {"hierarchy": A.hierarchy, "ranks": A.ranks, "F": A._F, "D": A._d}, _mlr),
+    MLRInverse: (lambda A: {"base": A._inverse}, _mlr_inverse),
+    LowRankPlusDiagonal: (_field("F", "D"), lambda F, D: LowRankPlusDiagonal(F, D)),
+    Woodbury: (_woodbury_fields, _woodbury),
+    WoodburyInverse: (lambda A: {"base": _invertible(A._inverse)}, _woodbury_inverse),
+    LowRank: (lambda A: {"U": A.U, "V": _or_none(A.V, A.U)}, lambda U, V: LowRank(U, V)),
+    Diagonal: (_field("d"), lambda d: Diagonal(d)),
+    Identity: (lambda A: {"n": A.shape[0], "dtype": A.dtype.name},
+               lambda n, dtype: Identity(n, _floating(dtype))),
+    Permutation: (lambda A: {"p": A.p, "dtype": A.dtype.name},
+                  lambda p, dtype: Permutation(p, _floating(dtype))),
+    Dense: (_dense_fields,
+            lambda A, symmetric, positive_definite: Dense(A, symmetric, positive_definite)),
+    Wrapped: (_sparse_arrays, _wrapped),
+    Sum: (_field("ops"), lambda ops: Sum(ops)),
+    Product: (_field("ops"), lambda ops: Product(ops)),
+    Kronecker: (_field("ops"), lambda ops: Kronecker(ops)),
+    BlockDiagonal: (_field("ops"), lambda ops: BlockDiagonal(ops)),
+    Scaled: (_field("base", "c"), lambda base, c: Scaled(base, c)),
+    Transposed: (_field("base"), lambda base: Transposed(base)),
+    Inverse: (_field("base"), lambda base: Inverse(base)),
+    FactorModelResult: (lambda r: {f.name: getattr(r, f.name) for f in fields(r) if f.init},
+                        _result),
+}
+MAKERS = {kind.__name__: make for kind, (_, make) in TABLE.items()} | {
+    TRANSPOSE: lambda base: base.T}
