@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import PATHS, close, computing, dense_mlr, hierarchies, spread
 
-from mlrops import MLR, Hierarchy
+from mlrops import MLR, Hierarchy, kernels
 from mlrops.models.conditional import loglik_samples
 from mlrops.models.data import prepare
 from mlrops.models.incomplete import incomplete_source
@@ -179,7 +179,8 @@ def test_every_kind_of_missing_cells(kind, center):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", [at_random, blocks], ids=lambda kind: kind.__name__)
 def test_all_ways_of_computing_agree(path, kind):
-    with computing(path):
+    with computing(path), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels.incomplete, "CHUNK_ITEMS", 40)
         problem = tree_problem(kind)
         check_iterates(problem, 2, problem.weights, True)
 

@@ -3,6 +3,9 @@
 A pattern is a set of features that are seen together in one sample or more; a class is a set of
 features of one leaf that are seen in the same patterns.  Symmetric matrices travel packed, their
 lower triangle row after row.
+
+The sweeps are compiled into this module: numba's cache of it does not notice when they change in
+theirs, so after such a change this file has to be touched.
 """
 
 import numpy as np

@@ -23,6 +23,9 @@ from .scratch import scratch
 __all__ = ["Patterns", "add_moments", "batches", "centre", "gradient", "group", "products",
            "regress", "sweep", "variance"]
 
+# Numbers in the temporary of a product that is added to a larger array.
+CHUNK_ITEMS = 500_000
+
 
 class Patterns(NamedTuple):
     """Samples grouped by the features they show; samples sorted by pattern, rows in tree order."""
@@ -174,8 +177,11 @@ def add_moments(swept, X, roots, patterns, layout, first, V, W):
         V[rows, :R] += X[rows] @ Z[q].T
 
     def moments(q):
-        part = slice(classes[q], classes[q + 1])
-        W[part] += patterns.seen[part, p0:p1].astype(W.dtype) @ S[q]
+        step = max(1, CHUNK_ITEMS // W.shape[1])
+        for a in range(classes[q], classes[q + 1], step):
+            part = slice(a, min(a + step, classes[q + 1]))
+            product = scratch("product", W[part].shape, W.dtype)
+            W[part] += np.matmul(patterns.seen[part, p0:p1].astype(W.dtype), S[q], out=product)
 
     _by_leaf(np.diff(off), k * R,
              lambda lo, hi: _compiled.rows_cross(X, Z, off, lo, hi, V), cross)
