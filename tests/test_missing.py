@@ -143,7 +143,7 @@ def em(problem, updates, weights=None, center=True, mean=None):
         F, D, mean = point
         covariance = MLR.from_compact(h._in_tree_order(), ranks, F, D)
         step = source.evaluate(covariance, mean)
-        point = step.update(keep_moments=True)
+        point = step.update(keep=True)
         yield SimpleNamespace(F=h._scatter(F), D=h._scatter(D), mean=h._scatter(mean),
                               loglik=step.loglik, step=step, image=point)
 
@@ -338,6 +338,10 @@ def test_what_the_source_says_of_the_data():
     variance = np.nansum(w[:, None] * (Y - mean) ** 2, axis=0) / (w @ seen)
     close(h._scatter(source.mean), mean, 1e-12)
     close(h._scatter(source.variance), variance, 1e-12)
+    close(h._scatter(source.shares), w @ seen / 38, 1e-12)
+    independent = dense_loglik(np.diag(variance), mean, Y, w)
+    assert independent == pytest.approx(-0.5 * source.shares @ (
+        np.log(2 * np.pi) + 1 + np.log(source.variance)), rel=1e-12)
     X = source.start_data(10, None)
     close(np.square(X).sum(axis=1) / source.n_samples, source.variance, 1e-12)
     order = np.argsort(w)  # of the filled data, whatever the order of the samples

@@ -27,6 +27,14 @@ class IncompleteData:
     def dtype(self):
         return self.samples.dtype
 
+    @property
+    def shares(self):
+        """(n,) share of the samples, by weight, that show each feature.
+
+        The log-likelihood of independent features is ``-½ Σ shares (log 2π + 1 + log variance)``.
+        """
+        return self.samples.counts / self.samples.weight
+
     def start_data(self, width, seed):
         """Missing cells at the mean, features scaled to the variance of their observed cells.
 
@@ -48,7 +56,7 @@ class Incomplete:
         self._moments = IncompleteMoments(covariance, data.samples, mean - data.mean)
         self.loglik = self._moments.loglik
 
-    def update(self, out=None, keep_moments=False):
+    def update(self, out=None, keep=False):
         """The M-step: F, D (not clipped) and mean.  The moments are there in any case."""
         F, D, offset = self._moments.regress(self._mean_is_free, out)
         return F, D, self._mean + offset
