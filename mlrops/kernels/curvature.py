@@ -9,7 +9,7 @@ import numpy as np
 from . import _compiled_curvature, leaf, threads
 from .scratch import scratch
 
-__all__ = ["gradient", "precondition"]
+__all__ = ["explained", "gradient", "precondition"]
 
 
 def _small_leaves(kernel, layout, work):
@@ -40,15 +40,30 @@ def gradient(F, D, F1, D1, W, n_samples, layout):
 
 
 def precondition(G, D, Winv, n_samples, layout):
-    """``N D G W⁻¹`` (n, R), leaf by leaf."""
+    """``N D G W⁻¹`` (n, R), leaf by leaf, of the dtype of G."""
     out = np.empty_like(G)
-    N = G.dtype.type(n_samples)
+    N = D.dtype.type(n_samples)
 
     def kernel(i, j):
         _compiled_curvature.rows_precondition(G, D, Winv, N, layout.leaf_off, i, j, out)
 
     for q in _small_leaves(kernel, layout, layout.R**2):
         for s in leaf._chunks(layout, q):
-            rows = np.matmul(G[s], Winv[q], out=out[s])
-            rows *= N * D[s, None]
+            rows = np.matmul(G[s].astype(D.dtype, copy=False), Winv[q],
+                             out=scratch("scaled rows", G[s].shape, D.dtype))
+            np.multiply(rows, N * D[s, None], out=out[s], casting="same_kind")
+    return out
+
+
+def explained(F, D, cov, layout):
+    """``F_i Cov F_iᵀ / D_i = 1 - D_i (Σ⁻¹)_ii`` (n,), cov (n_leaves, R, R) along the paths."""
+    out = np.empty_like(D)
+
+    def kernel(i, j):
+        _compiled_curvature.rows_explained(F, D, cov, layout.leaf_off, i, j, out)
+
+    for q in _small_leaves(kernel, layout, layout.R**2):
+        for s in leaf._chunks(layout, q):
+            rows = np.matmul(F[s], cov[q], out=scratch("scaled rows", F[s].shape, F.dtype))
+            np.divide(np.einsum("ij,ij->i", rows, F[s]), D[s], out=out[s])
     return out

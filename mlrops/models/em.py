@@ -13,10 +13,17 @@ What EM asks of data is a *source*.  Its arrays are in tree order.
 ``evaluate(Σ, mean)``        the E-step at a covariance (`MLR` in tree order) and mean
 ============================ =======================================================================
 
-What ``evaluate`` returns has ``loglik``, the average log-likelihood a sample of the parameters that
-went in; ``update(out=None)``, the M-step ``(F, D, mean)`` with D not clipped; and ``gradient(F, D,
-mean)``, which takes what ``update`` gave and returns the derivatives of ``loglik`` with respect to
-the F, D and mean that went in.
+What ``evaluate`` returns has
+
+============================ =======================================================================
+``loglik``                   average log-likelihood a sample of the parameters that went in
+``update(out, keep)``        the M-step (F, D, mean), D not clipped; out = (F, D) may be None; keep
+                             tells to keep what the next two need, which else is formed again
+``gradient(F, D, mean)``     derivatives of ``loglik`` by the F, D and mean that went in, from what
+                             ``update`` gave
+``precondition(dF, dmean)``  the changes of F and mean by which an M-step would answer these
+                             derivatives (dmean is empty where the mean is fixed)
+============================ =======================================================================
 """
 
 import math
@@ -47,10 +54,11 @@ class Mapped(NamedTuple):
     loglik: float  # of the point, a sample
     covariance: MLR  # of the point
     image: Point  # where EM goes from it
+    raw: Point  # the same before its variances are clipped at the floor
     step: object  # the source's E-step, for its gradient
 
 
-def em_map(source, tree, ranks, floor, point, out):
+def em_map(source, tree, ranks, floor, point, out, keep=False):
     """Evaluate the EM map at a point; its image is written to the F and D of `out`.
 
     Given its new factors, the expected log-likelihood of a feature is unimodal in its variance, so
@@ -58,8 +66,9 @@ def em_map(source, tree, ranks, floor, point, out):
     """
     covariance = MLR.from_compact(tree, ranks, point.F, point.D, copy=False, check_finite=False)
     step = source.evaluate(covariance, point.mean)
-    F, D, mean = step.update((out.F, out.D))
-    return Mapped(step.loglik, covariance, Point(F, np.maximum(D, floor, out=D), mean), step)
+    raw = Point(*step.update((out.F, out.D), keep))
+    image = Point(raw.F, np.maximum(raw.D, floor), raw.mean)
+    return Mapped(step.loglik, covariance, image, raw, step)
 
 
 def log_likelihood(covariance, total_quad, n_samples):
@@ -76,13 +85,22 @@ class Complete:
         self._posterior = covariance.posterior(data.X, check_finite=False)
         quad = self._posterior.total_inv_quad(data.sums_of_squares)
         self.loglik = log_likelihood(covariance, quad, data.weight)
+        self._kept = False
 
-    def update(self, out=None):
+    def update(self, out=None, keep=False):
         """The M-step: F, D (not clipped) and mean."""
-        F, D = self._posterior.regress(self._data.sums_of_squares, self._data.weight, out)
+        self._kept = keep
+        F, D = self._posterior.regress(
+            self._data.sums_of_squares, self._data.weight, out, keep)
         return F, D, self._data.mean
 
     def gradient(self, F, D, mean):
         """Derivatives of the average log-likelihood by F and D, from the outcome of `update`."""
+        if not self._kept:
+            F, D, mean = self.update(keep=True)
         dF, dD = self._posterior.gradient(F, D, self._data.weight)
         return dF, dD, np.zeros_like(mean)
+
+    def precondition(self, G, shift):
+        """EM's answer to a gradient by F; the mean stays."""
+        return self._posterior.precondition(G, self._data.weight), shift

@@ -1,18 +1,18 @@
 """`fit_factor_model`: maximum likelihood factor models, single-level or on a tree, by EM."""
 
-import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from ..hierarchy import Hierarchy
 from ..operators._validate import check_rank, name_some
 from ..operators.mlr import MLR, check_ranks
+from .ascent import Problem
 from .data import prepare
-from .em import Point, em_map
+from .em import Point
 from .result import FactorModelResult
+from .run import Rules, run
 from .start import start
 
 __all__ = ["ConvergenceWarning", "FactorModelIterate", "fit_factor_model"]
@@ -31,8 +31,9 @@ class FactorModelIterate:
     covariance: MLR
 
 
-def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", center=True, tol=1e-7, max_iter=1000,
-                     variance_floor=1e-6, progress=False, callback=None, random_state=None):
+def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", accelerate=True, center=True,
+                     tol=1e-9, gtol=1e-5, max_iter=1000, variance_floor=1e-6, progress=False,
+                     callback=None, random_state=None):
     r"""Fit a factor model by maximum likelihood (EM).
 
     The model is :math:`y_t \sim N(\mu, \Sigma)` with
@@ -110,23 +111,44 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", center=True, tol=1
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
     ranks = check_ranks(ranks, hierarchy)
     max_iter = check_rank(max_iter, "max_iter")
-    for name, value in (("tol", tol), ("variance_floor", variance_floor)):
+    for name, value in (("tol", tol), ("gtol", gtol), ("variance_floor", variance_floor)):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
     source = prepare(Y, hierarchy, center)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
+    floor = (variance_floor * source.variance).astype(source.dtype)
+    problem = Problem(source, tree, ranks, floor)
     first = Point(*start(init, hierarchy, ranks, source, random_state), source.mean)
-    fitted, point, trace, termination = _run(
-        first, source, tree, ranks, variance_floor, tol, max_iter, progress, callback, hierarchy)
+    report = None if callback is None else _Reporter(callback, hierarchy)
+    rules = Rules(tol, gtol, max_iter)
+    outcome = run(problem, first, accelerate, rules, progress, report)
+    return _result(outcome, problem, hierarchy, variance_floor, rules)
 
-    boundary = np.sort(hierarchy.permutation[point.D <= variance_floor * source.variance])
-    _warn(termination, max_iter, boundary, variance_floor)
+
+class _Reporter:
+    """Shows the iterates to a callback as the user orders the features."""
+
+    def __init__(self, callback, hierarchy):
+        self.callback, self.hierarchy = callback, hierarchy
+
+    def __call__(self, n_iter, state):
+        covariance = _in_feature_order(state.mapped.covariance, self.hierarchy)
+        self.callback(FactorModelIterate(n_iter, state.loglik, covariance))
+
+
+def _result(outcome, problem, hierarchy, variance_floor, rules):
+    """What a run found, in feature order, with its warnings."""
+    state = outcome.state
+    boundary = np.sort(hierarchy.permutation[state.point.D <= problem.floor])
+    _warn(outcome.termination, rules.max_iter, boundary, variance_floor)
     return FactorModelResult(
-        covariance=_in_feature_order(fitted, hierarchy).principal(),
-        mean=hierarchy._scatter(point.mean), loglik=trace[-1], loglik_trace=np.array(trace),
-        n_iter=len(trace) - 1, converged=termination == "loglik", termination=termination,
-        boundary=boundary, n_samples=source.n_samples)
+        covariance=_in_feature_order(state.mapped.covariance, hierarchy).principal(),
+        mean=hierarchy._scatter(state.point.mean), loglik=outcome.trace[-1],
+        loglik_trace=np.array(outcome.trace), n_iter=len(outcome.trace) - 1,
+        converged=outcome.termination in ("loglik", "gradient"), termination=outcome.termination,
+        boundary=boundary, n_samples=problem.source.n_samples,
+        n_evaluations=outcome.n_evaluations, gradient_norm=state.gradient_norm)
 
 
 def _n_features(Y):
@@ -143,50 +165,13 @@ def _in_feature_order(covariance, hierarchy):
         hierarchy._scatter(covariance.D), check_finite=False)
 
 
-def _run(first, source, tree, ranks, variance_floor, tol, max_iter, progress, callback, hierarchy):
-    """Iterate EM until it stops; the last covariance and point, the trace, and why."""
-    floor = (variance_floor * source.variance).astype(source.dtype)
-    n = source.variance.size
-    independent = -0.5 * (n * (math.log(2 * math.pi) + 1)
-                          + np.log(source.variance, dtype=np.float64).sum())
-    trace, termination = [], None
-    point, buffers = first, [Point.empty_like(first) for _ in range(2)]
-    with tqdm(total=max_iter, desc="EM", disable=not progress) as bar:
-        while True:
-            mapped = em_map(source, tree, ranks, floor, point, buffers[len(trace) % 2])
-            loglik, covariance = mapped.loglik, mapped.covariance
-            if not math.isfinite(loglik):
-                raise FloatingPointError(
-                    f"the log-likelihood is {loglik} after {len(trace)} updates; the data's scale"
-                    f" may be out of range for {source.dtype}"
-                )
-            trace.append(loglik)
-            if len(trace) > 1:
-                change = loglik - trace[-2]
-                bar.update()
-                bar.set_postfix(loglik=f"{loglik:.6g}", change=f"{change:.1e}", refresh=False)
-                if change <= tol * max(loglik - independent, n / 2):
-                    termination = "loglik"
-            if callback is not None:
-                seen = _in_feature_order(covariance, hierarchy)
-                try:
-                    callback(FactorModelIterate(len(trace) - 1, loglik, seen))
-                except StopIteration:
-                    termination = "callback"
-            if termination is None and len(trace) > max_iter:
-                termination = "max_iter"
-            if termination is not None:
-                return covariance, point, trace, termination
-            point = mapped.image
-
-
 def _warn(termination, max_iter, boundary, variance_floor):
     if termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {max_iter} updates; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=3)
+            ConvergenceWarning, stacklevel=4)
     if boundary.size:
         warnings.warn(
             f"{boundary.size} features have a variance at the floor of {variance_floor:g} of their"
             f" total (Heywood cases: {name_some(boundary)}); fewer factors may do",
-            ConvergenceWarning, stacklevel=3)
+            ConvergenceWarning, stacklevel=4)

@@ -44,8 +44,9 @@ class FactorModelResult:
     n_evaluations : int
         Number of evaluations of the EM map, rejected jumps of the acceleration included.
     gradient_norm : float
-        Largest derivative of the log-likelihood a sample in units of the features' standard
-        deviations; variances at the floor count only where they would rise.
+        Largest derivative of the log-likelihood a sample by a loading or a mean, in units of the
+        square root of the feature's D, or by log D; variances at the floor count only where they
+        would rise.
     feature_names : tuple of str or None
         Column names of the data where it had some.
     capped : tuple of (int, int, int)

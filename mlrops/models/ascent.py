@@ -1,0 +1,233 @@
+"""Monotone ascent of the log-likelihood: EM, or quasi-Newton jumps that fall back to EM."""
+
+import math
+
+import numpy as np
+
+from .em import Point, em_map
+from .quasi_newton import SecantPairs
+
+__all__ = ["Ascent", "Problem"]
+
+# Pairs of vectors that shape a jump: with 3, four of ten trial problems took a quarter more
+# evaluations; 8 gained nothing more.
+MEMORY = 5
+# Shares of a jump that failed within which its second, interpolated try may lie.
+SHORTER = 0.1, 0.6
+
+
+class Problem:
+    """The log-likelihood of a model as a function of ``v = (F / sd, log D, mean / sd)``.
+
+    sd are the features' standard deviations: units do not matter.  The mean is part of v only where
+    EM updates it.
+    """
+
+    def __init__(self, source, tree, ranks, floor):
+        self.source, self.tree, self.ranks, self.floor = source, tree, ranks, floor
+        self.sd = np.sqrt(source.variance).astype(source.dtype)
+        n, R = tree.n, sum(ranks)
+        self.shape, self.cuts = (n, R), (n * R, n * R + n)
+        self.size = n * R + n + n * source.mean_is_free
+
+    def parts(self, v):
+        """Views of v: (n, R), (n,) and (n,), the last one empty where the mean is fixed."""
+        F, D, mean = np.split(v, self.cuts)
+        return F.reshape(self.shape), D, mean
+
+    def evaluate(self, point, out, keep):
+        """The EM map at a point."""
+        return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
+
+    def difference(self, a, b):
+        """``v(a) - v(b)`` in single precision."""
+        v = np.empty(self.size, np.float32)
+        F, D, mean = self.parts(v)
+        np.subtract(a.F, b.F, out=F, casting="same_kind")
+        F /= self.sd[:, None]
+        np.log(a.D / b.D, out=D, casting="same_kind")
+        if mean.size:
+            mean[:] = (a.mean - b.mean) / self.sd
+        return v
+
+    def gradient(self, point, mapped):
+        """Derivatives by v; zero for a variance at the floor that would go lower."""
+        g = np.empty(self.size, np.float32)
+        F, D, mean = self.parts(g)
+        dF, dD, dmean = mapped.step.gradient(*mapped.raw)
+        np.multiply(dF, self.sd[:, None], out=F, casting="same_kind")
+        np.multiply(dD, point.D, out=D, casting="same_kind")
+        D[(point.D <= self.floor) & (D < 0)] = 0
+        if mean.size:
+            mean[:] = dmean * self.sd
+        return g
+
+    def precondition(self, point, mapped, held):
+        """EM's answer to a gradient, as a function; variances `held` at the floor stay there.
+
+        EM would answer a derivative by log D with twice itself, which is slow where the factors
+        explain much of a feature: the information on D_i is not 1/(2 D_i²), as if the factors were
+        seen, but about (Σ⁻¹)_ii²/2.  The geometric mean of the two served best in trials.
+        """
+        twice = 2 * mapped.covariance.partial_variance() / point.D
+        twice[held] = 0
+
+        def apply(q):
+            F, D, mean = self.parts(q)
+            scale = self.sd[:, None]
+            moved, shift = mapped.step.precondition(F / scale, mean / self.sd[: mean.size])
+            out = np.empty_like(q)
+            oF, oD, omean = self.parts(out)
+            np.divide(moved, scale, out=oF, casting="same_kind")
+            np.multiply(D, twice, out=oD, casting="same_kind")
+            if mean.size:
+                omean[:] = shift / self.sd
+            return out
+
+        return apply
+
+    def move(self, point, d, share, out):
+        """The point at ``v + share d``, D clipped at the floor, written to `out`."""
+        F, D, mean = self.parts(d)
+        np.multiply(F, self.sd[:, None] * share, out=out.F)
+        out.F[...] += point.F
+        np.maximum(point.D * np.exp(share * D), self.floor, out=out.D)
+        shifted = point.mean + share * self.sd * mean if mean.size else point.mean
+        return Point(out.F, out.D, shifted)
+
+
+class State:
+    """A point whose EM map has been evaluated."""
+
+    def __init__(self, problem, point, mapped):
+        self.point, self.mapped, self.loglik = point, mapped, mapped.loglik
+        self._problem, self._gradient = problem, None
+
+    @property
+    def gradient(self):
+        if self._gradient is None:
+            self._gradient = self._problem.gradient(self.point, self.mapped)
+        return self._gradient
+
+    @property
+    def gradient_norm(self):
+        """Largest derivative of `loglik` by F, mean (in units of √D) and log D."""
+        F, D, mean = self._problem.parts(self.gradient)
+        unit = np.sqrt(self.point.D) / self._problem.sd
+        by_feature = np.maximum(np.abs(D), np.abs(F).max(axis=1, initial=0) * unit)
+        if mean.size:
+            by_feature = np.maximum(by_feature, np.abs(mean) * unit)
+        return float(by_feature.max())
+
+
+class Ascent:
+    """Steps uphill from a first point; `state` is always the best point so far.
+
+    A jump goes along the quasi-Newton direction whose rough inverse Hessian is EM's own answer to a
+    gradient.  Where it would let the log-likelihood fall, it is tried once more at the maximum of
+    the cubic through values and slopes; failing that, the plain EM step is taken, which cannot
+    fall, and the pairs are forgotten.
+
+    Parameters
+    ----------
+    problem : Problem
+    first : Point
+    accelerate : bool
+        False takes plain EM steps only.
+    """
+
+    def __init__(self, problem, first, accelerate):
+        self.problem, self.accelerate = problem, accelerate
+        self.pairs = SecantPairs(MEMORY if accelerate else 0, problem.size)
+        self.n_evaluations = 0
+        self._free = [Point.empty_like(first) for _ in range(3 if accelerate else 2)]
+        self.state = self._evaluate(first)
+
+    def _evaluate(self, point):
+        out = self._free.pop()
+        mapped = self.problem.evaluate(point, out, self.accelerate)
+        self.n_evaluations += 1
+        return State(self.problem, point, mapped)
+
+    def _accept(self, state):
+        """Go to a state; the buffers of the old one that it does not live in are free again."""
+        old, self.state = self.state, state
+        self._free += [p for p in (old.point, old.mapped.image) if p.F is not state.point.F]
+
+    def _discard(self, state):
+        self._free += [p for p in (state.point, state.mapped.image)
+                       if p.F is not self.state.mapped.image.F]
+
+    def advance(self):
+        """Take one step; False when not even EM's own step gains anything in this precision."""
+        if len(self.pairs) and self._jump():
+            return True
+        trial = self._evaluate(self.state.mapped.image)
+        if not math.isfinite(trial.loglik):
+            raise FloatingPointError(
+                f"the log-likelihood is {trial.loglik} after {self.n_evaluations} evaluations of"
+                f" the EM map; the data's scale may be out of range for {self.problem.source.dtype}"
+            )
+        if trial.loglik < self.state.loglik:
+            self._discard(trial)
+            return False
+        if self.accelerate:
+            self._learn(trial)
+        self._accept(trial)
+        return True
+
+    def _learn(self, trial):
+        """Take the pair from the present state to another one."""
+        self.pairs.add(self.problem.difference(trial.point, self.state.point),
+                       self.state.gradient - trial.gradient)
+
+    def _jump(self):
+        """Try a quasi-Newton step and a shorter one."""
+        here, problem = self.state, self.problem
+        g = here.gradient
+        held = (here.point.D <= problem.floor) & (problem.parts(g)[1] <= 0)
+        d = self.pairs.direction(g, problem.precondition(here.point, here.mapped, held))
+        slope = float(d @ g)
+        share = 1.0
+        for last in (False, True):
+            if not slope > 0:
+                break
+            buffer = self._free.pop()
+            trial = self._try(problem.move(here.point, d, share, buffer))
+            if trial is None:
+                break
+            self._learn(trial)
+            if trial.loglik >= here.loglik:
+                self._accept(trial)
+                return True
+            if not last:
+                share = _shorter(trial.loglik - here.loglik, slope, float(d @ trial.gradient))
+            self._discard(trial)
+        self.pairs.clear()
+        return False
+
+    def _try(self, point):
+        """The state at a point of a jump, None where the model cannot be evaluated."""
+        free = list(self._free)
+        try:
+            trial = self._evaluate(point)
+        except np.linalg.LinAlgError:
+            self.n_evaluations += 1
+            self._free = [*free, point]
+            return None
+        if not math.isfinite(trial.loglik):
+            self._discard(trial)
+            return None
+        return trial
+
+
+def _shorter(rise, slope, end_slope):
+    """Where the cubic with these values and slopes at 0 and 1 is largest, within SHORTER."""
+    a = slope + end_slope - 3 * rise
+    square = a * a - slope * end_slope
+    share = 0.3
+    if square >= 0:
+        root = math.sqrt(square)
+        bottom = slope - end_slope + 2 * root
+        share = 1 - (root - end_slope + a) / bottom if bottom else share
+    return min(max(share, SHORTER[0]), SHORTER[1])

@@ -1,0 +1,87 @@
+"""One run of the fit: steps uphill until a rule, a callback, the cap or the user stops them."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from .ascent import Ascent
+
+__all__ = ["Outcome", "Rules", "run"]
+
+# Updates whose gains must all be small: one small gain is no proof that the next is small, too.
+SMALL_GAINS = 3
+# Plain EM looks at the gradient every so often; accelerated, it has it anyway.
+PLAIN_LOOKS = 10
+
+
+class Rules(NamedTuple):
+    """When a run stops."""
+
+    tol: float
+    gtol: float
+    max_iter: int
+
+
+class Outcome(NamedTuple):
+    """Where a run stopped; the point is in tree order and belongs to the caller."""
+
+    state: object
+    trace: list
+    termination: str
+    n_evaluations: int
+
+
+def independent_loglik(variance):
+    """Average log-likelihood a sample of independent features with these variances."""
+    return -0.5 * (variance.size * (math.log(2 * math.pi) + 1) + np.log(variance).sum())
+
+
+def run(problem, first, accelerate, rules, progress=False, report=None):
+    """Climb from a first point.
+
+    ``report(n_iter, state)`` is called for the start and after every update; StopIteration from it
+    ends the run.  So does KeyboardInterrupt from anywhere, once there is a state to return.
+    """
+    ascent, trace, termination = Ascent(problem, first, accelerate), [], None
+    # The gain over independent features does not depend on units, as the log-likelihood does.
+    independent = independent_loglik(problem.source.variance)
+    with tqdm(total=rules.max_iter, desc="EM", disable=not progress) as bar:
+        try:
+            _note(ascent, trace, bar, report)
+            while True:
+                scale = max(trace[-1] - independent, problem.tree.n / 2)
+                termination = _reason(ascent, trace, rules, scale)
+                if termination is not None:
+                    break
+                if not ascent.advance():
+                    termination = "loglik"
+                    break
+                bar.update()
+                _note(ascent, trace, bar, report)
+        except StopIteration:
+            termination = "callback"
+        except KeyboardInterrupt:
+            termination = "interrupted"
+    return Outcome(ascent.state, trace, termination, ascent.n_evaluations)
+
+
+def _note(ascent, trace, bar, report):
+    trace.append(ascent.state.loglik)
+    change = trace[-1] - trace[-2] if len(trace) > 1 else math.nan
+    bar.set_postfix(loglik=f"{trace[-1]:.6g}", change=f"{change:.1e}", refresh=False)
+    if report is not None:
+        report(len(trace) - 1, ascent.state)
+
+
+def _reason(ascent, trace, rules, scale):
+    """Why to stop here, or None."""
+    n_iter = len(trace) - 1
+    if ascent.accelerate or n_iter % PLAIN_LOOKS == 0:
+        if ascent.state.gradient_norm <= rules.gtol:
+            return "gradient"
+    gains = np.diff(trace[-SMALL_GAINS - 1 :])
+    if gains.size == SMALL_GAINS and gains.max() <= rules.tol * scale:
+        return "loglik"
+    return "max_iter" if n_iter >= rules.max_iter else None
