@@ -280,9 +280,11 @@ def test_a_file_ten_times_as_large_as_the_cap(tmp_path):
         N, n, cap = 20_000, 5_000, 40_000_000
         Y = np.memmap({str(tmp_path / "Y.dat")!r}, np.float32, "w+", shape=(N, n))
         factor = rng.standard_normal((40, n)).astype(np.float32)
+        some = rng.standard_normal((500, 40), np.float32) @ factor
+        some += rng.standard_normal((500, n), np.float32)
         for a in range(0, N, 500):
-            Y[a : a + 500] = rng.standard_normal((500, 40), np.float32) @ factor
-            Y[a : a + 500, ::7] += rng.standard_normal((500, (n + 6) // 7), np.float32)
+            np.multiply(some, rng.uniform(0.5, 1.5, (500, 1)), out=Y[a : a + 500],
+                        casting="same_kind")
         Y.flush()
         Y = np.memmap({str(tmp_path / "Y.dat")!r}, np.float32, "r", shape=(N, n))
         if sys.platform == "linux":

@@ -9,22 +9,26 @@ import numpy as np
 _FAST = {"reassoc", "contract", "nsz"}  # as in `_compiled`
 _jit = nb.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 
-TILE = 32  # features that are transposed at a time, so that a cache line read is used whole
+TILE = 16  # features that are transposed at a time, so that a cache line read is used whole
 
 
 # ------------------------------------------------------------------ dense blocks of samples
 
 
 @_jit
-def rows_load(Y, order, mean, scale, root, at, lo, hi, X):
-    """X[i, at + t] = scale_i (Y[t, order_i] - mean_i) root_t for the features lo:hi."""
+def rows_load(Y, place, mean, scale, root, at, lo, hi, X):
+    """X[p, at + t] = scale_p (Y[t, i] - mean_p) root_t, p = place_i, for the features lo:hi.
+
+    Y is read along its rows whatever the permutation; a tile of rows of X stays in cache.
+    """
     dtype = X.dtype.type
     for a in range(lo, hi, TILE):
         b = min(a + TILE, hi)
         for t in range(Y.shape[0]):
             w = root[t]
             for i in range(a, b):
-                X[i, at + t] = dtype((Y[t, order[i]] - mean[i]) * (scale[i] * w))
+                p = place[i]
+                X[p, at + t] = dtype((Y[t, i] - mean[p]) * (scale[p] * w))
 
 
 @_jit
@@ -224,7 +228,8 @@ def sparse_describe(values, columns, off, weight, total, center, lo, hi, mean, s
     """Weighted mean (if `center`), squared deviations and range of rows, zeros included."""
     for i in range(lo, hi):
         a, b = off[i], off[i + 1]
-        if b - a == weight.size:
+        full = b - a == weight.size
+        if full:
             low[i] = high[i] = values[a]
         s, seen = 0.0, 0.0
         for e in range(a, b):
@@ -236,7 +241,7 @@ def sparse_describe(values, columns, off, weight, total, center, lo, hi, mean, s
         # Deviations are from the mean as it is stored.
         mean[i] = s / total if center else 0.0
         m = np.float64(mean[i])
-        s = (total - seen) * m * m
+        s = 0.0 if full else (total - seen) * m * m
         for e in range(a, b):
             s += weight[columns[e]] * (values[e] - m) ** 2
         squares[i] = s

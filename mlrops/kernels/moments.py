@@ -25,12 +25,12 @@ def _share_rows(kernel, n, work):
     threads.run(kernel, np.arange(n + 1), 0, n, work)
 
 
-def load(Y, order, mean, scale, root_weight, at, X):
+def load(Y, place, mean, scale, root_weight, at, X):
     """Samples Y (m, n) into the columns ``at, …, at + m - 1`` of X (n, k).
 
-    X[i] = scale_i (Y[:, order_i] - mean_i) root_weight.
+    Feature i goes to row ``p = place_i``, ``X[p] = scale_p (Y[:, i] - mean_p) root_weight``.
     """
-    _share_rows(lambda lo, hi: _loops.rows_load(Y, order, mean, scale, root_weight, at, lo, hi, X),
+    _share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
                 X.shape[0], 4 * Y.size)
 
 

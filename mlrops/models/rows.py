@@ -72,11 +72,12 @@ class Rows:
         elif count != self._count:
             raise RuntimeError(_changed(f"{count} rows after {self._count}"))
 
-    def blocks(self, width, order, mean, scale, dtype, first=False):
-        """Yield (X, weights): ``X = diag(scale) (rows - mean)ᵀ diag(weights)^½`` in `order`.
+    def blocks(self, width, place, mean, scale, dtype, first=False):
+        """Yield (X, weights): ``X = diag(scale) (rows - mean)ᵀ diag(weights)^½``.
 
-        X (n, k) is good until the next one is asked for; k is at most `width`.  In the first pass
-        weights stay out of X, and the last X may have more columns than there are weights.
+        Feature i goes to row ``place[i]``, where its mean and scale are too.  X (n, k) is good
+        until the next one is asked for; k is at most `width`.  In the first pass weights stay out
+        of X, and the last X may have more columns than there are weights.
         """
         left = math.inf if first else self.n_samples
         if not first:
@@ -89,7 +90,7 @@ class Rows:
             filled = at + len(piece)
             held[at:filled] = weights
             root = np.ones_like(weights) if first else np.sqrt(weights)
-            load_samples(piece, order, mean, scale, root, at, X)
+            load_samples(piece, place, mean, scale, root, at, X)
             if filled == k:
                 yield X, held
                 left, filled = left - k, 0

@@ -93,7 +93,7 @@ class ChunkedData:
     """Row chunks as a source of EM: one pass an evaluation."""
 
     rows: "Rows" = field(repr=False)
-    order: np.ndarray  # (n,) the feature at each place of tree order
+    place: np.ndarray  # (n,) the position of each feature in tree order
     sums_of_squares: np.ndarray  # (n,) float64
     mean: np.ndarray  # (n,)
     weight: float
@@ -115,7 +115,7 @@ class ChunkedData:
     def _blocks(self, width, scale, dtype):
         """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
         mean = self.mean.astype(float)
-        for X, _ in self.rows.blocks(width, self.order, mean, scale, dtype):
+        for X, _ in self.rows.blocks(width, self.place, mean, scale, dtype):
             yield X
 
     def start_data(self, width, seed):
@@ -246,7 +246,7 @@ def chunked_source(chunks, hierarchy, center, weights=None, names=None, dtype=No
     """
     rows = Rows(chunks, hierarchy, weights, names)
     mean, squares, dtype = rows.describe(dtype, center)
-    return ChunkedData(rows, hierarchy.permutation, hierarchy._gather(squares),
+    return ChunkedData(rows, hierarchy._position, hierarchy._gather(squares),
                        hierarchy._gather(mean), rows.weight, dtype)
 
 

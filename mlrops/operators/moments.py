@@ -20,15 +20,15 @@ LEAST_ITEMS = 262_144
 LARGEST_SPARSE_WIDTH = 1024
 
 
-def load_samples(rows, order, mean, scale, root_weight, at, out):
+def load_samples(rows, place, mean, scale, root_weight, at, out):
     """Put samples (m, n), one a row, centred and scaled, into columns of a block.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
         float32 or float64, any strides.
-    order : ndarray of int, shape (n,)
-        The feature that belongs to each row of the block.
+    place : ndarray of int, shape (n,)
+        The row of the block that each feature goes to.
     mean, scale : ndarray, shape (n,)
         In the order of the block's rows, float64.
     root_weight : ndarray, shape (m,)
@@ -36,9 +36,10 @@ def load_samples(rows, order, mean, scale, root_weight, at, out):
     at : int
         Column of `out` that the first sample goes to.
     out : ndarray, shape (n, k), C-contiguous
-        ``out[i, at + t] = scale_i (rows[t, order_i] - mean_i) root_weight_t``, formed in float64.
+        ``out[p, at + t] = scale_p (rows[t, i] - mean_p) root_weight_t``, ``p = place_i``, formed in
+        float64.
     """
-    kernels.moments.load(rows, order, mean, scale, root_weight, at, out)
+    kernels.moments.load(rows, place, mean, scale, root_weight, at, out)
 
 
 class RunningMoments:
