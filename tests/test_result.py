@@ -291,6 +291,12 @@ def test_trace_of_a_quotient_of_two_trees(a, b):
     assert traces.inverse_trace(a.A, b.A) == pytest.approx(expected, rel=1e-9)
 
 
+def test_traces_are_taken_in_double_precision():
+    a, b = (make_case(Hierarchy.balanced(60, [1, 4]), (2, 2), seed, np.float32) for seed in (0, 1))
+    expected = np.trace(np.linalg.solve(a.dense, b.dense))
+    assert traces.inverse_trace(a.A, b.A) == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_divergence_from_the_same_covariance_is_zero():
     for dtype in (np.float64, np.float32):
         c, fit = example(dtype)

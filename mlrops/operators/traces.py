@@ -37,6 +37,8 @@ def inverse_trace(A, B, block=64):
     have in common: ``2 n R_A R_B`` flops in all, whatever the number of groups.  For any other B:
     n products with B and n solves with A, n × `block` numbers at a time.
 
+    The difference loses as many digits as D is smaller than the variances of the features.
+
     Examples
     --------
     >>> import numpy as np
