@@ -46,10 +46,13 @@ array([1., 2., 3., 4.])
 
 from . import datasets
 from .hierarchy import Hierarchy
+from .io import load, save
 from .models import (
     ConvergenceWarning,
     FactorModelResult,
+    RankSelection,
     fit_factor_model,
+    select_ranks,
 )
 from .operators import (
     MLR,
@@ -90,6 +93,7 @@ __all__ = [
     "MLRInverse",
     "Permutation",
     "Product",
+    "RankSelection",
     "Scaled",
     "StructuredOperator",
     "Sum",
@@ -99,4 +103,7 @@ __all__ = [
     "check_operator",
     "datasets",
     "fit_factor_model",
+    "load",
+    "save",
+    "select_ranks",
 ]

@@ -1,10 +1,23 @@
 """Statistical models, written only in terms of the package's operators."""
 
+from .criteria import degrees_of_freedom
 from .factor_model import (
     ConvergenceWarning,
     FactorModelIterate,
     fit_factor_model,
 )
 from .result import FactorModelResult
+from .rotation import RotatedLoadings
+from .selection import RankRecord, RankSelection, select_ranks
 
-__all__ = ["ConvergenceWarning", "FactorModelIterate", "FactorModelResult", "fit_factor_model"]
+__all__ = [
+    "ConvergenceWarning",
+    "FactorModelIterate",
+    "FactorModelResult",
+    "RankRecord",
+    "RankSelection",
+    "RotatedLoadings",
+    "degrees_of_freedom",
+    "fit_factor_model",
+    "select_ranks",
+]

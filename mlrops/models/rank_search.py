@@ -1,0 +1,241 @@
+"""Trying candidate ranks of a factor model: all of a grid, or a greedy walk from fit to fit."""
+
+import itertools
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from ..operators._validate import name_some
+from ..operators.mlr import MLR
+from .criteria import degrees_of_freedom
+from .factor_model import ConvergenceWarning, fit_factor_model
+from .folds import take_rows
+
+__all__ = ["WHOLE", "RankRecord", "Search", "greedy", "grid", "merit"]
+
+WHOLE = (None, None)  # all samples to train on, none to test on
+BLOCK = 1000  # samples scored at a time
+
+
+class RankRecord(NamedTuple):
+    """What is known of one candidate; a row of ``RankSelection.table``."""
+
+    ranks: tuple  #: one rank a level
+    storage: int  #: numbers stored, n R + n
+    df: int  #: free parameters, rotations out (`criteria.degrees_of_freedom`)
+    loglik: float  #: average log-likelihood a sample of the fit to all samples
+    aic: float  #: ``-2 N loglik + 2 df``
+    bic: float  #: ``-2 N loglik + df log N``
+    cv_mean: float  #: held-out log-likelihood a sample, mean over folds
+    cv_se: float  #: its standard error over folds
+    n_iter: int  #: updates of all its fits together
+    converged: bool  #: whether all its fits converged
+    n_capped: int  #: groups with fewer features than their level's rank
+
+
+def merit(record, criterion):
+    """What is smallest for the best candidate; of equals, that with fewer parameters."""
+    return (-record.cv_mean if criterion == "cv" else getattr(record, criterion)), record.df
+
+
+class Search:
+    """Fits candidates, each once, and keeps the fits that may be asked for again."""
+
+    def __init__(self, Y, hierarchy, parts, criterion, one_standard_error, total, options, rng,
+                 bar):
+        self._Y, self._hierarchy, self._parts = Y, hierarchy, parts
+        self._criterion, self._one_standard_error = criterion, one_standard_error
+        self._total, self._options, self._rng, self._bar = total, options, rng, bar
+        self._records, self._fits = {}, {}
+        self._n_fits, self._unconverged, self._boundary = 0, [], []
+
+    def eligible(self):
+        """Records of the candidates that may be chosen."""
+        return [record for record in self._records.values()
+                if self._total is None or sum(record.ranks) == self._total]
+
+    def better(self, ranks, other):
+        return self._key(ranks) < self._key(other)
+
+    def _key(self, ranks):
+        return merit(self._records[ranks], self._criterion)
+
+    def _best(self):
+        return min(self.eligible(), key=lambda record: merit(record, self._criterion), default=None)
+
+    def chosen(self):
+        """Ranks that the criterion chooses of the candidates seen so far."""
+        best = self._best()
+        if best is None or not self._one_standard_error:
+            return best and best.ranks
+        within = [record for record in self.eligible()
+                  if record.cv_mean >= best.cv_mean - best.cv_se]
+        return min(within, key=lambda record: (record.df, -record.cv_mean)).ranks
+
+    def best_of(self, candidates, parent=None):
+        """Fit candidates, starting from the fits of `parent`; the best of them."""
+        best = None
+        for ranks in candidates:
+            if ranks not in self._records:
+                self._evaluate(ranks, parent)
+            if best is None or self.better(ranks, best):
+                best = ranks
+            self._forget_but({parent, best, self.chosen()})
+        return best
+
+    def _forget_but(self, kept):
+        """Drop fits that nothing starts from; by the one-standard-error rule any may win late."""
+        self._fits = {ranks: fits if ranks in kept else fits[:1]
+                      for ranks, fits in self._fits.items()
+                      if ranks in kept or self._one_standard_error}
+
+    def _evaluate(self, ranks, parent):
+        fits, held_out = [], []
+        for part, (_, test) in enumerate(self._parts):
+            fits.append(self._fit(ranks, part, parent))
+            if test is not None:
+                held_out.append(self._score(fits[-1], test))
+        self._fits[ranks] = fits
+        self._records[ranks] = self._record(ranks, fits, held_out)
+        self._bar.update()
+        self._bar.set_postfix(ranks=ranks, best=self.chosen(), refresh=False)
+
+    def _fit(self, ranks, part, parent=None):
+        train, _ = self._parts[part]
+        options = dict(self._options)
+        if part < len(self._fits.get(parent, ())) and not {"init", "n_init"} & options.keys():
+            options["init"] = _beside(self._fits[parent][part].covariance, ranks, self._rng)
+        if train is None:
+            return self._run(self._Y, ranks, options)
+        if options.get("sample_weight") is not None:
+            options["sample_weight"] = np.asarray(options["sample_weight"])[train]
+        try:
+            return self._run(take_rows(self._Y, train), ranks, options)
+        except ValueError as error:
+            fold = part - (self._parts[0] is WHOLE)
+            raise ValueError(
+                f"the {train.size} training samples of fold {fold} cannot be fitted: {error};"
+                " use fewer folds, or shuffle them"
+            ) from error
+
+    def _run(self, Y, ranks, options):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            fit = fit_factor_model(Y, ranks, self._hierarchy, random_state=self._rng, **options)
+        for warning in caught:
+            if not issubclass(warning.category, ConvergenceWarning):
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno)
+        if fit.termination == "interrupted":  # not a fit to be compared with others
+            raise KeyboardInterrupt
+        self._n_fits += 1
+        if not fit.converged:
+            self._unconverged.append(ranks)
+        if len(fit.boundary):
+            self._boundary.append(ranks)
+        return fit
+
+    def _score(self, fit, test):
+        """Average log-likelihood of test samples, some rows at a time: they are made dense."""
+        weight = self._options.get("sample_weight")
+        loglik = []
+        for first in range(0, test.size, BLOCK):
+            Y = take_rows(self._Y, test[first : first + BLOCK])
+            loglik.append(fit.score_samples(Y.toarray() if scipy.sparse.issparse(Y) else Y))
+        weights = None if weight is None else np.asarray(weight)[test]
+        return np.average(np.concatenate(loglik), weights=weights)
+
+    def _record(self, ranks, fits, held_out):
+        h, n_folds = self._hierarchy, len(held_out)
+        df = degrees_of_freedom(h, ranks, mean=self._options.get("center", True))
+        loglik = aic = bic = math.nan
+        if self._parts[0] is WHOLE:
+            loglik, n_samples = fits[0].loglik, fits[0].n_samples
+            aic = -2 * n_samples * loglik + 2 * df
+            bic = -2 * n_samples * loglik + df * math.log(n_samples)
+        return RankRecord(
+            ranks=ranks, storage=h.n * (sum(ranks) + 1), df=df, loglik=loglik, aic=aic, bic=bic,
+            cv_mean=float(np.mean(held_out)) if n_folds else math.nan,
+            cv_se=(float(np.std(held_out, ddof=1) / math.sqrt(n_folds)) if n_folds > 1
+                   else math.nan),
+            n_iter=sum(fit.n_iter for fit in fits), converged=all(fit.converged for fit in fits),
+            n_capped=sum(int((h.group_sizes(level) < r).sum()) for level, r in enumerate(ranks)))
+
+    def fit_to_all(self, ranks):
+        """The fit of one candidate to all samples."""
+        return self._fits[ranks][0]
+
+    def warn(self):
+        """One warning for all fits."""
+        told = []
+        for ranks, what in ((self._unconverged, "did not converge (raise max_iter or tol)"),
+                            (self._boundary, "have variances at the floor (Heywood cases)")):
+            if ranks:
+                told.append(f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}")
+        if told:
+            warnings.warn(f"of {self._n_fits} fits, {'; '.join(told)}", ConvergenceWarning,
+                          stacklevel=3)
+
+
+def greedy(search, start, limits, total, exact):
+    """Add, drop or move one factor at a time as long as the criterion falls."""
+    search.best_of([start])
+    current = start
+    while True:
+        forced = exact and sum(current) < total
+        moves = [_more(current, limits, total)]
+        if not forced:
+            moves.append(_moved(current, limits) + ([] if exact else _fewer(current)))
+        for candidates in moves:
+            best = search.best_of(candidates, current)
+            if best is not None and (forced or search.better(best, current)):
+                current = best
+                break
+        else:
+            return
+
+
+def _more(ranks, limits, total):
+    if sum(ranks) >= total:
+        return []
+    return [_step(ranks, up=level) for level, r in enumerate(ranks) if r < limits[level]]
+
+
+def _fewer(ranks):
+    return [_step(ranks, down=level) for level, r in enumerate(ranks) if r > 0]
+
+
+def _moved(ranks, limits):
+    return [_step(fewer, up=level) for fewer in _fewer(ranks)
+            for level, r in enumerate(fewer) if r < limits[level] and r >= ranks[level]]
+
+
+def _step(ranks, up=None, down=None):
+    return tuple(r + (level == up) - (level == down) for level, r in enumerate(ranks))
+
+
+def _beside(covariance, ranks, rng):
+    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`."""
+    h = covariance.hierarchy
+    factors = []
+    for level, (F, r) in enumerate(zip(covariance.factors, ranks, strict=True)):
+        sizes = h.group_sizes(level)[h.labels(level)]
+        new = rng.standard_normal((h.n, max(r - F.shape[1], 0)))
+        new *= np.sqrt(covariance.D / sizes)[:, None]
+        factors.append(np.concatenate([F[:, :r], new], axis=1))
+    return MLR(h, factors, covariance.D)
+
+
+def grid(limits, total, exact):
+    """Rank vectors within the limits whose sum is `total`, or at most that, smallest first."""
+    def splits(limits, total):
+        if len(limits) == 1:
+            return [(total,)] if total <= limits[0] else []
+        return [(r, *rest) for r in range(min(limits[0], total) + 1)
+                for rest in splits(limits[1:], total - r)]
+
+    return list(itertools.chain.from_iterable(
+        splits(limits, R) for R in ([total] if exact else range(total + 1))))

@@ -1,0 +1,500 @@
+"""`select_ranks`: criteria by hand, folds, the two searches, and what they refuse."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from mlrops import ConvergenceWarning, Hierarchy, RankSelection, fit_factor_model, select_ranks
+from mlrops.datasets import simulate_factor_model, simulate_mlr
+from mlrops.models import rank_search
+from mlrops.models.criteria import degrees_of_freedom
+
+pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
+
+TREE = Hierarchy(np.random.default_rng(4).permutation(36), [[0, 36], [0, 16, 36],
+                                                            [0, 8, 16, 24, 36]])
+SMALL = Hierarchy(np.random.default_rng(5).permutation(12), [[0, 12], [0, 5, 12]])
+
+
+@pytest.fixture(scope="module")
+def small():
+    return simulate_mlr(SMALL, (1, 1), 80, mean=3.0, random_state=1).Y
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Ranks and options of every call of `fit_factor_model`, in order."""
+    calls = []
+
+    def fit(Y, ranks, hierarchy, **options):
+        calls.append((ranks, options))
+        return fit_factor_model(Y, ranks, hierarchy, **options)
+
+    monkeypatch.setattr(rank_search, "fit_factor_model", fit)
+    return calls
+
+
+def table_of(selection):
+    return {record.ranks: record for record in selection.table}
+
+
+# ---------------------------------------------------------------- criteria
+
+
+def test_information_criteria_by_hand(small):
+    selection = select_ranks(small, SMALL, [(0, 0), (1, 0), (1, 1)], criterion="aic")
+    records = table_of(selection)
+    variances = small.var(axis=0)
+    loglik = -0.5 * (12 * (math.log(2 * math.pi) + 1) + np.log(variances).sum())
+    assert records[0, 0].loglik == pytest.approx(loglik, rel=1e-9)
+    # D and the mean; 12 loadings; 5 + 7 more
+    assert [r.df for r in selection.table] == [24, 36, 48]
+    assert [r.storage for r in selection.table] == [12, 24, 36]
+    for ranks, record in records.items():
+        fit = fit_factor_model(small, ranks, SMALL)
+        assert record.loglik == pytest.approx(fit.loglik, rel=1e-12)
+        assert record.aic == pytest.approx(-160 * fit.loglik + 2 * record.df, rel=1e-12)
+        assert record.bic == pytest.approx(-160 * fit.loglik + math.log(80) * record.df, rel=1e-12)
+        assert record.n_iter == fit.n_iter and record.converged
+        assert math.isnan(record.cv_mean) and math.isnan(record.cv_se)
+    assert selection.ranks == min(selection.table, key=lambda r: r.aic).ranks
+    assert selection.fit.loglik == records[selection.ranks].loglik
+
+
+def test_mean_counts_only_where_it_is_estimated(small):
+    record = select_ranks(small - 3, SMALL, [(1, 0)], center=False).table[0]
+    assert record.df == degrees_of_freedom(SMALL, (1, 0), mean=False) == 24
+
+
+def test_criteria_disagree_as_they_must():
+    """BIC asks more of a factor than AIC: with a factor between the two they choose apart."""
+    for seed in range(20):
+        Y = simulate_factor_model(10, 1, 60, noise=2.0, random_state=seed).Y
+        chosen = {c: select_ranks(Y, candidates=range(4), criterion=c, max_iter=5000)
+                  for c in ("aic", "bic")}
+        for criterion, selection in chosen.items():
+            values = [getattr(r, criterion) for r in selection.table]
+            assert selection.ranks == (int(np.argmin(values)),)
+        if chosen["aic"].ranks > chosen["bic"].ranks:
+            return
+    pytest.fail("AIC never chose more factors than BIC")
+
+
+def by_hand(Y, h, ranks, folds, **options):
+    scores = []
+    for train, test in folds:
+        fit = fit_factor_model(Y[train], ranks, h, **options)
+        S, mean = fit.covariance.toarray(), Y[train].mean(axis=0)
+        x = Y[test] - mean
+        quad = np.einsum("ti,ti->t", x, np.linalg.solve(S, x.T).T)
+        scores.append(-0.5 * (h.n * math.log(2 * math.pi) + np.linalg.slogdet(S)[1]
+                              + quad).mean())
+    return np.mean(scores), np.std(scores, ddof=1) / math.sqrt(len(scores))
+
+
+def test_contiguous_folds_by_hand(small):
+    cuts = [0, 27, 54, 80]
+    folds = [(np.r_[0:a, b:80], np.arange(a, b)) for a, b in itertools.pairwise(cuts)]
+    selection = select_ranks(small, SMALL, [(0, 1), (1, 1)], criterion="cv", n_folds=3,
+                             shuffle=False)
+    for record in selection.table:
+        mean, se = by_hand(small, SMALL, record.ranks, folds)
+        assert record.cv_mean == pytest.approx(mean, rel=1e-9)
+        assert record.cv_se == pytest.approx(se, rel=1e-7)
+        assert record.loglik == fit_factor_model(small, record.ranks, SMALL).loglik
+
+
+def test_own_folds_in_every_form(small):
+    mask = np.arange(80) % 3 == 0
+    numbers = [(np.flatnonzero(~mask), np.flatnonzero(mask)), (np.arange(60), np.arange(60, 80))]
+    mean, se = by_hand(small, SMALL, (1, 1), numbers)
+
+    class Splitter:
+        def split(self, X):
+            assert len(X) == 80
+            yield from numbers
+
+    masks = [(~mask, mask), (slice(0, 60), slice(60, 80))]
+    for folds in (numbers, masks, iter(numbers), Splitter()):
+        record = select_ranks(small, SMALL, [(1, 1)], criterion="cv", folds=folds).table[0]
+        assert record.cv_mean == pytest.approx(mean, rel=1e-9)
+        assert record.cv_se == pytest.approx(se, rel=1e-7)
+
+
+def test_splitter_of_scikit_learn(small):
+    splitter = pytest.importorskip("sklearn.model_selection").KFold(4)
+    ours, theirs = (select_ranks(small, SMALL, [(1, 0), (1, 1)], criterion="cv", **how)
+                    for how in (dict(n_folds=4, shuffle=False), dict(folds=splitter)))
+    assert ours.table == theirs.table
+
+
+def test_one_fold_has_no_standard_error(small):
+    record = select_ranks(small, SMALL, [(1, 0)], criterion="cv",
+                          folds=[(slice(0, 60), slice(60, 80))]).table[0]
+    assert math.isfinite(record.cv_mean) and math.isnan(record.cv_se)
+
+
+def test_one_standard_error_rule():
+    Y = simulate_factor_model(15, 2, 60, noise=3.0, random_state=3).Y
+    options = dict(candidates=[3, 2, 1, 0, 4], criterion="cv", random_state=0, tol=1e-6)
+    best, simple = (select_ranks(Y, one_standard_error=rule, **options) for rule in (False, True))
+    assert best.table == simple.table
+    top = max(best.table, key=lambda r: r.cv_mean)
+    assert best.ranks == top.ranks
+    within = [r.ranks for r in best.table if r.cv_mean >= top.cv_mean - top.cv_se]
+    assert simple.ranks == min(within) < best.ranks
+    assert simple.fit.covariance.ranks == simple.ranks
+    assert "one-standard-error" in simple.summary() and "within a standard error" in repr(simple)
+
+
+# ---------------------------------------------------------------- does it find the truth
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("criterion", ["bic", "cv"])
+def test_finds_the_rank_of_one_level(criterion, seed):
+    Y = simulate_factor_model(30, 3, 200, random_state=seed).Y
+    selection = select_ranks(Y, candidates=range(6), criterion=criterion, random_state=seed)
+    assert selection.ranks == (3,)
+    assert select_ranks(Y, max_rank=5, criterion=criterion, random_state=seed).ranks == (3,)
+
+
+@pytest.mark.parametrize("truth", [(2, 1, 1), (1, 0, 2), (0, 2, 0)])
+def test_greedy_finds_the_ranks_of_a_tree(truth):
+    for seed in range(3):
+        Y = simulate_mlr(TREE, truth, 400, random_state=seed).Y
+        selection = select_ranks(Y, TREE, random_state=seed)
+        assert selection.ranks == truth
+        assert selection.fit.covariance.ranks == truth
+
+
+def test_held_out_likelihood_finds_the_ranks_of_a_tree():
+    for seed in range(2):
+        Y = simulate_mlr(TREE, (2, 1, 1), 300, random_state=seed).Y
+        selection = select_ranks(Y, TREE, max_storage=36 * 6, criterion="cv", n_folds=3,
+                                 random_state=seed, tol=1e-6)
+        assert selection.ranks == (2, 1, 1)
+
+
+def test_greedy_is_nearly_always_as_good_as_the_grid():
+    agree = 0
+    for seed in range(6):
+        truth = [(1, 1), (2, 0), (0, 1)][seed % 3]
+        Y = simulate_mlr(SMALL, truth, 150, random_state=seed).Y
+        options = dict(total_rank=4, max_rank=2, tol=1e-6, random_state=seed)
+        greedy, grid = (select_ranks(Y, SMALL, strategy=s, **options) for s in ("greedy", "grid"))
+        assert len(grid.table) == 9
+        agree += greedy.ranks == grid.ranks
+    assert agree >= 5
+
+
+# ---------------------------------------------------------------- the searches
+
+
+def neighbours(ranks):
+    steps = [np.array(s) for s in ((1, 0), (0, 1), (-1, 0), (0, -1), (1, -1), (-1, 1))]
+    return {tuple(np.add(ranks, s).tolist()) for s in steps}
+
+
+@pytest.mark.parametrize("start", [None, (2, 2), (0, 3)])
+def test_greedy_ends_where_no_move_helps(small, start):
+    selection = select_ranks(small, SMALL, max_rank=3, start=start, random_state=0, tol=1e-6)
+    records = table_of(selection)
+    assert selection.table[0].ranks == (start or (0, 0))
+    tried = {r for r in neighbours(selection.ranks) if 0 <= min(r) and max(r) <= 3}
+    assert tried <= set(records)
+    assert selection.ranks == min(records, key=lambda r: records[r].bic)
+
+
+def test_grid_is_complete():
+    Y = simulate_mlr(TREE, (1, 1, 0), 60, random_state=0).Y
+    options = dict(strategy="grid", max_iter=3, tol=0.9)
+    upto = select_ranks(Y, TREE, total_rank=3, **options)
+    capped = select_ranks(Y, TREE, max_rank=(2, 0, 1), **options)
+    six = select_ranks(Y, TREE, total_rank=6, exact=True, **options)
+    stored = select_ranks(Y, TREE, max_storage=36 * 3 + 35, **options)
+    every = set(itertools.product(range(7), repeat=3))
+    assert {r.ranks for r in upto.table} == {r for r in every if sum(r) <= 3}
+    assert {r.ranks for r in capped.table} == set(itertools.product(range(3), [0], range(2)))
+    assert {r.ranks for r in six.table} == {r for r in every if sum(r) == 6}
+    assert len(six.table) == 28 and {r.storage for r in six.table} == {36 * 7}
+    assert {r.ranks for r in stored.table} == {r for r in every if sum(r) <= 2}
+    assert all(len({r.ranks for r in s.table}) == len(s.table) for s in (upto, capped, six))
+
+
+def test_greedy_uses_up_the_budget_where_asked(small):
+    free = select_ranks(small, SMALL, total_rank=4, random_state=0)
+    exact = select_ranks(small, SMALL, total_rank=4, exact=True, random_state=0)
+    stored = select_ranks(small, SMALL, max_storage=12 * 5 + 11, exact=True, random_state=0)
+    assert sum(free.ranks) < 4 and sum(exact.ranks) == 4
+    assert {sum(r.ranks) for r in exact.table} == {4}
+    assert exact.ranks == min(exact.table, key=lambda r: r.bic).ranks == stored.ranks
+    assert exact.fit.covariance.ranks == exact.ranks
+
+
+def test_groups_smaller_than_their_rank():
+    h = Hierarchy.from_boundaries([[0, 10], [0, 2, 4, 10]])
+    Y = simulate_mlr(h, (1, 1), 100, random_state=0).Y
+    selection = select_ranks(Y, h, [(0, 2), (0, 3), (1, 7)])
+    grid = select_ranks(Y, h, max_rank=(0, 9), strategy="grid")
+    assert [r.n_capped for r in selection.table] == [0, 2, 3]
+    assert [r.df for r in selection.table] == [degrees_of_freedom(h, r.ranks)
+                                               for r in selection.table]
+    assert "3 groups capped" in selection.summary()
+    # six features need five factors at most
+    assert [r.ranks[1] for r in grid.table] == [0, 1, 2, 3, 4, 5]
+
+
+def test_each_candidate_is_fitted_once(counted, small):
+    select_ranks(small, SMALL, [(1, 0), (1, 1), (1, 0)])
+    assert [ranks for ranks, _ in counted] == [(1, 0), (1, 1)]
+    counted.clear()
+    grid = select_ranks(small, SMALL, total_rank=1, strategy="grid", criterion="cv", n_folds=4,
+                        one_standard_error=True)
+    assert len(counted) == 5 * len(grid.table) == 15
+    counted.clear()
+    bare = select_ranks(small, SMALL, [(1, 0)], criterion="cv", n_folds=4, refit=False)
+    assert len(counted) == 4
+    assert bare.fit is None and math.isnan(bare.table[0].bic)
+    counted.clear()
+    greedy = select_ranks(small, SMALL, max_rank=2, start=(1, 1), random_state=0, max_iter=5000)
+    assert len(counted) == len({ranks for ranks, _ in counted}) == len(greedy.table)
+
+
+def test_greedy_starts_beside_the_neighbour(counted, small):
+    select_ranks(small, SMALL, max_rank=2, random_state=0, max_iter=5000)
+    (first, options), *others = counted
+    assert first == (0, 0) and "init" not in options
+    for ranks, options in others:
+        start = options["init"]
+        assert start.ranks == ranks
+        for level, F in enumerate(start.factors):
+            assert (np.abs(F) > 0).all() or ranks[level] == 0
+    counted.clear()
+    select_ranks(small, SMALL, max_rank=1, init="random", random_state=0)
+    assert {options["init"] for _, options in counted} == {"random"}
+
+
+def test_warm_start_keeps_what_was_found(small):
+    """Kept columns are the leading ones, new ones have signal-to-noise ratio about 1 a group."""
+    fit = fit_factor_model(small, (2, 1), SMALL)
+    start = rank_search._beside(fit.covariance, (1, 41), np.random.default_rng(0))
+    assert np.array_equal(start.D, fit.covariance.D)
+    assert np.array_equal(start.factors[0], fit.covariance.factors[0][:, :1])
+    assert np.array_equal(start.factors[1][:, :1], fit.covariance.factors[1])
+    new = start.factors[1][:, 1:] ** 2 / start.D[:, None]
+    for g in range(2):
+        assert new[SMALL.labels(1) == g].sum(axis=0).mean() == pytest.approx(1, abs=0.3)
+
+
+def test_same_seed_same_answer(small):
+    one, two = (select_ranks(small, SMALL, criterion="cv", n_folds=3, max_rank=2, random_state=7,
+                             tol=1e-5) for _ in range(2))
+    assert one.table == two.table and one.ranks == two.ranks
+    assert np.array_equal(one.fit.covariance.F, two.fit.covariance.F)
+    other = select_ranks(small, SMALL, [one.ranks], criterion="cv", n_folds=3, random_state=8,
+                         tol=1e-5)
+    assert other.table[0].cv_mean != table_of(one)[one.ranks].cv_mean
+
+
+# ---------------------------------------------------------------- data and options
+
+
+def test_data_frames_lists_and_float32(small):
+    pd = pytest.importorskip("pandas")
+    options = dict(candidates=[(1, 0), (1, 1)], criterion="cv", n_folds=3, random_state=0)
+    plain = select_ranks(small, SMALL, **options)
+    frame = pd.DataFrame(small, columns=[f"x{i}" for i in range(12)],
+                         index=np.arange(80)[::-1])
+    assert select_ranks(small.tolist(), SMALL, **options).table == plain.table
+    framed = select_ranks(frame, SMALL, **options)
+    for a, b in zip(framed.table, plain.table, strict=True):  # columns first: other sums
+        assert a.ranks == b.ranks
+        assert a[3:8] == pytest.approx(b[3:8], rel=1e-6)
+    single = select_ranks(small.astype(np.float32), SMALL, **options)
+    assert single.fit.covariance.dtype == np.float32
+    for a, b in zip(single.table, plain.table, strict=True):
+        assert a.cv_mean == pytest.approx(b.cv_mean, rel=1e-3)
+
+
+def accepts(**options):
+    import inspect
+
+    return options.keys() <= inspect.signature(fit_factor_model).parameters.keys()
+
+
+@pytest.mark.skipif(not accepts(missing="em"), reason="fit_factor_model takes no missing cells")
+def test_missing_cells():
+    Y = simulate_mlr(SMALL, (1, 1), 200, random_state=0).Y
+    Y[np.random.default_rng(0).random(Y.shape) < 0.1] = np.nan
+    Y[::20] = np.nan_to_num(Y[::20])
+    selection = select_ranks(Y, SMALL, criterion="cv", max_rank=2, n_folds=3, random_state=0,
+                             missing="em", shuffle=False, tol=1e-6)
+    assert selection.ranks == (1, 1)
+    cuts = [0, 67, 134, 200]
+    scores = [fit_factor_model(np.delete(Y, np.s_[a:b], 0), (0, 0), SMALL, missing="em",
+                               tol=1e-6).score(Y[a:b]) for a, b in itertools.pairwise(cuts)]
+    assert table_of(selection)[0, 0].cv_mean == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+@pytest.mark.skipif(not accepts(sample_weight=None), reason="fit_factor_model takes no weights")
+def test_sample_weights_follow_their_samples(small):
+    weight = np.random.default_rng(0).uniform(0.2, 2, 80)
+    train, test = np.arange(50), np.arange(50, 80)
+    record = select_ranks(small, SMALL, [(1, 1)], criterion="cv", folds=[(train, test)],
+                          sample_weight=weight).table[0]
+    fit = fit_factor_model(small[train], (1, 1), SMALL, sample_weight=weight[train])
+    held_out = np.average(fit.score_samples(small[test]), weights=weight[test])
+    assert record.cv_mean == pytest.approx(held_out, rel=1e-9)
+    whole = fit_factor_model(small, (1, 1), SMALL, sample_weight=weight)
+    assert record.loglik == pytest.approx(whole.loglik, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "coo_array"])
+def test_sparse_data(small, kind, monkeypatch):
+    Y = np.where(np.abs(small - 3) < 1, 0, small)
+    try:
+        fit_factor_model(scipy.sparse.csr_array(Y), (1, 0), SMALL)
+    except TypeError:
+        pytest.skip("fit_factor_model takes no sparse data")
+    options = dict(candidates=[(1, 0), (1, 1)], criterion="cv", n_folds=3, random_state=0,
+                   tol=1e-9)
+    dense = select_ranks(Y, SMALL, **options)
+    monkeypatch.setattr(rank_search, "BLOCK", 10)
+    sparse = select_ranks(getattr(scipy.sparse, kind)(Y), SMALL, **options)
+    for a, b in zip(sparse.table, dense.table, strict=True):
+        assert a.cv_mean == pytest.approx(b.cv_mean, rel=1e-4)
+        assert a.loglik == pytest.approx(b.loglik, rel=1e-4)
+
+
+def test_scoring_in_blocks_changes_nothing(small, monkeypatch):
+    options = dict(candidates=[(1, 1)], criterion="cv", n_folds=3, random_state=0)
+    whole = select_ranks(small, SMALL, **options).table[0]
+    monkeypatch.setattr(rank_search, "BLOCK", 4)
+    blocks = select_ranks(small, SMALL, **options).table[0]
+    assert blocks.cv_mean == pytest.approx(whole.cv_mean, rel=1e-12)
+
+
+def test_result_reads_well(small):
+    pd = pytest.importorskip("pandas")
+    selection = select_ranks(small, SMALL, [(0, 0), (1, 1), (2, 0)])
+    assert isinstance(selection, RankSelection) and "(1, 1)" in repr(selection)
+    frame = selection.to_frame()
+    assert isinstance(frame, pd.DataFrame) and frame["ranks"].tolist() == [(0, 0), (1, 1), (2, 0)]
+    assert frame.columns.tolist() == list(selection.table[0]._fields)
+    assert frame["bic"].idxmin() == 1
+    lines = selection.summary().splitlines()
+    assert len(lines) == 5 and lines[2].startswith("*  (1, 1)")
+    assert [line.startswith("*") for line in lines].count(True) == 1
+    values = [float(line.split()[-2]) for line in lines[2:]]
+    assert values == sorted(values) and "cv_mean" not in lines[1]
+    short = selection.summary(limit=1).splitlines()
+    assert short[2] == lines[2] and short[-1].split() == ["and", "2", "more"]
+
+
+def test_one_warning_for_all_fits(small):
+    with pytest.warns(ConvergenceWarning) as seen:
+        select_ranks(small, SMALL, [(1, 0), (1, 1)], criterion="cv", n_folds=3, max_iter=1, tol=0)
+    told = [w for w in seen if issubclass(w.category, ConvergenceWarning)]
+    assert len(told) == 1 and told[0].filename == __file__
+    assert str(told[0].message).startswith("of 8 fits, 8 did not converge")
+    assert "(1, 0), (1, 1)" in str(told[0].message)
+
+
+def test_warnings_of_other_kinds_get_through(small, monkeypatch):
+    def fit(*args, **options):
+        warnings.warn("something else", UserWarning, stacklevel=2)
+        return fit_factor_model(*args, **options)
+
+    monkeypatch.setattr(rank_search, "fit_factor_model", fit)
+    with pytest.warns(UserWarning, match="something else"):
+        select_ranks(small, SMALL, [(1, 0)])
+
+
+def test_an_interrupted_fit_ends_the_search(small, monkeypatch):
+    import dataclasses
+
+    def fit(*args, **options):
+        return dataclasses.replace(fit_factor_model(*args, **options), termination="interrupted")
+
+    monkeypatch.setattr(rank_search, "fit_factor_model", fit)
+    with pytest.raises(KeyboardInterrupt):
+        select_ranks(small, SMALL, [(1, 0)])
+
+
+def test_progress_bar(small, capsys):
+    select_ranks(small, SMALL, [(1, 0), (1, 1)], progress=True)
+    assert "ranks: 100%" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("options, error, message", [
+    (dict(candidates=[(1, 1), (1, 2, 3)]), ValueError, r"candidates\[1\].*2 levels, got 3"),
+    (dict(candidates=[1, 2]), ValueError, r"candidates\[0\].*2 levels"),
+    (dict(candidates=[(1, -1)]), ValueError, r"candidates\[0\].*level 1.*non-negative"),
+    (dict(candidates=[(1, 0.5)]), TypeError, r"candidates\[0\].*integer"),
+    (dict(candidates=[(13, 0)]), ValueError, r"candidates\[0\].*12 features"),
+    (dict(candidates=[]), ValueError, "at least one rank vector"),
+    (dict(candidates=[(1, 0)], total_rank=3), ValueError, "total_rank generate candidates"),
+    (dict(total_rank=-1), ValueError, "total_rank must be non-negative, got -1"),
+    (dict(total_rank=1.5), TypeError, "total_rank"),
+    (dict(max_storage=-1), ValueError, "max_storage must be non-negative"),
+    (dict(max_storage=11), ValueError, "the 12 entries of D, got 11"),
+    (dict(max_storage=40, total_rank=2), ValueError, "not both"),
+    (dict(max_rank=(1, 2, 3)), ValueError, "2 levels"),
+    (dict(exact=True), ValueError, "needs total_rank or max_storage"),
+    (dict(total_rank=9, max_rank=2, exact=True), ValueError, r"9 cannot be used up.*\(2, 2\), 4"),
+    (dict(strategy="grid"), ValueError, "needs max_rank, total_rank or max_storage"),
+    (dict(strategy="grid", max_rank=1, start=(0, 0)), ValueError, "start"),
+    (dict(start=(3, 0), total_rank=2), ValueError, "start must lie within"),
+    (dict(start=(3, 0), max_rank=2), ValueError, "start must lie within"),
+    (dict(strategy="beam"), ValueError, "strategy must be one of 'greedy', 'grid', got 'beam'"),
+    (dict(criterion="hqic"), ValueError, "criterion must be one of 'bic', 'aic', 'cv'"),
+    (dict(criterion="cv", n_folds=81), ValueError, "81 folds need at least 81 samples, got 80"),
+    (dict(criterion="cv", n_folds=1), ValueError, "n_folds must be at least 2"),
+    (dict(criterion="cv", n_folds=2.0), TypeError, "n_folds"),
+    (dict(criterion="cv", folds=[]), ValueError, "at least one pair"),
+    (dict(criterion="cv", folds=[1, 2]), TypeError, "pairs"),
+    (dict(criterion="cv", folds=3), TypeError, "pairs"),
+    (dict(criterion="cv", folds=[([0, 1, 2], [80])]), ValueError, "fold 0 does not index 80"),
+    (dict(criterion="cv", folds=[([0, 1, 2], [2, 3])]), ValueError, "fold 0 tests on 1 of the"),
+    (dict(criterion="cv", folds=[([0], [2, 3])]), ValueError, "fold 0 needs 2 samples"),
+    (dict(one_standard_error=True), ValueError, 'criterion="cv"'),
+    (dict(criterion="cv", one_standard_error=True, folds=[(slice(60), slice(60, 80))]), ValueError,
+     "2 folds or more"),
+    (dict(checkpoint="x.npz"), ValueError, "checkpoint"),
+    (dict(hierarchy="tree"), TypeError, "must be a Hierarchy"),
+    (dict(no_such_option=1), TypeError, "no_such_option"),
+])
+def test_refuses(small, options, error, message):
+    with pytest.raises(error, match=message):
+        select_ranks(small, **{"hierarchy": SMALL, **options})
+
+
+def test_refuses_an_operator_to_start_from(small):
+    fit = fit_factor_model(small, (1, 0), SMALL)
+    with pytest.raises(ValueError, match="init must not be an operator"):
+        select_ranks(small, SMALL, init=fit.covariance)
+
+
+def test_a_feature_constant_in_the_training_part_of_a_fold(small):
+    Y = small.copy()
+    Y[30:, 4] = 1.0  # varies in fold 0 of 3 only, where it is tested on
+    with pytest.raises(ValueError, match=r"fold 0 cannot be fitted.*constant.*4.*fewer folds"):
+        select_ranks(Y, SMALL, [(1, 0)], criterion="cv", folds=[(slice(30, 80), slice(30))])
+    with pytest.raises(ValueError, match="fold 0") as caught:
+        select_ranks(Y, SMALL, [(1, 0)], criterion="cv", n_folds=2, shuffle=False, refit=False,
+                     folds=[(slice(40, 80), slice(40))])
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("Y", [np.zeros(5), "text", None, [np.ones((2, 3)), np.ones((1, 3))]])
+def test_refuses_data_that_are_no_table(Y):
+    with pytest.raises(ValueError, match="Y must be an array, DataFrame or sparse matrix"):
+        select_ranks(Y)
