@@ -96,7 +96,7 @@ def test_paper_iterates(hello):
     F = U[:, :26] * np.sqrt(s[:26]) / np.sqrt(40)
     D = np.maximum(np.square(Y).mean(axis=1) - np.square(F).sum(axis=1), 1e-4)
     fit = fit_factor_model(Y.T, ranks, h, init=MLR.from_compact(h, ranks, F, D),
-                           max_iter=2, tol=0)
+                           max_iter=2, tol=0, accelerate=False)
     assert fit.loglik_trace[0] == pytest.approx(-3061.3413, abs=1e-3)
     assert fit.loglik_trace[2] == pytest.approx(-2275.3261, abs=1e-3)
     assert fit.n_iter == 2 and fit.loglik == fit.loglik_trace[2]
@@ -114,7 +114,7 @@ def test_iterates_equal_dense_em(N, h, data):
     Y = rng.standard_normal((N, h.n)) @ rng.standard_normal((h.n, h.n)) + 5
     F, D = rng.standard_normal((h.n, sum(ranks))), rng.uniform(1, 2, h.n)
     seen, fit = iterates(Y, ranks, h, init=MLR.from_compact(h, ranks, F, D), max_iter=4, tol=0,
-                         variance_floor=0)
+                         gtol=0, variance_floor=0, accelerate=False)
     X = Y - Y.mean(axis=0)
     reference = dense_em(h, ranks, F, D, X, 4)
     assert len(seen) == fit.n_iter + 1 and (len(seen) == 5 or fit.converged)
@@ -155,8 +155,9 @@ def test_loglik_never_falls(h, seed, data):
 
 def test_single_precision():
     h, _, Y = tree_data()
-    double = fit_factor_model(Y, (2, 1, 1), h, max_iter=20, tol=0)
-    single = fit_factor_model(Y.astype(np.float32), (2, 1, 1), h, max_iter=20, tol=0)
+    options = dict(max_iter=20, tol=0, accelerate=False)
+    double = fit_factor_model(Y, (2, 1, 1), h, **options)
+    single = fit_factor_model(Y.astype(np.float32), (2, 1, 1), h, **options)
     assert single.covariance.dtype == single.mean.dtype == np.float32
     close(single.covariance.toarray(), double.covariance.toarray(), 1e-3)
     assert single.loglik == pytest.approx(double.loglik, rel=1e-4)
@@ -171,7 +172,7 @@ def test_single_level_equals_factor_analysis():
     A = MLR(Hierarchy.flat(12), [rng.standard_normal((12, 2))], rng.uniform(1, 2, 12))
     Y = A.sample(300, random_state=0) + 3
     X = Y - Y.mean(axis=0)
-    seen, _ = iterates(Y, 2, None, init=A, max_iter=5, tol=0)
+    seen, _ = iterates(Y, 2, None, init=A, max_iter=5, tol=0, accelerate=False)
     for (F, D), found in zip(dense_em(A.hierarchy, (2,), A.F, A.D, X, 5), seen, strict=True):
         close(found.covariance.F, F)
         close(found.covariance.D, D)
@@ -256,25 +257,49 @@ def test_centering(N):
     assert raw.loglik == pytest.approx(dense_loglik(raw.covariance.toarray(), Y), rel=1e-10)
 
 
-def test_stopping():
+@pytest.mark.parametrize("accelerate", [False, True])
+def test_stopping_on_the_log_likelihood(accelerate):
     h, _, Y = tree_data(N=300)
-    n = 24
+    n, options = 24, dict(gtol=0, accelerate=accelerate)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit = fit_factor_model(Y, (2, 1, 1), h, tol=1e-6)
+        fit = fit_factor_model(Y, (2, 1, 0), h, tol=1e-6, **options)
     assert fit.converged and fit.termination == "loglik"
     independent = dense_loglik(np.diag(Y.var(axis=0)), Y - Y.mean(axis=0))
-    steps = np.diff(fit.loglik_trace)
-    bound = 1e-6 * np.maximum(fit.loglik_trace[1:] - independent, n / 2)
-    assert steps[-1] <= bound[-1] and (steps[:-1] > bound[:-1]).all()
-    tighter = fit_factor_model(Y, (2, 1, 1), h, tol=1e-8)
+    gains = np.diff(fit.loglik_trace)
+    small = gains <= 1e-6 * np.maximum(fit.loglik_trace[1:] - independent, n / 2)
+    assert small[-3:].all() and not any(small[t : t + 3].all() for t in range(small.size - 3))
+    tighter = fit_factor_model(Y, (2, 1, 0), h, tol=1e-8, **options)
     assert tighter.n_iter > fit.n_iter and tighter.loglik >= fit.loglik
     with pytest.warns(ConvergenceWarning, match="3 updates"):
-        cut = fit_factor_model(Y, (2, 1, 1), h, tol=0, max_iter=3)
+        cut = fit_factor_model(Y, (2, 1, 0), h, tol=0, max_iter=3, **options)
     assert not cut.converged and cut.termination == "max_iter" and cut.n_iter == 3
     assert np.array_equal(cut.loglik_trace, fit.loglik_trace[:4])
-    none = fit_factor_model(Y, (2, 1, 1), h, max_iter=0)
+    none = fit_factor_model(Y, (2, 1, 0), h, max_iter=0)
     assert none.n_iter == 0 and none.loglik_trace.shape == (1,)
+
+
+def dense_gradient_norm(fit, Y):
+    """The stated norm, from the gradient ``½ Σ⁻¹(S - Σ)Σ⁻¹`` by Σ, for a single level."""
+    A = fit.covariance
+    S, inverse = np.cov(Y.T, bias=True), np.linalg.inv(A.toarray())
+    M = inverse @ (S - A.toarray()) @ inverse
+    by_log_D = np.diag(M) * A.D / 2
+    by_F = (M @ A.F) * np.sqrt(A.D)[:, None]
+    return max(np.abs(by_log_D).max(), np.abs(by_F).max())
+
+
+@pytest.mark.parametrize("accelerate", [False, True])
+@pytest.mark.parametrize("N", [15, 300])
+def test_stopping_on_the_gradient(accelerate, N):
+    Y = MLR(Hierarchy.flat(20), [np.ones((20, 1))], np.full(20, 2.0)).sample(N, random_state=0)
+    options = dict(tol=0, max_iter=20_000, accelerate=accelerate)
+    fit = fit_factor_model(Y, 1, gtol=1e-4, **options)
+    assert fit.converged and fit.termination == "gradient" and fit.gradient_norm <= 1e-4
+    # The rotation of a single factor is its sign: the result's factors are the iterate's.
+    assert fit.gradient_norm == pytest.approx(dense_gradient_norm(fit, Y), rel=1e-3)
+    assert fit_factor_model(Y, 1, gtol=1e-6, **options).gradient_norm <= 1e-6
+    assert fit_factor_model(Y, 1, gtol=0, max_iter=0).gradient_norm > 1e-4
 
 
 def test_callback_stops():
@@ -324,8 +349,9 @@ def test_variances_at_the_floor_are_named():
 @pytest.mark.parametrize("N", [20, 100])
 def test_scale_equivariance(scale, init, N):
     h, _, Y = tree_data(N=N)
-    one = fit_factor_model(Y, (2, 1, 1), h, init=init, random_state=0, tol=1e-5)
-    many = fit_factor_model(Y * scale, (2, 1, 1), h, init=init, random_state=0, tol=1e-5)
+    options = dict(init=init, random_state=0, tol=1e-5, gtol=0, accelerate=False)
+    one = fit_factor_model(Y, (2, 1, 1), h, **options)
+    many = fit_factor_model(Y * scale, (2, 1, 1), h, **options)
     assert many.n_iter == one.n_iter and many.termination == one.termination == "loglik"
     close(many.covariance.F, one.covariance.F * scale, 1e-7)
     close(many.covariance.D, one.covariance.D * scale**2, 1e-7)
@@ -333,14 +359,27 @@ def test_scale_equivariance(scale, init, N):
     close(many.loglik_trace + 24 * math.log(scale), one.loglik_trace, 1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_accelerated_fits_to_data_in_other_units_converge_to_the_same(scale):
+    h, _, Y = tree_data(N=300)
+    options = dict(init="random", random_state=0, tol=0, gtol=1e-6)
+    one = fit_factor_model(Y, (2, 1, 0), h, **options)
+    many = fit_factor_model(Y * scale, (2, 1, 0), h, **options)
+    assert many.termination == one.termination == "gradient"
+    close(many.covariance.F, one.covariance.F * scale, 1e-5)
+    close(many.covariance.D, one.covariance.D * scale**2, 1e-5)
+
+
 def test_each_feature_may_have_units_of_its_own():
     h, _, Y = tree_data()
     units = 10.0 ** np.random.default_rng(0).integers(-6, 7, 24)
     init = iterates(Y, (2, 1, 1), h, init="random", random_state=0, max_iter=0)[0][0].covariance
     scaled = MLR.from_compact(h, init.ranks, init.F * units[:, None], init.D * units**2)
-    one = fit_factor_model(Y, (2, 1, 1), h, init=init, max_iter=30, tol=0)
-    many = fit_factor_model(Y * units, (2, 1, 1), h, init=scaled, max_iter=30, tol=0)
-    close(many.covariance.toarray() / np.outer(units, units), one.covariance.toarray(), 1e-7)
+    for accelerate, tol in ((False, 1e-7), (True, 1e-4)):
+        options = dict(max_iter=30, tol=0, accelerate=accelerate)
+        one = fit_factor_model(Y, (2, 1, 1), h, init=init, **options)
+        many = fit_factor_model(Y * units, (2, 1, 1), h, init=scaled, **options)
+        close(many.covariance.toarray() / np.outer(units, units), one.covariance.toarray(), tol)
 
 
 def test_same_input_same_answer(monkeypatch):
@@ -358,9 +397,11 @@ def test_order_of_the_features_does_not_matter():
     h, _, Y = tree_data()
     p = np.random.default_rng(4).permutation(24)
     other = Hierarchy(np.argsort(p)[h.permutation], h.boundaries)  # feature p[i] is now feature i
-    one = fit_factor_model(Y, (2, 1, 1), h, max_iter=20, tol=0)
-    two = fit_factor_model(Y[:, p], (2, 1, 1), other, max_iter=20, tol=0)
-    close(two.covariance.toarray(), one.covariance.toarray()[np.ix_(p, p)], 1e-10)
+    for accelerate, tol in ((False, 1e-10), (True, 1e-5)):
+        options = dict(max_iter=20, tol=0, accelerate=accelerate)
+        one = fit_factor_model(Y, (2, 1, 1), h, **options)
+        two = fit_factor_model(Y[:, p], (2, 1, 1), other, **options)
+        close(two.covariance.toarray(), one.covariance.toarray()[np.ix_(p, p)], tol)
     close(two.mean, one.mean[p], 1e-14)
 
 
@@ -445,6 +486,7 @@ def test_bad_data(Y, error, message):
     ({"init": tree_data(seed=1)[1]}, ValueError, "hierarchy of the model"),
     ({"tol": -1e-3}, ValueError, "tol"),
     ({"tol": 1.0}, ValueError, "tol"),
+    ({"gtol": -1.0}, ValueError, "gtol"),
     ({"tol": math.nan}, ValueError, "tol"),
     ({"variance_floor": 1.5}, ValueError, "variance_floor"),
     ({"max_iter": -1}, ValueError, "max_iter"),

@@ -14,6 +14,8 @@ __all__ = ["Ascent", "Problem"]
 MEMORY = 5
 # Shares of a jump that failed within which its second, interpolated try may lie.
 SHORTER = 0.1, 0.6
+# Largest change of log D in one jump.
+LARGEST = 10.0
 
 
 class Problem:
@@ -91,7 +93,8 @@ class Problem:
         F, D, mean = self.parts(d)
         np.multiply(F, self.sd[:, None] * share, out=out.F)
         out.F[...] += point.F
-        np.maximum(point.D * np.exp(share * D), self.floor, out=out.D)
+        growth = np.exp(np.clip(share * D, -LARGEST, LARGEST))
+        np.maximum(point.D * growth, self.floor, out=out.D)
         shifted = point.mean + share * self.sd * mean if mean.size else point.mean
         return Point(out.F, out.D, shifted)
 

@@ -62,7 +62,7 @@ class FactorModelResult:
     >>> Y = rng.standard_normal((500, 1)) + rng.standard_normal((500, 6))
     >>> fit = fit_factor_model(Y, ranks=1)
     >>> fit.termination, fit.covariance.ranks, fit.loglik_trace.size == fit.n_iter + 1
-    ('loglik', (1,), True)
+    ('gradient', (1,), True)
     >>> bool(np.isclose(fit.score(Y), fit.loglik))
     True
     """

@@ -67,7 +67,7 @@ def start(init, hierarchy, ranks, data, random_state):
             )
         if init.ranks != ranks:
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
-        F, D = hierarchy._gather(init.F), hierarchy._gather(init.D)
+        F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))
     elif isinstance(init, str) and init == "svd":
         F, D = svd_start(hierarchy, ranks, data, random_state)
     elif isinstance(init, str) and init == "random":
