@@ -457,8 +457,8 @@ def changed(value, at=(2, [3, 17]), dtype=float):
 
 
 @pytest.mark.parametrize("Y, error, message", [
-    (changed(np.nan), ValueError, r"Y must be finite.*feature 3, 17"),
-    (changed(-np.inf), ValueError, r"infinity.*feature 3, 17"),
+    (changed(np.nan), ValueError, r"2 missing cells \(NaN\) in 2 columns \(3, 17\)"),
+    (changed(-np.inf), ValueError, r"2 infinite cells in 2 columns \(3, 17\)"),
     (changed(4.5, (slice(None), [1, 5])), ValueError, r"2 constant features \(1, 5\)"),
     (tree_data()[2][:1], ValueError, "at least 2 samples"),
     (tree_data()[2][:0], ValueError, "at least 2 samples"),

@@ -1,11 +1,8 @@
 """Statistical models, written only in terms of the package's operators."""
 
+from .convergence import ConvergenceWarning
 from .criteria import degrees_of_freedom
-from .factor_model import (
-    ConvergenceWarning,
-    FactorModelIterate,
-    fit_factor_model,
-)
+from .factor_model import FactorModelIterate, fit_factor_model
 from .result import FactorModelResult
 from .rotation import RotatedLoadings
 from .selection import RankRecord, RankSelection, select_ranks

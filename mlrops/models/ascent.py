@@ -142,7 +142,7 @@ class Ascent:
     def __init__(self, problem, first, accelerate):
         self.problem, self.accelerate = problem, accelerate
         self.pairs = SecantPairs(MEMORY if accelerate else 0, problem.size)
-        self.n_evaluations = 0
+        self.n_evaluations, self.exhausted = 0, False
         self._free = [Point.empty_like(first) for _ in range(3 if accelerate else 2)]
         self.state = self._evaluate(first)
 
@@ -173,6 +173,7 @@ class Ascent:
             )
         if trial.loglik < self.state.loglik:
             self._discard(trial)
+            self.exhausted = True
             return False
         if self.accelerate:
             self._learn(trial)

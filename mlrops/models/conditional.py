@@ -36,6 +36,25 @@ def loglik_samples(covariance, mean, Y):
     -------
     loglik : ndarray, shape (N,)
         0 for a sample without an observed cell.
+
+    Raises
+    ------
+    ValueError
+        Y has another number of columns, or holds infinity.
+
+    Notes
+    -----
+    One factorization for each different pattern of missing cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.models.conditional import loglik_samples
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+    >>> Y = np.array([[0.0, np.nan, np.nan], [np.nan, np.nan, np.nan]])
+    >>> np.round(loglik_samples(A, np.zeros(3), Y), 6)  # the first is that of N(0, 2) at 0
+    array([-1.265512,  0.      ])
     """
     if not len(Y):
         return np.empty(0)
@@ -59,6 +78,25 @@ def impute(covariance, mean, Y, return_std=False):
         Observed cells as they are.
     std : ndarray, shape (N, n)
         Conditional standard deviations, 0 at observed cells; only with `return_std`.
+
+    Raises
+    ------
+    ValueError
+        Y has another number of columns, or holds infinity.
+
+    Notes
+    -----
+    A sample without an observed cell gets the mean, and the standard deviations of the features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.models.conditional import impute
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+    >>> filled, std = impute(A, np.zeros(3), [[3.0, np.nan, 0.0]], return_std=True)
+    >>> filled, np.round(std, 6)
+    (array([[3., 1., 0.]]), array([[0.      , 1.154701, 0.      ]]))
     """
     Y = as_real(Y, "Y", ndim=2)
     filled = Y.astype(np.result_type(Y, covariance.dtype))
@@ -135,6 +173,24 @@ def condition(covariance, mean, observed, names=None):
         Every feature is observed or none, repeated features, names that are not known.
     IndexError
         Feature numbers out of range.
+
+    Notes
+    -----
+    Given the observed features the others are normal with mean ``μ_m + Σ_mo Σ_oo⁻¹ (y_o - μ_o)``
+    and a covariance on what the tree leaves of them, with the same ranks: neither is ever dense.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.models.conditional import condition
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+    >>> rest = condition(A, np.zeros(3), observed=[0])
+    >>> rest.missing, rest.mean([2.0])
+    (array([1, 2]), array([1., 1.]))
+    >>> rest.covariance.toarray()
+    array([[1.5, 0.5],
+           [0.5, 1.5]])
     """
     n = covariance.shape[0]
     observed = np.asarray(observed)

@@ -1,25 +1,26 @@
-"""The data of a factor model: checked, centred, compressed, one feature a row."""
+"""Complete data of a factor model in memory: checked, centred, compressed, one feature a row."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from ..operators._validate import as_finite, name_some
+from ..operators._validate import as_finite
 from .em import Complete
+from .rows import check_enough, check_features, check_varies, check_weights
 
-__all__ = ["CompleteData", "prepare"]
+__all__ = ["CompleteData", "complete_source"]
 
 
 @dataclass(frozen=True)
 class CompleteData:
     """Complete data in memory, all in tree order; a source of EM (see `em`)."""
 
-    X: np.ndarray  # (n, k), C-contiguous, X Xᵀ = Σ_t (y_t - mean)(y_t - mean)ᵀ
+    X: np.ndarray  # (n, k), C-contiguous, X Xᵀ = Σ_t w_t (y_t - mean)(y_t - mean)ᵀ
     sums_of_squares: np.ndarray  # (n,)
     mean: np.ndarray  # (n,)
     n_samples: int  # N, which k may be smaller than
-    weight: float  # number of samples that X Xᵀ sums over
+    weight: float  # Σ w_t
     mean_is_free = False
 
     @property
@@ -38,32 +39,36 @@ class CompleteData:
         return Complete(covariance, self)
 
 
-def prepare(Y, hierarchy, center):
-    """Check `Y` (N, n) and bring it to the form EM works on.
+def complete_source(Y, hierarchy, center, weights=None, names=None, compress=True):
+    """Bring `Y` (N, n) to the form EM works on.
 
-    With N > n the samples are replaced by the n rows of the triangular factor of their QR
-    factorization, which has the same ``YᵀY``: every EM iterate stays the same.
+    With N > n and `compress` the samples are replaced by the n rows of the triangular factor of
+    their QR factorization, which has the same ``YᵀY``: every EM iterate stays the same.
     """
-    Y = as_finite(Y, "Y", ndim=2, axis_name="feature", axis=1)
+    Y = as_finite(Y, "Y", ndim=2)
+    check_features(Y.shape[1], hierarchy, "Y", Y.shape)
+    weights = check_weights(weights, len(Y))
+    if weights is not None and not weights.all():
+        Y, weights = Y[weights > 0], weights[weights > 0]
     N, n = Y.shape
-    if n != hierarchy.n:
-        raise ValueError(
-            f"Y must have one column for each of the hierarchy's {hierarchy.n} features,"
-            f" got shape {Y.shape} (samples are rows)"
-        )
-    if N < 2:
-        raise ValueError(f"Y must hold at least 2 samples (rows), got {N}")
-    constant = np.flatnonzero(Y.max(axis=0) == Y.min(axis=0))
-    if constant.size:
-        raise ValueError(
-            f"Y has {constant.size} constant features ({name_some(constant)}), for which no"
-            " variance can be estimated; leave them out"
-        )
-    mean = Y.mean(axis=0, dtype=np.float64) if center else np.zeros(n)
+    check_enough(N)
+    check_varies(Y.min(axis=0), Y.max(axis=0), np.arange(n), names)
+    mean = np.zeros(n)
+    if center:
+        mean = Y.mean(axis=0, dtype=np.float64) if weights is None else weighted_mean(Y, weights)
     mean = mean.astype(Y.dtype)
-    if N > n:
-        X = scipy.linalg.qr(Y - mean, mode="r", overwrite_a=True, check_finite=False)[0][:n].T
+    root = 1 if weights is None else np.sqrt(weights).astype(Y.dtype)[:, None]
+    if N > n and compress:
+        centred = (Y - mean) * root
+        X = scipy.linalg.qr(centred, mode="r", overwrite_a=True, check_finite=False)[0][:n].T
     else:
         X = Y.T - mean[:, None]
+        X *= root if weights is None else root.T
     X = np.ascontiguousarray(hierarchy._gather(X))
-    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N, float(N))
+    weight = float(N if weights is None else weights.sum())
+    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N, weight)
+
+
+def weighted_mean(Y, weights):
+    """Weighted mean of the rows, about the first one: large equal numbers lose no digits."""
+    return Y[0] + weights @ (Y - Y[0].astype(float)) / weights.sum()

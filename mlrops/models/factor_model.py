@@ -5,21 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..hierarchy import Hierarchy
-from ..operators._validate import check_rank, name_some
+from ..operators._validate import check_rank
 from ..operators.mlr import MLR, check_ranks
 from .ascent import Problem
-from .data import prepare
+from .checkpoint import Checkpoint, Restarts, fingerprint
+from .convergence import ConvergenceWarning
 from .em import Point
 from .result import FactorModelResult
+from .rows import named
 from .run import Rules, run
-from .start import start
+from .sources import open_source
+from .start import capped_groups, start
 
-__all__ = ["ConvergenceWarning", "FactorModelIterate", "fit_factor_model"]
-
-
-class ConvergenceWarning(UserWarning):
-    """An iteration stopped before it converged, or at the boundary of the parameters."""
+__all__ = ["FactorModelIterate", "fit_factor_model"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,11 @@ class FactorModelIterate:
     covariance: MLR
 
 
-def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", accelerate=True, center=True,
-                     tol=1e-9, gtol=1e-5, max_iter=1000, variance_floor=1e-6, progress=False,
-                     callback=None, random_state=None):
+def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelerate=True,
+                     center=True, missing="raise", sample_weight=None, compress=None, tol=1e-9,
+                     gtol=1e-5, max_iter=1000, variance_floor=1e-6, progress=False, callback=None,
+                     checkpoint=None, checkpoint_every=None, checkpoint_seconds=60.0, resume=False,
+                     random_state=None):
     r"""Fit a factor model by maximum likelihood (EM).
 
     The model is :math:`y_t \sim N(\mu, \Sigma)` with
@@ -42,21 +42,49 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", accelerate=True, c
 
     Parameters
     ----------
-    Y : array_like, shape (N, n)
+    Y : array_like, DataFrame, sparse matrix, memmap or iterable of row chunks, shape (N, n)
         Data, one sample a row; N at least 2, no constant features.
+
+        - *DataFrame*: its column names are kept and stand in results and errors.
+        - *scipy.sparse*: only products with it are taken, centring is implicit.  Entries that are
+          not stored are zeros.
+        - *numpy.memmap*, *iterable of arrays (c, n)*, or *a function without arguments that returns
+          an iterator over such*: one pass an iteration, in memory a block of samples about as
+          large as the factors.
     ranks : int or sequence of int
-        Number of factors of each level, coarsest first.
+        Number of factors of each level, coarsest first.  A group with fewer features than its
+        level's rank gets as many factors as it has features (``result.capped`` lists them).
     hierarchy : Hierarchy, optional
         Tree of the features; default one level with one group.
-    init : {"svd", "random"} or MLR, optional
-        Starting point: top-down truncated SVDs of the running residual, group by group; a seeded
-        random draw; or an operator on the same hierarchy with the same ranks.
+    init : {"svd", "principal_factor", "random"} or MLR, optional
+        Starting point: top-down truncated SVDs of the running residual, group by group; iterated
+        principal factors (one level of one group only); a seeded random draw; or an operator on
+        the same hierarchy with the same ranks.
+    n_init : int, optional
+        Number of starts, of which the best outcome is kept: the first one as `init` says, further
+        ones random.
+    accelerate : bool, optional
+        False takes plain EM steps only; see Notes.
     center : bool, optional
-        Take off the mean of every feature first.
+        Estimate the mean; False fixes it at zero.
+    missing : {"raise", "em"}, optional
+        What to do about NaN: an error that names the columns, or exact EM on the cells that are
+        there.  Then rows without an observed cell are left out, and a column needs two observed
+        cells that differ.
+    sample_weight : array_like, shape (N,), optional
+        Non-negative weights of the samples; only their ratios count.
+    compress : bool, optional
+        Replace N > n complete samples by n with the same second moments (one QR factorization).
+        The iterates stay the same.  Default: for arrays and frames.  For memory maps and chunks
+        True takes about ``6 n²`` numbers of memory and reads the data once in all.
     tol : float, optional
-        Stop when an update raises the average log-likelihood a sample by no more than `tol` times
-        its distance from that of independent features (or n/2 where that is larger).  Unlike the
-        log-likelihood itself, this measure does not depend on the units of the data.
+        Stop when three updates in a row raise the average log-likelihood a sample by no more than
+        `tol` times its distance from that of independent features (or n/2 where that is larger).
+        Unlike the log-likelihood itself, this measure does not depend on the units of the data.
+    gtol : float, optional
+        Stop when no derivative of the average log-likelihood by a loading or a mean, in units of
+        the square root of the feature's D, or by log D is larger.  Plain EM looks at every tenth
+        update.
     max_iter : int, optional
         Largest number of updates.
     variance_floor : float, optional
@@ -66,8 +94,19 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", accelerate=True, c
     callback : callable, optional
         Called as ``callback(iterate)`` with a `FactorModelIterate` for the start and after every
         update; raising StopIteration stops the fit.
+    checkpoint : str or os.PathLike, optional
+        File to write the state of the fit to, now and then and at the end.  A checkpoint is
+        written whole or not at all.
+    checkpoint_every : int, optional
+        Updates between two checkpoints.
+    checkpoint_seconds : float, optional
+        Seconds between two checkpoints; what comes first counts, None is never.
+    resume : bool, optional
+        Go on from the checkpoint if the file is there: to the same result, bit for bit, as without
+        the interruption.  Data and options must be those it was written with, but for `tol`,
+        `gtol`, `max_iter` and what only watches the fit.
     random_state : None, int or numpy.random.Generator, optional
-        Seed of ``init="random"``.
+        Seed of random starts.
 
     Returns
     -------
@@ -77,20 +116,32 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", accelerate=True, c
     ------
     ValueError, TypeError
         NaN or infinity in Y (the features are named), constant features, fewer than 2 samples,
-        shapes that do not fit the hierarchy, bad ranks, complex data.
+        shapes that do not fit the hierarchy, bad ranks or weights, complex data; a checkpoint that
+        is damaged or of another fit.
 
     Warns
     -----
     ConvergenceWarning
-        The iteration cap was reached, or variances stand at the floor.
+        The iteration cap was reached, or variances stand at the floor (Heywood cases).
 
     Notes
     -----
-    An update costs about ``4 n R min(N, n)`` flops: one product of the factors with the data, one
-    of the data with the factors' posterior means, and sweeps over the tree.  Without acceleration,
-    what runs is exactly EM: from the same start, the same iterates (D. Rubin, D. Thayer, "EM
-    algorithms for ML factor analysis", 1982; T. Parshakova et al., "Fitting multilevel factor
-    models", 2024, for the multilevel case).
+    An EM update costs about ``4 n R min(N, n)`` flops: one product of the factors with the data,
+    one of the data with the factors' posterior means, and sweeps over the tree.  With
+    ``accelerate=False`` what runs is exactly EM: from the same start, the same iterates (D. Rubin,
+    D. Thayer, "EM algorithms for ML factor analysis", 1982; T. Parshakova et al., "Fitting
+    multilevel factor models", 2024, for the multilevel case).
+
+    *Acceleration.*  An evaluation of the EM map also gives the gradient, for ``2 n R²`` flops.
+    Updates go along limited-memory BFGS directions whose initial inverse Hessian is EM's own answer
+    to a gradient (after M. Jamshidian, R. Jennrich, "Acceleration of the EM algorithm by using
+    quasi-Newton methods", 1997).  A jump that would let the log-likelihood fall is shortened once;
+    then a plain EM step, which cannot fall, is taken instead.  On eleven trial problems this took
+    half the evaluations of SQUAREM and fewer than damped Anderson acceleration or
+    parameter-expanded EM on every one; 80 evaluations reached more than 400 plain iterations on
+    each.  It needs about ten more arrays of the size of F.
+
+    Interrupted (Ctrl-C), the fit returns the best parameters so far, ``termination="interrupted"``.
 
     Examples
     --------
@@ -102,28 +153,74 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", accelerate=True, c
     >>> fit = fit_factor_model(sim.Y, ranks=(1, 1), hierarchy=h)
     >>> fit.converged, fit.covariance.ranks
     (True, (1, 1))
-    >>> bool((np.diff(fit.loglik_trace) > -1e-9).all())
+    >>> bool((np.diff(fit.loglik_trace) >= 0).all())
     True
     """
-    if hierarchy is None:
-        hierarchy = Hierarchy.flat(_n_features(Y))
-    elif not isinstance(hierarchy, Hierarchy):
-        raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
+    n_init, rules = _check_options(n_init, tol, gtol, max_iter, variance_floor)
+    source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     ranks = check_ranks(ranks, hierarchy)
-    max_iter = check_rank(max_iter, "max_iter")
-    for name, value in (("tol", tol), ("gtol", gtol), ("variance_floor", variance_floor)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-    source = prepare(Y, hierarchy, center)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
     floor = (variance_floor * source.variance).astype(source.dtype)
     problem = Problem(source, tree, ranks, floor)
-    first = Point(*start(init, hierarchy, ranks, source, random_state), source.mean)
     report = None if callback is None else _Reporter(callback, hierarchy)
-    rules = Rules(tol, gtol, max_iter)
-    outcome = run(problem, first, accelerate, rules, progress, report)
-    return _result(outcome, problem, hierarchy, variance_floor, rules)
+    restarts, keeper = Restarts(_seeds(random_state, n_init)), None
+    if checkpoint is not None:
+        _check_times(checkpoint_every, checkpoint_seconds)
+        how = init if isinstance(init, str) else "operator"
+        keeper = Checkpoint(checkpoint, checkpoint_every, checkpoint_seconds, fingerprint(
+            hierarchy, ranks, source, accelerate=bool(accelerate), init=how, n_init=n_init,
+            variance_floor=variance_floor, center=bool(center)), resume)
+        restarts = keeper.restarts = keeper.restarts or restarts
+    elif resume:
+        raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")
+
+    while restarts.number < n_init:
+        number = restarts.number
+        how = init if number == 0 else "random"
+        first = Point(*start(how, hierarchy, ranks, source, restarts.seeds[number]), source.mean)
+        outcome = run(problem, first, accelerate, rules, progress, report, keeper)
+        restarts.finish(outcome)
+        if outcome.termination in ("callback", "interrupted"):
+            break
+        if keeper is not None:
+            keeper.saved = None
+    found = restarts.best
+    boundary = np.sort(hierarchy.permutation[found.point.D <= problem.floor])
+    capped = capped_groups(hierarchy, ranks)
+    _warn(found.termination, max_iter, boundary, variance_floor, names)
+    return FactorModelResult(
+        covariance=_in_feature_order(hierarchy, ranks, found.point).principal(),
+        mean=hierarchy._scatter(found.point.mean), loglik=found.trace[-1],
+        loglik_trace=np.array(found.trace), n_iter=len(found.trace) - 1,
+        converged=found.termination in ("loglik", "gradient"), termination=found.termination,
+        boundary=boundary, n_samples=source.n_samples, n_evaluations=found.n_evaluations,
+        gradient_norm=found.gradient_norm, feature_names=names, capped=capped,
+        mean_is_estimated=bool(center))
+
+
+def _check_options(n_init, tol, gtol, max_iter, variance_floor):
+    """The number of starts and the rules to stop by."""
+    n_init = check_rank(n_init, "n_init")
+    if n_init < 1:
+        raise ValueError("n_init must be at least 1, got 0")
+    for name, value in (("tol", tol), ("gtol", gtol), ("variance_floor", variance_floor)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return n_init, Rules(tol, gtol, check_rank(max_iter, "max_iter"))
+
+
+def _check_times(every, seconds):
+    if every is not None and check_rank(every, "checkpoint_every") < 1:
+        raise ValueError(f"checkpoint_every must be at least 1, got {every}")
+    if seconds is not None and not seconds >= 0:
+        raise ValueError(f"checkpoint_seconds must not be negative, got {seconds!r}")
+
+
+def _seeds(random_state, n_init):
+    """One integer seed a start; a later start does not change an earlier one's."""
+    rng = np.random.default_rng(random_state)
+    return tuple(int(seed) for seed in rng.integers(2**63, size=n_init))
 
 
 class _Reporter:
@@ -133,45 +230,24 @@ class _Reporter:
         self.callback, self.hierarchy = callback, hierarchy
 
     def __call__(self, n_iter, state):
-        covariance = _in_feature_order(state.mapped.covariance, self.hierarchy)
+        covariance = _in_feature_order(
+            self.hierarchy, state.mapped.covariance.ranks, state.point)
         self.callback(FactorModelIterate(n_iter, state.loglik, covariance))
 
 
-def _result(outcome, problem, hierarchy, variance_floor, rules):
-    """What a run found, in feature order, with its warnings."""
-    state = outcome.state
-    boundary = np.sort(hierarchy.permutation[state.point.D <= problem.floor])
-    _warn(outcome.termination, rules.max_iter, boundary, variance_floor)
-    return FactorModelResult(
-        covariance=_in_feature_order(state.mapped.covariance, hierarchy).principal(),
-        mean=hierarchy._scatter(state.point.mean), loglik=outcome.trace[-1],
-        loglik_trace=np.array(outcome.trace), n_iter=len(outcome.trace) - 1,
-        converged=outcome.termination in ("loglik", "gradient"), termination=outcome.termination,
-        boundary=boundary, n_samples=problem.source.n_samples,
-        n_evaluations=outcome.n_evaluations, gradient_norm=state.gradient_norm)
-
-
-def _n_features(Y):
-    shape = np.shape(Y)
-    if len(shape) != 2:
-        raise ValueError(f"Y must be 2-d, samples by features, got shape {shape}")
-    return shape[1]
-
-
-def _in_feature_order(covariance, hierarchy):
+def _in_feature_order(hierarchy, ranks, point):
     """The operator that was fitted in tree order, for the features as the user orders them."""
-    return MLR.from_compact(
-        hierarchy, covariance.ranks, hierarchy._scatter(covariance.F),
-        hierarchy._scatter(covariance.D), check_finite=False)
+    return MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
+                            hierarchy._scatter(point.D), check_finite=False)
 
 
-def _warn(termination, max_iter, boundary, variance_floor):
+def _warn(termination, max_iter, boundary, variance_floor, names):
     if termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {max_iter} updates; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=4)
+            ConvergenceWarning, stacklevel=3)
     if boundary.size:
         warnings.warn(
             f"{boundary.size} features have a variance at the floor of {variance_floor:g} of their"
-            f" total (Heywood cases: {name_some(boundary)}); fewer factors may do",
-            ConvergenceWarning, stacklevel=4)
+            f" total (Heywood cases: {named(boundary, names)}); fewer factors may do",
+            ConvergenceWarning, stacklevel=3)

@@ -10,8 +10,9 @@ import scipy.sparse
 
 from ..operators._validate import name_some
 from ..operators.mlr import MLR
+from .convergence import ConvergenceWarning
 from .criteria import degrees_of_freedom
-from .factor_model import ConvergenceWarning, fit_factor_model
+from .factor_model import fit_factor_model
 from .folds import take_rows
 
 __all__ = ["WHOLE", "RankRecord", "Search", "greedy", "grid", "merit"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..operators._validate import check_rank, name_some
 from ..operators.mlr import MLR
+from .convergence import ConvergenceWarning
 from .frames import loadings_frame
 
 __all__ = ["RotatedLoadings", "rotate"]
@@ -130,8 +131,6 @@ def rotate(fit, method, level, normalize, power, max_iter, tol):
         rotation.append(T)
         factor_covariance.append(Phi)
     if not at_rest:
-        from .factor_model import ConvergenceWarning
-
         warnings.warn(f"{method} did not come to rest in {max_iter} sweeps in some groups; raise"
                       " max_iter or tol", ConvergenceWarning, stacklevel=3)
     return RotatedLoadings(fit, method, tuple(loadings), tuple(rotation),

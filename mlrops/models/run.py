@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .ascent import Ascent
+from .em import Point
 
 __all__ = ["Outcome", "Rules", "run"]
 
@@ -25,29 +26,36 @@ class Rules(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Where a run stopped; the point is in tree order and belongs to the caller."""
+    """Where a run stopped, in tree order."""
 
-    state: object
+    point: Point
+    gradient_norm: float
     trace: list
     termination: str
     n_evaluations: int
 
 
-def independent_loglik(variance):
-    """Average log-likelihood a sample of independent features with these variances."""
-    return -0.5 * (variance.size * (math.log(2 * math.pi) + 1) + np.log(variance).sum())
+def independent_loglik(source):
+    """Average log-likelihood a sample of independent features with the variances of the data."""
+    shares = getattr(source, "shares", np.ones(source.variance.size))
+    return -0.5 * shares @ (math.log(2 * math.pi) + 1 + np.log(source.variance))
 
 
-def run(problem, first, accelerate, rules, progress=False, report=None):
-    """Climb from a first point.
+def run(problem, first, accelerate, rules, progress=False, report=None, checkpoint=None):
+    """Climb from a first point, or from where a checkpoint says.
 
     ``report(n_iter, state)`` is called for the start and after every update; StopIteration from it
     ends the run.  So does KeyboardInterrupt from anywhere, once there is a state to return.
     """
-    ascent, trace, termination = Ascent(problem, first, accelerate), [], None
+    saved = checkpoint.saved if checkpoint is not None else None
+    ascent = Ascent(problem, first if saved is None else saved.point, accelerate)
+    trace, termination = [], None
+    if saved is not None:  # the point's own entry comes back with its evaluation
+        trace = list(saved.trace[:-1])
+        saved.restore(ascent)
     # The gain over independent features does not depend on units, as the log-likelihood does.
-    independent = independent_loglik(problem.source.variance)
-    with tqdm(total=rules.max_iter, desc="EM", disable=not progress) as bar:
+    independent = independent_loglik(problem.source)
+    with tqdm(total=rules.max_iter, initial=len(trace), desc="EM", disable=not progress) as bar:
         try:
             _note(ascent, trace, bar, report)
             while True:
@@ -55,16 +63,21 @@ def run(problem, first, accelerate, rules, progress=False, report=None):
                 termination = _reason(ascent, trace, rules, scale)
                 if termination is not None:
                     break
-                if not ascent.advance():
+                if ascent.exhausted or not ascent.advance():
                     termination = "loglik"
                     break
                 bar.update()
                 _note(ascent, trace, bar, report)
+                if checkpoint is not None:
+                    checkpoint.visit(ascent, trace)
         except StopIteration:
             termination = "callback"
         except KeyboardInterrupt:
             termination = "interrupted"
-    return Outcome(ascent.state, trace, termination, ascent.n_evaluations)
+    if checkpoint is not None:
+        checkpoint.write(ascent, trace)
+    state = ascent.state
+    return Outcome(state.point, state.gradient_norm, trace, termination, ascent.n_evaluations)
 
 
 def _note(ascent, trace, bar, report):

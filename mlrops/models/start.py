@@ -4,10 +4,13 @@ import numpy as np
 
 from ..operators.mlr import MLR
 
-__all__ = ["start"]
+__all__ = ["capped_groups", "start"]
 
 # A start leaves at least this share of a feature's variance in D: EM moves D away from zero slowly.
 LEAST_SHARE = 0.01
+# Iterations of principal factors: D hardly moves any more; EM goes on from there.
+PRINCIPAL_ITERATIONS = 20
+STARTS = "svd", "principal_factor", "random"
 
 
 def _leading(X, r):
@@ -34,31 +37,77 @@ def _leading(X, r):
     return F, rest
 
 
-def svd_start(hierarchy, ranks, data, seed):
+def _data(source, ranks, seed):
+    """Data of the features' covariance, (n, k) with ``X Xᵀ`` like it."""
+    return source.start_data(2 * sum(ranks) + 20, seed) / np.sqrt(_total(source))
+
+
+def _total(source):
+    """What ``X Xᵀ`` of a source's start data sums over."""
+    return getattr(source, "weight", source.n_samples)
+
+
+def svd_start(hierarchy, ranks, source, seed):
     """Top-down truncated SVDs of the running residual, group by group."""
-    residual = data.start_data(2 * sum(ranks) + 20, seed).copy()
+    residual = _data(source, ranks, seed)
     F = np.empty((hierarchy.n, sum(ranks)), residual.dtype)
     col = 0
     for level, r in enumerate(ranks):
         for rows in hierarchy._equal_groups(level) if r else ():
             F[rows, col : col + r], residual[rows] = _leading(residual[rows], r)
         col += r
-    F /= np.sqrt(data.n_samples)
-    left = np.einsum("ik,ik->i", residual, residual) / data.n_samples
-    return F, np.maximum(left, LEAST_SHARE * data.variance)
+    left = np.einsum("ik,ik->i", residual, residual)
+    return F, np.maximum(left, LEAST_SHARE * source.variance)
 
 
-def random_start(hierarchy, ranks, data, random_state):
+def principal_factor_start(hierarchy, ranks, source, seed):
+    """Iterated principal factors of the correlations R, for a single level of one group.
+
+    In the metric of the uniquenesses Ψ: the leading eigenpairs (λ, v) of ``Ψ^-½ R Ψ^-½`` give the
+    loadings ``Ψ^½ v √(λ - 1)``, the best for this Ψ, and what these leave of the diagonal is the
+    next Ψ (D. Lawley, A. Maxwell, "Factor analysis as a statistical method", 1971).
+    """
+    if hierarchy.group_counts != (1,):
+        raise ValueError(
+            'init="principal_factor" is for a single level of one group, got group counts'
+            f' {hierarchy.group_counts}; init="svd" is for trees'
+        )
+    sd = np.sqrt(source.variance)
+    X = _data(source, ranks, seed) / sd[:, None].astype(source.dtype)
+    r, n = min(ranks[0], *X.shape), hierarchy.n
+    psi = np.full(n, 0.5)
+    F = np.zeros((n, ranks[0]))
+    for _ in range(PRINCIPAL_ITERATIONS if r else 0):
+        scaled = (X / np.sqrt(psi)[:, None]).astype(float)
+        V, s = _left_singular(scaled, r)
+        F[:, :r] = np.sqrt(psi)[:, None] * V * np.sqrt(np.maximum(s**2 - 1, 0))
+        psi = np.clip(1 - np.square(F).sum(axis=1), LEAST_SHARE, 1)
+    return F * sd[:, None], psi * source.variance
+
+
+def _left_singular(X, r):
+    """The r leading left singular vectors (n, r) and singular values of X."""
+    n, k = X.shape
+    if k < n:
+        values, U = np.linalg.eigh(X.T @ X)
+        s = np.sqrt(np.maximum(values[::-1][:r], 0))
+        V = X @ U[:, ::-1][:, :r]
+        return V / np.where(s > 0, s, 1), s
+    values, V = np.linalg.eigh(X @ X.T)
+    return V[:, ::-1][:, :r], np.sqrt(np.maximum(values[::-1][:r], 0))
+
+
+def random_start(hierarchy, ranks, source, seed):
     """Normal factors that carry half of every feature's variance in expectation; D the rest."""
-    rng = np.random.default_rng(random_state)
+    rng = np.random.default_rng(seed)
     R = sum(ranks)
-    half = data.variance / 2
+    half = source.variance / 2
     F = rng.standard_normal((hierarchy.n, R)) * np.sqrt(half / max(R, 1))[:, None]
     return F, half if R else 2 * half
 
 
-def start(init, hierarchy, ranks, data, random_state):
-    """Compact F (n, R) and D (n,) to start from, in tree order."""
+def start(init, hierarchy, ranks, source, seed):
+    """Compact F (n, R) and D (n,) to start from, in tree order, writeable."""
     if isinstance(init, MLR):
         if init.hierarchy != hierarchy:
             raise ValueError(
@@ -68,10 +117,32 @@ def start(init, hierarchy, ranks, data, random_state):
         if init.ranks != ranks:
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
         F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))
-    elif isinstance(init, str) and init == "svd":
-        F, D = svd_start(hierarchy, ranks, data, random_state)
-    elif isinstance(init, str) and init == "random":
-        F, D = random_start(hierarchy, ranks, data, random_state)
+    elif isinstance(init, str) and init in STARTS:
+        how = {"svd": svd_start, "principal_factor": principal_factor_start,
+               "random": random_start}[init]
+        F, D = how(hierarchy, ranks, source, seed)
+        _cap(F, hierarchy, ranks)
     else:
-        raise ValueError(f'init must be "svd", "random" or an MLR, got {init!r}')
-    return F.astype(data.dtype, copy=False), D.astype(data.dtype, copy=False)
+        raise ValueError(
+            f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
+    return F.astype(source.dtype, copy=False), D.astype(source.dtype, copy=False)
+
+
+def capped_groups(hierarchy, ranks):
+    """(level, group, features) of the groups that have fewer features than their level's rank."""
+    found = []
+    for level, r in enumerate(ranks):
+        sizes = hierarchy.group_sizes(level)
+        found += [(level, int(g), int(sizes[g])) for g in np.flatnonzero(sizes < r)]
+    return tuple(found)
+
+
+def _cap(F, hierarchy, ranks):
+    """Zero the columns that a group cannot use: EM leaves a zero column at zero."""
+    col = 0
+    for level, r in enumerate(ranks):
+        for rows in hierarchy._equal_groups(level) if r else ():
+            m = rows.shape[1]
+            if m < r:
+                F[rows, col + m : col + r] = 0
+        col += r

@@ -185,6 +185,19 @@ def sparse_source(Y, hierarchy, center, weights=None, names=None):
     Notes
     -----
     An evaluation costs about ``4 R`` flops for every stored entry, and the sweeps over the tree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.models.streamed import sparse_source
+    >>> Y = scipy.sparse.csr_array([[0, 2.0, 0], [0, 0, 1.0], [4.0, 0, 0], [0, 2.0, 3.0]])
+    >>> source = sparse_source(Y, Hierarchy.flat(3), center=True)
+    >>> source.mean, source.variance
+    (array([1., 1., 1.]), array([3. , 1. , 1.5]))
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=source.variance)
+    >>> F, D, mean = source.evaluate(A, source.mean).update()
     """
     N, n = Y.shape
     dtype = working_dtype(Y.dtype, "Y")
@@ -243,6 +256,19 @@ def chunked_source(chunks, hierarchy, center, weights=None, names=None, dtype=No
         constant features, fewer than 2 samples, chunks that do not fit the hierarchy.
     RuntimeError
         In a later pass: another number of rows than in the first one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.models.streamed import chunked_source
+    >>> Y = np.array([[0, 2.0], [1.0, 2.0], [2.0, 5.0]])
+    >>> source = chunked_source([Y[:1], Y[1:]], Hierarchy.flat(2), center=True)
+    >>> source.n_samples, source.mean
+    (3, array([1., 3.]))
+    >>> source = chunked_source(lambda: (row[None] for row in Y), Hierarchy.flat(2), center=True)
+    >>> source.mean
+    array([1., 3.])
     """
     rows = Rows(chunks, hierarchy, weights, names)
     mean, squares, dtype = rows.describe(dtype, center)
@@ -266,6 +292,18 @@ def compress_chunks(chunks, hierarchy, center, weights=None, names=None, dtype=N
     The factor is updated block by block, ``R ← qr([R; block])``.  A first column of ones takes up
     the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori,
     M. Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.models.streamed import compress_chunks
+    >>> Y = np.random.default_rng(0).standard_normal((1000, 3))
+    >>> data = compress_chunks(iter(np.array_split(Y, 7)), Hierarchy.flat(3), center=True)
+    >>> data.X.shape, data.n_samples
+    ((3, 3), 1000)
+    >>> bool(np.allclose(data.X @ data.X.T / 1000, np.cov(Y.T, bias=True)))
+    True
     """
     rows = Rows(chunks, hierarchy, weights, names, once=True)
     n, width = hierarchy.n, max(2 * hierarchy.n, LEAST_WIDTH)
@@ -316,6 +354,13 @@ class memmap_chunks:
     -----
     Rows are read in order, which on disk is sequential for C-contiguous arrays.  Pages of a map
     that have been read belong to the operating system, which drops them when memory gets short.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.models.streamed import memmap_chunks
+    >>> [chunk.shape for chunk in memmap_chunks(np.zeros((5, 2)), rows=2)]
+    [(2, 2), (2, 2), (1, 2)]
     """
 
     def __init__(self, Y, rows=None):

@@ -241,11 +241,7 @@ class MLR(StructuredOperator):
         return self.D + np.einsum("ij,ij->i", self.F, self.F)
 
     def partial_variance(self):
-        """Variance of each feature given all the others, ``1 / (Σ⁻¹)_ii``, shape (n,).
-
-        From the conditional covariance of the factors along each path, ``2 n R²`` flops: the
-        inverse is not formed.  It loses as many digits as it is larger than D.
-        """
+        """Variance of each feature given all the others, ``1 / (Σ⁻¹)_ii``, shape (n,)."""
         layout, explained = self._layout, 0.0
         if layout.R:
             cov = kernels.tree.path_covariance(self._factor[0], layout)
