@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import scipy.stats
+from gaps import KINDS, at_random
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_missing import KINDS, at_random
 from trees import PATHS, cases, close, computing, make_case, permuted_case
 
 from mlrops import MLR, Hierarchy, check_operator, fit_factor_model

@@ -6,53 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.stats
+from gaps import KINDS, at_random, blocks, nothing, one_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import PATHS, close, computing, dense_mlr, hierarchies, spread
 
 from mlrops import MLR, Hierarchy, kernels
 from mlrops.models.conditional import loglik_samples
-from mlrops.models.data import prepare
+from mlrops.models.data import complete_source
 from mlrops.models.incomplete import incomplete_source
 from mlrops.models.start import start
-
-# ---------------------------------------------------------------- missing cells of every kind
-
-
-def at_random(shape, rng, share=0.3):
-    return rng.random(shape) < share
-
-
-def monotone(shape, rng):
-    """Each sample shows its first columns, as when panels start late."""
-    return np.arange(shape[1]) >= rng.integers(1, shape[1] + 1, shape[0])[:, None]
-
-
-def blocks(shape, rng):
-    """Three sets of samples, each without its own part of the columns."""
-    part = np.arange(shape[1]) * 3 // shape[1]
-    return part == (np.arange(shape[0]) * 3 // shape[0])[:, None]
-
-
-def one_cell(shape, rng):
-    mask = np.zeros(shape, bool)
-    mask[rng.integers(shape[0]), rng.integers(shape[1])] = True
-    return mask
-
-
-def all_but_one(shape, rng):
-    """Half of the samples show one cell each."""
-    mask = np.zeros(shape, bool)
-    half = shape[0] // 2
-    mask[:half] = np.arange(shape[1]) != rng.integers(shape[1], size=half)[:, None]
-    return mask
-
-
-def nothing(shape, rng):
-    return np.zeros(shape, bool)
-
-
-KINDS = (at_random, monotone, blocks, one_cell, all_but_one, nothing)
 
 
 def make(h, ranks, N, kind, seed, dtype=float):
@@ -212,7 +175,7 @@ def test_loglik_never_falls(problem, center):
 def test_complete_data_give_the_iterates_of_the_complete_algorithm(N, center):
     problem = tree_problem(nothing, N=N)
     h = problem.h
-    complete = prepare(problem.Y, h, center)
+    complete = complete_source(problem.Y, h, center)
     F, D = h._gather(problem.F), h._gather(problem.D)
     for found in em(problem, 10, center=center):
         covariance = MLR.from_compact(h._in_tree_order(), problem.ranks, F, D)
@@ -381,6 +344,22 @@ def test_patterns_are_found():
                    for g in range(5))
     assert samples._patterns.row_off.size - 1 == expected < 20
     close(samples.counts, (~np.isnan(problem.Y)).sum(axis=0)[problem.h.permutation])
+
+
+def test_batches_cover_the_samples_and_stay_small(monkeypatch):
+    problem = tree_problem(N=90)
+    samples = incomplete_source(problem.Y, problem.h, True).samples
+    layout = MLR.from_compact(problem.h, problem.ranks, problem.F, problem.D)._layout
+    patterns = samples._patterns
+    for items in (1, 700, 2000, 10**6):
+        monkeypatch.setattr(kernels.incomplete, "BLOCK_ITEMS", items)
+        ranges = list(kernels.incomplete.batches(patterns, layout))
+        assert np.array_equal(np.concatenate([np.arange(a, b) for a, b in ranges]), np.arange(90))
+        for first, last in ranges:
+            p0, p1, _ = patterns.of(first, last)
+            assert p1 - p0 == 1 or (p1 - p0) * layout.n_leaves * (layout.R + 1) ** 2 <= items
+            assert last - first <= max(layout.R, items // (layout.n_leaves * layout.R + 20))
+        assert (len(ranges) == 1) == (items == 10**6)
 
 
 def test_the_data_stay_as_they_are():

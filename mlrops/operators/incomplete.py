@@ -36,6 +36,16 @@ class IncompleteSamples:
     one leaf that are missing in the same samples: a pattern costs one factorization, a class
     ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at random make P = N patterns and n classes;
     blocks and monotone missing data make few.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.operators.incomplete import IncompleteSamples
+    >>> X = np.array([[1.0, 2, 3, 4], [np.nan, 1, 0, np.nan]])
+    >>> samples = IncompleteSamples(Hierarchy.flat(2), X)
+    >>> samples.n_samples, samples.n_patterns, samples.counts
+    (4, 2, array([4., 2.]))
     """
 
     def __init__(self, hierarchy, X, weights=None):
@@ -119,6 +129,20 @@ class IncompleteMoments:
     shared by its class, and ``Σ w x_i²``, x relative to the mean that went in.  With P patterns and
     C classes this costs ``2 C P R²`` flops in products of matrices, ``4 n R N`` for the data and P
     sweeps of the tree; two arrays of ``C R² / 2`` numbers are the largest.
+
+    Little and Rubin, "Statistical Analysis with Missing Data" (1987), for EM with missing cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.operators.incomplete import IncompleteMoments, IncompleteSamples
+    >>> h = Hierarchy.flat(2)
+    >>> samples = IncompleteSamples(h, np.array([[1.0, 2, 3, 4], [np.nan, 1, 0, np.nan]]))
+    >>> independent = MLR(h, [np.zeros((2, 0))], D=np.ones(2))
+    >>> F, D, offset = IncompleteMoments(independent, samples, np.zeros(2)).regress()
+    >>> offset, D  # means and variances of what is there
+    (array([2.5, 0.5]), array([1.25, 0.25]))
     """
 
     def __init__(self, covariance, samples, mean):
@@ -203,7 +227,7 @@ def loglik_samples(covariance, mean, samples):
     per_class = np.add.reduceat((math.log(2 * math.pi) + np.log(d))[patterns.rows],
                                 patterns.row_off[:-1])
     constant = per_class @ patterns.seen
-    out = np.empty(samples.n_samples)
+    out = np.zeros(samples.n_samples)
     for first, last, X, swept in samples._sweeps(A, mean, total=False):
         p0, p1, starts = patterns.of(first, last)
         left = np.empty_like(X)
@@ -212,7 +236,7 @@ def loglik_samples(covariance, mean, samples):
         left[np.isnan(samples._X[:, first:last])] = 0
         quad = np.einsum("ik,ik,i->k", left, left, A._d) + swept.squares[1]
         of_pattern = constant[p0:p1] + swept.logdet
-        out[samples._order[first:last]] = -0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
+        out[samples._order[first:last]] -= 0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
     return out
 
 
