@@ -297,7 +297,7 @@ def _check_choice(value, choices, name):
 def _check_fit_options(options):
     if isinstance(options.get("init"), MLR):
         raise ValueError("init must not be an operator: it has ranks of its own")
-    single = sorted({"checkpoint", "resume"} & {k for k, v in options.items() if v})
+    single = [name for name in ("checkpoint", "resume") if options.get(name)]
     if single:
         raise ValueError(f"{name_some(single)}: an option of one fit, not of a choice among many")
 
