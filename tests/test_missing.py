@@ -1,6 +1,7 @@
 """EM with missing cells: every iterate against a reference by the book, sample after sample."""
 
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import PATHS, close, computing, dense_mlr, hierarchies, spread
 
-from mlrops import MLR, Hierarchy, kernels
+from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model, kernels
+from mlrops.datasets import simulate_mlr
 from mlrops.models.conditional import loglik_samples
 from mlrops.models.data import complete_source
 from mlrops.models.incomplete import incomplete_source
@@ -398,3 +400,57 @@ def test_breakdown_names_level_and_group():
     with pytest.raises(np.linalg.LinAlgError, match="broke down at level"), \
             np.errstate(over="ignore", invalid="ignore"):
         loglik_samples(A, np.zeros(20), problem.Y)
+
+
+# ---------------------------------------------------------------- the fit
+
+
+def test_fit_leaves_out_missing_cells():
+    problem = tree_problem(N=200)
+    Y, h, ranks = problem.Y, problem.h, problem.ranks
+    Y[17] = np.nan
+    init = MLR.from_compact(h, ranks, problem.F, problem.D)
+    options = {"missing": "em", "init": init}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plain = fit_factor_model(Y, ranks, h, accelerate=False, max_iter=5, tol=0, **options)
+        fit = fit_factor_model(Y, ranks, h, **options)
+    for t, found in enumerate(em(problem, 5)):
+        assert plain.loglik_trace[t] == pytest.approx(found.loglik, rel=1e-9)
+    close(plain.covariance.toarray(), dense_mlr(h, split(found.F, ranks), found.D), 1e-8)
+    close(plain.mean, found.mean, 1e-8)
+    assert (np.diff(fit.loglik_trace) >= -1e-10).all() and fit.loglik > plain.loglik
+    assert fit.n_samples == 199 and fit.mean_is_estimated
+    scores = fit.score_samples(Y)
+    assert scores[17] == 0 and scores.sum() / 199 == pytest.approx(fit.loglik, rel=1e-9)
+    assert np.abs(fit.mean - np.nanmean(Y, axis=0)).max() > 1e-4  # not the mean of what is there
+
+
+def test_fit_and_imputation_of_nullable_columns():
+    pd = pytest.importorskip("pandas")
+    problem = tree_problem(N=60)
+    names = [f"gene {i}" for i in range(20)]
+    frame = pd.DataFrame(problem.Y, columns=names).convert_dtypes()
+    assert str(frame.dtypes.iloc[0]) == "Float64"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit, same = (fit_factor_model(data, problem.ranks, problem.h, missing="em", max_iter=10)
+                     for data in (frame, problem.Y))
+    assert fit.loglik == same.loglik
+    filled = fit.impute(frame)
+    assert list(filled.columns) == names and filled.notna().all(axis=None)
+    assert np.array_equal(filled.to_numpy(), same.impute(problem.Y))
+    with pytest.raises(ValueError, match=r"constant where they are observed \(gene 4\)"):
+        fit_factor_model(frame.assign(**{"gene 4": frame["gene 4"] * 0}), problem.ranks, problem.h,
+                         missing="em")
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_fit_does_not_depend_on_units(scale):
+    h = Hierarchy.balanced(60, (1, 4, 12))
+    Y = simulate_mlr(h, (2, 1, 1), 150, random_state=0).Y
+    Y[at_random(Y.shape, np.random.default_rng(0))] = np.nan
+    one, many = (fit_factor_model(Y * s, (2, 1, 1), h, missing="em", tol=1e-6)
+                 for s in (1, scale))
+    assert one.n_iter == many.n_iter and one.termination == many.termination == "loglik"
+    close(many.covariance.toarray(), one.covariance.toarray() * scale**2, 1e-6)

@@ -11,6 +11,7 @@ from ..operators.mlr import MLR
 from . import conditional, criteria, divergence
 from .frames import check_names, like_frame, loadings_frame
 from .rotation import rotate
+from .sources import as_array
 from .summary import summarize
 
 __all__ = ["FactorModelResult"]
@@ -88,6 +89,8 @@ class FactorModelResult:
         names = getattr(Y, "columns", None)
         if names is not None and self.feature_names is not None:
             check_names(names, self.feature_names)
+        if names is not None:
+            Y = as_array(Y, names)
         Y = as_real(Y, "Y", ndim=2) if missing else as_finite(Y, "Y", ndim=2, axis=1)
         if Y.shape[1] != n:
             raise ValueError(f"Y must have {n} features (columns), got shape {Y.shape}")

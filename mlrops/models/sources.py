@@ -10,7 +10,7 @@ from .incomplete import incomplete_source
 from .rows import check_features, check_weights, named
 from .streamed import chunked_source, compress_chunks, memmap_chunks, sparse_source
 
-__all__ = ["open_source"]
+__all__ = ["as_array", "open_source"]
 
 
 def open_source(Y, hierarchy, center, missing, weights, compress):
@@ -33,7 +33,7 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         return sparse_source(Y, hierarchy, center, weights), hierarchy, None
     if isinstance(Y, np.memmap) or is_chunks(Y):
         return _chunked(Y, hierarchy, center, missing, weights, compress)
-    Y = _array(Y, names)
+    Y = as_array(Y, names)
     hierarchy = hierarchy or Hierarchy.flat(Y.shape[1])
     check_features(Y.shape[1], hierarchy, "Y", Y.shape)
     _check_cells(Y, names, missing)
@@ -93,7 +93,7 @@ def _first_width(chunks):
     return np.shape(first)[1]
 
 
-def _array(Y, names):
+def as_array(Y, names):
     """`Y` as a 2-d array of float32 or float64; columns that are no numbers are named."""
     if names is not None:
         bad = [j for j, kind in enumerate(Y.dtypes) if getattr(kind, "kind", "O") not in "fiub"]
