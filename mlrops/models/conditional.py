@@ -170,7 +170,7 @@ def condition(covariance, mean, observed, names=None):
     Raises
     ------
     ValueError
-        Every feature is observed or none, repeated features, names that are not known.
+        Every feature is observed or none, repeated features, names that are not known or shared.
     IndexError
         Feature numbers out of range.
 
@@ -218,4 +218,8 @@ def _numbers(wanted, names):
     unknown = [name for name in wanted if name not in number]
     if unknown:
         raise ValueError(f"observed must hold names of features, got {name_some(unknown)}")
+    shared = [name for name in wanted if len(number) < len(names) and names.count(name) > 1]
+    if shared:
+        raise ValueError(f"observed must name one feature each, but several features are called"
+                         f" {name_some(shared)}; use their numbers")
     return np.array([number[name] for name in wanted])
