@@ -33,7 +33,8 @@ class CompleteData:
         return self.sums_of_squares.astype(float) / self.weight
 
     def start_data(self, width, seed):
-        return self.X
+        same = self.weight == self.n_samples
+        return self.X if same else self.X * self.dtype.type((self.n_samples / self.weight) ** 0.5)
 
     def evaluate(self, covariance, mean):
         return Complete(covariance, self)

@@ -2,24 +2,44 @@
 
 import numpy as np
 
-from ..operators._validate import name_some
+from ..operators._validate import name_some, working_dtype
 
-__all__ = ["check_names", "like_frame", "loadings_frame"]
+__all__ = ["check_names", "frame_values", "like_frame", "loadings_frame"]
 
 
 def check_names(got, fitted):
     """Refuse columns of other names, or in another order, than those fitted to."""
-    got, fitted = tuple(got), tuple(fitted)
+    got, fitted = tuple(map(str, got)), tuple(fitted)
     if got == fitted:
         return
     if len(got) != len(fitted):
         raise ValueError(f"Y must have the {len(fitted)} columns fitted to, got {len(got)}")
     first = [f"column {i} is {a!r}, fitted was {b!r}"
              for i, (a, b) in enumerate(zip(got, fitted, strict=True)) if a != b]
-    same = sorted(map(str, got)) == sorted(map(str, fitted))
+    same = sorted(got) == sorted(fitted)
     raise ValueError("Y must have the columns fitted to, in their order"
                      f"{' (these are the same in another order)' if same else ''}:"
                      f" {name_some(first, limit=3)}")
+
+
+def frame_values(frame, what):
+    """A DataFrame's numbers (N, n) as float32 or float64; columns that are no numbers are named."""
+    kinds = list(frame.dtypes)
+    bad = [j for j, kind in enumerate(kinds) if getattr(kind, "kind", "O") not in "fiub"]
+    if bad:
+        raise TypeError(
+            f"{what} must be numeric, got dtype {kinds[bad[0]]} in {len(bad)} columns"
+            f" ({name_some(frame.columns[j] for j in bad)})"
+        )
+    if not kinds:
+        raise ValueError(f"{what} must have at least one feature (column), got {frame.shape}")
+    # What a nullable column lacks becomes NaN.
+    return frame.to_numpy(np.result_type(*map(_computing, kinds)), na_value=np.nan)
+
+
+def _computing(kind):
+    """The dtype to compute in for a column, whose own may be nullable or sparse."""
+    return working_dtype(getattr(kind, "numpy_dtype", getattr(kind, "subtype", kind)))
 
 
 def like_frame(Y, x):

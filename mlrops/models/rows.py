@@ -7,6 +7,7 @@ import scipy.sparse
 
 from ..operators._validate import as_finite, name_some, working_dtype
 from ..operators.moments import RunningMoments, load_samples
+from .frames import frame_values
 
 __all__ = ["Rows", "check_enough", "check_features", "check_varies", "check_weights", "named"]
 
@@ -124,7 +125,7 @@ class Rows:
                 " (scipy.sparse.vstack), which is never made dense"
             )
         columns = getattr(chunk, "columns", None)
-        rows = np.asarray(chunk)
+        rows = np.asarray(chunk) if columns is None else frame_values(chunk, f"chunk {number}")
         if rows.ndim != 2:
             raise ValueError(
                 f"chunk {number} must be 2-d, samples by features, got shape {rows.shape}")

@@ -1,11 +1,14 @@
 """From what users hold — arrays, frames, sparse matrices, maps, chunks — to a source of EM."""
 
+from collections.abc import Mapping, Set
+
 import numpy as np
 import scipy.sparse
 
 from ..hierarchy import Hierarchy
-from ..operators._validate import working_dtype
+from ..operators._validate import as_real, working_dtype
 from .data import complete_source
+from .frames import frame_values
 from .incomplete import incomplete_source
 from .rows import check_features, check_weights, named
 from .streamed import chunked_source, compress_chunks, memmap_chunks, sparse_source
@@ -22,11 +25,14 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         raise ValueError(f'missing must be "raise" or "em", got {missing!r}')
     if compress not in (None, True, False):
         raise ValueError(f"compress must be True, False or None, got {compress!r}")
+    if isinstance(Y, (str, bytes, Mapping, Set)):
+        raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
+                        f" got {type(Y).__name__}")
     if hierarchy is not None and not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
-    weights = check_weights(weights)
-    names = column_names(Y)
+    weights, names = _relative(weights), column_names(Y)
     if scipy.sparse.issparse(Y):
+        _check_2d(Y)
         if compress:
             raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
         hierarchy = hierarchy or Hierarchy.flat(Y.shape[1])
@@ -36,16 +42,28 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
     Y = as_array(Y, names)
     hierarchy = hierarchy or Hierarchy.flat(Y.shape[1])
     check_features(Y.shape[1], hierarchy, "Y", Y.shape)
-    _check_cells(Y, names, missing)
     if weights is not None:
-        weights = check_weights(weights, len(Y))
+        keep = check_weights(weights, len(Y)) > 0
+        if not keep.all():  # whatever stands in samples that do not count
+            Y, weights = Y[keep], weights[keep]
+    _check_cells(Y, names, missing)
     if missing == "em" and np.isnan(Y).any():
         if compress:
             raise ValueError("compress=True needs complete data: patterns of missing cells differ")
         source = incomplete_source(Y, hierarchy, center, weights, names)
     else:
-        source = complete_source(Y, hierarchy, center, weights, names, compress is not False)
+        compress = compress is None or bool(compress)
+        source = complete_source(Y, hierarchy, center, weights, names, compress)
     return source, hierarchy, names
+
+
+def _relative(weights):
+    """Sample weights scaled to mean 1 over those that are positive: only their ratios count."""
+    if weights is None:
+        return None
+    weights = check_weights(as_real(weights, "weights"))
+    weights = weights / weights.max()
+    return weights * (np.count_nonzero(weights) / weights.sum())
 
 
 def is_chunks(Y):
@@ -70,6 +88,8 @@ def _chunked(Y, hierarchy, center, missing, weights, compress):
             f" by their pattern of missing cells; got {type(Y).__name__}"
         )
     mapped = isinstance(Y, np.memmap)
+    if mapped:
+        _check_2d(Y)
     if hierarchy is None:
         hierarchy = Hierarchy.flat(Y.shape[1] if mapped else _first_width(Y))
     chunks = memmap_chunks(Y) if mapped else Y
@@ -96,22 +116,17 @@ def _first_width(chunks):
 def as_array(Y, names):
     """`Y` as a 2-d array of float32 or float64; columns that are no numbers are named."""
     if names is not None:
-        bad = [j for j, kind in enumerate(Y.dtypes) if getattr(kind, "kind", "O") not in "fiub"]
-        if bad:
-            raise TypeError(
-                f"Y must be numeric, got dtype {Y.dtypes.iloc[bad[0]]} in {len(bad)} columns"
-                f" ({named(bad, names)})"
-            )
-        # What a nullable column lacks becomes NaN.
-        Y = Y.to_numpy(dtype=np.result_type(*(_plain(kind) for kind in Y.dtypes)), na_value=np.nan)
+        return frame_values(Y, "Y")
+    if isinstance(Y, np.ma.MaskedArray):
+        Y = Y.astype(working_dtype(Y.dtype, "Y")).filled(np.nan)
     Y = np.asarray(Y)
-    if Y.ndim != 2:
-        raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
+    _check_2d(Y)
     return np.asarray(Y, working_dtype(Y.dtype, "Y"))
 
 
-def _plain(kind):
-    return working_dtype(getattr(kind, "numpy_dtype", kind), "Y")
+def _check_2d(Y):
+    if len(Y.shape) != 2:
+        raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
 
 
 def _check_cells(Y, names, missing):

@@ -39,12 +39,7 @@ def _leading(X, r):
 
 def _data(source, ranks, seed):
     """Data of the features' covariance, (n, k) with ``X Xᵀ`` like it."""
-    return source.start_data(2 * sum(ranks) + 20, seed) / np.sqrt(_total(source))
-
-
-def _total(source):
-    """What ``X Xᵀ`` of a source's start data sums over."""
-    return getattr(source, "weight", source.n_samples)
+    return source.start_data(2 * sum(ranks) + 20, seed) / np.sqrt(source.n_samples)
 
 
 def svd_start(hierarchy, ranks, source, seed):
