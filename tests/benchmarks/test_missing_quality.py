@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from mlrops import MLR, Hierarchy
+from mlrops import Hierarchy, fit_factor_model
 from mlrops.datasets import simulate_mlr
-from mlrops.models.conditional import impute
-from mlrops.models.divergence import kl_divergence
-from mlrops.models.incomplete import incomplete_source
-from mlrops.models.start import start
 
 SEEDS, SHARE = range(10), 0.2
 PROBLEMS = {
@@ -18,27 +14,10 @@ PROBLEMS = {
 }
 
 
-def fit(Y, h, ranks, tol=1e-7, max_iter=3000):
-    """(covariance, mean) by EM, complete data or not, in one and the same way."""
-    source = incomplete_source(Y, h, center=True)
-    tree = h._in_tree_order()
-    F, D = start("svd", h, ranks, source, None)
-    mean, last = source.mean, -np.inf
-    for _ in range(max_iter):
-        step = source.evaluate(MLR.from_compact(tree, ranks, F, D), mean)
-        if step.loglik - last < tol * h.n / 2:
-            break
-        last = step.loglik
-        F, D, mean = step.update()
-        D = np.maximum(D, 1e-6 * source.variance)
-    return MLR.from_compact(h, ranks, h._scatter(F), h._scatter(D)), h._scatter(mean)
-
-
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_missing_cells_cost_no_more_than_they_must(problem, record):
     groups, ranks, n, N = PROBLEMS[problem]
     h = Hierarchy.balanced(n, groups)
-    flat = Hierarchy.flat(n)
     errors = {"full": [], "fewer": [], "gaps": []}
     rmse = {"model": [], "single-level": [], "column means": []}
     for seed in SEEDS:
@@ -46,14 +25,14 @@ def test_missing_cells_cost_no_more_than_they_must(problem, record):
         truth, gone = sim.covariance.toarray(), np.random.default_rng(seed).random((N, n)) < SHARE
         gaps = np.where(gone, np.nan, sim.Y)
         for name, Y in (("full", sim.Y), ("fewer", sim.Y[: 3 * N // 4]), ("gaps", gaps)):
-            A, mean = fit(Y, h, ranks)
+            fit = fit_factor_model(Y, ranks, h, missing="em")
             errors[name].append((
-                np.linalg.norm(A.toarray() - truth) / np.linalg.norm(truth),
-                kl_divergence(A, sim.mean, sim.covariance, sim.mean)))
-        single, center = fit(gaps, flat, (sum(ranks),))
+                np.linalg.norm(fit.covariance.toarray() - truth) / np.linalg.norm(truth),
+                fit.kl_divergence(sim.covariance, fit.mean)))
+        single = fit_factor_model(gaps, sum(ranks), missing="em")
         for name, filled in (
-            ("model", impute(A, mean, gaps)),
-            ("single-level", impute(single, center, gaps)),
+            ("model", fit.impute(gaps)),
+            ("single-level", single.impute(gaps)),
             ("column means", np.where(gone, np.nanmean(gaps, axis=0), gaps)),
         ):
             rmse[name].append(np.sqrt(np.square(filled - sim.Y)[gone].mean()))
