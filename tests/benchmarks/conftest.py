@@ -10,6 +10,7 @@ import pytest
 import scipy
 
 ROWS = []
+TABLES = {}
 
 
 def settle(function):
@@ -59,10 +60,24 @@ def record():
     return lambda *row: ROWS.append(row)
 
 
+@pytest.fixture
+def record_in():
+    """Add a row to a table of its own: title, columns, then the row."""
+    return lambda title, columns, *row: TABLES.setdefault((title, columns), []).append(row)
+
+
 def pytest_terminal_summary(terminalreporter):
+    write = terminalreporter.write_line
+    for (title, columns), rows in TABLES.items():
+        write("")
+        write(title)
+        write("")
+        write("| " + " | ".join(columns) + " |")
+        write("| " + " | ".join("---" for _ in columns) + " |")
+        for row in rows:
+            write("| " + " | ".join(row) + " |")
     if not ROWS:
         return
-    write = terminalreporter.write_line
     write("")
     write(f"{platform.processor() or platform.machine()}, {numba.config.NUMBA_NUM_THREADS} cores;"
           f" Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__},"
