@@ -57,8 +57,8 @@ def _add_outer(X, Z, layout, lo, hi, V):
                     off, a, b, int(off[b] - off[a]) * R * k)
     for q in large:
         for rows in _chunks(layout, q):
-            part = scratch("product", (rows.stop - rows.start, R), V.dtype)
-            V[rows] += np.matmul(X[rows], Z[q - lo].T, out=part)
+            part = scratch("product", (R, rows.stop - rows.start), V.dtype)
+            V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
 
 
 def _times(A, M, layout, lo, hi, out):

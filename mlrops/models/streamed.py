@@ -1,8 +1,9 @@
 """Data that never sit dense in memory: sparse matrices, row chunks, memory maps.
 
-Sources of EM (see `em`).  Beside the data, a fit holds a small multiple of the factors: a block of
-samples as large as they are (or of 64 samples), the cross moments V (n, R), and what the sweeps
-over the tree need, (s, R) numbers each, s the factors of all groups.
+Sources of EM (see `em`).  Beside a sparse matrix, or a chunk, an evaluation holds a small multiple
+of the factors (n, R): a block of ``k = max(2 R, 64)`` samples (n, k), the cross moments V (n, R),
+and what the sweeps need for the s factors of all groups: their factorization and second moments
+(s, R) and their means (s, k).  With few features a block has up to 262,144 numbers.
 """
 
 import math

@@ -38,6 +38,16 @@ def load_samples(rows, place, mean, scale, root_weight, at, out):
     out : ndarray, shape (n, k), C-contiguous
         ``out[p, at + t] = scale_p (rows[t, i] - mean_p) root_weight_t``, ``p = place_i``, formed in
         float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.operators.moments import load_samples
+    >>> X = np.zeros((2, 3))
+    >>> rows = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> load_samples(rows, np.array([1, 0]), np.zeros(2), np.ones(2), np.array([1.0, 10.0]), 1, X)
+    >>> X
+    array([[ 0.,  2., 40.], [ 0.,  1., 30.]])
     """
     kernels.moments.load(rows, place, mean, scale, root_weight, at, out)
 
@@ -47,6 +57,16 @@ class RunningMoments:
 
     Formed in float64.  Blocks are merged by the update of T. Chan, G. Golub and R. LeVeque (1979),
     so nothing cancels where means are large beside standard deviations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.operators.moments import RunningMoments
+    >>> moments = RunningMoments(1)
+    >>> for block in ([[1.0, 2.0]], [[6.0]]):
+    ...     moments.add(np.array(block), np.ones(len(block[0])))
+    >>> moments.mean, moments.squares, moments.low, moments.high
+    (array([3.]), array([14.]), array([1.]), array([6.]))
     """
 
     def __init__(self, n):
@@ -85,6 +105,18 @@ class SparseSamples:
         Of the rows of X.
     low, high : ndarray, shape (n,)
         Range of the features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse
+    >>> from mlrops.operators.moments import SparseSamples
+    >>> A = scipy.sparse.csr_array([[0, 3.0, 0], [2.0, 0, 4.0]])
+    >>> X = SparseSamples(A, root_weight=np.ones(3), center=True)
+    >>> X.mean, X.sums_of_squares
+    (array([1., 2.]), array([6., 8.]))
+    >>> X.product(lambda start, stop: np.eye(3)[start:stop], 3)
+    array([[-1.,  2., -1.], [ 0., -2.,  2.]])
     """
 
     def __init__(self, A, root_weight, center):
@@ -123,7 +155,7 @@ def row_scale(covariance):
 
 
 def block_width(covariance):
-    """Samples a block should have, so that it is about as large as the factors of an `MLR`."""
+    """Samples a block should have, so that it is twice as large as the factors of an `MLR`."""
     layout = covariance._layout
     return max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
 
