@@ -41,11 +41,13 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-__all__ = ["check_plain", "read_archive", "reading", "write_archive"]
+__all__ = ["check_plain", "read_archive", "reading", "remove_leftovers", "write_archive"]
 
 VERSION = 1
 TEXT = "mlrops.json"
 MAX_NESTING = 50
+# Letters of a file's name that its temporary files show.
+NAME_SHOWN = 40
 
 _FRONT = re.compile(r'\s*\{\s*"format"\s*:\s*"mlrops"\s*,\s*"version"\s*:\s*(\d{1,9})\s*[,}]')
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -130,8 +132,8 @@ def _check_array(name, x):
 def _replacing(path):
     """A new binary file that takes the place of `path` if the block succeeds."""
     path = os.path.realpath(os.fsdecode(path))
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name[:40]}.{os.urandom(6).hex()}.tmp")
+    folder, stem = _stem(path)
+    temporary = os.path.join(folder, f"{stem}{os.urandom(6).hex()}.tmp")
     try:
         file = open(temporary, "xb")
     except OSError as error:
@@ -150,6 +152,26 @@ def _replacing(path):
             os.unlink(temporary)
         raise
     _flush_folder(folder)
+
+
+def _stem(path):
+    """Folder of the temporary files of `path`, and what their names begin with."""
+    folder, name = os.path.split(path)
+    return folder, f".{name[:NAME_SHOWN]}."
+
+
+def remove_leftovers(path):
+    """Remove the temporary files that killed writers of `path` left; no writer may be at work.
+
+    Those of a name too long to stand in theirs as a whole may be another file's: they stay.
+    """
+    path = os.path.realpath(os.fsdecode(path))
+    folder, stem = _stem(path)
+    if len(os.path.basename(path)) <= NAME_SHOWN and os.path.isdir(folder):
+        ours = re.compile(re.escape(stem) + r"[0-9a-f]{12}\.tmp")
+        for name in filter(ours.fullmatch, os.listdir(folder)):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _flush_folder(folder):

@@ -7,29 +7,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._archive import read_archive, write_archive
+from .._archive import read_archive, remove_leftovers, write_archive
 from .em import Point
 from .run import Outcome
 
-__all__ = ["Checkpoint", "Restarts", "fingerprint"]
+__all__ = ["Checkpoint", "Restarts", "digest", "fingerprint"]
 
 KIND = "factor model checkpoint"
 
 
 def fingerprint(hierarchy, ranks, source, **options):
-    """What must be the same for a resumed fit: name → text, short enough for an error message."""
-    moments = hashlib.sha256()
-    for x in (source.variance, source.mean):
-        moments.update(np.ascontiguousarray(x, np.float64).tobytes())
-    tree = hashlib.sha256(hierarchy.permutation.astype(np.int64).tobytes())
-    for offsets in hierarchy.boundaries:
-        tree.update(offsets.astype(np.int64).tobytes())
+    """What must be the same for a resumed fit: name → text, short enough for an error message.
+
+    Data in memory are known by every digit, others by their moments and two random combinations of
+    the samples; for data in chunks that is one pass more.
+    """
     return {
         "shape of the data": f"{source.n_samples} samples of {hierarchy.n} features",
-        "dtype": str(source.dtype), "data": moments.hexdigest()[:16], "ranks": str(tuple(ranks)),
-        "hierarchy": tree.hexdigest()[:16],
+        "dtype": str(source.dtype),
+        "data": digest(source.variance, source.mean, source.start_data(2, 0)),
+        "ranks": str(tuple(ranks)),
+        "hierarchy": digest(hierarchy.permutation, *hierarchy.boundaries),
         **{name: str(value) for name, value in options.items()},
     }
+
+
+def digest(*arrays):
+    """A short text that tells arrays apart."""
+    found = hashlib.sha256()
+    for x in arrays:
+        found.update(f"{x.dtype.str}{x.shape}".encode())
+        found.update(np.ascontiguousarray(x))
+    return found.hexdigest()[:16]
 
 
 class Saved(NamedTuple):
@@ -96,14 +105,24 @@ class Checkpoint:
         See `fingerprint`.
     resume : bool
         Read the file if there is one.
+    problem : Problem
+    memory : int
+        Largest number of pairs.
     """
 
-    def __init__(self, path, every, seconds, identity, resume):
+    def __init__(self, path, every, seconds, identity, resume, problem, memory):
         self.path, self.every, self.seconds, self.identity = path, every, seconds, identity
         self.saved, self.restarts = None, None
         self._since, self._at = monotonic(), 0
+        remove_leftovers(path)
         if resume and os.path.exists(path):
-            self._read()
+            self._read(problem, memory)
+
+    def begin(self, ascent, trace):
+        """Write the start of a run; one that goes on from the file stands in it."""
+        if self.saved is None:
+            self.write(ascent, trace)
+        self._since, self._at = monotonic(), len(trace) - 1
 
     def visit(self, ascent, trace):
         """Write if it is time to."""
@@ -121,22 +140,58 @@ class Checkpoint:
             "S": pairs.S[:k], "Y": pairs.Y[:k], "SY": pairs.SY, **self.restarts.arrays()})
         self._since, self._at = monotonic(), len(trace) - 1
 
-    def _read(self):
+    def _read(self, problem, memory):
         meta, arrays = read_archive(self.path, KIND)
         try:
-            identity = dict(meta["identity"])
+            self._check_identity(meta["identity"])
+            self._check_meta(meta)
+            self._check_arrays(arrays, problem, memory)
+            _expect(len(arrays["S"]) == min(meta["count"], memory), "S")
             self.restarts = Restarts.read(meta["restarts"], arrays)
             self.saved = Saved(
-                Point(*(arrays[name] for name in ("F", "D", "mean"))), arrays["trace"].tolist(),
+                Point(*(arrays[name] for name in Point._fields)), arrays["trace"].tolist(),
                 meta["n_evaluations"], meta["exhausted"],
                 {"count": meta["count"], **{name: arrays[name] for name in ("S", "Y", "SY")}})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no checkpoint of this version: {error}") from None
-        differ = [name for name in self.identity if identity.get(name) != self.identity[name]]
-        if differ:
-            told = "; ".join(
-                f"{name}: {identity.get(name)} there, {self.identity[name]} now" for name in differ)
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{self.path} is the checkpoint of another fit ({told}); resume with the data and"
-                " options it was written with, or choose another path"
+                f"{os.fsdecode(self.path)!r} is no checkpoint of this version: {error!r}") from None
+
+    def _check_identity(self, identity):
+        differ = [name for name in {**self.identity, **identity}
+                  if identity.get(name) != self.identity.get(name)]
+        if differ:
+            told = "; ".join(f"{name}: {identity.get(name)} there, {self.identity.get(name)} now"
+                             for name in differ)
+            raise ValueError(
+                f"{os.fsdecode(self.path)!r} is the checkpoint of another fit ({told}); resume with"
+                " the data and options it was written with, or choose another path"
             )
+
+    def _check_meta(self, meta):
+        counts = meta["count"], meta["n_evaluations"], meta["restarts"]["number"]
+        _expect(all(type(x) is int and x >= 0 for x in counts), "a count")
+        _expect(type(meta["exhausted"]) is bool, "'exhausted'")
+        seeds, best = meta["restarts"]["seeds"], meta["restarts"]["best"]
+        _expect(str(len(seeds)) == self.identity["n_init"] and counts[2] < len(seeds), "'seeds'")
+        _expect(all(type(x) is int and x >= 0 for x in seeds), "'seeds'")
+        _expect((best is None) == (counts[2] == 0), "'best'")
+
+    def _check_arrays(self, arrays, problem, memory):
+        (n, R), dtype, k = problem.shape, problem.source.dtype, len(arrays["S"])
+        wanted = {"S": (k, problem.size), "Y": (k, problem.size), "SY": (memory, memory)}
+        for name, shape in wanted.items():
+            _expect(arrays[name].shape == shape and arrays[name].dtype.kind == "f", name)
+        for which in ("", "best_") if "best_F" in arrays else ("",):
+            F, D, mean, trace = (arrays[which + name] for name in ("F", "D", "mean", "trace"))
+            _expect(F.shape == (n, R) and F.dtype == dtype and np.isfinite(F).all(), which + "F")
+            _expect(D.shape == (n,) and D.dtype == dtype and bool((D > 0).all())
+                    and np.isfinite(D).all(), which + "D")
+            _expect(mean.shape == (n,) and mean.dtype.kind == "f" and np.isfinite(mean).all(),
+                    which + "mean")
+            _expect(trace.ndim == 1 and trace.size > 0 and trace.dtype == np.float64
+                    and np.isfinite(trace).all(), which + "trace")
+
+
+def _expect(holds, what):
+    if not holds:
+        raise TypeError(f"{what} does not fit the model")

@@ -7,8 +7,8 @@ import numpy as np
 
 from ..operators._validate import check_rank
 from ..operators.mlr import MLR, check_ranks
-from .ascent import Problem
-from .checkpoint import Checkpoint, Restarts, fingerprint
+from .ascent import MEMORY, Problem
+from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .convergence import ConvergenceWarning
 from .em import Point
 from .result import FactorModelResult
@@ -95,18 +95,18 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         Called as ``callback(iterate)`` with a `FactorModelIterate` for the start and after every
         update; raising StopIteration stops the fit.
     checkpoint : str or os.PathLike, optional
-        File to write the state of the fit to, now and then and at the end.  A checkpoint is
-        written whole or not at all.
+        File to write the state of the fit to, at the start, now and then, and at the end.  A
+        checkpoint is written whole or not at all.
     checkpoint_every : int, optional
         Updates between two checkpoints.
     checkpoint_seconds : float, optional
         Seconds between two checkpoints; what comes first counts, None is never.
     resume : bool, optional
         Go on from the checkpoint if the file is there: to the same result, bit for bit, as without
-        the interruption.  Data and options must be those it was written with, but for `tol`,
-        `gtol`, `max_iter` and what only watches the fit.
+        the interruption.  Data and options must be those it was written with, but for what only
+        watches the fit and, with a single start, `tol`, `gtol` and `max_iter`.
     random_state : None, int or numpy.random.Generator, optional
-        Seed of random starts.
+        Seed of random starts; a resumed fit goes on with the seeds it began with.
 
     Returns
     -------
@@ -141,7 +141,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     parameter-expanded EM on every one; 80 evaluations reached more than 400 plain iterations on
     each.  It needs about ten more arrays of the size of F.
 
-    Interrupted (Ctrl-C), the fit returns the best parameters so far, ``termination="interrupted"``.
+    Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
+    parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
+    the checkpoint stays as last written.
 
     Examples
     --------
@@ -158,6 +160,7 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     """
     n_init, rules = _check_options(n_init, tol, gtol, max_iter, variance_floor)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
+    _check_scale(source, hierarchy, names)
     ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
@@ -167,25 +170,34 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
         _check_times(checkpoint_every, checkpoint_seconds)
-        how = init if isinstance(init, str) else "operator"
-        keeper = Checkpoint(checkpoint, checkpoint_every, checkpoint_seconds, fingerprint(
-            hierarchy, ranks, source, accelerate=bool(accelerate), init=how, n_init=n_init,
-            variance_floor=variance_floor, center=bool(center)), resume)
+        options = _options_to_resume(init, accelerate, center, variance_floor, n_init, rules,
+                                     random_state)
+        keeper = Checkpoint(
+            checkpoint, checkpoint_every, checkpoint_seconds,
+            fingerprint(hierarchy, ranks, source, **options), resume, problem,
+            MEMORY if accelerate else 0)
         restarts = keeper.restarts = keeper.restarts or restarts
     elif resume:
         raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")
 
-    while restarts.number < n_init:
-        number = restarts.number
-        how = init if number == 0 else "random"
-        first = Point(*start(how, hierarchy, ranks, source, restarts.seeds[number]), source.mean)
+    stopped = None
+    while restarts.number < n_init and stopped is None:
+        first = None
+        if keeper is None or keeper.saved is None:
+            how = init if restarts.number == 0 else "random"
+            # Only random starts take a seed: sketches of the data are the same in every fit.
+            seed = restarts.seeds[restarts.number] if how == "random" else None
+            F, D = start(how, hierarchy, ranks, source, seed)
+            first = Point(F, np.maximum(D, floor), source.mean)
         outcome = run(problem, first, accelerate, rules, progress, report, keeper)
         restarts.finish(outcome)
         if outcome.termination in ("callback", "interrupted"):
-            break
+            stopped = outcome.termination
         if keeper is not None:
             keeper.saved = None
     found = restarts.best
+    if stopped is not None:
+        found = found._replace(termination=stopped)
     boundary = np.sort(hierarchy.permutation[found.point.D <= problem.floor])
     capped = capped_groups(hierarchy, ranks)
     _warn(found.termination, max_iter, boundary, variance_floor, names)
@@ -208,6 +220,33 @@ def _check_options(n_init, tol, gtol, max_iter, variance_floor):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
     return n_init, Rules(tol, gtol, check_rank(max_iter, "max_iter"))
+
+
+def _check_scale(source, hierarchy, names):
+    """Refuse variances beside which their own rounding errors leave the numbers of the dtype."""
+    limits = np.finfo(source.dtype)
+    low, high = float(limits.tiny / limits.eps), float(limits.max * limits.eps)
+    variance = hierarchy._scatter(source.variance)
+    bad = np.flatnonzero(~((variance >= low) & (variance <= high)))
+    if bad.size:
+        raise ValueError(
+            f"Y has {bad.size} features ({named(bad, names)}) with variances out of the range that"
+            f" can be computed with in {source.dtype}, {low:.0e} to {high:.0e}; change their units"
+        )
+
+
+def _options_to_resume(init, accelerate, center, variance_floor, n_init, rules, random_state):
+    """Options that a resumed fit must share with the one that it goes on with."""
+    options = {"accelerate": bool(accelerate), "center": bool(center), "n_init": n_init,
+               "variance_floor": float(variance_floor), "init": init}
+    if isinstance(init, MLR):
+        options["init"] = f"operator {digest(init.F, init.D)}"
+    if n_init > 1:  # runs that are over stopped by these
+        options.update(rules._asdict())
+    if n_init > 1 or options["init"] == "random":
+        seeded = isinstance(random_state, (int, np.integer))
+        options["random_state"] = random_state if seeded else "no integer"
+    return options
 
 
 def _check_times(every, seconds):
