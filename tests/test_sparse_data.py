@@ -78,6 +78,7 @@ def test_many_blocks(monkeypatch, weights):
     close(source.start_data(20, 3), sketch, 1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
 @pytest.mark.parametrize("format", ["csr", "csc", "coo", "lil", "dok", "dia", "bsr"])
 @pytest.mark.parametrize("kind", [sp.coo_matrix, sp.coo_array])
 def test_formats(format, kind):
@@ -137,6 +138,13 @@ def test_moments():
     found, expected = source.variance, (w @ np.square(Y - mean) / w.sum())[h.permutation]
     assert np.allclose(found, expected, rtol=1e-9)
     assert source.n_samples == 75 and source.weight == pytest.approx(100)
+
+
+def test_implicit_centring_loses_only_the_digits_of_the_mean():
+    """V sums ``(y - mean) z``: what rounding leaves of ``Σ z`` is not multiplied by the mean."""
+    h, Y = tree(), np.random.default_rng(0).standard_normal((100, 24)) + 1e5
+    same_iterates(run(sparse_source(sp.csr_array(Y), h, True), h, RANKS),
+                  run(dense_data(Y, h), h, RANKS), 1e-9)
 
 
 def test_samples_of_weight_zero_do_not_count():

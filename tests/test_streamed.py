@@ -232,7 +232,7 @@ def test_memory_does_not_grow_with_the_samples():
     n, R = 10_000, 40
     h = Hierarchy.balanced(n, [1, 10])
     block = np.random.default_rng(0).standard_normal((200, n))
-    rows = lambda count: lambda: (block for _ in range(count))  # noqa: E731
+    rows = lambda count: lambda: (block.copy() for _ in range(count))  # noqa: E731
 
     def fit(count):
         source = chunked_source(rows(count), h, True)
