@@ -72,6 +72,7 @@ def test_many_blocks(monkeypatch, weights):
     h, Y = tree(), counts()
     expected = run(dense_data(Y, h, True, weights), h, RANKS)
     source = sparse_source(sp.csr_array(Y), h, True, weights)
+    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
     sketch = source.start_data(20, 3)
     monkeypatch.setattr("mlrops.operators.moments.LARGEST_SPARSE_WIDTH", 7)
     same_iterates(run(source, h, RANKS), expected)
@@ -213,7 +214,8 @@ def test_one_node_mean_a_sample_is_too_much():
 
 @pytest.mark.parametrize("weights", [None, random_weights(100)], ids=["equal", "weighted"])
 @pytest.mark.parametrize("center", [True, False])
-def test_start_data(weights, center):
+def test_start_data(weights, center, monkeypatch):
+    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
     h, Y = tree(), counts()
     source = sparse_source(sp.csr_array(Y), h, center, weights)
     data = dense_data(Y, h, center, weights)

@@ -85,7 +85,8 @@ def test_many_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("weights", [None, random_weights(150)], ids=["equal", "weighted"])
-def test_chunks_do_not_change_a_bit(weights):
+def test_chunks_do_not_change_a_bit(weights, monkeypatch):
+    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
     h, Y = tree(), samples(150)
     one = chunked_source([Y], h, True, weights)
     for chunks in (list(Y[:, None, :]), split_rows(Y, 3), lambda: iter(split_rows(Y, 4))):
@@ -331,7 +332,8 @@ def test_memmap_chunks(tmp_path):
 
 @pytest.mark.parametrize("weights", [None, random_weights(60)], ids=["equal", "weighted"])
 @pytest.mark.parametrize("center", [True, False])
-def test_start_data(weights, center):
+def test_start_data(weights, center, monkeypatch):
+    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
     h, Y = tree(), samples(60)
     source = chunked_source(split_rows(Y, 0), h, center, weights)
     data = dense_data(Y, h, center, weights)
@@ -348,7 +350,8 @@ def test_start_data(weights, center):
     close(mean, S, 0.08)
 
 
-def test_a_start_from_a_sketch_is_a_start():
+def test_a_start_from_a_sketch_is_a_start(monkeypatch):
+    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
     rng = np.random.default_rng(0)
     h = Hierarchy(rng.permutation(60), [[0, 60], [0, 30, 60]])
     Y = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 60))

@@ -25,6 +25,8 @@ __all__ = ["chunked_source", "compress_chunks", "memmap_chunks", "sparse_source"
 READ_BYTES = 16_000_000
 # Samples in a block at least.
 LEAST_WIDTH = 64
+# Numbers that a sketch of the data has room for at least.
+SKETCH_ITEMS = 262_144
 
 
 class StreamedStep:
@@ -77,7 +79,7 @@ class SparseData:
         return self.sums_of_squares / self.weight
 
     def start_data(self, width, seed):
-        N = self.n_samples
+        N, width = self.n_samples, _sketch_width(width, self.mean.size)
         draw = _draws(width, seed)
 
         def columns(start, stop):
@@ -121,6 +123,7 @@ class ChunkedData:
 
     def start_data(self, width, seed):
         n, ones = self.mean.size, np.ones(self.mean.size)
+        width = _sketch_width(width, n)
         if self.n_samples <= width:
             return _to_variance(self, next(self._blocks(self.n_samples, ones, self.dtype)))
         draw = _draws(width, seed)
@@ -144,6 +147,11 @@ def _draws(width, seed):
     """
     rng = np.random.default_rng(0 if seed is None else seed)
     return lambda count: rng.standard_normal((count, width)) / math.sqrt(width)
+
+
+def _sketch_width(width, n):
+    """Columns of a sketch: with few features many, at no cost."""
+    return max(width, SKETCH_ITEMS // n)
 
 
 def _to_variance(data, X):
