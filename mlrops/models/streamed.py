@@ -37,7 +37,7 @@ class StreamedStep:
         quad = moments.total_inv_quad(data.sums_of_squares)
         self.loglik = log_likelihood(moments.covariance, quad, data.weight)
 
-    def update(self, out=None, keep_moments=False):
+    def update(self, out=None, keep=False):
         """The M-step: F, D (not clipped) and mean; its moments are kept in any case."""
         F, D = self._moments.regress(self._data.sums_of_squares, self._data.weight, out)
         return F, D, self._data.mean
