@@ -1,0 +1,327 @@
+"""`FactorModel`: factor models as a scikit-learn estimator.
+
+Needs scikit-learn (``pip install "mlrops[sklearn]"``).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from .models import fit_factor_model
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.utils.validation import check_array, check_is_fitted
+except ImportError as error:
+    raise ImportError(
+        'mlrops.sklearn needs scikit-learn: python -m pip install "mlrops[sklearn]"') from error
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError:  # a method of the estimators before scikit-learn 1.6
+
+    def validate_data(estimator, X, *, ensure_all_finite=True, **options):
+        return estimator._validate_data(X, force_all_finite=ensure_all_finite, **options)
+
+
+__all__ = ["FactorModel"]
+
+FLOATS = (np.float64, np.float32)
+
+
+class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""Maximum likelihood factor model, single-level or on a tree of the features.
+
+    The model is :math:`x \sim N(\mu, \Sigma)` with
+    :math:`\Sigma = \sum_l F_l F_l^T + \mathrm{diag}(D)`, F_l block diagonal over the groups of
+    level l of a hierarchy of the features.  Without a hierarchy it is that of
+    `sklearn.decomposition.FactorAnalysis`.
+
+    Parameters
+    ----------
+    ranks : int or tuple of int, optional
+        Number of factors of each level, coarsest first.
+    hierarchy : Hierarchy, optional
+        Tree of the features that `fit` sees; default one level with one group.
+    init, n_init, accelerate, center, tol, gtol, max_iter, variance_floor
+        As in `fit_factor_model`.
+    missing : {"raise", "em"}, optional
+        What to do about NaN: refuse it, or leave out the cells it marks, in `fit` as in what is
+        done with the fitted model.
+    random_state : None, int, RandomState or numpy.random.Generator, optional
+        Seed of random starts.
+
+    Attributes
+    ----------
+    result_ : FactorModelResult
+        All that is known of the fit: rotations, criteria, conditional distributions, plots.
+    covariance_ : MLR, shape (n, n)
+        Fitted covariance, a linear operator with ``solve`` and ``logdet``.
+    mean_ : ndarray, shape (n,)
+        Fitted mean; zeros with ``center=False``.
+    noise_variance_ : ndarray, shape (n,)
+        D, the variance of each feature that is its own.
+    components_ : ndarray or sparse array, shape (s, n)
+        Loadings, one row a factor, ``s = Σ p_l r_l``; see there.
+    loglik_ : float
+        Average log-likelihood a sample of the data fitted to.
+    n_iter_ : int
+        Number of updates.
+    n_features_in_ : int
+        Number of features n.
+    feature_names_in_ : ndarray of str, shape (n,)
+        Column names; only where all of them are strings.
+
+    Raises
+    ------
+    ValueError, TypeError
+        From `fit`: what `fit_factor_model` refuses, constant features among it.
+
+    Warns
+    -----
+    mlrops.ConvergenceWarning
+        From `fit`: the iteration cap was reached, or variances stand at their floor.
+
+    See Also
+    --------
+    mlrops.fit_factor_model : the same as a function; also takes sparse data, memory maps, chunks of
+        rows, callbacks and checkpoints.
+    mlrops.select_ranks : ranks by cross-validation or a criterion, fit by fit from warm starts.
+
+    Notes
+    -----
+    A constant feature has no variance to estimate, and `fit` refuses it by name.  Where features
+    may be constant, `sklearn.feature_selection.VarianceThreshold` in front drops them; the
+    hierarchy must be that of the features it leaves.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> from mlrops.sklearn import FactorModel
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X = simulate_factor_model(12, 2, n_samples=200, random_state=0).Y
+    >>> pipe = make_pipeline(StandardScaler(), FactorModel())
+    >>> search = GridSearchCV(pipe, {"factormodel__ranks": [1, 2, 3]}, cv=4).fit(X)
+    >>> search.best_params_
+    {'factormodel__ranks': 2}
+    >>> search.transform(X).shape
+    (200, 2)
+    >>> search.best_estimator_[-1].covariance_
+    <12x12 MLR, groups (1,), ranks (2,), float64>
+    """
+
+    def __init__(self, ranks=1, hierarchy=None, *, init="svd", n_init=1, accelerate=True,
+                 center=True, missing="raise", tol=1e-9, gtol=1e-5, max_iter=1000,
+                 variance_floor=1e-6, random_state=None):
+        self.ranks = ranks
+        self.hierarchy = hierarchy
+        self.init = init
+        self.n_init = n_init
+        self.accelerate = accelerate
+        self.center = center
+        self.missing = missing
+        self.tol = tol
+        self.gtol = gtol
+        self.max_iter = max_iter
+        self.variance_floor = variance_floor
+        self.random_state = random_state
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (N, n)
+            Data, one sample a row; at least 2 samples, no constant features.
+        y : ignored
+        sample_weight : array_like, shape (N,), optional
+            Non-negative weights of the samples; only their ratios count.
+
+        Returns
+        -------
+        self : FactorModel
+        """
+        # NaN and infinity are left to fit_factor_model, which tells the columns they are in.
+        data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None and hasattr(X, "iloc"):
+            import pandas as pd
+
+            data = pd.DataFrame(data, columns=names, copy=False)
+        fit = fit_factor_model(
+            data, self.ranks, self.hierarchy, init=self.init, n_init=self.n_init,
+            accelerate=self.accelerate, center=self.center, missing=self.missing,
+            sample_weight=sample_weight, tol=self.tol, gtol=self.gtol, max_iter=self.max_iter,
+            variance_floor=self.variance_floor, random_state=_seed(self.random_state))
+        self.result_ = replace(fit, feature_names=None if names is None else tuple(names))
+        self.covariance_, self.mean_ = fit.covariance, fit.mean
+        self.noise_variance_ = fit.covariance.D
+        self.loglik_, self.n_iter_ = fit.loglik, fit.n_iter
+        return self
+
+    def _check(self, X):
+        """Data for a fitted model, as an array."""
+        check_is_fitted(self)
+        return validate_data(self, X, reset=False, dtype=FLOATS,
+                             ensure_all_finite="allow-nan" if self.missing == "em" else True)
+
+    # ---------------------------------------------------------------- factors
+
+    def transform(self, X):
+        """Scores of the factors: their means given each sample.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (N, n)
+            With ``missing="em"`` NaN marks a missing cell, and the means are those given the
+            observed cells of the sample.
+
+        Returns
+        -------
+        Z : ndarray, shape (N, s)
+            ``(I + Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (x - μ)`` with F spread out: level by level, group by group,
+            the factors of a group side by side.
+
+        Notes
+        -----
+        Conditional means for the missing cells change no score: the scores are linear in the
+        sample, so those of the mean sample are the mean scores.
+        """
+        X = self._check(X)
+        if np.isnan(X).any():
+            X = self.result_.impute(X)
+        levels = self.result_.scores(X)
+        return np.concatenate([z.reshape(len(X), z.shape[1] * z.shape[2]) for z in levels], axis=1)
+
+    def inverse_transform(self, Z):
+        """Means of samples given their factors, ``Z @ components_ + mean_``.
+
+        Parameters
+        ----------
+        Z : array_like, shape (N, s)
+
+        Returns
+        -------
+        X : ndarray, shape (N, n)
+        """
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=FLOATS, ensure_min_features=0, input_name="Z")
+        if Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"Z must have {self._n_features_out} factors (columns), got shape {Z.shape}")
+        return Z @ self.components_ + self.mean_
+
+    @property
+    def components_(self):
+        """Loadings, one row a factor in the order of `transform`, shape (s, n).
+
+        With a single group an array, as in `sklearn.decomposition.FactorAnalysis`.  On a tree a
+        `scipy.sparse.csr_array`, formed anew each time: a factor loads on the features of its
+        group only, so of ``n s`` entries ``n R`` are stored.
+        """
+        A = self.result_.covariance
+        if A.hierarchy.group_counts == (1,):
+            return A.F.T
+        F = A.expanded_matrix()[:A.shape[0], A.shape[0]:]
+        return F.T.tocsr().astype(A.dtype, copy=False)
+
+    @property
+    def _n_features_out(self):
+        A = self.result_.covariance
+        return sum(p * r for p, r in zip(A.hierarchy.group_counts, A.ranks, strict=True))
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array_like of str, optional
+            Only compared with the names of the features fitted to.
+
+        Returns
+        -------
+        names : ndarray of str, shape (s,)
+            ``"level1_bank_factor0"``: the level, left out where there is one only; the name or
+            number of the group, left out where it is the only one of its level; the factor.
+        """
+        super().get_feature_names_out(input_features)  # the comparison
+        A = self.result_.covariance
+        return np.array([f"{group}factor{k}" for level, r in enumerate(A.ranks)
+                         for group in _groups(A.hierarchy, level) for k in range(r)], dtype=object)
+
+    # ---------------------------------------------------------------- the distribution
+
+    def score_samples(self, X):
+        """Log-likelihood of each sample.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (N, n)
+            With ``missing="em"`` NaN marks a missing cell, which is left out.
+
+        Returns
+        -------
+        loglik : ndarray, shape (N,)
+        """
+        X = self._check(X)
+        return self.result_.score_samples(X)
+
+    def score(self, X, y=None):
+        """Average log-likelihood a sample.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame, shape (N, n)
+        y : ignored
+
+        Returns
+        -------
+        loglik : float
+        """
+        return float(self.score_samples(X).mean())
+
+    def get_covariance(self):
+        """Fitted covariance as a dense array (n, n); `covariance_` is the operator."""
+        check_is_fitted(self)
+        return self.covariance_.toarray()
+
+    def get_precision(self):
+        """Inverse of the fitted covariance as a dense array (n, n).
+
+        ``covariance_.inv()`` is the operator.
+        """
+        check_is_fitted(self)
+        return self.covariance_.inv().toarray()
+
+    # ---------------------------------------------------------------- what scikit-learn asks
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "em"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _more_tags(self):  # the same before scikit-learn 1.6
+        return {"allow_nan": self.missing == "em", "preserves_dtype": FLOATS}
+
+
+def _groups(hierarchy, level):
+    """What the names of the factors of each group of a level begin with."""
+    prefix = f"level{level}_" if hierarchy.n_levels > 1 else ""
+    count, names = hierarchy.group_counts[level], hierarchy.names(level)
+    if count == 1:
+        return [prefix]
+    if names is None or len(set(map(str, names))) < count:
+        names = range(count)
+    return [f"{prefix}{name}_" for name in names]
+
+
+def _seed(random_state):
+    """A seed that every supported NumPy's Generators take, from what scikit-learn's users hold."""
+    if isinstance(random_state, np.random.RandomState):
+        return random_state.randint(2**31 - 1)
+    return random_state
