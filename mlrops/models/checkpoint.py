@@ -85,9 +85,10 @@ class Restarts:
 
     @classmethod
     def read(cls, meta, arrays):
-        best = meta["best"] and Outcome(
-            Point(*(arrays[f"best_{name}"] for name in Point._fields)),
-            trace=arrays["best_trace"].tolist(), **meta["best"])
+        best = None
+        if meta["best"] is not None:
+            best = Outcome(Point(*(arrays[f"best_{name}"] for name in Point._fields)),
+                           trace=arrays["best_trace"].tolist(), **meta["best"])
         return cls(tuple(meta["seeds"]), meta["number"], best)
 
 
@@ -175,6 +176,9 @@ class Checkpoint:
         _expect(str(len(seeds)) == self.identity["n_init"] and counts[2] < len(seeds), "'seeds'")
         _expect(all(type(x) is int and x >= 0 for x in seeds), "'seeds'")
         _expect((best is None) == (counts[2] == 0), "'best'")
+        if best is not None:
+            kinds = {"gradient_norm": float, "termination": str, "n_evaluations": int}
+            _expect({name: type(x) for name, x in best.items()} == kinds, "'best'")
 
     def _check_arrays(self, arrays, problem, memory):
         (n, R), dtype, k = problem.shape, problem.source.dtype, len(arrays["S"])
