@@ -10,31 +10,51 @@ __all__ = ["capped_groups", "start"]
 LEAST_SHARE = 0.01
 # Iterations of principal factors: D hardly moves any more; EM goes on from there.
 PRINCIPAL_ITERATIONS = 20
+# Truncated SVDs of blocks whose smaller side is more than MANY times the directions asked for, with
+# EXTRA ones for good measure, take POWERS subspace iterations.
+MANY, EXTRA, POWERS = 8, 10, 3
 STARTS = "svd", "principal_factor", "random"
 
 
 def _leading(X, r):
     """Leading r left singular directions of blocks X (g, m, k) as ``V s`` (g, m, r), and the rest.
 
-    Works on the smaller of the two Gram matrices; the factors are products with the data, so no
-    singular value is divided by.
+    The factors are products with the data, so no singular value is divided by.
     """
     g, m, k = X.shape
     q = min(r, m, k)
     if k <= m:
-        _, U = np.linalg.eigh(np.matmul(X.swapaxes(1, 2), X))
-        U = U[:, :, ::-1][:, :, :q]
+        U = _right_vectors(X, q)
         scores = np.matmul(X, U)
         rest = X - np.matmul(scores, U.swapaxes(1, 2))
     else:
-        _, V = np.linalg.eigh(np.matmul(X, X.swapaxes(1, 2)))
-        V = V[:, :, ::-1][:, :, :q]
+        V = _right_vectors(X.swapaxes(1, 2), q)
         coordinates = np.matmul(V.swapaxes(1, 2), X)
         scores = V * np.sqrt(np.square(coordinates).sum(axis=2))[:, None, :]
         rest = X - np.matmul(V, coordinates)
     F = np.zeros((g, m, r), X.dtype)
     F[:, :, :q] = scores
     return F, rest
+
+
+def _right_vectors(X, q):
+    """The q leading right singular vectors (g, k, q) of tall blocks X (g, m, k).
+
+    By the Gram matrices; where k is many times q, by subspace iteration from a fixed random start,
+    which is as good for a start of EM (N. Halko, P. Martinsson, J. Tropp, "Finding structure with
+    randomness", 2011).
+    """
+    k, width = X.shape[2], q + EXTRA
+    Xt = X.swapaxes(1, 2)
+    if k <= MANY * width:
+        return np.linalg.eigh(np.matmul(Xt, X))[1][:, :, ::-1][:, :, :q]
+    Q = np.broadcast_to(np.random.default_rng(0).standard_normal((k, width)).astype(X.dtype),
+                        (len(X), k, width))
+    for _ in range(POWERS):
+        Q = np.linalg.qr(np.matmul(Xt, np.matmul(X, Q)))[0]
+    A = np.matmul(X, Q)
+    _, U = np.linalg.eigh(np.matmul(A.swapaxes(1, 2), A))
+    return np.matmul(Q, U[:, :, ::-1][:, :, :q])
 
 
 def _data(source, ranks, seed):
@@ -83,13 +103,9 @@ def principal_factor_start(hierarchy, ranks, source, seed):
 def _left_singular(X, r):
     """The r leading left singular vectors (n, r) and singular values of X."""
     n, k = X.shape
-    if k < n:
-        values, U = np.linalg.eigh(X.T @ X)
-        s = np.sqrt(np.maximum(values[::-1][:r], 0))
-        V = X @ U[:, ::-1][:, :r]
-        return V / np.where(s > 0, s, 1), s
-    values, V = np.linalg.eigh(X @ X.T)
-    return V[:, ::-1][:, :r], np.sqrt(np.maximum(values[::-1][:r], 0))
+    V = _right_vectors(X.T[None], r)[0] if k >= n else X @ _right_vectors(X[None], r)[0]
+    s = np.linalg.norm(X.T @ V if k >= n else V, axis=0)
+    return (V if k >= n else V / np.where(s > 0, s, 1)), s
 
 
 def random_start(hierarchy, ranks, source, seed):
