@@ -16,22 +16,23 @@ MANY, EXTRA, POWERS = 8, 10, 3
 STARTS = "svd", "principal_factor", "random"
 
 
-def _leading(X, r):
-    """Leading r left singular directions of blocks X (g, m, k) as ``V s`` (g, m, r), and the rest.
+def _leading(X, r, go_on):
+    """Leading r left singular directions of blocks X (g, m, k) as ``V s`` (g, m, r).
 
-    The factors are products with the data, so no singular value is divided by.
+    Also the rest of X for the next level to work on, if one will `go_on`.  The factors are products
+    with the data, so no singular value is divided by.
     """
     g, m, k = X.shape
     q = min(r, m, k)
     if k <= m:
         U = _right_vectors(X, q)
         scores = np.matmul(X, U)
-        rest = X - np.matmul(scores, U.swapaxes(1, 2))
+        rest = X - np.matmul(scores, U.swapaxes(1, 2)) if go_on else None
     else:
         V = _right_vectors(X.swapaxes(1, 2), q)
         coordinates = np.matmul(V.swapaxes(1, 2), X)
         scores = V * np.sqrt(np.square(coordinates).sum(axis=2))[:, None, :]
-        rest = X - np.matmul(V, coordinates)
+        rest = X - np.matmul(V, coordinates) if go_on else None
     F = np.zeros((g, m, r), X.dtype)
     F[:, :, :q] = scores
     return F, rest
@@ -65,13 +66,16 @@ def _data(source, ranks, seed):
 def svd_start(hierarchy, ranks, source, seed):
     """Top-down truncated SVDs of the running residual, group by group."""
     residual = _data(source, ranks, seed)
-    F = np.empty((hierarchy.n, sum(ranks)), residual.dtype)
-    col = 0
-    for level, r in enumerate(ranks):
-        for rows in hierarchy._equal_groups(level) if r else ():
-            F[rows, col : col + r], residual[rows] = _leading(residual[rows], r)
+    F = np.zeros((hierarchy.n, sum(ranks)), residual.dtype)
+    col, used = 0, np.flatnonzero(ranks)
+    for level in used:
+        r, go_on = ranks[level], level != used[-1]
+        for rows in hierarchy._equal_groups(level):
+            F[rows, col : col + r], rest = _leading(residual[rows], r, go_on)
+            if go_on:
+                residual[rows] = rest
         col += r
-    left = np.einsum("ik,ik->i", residual, residual)
+    left = source.variance - np.square(F).sum(axis=1)
     return F, np.maximum(left, LEAST_SHARE * source.variance)
 
 
