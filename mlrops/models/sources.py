@@ -25,7 +25,7 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         raise ValueError(f'missing must be "raise" or "em", got {missing!r}')
     if compress not in (None, True, False):
         raise ValueError(f"compress must be True, False or None, got {compress!r}")
-    if isinstance(Y, (str, bytes, Mapping, Set)):
+    if isinstance(Y, (str, bytes, Mapping, Set)) and not scipy.sparse.issparse(Y):
         raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
                         f" got {type(Y).__name__}")
     if hierarchy is not None and not isinstance(hierarchy, Hierarchy):
@@ -47,6 +47,8 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         if not keep.all():  # whatever stands in samples that do not count
             Y, weights = Y[keep], weights[keep]
     _check_cells(Y, names, missing)
+    if missing == "em":
+        Y, weights = _drop_empty(Y, weights)
     if missing == "em" and np.isnan(Y).any():
         if compress:
             raise ValueError("compress=True needs complete data: patterns of missing cells differ")
@@ -55,6 +57,14 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         compress = compress is None or bool(compress)
         source = complete_source(Y, hierarchy, center, weights, names, compress)
     return source, hierarchy, names
+
+
+def _drop_empty(Y, weights):
+    """Leave out samples without an observed cell: what remains may be complete."""
+    empty = np.isnan(Y).all(axis=1)
+    if not empty.any():
+        return Y, weights
+    return Y[~empty], None if weights is None else weights[~empty]
 
 
 def _relative(weights):
