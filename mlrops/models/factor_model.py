@@ -230,7 +230,8 @@ def _check_scale(source, hierarchy, names):
     The acceleration holds steps in single precision, whatever the dtype.
     """
     limits = np.finfo(source.dtype)
-    low, high = max(limits.tiny / limits.eps, 1e-60), min(limits.max * limits.eps, 1e60)
+    low = max(float(limits.tiny / limits.eps), 1e-60)
+    high = min(float(limits.max * limits.eps), 1e60)
     variance = hierarchy._scatter(source.variance)
     bad = np.flatnonzero(~((variance >= low) & (variance <= high)))
     if bad.size:
