@@ -54,7 +54,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     Attributes
     ----------
     result_ : FactorModelResult
-        All that is known of the fit: rotations, criteria, conditional distributions, plots.
+        All that is known of the fit: rotations, criteria, filling in, conditional distributions.
     covariance_ : MLR, shape (n, n)
         Fitted covariance, a linear operator with ``solve`` and ``logdet``.
     mean_ : ndarray, shape (n,)
@@ -92,7 +92,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     -----
     A constant feature has no variance to estimate, and `fit` refuses it by name.  Where features
     may be constant, `sklearn.feature_selection.VarianceThreshold` in front drops them; the
-    hierarchy must be that of the features it leaves.
+    hierarchy must be that of the features it leaves.  Sparse X is refused, because scores of it
+    would be computed on a dense copy.
 
     Examples
     --------
@@ -266,6 +267,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Returns
         -------
         loglik : ndarray, shape (N,)
+            0 for a sample without an observed cell.
         """
         X = self._check(X)
         return self.result_.score_samples(X)
