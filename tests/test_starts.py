@@ -7,7 +7,7 @@ from trees import close
 
 from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.models.sources import open_source
-from mlrops.models.start import LEAST_SHARE, start
+from mlrops.models.start import LEAST_SHARE, LEAST_UNIQUENESS, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
@@ -114,7 +114,7 @@ def test_principal_factors_do_not_depend_on_how_they_are_computed(N):
     for data, options in ((Y, {"compress": False}), (wide, {"compress": False}), (wide, {})):
         G, E = started(data, (2,), FLAT, "principal_factor", **options)
         close(G @ G.T + np.diag(E), S, 1e-8)
-    assert (D >= LEAST_SHARE * Y.var(axis=0) * (1 - 1e-12)).all()
+    assert (D >= LEAST_UNIQUENESS * Y.var(axis=0) * (1 - 1e-12)).all()
 
 
 def test_principal_factors_by_the_book():
@@ -125,7 +125,7 @@ def test_principal_factors_by_the_book():
     for _ in range(20):
         values, V = np.linalg.eigh(R / np.sqrt(np.outer(psi, psi)))
         L = np.sqrt(psi)[:, None] * V[:, -2:] * np.sqrt(np.maximum(values[-2:] - 1, 0))
-        psi = np.clip(1 - np.square(L).sum(axis=1), LEAST_SHARE, 1)
+        psi = np.clip(1 - np.square(L).sum(axis=1), LEAST_UNIQUENESS, 1)
     close(F @ F.T, L @ L.T * np.outer(sd, sd), 1e-9)
     close(D, psi * sd**2, 1e-9)
 
@@ -148,6 +148,14 @@ def test_principal_factors_start_near_the_optimum():
         assert fit.loglik == pytest.approx(best, abs=1e-6)
         gaps[init] = best - fit.loglik_trace[0]
     assert gaps["principal_factor"] < 1e-3 < gaps["svd"] / 10 < gaps["random"] / 10
+
+
+def test_principal_factors_of_small_uniquenesses():
+    """Where the factors explain 99% and more, the start is still next to the optimum."""
+    Y = samples(FLAT, (2,), 2000, noise=0.05)
+    fit = fit_factor_model(Y, 2, init="principal_factor")
+    assert fit.uniquenesses.min() < 0.03
+    assert fit.loglik - fit.loglik_trace[0] < 0.05
 
 
 @pytest.mark.parametrize("ranks", [0, 19, 20, 25])

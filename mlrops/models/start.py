@@ -9,6 +9,8 @@ __all__ = ["capped_groups", "start"]
 # A start leaves at least this share of a feature's variance in D: where D is small, it and the
 # loadings move slowly.  With 0.01, 18 trial fits of 300 updates fell 15 times as far short.
 LEAST_SHARE = 0.1
+# The same for principal factors, which settle on D and loadings together.
+LEAST_UNIQUENESS = 0.01
 # Iterations of principal factors: D hardly moves any more; EM goes on from there.
 PRINCIPAL_ITERATIONS = 20
 # Truncated SVDs of blocks whose smaller side is more than MANY times the directions asked for, with
@@ -101,7 +103,7 @@ def principal_factor_start(hierarchy, ranks, source, seed):
         scaled = (X / np.sqrt(psi)[:, None]).astype(float)
         V, s = _left_singular(scaled, r)
         F[:, :r] = np.sqrt(psi)[:, None] * V * np.sqrt(np.maximum(s**2 - 1, 0))
-        psi = np.clip(1 - np.square(F).sum(axis=1), LEAST_SHARE, 1)
+        psi = np.clip(1 - np.square(F).sum(axis=1), LEAST_UNIQUENESS, 1)
     return F * sd[:, None], psi * source.variance
 
 
