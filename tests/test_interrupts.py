@@ -1,0 +1,255 @@
+"""Ctrl-C and SIGKILL: an interrupted fit returns the best so far, and goes on as if nothing was."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_checkpoint import fit, same, stop_after
+
+from mlrops._archive import read_archive, write_archive
+from mlrops.models import ascent, checkpoint
+from mlrops.models.checkpoint import KIND
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "fit.npz"
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_interrupt_from_the_callback(accelerate, path, recwarn):
+    full = fit(accelerate=accelerate, tol=1e-5)
+    part = fit(accelerate=accelerate, tol=1e-5, checkpoint=path, max_iter=6,
+               callback=stop_after(7, KeyboardInterrupt))
+    assert part.termination == "interrupted" and not part.converged
+    assert part.n_iter == 6 and part.loglik == full.loglik_trace[6]
+    assert not recwarn.list
+    same(fit(accelerate=accelerate, tol=1e-5, checkpoint=path, resume=True), full)
+
+
+def breaking(at, monkeypatch):
+    """Break evaluation number `at` of the EM map off by KeyboardInterrupt."""
+    evaluate, count = ascent.Problem.evaluate, 0
+
+    def broken(self, *args):
+        nonlocal count
+        count += 1
+        if count == at:
+            raise KeyboardInterrupt
+        return evaluate(self, *args)
+
+    monkeypatch.setattr(ascent.Problem, "evaluate", broken)
+
+
+@pytest.mark.parametrize("at", [2, 3, 10, 17])
+def test_an_update_that_is_broken_off_is_not_written(at, path, monkeypatch):
+    full = fit()
+    with monkeypatch.context() as patch:
+        breaking(at, patch)
+        part = fit(checkpoint=path, checkpoint_every=1)
+    assert part.termination == "interrupted" and 0 <= part.n_iter < at
+    np.testing.assert_array_equal(part.loglik_trace, full.loglik_trace[: part.n_iter + 1])
+    assert fit(init=part.covariance, max_iter=0, gtol=0.9).loglik == pytest.approx(part.loglik)
+    same(fit(checkpoint=path, resume=True), full)
+
+
+def test_an_interrupt_of_the_first_evaluation_goes_through(path, monkeypatch):
+    breaking(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoint=path)
+    assert not path.exists()
+
+
+def test_a_signal_waits_for_the_update(path, monkeypatch):
+    """Ctrl-C in the middle of an update: the update is whole, and what is written goes on."""
+    full, learn = fit(), ascent.Ascent._learn
+
+    def signalled(self, trial):
+        if self.n_evaluations == 9:
+            signal.raise_signal(signal.SIGINT)
+        learn(self, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ascent.Ascent, "_learn", signalled)
+        part = fit(checkpoint=path, checkpoint_seconds=None)
+    assert part.termination == "interrupted" and part.n_evaluations == 9
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    same(fit(checkpoint=path, resume=True), full)
+
+
+def test_a_second_signal_breaks_the_update_off(path, monkeypatch):
+    full, learn, reached = fit(), ascent.Ascent._learn, []
+
+    def signalled(self, trial):
+        learn(self, trial)
+        if self.n_evaluations == 9:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            reached.append(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ascent.Ascent, "_learn", signalled)
+        part = fit(checkpoint=path, checkpoint_every=3)
+    assert part.termination == "interrupted" and not reached
+    assert read_archive(path, KIND)[1]["trace"].size - 1 in (part.n_iter - 2, part.n_iter - 1,
+                                                             part.n_iter)
+    same(fit(checkpoint=path, resume=True), full)
+
+
+def test_a_signal_while_the_end_is_written(path, monkeypatch):
+    full = fit()
+
+    def write(*args):
+        if args[3]["trace"].size - 1 == full.n_iter:
+            signal.raise_signal(signal.SIGINT)
+        write_archive(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_archive", write)
+        part = fit(checkpoint=path, checkpoint_seconds=None)
+    assert part.termination == "interrupted" and part.loglik == full.loglik
+    same(fit(checkpoint=path, resume=True), full)
+
+
+def test_handlers_of_others_and_other_threads_are_left_alone():
+    found, own = [], lambda number, frame: None
+    old = signal.signal(signal.SIGINT, own)
+    try:
+        fit(callback=lambda _: found.append(signal.getsignal(signal.SIGINT)), tol=1e-3)
+        assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert set(found) == {own}
+    thread = threading.Thread(target=lambda: found.append(fit()))
+    thread.start()
+    thread.join()
+    same(found[-1], fit())
+
+
+# ---------------------------------------------------------------- processes
+
+# Forks a process for a fit each time it is told to: imports are paid once.
+HOST = """
+import os, sys, warnings
+import numpy as np
+from mlrops import Hierarchy, fit_factor_model
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(0)
+h = Hierarchy.balanced(160, [1, 4, 16])
+Y = rng.standard_normal((120, 12)) @ rng.standard_normal((12, 160))
+Y += rng.standard_normal((120, 160))
+
+def fit(path):
+    fit = fit_factor_model(
+        Y, (3, 2, 1), h, checkpoint=path, resume=True, tol=0, gtol=0, max_iter=400,
+        checkpoint_every=1, checkpoint_seconds=None,
+        callback=lambda iterate: print(iterate.n_iter, flush=True))
+    np.savez(path + ".result.npz", F=fit.covariance.F, D=fit.covariance.D, mean=fit.mean,
+             trace=fit.loglik_trace, n_evaluations=fit.n_evaluations)
+    print(fit.termination, fit.converged, fit.loglik == fit.loglik_trace.max(), flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        fit(line.rstrip())
+        os._exit(0)
+    print("pid", child, flush=True)
+    print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def host():
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "MLROPS_NUM_THREADS": "1",
+                   "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", HOST], env=environment, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
+
+
+class Fit:
+    """A fit in a process of its own, and what it prints."""
+
+    def __init__(self, host, path):
+        self.path, self.said, self._lines = path, [], iter(host.stdout.readline, "")
+        host.stdin.write(f"{path}\n")
+        host.stdin.flush()
+        self.pid = None
+
+    def read(self, until):
+        """Read on to the first line for which `until` holds."""
+        for line in self._lines:
+            if line.startswith("pid"):
+                self.pid = int(line.split()[1])
+            else:
+                self.said.append(line.rstrip())
+            if until(self) or line.startswith("exit"):
+                return self
+        raise AssertionError("the host ended")
+
+    def end(self):
+        return self.read(lambda fit: False).said[-1]
+
+    def result(self):
+        with np.load(f"{self.path}.result.npz") as found:
+            return dict(found)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(host, tmp_path_factory):
+    fit = Fit(host, tmp_path_factory.mktemp("fit") / "fit.npz")
+    assert fit.end() == "exit 0" and fit.said[-2] == "max_iter False True"
+    return fit.result()
+
+
+def equal(found, expected):
+    return found.keys() == expected.keys() and all(
+        np.array_equal(found[name], expected[name]) for name in expected)
+
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+
+
+@FORKS
+def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
+    path = tmp_path / "fit.npz"
+    rng, reached = np.random.default_rng(7), []
+    for _ in range(10):
+        updates = rng.integers(1, 35)
+        run = Fit(host, path).read(lambda fit, k=updates: fit.pid and len(fit.said) > k)
+        # The checkpoint of the update is being written: most are killed within.
+        time.sleep(rng.uniform(0, 0.004))
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.end() == "exit -9"
+        meta, arrays = read_archive(path, KIND)  # never unreadable
+        reached.append(arrays["trace"].size - 1)
+        assert reached[-1] >= int(run.said[updates]) - 1
+        assert len(list(tmp_path.glob(".*.tmp"))) <= 1
+    assert np.all(np.diff(reached) > 0) and reached[-1] < 400
+    last = Fit(host, path)
+    assert last.end() == "exit 0"
+    assert equal(last.result(), uninterrupted)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@FORKS
+def test_a_process_that_is_interrupted(host, uninterrupted, tmp_path):
+    path = tmp_path / "fit.npz"
+    run = Fit(host, path).read(lambda fit: fit.pid and fit.said[-1:] == ["20"])
+    os.kill(run.pid, signal.SIGINT)
+    assert run.end() == "exit 0" and run.said[-2] == "interrupted False True"
+    assert run.result()["trace"].size < 100
+    last = Fit(host, path)
+    assert last.end() == "exit 0" and last.said[-2] == "max_iter False True"
+    assert equal(last.result(), uninterrupted)
