@@ -181,8 +181,9 @@ def test_scores_given_the_observed_cells(dtype, tol):
     rng = np.random.default_rng(1)
     X[rng.random(X.shape) < 0.3] = np.nan
     X[7], X[9] = np.nan, 1
-    model = FactorModel(ranks, h, missing="em").fit(X)
-    close(model.mean_, fit_factor_model(X, ranks, h, missing="em").mean)
+    options = dict(missing="em", variance_floor=0.05)
+    model = FactorModel(ranks, h, **options).fit(X)
+    close(model.mean_, fit_factor_model(X, ranks, h, **options).mean)
     F, S = dense(model, h)
     Z, loglik = np.zeros((len(X), 9)), np.zeros(len(X))
     for t, x in enumerate(X):
