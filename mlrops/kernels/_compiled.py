@@ -178,16 +178,6 @@ def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
             D[i] = (yy[i] - s) / N
 
 
-@_jit
-def rows_residual(V, F, yy, N, lo, hi, D):
-    """D_i = (yy_i - F_i·v_i) / N for rows whose v is stored, V (R, rows)."""
-    for i in range(lo, hi):
-        s = F.dtype.type(0)
-        for j in range(F.shape[1]):
-            s += F[i, j] * V[j, i - lo]
-        D[i] = (yy[i] - s) / N
-
-
 # ------------------------------------------------------------------ sweeps over the tree
 # Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
 # its first one is.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop

@@ -9,7 +9,7 @@ import numpy as np
 from . import _compiled, threads
 from .scratch import scratch
 
-__all__ = ["dot", "gram", "regress", "tdot"]
+__all__ = ["dot", "gram", "gram_and_tdot", "regress", "tdot"]
 
 # Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
 BLAS_WORK = 30_000
@@ -48,13 +48,12 @@ def _chunks(layout, q):
         yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
 
-def _accumulate(out, pairs):
-    """out = Σ A B over the pairs."""
-    for number, (A, B) in enumerate(pairs):
-        if number == 0:
-            np.matmul(A, B, out=out)
-        else:
-            out += np.matmul(A, B, out=scratch("product", out.shape, out.dtype))
+def _add(out, A, B, number):
+    """out = A B for the first of several terms, out += A B for the others."""
+    if number == 0:
+        np.matmul(A, B, out=out)
+    else:
+        out += np.matmul(A, B, out=scratch("product", out.shape, out.dtype))
 
 
 def _scaled(F, scale, rows):
@@ -86,9 +85,9 @@ def tdot(F, x, layout, lo, hi, scale=None, out=None):
         if not whole:
             np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
     for q in blas:
-        _accumulate(T[q - lo], (
-            ((F[rows] if scale is None else _scaled(F, scale, rows)).T, x[rows])
-            for rows in _chunks(layout, q)))
+        for number, rows in enumerate(_chunks(layout, q)):
+            X = F[rows] if scale is None else _scaled(F, scale, rows)
+            _add(T[q - lo], X.T, x[rows], number)
     return T
 
 
@@ -139,9 +138,25 @@ def gram(F, scale, layout, lo, hi, out=None):
     if len(blas):
         root = np.sqrt(scale)
         for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
-            _accumulate(G[q - lo], (
-                ((X := _scaled(F, root, rows)).T, X) for rows in _chunks(layout, q)))
+            for number, rows in enumerate(_chunks(layout, q)):
+                X = _scaled(F, root, rows)
+                _add(G[q - lo], X.T, X, number)
     return G
+
+
+def gram_and_tdot(F, scale, x, layout, lo, hi, G, T):
+    """`gram` and `tdot` with one scale at once: large leaves are read and scaled once."""
+    if not is_large(np.diff(layout.leaf_off[lo : hi + 1]), F.shape[1], F.shape[1]).all():
+        gram(F, scale, layout, lo, hi, G)
+        tdot(F, x, layout, lo, hi, scale, T)
+        return
+    root = np.sqrt(scale)
+    for q in range(lo, hi):
+        for number, rows in enumerate(_chunks(layout, q)):
+            X = _scaled(F, root, rows)
+            _add(G[q - lo], X.T, X, number)  # a symmetric rank-k product
+            _compiled.rows_scale(X, root[rows], 0, len(X), X)
+            _add(T[q - lo], X.T, x[rows], number)
 
 
 def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
@@ -161,9 +176,12 @@ def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
         threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * (N + R))
     for q in blas:
         for s in _chunks(layout, q):
-            V = scratch("moments", (R, s.stop - s.start), F.dtype)
+            # Transposed, (R, rows): BLAS is fastest where the long side is contiguous.
+            V, B = scratch("moments", (2, R, s.stop - s.start), F.dtype)
             np.matmul(Z[q - lo], Y[s].T, out=V)
-            np.matmul(V.T, Winv[q - lo], out=F[s])
-            _compiled.rows_residual(V, F, yy, n_samples, s.start, s.stop, D)
+            np.matmul(Winv[q - lo], V, out=B)
+            F[s] = B.T
+            np.subtract(yy[s], np.einsum("ji,ji->i", B, V), out=D[s])
+            D[s] /= n_samples
 
 

@@ -13,8 +13,8 @@ from . import _compiled, leaf, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
 from .scratch import scratch
 
-__all__ = ["factor", "inverse_rows", "multiply", "path_covariance", "posterior", "regress",
-           "solve", "spread"]
+__all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
+           "posterior", "regress", "solve", "spread"]
 
 
 def _share(task, layout, k):
@@ -47,24 +47,45 @@ def _up_with(product, k, dtype, K, layout):
 
     ``product(lo, hi, T)`` writes t of the leaves lo:hi to T (hi - lo, R, k).
     """
+    W, stack, sweep, finish = _projecting(k, dtype, K, layout)
+
+    def task(lo, hi, limit):
+        state = stack()
+        for a, b in blocks(lo, hi, k * layout.R, limit):
+            T = scratch("T", (b - a, layout.R, k), dtype)
+            product(a, b, T)
+            sweep(T, a, b, state)
+
+    _share(task, layout, k)
+    finish()
+    return W
+
+
+def _projecting(k, dtype, K, layout):
+    """The parts of an upward sweep over leaf products T: where it ends up, and what to call.
+
+    Returns W (s, k), ``stack()`` for the state of a range of leaves, ``sweep(T, a, b, state)`` and
+    ``finish()`` for the levels above `layout.top`.
+    """
     top = layout.top
     W = np.empty((layout.s, k), dtype)
     passed = np.empty((layout.top_leaf.size - 1, int(layout.cols[top]), k), dtype)
     factor = _or_none(K, W), K is not None
 
-    def task(lo, hi, limit):
-        stack = np.zeros((layout.L, layout.R, k), dtype)
-        for a, b in blocks(lo, hi, k * layout.R, limit):
-            T = scratch("T", (b - a, layout.R, k), dtype)
-            product(a, b, T)
-            _compiled.sweep_up(T, a, b, layout.path, layout.cols, layout.zoff, *factor, top, stack,
-                               W, passed)
+    def stack():
+        return np.zeros((layout.L, layout.R, k), dtype)
 
-    _share(task, layout, k)
-    if top:
-        stack = np.zeros((top + 1, layout.R, k), dtype)
-        _compiled.sweep_up(passed, 0, len(passed), *layout.above, *factor, 0, stack, W, passed[:0])
-    return W
+    def sweep(T, a, b, state):
+        _compiled.sweep_up(T, a, b, layout.path, layout.cols, layout.zoff, *factor, top, state,
+                           W, passed)
+
+    def finish():
+        if top:
+            state = np.zeros((top + 1, layout.R, k), dtype)
+            _compiled.sweep_up(passed, 0, len(passed), *layout.above, *factor, 0, state, W,
+                               passed[:0])
+
+    return W, stack, sweep, finish
 
 
 def _down(W, K, layout, use=None):
@@ -108,30 +129,72 @@ def factor(F, dinv, layout, ridge=None):
 
     `ridge` (s,) stands in for the diagonal of I, one number for each row of the nodes.
     """
-    R, top = layout.R, layout.top
-    K = np.zeros((layout.s, R), F.dtype)
-    above = int(layout.cols[top])
-    passed = np.zeros((layout.top_leaf.size - 1, above, above), F.dtype)
-    ridge = np.ones(layout.s, F.dtype) if ridge is None else ridge
-    fail = np.full(2, -1, np.int64)
+    stack, sweep, finish = _factoring(F.dtype, layout, ridge)[1:]
+    R = layout.R
 
     def task(lo, hi, limit):
-        stack = np.zeros((layout.L, R, R), F.dtype)
+        state = stack()
         for a, b in blocks(lo, hi, R * R, limit):
             G = leaf.gram(F, dinv, layout, a, b, scratch("G", (b - a, R, R), F.dtype))
-            _compiled.sweep_factor(G, ridge, a, b, layout.path, layout.cols, layout.zoff, top,
-                                   stack, K, passed, fail)
-            if fail[0] >= 0:
+            if not sweep(G, a, b, state):
                 return
 
     _share(task, layout, R)
-    if top and fail[0] < 0:
-        stack = np.zeros((top + 1, R, R), F.dtype)
-        _compiled.sweep_factor(passed, ridge, 0, len(passed), *layout.above, 0, stack, K,
-                               passed[:0], fail)
-    if fail[0] >= 0:
-        return K, np.nan, (int(fail[0]), int(fail[1]))
-    return K, 2 * sum(_log_pivots(K, layout)), None
+    return finish()
+
+
+def _factoring(dtype, layout, ridge=None):
+    """The parts of a factorization from leaf Gram matrices; compare `_projecting`.
+
+    ``sweep`` returns whether all pivots were positive so far, ``finish()`` what `factor` returns.
+    """
+    R, top = layout.R, layout.top
+    K = np.zeros((layout.s, R), dtype)
+    above = int(layout.cols[top])
+    passed = np.zeros((layout.top_leaf.size - 1, above, above), dtype)
+    ridge = np.ones(layout.s, dtype) if ridge is None else ridge
+    fail = np.full(2, -1, np.int64)
+
+    def stack():
+        return np.zeros((layout.L, R, R), dtype)
+
+    def sweep(G, a, b, state):
+        _compiled.sweep_factor(G, ridge, a, b, layout.path, layout.cols, layout.zoff, top, state,
+                               K, passed, fail)
+        return fail[0] < 0
+
+    def finish():
+        if top and fail[0] < 0:
+            state = np.zeros((top + 1, R, R), dtype)
+            _compiled.sweep_factor(passed, ridge, 0, len(passed), *layout.above, 0, state, K,
+                                   passed[:0], fail)
+        if fail[0] >= 0:
+            return K, np.nan, (int(fail[0]), int(fail[1]))
+        return K, 2 * sum(_log_pivots(K, layout)), None
+
+    return K, stack, sweep, finish
+
+
+def factor_and_project(F, dinv, Y, layout):
+    """What `factor` returns, and the node rows W (s, k) of Y on their way up: one pass over F."""
+    R, k, dtype = layout.R, Y.shape[1], F.dtype
+    K, factor_stack, factor_sweep, factor_finish = _factoring(dtype, layout)
+    W, stack, sweep, finish = _projecting(k, dtype, K, layout)
+
+    def task(lo, hi, limit):
+        pivots, state = factor_stack(), stack()
+        for a, b in blocks(lo, hi, R * max(R, k), limit):
+            G, T = (scratch(name, (b - a, R, c), dtype) for name, c in (("G", R), ("T", k)))
+            leaf.gram_and_tdot(F, dinv, Y, layout, a, b, G, T)
+            if not factor_sweep(G, a, b, pivots):
+                return
+            sweep(T, a, b, state)
+
+    _share(task, layout, k)
+    found = factor_finish()
+    if found[2] is None:
+        finish()
+    return found, W
 
 
 def _log_pivots(K, layout):
@@ -151,12 +214,13 @@ def solve(F, dinv, K, b, layout):
     return out, W
 
 
-def posterior(F, dinv, K, Y, layout):
+def posterior(F, dinv, K, Y, layout, W=None):
     """Posterior means of the nodes, (s, N), and ``Σ_nodes ‖w‖²`` a sample, for Y (n, N).
 
     ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``: the quadratic form of every sample comes with the upward sweep.
+    W may be what `factor_and_project` gave; it is overwritten.
     """
-    W = _up(F, Y, dinv, K, layout)
+    W = _up(F, Y, dinv, K, layout) if W is None else W
     squares = np.einsum("sk,sk->k", W, W)
     _down(W, K, layout)
     return W, squares

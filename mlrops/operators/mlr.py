@@ -257,7 +257,9 @@ class MLR(StructuredOperator):
     @cached_property
     def _factor(self):
         """(K, log det(I + Fᵀ D⁻¹ F)); see kernels.tree."""
-        K, logs, fail = kernels.tree.factor(self._F, self._dinv, self._layout)
+        return self._checked(*kernels.tree.factor(self._F, self._dinv, self._layout))
+
+    def _checked(self, K, logs, fail):
         if fail is not None:
             raise self._breakdown(*fail)
         K.flags.writeable = False

@@ -86,11 +86,16 @@ class FactorPosterior(FactorMoments):
     def __init__(self, covariance, X, check_finite=True):
         A = covariance
         self._X = samples_in_tree_order(A, X, check_finite)
-        K, N = A._factor[0] if A._layout.R else None, self._X.shape[1]
+        N, W = self._X.shape[1], None
         if A._layout.R and N:
-            means, self._squares = kernels.tree.posterior(A._F, A._dinv, K, self._X, A._layout)
+            if "_factor" not in vars(A):  # one pass over F does both
+                found, W = kernels.tree.factor_and_project(A._F, A._dinv, self._X, A._layout)
+                vars(A)["_factor"] = A._checked(*found)
+            means, self._squares = kernels.tree.posterior(
+                A._F, A._dinv, A._factor[0], self._X, A._layout, W)
         else:
             means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
+        K = A._factor[0] if A._layout.R else None
         super().__init__(A, K, means)
 
     def total_inv_quad(self, sums_of_squares):
