@@ -66,7 +66,8 @@ def em_map(source, tree, ranks, floor, point, out, keep=False):
     """
     covariance = MLR.from_compact(tree, ranks, point.F, point.D, copy=False, check_finite=False)
     step = source.evaluate(covariance, point.mean)
-    raw = Point(*step.update((out.F, out.D), keep))
+    F, D, mean = step.update((out.F, out.D), keep)
+    raw = Point(F, D, mean.astype(point.mean.dtype, copy=False))
     image = Point(raw.F, np.maximum(raw.D, floor), raw.mean)
     return Mapped(step.loglik, covariance, image, raw, step)
 

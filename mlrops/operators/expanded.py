@@ -26,7 +26,8 @@ def expanded_matrix(mlr):
     n, s = mlr._layout.n, mlr._layout.s
     i, j, v = _spread(mlr, mlr.hierarchy.permutation)
     F = sp.coo_array((v, (i, j)), shape=(n, s))
-    return sp.block_array([[sp.diags_array(mlr.D), F], [F.T, -sp.eye_array(s)]], format="csc")
+    ones = sp.eye_array(s, dtype=mlr.dtype)
+    return sp.block_array([[sp.diags_array(mlr.D), F], [F.T, -ones]], format="csc")
 
 
 def expanded_cholesky(mlr):
