@@ -69,11 +69,12 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     center : bool, optional
         Estimate the mean; False fixes it at zero.
     missing : {"raise", "em"}, optional
-        What to do about NaN: an error that names the columns, or exact EM on the cells that are
-        there.  Then rows without an observed cell are left out, and a column needs two observed
+        What to do about NaN and masked cells: an error that names the columns, or exact EM on the
+        cells that are there.  Then rows without an observed cell are left out, and a column needs two observed
         cells that differ.
     sample_weight : array_like, shape (N,), optional
-        Non-negative weights of the samples; only their ratios count.
+        Non-negative weights of the samples; only their ratios count.  Samples of weight 0 are left
+        out, whatever they hold.
     compress : bool, optional
         Replace N > n complete samples by n with the same second moments (one QR factorization).
         The iterates stay the same.  Default: for arrays and frames.  For memory maps and chunks
