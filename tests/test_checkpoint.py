@@ -220,6 +220,21 @@ def test_other_data_are_refused_that_never_sit_in_memory(data, path):
             resume=True)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array, lambda x: [x]],
+                         ids=["array", "sparse", "chunks"])
+def test_data_of_the_same_moments_are_told_apart(form, path):
+    """Whole numbers, one column in another order: means and variances are equal to the bit."""
+    Z = np.random.default_rng(0).integers(-9, 10, (40, 24)).astype(float)
+    other = np.column_stack([np.sort(Z[:, 0]), Z[:, 1:]])
+    options = {"center": False, "checkpoint": path, "tol": 0.9}
+    if form is np.asarray:
+        options["compress"] = False
+    fit(form(Z), **options)
+    fit(form(Z), **options, resume=True)
+    with pytest.raises(ValueError, match=r"another fit \(data: \w+ there, \w+ now\)"):
+        fit(form(other), **options, resume=True)
+
+
 def test_other_starts_and_seeds_are_refused(path):
     one, other = (MLR(H, [np.full((24, r), x) for r in RANKS], np.ones(24)) for x in (0.1, 0.2))
     fit(init=one, checkpoint=path)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from trees import close, dense_mlr
 
 from mlrops import MLR, Hierarchy, fit_factor_model
+from mlrops.models.sources import open_source
 
 pd = pytest.importorskip("pandas")
 RANKS = (2, 1, 1)
@@ -323,6 +324,14 @@ def test_starts_do_not_see_the_scale_of_weights(kind, init):
     close(one.covariance.toarray(), other.covariance.toarray(), 1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_scale_of_weights_in_single_precision(kind):
+    Z, options = Y.astype(np.float32), OPTIONS.get(kind, {})
+    expected = fit(KINDS[kind](Z), sample_weight=TIMES, **options)
+    for scale in (2.0**-1000, 2.0**-100, 2.0**1020):
+        same(fit(KINDS[kind](Z), sample_weight=TIMES * scale, **options), expected, 1e-5)
+
+
 def test_weights_and_missing_cells():
     gaps = np.where(np.random.default_rng(3).random(Y.shape) < 0.1, np.nan, Y)
     expected = fit(np.repeat(gaps, TIMES, axis=0), missing="em")
@@ -361,6 +370,7 @@ def converged():
 @pytest.mark.parametrize("compress", [True, False, np.False_])
 def test_compression_changes_no_iterate(compress):
     seen, expected = [], []
+    assert open_source(Y, H, True, "raise", None, compress)[0].X.shape == (n, n if compress else N)
     fit(Y, accelerate=False, compress=compress, callback=seen.append)
     fit([Y], accelerate=False, callback=expected.append)
     for one, other in zip(seen, expected, strict=True):

@@ -82,6 +82,8 @@ def test_a_signal_waits_for_the_update(path, monkeypatch):
         patch.setattr(ascent.Ascent, "_learn", signalled)
         part = fit(checkpoint=path, checkpoint_seconds=None)
     assert part.termination == "interrupted" and part.n_evaluations == 9
+    meta, arrays = read_archive(path, KIND)
+    assert meta["n_evaluations"] == 9 and np.array_equal(arrays["trace"], part.loglik_trace)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     same(fit(checkpoint=path, resume=True), full)
 

@@ -6,6 +6,8 @@ import scipy.sparse as sp
 from trees import close
 
 from mlrops import MLR, Hierarchy, fit_factor_model
+from mlrops.models.data import complete_source
+from mlrops.models.incomplete import incomplete_source
 from mlrops.models.sources import open_source
 from mlrops.models.start import LEAST_SHARE, LEAST_UNIQUENESS, start
 
@@ -80,6 +82,15 @@ def test_svd_of_weighted_samples():
     expected = begin(np.repeat(Y, times, axis=0)).toarray()
     for scale in (1.0, 1e10):
         close(begin(Y, sample_weight=times * scale).toarray(), expected, 1e-10)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_data_to_start_from_have_the_variance_of_the_data(scale):
+    weights = scale * np.arange(60.0)
+    for source in (complete_source(samples(), H, True, weights),
+                   incomplete_source(samples(), H, True, weights)):
+        X = source.start_data(10, None)
+        close(np.square(X).sum(axis=1) / source.n_samples, source.variance, 1e-12)
 
 
 @pytest.mark.parametrize("form", [sp.csr_array, lambda x: [x]])
