@@ -70,8 +70,8 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         Estimate the mean; False fixes it at zero.
     missing : {"raise", "em"}, optional
         What to do about NaN and masked cells: an error that names the columns, or exact EM on the
-        cells that are there.  Then rows without an observed cell are left out, and a column needs two observed
-        cells that differ.
+        cells that are there.  Then rows without an observed cell are left out, and a column needs
+        two observed cells that differ.
     sample_weight : array_like, shape (N,), optional
         Non-negative weights of the samples; only their ratios count.  Samples of weight 0 are left
         out, whatever they hold.
