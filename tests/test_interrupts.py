@@ -152,7 +152,7 @@ Y += rng.standard_normal((120, 160))
 
 def fit(path):
     fit = fit_factor_model(
-        Y, (3, 2, 1), h, checkpoint=path, resume=True, tol=0, gtol=0, max_iter=400,
+        Y, (3, 2, 1), h, checkpoint=path, resume=True, tol=0, gtol=0, max_iter=600,
         checkpoint_every=1, checkpoint_seconds=None,
         callback=lambda iterate: print(iterate.n_iter, flush=True))
     np.savez(path + ".result.npz", F=fit.covariance.F, D=fit.covariance.D, mean=fit.mean,
@@ -228,7 +228,7 @@ def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
     path = tmp_path / "fit.npz"
     rng, reached = np.random.default_rng(7), []
     for _ in range(10):
-        updates = rng.integers(1, 35)
+        updates = rng.integers(3, 30)
         run = Fit(host, path).read(lambda fit, k=updates: fit.pid and len(fit.said) > k)
         # The checkpoint of the update is being written: most are killed within.
         time.sleep(rng.uniform(0, 0.004))
@@ -238,7 +238,7 @@ def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
         reached.append(arrays["trace"].size - 1)
         assert reached[-1] >= int(run.said[updates]) - 1
         assert len(list(tmp_path.glob(".*.tmp"))) <= 1
-    assert np.all(np.diff(reached) > 0) and reached[-1] < 400
+    assert np.all(np.diff(reached) > 0) and reached[-1] < 600
     last = Fit(host, path)
     assert last.end() == "exit 0"
     assert equal(last.result(), uninterrupted)
@@ -251,7 +251,7 @@ def test_a_process_that_is_interrupted(host, uninterrupted, tmp_path):
     run = Fit(host, path).read(lambda fit: fit.pid and fit.said[-1:] == ["20"])
     os.kill(run.pid, signal.SIGINT)
     assert run.end() == "exit 0" and run.said[-2] == "interrupted False True"
-    assert run.result()["trace"].size < 100
+    assert 20 < run.result()["trace"].size <= 600
     last = Fit(host, path)
     assert last.end() == "exit 0" and last.said[-2] == "max_iter False True"
     assert equal(last.result(), uninterrupted)
