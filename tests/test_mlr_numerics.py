@@ -5,7 +5,8 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import scipy.linalg
-from trees import close, computing, make_case, spread
+from hypothesis import given, settings
+from trees import PATHS, cases, close, computing, make_case, same_group, spread
 
 from mlrops import MLR, Hierarchy
 
@@ -157,3 +158,59 @@ def exact_logdet(hierarchy, factors, D):
                 for j in range(k + 1, i + 1):
                     S[i][j] -= f * S[j][k]
         return float(total)
+
+
+# ---------------------------------------------------------------- what the data say of the factors
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=15)
+@given(case=cases())
+def test_partial_variances(path, case):
+    with computing(path):
+        found = case.A.partial_variance()
+    np.testing.assert_allclose(found, 1 / np.diag(np.linalg.inv(case.dense)), rtol=1e-9)
+
+
+def test_partial_variances_in_single_precision():
+    found = make_case(Hierarchy.balanced(40, [1, 4]), (3, 2), 0, np.float32).A.partial_variance()
+    double = make_case(Hierarchy.balanced(40, [1, 4]), (3, 2), 0).A.partial_variance()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, double, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=15)
+@given(case=cases())
+def test_a_posterior_factors_on_its_way(path, case):
+    X = case.rng.standard_normal((case.A.shape[0], 3))
+    with computing(path):
+        at_once = case.A.posterior(X)  # one pass over F for both
+        twin = MLR.from_compact(case.A.hierarchy, case.A.ranks, case.A.F, case.A.D)
+        assert twin.logdet() == pytest.approx(case.A.logdet(), rel=1e-12, abs=1e-12)
+        after = twin.posterior(X)
+    close(case.A.logdet(), np.linalg.slogdet(case.dense)[1], 1e-9)
+    for level in range(case.A.hierarchy.n_levels):
+        close(at_once.mean(level), after.mean(level), 1e-10)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(max_examples=15)
+@given(case=cases())
+def test_gradient_of_the_log_likelihood(path, case):
+    A, N = case.A, 7
+    X = case.rng.standard_normal((A.shape[0], N))
+    with computing(path):
+        posterior = A.posterior(X)
+        F, D = posterior.regress(np.square(X).sum(axis=1), N, keep_moments=True)
+        dF, dD = posterior.gradient(F, D, N)
+        answer = posterior.precondition(dF, N)
+    inverse = np.linalg.inv(case.dense)
+    M = inverse @ (X @ X.T / N - case.dense) @ inverse / 2  # by Σ
+    close(dD, np.diag(M), 1e-8)
+    col = 0
+    for level, r in enumerate(A.ranks):
+        blocks = same_group(A.hierarchy, level)
+        close(dF[:, col : col + r], 2 * (M * blocks) @ A.factors[level], 1e-8)
+        col += r
+    np.testing.assert_allclose(answer, F - A.F, rtol=1e-7, atol=1e-9)  # EM's own step

@@ -67,23 +67,26 @@ class Problem:
     def precondition(self, point, mapped, held):
         """EM's answer to a gradient, as a function; variances `held` at the floor stay there.
 
-        EM would answer a derivative by log D with twice itself, which is slow where the factors
-        explain much of a feature: the information on D_i is not 1/(2 D_i²), as if the factors were
-        seen, but about (Σ⁻¹)_ii²/2.  The geometric mean of the two served best in trials.
+        EM answers as if the factors were seen: it takes D_i for what is unknown of feature i.  From
+        data it is the partial variance, many times D_i where the factors explain much.  Steps in F
+        and mean are longer by the ratio of the two, steps in log D by its power 3/2; with EM's own,
+        fits with variances near the floor took ten times the evaluations.
         """
-        twice = 2 * mapped.covariance.partial_variance() / point.D
+        ratio = mapped.covariance.partial_variance() / point.D
+        twice = 2 * ratio**1.5
         twice[held] = 0
 
         def apply(q):
             F, D, mean = self.parts(q)
             scale = self.sd[:, None]
             moved, shift = mapped.step.precondition(F / scale, mean / self.sd[: mean.size])
+            moved *= (ratio / self.sd)[:, None]
             out = np.empty_like(q)
             oF, oD, omean = self.parts(out)
-            np.divide(moved, scale, out=oF, casting="same_kind")
+            np.copyto(oF, moved, casting="same_kind")
             np.multiply(D, twice, out=oD, casting="same_kind")
             if mean.size:
-                omean[:] = shift / self.sd
+                omean[:] = shift * ratio / self.sd
             return out
 
         return apply

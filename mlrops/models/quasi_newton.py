@@ -66,8 +66,7 @@ class SecantPairs:
         self.S[row], self.Y[row] = s, y
         self.count += 1
         k = len(self)
-        self.SY[:k, row] = _dots(self.S[:k], y)
-        self.SY[row, :k] = _dots(self.Y[:k], s)
+        self.SY[:k, row] = _dots(self.S[:k], y)  # the recursions use no newer s with an older y
         self.SY[row, row] = sy
 
     def direction(self, gradient, precondition):

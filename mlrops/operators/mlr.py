@@ -234,19 +234,19 @@ class MLR(StructuredOperator):
     def _mul(self, x):
         if self._F.shape[1] == 0 or x.size == 0:
             return (x.T * self.D).T
-        return self._apply(
-            lambda t: kernels.tree.multiply(self._F, self._d, t, self._layout), x)
+        return self._apply(lambda t: kernels.tree.multiply(self._F, self._d, t, self._layout), x)
 
     def _diagonal(self):
         return self.D + np.einsum("ij,ij->i", self.F, self.F)
 
     def partial_variance(self):
-        """Variance of each feature given all the others, ``1 / (Σ⁻¹)_ii``, shape (n,)."""
-        layout, explained = self._layout, 0.0
-        if layout.R:
-            cov = kernels.tree.path_covariance(self._factor[0], layout)
-            explained = kernels.curvature.explained(self._F, self._d, cov, layout)
-        return self._hierarchy._scatter(self._d / (1 - explained))
+        """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,); at most D / eps."""
+        explained = 0.0
+        if self._F.shape[1]:
+            cov = kernels.tree.path_covariance(self._factor[0], self._layout)
+            explained = kernels.curvature.explained(self._F, self._d, cov, self._layout)
+        eps = np.finfo(self.dtype).eps
+        return self._hierarchy._scatter(self._d / np.maximum(1 - explained, eps))
 
     # ---------------------------------------------------------------- factor, then apply
 
