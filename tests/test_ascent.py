@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from trees import close, dense_mlr, hierarchies, same_group
 
 from mlrops import MLR, Hierarchy, fit_factor_model
-from mlrops.models import quasi_newton
+from mlrops.kernels import vectors
 from mlrops.models.ascent import SHORTER, Ascent, Problem, _shorter
 from mlrops.models.em import Point
-from mlrops.models.quasi_newton import SecantPairs
 from mlrops.models.sources import open_source
 from mlrops.models.start import start
+from mlrops.operators.secant import SecantPairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
@@ -59,17 +59,22 @@ def curved_pairs(size, count, seed):
     return [(s, (B @ s).astype(np.float32)) for s in S]
 
 
+def add(known, s, y):
+    known.free[0][:], known.free[1][:] = s, y
+    known.add()
+
+
 @pytest.mark.parametrize("chunk", [7, 1 << 17])
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 6, 12])
 def test_directions_equal_dense_bfgs(count, chunk, monkeypatch):
     """Also after the oldest pairs have been written over."""
-    monkeypatch.setattr(quasi_newton, "CHUNK", chunk)
+    monkeypatch.setattr(vectors, "PIECE", chunk)
     size = 40
     rng = np.random.default_rng(count)
     first = rng.uniform(0.5, 2.0, size)
     known, pairs = SecantPairs(5, size), curved_pairs(size, count, seed=1)
     for s, y in pairs:
-        known.add(s, y)
+        add(known, s, y)
     assert len(known) == min(count, 5)
     for scale in (1.0, 3.0):  # the rough matrix may be another one at every call
         H = dense_bfgs(np.diag(scale * first), [
@@ -89,10 +94,10 @@ def test_pairs_that_no_positive_matrix_satisfies_are_refused():
     e = np.eye(4, dtype=np.float32)
     for y in (-e[0], e[1], e[0] + np.nan, e[0] + np.inf, -e[0] - np.inf, 0 * e[0]):
         with np.errstate(invalid="ignore"):
-            known.add(e[0], y)
+            add(known, e[0], y)
     assert len(known) == 0
-    known.add(e[0], 2 * e[0])
-    known.add(e[1], -e[1])
+    add(known, e[0], 2 * e[0])
+    add(known, e[1], -e[1])
     assert len(known) == 1
     close(known.direction(np.ones(4, np.float32), lambda q: q), [0.5, 1, 1, 1], 1e-6)
 
@@ -100,15 +105,15 @@ def test_pairs_that_no_positive_matrix_satisfies_are_refused():
 def test_cleared_pairs_are_forgotten():
     known, pairs = SecantPairs(3, 10), curved_pairs(10, 8, seed=2)
     for s, y in pairs[:5]:
-        known.add(s, y)
+        add(known, s, y)
     known.clear()
     g = np.arange(10, dtype=np.float32)
     assert len(known) == 0
     close(known.direction(g, lambda q: 2 * q), 2 * g, 1e-6)
     fresh = SecantPairs(3, 10)
     for s, y in pairs[5:]:
-        known.add(s, y)
-        fresh.add(s, y)
+        add(known, s, y)
+        add(fresh, s, y)
         assert np.array_equal(known.direction(g, np.copy), fresh.direction(g, np.copy))
 
 
@@ -146,7 +151,9 @@ def test_gradient_in_the_coordinates_of_the_search(missing, ranks):
         rise = np.subtract(*(problem.evaluate(p, Point.empty_like(point), True).loglik
                              for p in (up, down)))
         assert rise / (2 * eps) == pytest.approx(float(g.astype(float) @ u), rel=1e-5, abs=1e-5)
-        close(problem.difference(up, down), 2 * eps * u, 1e-6)
+        v = np.empty(problem.size, np.float32)
+        problem.difference(up, down, v)
+        close(v, 2 * eps * u, 1e-6)
         found = problem.move(point, u, eps, Point.empty_like(point))
         for one, other in zip(found, up, strict=True):
             close(one, other, 1e-6)
@@ -363,3 +370,17 @@ def test_accelerated_fits_reach_what_plain_fits_reach(seed, missing):
     assert fast.converged and slow.converged
     assert fast.loglik > slow.loglik - 1e-8
     assert fast.n_evaluations <= slow.n_evaluations
+
+
+def test_row_maxima_and_vectors_in_one_pass():
+    """Sums of pieces, whatever their number; NaN in rows of weight zero does not matter."""
+    rng = np.random.default_rng(0)
+    M, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 200_000), 200_000))
+    close(vectors.dots(M, x), M.astype(float) @ x.astype(float), 1e-12)
+    M[2] = np.nan
+    out, c = x.copy(), np.array([1.0, -2.0, 0.0, 0.5])
+    assert vectors.combine(c, M, out) is out
+    close(out, x + M[0] - 2 * M[1] + M[3] / 2, 1e-6)
+    A = rng.standard_normal((50, 3))
+    assert np.array_equal(vectors.row_maxima(A), np.abs(A).max(axis=1))
+    assert np.array_equal(vectors.row_maxima(A[:, :0]), np.zeros(50))

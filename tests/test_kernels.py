@@ -59,7 +59,7 @@ def test_any_number_of_threads_gives_the_same_answer(monkeypatch, n, leaf):
     found = []
     for count in ("1", "2", "3"):
         monkeypatch.setenv("MLROPS_NUM_THREADS", count)
-        assert threads._threads() == int(count)
+        assert threads.count() == int(count)
         ranks = (4, 3, 3) if leaf == 50 else (6,)
         h = None if leaf == 50 else Hierarchy.balanced(n, [n // leaf])
         A = large(n, leaf) if h is None else MLR.from_compact(
@@ -89,7 +89,7 @@ def test_work_is_shared_between_threads(monkeypatch):
 @pytest.mark.parametrize("asked", ["", "0", "-3", "many"])
 def test_a_senseless_number_of_threads_is_passed_over(monkeypatch, asked):
     monkeypatch.setenv("MLROPS_NUM_THREADS", asked)
-    assert threads._threads() >= 1
+    assert threads.count() >= 1
 
 
 def test_concurrent_callers(monkeypatch):
@@ -215,3 +215,55 @@ def test_solve_and_logdet_stay_within_a_few_copies_of_the_factors(counts, ranks)
         tracemalloc.stop()
     # The factor is s R ≤ n R numbers here, a block of Gram matrices 4 million more.
     assert peak < 8 * (3 * n * R + layout.BLOCK_ITEMS), f"{peak / 8 / n / R:.1f} n R numbers"
+
+
+# ---------------------------------------------------------------- BLAS threads
+
+
+@pytest.mark.skipif(not threads.blas_can_rest(), reason="NumPy's BLAS is not an OpenBLAS")
+def test_blas_gets_its_threads_back():
+    get, put = threads._blas()
+    before = get()
+    try:
+        put(2)
+        with threads.one_blas_thread():
+            assert get() == 1
+            with threads.one_blas_thread():
+                assert get() == 1
+            assert get() == 1
+        assert get() == 2
+        with pytest.raises(ArithmeticError), threads.one_blas_thread():
+            raise ArithmeticError
+        assert get() == 2
+    finally:
+        put(before)
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_large_leaves_with_and_without_a_blas_that_can_rest(can, monkeypatch):
+    """The same numbers, to rounding, however the work of large leaves is shared out."""
+    if can and not threads.blas_can_rest():
+        pytest.skip("NumPy's BLAS is not an OpenBLAS")
+    monkeypatch.setattr(threads, "blas_can_rest", lambda: can)
+    monkeypatch.setenv("MLROPS_NUM_THREADS", "2")
+    rng = np.random.default_rng(0)
+    h = Hierarchy.balanced(8000, [1, 4, 16])
+    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((8000, 15)), rng.uniform(0.5, 1, 8000))
+    X = rng.standard_normal((8000, 30))
+    posterior = A.posterior(X)
+    F, D = posterior.regress(np.square(X).sum(axis=1))
+    sigma_X = A.D[:, None] * X + sum(
+        np.where((h.labels(level) == g)[:, None], f, 0) @ (f[h.labels(level) == g].T
+                                                           @ X[h.labels(level) == g])
+        for level, f in enumerate(A.factors) for g in range(h.group_counts[level]))
+    np.testing.assert_allclose(A @ X, sigma_X, rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(A.solve(sigma_X), X, rtol=1e-7, atol=1e-8)
+    # One EM step on one leaf by hand: regression of its features on the factors of its path.
+    leaf = h.features(2, 3)
+    Z = np.concatenate([posterior.mean(level)[h.labels(level)[leaf[0]]] for level in range(3)])
+    cov = posterior._path_covariance[3]
+    W = 30 * cov + Z @ Z.T
+    V = X[leaf] @ Z.T
+    np.testing.assert_allclose(F[leaf], np.linalg.solve(W, V.T).T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        D[leaf], (np.square(X[leaf]).sum(axis=1) - (F[leaf] * V).sum(axis=1)) / 30, rtol=1e-9)

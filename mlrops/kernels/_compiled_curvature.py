@@ -8,9 +8,9 @@ __all__ = ["rows_explained", "rows_gradient", "rows_precondition"]
 
 
 @_jit
-def rows_gradient(F, D, F1, D1, W, N, off, lo, hi, dF, dD):
+def rows_gradient(F, D, F1, D1, W, N, scale, off, lo, hi, dF, dD):
     """Per row, with e = (F1_i - F_i) W and ρ = D1_i + e·(F1_i - F_i) / N, the mean square residual:
-    dF_i = e / (N D_i), dD_i = ½ (ρ / D_i - 1) / D_i.
+    dF_i = scale_i e / (N D_i), dD_i = ½ (ρ / D_i - 1) / D_i.
     """
     R = F.shape[1]
     e = np.empty(R, F.dtype)
@@ -24,7 +24,7 @@ def rows_gradient(F, D, F1, D1, W, N, off, lo, hi, dF, dD):
             s = F.dtype.type(0)
             for j in range(R):
                 s += e[j] * (F1[i, j] - F[i, j])
-                dF[i, j] = e[j] / (N * D[i])
+                dF[i, j] = scale[i] * e[j] / (N * D[i])
             dD[i] = ((D1[i] + s / N) / D[i] - 1) / (2 * D[i])
 
 

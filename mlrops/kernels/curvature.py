@@ -6,64 +6,75 @@ further pass over the data, and EM's step is ``N D · W⁻¹`` times it.
 
 import numpy as np
 
-from . import _compiled_curvature, leaf, threads
+from . import _compiled_curvature, leaf, threads, tree
 from .scratch import scratch
 
 __all__ = ["explained", "gradient", "precondition"]
 
 
-def _small_leaves(kernel, layout, work):
-    """Run ``kernel(i, j)`` on the ranges of leaves that BLAS does not take; return the others."""
-    large = leaf._large(layout, 0, layout.n_leaves, layout.R)
-    for a, b in leaf._small_runs(large, 0, layout.n_leaves):
-        off = layout.leaf_off
-        threads.run(kernel, off, a, b, int(off[b] - off[a]) * work)
-    return large
+def _by_leaf(small, large, layout):
+    """Call ``small(i, j)`` on ranges of leaves too small for BLAS, else ``large(q, rows)``."""
+    off, work = layout.leaf_off, layout.R**2
+
+    def task(lo, hi, limit):
+        blas = leaf._large(layout, lo, hi, layout.R)
+        for a, b in leaf._small_runs(blas, lo, hi):
+            threads.run(small, off, a, b, int(off[b] - off[a]) * work)
+        for q in blas:
+            for rows in leaf._chunks(layout, q):
+                large(q, rows)
+
+    tree._share(task, layout, layout.R)
 
 
-def gradient(F, D, F1, D1, W, n_samples, layout):
-    """Derivatives (n, R), (n,) of the average log-likelihood at F, D; F1, D1 are where EM goes."""
-    dF, dD = np.empty_like(F), np.empty_like(D)
+def gradient(F, D, F1, D1, W, n_samples, scale, layout, dF):
+    """Derivatives of the average log-likelihood at F, D; F1, D1 are where EM goes.
+
+    Fills dF (n, R), its rows times `scale` (n,), and returns dD (n,).
+    """
+    dD = np.empty_like(D)
     N = F.dtype.type(n_samples)
 
-    def kernel(i, j):
-        _compiled_curvature.rows_gradient(F, D, F1, D1, W, N, layout.leaf_off, i, j, dF, dD)
+    def small(i, j):
+        _compiled_curvature.rows_gradient(
+            F, D, F1, D1, W, N, scale, layout.leaf_off, i, j, dF, dD)
 
-    for q in _small_leaves(kernel, layout, layout.R**2):
-        for s in leaf._chunks(layout, q):
-            step = np.subtract(F1[s], F[s], out=scratch("scaled rows", F[s].shape, F.dtype))
-            e = np.matmul(step, W[q], out=dF[s])
-            moved = np.einsum("ij,ij->i", e, step)
-            e /= N * D[s, None]
-            dD[s] = ((D1[s] + moved / N) / D[s] - 1) / (2 * D[s])
-    return dF, dD
+    def large(q, s):
+        step = np.subtract(F1[s], F[s], out=scratch("scaled rows", F[s].shape, F.dtype))
+        e = np.matmul(step, W[q], out=scratch("products", F[s].shape, F.dtype))
+        moved = np.einsum("ij,ij->i", e, step)
+        np.multiply(e, (scale[s] / (N * D[s]))[:, None], out=dF[s], casting="same_kind")
+        dD[s] = ((D1[s] + moved / N) / D[s] - 1) / (2 * D[s])
+
+    _by_leaf(small, large, layout)
+    return dD
 
 
-def precondition(G, D, Winv, n_samples, layout):
-    """``N D G W⁻¹`` (n, R), leaf by leaf, of the dtype of G."""
-    out = np.empty_like(G)
+def precondition(G, D, Winv, n_samples, layout, out):
+    """``out = N D G W⁻¹`` (n, R), leaf by leaf; G and out may be of lower precision."""
     N = D.dtype.type(n_samples)
 
-    def kernel(i, j):
+    def small(i, j):
         _compiled_curvature.rows_precondition(G, D, Winv, N, layout.leaf_off, i, j, out)
 
-    for q in _small_leaves(kernel, layout, layout.R**2):
-        for s in leaf._chunks(layout, q):
-            rows = np.matmul(G[s].astype(D.dtype, copy=False), Winv[q],
-                             out=scratch("scaled rows", G[s].shape, D.dtype))
-            np.multiply(rows, N * D[s, None], out=out[s], casting="same_kind")
-    return out
+    def large(q, s):
+        rows = np.matmul(G[s].astype(D.dtype, copy=False), Winv[q],
+                         out=scratch("scaled rows", G[s].shape, D.dtype))
+        np.multiply(rows, N * D[s, None], out=out[s], casting="same_kind")
+
+    _by_leaf(small, large, layout)
 
 
 def explained(F, D, cov, layout):
     """``F_i Cov F_iᵀ / D_i = 1 - D_i (Σ⁻¹)_ii`` (n,), cov (n_leaves, R, R) along the paths."""
     out = np.empty_like(D)
 
-    def kernel(i, j):
+    def small(i, j):
         _compiled_curvature.rows_explained(F, D, cov, layout.leaf_off, i, j, out)
 
-    for q in _small_leaves(kernel, layout, layout.R**2):
-        for s in leaf._chunks(layout, q):
-            rows = np.matmul(F[s], cov[q], out=scratch("scaled rows", F[s].shape, F.dtype))
-            np.divide(np.einsum("ij,ij->i", rows, F[s]), D[s], out=out[s])
+    def large(q, s):
+        rows = np.matmul(F[s], cov[q], out=scratch("scaled rows", F[s].shape, F.dtype))
+        np.divide(np.einsum("ij,ij->i", rows, F[s]), D[s], out=out[s])
+
+    _by_leaf(small, large, layout)
     return out

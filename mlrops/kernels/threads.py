@@ -1,14 +1,18 @@
 """Run a GIL-free kernel on ranges of work, in a small pool that survives fork and many callers."""
 
+import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 
-__all__ = ["run"]
+import numpy as np
+
+__all__ = ["blas_can_rest", "count", "one_blas_thread", "run"]
 
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
 MIN_WORK = 1_000_000
-
 
 
 class _Local(threading.local):
@@ -20,7 +24,8 @@ _lock = threading.Lock()
 _pool = None
 
 
-def _threads():
+def count():
+    """Number of threads that share work."""
     asked = os.environ.get("MLROPS_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -30,12 +35,63 @@ def _threads():
 
 def _forget():
     """A forked child has no worker threads: let it start a pool of its own."""
-    global _pool, _lock
+    global _pool, _lock, _resting
     _pool, _lock = None, threading.Lock()
+    if _resting:
+        _resting = 0
+        _blas()[1](_before)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+# ------------------------------------------------------------------ BLAS threads
+# Two levels of threads fight for the cores: while ours share the leaves out, BLAS has one each.
+# NumPy has no call for it; OpenBLAS, which its wheels carry, can be reached through its library.
+
+_resting, _before = 0, 1
+
+
+@cache
+def _blas():
+    """What gets and sets OpenBLAS's number of threads; None where NumPy uses another BLAS."""
+    core = getattr(np, "_core", None) or np.core
+    try:
+        library = ctypes.CDLL(core._multiarray_umath.__file__)
+    except (OSError, AttributeError):
+        return None
+    for prefix, suffix in (("scipy_openblas_", "64_"), ("openblas_", "64_"), ("openblas_", "")):
+        try:
+            return [getattr(library, f"{prefix}{verb}_num_threads{suffix}")
+                    for verb in ("get", "set")]
+        except AttributeError:
+            continue
+    return None
+
+
+def blas_can_rest():
+    """Whether `one_blas_thread` has an effect."""
+    return _blas() is not None
+
+
+@contextmanager
+def one_blas_thread():
+    """Within, NumPy's matrix products use the thread they are called in, and no other."""
+    global _resting, _before
+    get, put = _blas()
+    with _lock:
+        _resting += 1
+        if _resting == 1:
+            _before = get()
+            put(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _resting -= 1
+            if _resting == 0:
+                put(_before)
 
 
 def _executor(threads):
@@ -52,7 +108,7 @@ def run(kernel, offsets, lo, hi, work):
     Every range writes results of its own, so the answer does not depend on the number of threads.
     Within a range, calls of `run` do not share their work out again.
     """
-    threads = 1 if work < MIN_WORK or _local.inside else _threads()
+    threads = 1 if work < MIN_WORK or _local.inside else count()
     if threads == 1 or hi - lo < 2:
         kernel(lo, hi)
         return

@@ -7,10 +7,12 @@ Every sweep goes over the tree in blocks of leaves: leaf products into a tempora
 cache, then the tree kernel on it.  Subtrees are shared out to threads.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from . import _compiled, leaf, threads
-from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, SHARES, blocks
 from .scratch import scratch
 
 __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
@@ -20,16 +22,25 @@ __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_cov
 def _share(task, layout, k):
     """Call ``task(lo, hi, limit)`` on ranges of leaves made of whole groups of the top level.
 
-    `limit` bounds the numbers in a block's temporary.  Where leaves are large, they are what
-    threads (or BLAS) share, and one task covers the tree.
+    `limit` bounds the numbers in a block's temporary.  Large leaves are work for BLAS: threads
+    share them too where BLAS can be told to keep to one thread and no group holds most of the
+    rows; else one task covers the tree and BLAS has all threads.
     """
+    at = layout.top_leaf
     longest = int(np.diff(layout.leaf_off).max())
-    if longest > PIECE_ROWS or leaf.is_large(longest, layout.R, k):
+    large = leaf.is_large(longest, layout.R, k)
+    if longest > PIECE_ROWS and not large or large and not _evenly(layout):
         task(0, layout.n_leaves, BLOCK_ITEMS)
         return
-    at = layout.top_leaf
-    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at],
-                0, at.size - 1, layout.n * layout.R * k)
+    with threads.one_blas_thread() if large else nullcontext():
+        threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at],
+                    0, at.size - 1, layout.n * layout.R * k)
+
+
+def _evenly(layout):
+    """Whether threads with one BLAS thread each can share the groups of the top level evenly."""
+    biggest = int(np.diff(layout.leaf_off[layout.top_leaf]).max())
+    return threads.blas_can_rest() and biggest * SHARES <= 2 * layout.n
 
 
 def _or_none(K, like):

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from ..operators.secant import SecantPairs, row_maxima, scaled_difference, scaled_step
 from .em import Point, em_map
-from .quasi_newton import SecantPairs
 
 __all__ = ["Ascent", "Problem"]
 
@@ -41,23 +41,19 @@ class Problem:
         """The EM map at a point."""
         return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
 
-    def difference(self, a, b):
+    def difference(self, a, b, v):
         """``v(a) - v(b)`` in single precision."""
-        v = np.empty(self.size, np.float32)
         F, D, mean = self.parts(v)
-        np.subtract(a.F, b.F, out=F, casting="same_kind")
-        F /= self.sd[:, None]
+        scaled_difference(a.F, b.F, self.sd, F)
         np.log(a.D / b.D, out=D, casting="same_kind")
         if mean.size:
             mean[:] = (a.mean - b.mean) / self.sd
-        return v
 
     def gradient(self, point, mapped):
         """Derivatives by v; zero for a variance at the floor that would go lower."""
         g = np.empty(self.size, np.float32)
         F, D, mean = self.parts(g)
-        dF, dD, dmean = mapped.step.gradient(*mapped.raw)
-        np.multiply(dF, self.sd[:, None], out=F, casting="same_kind")
+        _, dD, dmean = mapped.step.gradient(*mapped.raw, scale=self.sd, out=F)
         np.multiply(dD, point.D, out=D, casting="same_kind")
         D[(point.D <= self.floor) & (D < 0)] = 0
         if mean.size:
@@ -76,17 +72,16 @@ class Problem:
         twice = 2 * ratio**1.5
         twice[held] = 0
 
+        scale = ratio / self.sd**2
+
         def apply(q):
             F, D, mean = self.parts(q)
-            scale = self.sd[:, None]
-            moved, shift = mapped.step.precondition(F / scale, mean / self.sd[: mean.size])
-            moved *= (ratio / self.sd)[:, None]
             out = np.empty_like(q)
             oF, oD, omean = self.parts(out)
-            np.copyto(oF, moved, casting="same_kind")
+            _, shift = mapped.step.precondition(F, mean, scale=scale, out=oF)
             np.multiply(D, twice, out=oD, casting="same_kind")
             if mean.size:
-                omean[:] = shift * ratio / self.sd
+                omean[:] = shift
             return out
 
         return apply
@@ -94,8 +89,7 @@ class Problem:
     def move(self, point, d, share, out):
         """The point at ``v + share d``, D clipped at the floor, written to `out`."""
         F, D, mean = self.parts(d)
-        np.multiply(F, self.sd[:, None] * share, out=out.F)
-        out.F[...] += point.F
+        scaled_step(point.F, F, (share * self.sd).astype(out.F.dtype), out.F)
         growth = np.exp(np.clip(share * D, -LARGEST, LARGEST))
         np.maximum(point.D * growth, self.floor, out=out.D)
         shifted = point.mean + share * self.sd * mean if mean.size else point.mean
@@ -120,7 +114,7 @@ class State:
         """Largest derivative of `loglik` by F, mean (in units of √D) and log D."""
         F, D, mean = self._problem.parts(self.gradient)
         unit = np.sqrt(self.point.D) / self._problem.sd
-        by_feature = np.maximum(np.abs(D), np.abs(F).max(axis=1, initial=0) * unit)
+        by_feature = np.maximum(np.abs(D), row_maxima(F) * unit)
         if mean.size:
             by_feature = np.maximum(by_feature, np.abs(mean) * unit)
         return float(by_feature.max())
@@ -185,8 +179,10 @@ class Ascent:
 
     def _learn(self, trial):
         """Take the pair from the present state to another one."""
-        self.pairs.add(self.problem.difference(trial.point, self.state.point),
-                       self.state.gradient - trial.gradient)
+        s, y = self.pairs.free
+        self.problem.difference(trial.point, self.state.point, s)
+        np.subtract(self.state.gradient, trial.gradient, out=y)
+        self.pairs.add()
 
     def _jump(self):
         """Try a quasi-Newton step and a shorter one."""

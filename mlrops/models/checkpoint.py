@@ -117,7 +117,7 @@ class Checkpoint:
         self._since, self._at = monotonic(), 0
         remove_leftovers(path)
         if resume and os.path.exists(path):
-            self._read(problem, memory)
+            self._read(problem, memory + 1 if memory else 0)
 
     def begin(self, ascent, trace):
         """Write the start of a run; one that goes on from the file stands in it."""
@@ -133,7 +133,7 @@ class Checkpoint:
 
     def write(self, ascent, trace):
         pairs, point = ascent.pairs, ascent.state.point
-        k = len(pairs)
+        k = pairs.rows
         meta = {"identity": self.identity, "restarts": self.restarts.meta(), "count": pairs.count,
                 "n_evaluations": ascent.n_evaluations, "exhausted": ascent.exhausted}
         write_archive(self.path, KIND, meta, {
@@ -141,13 +141,13 @@ class Checkpoint:
             "S": pairs.S[:k], "Y": pairs.Y[:k], "SY": pairs.SY, **self.restarts.arrays()})
         self._since, self._at = monotonic(), len(trace) - 1
 
-    def _read(self, problem, memory):
+    def _read(self, problem, rows):
         meta, arrays = read_archive(self.path, KIND)
         try:
             self._check_identity(meta["identity"])
             self._check_meta(meta)
-            self._check_arrays(arrays, problem, memory)
-            _expect(len(arrays["S"]) == min(meta["count"], memory), "S")
+            self._check_arrays(arrays, problem, rows)
+            _expect(len(arrays["S"]) == min(meta["count"], rows), "S")
             self.restarts = Restarts.read(meta["restarts"], arrays)
             self.saved = Saved(
                 Point(*(arrays[name] for name in Point._fields)), arrays["trace"].tolist(),
@@ -180,9 +180,9 @@ class Checkpoint:
             kinds = {"gradient_norm": float, "termination": str, "n_evaluations": int}
             _expect({name: type(x) for name, x in best.items()} == kinds, "'best'")
 
-    def _check_arrays(self, arrays, problem, memory):
+    def _check_arrays(self, arrays, problem, rows):
         (n, R), dtype, k = problem.shape, problem.source.dtype, len(arrays["S"])
-        wanted = {"S": (k, problem.size), "Y": (k, problem.size), "SY": (memory, memory)}
+        wanted = {"S": (k, problem.size), "Y": (k, problem.size), "SY": (rows, rows)}
         for name, shape in wanted.items():
             _expect(arrays[name].shape == shape and arrays[name].dtype.kind == "f", name)
         for which in ("", "best_") if "best_F" in arrays else ("",):

@@ -20,9 +20,11 @@ What ``evaluate`` returns has
 ``update(out, keep)``        the M-step (F, D, mean), D not clipped; out = (F, D) may be None; keep
                              tells to keep what the next two need, which else is formed again
 ``gradient(F, D, mean)``     derivatives of ``loglik`` by the F, D and mean that went in, from what
-                             ``update`` gave
+                             ``update`` gave; ``scale=`` (n,) multiplies the rows of that by F,
+                             ``out=`` is filled with it
 ``precondition(dF, dmean)``  the changes of F and mean by which an M-step would answer these
-                             derivatives (dmean is empty where the mean is fixed)
+                             derivatives (dmean is empty where the mean is fixed); ``scale=`` and
+                             ``out=`` as above, the scale also for the mean
 ============================ =======================================================================
 """
 
@@ -33,7 +35,7 @@ import numpy as np
 
 from ..operators.mlr import MLR
 
-__all__ = ["Complete", "Point", "em_map", "log_likelihood"]
+__all__ = ["Complete", "Point", "em_map", "log_likelihood", "scaled"]
 
 
 class Point(NamedTuple):
@@ -95,13 +97,23 @@ class Complete:
             self._data.sums_of_squares, self._data.weight, out, keep)
         return F, D, self._data.mean
 
-    def gradient(self, F, D, mean):
+    def gradient(self, F, D, mean, scale=None, out=None):
         """Derivatives of the average log-likelihood by F and D, from the outcome of `update`."""
         if not self._kept:
             F, D, mean = self.update(keep=True)
-        dF, dD = self._posterior.gradient(F, D, self._data.weight)
+        dF, dD = self._posterior.gradient(F, D, self._data.weight, scale, out)
         return dF, dD, np.zeros_like(mean)
 
-    def precondition(self, G, shift):
+    def precondition(self, G, shift, scale=None, out=None):
         """EM's answer to a gradient by F; the mean stays."""
-        return self._posterior.precondition(G, self._data.weight), shift
+        return self._posterior.precondition(G, self._data.weight, scale, out), shift
+
+
+def scaled(x, scale, out):
+    """``diag(scale) x``, in `out` where there is one: for sources that have no faster way."""
+    if scale is not None:
+        x = (x.T * scale).T
+    if out is None:
+        return x
+    np.copyto(out, x, casting="same_kind")
+    return out

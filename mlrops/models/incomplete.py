@@ -6,6 +6,7 @@ import numpy as np
 
 from ..operators._validate import name_some
 from ..operators.incomplete import IncompleteMoments, IncompleteSamples
+from .em import scaled
 
 __all__ = ["IncompleteData", "incomplete_source"]
 
@@ -61,18 +62,18 @@ class Incomplete:
         F, D, offset = self._moments.regress(self._mean_is_free, out)
         return F, D, self._mean + offset
 
-    def gradient(self, F, D, mean):
+    def gradient(self, F, D, mean, scale=None, out=None):
         """Derivatives of the average log-likelihood by F, D and mean, zero for a fixed mean.
 
         They follow from the moments of the E-step: the outcome of `update` is not needed.
         """
         dF, dD, dmean = self._moments.gradient()
-        return dF, dD, dmean if self._mean_is_free else np.zeros_like(dmean)
+        return scaled(dF, scale, out), dD, dmean if self._mean_is_free else np.zeros_like(dmean)
 
-    def precondition(self, G, shift):
+    def precondition(self, G, shift, scale=None, out=None):
         """EM's answer to a gradient by F and mean (empty where the mean is fixed)."""
         dF, dmean = self._moments.precondition(G, shift if self._mean_is_free else None)
-        return dF, dmean if self._mean_is_free else shift
+        return scaled(dF, scale, out), scaled(dmean, scale, None) if self._mean_is_free else shift
 
 
 def incomplete_source(Y, hierarchy, center, weights=None, names=None):

@@ -16,7 +16,7 @@ import scipy.sparse
 from ..operators._validate import working_dtype
 from ..operators.moments import SparseSamples, StreamedMoments, block_width, row_scale
 from .data import CompleteData
-from .em import log_likelihood
+from .em import log_likelihood, scaled
 from .rows import Rows, check_enough, check_features, check_varies, check_weights, named
 
 __all__ = ["chunked_source", "compress_chunks", "memmap_chunks", "sparse_source"]
@@ -42,14 +42,14 @@ class StreamedStep:
         F, D = self._moments.regress(self._data.sums_of_squares, self._data.weight, out)
         return F, D, self._data.mean
 
-    def gradient(self, F, D, mean):
+    def gradient(self, F, D, mean, scale=None, out=None):
         """Derivatives of the average log-likelihood by the F, D and mean that went in."""
         dF, dD = self._moments.gradient(self._data.sums_of_squares, self._data.weight)
-        return dF, dD, np.zeros_like(mean)
+        return scaled(dF, scale, out), dD, np.zeros_like(mean)
 
-    def precondition(self, G, shift):
+    def precondition(self, G, shift, scale=None, out=None):
         """EM's answer to a gradient by F; the mean stays."""
-        return self._moments.precondition(G, self._data.weight), shift
+        return scaled(self._moments.precondition(G, self._data.weight), scale, out), shift
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,9 @@ class FactorPosterior(FactorMoments):
         Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``: no further pass over data or factors.  It loses as
         many digits as D is smaller than the features' variances; `MLR.inv_quad` does not.
         """
-        return float(sums_of_squares @ (1 / self._sigma.D.astype(float)) - self._squares.sum())
+        # No BLAS: its threads would spin on and take the cores from the sweeps that follow.
+        plain = np.divide(sums_of_squares, self._sigma.D, dtype=float).sum()
+        return float(plain - self._squares.sum())
 
     def regress(self, sums_of_squares, n_samples=None, out=None, keep_moments=False):
         """Regress the features on their factors: the M-step.
@@ -144,7 +146,7 @@ class FactorPosterior(FactorMoments):
             self._moments = keep
         return h._scatter(F), h._scatter(D)
 
-    def gradient(self, F, D, n_samples=None):
+    def gradient(self, F, D, n_samples=None, scale=None, out=None):
         """Derivatives of the average log-likelihood a sample by the parameters of the covariance.
 
         Parameters
@@ -153,6 +155,10 @@ class FactorPosterior(FactorMoments):
             What ``regress(..., keep_moments=True)`` returned.
         n_samples : int, optional
             As in `regress`.
+        scale : ndarray, shape (n,), optional
+            Multiplies the rows of dF.
+        out : ndarray, shape (n, R), optional
+            To be filled with dF; may be of lower precision.
 
         Returns
         -------
@@ -162,15 +168,33 @@ class FactorPosterior(FactorMoments):
         dD : ndarray, shape (n,)
         """
         A, h, N = self._sigma, self._sigma.hierarchy, n_samples or self._X.shape[1]
+        out = np.empty_like(F) if out is None else out
         if A._layout.R == 0:
-            return np.zeros_like(F), (D / A.D - 1) / (2 * A.D)
-        return tuple(map(h._scatter, kernels.curvature.gradient(
-            A._F, A._d, h._gather(F), h._gather(D), self._moments[0], N, A._layout)))
+            return out, (D / A.D - 1) / (2 * A.D)
+        scale = np.ones_like(A._d) if scale is None else h._gather(scale)
+        dF = out if h._in_order else np.empty_like(out)
+        dD = kernels.curvature.gradient(A._F, A._d, h._gather(F), h._gather(D), self._moments[0],
+                                        N, scale, A._layout, dF)
+        return _scattered(h, dF, out), h._scatter(dD)
 
-    def precondition(self, G, n_samples=None):
-        """The change of F by which EM would answer the gradient G (n, R): ``N D G W⁻¹``."""
+    def precondition(self, G, n_samples=None, scale=None, out=None):
+        """The change of F by which EM would answer the gradient G (n, R): ``N D G W⁻¹``.
+
+        `n_samples`, `scale` and `out` are those of `gradient`.
+        """
         A, h, N = self._sigma, self._sigma.hierarchy, n_samples or self._X.shape[1]
-        if A._layout.R == 0:
-            return np.zeros_like(G)
-        return h._scatter(kernels.curvature.precondition(
-            h._gather(G), A._d, self._moments[1], N, A._layout))
+        out = np.empty_like(G) if out is None else out
+        if A._layout.R:
+            moved = out if h._in_order else np.empty_like(out)
+            scale = A._d if scale is None else A._d * h._gather(scale)
+            kernels.curvature.precondition(h._gather(G), scale, self._moments[1], N, A._layout,
+                                           moved)
+            _scattered(h, moved, out)
+        return out
+
+
+def _scattered(hierarchy, x, out):
+    """Rows of x in feature order, in `out`."""
+    if x is not out:
+        out[...] = hierarchy._scatter(x)
+    return out

@@ -1,0 +1,98 @@
+"""Limited-memory quasi-Newton directions from pairs of steps and falls of the gradient."""
+
+import numpy as np
+
+from .. import kernels
+
+__all__ = ["SecantPairs", "row_maxima", "scaled_difference", "scaled_step"]
+
+
+def scaled_difference(A, B, scale, out):
+    """``out = diag(1 / scale) (A - B)`` for (n, k) arrays; out may be of lower precision."""
+    kernels.vectors.difference(A, B, scale, out)
+
+
+def scaled_step(A, d, scale, out):
+    """``out = A + diag(scale) d`` for (n, k) arrays."""
+    kernels.vectors.step(A, d, scale, out)
+
+
+def row_maxima(A):
+    """Largest magnitude in each row of A (n, k), shape (n,)."""
+    return kernels.vectors.row_maxima(A)
+
+
+class SecantPairs:
+    """The last `memory` pairs (s, y): steps and the fall of the gradient along them.
+
+    They correct a rough inverse Hessian H₀, which may be another one at every call, to the BFGS
+    matrix that satisfies ``H y = s`` for the newest pair (J. Nocedal, "Updating quasi-Newton
+    matrices with limited storage", 1980).  The recursion runs on the inner products of the pairs,
+    so that a direction reads every vector a fixed number of times.
+
+    Pairs are held in single precision: they shape a direction, the objective judges it.
+
+    Parameters
+    ----------
+    memory : int
+        0 keeps nothing.
+    size : int
+        Length of the vectors.
+    """
+
+    def __init__(self, memory, size):
+        self.memory = memory
+        rows = memory + 1 if memory else 0  # one to write the next pair to
+        self.S = np.zeros((rows, size), np.float32)
+        self.Y = np.zeros((rows, size), np.float32)
+        self.SY = np.zeros((rows, rows))  # s_i · y_j
+        self.count = 0  # pairs taken since the last `clear`; pair t lies in row t modulo the rows
+
+    def __len__(self):
+        return min(self.count, self.memory)
+
+    def clear(self):
+        self.count = 0
+
+    @property
+    def rows(self):
+        """Number of rows of S and Y in use, one more than pairs once one has expired."""
+        return min(self.count, len(self.S))
+
+    def _ages(self):
+        """Rows of the pairs, oldest first."""
+        return [t % len(self.S) for t in range(self.count - len(self), self.count)]
+
+    @property
+    def free(self):
+        """The (s, y) to write the next pair to, for `add`."""
+        row = self.count % len(self.S)
+        return self.S[row], self.Y[row]
+
+    def add(self):
+        """Take the pair in `free` unless ``s·y`` is not positive.
+
+        Then no positive definite H has ``H y = s``.
+        """
+        row, (s, y) = self.count % len(self.S), self.free
+        sy = kernels.vectors.dots(s[None], y)[0]
+        if not (np.isfinite(sy) and sy > 0):
+            return
+        self.count += 1
+        k = self.rows
+        # The recursions use no newer s with an older y.
+        self.SY[:k, row] = kernels.vectors.dots(self.S[:k], y)
+
+    def direction(self, gradient, precondition):
+        """``H g`` for a gradient (size,); ``precondition(q)`` is ``H₀ q``."""
+        ages, SY = self._ages(), self.SY
+        k = self.rows
+        S, Y = self.S[:k], self.Y[:k]
+        sg, alpha, c = kernels.vectors.dots(S, gradient), np.zeros(k), np.zeros(k)
+        for i in reversed(ages):
+            alpha[i] = (sg[i] - SY[i, :k] @ alpha) / SY[i, i]
+        d = precondition(kernels.vectors.combine(-alpha, Y, gradient.copy()))
+        yr = kernels.vectors.dots(Y, d)
+        for i in ages:
+            c[i] = alpha[i] - (yr[i] + c @ SY[:k, i]) / SY[i, i]
+        return kernels.vectors.combine(c, S, d)
