@@ -139,9 +139,10 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     to a gradient (after M. Jamshidian, R. Jennrich, "Acceleration of the EM algorithm by using
     quasi-Newton methods", 1997).  A jump that would let the log-likelihood fall is shortened once;
     then a plain EM step, which cannot fall, is taken instead.  To get where 400 plain iterations
-    get took 39 to 78 evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``;
-    SQUAREM took 67 to 143, damped Anderson acceleration 55 to 189, parameter-expanded EM 198 and
-    more.  It needs about ten more arrays of the size of F.
+    get took 33 to 72 evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``;
+    SQUAREM took 69 to 141, damped Anderson acceleration 55 to 196, parameter-expanded EM 198 and
+    more.  It needs about twelve more arrays of the size of F, and where there are few samples for
+    each factor an update takes up to two and a half times as long as a plain one.
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
