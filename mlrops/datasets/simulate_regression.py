@@ -1,0 +1,264 @@
+"""Seeded draws from regressions whose errors have a structured covariance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..hierarchy import Hierarchy
+from .simulate import simulate_mlr
+
+__all__ = ["GLSSimulation", "SURSimulation", "simulate_gls", "simulate_sur"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SURSimulation:
+    """What `simulate_sur` returns.
+
+    Attributes
+    ----------
+    Xs : list of K ndarrays, shapes (N, p_j)
+        Regressors of each equation.
+    Y : ndarray, shape (N, K)
+        Dependent variables: ``Y[:, j] = Xs[j] @ params[j] + errors[:, j]``.
+    params : list of K ndarrays, shapes (p_j,)
+        The true coefficients.
+    covariance : MLR
+        The true K×K covariance of the errors; its ``factors`` and ``D`` are the parameters drawn.
+    errors : ndarray, shape (N, K)
+        The errors, one observation a row.
+    scores : tuple of L ndarrays, shapes (N, p_l, r_l)
+        The factors that moved each group of equations, as in `Simulation`.
+    """
+
+    Xs: list
+    Y: np.ndarray
+    params: list
+    covariance: object
+    errors: np.ndarray
+    scores: tuple
+
+    def __repr__(self):
+        N, K = self.Y.shape
+        total = sum(map(len, self.params))
+        return (
+            f"<SURSimulation of {N} observations of {K} equations, {total} coefficients,"
+            f" {self.Y.dtype}; {self.covariance!r}>"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GLSSimulation:
+    """What `simulate_gls` returns.
+
+    Attributes
+    ----------
+    X : ndarray, shape (N, p)
+        Regressors.
+    y : ndarray, shape (N,)
+        Dependent variable: ``y = X @ params + errors``.
+    params : ndarray, shape (p,)
+        The true coefficients.
+    covariance : StructuredOperator
+        The N×N covariance of the errors, as given.
+    errors : ndarray, shape (N,)
+        The errors.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    params: np.ndarray
+    covariance: object
+    errors: np.ndarray
+
+    def __repr__(self):
+        N, p = self.X.shape
+        return (
+            f"<GLSSimulation of {N} observations, {p} coefficients, {self.y.dtype};"
+            f" {self.covariance!r}>"
+        )
+
+
+def simulate_sur(
+    K, p, ranks, n_samples, *,
+    hierarchy=None, noise=1.0, beta=1.0, dtype=np.float64, random_state=None,
+):
+    """Draw K regressions whose errors share factors, and observations of them.
+
+    Regressors are standard normal and independent of the errors.  The errors of one observation
+    are a draw from the multilevel factor model of `simulate_mlr`, equations in the place of
+    features.
+
+    Parameters
+    ----------
+    K : int
+        Number of equations.
+    p : int or sequence of K ints
+        Number of regressors, of all equations or of each.
+    ranks : int or sequence of L ints
+        Factors of the errors: one number without a hierarchy, one a level with it.
+    n_samples : int
+        Number of observations N, at least 1.
+    hierarchy : Hierarchy, optional
+        Groups of the K equations.  None is one level with one group.
+    noise : float or array_like, shape (K,), default 1.0
+        Variances of the part of the errors that is each equation's own.  One number is their
+        expected size, an array is taken as it is; see `simulate_mlr`.
+    beta : float or sequence of K array_likes, shapes (p_j,), default 1.0
+        Coefficients.  One number is their standard deviation: they are then drawn from a normal
+        distribution of mean zero.  A sequence is taken as it is.
+    dtype : {float64, float32}
+        Precision of data, coefficients and covariance.  The draws are the same, up to rounding.
+    random_state : None, int, numpy.random.Generator or numpy.random.RandomState
+        Seed or generator.
+
+    Returns
+    -------
+    SURSimulation
+        ``Xs``, ``Y`` (N, K), ``params``, ``covariance`` (`MLR`), ``errors``, ``scores``.
+
+    Raises
+    ------
+    ValueError
+        Counts below 1, sequences of another length than K, ranks that do not match the levels, a
+        hierarchy of another number of equations, noise that is not positive.
+    TypeError
+        A count that is no integer, a hierarchy or dtype of the wrong kind.
+
+    Notes
+    -----
+    Coefficients, factors and D are drawn before the observations, so that a seed fixes the truth
+    whatever `n_samples` is.  No K×K array is formed.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_sur
+    >>> data = simulate_sur(50, 3, 2, n_samples=200, random_state=0)
+    >>> data.Y.shape, data.Xs[7].shape, data.covariance.ranks
+    ((200, 50), (200, 3), (2,))
+
+    Unequal numbers of regressors, and errors that follow a tree of equations:
+
+    >>> from mlrops import Hierarchy
+    >>> tree = Hierarchy.balanced(6, [1, 3])
+    >>> data = simulate_sur(
+    ...     6, [1, 2, 3, 1, 2, 3], [1, 1], n_samples=40, hierarchy=tree, random_state=0)
+    >>> [len(b) for b in data.params]
+    [1, 2, 3, 1, 2, 3]
+    """
+    from ..operators._validate import check_rank
+
+    K = _at_least_one(K, "K")
+    N = _at_least_one(n_samples, "n_samples")
+    p = [p] * K if np.ndim(p) == 0 else list(p)
+    if len(p) != K:
+        raise ValueError(f"p must be an integer or one for each of the {K} equations, got {len(p)}")
+    p = [_at_least_one(p_j, f"p of equation {j}") for j, p_j in enumerate(p)]
+    if hierarchy is None:
+        if np.ndim(ranks) != 0:
+            raise ValueError(
+                f"ranks must be one integer where there is no hierarchy, got {ranks!r};"
+                " a rank for each level needs hierarchy="
+            )
+        hierarchy, ranks = Hierarchy.flat(K), [check_rank(ranks, "ranks")]
+    elif not isinstance(hierarchy, Hierarchy):
+        raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
+    elif hierarchy.n != K:
+        raise ValueError(f"hierarchy must group the {K} equations, got one of {hierarchy.n}")
+
+    dtype = np.dtype(dtype)
+    rng = _generator(random_state)
+    params = [b.astype(dtype, copy=False) for b in _coefficients(beta, p, rng)]
+    errors = simulate_mlr(hierarchy, ranks, N, noise=noise, dtype=dtype, random_state=rng)
+    Xs = [rng.standard_normal((N, p_j)).astype(dtype, copy=False) for p_j in p]
+    Y = errors.Y + np.stack([X @ b for X, b in zip(Xs, params, strict=True)], axis=1)
+    return SURSimulation(Xs, Y, params, errors.covariance, errors.Y, errors.scores)
+
+
+def simulate_gls(p, covariance, *, beta=1.0, random_state=None):
+    """Draw one regression whose N errors have a given covariance.
+
+    Parameters
+    ----------
+    p : int
+        Number of regressors; they are standard normal and independent of the errors.
+    covariance : StructuredOperator, shape (N, N)
+        Covariance of the errors: any operator with ``sample``, which is any symmetric positive
+        definite one.  Its dtype is that of the data.
+    beta : float or array_like, shape (p,), default 1.0
+        Coefficients.  One number is their standard deviation, an array is taken as it is.
+    random_state : None, int, numpy.random.Generator or numpy.random.RandomState
+        Seed or generator.
+
+    Returns
+    -------
+    GLSSimulation
+        ``X`` (N, p), ``y`` (N,), ``params`` (p,), ``covariance``, ``errors``.
+
+    Raises
+    ------
+    ValueError
+        p below 1, coefficients of another shape, an operator that is not symmetric positive
+        definite.
+    TypeError
+        A covariance without ``sample``.
+
+    Examples
+    --------
+    Ten persons in five regions, each observed eight times: observations of a region are correlated
+    across persons, those of a person over time.
+
+    >>> import numpy as np
+    >>> from mlrops import Dense, Hierarchy, Kronecker, MLR
+    >>> from mlrops.datasets import simulate_gls
+    >>> regions = MLR(Hierarchy.balanced(10, [5]), [np.ones((10, 1))], np.ones(10))
+    >>> time = Dense(0.5 ** np.abs(np.subtract.outer(np.arange(8), np.arange(8))),
+    ...              positive_definite=True)
+    >>> data = simulate_gls(3, Kronecker(regions, time), random_state=0)
+    >>> data.X.shape, data.y.shape
+    ((80, 3), (80,))
+    """
+    p = _at_least_one(p, "p")
+    if not hasattr(covariance, "sample"):
+        raise TypeError(
+            f"covariance must be an operator with a sample method, got {type(covariance).__name__}"
+        )
+    rng = _generator(random_state)
+    dtype = np.dtype(covariance.dtype)
+    beta = [beta] if np.ndim(beta) else beta
+    params = _coefficients(beta, [p], rng)[0].astype(dtype, copy=False)
+    errors = covariance.sample(random_state=rng)
+    X = rng.standard_normal((errors.size, p)).astype(dtype, copy=False)
+    return GLSSimulation(X, X @ params + errors, params, covariance, errors)
+
+
+def _at_least_one(count, what):
+    from ..operators._validate import check_rank
+
+    count = check_rank(count, what)
+    if count < 1:
+        raise ValueError(f"{what} must be at least 1, got {count}")
+    return count
+
+
+def _generator(random_state):
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    return np.random.default_rng(random_state)
+
+
+def _coefficients(beta, p, rng):
+    """Coefficients of each equation: drawn with standard deviation `beta`, or as they are given."""
+    from ..operators._validate import as_finite
+
+    if np.isscalar(beta) or isinstance(beta, np.ndarray) and beta.ndim == 0:
+        scale = float(as_finite(beta, "beta"))
+        if scale < 0:
+            raise ValueError(f"beta must not be negative where it is a size, got {scale}")
+        return [scale * rng.standard_normal(p_j) for p_j in p]
+    beta = [as_finite(b, "beta", ndim=1, axis_name="coefficient") for b in beta]
+    if [b.size for b in beta] != p:
+        raise ValueError(
+            f"beta must hold as many coefficients as there are regressors, {p}, got"
+            f" {[b.size for b in beta]}"
+        )
+    return beta
