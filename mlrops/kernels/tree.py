@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from . import _compiled, leaf, threads
-from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, SHARES, blocks
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
 from .scratch import scratch
 
 __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
@@ -39,8 +39,8 @@ def _share(task, layout, k):
 
 def _evenly(layout):
     """Whether threads with one BLAS thread each can share the groups of the top level evenly."""
-    biggest = int(np.diff(layout.leaf_off[layout.top_leaf]).max())
-    return threads.blas_can_rest() and biggest * SHARES <= 2 * layout.n
+    biggest, count = int(np.diff(layout.leaf_off[layout.top_leaf]).max()), threads.count()
+    return count > 1 and threads.blas_can_rest() and 2 * count * biggest <= layout.n
 
 
 def _or_none(K, like):
