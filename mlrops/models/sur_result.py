@@ -1,0 +1,114 @@
+"""`SURResult`: a fitted system of seemingly unrelated regressions."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..operators._validate import as_finite
+from ..operators.base import StructuredOperator
+
+__all__ = ["SURResult"]
+
+
+@dataclass(frozen=True, repr=False)
+class SURResult:
+    """A fitted system of K equations with N rows; what `als_gls` and `em_gls` return.
+
+    Attributes
+    ----------
+    params : list of K ndarray, shapes (p_j,)
+        Coefficients.
+    covariance : StructuredOperator, shape (K, K)
+        Covariance of the errors across equations: an MLR that was fitted, or the operator given.
+    loglik : float
+        Average log-likelihood a row.
+    loglik_trace : ndarray, shape (n_iter + 1,)
+        Its value at the start and after every iteration; never falls.
+    n_iter : int
+        Number of iterations, each a Σ-step and a β-step.
+    converged : bool
+    termination : str
+        ``"gradient"``, ``"loglik"`` or ``"max_iter"``.
+    cg_iterations : list of int
+        Iterations of the linear solver in each β-step.
+    resid, fittedvalues : ndarray, shape (N, K)
+    gradient_norm : float
+        Largest derivative of the log-likelihood a row by a loading, in units of the square root of
+        the equation's D, or by log D; 0 where the covariance was given.
+    normal_norm : float
+        Size of the normal equations' residual: 2-norm of the derivatives by the coefficients of
+        orthogonal regressors of mean square 1, in units of the errors' partial standard deviations.
+    boundary : ndarray of int
+        Equations whose variance in D stands at the floor (Heywood cases).
+    capped : tuple of (int, int, int)
+        ``(level, group, equations)`` of groups with fewer equations than their level's rank.
+    """
+
+    params: list
+    covariance: StructuredOperator
+    loglik: float
+    loglik_trace: np.ndarray = field(repr=False)
+    n_iter: int
+    converged: bool
+    termination: str
+    cg_iterations: list
+    resid: np.ndarray
+    fittedvalues: np.ndarray
+    gradient_norm: float
+    normal_norm: float
+    boundary: np.ndarray
+    capped: tuple = ()
+
+    @property
+    def N(self):
+        """Number of rows."""
+        return self.resid.shape[0]
+
+    @property
+    def K(self):
+        """Number of equations."""
+        return self.resid.shape[1]
+
+    def __repr__(self):
+        P = sum(b.size for b in self.params)
+        return (f"<SURResult: {self.K} equations, {P} coefficients, {self.N} rows,"
+                f" loglik {self.loglik:.6g} a row, {self.termination}>")
+
+    def predict(self, Xs):
+        """Fitted values for regressors like those of the fit.
+
+        Parameters
+        ----------
+        Xs : list of K array_like, shapes (M, p_j)
+
+        Returns
+        -------
+        ndarray, shape (M, K)
+        """
+        if len(Xs) != self.K:
+            raise ValueError(f"Xs must hold one array for each of the {self.K} equations,"
+                             f" got {len(Xs)}")
+        columns = []
+        for j, (X, beta) in enumerate(zip(Xs, self.params, strict=True)):
+            X = as_finite(X, f"X of equation {j}", ndim=2, axis_name="column", axis=1)
+            if X.shape[1] != beta.size or len(X) != len(columns[0] if columns else X):
+                rows = len(columns[0]) if columns else "M"
+                raise ValueError(f"X of equation {j} must have shape ({rows}, {beta.size}),"
+                                 f" got {X.shape}")
+            columns.append(X @ beta)
+        return np.stack(columns, axis=1)
+
+    def score_samples(self, Xs, Y):
+        """Log-likelihood of each row of data (M, K) given its regressors, (M,)."""
+        fitted = self.predict(Xs)
+        Y = as_finite(Y, "Y", ndim=2, axis_name="equation", axis=1)
+        if Y.shape != fitted.shape:
+            raise ValueError(f"Y must have shape {fitted.shape}, as Xs say, got {Y.shape}")
+        E = (Y - fitted).T
+        quad = np.einsum("kt,kt->t", E, self.covariance.solve(E))
+        return -0.5 * (self.K * math.log(2 * math.pi) + self.covariance.logdet() + quad)
+
+    def score(self, Xs, Y):
+        """Average log-likelihood a row on data (M, K); see `score_samples`."""
+        return float(self.score_samples(Xs, Y).mean())
