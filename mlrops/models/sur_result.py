@@ -2,13 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from ..operators._validate import as_finite
 from ..operators.base import StructuredOperator
+from .sur_system import StackedSystem
 
 __all__ = ["SURResult"]
+
+# Coefficients up to which their covariance is formed as one dense matrix.
+MOST_COEFFICIENTS = 2000
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +48,24 @@ class SURResult:
         Equations whose variance in D stands at the floor (Heywood cases).
     capped : tuple of (int, int, int)
         ``(level, group, equations)`` of groups with fewer equations than their level's rank.
+    Xs : tuple of K ndarray, shapes (N, p_j)
+        The regressors; the arrays given where they were float arrays of one dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import als_gls
+    >>> rng = np.random.default_rng(0)
+    >>> Xs = [rng.standard_normal((80, 2)) for _ in range(6)]
+    >>> E = rng.standard_normal((80, 1)) + rng.standard_normal((80, 6))
+    >>> Y = np.stack([X.sum(axis=1) for X in Xs], axis=1) + E
+    >>> fit = als_gls(Xs, Y, ranks=1)
+    >>> fit.K, fit.N, fit.predict(Xs).shape
+    (6, 80, (80, 6))
+    >>> bool(np.isclose(fit.score(Xs, Y), fit.loglik))
+    True
+    >>> [b.shape for b in fit.bse] == [b.shape for b in fit.params]
+    True
     """
 
     params: list
@@ -59,6 +82,7 @@ class SURResult:
     normal_norm: float
     boundary: np.ndarray
     capped: tuple = ()
+    Xs: tuple = field(default=(), repr=False)
 
     @property
     def N(self):
@@ -98,6 +122,37 @@ class SURResult:
                                  f" got {X.shape}")
             columns.append(X @ beta)
         return np.stack(columns, axis=1)
+
+    def cov_params(self):
+        r"""Covariance of the coefficients, :math:`(X^T (I \otimes \Sigma^{-1}) X)^{-1}`.
+
+        Exact, from dense matrices: for P coefficients in all, P²+K² numbers and P³ flops.  Σ is
+        taken as it stands, known or estimated; that it was estimated adds nothing here, so for
+        small N the truth is larger.
+
+        Returns
+        -------
+        ndarray, shape (P, P)
+            Coefficients equation by equation, as ``numpy.concatenate(result.params)``.
+
+        Raises
+        ------
+        ValueError
+            More than 2000 coefficients.
+        """
+        P = sum(b.size for b in self.params)
+        if P > MOST_COEFFICIENTS:
+            raise ValueError(f"cov_params forms dense matrices of at most {MOST_COEFFICIENTS}"
+                             f" coefficients, the system has {P}; fit fewer equations at a time"
+                             " with covariance= for standard errors")
+        system = StackedSystem(list(self.Xs), self.fittedvalues)
+        return system.coefficient_covariance(self.covariance)
+
+    @cached_property
+    def bse(self):
+        """Standard errors of the coefficients, list of K arrays (p_j,); see `cov_params`."""
+        errors = np.sqrt(self.cov_params().diagonal())
+        return np.split(errors, np.cumsum([b.size for b in self.params])[:-1])
 
     def score_samples(self, Xs, Y):
         """Log-likelihood of each row of data (M, K) given its regressors, (M,)."""

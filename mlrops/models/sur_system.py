@@ -1,6 +1,7 @@
 """The stacked system of K regression equations whose errors are correlated across equations."""
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
 from ..operators._validate import as_finite, name_some
+from ..operators.elementary import Dense
 
 __all__ = ["BetaStep", "StackedSystem", "as_equations", "average_loglik", "beta_step",
            "inverse_diagonal"]
@@ -24,25 +26,20 @@ def as_equations(Xs, Y):
     """
     Y = as_finite(Y, "Y", ndim=2, axis_name="equation", axis=1)
     N, K = Y.shape
-    if isinstance(Xs, np.ndarray) and Xs.ndim != 3 or not hasattr(Xs, "__len__"):
-        raise TypeError("Xs must be a list of K arrays (N, p_j), one an equation, got"
-                        f" {type(Xs).__name__}" + (f" of shape {Xs.shape}" if hasattr(Xs, "shape")
-                                                   else ""))
-    if hasattr(Xs, "columns") or hasattr(Xs, "items"):
+    if (isinstance(Xs, (str, Mapping)) or not hasattr(Xs, "__len__")
+            or getattr(Xs, "ndim", 3) != 3):
         raise TypeError("Xs must be a list of K arrays (N, p_j), one an equation, got"
                         f" {type(Xs).__name__}")
-    if len(Xs) != K:
-        raise ValueError(f"Xs must hold one array for each of the {K} columns of Y, got {len(Xs)}")
-    if K == 0:
-        raise ValueError(f"Y must have at least one equation (column), got shape {Y.shape}")
+    if len(Xs) != K or K == 0:
+        raise ValueError("Xs must hold one array for each column of Y, at least one, got"
+                         f" {len(Xs)} for Y of shape {Y.shape}")
     known = {}
     for j, X in enumerate(Xs):
         if id(X) not in known:
             known[id(X)] = _as_design(X, j, N)
-    arrays = [known[id(X)] for X in Xs]
-    dtype = np.result_type(Y, *known.values())
-    cast = {id(X): X.astype(dtype, copy=False) for X in known.values()}
-    return [cast[id(X)] for X in arrays], Y.astype(dtype, copy=False)
+    dtype = np.result_type(Y.dtype, *{X.dtype for X in known.values()})
+    known = {key: X.astype(dtype, copy=False) for key, X in known.items()}
+    return [known[id(X)] for X in Xs], Y.astype(dtype, copy=False)
 
 
 def _as_design(X, j, N):
@@ -79,7 +76,7 @@ class StackedSystem:
     Xs : list of K ndarray, shapes (N, p_j)
         Checked, see `as_equations`.
     Y : ndarray, shape (N, K)
-    numbers : sequence of K int, optional
+    numbers : ndarray of int, shape (K,), optional
         What errors call the equations.
 
     Raises
@@ -92,7 +89,7 @@ class StackedSystem:
         self.Y = np.ascontiguousarray(Y.T)
         self.K, self.N = self.Y.shape
         self.dtype = self.Y.dtype
-        numbers = range(self.K) if numbers is None else numbers
+        self.numbers = np.arange(self.K) if numbers is None else numbers
         self.shared = all(X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
         widths = np.array([X.shape[1] for X in Xs])
         self.P = int(widths.sum())
@@ -101,7 +98,7 @@ class StackedSystem:
             equations = np.flatnonzero(widths == p)
             used = equations[:1] if self.shared else equations
             X = np.stack([Xs[j].T for j in used])
-            found = _orthonormal(X, [numbers[j] for j in used])
+            found = _orthonormal(X, self.numbers[used])
             full = (np.broadcast_to(x, (equations.size, *x.shape[1:])) for x in found)
             self._batches.append(_Batch(equations, *full))
         sizes = [b.equations.size * b.Q.shape[1] for b in self._batches]
@@ -110,7 +107,7 @@ class StackedSystem:
     def _parts(self, gamma):
         """(batch, γ of its equations (K_p, p)) one after the other."""
         for batch, part in zip(self._batches, np.split(gamma, self._cuts), strict=True):
-            yield batch, part.reshape(batch.norms.shape)
+            yield batch, part.reshape(batch.norms.shape + gamma.shape[1:])
 
     def fitted(self, gamma):
         """Fitted values (K, N)."""
@@ -123,6 +120,16 @@ class StackedSystem:
         """``Y - Xβ`` (K, N)."""
         out = self.fitted(gamma)
         return np.subtract(self.Y, out, out=out)
+
+    def check_errors(self, E):
+        """Refuse equations whose regressors leave nothing of Y, E being the residuals (K, N)."""
+        left, whole = (np.einsum("kt,kt->k", x, x, dtype=float) for x in (E, self.Y))
+        bad = left <= whole * (self.N * np.finfo(self.dtype).eps) ** 2
+        if bad.any():
+            numbers = np.sort(self.numbers[bad])
+            raise ValueError(
+                f"{numbers.size} equations are fitted exactly by their regressors (equation"
+                f" {name_some(numbers)}): no error variance can be estimated; leave them out")
 
     def adjoint(self, V):
         """``Q_j v_j`` of every equation, (P,), for V (K, N)."""
@@ -140,13 +147,30 @@ class StackedSystem:
         return gamma + self.adjoint(self.residuals(gamma))
 
     def coefficients(self, gamma):
-        """List of K arrays β_j (p_j,)."""
+        """List of K arrays β_j (p_j,), or (p_j, m) for m columns γ (P, m)."""
         out = [None] * self.K
         for batch, part in self._parts(gamma):
-            beta = _back_substitution(batch.R, part) / batch.norms
+            beta = _back_substitution(batch.R, part)
+            beta /= batch.norms.reshape(batch.norms.shape + (1,) * (gamma.ndim - 1))
             for j, b in zip(batch.equations, beta, strict=True):
                 out[j] = b
         return out
+
+    def normal_matrix(self, precision):
+        """``Xᵀ(I⊗Σ⁻¹)X`` for γ, dense (P, P), from a dense Σ⁻¹ (K, K)."""
+        Q = np.concatenate([b.Q.reshape(-1, self.N) for b in self._batches])
+        equation = self.spread(np.arange(self.K))
+        return (Q @ Q.T) * precision[np.ix_(equation, equation)]
+
+    def coefficient_covariance(self, covariance):
+        """Covariance of all coefficients of GLS, equation by equation, dense (P, P)."""
+        precision = covariance.inv().toarray()
+        normal = self.normal_matrix((precision + precision.T) / 2)
+        inverse = Dense((normal + normal.T) / 2, positive_definite=True).solve(
+            np.eye(self.P, dtype=normal.dtype))
+        half = np.concatenate(self.coefficients(inverse))  # R⁻¹ A⁻¹, and with R⁻ᵀ from the right
+        whole = np.concatenate(self.coefficients(np.ascontiguousarray(half.T)))
+        return (whole + whole.T) / 2
 
 
 def _orthonormal(X, numbers):
@@ -174,11 +198,11 @@ def _orthonormal(X, numbers):
 
 
 def _back_substitution(R, g):
-    """``R_j x_j = g_j`` for stacked upper triangular R (m, p, p), g (m, p)."""
+    """``R_j x_j = g_j`` for stacked upper triangular R (m, p, p), g (m, p) or (m, p, c)."""
     x = np.empty_like(g)
     for i in reversed(range(g.shape[1])):
-        known = np.einsum("mk,mk->m", R[:, i, i + 1 :], x[:, i + 1 :])
-        x[:, i] = (g[:, i] - known) / R[:, i, i]
+        known = np.einsum("mk,mk...->m...", R[:, i, i + 1 :], x[:, i + 1 :])
+        x[:, i] = ((g[:, i] - known).T / R[:, i, i]).T
     return x
 
 
@@ -205,6 +229,7 @@ class BetaStep(NamedTuple):
     residuals: np.ndarray  # (K, N)
     quad: float  # Σ_t e_tᵀ Σ⁻¹ e_t
     norm: float  # of the normal equations' residual
+    first_norm: float  # the same for the γ that came in
     n_iter: int  # iterations of CG or LSMR
 
 
@@ -238,8 +263,7 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
     BetaStep
         Where the quadratic form could not be lowered, the γ that came in.
     """
-    unit = (1 / np.sqrt(inverse_diagonal(covariance))).astype(system.dtype)
-    unit = system.spread(unit)
+    unit = system.spread(1 / np.sqrt(inverse_diagonal(covariance))).astype(system.dtype)
 
     def look(gamma):
         E = system.residuals(gamma)
@@ -248,6 +272,7 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         return _At(gamma, E, quad, unit * system.adjoint(V))
 
     here, used = look(gamma), 0
+    first_norm = float(np.linalg.norm(here.score)) / math.sqrt(system.N)
     goal = target * math.sqrt(system.N)
     method = _cg if solver == "cg" else _lsmr
     eps = np.finfo(system.dtype).eps
@@ -267,7 +292,7 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         if left > size / 2:
             break
     norm = float(np.linalg.norm(here.score)) / math.sqrt(system.N)
-    return BetaStep(here.gamma, here.residuals, here.quad, norm, used)
+    return BetaStep(here.gamma, here.residuals, here.quad, norm, first_norm, used)
 
 
 def _cg(system, covariance, unit, here, goal, max_iter):
