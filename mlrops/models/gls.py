@@ -1,0 +1,372 @@
+"""Generalized least squares: one equation, any operator as covariance of its errors."""
+
+import math
+import warnings
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import qr, solve_triangular
+from scipy.sparse.linalg import LinearOperator, cg, lsmr
+
+from ..operators import Dense, Diagonal, as_operator
+from ..operators._validate import as_finite, check_rank, name_some
+from .convergence import ConvergenceWarning
+from .design import Design, name_dependent
+from .gls_result import GLSResult
+
+__all__ = ["gls"]
+
+# A round solves for the residual that the round before it left.
+ROUNDS = 4
+RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
+
+
+def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, scale="estimated"):
+    """Generalized least squares with any operator as covariance of the errors.
+
+    The coefficients minimize ``(y - Xβ)ᵀ Σ⁻¹ (y - Xβ)``.  Σ is used through its own ``solve`` or
+    ``whiten`` alone: no N×N matrix is formed.
+
+    Parameters
+    ----------
+    X : array_like, DataFrame, sparse array or LinearOperator, shape (N, p)
+        Regressors, N > p.  No constant is added.
+    y : array_like or Series, shape (N,)
+        Dependent variable.
+    covariance : StructuredOperator, shape (N, N), or array_like, shape (N, N) or (N,)
+        Covariance Σ of the errors, positive definite; up to a factor unless ``scale="known"``.  A
+        1-d array holds variances.
+    solver : {"cg", "lsmr", "qr"}, default "cg"
+        ``"cg"``: conjugate gradients on the normal operator ``Xᵀ Σ⁻¹ X``; an iteration is one solve
+        with Σ.  ``"lsmr"``: LSMR on the whitened regressors ``W X``, ``WᵀW = Σ⁻¹``, whose condition
+        is not squared; an iteration is one ``whiten``, one ``color`` and one solve.  ``"qr"``: no
+        iteration, a QR of the whitened regressors, which it forms: N×p numbers.
+    rtol : float, optional
+        Relative residual of the normal equations, `GLSResult.residual`, at which the iteration
+        stops.  Default 1e-10, in single precision (of X or Σ) 1e-5.
+    max_iter : int, optional
+        Cap on the iterations, default ``10 p``, at least 100.
+    x0 : array_like, shape (p,), optional
+        Coefficients to start from, default zeros.
+    scale : {"estimated", "known"}, default "estimated"
+        ``"estimated"``: the covariance of the errors is σ²Σ, σ² is estimated with N - p degrees of
+        freedom, and tests refer to Student's t.  ``"known"``: it is Σ, and they refer to the normal
+        distribution.
+
+    Returns
+    -------
+    GLSResult
+        ``params``, ``bse``, ``tvalues``, ``pvalues``, ``conf_int()``, ``cov_params()``,
+        ``loglik``, ``summary()``, … and how the solver ended.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not match, N <= p, NaN, columns of X that are linearly dependent (named), a
+        covariance not known to be positive definite or, for ``"lsmr"`` and ``"qr"``, without a
+        structured square root.
+    TypeError
+        Complex or non-numeric input.
+    numpy.linalg.LinAlgError
+        A dense covariance that is not positive definite, or one whose own solve fails.
+
+    Warns
+    -----
+    ConvergenceWarning
+        The residual stays above `rtol`; the message says where, and what to do.
+
+    Notes
+    -----
+    The iteration runs in a basis of the columns of X.  A dense X is replaced by the orthonormal
+    factor of its QR, so that the number of iterations depends on Σ, not on the condition of X; the
+    columns of a sparse X are scaled to unit length (Jacobi preconditioning); a LinearOperator is
+    taken as it is.  After each run of a solver the residual is formed anew from ``y - Xβ``, and up
+    to three more runs solve for what is left [1]_.
+
+    `rtol` bounds the gradient of the least squares problem.  For a sparse X or a LinearOperator of
+    condition κ the coefficients can be off by about ``κ² rtol``; ask for a small `rtol`, such as
+    1e-14, together with ``solver="lsmr"`` [2]_, when κ is large.
+
+    That columns of a sparse X or a LinearOperator are dependent is noticed with ``solver="qr"``,
+    or when standard errors are asked for.
+
+    References
+    ----------
+    .. [1] Å. Björck, *Numerical Methods for Least Squares Problems*, SIAM 1996, chapter 7.
+    .. [2] D. C.-L. Fong and M. Saunders, "LSMR: an iterative algorithm for sparse least-squares
+       problems", SIAM J. Sci. Comput. 33, 2011.
+
+    Examples
+    --------
+    Errors of 12 persons at 50 times, correlated across persons and over time:
+
+    >>> import numpy as np
+    >>> from mlrops import Dense, Kronecker, LowRankPlusDiagonal, gls
+    >>> from mlrops.datasets import simulate_gls
+    >>> persons = LowRankPlusDiagonal(np.ones((12, 1)), np.ones(12))
+    >>> lag = np.abs(np.subtract.outer(np.arange(50), np.arange(50)))
+    >>> covariance = Kronecker(persons, Dense(0.8 ** lag, positive_definite=True))
+    >>> data = simulate_gls(3, covariance, beta=[1.0, -2.0, 0.5], random_state=0)
+    >>> fit = gls(data.X, data.y, covariance)
+    >>> fit.converged, bool((np.abs(fit.params - data.params) < 3 * fit.bse).all())
+    (True, True)
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {solver!r}")
+    if scale not in ("estimated", "known"):
+        raise ValueError(f"scale must be 'estimated' or 'known', got {scale!r}")
+    design = Design(X)
+    N, p = design.shape
+    y, dependent = _dependent(y, design)
+    covariance = _as_covariance(covariance, N)
+    single = np.float32 in (design.dtype, covariance.dtype)
+    rtol = RTOL[np.dtype(np.float32 if single else np.float64)] if rtol is None else float(rtol)
+    if not 0 < rtol < 1:
+        raise ValueError(f"rtol must lie between 0 and 1, got {rtol}")
+    max_iter = max(100, 10 * p) if max_iter is None else check_rank(max_iter, "max_iter")
+    start = _start(x0, design, np.result_type(design.dtype, y.dtype, covariance.dtype))
+
+    problem = SOLVERS[solver](design, y, covariance)
+    gamma, residual, n_iter = _refine(problem, start, rtol, max_iter)
+    converged = residual <= rtol
+    if not converged:
+        _warn(solver, residual, rtol, n_iter, max_iter)
+    params = design.coefficients(gamma)
+    fitted = design.apply(gamma)
+    return GLSResult(
+        params=params, resid=y - fitted, fittedvalues=fitted, covariance=covariance,
+        solver=solver, n_iter=n_iter, residual=residual, converged=converged, scale_is=scale,
+        names=design.names, dependent=dependent, _problem=problem,
+    )
+
+
+def _dependent(y, design):
+    """y as an array (N,), and its name."""
+    N = design.shape[0]
+    index, name = getattr(y, "index", None), getattr(y, "name", None)
+    index = None if callable(index) else index  # lists have a method of that name
+    if design.index is not None and index is not None and not design.index.equals(index):
+        raise ValueError("X and y must have the same index (row labels), in the same order")
+    y = as_finite(y, "y", axis_name="observation")
+    if y.shape != (N,):
+        raise ValueError(f"y must have shape ({N},), one entry a row of X, got {y.shape}")
+    return y, None if name is None else str(name)
+
+
+def _as_covariance(covariance, N):
+    """The covariance as an operator known to be positive definite."""
+    if np.ndim(covariance) == 1 and not hasattr(covariance, "matvec"):
+        variances = as_finite(covariance, "covariance", axis_name="observation")
+        bad = np.flatnonzero(~(variances > 0))
+        if bad.size:
+            raise ValueError(
+                f"covariance must hold positive variances, got {variances[bad[0]]:.3g} at"
+                f" observation {bad[0]} ({bad.size} observations: {name_some(bad)})"
+            )
+        covariance = Diagonal(variances)
+    elif hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple)):
+        covariance = Dense(covariance, positive_definite=True)
+    else:
+        covariance = as_operator(covariance)
+    if covariance.shape != (N, N):
+        raise ValueError(
+            f"covariance must have shape ({N}, {N}), one row an observation, got"
+            f" {covariance.shape}"
+        )
+    if not covariance.positive_definite:
+        raise ValueError(
+            f"covariance must be known to be symmetric positive definite, got {covariance!r}; where"
+            " it is, say so: Dense(A, positive_definite=True) or Wrapped(A, positive_definite=True)"
+        )
+    return covariance
+
+
+def _start(x0, design, dtype):
+    """The start in the basis of the design."""
+    p = design.shape[1]
+    if x0 is None:
+        return np.zeros(p, dtype)
+    x0 = as_finite(x0, "x0", axis_name="coefficient")
+    if x0.shape != (p,):
+        raise ValueError(f"x0 must have shape ({p},), one entry a coefficient, got {x0.shape}")
+    return design.in_basis(x0).astype(dtype, copy=False)
+
+
+def _warn(solver, residual, rtol, n_iter, max_iter):
+    capped = n_iter >= max_iter
+    other = {"cg": "solver='lsmr', which does not square conditions, or ", "lsmr": "", "qr": ""}
+    hint = "raise max_iter" if capped else "rtol is below what rounding allows here: raise it"
+    warnings.warn(
+        f"gls: {solver} {'hit the cap of' if capped else 'stopped after'} {n_iter} iterations at a"
+        f" relative residual of the normal equations of {residual:.1e}, {rtol:.0e} was asked for;"
+        f" try {other[solver]}solver='qr', or {hint}",
+        ConvergenceWarning, stacklevel=3,
+    )
+
+
+def _refine(problem, gamma, rtol, max_iter):
+    """Rounds of a solver on the true residual: γ, its relative residual, and iterations used."""
+    size, n_iter = problem.size, 0
+    if size == 0:  # nothing to explain
+        return np.zeros_like(gamma), 0.0, 0
+    error = problem.y - problem.design.apply(gamma)
+    gradient = problem.gradient(error)
+    reached = problem.relative(gradient)
+    for _ in range(ROUNDS):
+        if not reached > rtol or n_iter >= max_iter:
+            break
+        step, used = problem.step(error, gradient, 0.1 * rtol * size, max_iter - n_iter)
+        n_iter += used
+        error = problem.y - problem.design.apply(gamma + step)
+        gradient = problem.gradient(error)
+        left = problem.relative(gradient)
+        if not left < reached:
+            break
+        gamma, reached = gamma + step, left
+    return gamma, reached, n_iter
+
+
+class _Normal:
+    """The normal equations ``Bᵀ Σ⁻¹ B γ = Bᵀ Σ⁻¹ y``, X = B T."""
+
+    def __init__(self, design, y, covariance):
+        self.design, self.y, self.covariance = design, y, covariance
+        self.dtype = np.result_type(design.dtype, y.dtype, covariance.dtype)
+
+    def gradient(self, error):
+        """``Bᵀ Σ⁻¹ e``."""
+        return self.design.adjoint(self.covariance.solve(error))
+
+    def quad(self, error):
+        """``eᵀ Σ⁻¹ e``."""
+        return float(error @ self.covariance.solve(error))
+
+    @cached_property
+    def size(self):
+        """``‖W B‖ ‖W y‖``, the size of a gradient that nothing explains."""
+        first = self.gradient(self.y)
+        length = np.linalg.norm(first)
+        if length == 0:
+            return 0.0
+        # A Rayleigh quotient of the normal operator; the gradient leans to its large eigenvalues.
+        norm = math.sqrt(max(self.quad(self.design.apply(first / length)), 0.0))
+        return norm * math.sqrt(max(self.quad(self.y), 0.0))
+
+    def relative(self, gradient):
+        """Norm of a gradient relative to `size`."""
+        return float(np.linalg.norm(gradient)) / self.size
+
+    def step(self, error, gradient, goal, max_iter):
+        """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
+        p = self.design.shape[1]
+        counter = _Counter()
+        normal = LinearOperator(
+            (p, p), lambda v: self.gradient(self.design.apply(v.ravel())), dtype=self.dtype)
+        step, _ = cg(normal, gradient, rtol=0.0, atol=goal, maxiter=max_iter, callback=counter)
+        return step, counter.n
+
+    @cached_property
+    def root(self):
+        """C (p, p) with ``C Cᵀ = (Xᵀ Σ⁻¹ X)⁻¹``, from the eigenvectors of the normal matrix."""
+        design = self.design
+        p = design.shape[1]
+        normal = np.empty((p, p), self.dtype)
+        for block in design.blocks():
+            solved = self.covariance.solve(design.columns(block.start, block.stop))
+            normal[:, block] = design.adjoint(solved)
+        length = _lengths(normal.diagonal(), design)
+        values, vectors = np.linalg.eigh((normal + normal.T) / 2 / np.outer(length, length))
+        eps = np.finfo(self.dtype).eps
+        _check_rank(values <= max(design.shape) * eps * values[-1], vectors, design,
+                    "; solver='lsmr' and 'qr' resolve a condition that this one squares")
+        return design.coefficients(vectors / np.sqrt(values) / length[:, None])
+
+
+class _Whitened(_Normal):
+    """The least squares problem ``W B γ ≈ W y`` with ``WᵀW = Σ⁻¹``."""
+
+    def __init__(self, design, y, covariance):
+        super().__init__(design, y, covariance)
+        try:
+            covariance.whiten(y)
+        except ValueError as error:
+            raise ValueError(
+                f"this solver whitens, and {error}; solver='cg' needs no square root"
+            ) from error
+
+    def quad(self, error):
+        return self.covariance.inv_quad(error)
+
+    def step(self, error, gradient, goal, max_iter):
+        N, p = self.design.shape
+        design, covariance = self.design, self.covariance
+        # W is the inverse of S, S Sᵀ = Σ, and so Wᵀ = Σ⁻¹ S.
+        whitened = LinearOperator(
+            (N, p), lambda v: covariance.whiten(design.apply(v.ravel())),
+            rmatvec=lambda u: design.adjoint(covariance.solve(covariance.color(u.ravel()))),
+            dtype=np.float64)
+        # Its own recurrences in double precision: their squares overflow single precision.
+        right = covariance.whiten(error).astype(np.float64, copy=False)
+        # ‖Âᵀr‖ <= tol ‖Â‖ ‖r‖ or ‖r‖ <= tol ‖right‖: either brings the gradient below the goal.
+        tol = goal / self.size * math.sqrt(self.quad(self.y)) / np.linalg.norm(right)
+        step, _, n_iter, *_ = lsmr(
+            whitened, right, atol=tol, btol=tol, conlim=0, maxiter=max_iter)
+        return step.astype(self.dtype, copy=False), int(n_iter)
+
+    @cached_property
+    def _triangle(self):
+        """Orthonormal and triangular factor of the whitened B, columns scaled, and the lengths."""
+        design = self.design
+        Z = np.empty(design.shape, np.result_type(design.dtype, self.covariance.dtype))
+        for block in design.blocks():
+            Z[:, block] = self.covariance.whiten(design.columns(block.start, block.stop))
+        length = _lengths(np.square(Z).sum(axis=0), design)
+        Q, R = qr(Z / length, mode="economic", check_finite=False)
+        _, sigma, Vt = np.linalg.svd(R)
+        null = sigma <= max(Z.shape) * np.finfo(Z.dtype).eps * sigma[0]
+        _check_rank(null, Vt.T, design)
+        return Q, R, length
+
+    @cached_property
+    def root(self):
+        """C (p, p) with ``C Cᵀ = (Xᵀ Σ⁻¹ X)⁻¹``, from the QR of the whitened regressors."""
+        _, R, length = self._triangle
+        inverse = solve_triangular(R, np.eye(length.size, dtype=R.dtype), check_finite=False)
+        return self.design.coefficients(inverse / length[:, None])
+
+
+class _Direct(_Whitened):
+    """The same problem by the QR of ``W B``."""
+
+    def step(self, error, gradient, goal, max_iter):
+        Q, R, length = self._triangle
+        right = Q.T @ self.covariance.whiten(error)
+        return solve_triangular(R, right, check_finite=False) / length, 1
+
+
+SOLVERS = {"cg": _Normal, "lsmr": _Whitened, "qr": _Direct}
+
+
+class _Counter:
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, _):
+        self.n += 1
+
+
+def _lengths(squares, design):
+    """Lengths of the whitened columns; one of zero is a column of zeros."""
+    zero = ~(squares > 0)
+    _check_rank(zero, np.eye(zero.size), design)
+    return np.sqrt(squares)
+
+
+def _check_rank(null, vectors, design, hint=""):
+    if null.any():
+        rank, p = np.count_nonzero(~null), null.size
+        raise ValueError(
+            f"X must have linearly independent columns, got rank {rank} of {p} to working"
+            f" precision: {name_dependent(vectors[:, null], design.names)} are dependent; leave out"
+            f" {p - rank} of them{hint}"
+        )

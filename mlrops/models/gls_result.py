@@ -1,0 +1,271 @@
+"""`GLSResult`: coefficients of one equation, with their standard errors and tests."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+__all__ = ["GLSResult"]
+
+WIDTH = 78
+NAME = 16  # characters of a regressor's name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GLSResult:
+    """A regression by generalized least squares; what `gls` returns.
+
+    Attributes
+    ----------
+    params : ndarray, shape (p,)
+        Coefficients.
+    resid, fittedvalues : ndarray, shape (N,)
+        ``y - Xβ`` and ``Xβ``.
+    covariance : StructuredOperator, shape (N, N)
+        Covariance Σ of the errors as given, up to `scale`.
+    solver : str
+        ``"cg"``, ``"lsmr"`` or ``"qr"``.
+    n_iter : int
+        Iterations of the solver; factorizations of ``"qr"``.
+    residual : float
+        Relative residual of the normal equations, ``‖Bᵀ Σ⁻¹ (y - Xβ)‖ / (‖W B‖ ‖W y‖)``: B the
+        regressors in the basis of the iteration, ``WᵀW = Σ⁻¹``, ``‖W B‖`` a lower bound from one
+        product.
+    converged : bool
+        Whether `residual` is at most ``rtol``.
+    scale_is : str
+        ``"estimated"`` or ``"known"``.
+    names : tuple of str or None
+        Names of the regressors, where X had some.
+    dependent : str or None
+        Name of y, where it had one.
+
+    Notes
+    -----
+    Standard errors and what follows from them are computed on first use, from the p×p matrix
+    ``Xᵀ Σ⁻¹ X``: with ``solver="cg"`` from its entries, one solve with Σ a column, otherwise from a
+    QR of the whitened regressors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import gls
+    >>> x = np.arange(6.0)
+    >>> y = np.array([1.1, 2.9, 5.2, 7.1, 8.8, 11.0])
+    >>> fit = gls(np.column_stack([np.ones(6), x]), y, np.ones(6))
+    >>> fit.params.round(4), fit.bse.round(4), round(fit.rsquared, 5)
+    (array([1.081 , 1.9743]), array([0.1126, 0.0372]), 0.99858)
+    >>> fit.conf_int().round(3)
+    array([[0.768, 1.393],
+           [1.871, 2.078]])
+    """
+
+    params: np.ndarray
+    resid: np.ndarray
+    fittedvalues: np.ndarray
+    covariance: object
+    solver: str
+    n_iter: int
+    residual: float
+    converged: bool
+    scale_is: str
+    names: tuple | None = None
+    dependent: str | None = None
+    _problem: object = None
+
+    def __repr__(self):
+        how = "converged" if self.converged else "NOT converged"
+        return (
+            f"<GLSResult of {self.params.size} coefficients, {self.resid.size} observations;"
+            f" {self.solver} {how}>"
+        )
+
+    # ---------------------------------------------------------------- size of the errors
+
+    @property
+    def nobs(self):
+        """Number of observations N (int)."""
+        return self.resid.size
+
+    @property
+    def df_resid(self):
+        """Degrees of freedom of the residuals, N - p (int)."""
+        return self.resid.size - self.params.size
+
+    @cached_property
+    def ssr(self):
+        """Weighted sum of squares of the residuals, ``rᵀ Σ⁻¹ r`` (float)."""
+        return self._problem.quad(self.resid)
+
+    @property
+    def scale(self):
+        """σ² (float): ``ssr / (N - p)``, or 1 where it is known."""
+        return 1.0 if self.scale_is == "known" else self.ssr / self.df_resid
+
+    @cached_property
+    def loglik(self):
+        """Gaussian log-likelihood of the coefficients (float).
+
+        At Σ where the scale is known.  Otherwise at ``(ssr / N) Σ``, which maximizes it.
+        """
+        N = self.nobs
+        scale = 1.0 if self.scale_is == "known" else self.ssr / N
+        logdet = self.covariance.logdet() + N * math.log(scale) if scale else -math.inf
+        quad = self.ssr / scale if scale else N
+        return -0.5 * (N * math.log(2 * math.pi) + logdet + quad)
+
+    @cached_property
+    def rsquared(self):
+        """Share of the weighted variation explained (float).
+
+        ``1 - rᵀ Σ⁻¹ r / (y - μ)ᵀ Σ⁻¹ (y - μ)``, μ the generalized mean of y where the regressors
+        span a constant and zero where they do not.
+        """
+        problem = self._problem
+        y, one = problem.y, np.ones_like(problem.y)
+        if problem.design.spans(one, tol=np.finfo(problem.dtype).eps ** 0.5):
+            weighted = self.covariance.solve(one)
+            y = y - (weighted @ y) / (weighted @ one)
+        total = problem.quad(y)
+        return 1 - self.ssr / total if total else math.nan
+
+    # ---------------------------------------------------------------- inference
+
+    def cov_params(self):
+        """Covariance of the coefficients, ``scale (Xᵀ Σ⁻¹ X)⁻¹``.
+
+        Returns
+        -------
+        covariance : ndarray, shape (p, p)
+
+        Raises
+        ------
+        ValueError
+            Columns of X that are linearly dependent, named.
+        """
+        root = self._problem.root
+        return self.scale * (root @ root.T)
+
+    @cached_property
+    def bse(self):
+        """Standard errors of the coefficients, ndarray of shape (p,)."""
+        return math.sqrt(self.scale) * np.linalg.norm(self._problem.root, axis=1)
+
+    @cached_property
+    def tvalues(self):
+        """Coefficients over standard errors, ndarray of shape (p,); z where the scale is known."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit
+            return self.params / self.bse
+
+    @cached_property
+    def pvalues(self):
+        """Two-sided p-values of ``β_j = 0``, ndarray of shape (p,)."""
+        below = -np.abs(self.tvalues)
+        if self.scale_is == "known":
+            return 2 * ndtr(below)
+        return 2 * stdtr(self.df_resid, below)
+
+    def conf_int(self, alpha=0.05):
+        """Confidence intervals of level ``1 - alpha``.
+
+        Parameters
+        ----------
+        alpha : float, default 0.05
+            Between 0 and 1.
+
+        Returns
+        -------
+        interval : ndarray, shape (p, 2)
+            Lower and upper ends.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        tail = 1 - alpha / 2
+        quantile = ndtri(tail) if self.scale_is == "known" else stdtrit(self.df_resid, tail)
+        half = quantile * self.bse
+        return np.column_stack([self.params - half, self.params + half])
+
+    # ---------------------------------------------------------------- tables
+
+    def to_frame(self, alpha=0.05):
+        """The table of coefficients as a pandas DataFrame, a regressor a row.
+
+        Columns ``coef``, ``std err``, ``t`` and ``P>|t|`` (``z`` where the scale is known), and the
+        ends of the confidence intervals.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(
+            np.column_stack([self.params, self.bse, self.tvalues, self.pvalues,
+                             self.conf_int(alpha)]),
+            index=pd.Index(self._labels()), columns=self._columns(alpha))
+
+    def summary(self, alpha=0.05):
+        """The regression as text: facts, then a line a coefficient.
+
+        Parameters
+        ----------
+        alpha : float, default 0.05
+            Confidence intervals have level ``1 - alpha``.
+
+        Returns
+        -------
+        text : str
+        """
+        rule = "=" * WIDTH
+        title = f"{'Generalized least squares':^{WIDTH}}".rstrip()
+        line = "{:<17}" + "{:>10}" * 4 + "{:>10}{:>11}"
+        lines = [title, rule, *self._facts(), rule,
+                 line.format("", *self._columns(alpha)).rstrip(), "-" * WIDTH]
+        numbers = zip(self._labels(), self.params, self.bse, self.tvalues, self.pvalues,
+                      *self.conf_int(alpha).T, strict=True)
+        for name, b, se, t, p, low, high in numbers:
+            lines.append(line.format(_short(name), _number(b), _number(se), f"{t:.3f}", f"{p:.3f}",
+                                     _number(low), _number(high)))
+        return "\n".join([*lines, rule])
+
+    def _labels(self):
+        if self.names is not None:
+            return list(self.names)
+        return [f"x{j}" for j in range(self.params.size)]
+
+    def _columns(self, alpha):
+        letter = "z" if self.scale_is == "known" else "t"
+        ends = [f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
+        return ["coef", "std err", letter, f"P>|{letter}|", *ends]
+
+    def _facts(self):
+        """Pairs of name and value, in two columns."""
+        try:
+            loglik = f"{self.loglik:,.2f}"
+        except ValueError:  # the covariance has no structured determinant
+            loglik = "not known"
+        left = [
+            ("Dependent", _short(self.dependent or "y")),
+            ("Observations", f"{self.nobs:,}"),
+            ("Coefficients", f"{self.params.size:,}"),
+            ("Df residuals", f"{self.df_resid:,}"),
+            ("Covariance", _short(type(self.covariance).__name__)),
+        ]
+        right = [
+            ("R-squared", f"{self.rsquared:.4f}"),
+            ("Log-likelihood", loglik),
+            (f"Scale ({self.scale_is})", f"{self.scale:.5g}"),
+            (f"Iterations ({self.solver})", f"{self.n_iter:,}"),
+            ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})"),
+        ]
+        for (a, b), (c, d) in zip(left, right, strict=True):
+            yield f"{a:<14}{b:>21}    {c:<19}{d:>20}"
+
+
+def _number(x):
+    """Four decimals, as regression tables have them; more digits where four show nothing."""
+    size = abs(x)
+    return f"{x:.4f}" if size == 0 or 1e-3 <= size < 1e5 else f"{x:.3e}"
+
+
+def _short(name):
+    name = str(name)
+    return name if len(name) <= NAME else name[: NAME - 3] + "..."
