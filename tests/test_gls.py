@@ -193,12 +193,30 @@ def test_single_precision(name, solver):
     data = simulate_gls(3, MARKET["MLR"], random_state=9)
     X, y = data.X.astype(np.float32), data.y.astype(np.float32)
     covariance = SINGLE[name]
-    fit = gls(X, y, covariance, solver=solver)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = gls(X, y, covariance, solver=solver)
     beta, C, ssr = dense_gls(X, y, covariance.toarray())
     assert covariance.dtype == fit.params.dtype == fit.resid.dtype == np.float32
     assert fit.converged
     close(fit.params, beta, 1e-4)
     close(fit.bse, np.sqrt(ssr / 27 * np.diag(C)), 1e-4)
+
+
+def test_many_observations_in_single_precision():
+    rng = np.random.default_rng(22)
+    X = rng.standard_normal((200_000, 3)).astype(np.float32)
+    X[:, 2] = X[:, 1] + 0.01 * X[:, 2]  # condition 200
+    y = X.sum(axis=1) + rng.standard_normal(200_000).astype(np.float32)
+    covariance = Identity(200_000, np.float32)
+    expected = gls(X.astype(float), y, covariance, rtol=1e-10)
+    for solver in SOLVERS:
+        fit = gls(X, y, covariance, solver=solver)
+        assert np.abs((fit.params - expected.params) / expected.bse).max() < 0.01
+        np.testing.assert_allclose(fit.bse, expected.bse, rtol=1e-3)
+    X[:, 2] = X[:, 1] + 2 * X[:, 0]
+    with pytest.raises(ValueError, match="rank 2 of 3: columns 0, 1, 2 are dependent"):
+        gls(X, y, covariance)
 
 
 def hard_design(kind, noise=1e-6, log_condition=7):
@@ -311,9 +329,16 @@ def test_starts_and_caps(solver):
     again = gls(X, y, covariance, solver=solver, x0=full.params)
     assert again.n_iter == 0 and again.converged
     close(again.params, full.params, 1e-12)
+    # From far off, recurrences drift from the true residual: another round makes up for it.
+    far = gls(X, y, covariance, solver=solver, x0=1e10 * full.params)
+    assert far.converged
+    close(far.params, full.params, 1e-7)
     near = gls(X, y, covariance, solver=solver, x0=full.params * (1 + 1e-6))
     assert 0 < near.n_iter < full.n_iter
     close(near.params, full.params, 1e-7)
+    with pytest.warns(ConvergenceWarning, match="cap of 0 iterations"):
+        untouched = gls(X, y, covariance, solver=solver, x0=np.ones(50), max_iter=0)
+    close(untouched.params, np.ones(50), 1e-12)
     with pytest.warns(ConvergenceWarning) as caught:
         capped = gls(X, y, covariance, solver=solver, max_iter=3)
     (warning,) = caught
@@ -410,6 +435,23 @@ def test_dependent_columns_are_named():
         for A in (dummies, aslinearoperator(dummies)):
             with pytest.raises(ValueError, match="rank 3 of 4 .* columns 0, 2, 3 are dependent"):
                 _ = gls(A, y, np.ones(30), solver=solver).bse
+
+
+def test_dependent_columns_where_the_covariance_solves_by_iteration():
+    # What should be zero comes out as rounding, of either sign.
+    rng = np.random.default_rng(23)
+    for name in ROOTLESS * 10:
+        column = rng.standard_normal(30)
+        X = sparse.csr_array(np.column_stack([column, np.ones(30), 1 - column]))
+        with pytest.raises(ValueError, match="rank 2 of 3 .* columns 0, 1, 2 are dependent"):
+            _ = gls(X, np.arange(30.0), MARKET[name]).bse
+
+
+def test_products_that_are_not_finite():
+    X = LinearOperator((6, 2), matvec=lambda v: np.full(6, np.nan),
+                       rmatvec=lambda u: np.full(2, np.nan), dtype=float)
+    with pytest.raises(ValueError, match="the products of X.*give NaN or infinity"):
+        gls(X, np.arange(6.0), np.ones(6))
 
 
 def test_dependent_columns_are_named_by_name():

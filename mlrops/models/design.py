@@ -9,7 +9,7 @@ from ..operators import as_operator
 from ..operators._validate import as_finite, name_some, rowwise, working_dtype
 from .frames import frame_values
 
-__all__ = ["BLOCK", "Design", "name_dependent"]
+__all__ = ["BLOCK", "Design", "name_dependent", "rounding"]
 
 BLOCK = 64  # columns a block where columns are formed one after the other
 
@@ -66,7 +66,7 @@ class Design:
         # Unit columns: what is dependent must not hang on the units of a regressor.
         self._B, R = qr(X / length, mode="economic", check_finite=False)
         _, sigma, Vt = np.linalg.svd(R)
-        null = sigma <= max(X.shape) * np.finfo(X.dtype).eps * sigma[0]
+        null = sigma <= rounding(X.shape[1], X.dtype) * sigma[0]
         if null.any():
             raise ValueError(
                 f"X must have linearly independent columns, got rank {np.count_nonzero(~null)} of"
@@ -132,6 +132,14 @@ class Design:
         else:
             gamma = lsmr(self._B, v, atol=tol / 10, btol=tol / 10)[0]
         return bool(np.linalg.norm(v - self.apply(gamma)) <= tol * np.linalg.norm(v))
+
+
+def rounding(p, dtype):
+    """Singular values this small relative to the largest, of p unit columns, are rounding.
+
+    A Householder QR leaves a few eps in place of a zero, whatever the number of rows.
+    """
+    return 10 * p * np.finfo(dtype).eps
 
 
 def _largest(X):

@@ -8,17 +8,16 @@ import numpy as np
 from scipy.linalg import qr, solve_triangular
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
-from ..operators import Dense, Diagonal, as_operator
+from ..operators import Dense, Diagonal, as_operator, krylov
 from ..operators._validate import as_finite, check_rank, name_some
 from .convergence import ConvergenceWarning
-from .design import Design, name_dependent
+from .design import Design, name_dependent, rounding
 from .gls_result import GLSResult
 
 __all__ = ["gls"]
 
 # A round solves for the residual that the round before it left.
 ROUNDS = 4
-RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 
 
 def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, scale="estimated"):
@@ -83,9 +82,10 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     taken as it is.  After each run of a solver the residual is formed anew from ``y - Xβ``, and up
     to three more runs solve for what is left [1]_.
 
-    `rtol` bounds the gradient of the least squares problem.  For a sparse X or a LinearOperator of
-    condition κ the coefficients can be off by about ``κ² rtol``; ask for a small `rtol`, such as
-    1e-14, together with ``solver="lsmr"`` [2]_, when κ is large.
+    `rtol` bounds the gradient of the least squares problem.  With ``W B``, the whitened regressors
+    in that basis, of condition κ, coefficients can be off by about ``κ² rtol`` of their size, and
+    by ``κ rtol ‖W y‖ / σ`` standard errors.  Where a sparse X or a LinearOperator makes κ large,
+    ask for a small `rtol`, such as 1e-13, together with ``solver="lsmr"`` [2]_.
 
     That columns of a sparse X or a LinearOperator are dependent is noticed with ``solver="qr"``,
     or when standard errors are asked for.
@@ -119,8 +119,8 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     N, p = design.shape
     y, dependent = _dependent(y, design)
     covariance = _as_covariance(covariance, N)
-    single = np.float32 in (design.dtype, covariance.dtype)
-    rtol = RTOL[np.dtype(np.float32 if single else np.float64)] if rtol is None else float(rtol)
+    if rtol is None:
+        rtol = max(krylov.RTOL[design.dtype], krylov.RTOL[covariance.dtype])
     if not 0 < rtol < 1:
         raise ValueError(f"rtol must lie between 0 and 1, got {rtol}")
     max_iter = max(100, 10 * p) if max_iter is None else check_rank(max_iter, "max_iter")
@@ -246,6 +246,11 @@ class _Normal:
         """``‖W B‖ ‖W y‖``, the size of a gradient that nothing explains."""
         first = self.gradient(self.y)
         length = np.linalg.norm(first)
+        if not math.isfinite(length):
+            raise ValueError(
+                "gls: Xᵀ Σ⁻¹ y is not finite: the products of X, or the solve of covariance, give"
+                " NaN or infinity for finite input"
+            )
         if length == 0:
             return 0.0
         # A Rayleigh quotient of the normal operator; the gradient leans to its large eigenvalues.
@@ -276,8 +281,9 @@ class _Normal:
             normal[:, block] = design.adjoint(solved)
         length = _lengths(normal.diagonal(), design)
         values, vectors = np.linalg.eigh((normal + normal.T) / 2 / np.outer(length, length))
-        eps = np.finfo(self.dtype).eps
-        _check_rank(values <= max(design.shape) * eps * values[-1], vectors, design,
+        # Sums of N products round like √N.
+        noise = max(rounding(p, self.dtype), math.sqrt(design.shape[0]) * np.finfo(self.dtype).eps)
+        _check_rank(values <= noise * values[-1], vectors, design,
                     "; solver='lsmr' and 'qr' resolve a condition that this one squares")
         return design.coefficients(vectors / np.sqrt(values) / length[:, None])
 
@@ -323,7 +329,7 @@ class _Whitened(_Normal):
         length = _lengths(np.square(Z).sum(axis=0), design)
         Q, R = qr(Z / length, mode="economic", check_finite=False)
         _, sigma, Vt = np.linalg.svd(R)
-        null = sigma <= max(Z.shape) * np.finfo(Z.dtype).eps * sigma[0]
+        null = sigma <= rounding(Z.shape[1], Z.dtype) * sigma[0]
         _check_rank(null, Vt.T, design)
         return Q, R, length
 
