@@ -390,6 +390,8 @@ def test_tables_and_names():
     np.testing.assert_allclose([float(x) for x in line.split()[1:]], expected, atol=6e-4)
     for piece in ("wage", "a regressor o...", "P>|t|", f"{fit.loglik:,.2f}", "MLR", "(estimated)"):
         assert piece in text
+    for line in gls(X, 3e7 * X["z"], MARKET["MLR"]).summary().splitlines()[-4:-1]:
+        assert len(line[16:].split()) == 6  # no two numbers touch
     known = gls(X, y, MARKET["MLR"], scale="known")
     assert "P>|z|" in known.summary() and "z" in known.to_frame().columns
     assert "not known" in gls(X, y, MARKET["sum"]).summary()
@@ -452,6 +454,25 @@ def test_products_that_are_not_finite():
                        rmatvec=lambda u: np.full(2, np.nan), dtype=float)
     with pytest.raises(ValueError, match="the products of X.*give NaN or infinity"):
         gls(X, np.arange(6.0), np.ones(6))
+
+
+def test_a_covariance_falsely_declared_positive_definite():
+    S = sparse.diags_array(np.r_[np.ones(29), -1e-3])
+    with pytest.raises(np.linalg.LinAlgError, match="covariance is not positive definite: .* = -"):
+        gls(np.ones(30), np.arange(30.0), Wrapped(S, positive_definite=True))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_units_beyond_the_squares_of_floats(solver):
+    data = simulate_gls(3, MARKET["MLR"], random_state=12)
+    base = gls(data.X, data.y, MARKET["MLR"])
+    for factor in (1e200, 1e-200):
+        for kind in (np.asarray, sparse.csr_array):
+            other = gls(kind(data.X * factor), data.y, MARKET["MLR"], solver=solver)
+            np.testing.assert_allclose(other.params * factor, base.params, rtol=1e-8)
+            np.testing.assert_allclose(other.bse * factor, base.bse, rtol=1e-8)
+    with pytest.raises(ValueError, match="underflow"):
+        gls(data.X, 1e-200 * data.y, MARKET["MLR"], solver=solver)
 
 
 def test_dependent_columns_are_named_by_name():

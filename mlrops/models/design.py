@@ -62,7 +62,9 @@ class Design:
             self._B, self._T = X, np.ones(p, X.dtype)
 
     def _factor(self, X):
-        length = self._lengths(np.sqrt(np.square(X / _largest(X)).sum(axis=0)) * _largest(X))
+        # Squares of quotients do not overflow.
+        largest = _nonzero(np.abs(X).max(axis=0))
+        length = self._lengths(np.sqrt(np.square(X / largest).sum(axis=0)) * largest)
         # Unit columns: what is dependent must not hang on the units of a regressor.
         self._B, R = qr(X / length, mode="economic", check_finite=False)
         _, sigma, Vt = np.linalg.svd(R)
@@ -76,8 +78,10 @@ class Design:
         self._T = R * length
 
     def _scale(self, X):
-        length = self._lengths(np.sqrt(np.asarray(X.multiply(X).sum(axis=0)).ravel()))
-        self._B, self._T = csr_array(X @ diags_array(1 / length)), length
+        largest = _nonzero(abs(X).max(axis=0).toarray().ravel())
+        X = X @ diags_array(1 / largest)
+        length = self._lengths(np.sqrt(X.multiply(X).sum(axis=0)).ravel())
+        self._B, self._T = csr_array(X @ diags_array(1 / length)), length * largest
 
     def _lengths(self, length):
         zero = np.flatnonzero(length == 0)
@@ -142,10 +146,9 @@ def rounding(p, dtype):
     return 10 * p * np.finfo(dtype).eps
 
 
-def _largest(X):
-    """Largest entry a column, 1 for a column of zeros: squares of quotients do not overflow."""
-    largest = np.abs(X).max(axis=0, initial=0)
-    return np.where(largest > 0, largest, 1)
+def _nonzero(largest):
+    """Divisors for the columns whose largest entries these are."""
+    return np.where(largest > 0, largest, 1).astype(largest.dtype, copy=False)
 
 
 def name_columns(columns, names):

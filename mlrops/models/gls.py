@@ -248,14 +248,22 @@ class _Normal:
         length = np.linalg.norm(first)
         if not math.isfinite(length):
             raise ValueError(
-                "gls: Xᵀ Σ⁻¹ y is not finite: the products of X, or the solve of covariance, give"
-                " NaN or infinity for finite input"
+                "gls: Xᵀ Σ⁻¹ y is not finite: it overflows, or the products of X or the solve of"
+                " covariance give NaN or infinity for finite input"
             )
-        if length == 0:
+        if not first.any():
             return 0.0
         # A Rayleigh quotient of the normal operator; the gradient leans to its large eigenvalues.
-        norm = math.sqrt(max(self.quad(self.design.apply(first / length)), 0.0))
-        return norm * math.sqrt(max(self.quad(self.y), 0.0))
+        norm = self.quad(self.design.apply(first / length)) if length else 0.0
+        total = self.quad(self.y)
+        if norm < 0 or total < 0:
+            raise np.linalg.LinAlgError(
+                f"gls: covariance is not positive definite: vᵀ Σ⁻¹ v = {min(norm, total):.3g} for"
+                " some v"
+            )
+        if not norm * total > 0:
+            raise ValueError("gls: the squares of y underflow; measure y in a smaller unit")
+        return math.sqrt(norm) * math.sqrt(total)
 
     def relative(self, gradient):
         """Norm of a gradient relative to `size`."""

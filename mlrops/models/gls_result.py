@@ -121,7 +121,7 @@ class GLSResult:
         """Share of the weighted variation explained (float).
 
         ``1 - rᵀ Σ⁻¹ r / (y - μ)ᵀ Σ⁻¹ (y - μ)``, μ the generalized mean of y where the regressors
-        span a constant and zero where they do not.
+        span a constant and zero where they do not; NaN where nothing varies.
         """
         problem = self._problem
         y, one = problem.y, np.ones_like(problem.y)
@@ -151,7 +151,9 @@ class GLSResult:
     @cached_property
     def bse(self):
         """Standard errors of the coefficients, ndarray of shape (p,)."""
-        return math.sqrt(self.scale) * np.linalg.norm(self._problem.root, axis=1)
+        root = self._problem.root
+        largest = np.abs(root).max(axis=1)  # squares of quotients do not underflow
+        return math.sqrt(self.scale) * largest * np.linalg.norm(root / largest[:, None], axis=1)
 
     @cached_property
     def tvalues(self):
@@ -216,13 +218,13 @@ class GLSResult:
         """
         rule = "=" * WIDTH
         title = f"{'Generalized least squares':^{WIDTH}}".rstrip()
-        line = "{:<17}" + "{:>10}" * 4 + "{:>10}{:>11}"
+        line = "{:<16}{:>11}{:>11}{:>9}{:>8}{:>11}{:>12}"
         lines = [title, rule, *self._facts(), rule,
                  line.format("", *self._columns(alpha)).rstrip(), "-" * WIDTH]
         numbers = zip(self._labels(), self.params, self.bse, self.tvalues, self.pvalues,
                       *self.conf_int(alpha).T, strict=True)
         for name, b, se, t, p, low, high in numbers:
-            lines.append(line.format(_short(name), _number(b), _number(se), f"{t:.3f}", f"{p:.3f}",
+            lines.append(line.format(_short(name), _number(b), _number(se), _ratio(t), f"{p:.3f}",
                                      _number(low), _number(high)))
         return "\n".join([*lines, rule])
 
@@ -264,6 +266,10 @@ def _number(x):
     """Four decimals, as regression tables have them; more digits where four show nothing."""
     size = abs(x)
     return f"{x:.4f}" if size == 0 or 1e-3 <= size < 1e5 else f"{x:.3e}"
+
+
+def _ratio(t):
+    return f"{t:.3f}" if abs(t) < 1e4 else f"{t:.1e}"
 
 
 def _short(name):
