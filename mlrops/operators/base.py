@@ -87,7 +87,11 @@ class StructuredOperator(LinearOperator):
         for value in state.values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
-        self.__dict__.update(state)
+        parent = super()
+        if hasattr(parent, "__setstate__"):  # since SciPy 1.18, which keeps an array namespace
+            parent.__setstate__(state)
+        else:
+            self.__dict__.update(state)
 
     # ---------------------------------------------------------------- structure
 
@@ -378,22 +382,26 @@ class StructuredOperator(LinearOperator):
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
         return self.dot(x)
 
-    def _rdot(self, x):
+    def rdot(self, x):
+        """``x A`` for an operator, an array or a scalar x."""
         from . import closure
 
         if is_operator(x):
             return closure.matmul(x, self)
         if _is_scalar(x):
             return closure.scale(self, x)
-        return super()._rdot(x)
+        parent = super()  # public since SciPy 1.18
+        return (parent.rdot if hasattr(parent, "rdot") else parent._rdot)(x)
+
+    _rdot = rdot
 
     def __rmul__(self, x):
-        return self._rdot(x)
+        return self.rdot(x)
 
     def __rmatmul__(self, x):
         if _is_scalar(x):
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
-        return self._rdot(x)
+        return self.rdot(x)
 
     def __truediv__(self, c):
         from . import closure
