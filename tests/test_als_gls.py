@@ -1,0 +1,419 @@
+"""`als_gls`: the maximum of the likelihood, against dense formulas, plain EM and linearmodels."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from mlrops import (
+    MLR,
+    ConvergenceWarning,
+    Dense,
+    Hierarchy,
+    LowRankPlusDiagonal,
+    als_gls,
+    em_gls,
+)
+from mlrops.datasets import load_grunfeld
+
+TREE = Hierarchy([4, 0, 10, 7, 2, 9, 1, 11, 8, 3, 6, 5], [[0, 12], [0, 4, 12], [0, 4, 8, 12]])
+SHARP = {"tol": 0.0, "gtol": 1e-8}
+
+
+def draw(K=12, N=120, hierarchy=None, ranks=(2,), seed=0, widths=None):
+    """(Xs, Y, truth): unequal numbers of regressors, the first one an intercept."""
+    rng = np.random.default_rng(seed)
+    h = hierarchy or Hierarchy.flat(K)
+    signs = [rng.choice([-1.0, 1.0], (K, r)) for r in ranks]
+    sigma = MLR(h, [s * rng.uniform(0.7, 1.5, s.shape) for s in signs], rng.uniform(1, 2, K))
+    widths = [2 + j % 3 for j in range(K)] if widths is None else widths
+    Xs = [rng.standard_normal((N, p)) for p in widths]
+    for X in Xs:
+        X[:, 0] = 1
+    betas = [rng.standard_normal(p) for p in widths]
+    Y = sigma.sample(N, random_state=rng)
+    Y += np.stack([X @ b for X, b in zip(Xs, betas, strict=True)], axis=1)
+    return Xs, Y, betas, sigma
+
+
+def dense_loglik(Xs, Y, betas, sigma):
+    E = Y - np.stack([X @ b for X, b in zip(Xs, betas, strict=True)], axis=1)
+    return scipy.stats.multivariate_normal(np.zeros(len(sigma)), sigma).logpdf(E).mean()
+
+
+def flat(params):
+    return np.concatenate(params)
+
+
+# ---------------------------------------------------------------- the maximum
+
+
+@pytest.mark.parametrize("hierarchy, ranks", [(None, 2), (TREE, (1, 0, 1)), (None, 0)],
+                         ids=["flat", "tree", "diagonal"])
+def test_same_maximum_as_dense_em(hierarchy, ranks):
+    Xs, Y, _, _ = draw(hierarchy=hierarchy, ranks=np.atleast_1d(ranks), N=200, seed=3)
+    fit = als_gls(Xs, Y, ranks, hierarchy, **SHARP)
+    dense = em_gls(Xs, Y, ranks, hierarchy, tol=0.0, gtol=1e-7)
+    assert dense.termination == "gradient" and not fit.boundary.size
+    assert np.isclose(fit.loglik, dense.loglik, rtol=1e-10)
+    np.testing.assert_allclose(flat(fit.params), flat(dense.params), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fit.covariance.toarray(), dense.covariance.toarray(), rtol=1e-4,
+                               atol=1e-5)
+    np.testing.assert_allclose(flat(fit.bse), flat(dense.bse), rtol=1e-5)
+    for found in (fit, dense):
+        assert (np.diff(found.loglik_trace) >= 0).all() and found.loglik == found.loglik_trace[-1]
+        assert len(found.loglik_trace) == found.n_iter + 1
+        value = dense_loglik(Xs, Y, found.params, found.covariance.toarray())
+        assert np.isclose(found.loglik, value, rtol=1e-12)
+        assert np.isclose(found.score(Xs, Y), value, rtol=1e-12)
+
+
+def test_one_em_step_is_that_of_the_book():
+    """The dense reference itself: one iteration from the start, equation by equation."""
+    Xs, Y, _, _ = draw(hierarchy=TREE, ranks=(1, 0, 1), N=40)
+    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
+        one = em_gls(Xs, Y, (1, 0, 1), TREE, max_iter=1, tol=0, gtol=0)
+    with pytest.warns(ConvergenceWarning, match="did not converge in 2 iterations"):
+        two = em_gls(Xs, Y, (1, 0, 1), TREE, max_iter=2, tol=0, gtol=0)
+    E, S = one.resid, one.resid.T @ one.resid / 40
+    sigma, labels = one.covariance, TREE.labels(2)
+    F = np.zeros((12, 4))
+    F[:, 0], F[np.arange(12), 1 + labels] = sigma.factors[0][:, 0], sigma.factors[2][:, 0]
+    Z = F.T @ np.linalg.inv(sigma.toarray()) @ E.T
+    second = np.eye(4) - F.T @ np.linalg.inv(sigma.toarray()) @ F + Z @ Z.T / 40
+    new = np.zeros((12, 12))
+    loadings = np.zeros_like(F)
+    for j in range(12):
+        own = [0, 1 + labels[j]]
+        loadings[j, own] = np.linalg.solve(second[np.ix_(own, own)], Z[own] @ E[:, j] / 40)
+        new[j, j] = S[j, j] - loadings[j, own] @ (Z[own] @ E[:, j]) / 40
+    new += loadings @ loadings.T
+    np.testing.assert_allclose(two.covariance.toarray(), new, rtol=1e-9)
+
+
+@pytest.mark.parametrize("hierarchy, ranks", [(None, (2,)), (TREE, (1, 0, 1))],
+                         ids=["flat", "tree"])
+def test_gradient_is_zero_at_the_maximum(hierarchy, ranks):
+    """Finite differences of the dense likelihood by coefficients, loadings and variances."""
+    Xs, Y, _, _ = draw(hierarchy=hierarchy, ranks=ranks, seed=1, N=200)
+    fit = als_gls(Xs, Y, ranks, hierarchy, **SHARP)
+    assert not fit.boundary.size
+    S, h = fit.covariance, 1e-4
+
+    def value(betas, factors, D):
+        return dense_loglik(Xs, Y, betas, MLR(S.hierarchy, factors, D).toarray())
+
+    def slope(change):
+        ends = []
+        for sign in (1, -1):
+            betas, factors, D = [b.copy() for b in fit.params], [f.copy() for f in S.factors], S.D
+            betas, factors, D = change(betas, factors, D.copy(), sign * h)
+            ends.append(value(betas, factors, D))
+        return (ends[0] - ends[1]) / (2 * h)
+
+    def by_beta(j, i):
+        def change(betas, factors, D, h):
+            betas[j][i] += h
+            return betas, factors, D
+        return change
+
+    def by_factor(level, j, i):
+        def change(betas, factors, D, h):
+            factors[level][j, i] += h
+            return betas, factors, D
+        return change
+
+    def by_log_D(j):
+        def change(betas, factors, D, h):
+            D[j] *= np.exp(h)
+            return betas, factors, D
+        return change
+
+    slopes = [slope(by_beta(j, i)) for j in range(12) for i in range(len(fit.params[j]))]
+    slopes += [slope(by_log_D(j)) for j in range(12)]
+    slopes += [slope(by_factor(level, j, i)) for level, f in enumerate(S.factors)
+               for j in range(12) for i in range(f.shape[1])]
+    assert np.abs(slopes).max() < 1e-6
+    assert max(fit.gradient_norm, fit.normal_norm) < 1e-6
+    fit.params[0][0] += 0.1  # the same differences see a coefficient that is off
+    assert abs(slope(by_beta(0, 0))) > 1e-3
+
+
+def test_default_rules_stop_close_to_the_maximum():
+    for N in (20, 100):
+        Xs, Y, _, _ = draw(N=N, ranks=(1,))
+        usual, sharp = als_gls(Xs, Y, 1), als_gls(Xs, Y, 1, **SHARP)
+        assert usual.converged and 0 <= sharp.loglik - usual.loglik < 1e-6
+        np.testing.assert_allclose(flat(usual.params), flat(sharp.params), atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
+def test_few_rows_do_not_stall(monkeypatch):
+    """Where each half-step holds the other back, the two are taken together."""
+    Xs, Y, _, _ = draw(N=16)
+    fit = als_gls(Xs, Y, 3, variance_floor=1e-4)
+    assert fit.termination == "gradient" and fit.n_iter <= 20 and fit.boundary.size
+    value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
+    assert np.isclose(fit.loglik, value, rtol=1e-10)
+    assert (np.diff(fit.loglik_trace) >= 0).all() and len(fit.cg_iterations) == fit.n_iter
+    monkeypatch.setattr(sys.modules[als_gls.__module__], "SEPARATE", 10**6)
+    alone = als_gls(Xs, Y, 3, variance_floor=1e-4)
+    assert alone.n_iter > 1.5 * fit.n_iter and alone.loglik <= fit.loglik + 1e-9
+
+
+def test_recovers_coefficients_better_than_least_squares():
+    Xs, Y, betas, sigma = draw(K=40, N=200, ranks=(3,), seed=2)
+    fit = als_gls(Xs, Y, 3)
+    ols = [np.linalg.lstsq(X, y, rcond=None)[0] for X, y in zip(Xs, Y.T, strict=True)]
+    # Intercepts are shared regressors, in which the equations do not help one another.
+    error, plain = (np.linalg.norm(flat([a[1:] - b[1:] for a, b in zip(x, betas, strict=True)]))
+                    for x in (fit.params, ols))
+    assert error < 0.8 * plain
+    assert fit.loglik > dense_loglik(Xs, Y, betas, sigma.toarray())
+    z = (flat(fit.params) - flat(betas)) / flat(fit.bse)
+    assert 0.8 < np.sqrt(np.mean(z**2)) < 1.25
+
+
+# ---------------------------------------------------------------- what must not matter
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_units_of_y_do_not_matter(scale):
+    Xs, Y, _, _ = draw()
+    fit, other = als_gls(Xs, Y, 2), als_gls(Xs, scale * Y, 2)
+    assert fit.n_iter == other.n_iter and fit.termination == other.termination
+    np.testing.assert_allclose(flat(other.params), scale * flat(fit.params), rtol=1e-6)
+    np.testing.assert_allclose(other.covariance.toarray(), scale**2 * fit.covariance.toarray(),
+                               rtol=1e-5, atol=1e-8 * scale**2)
+    assert np.isclose(other.loglik, fit.loglik - 12 * np.log(scale), rtol=1e-9)
+
+
+def test_units_of_each_regressor_do_not_matter():
+    Xs, Y, _, _ = draw()
+    units = [np.logspace(-8, 8, X.shape[1]) for X in Xs]
+    fit = als_gls(Xs, Y, 2)
+    other = als_gls([X * u for X, u in zip(Xs, units, strict=True)], Y, 2)
+    np.testing.assert_allclose(flat(other.params) * flat(units), flat(fit.params), rtol=1e-6)
+    np.testing.assert_allclose(flat(other.bse) * flat(units), flat(fit.bse), rtol=1e-6)
+    assert np.isclose(other.loglik, fit.loglik, rtol=1e-12)
+
+
+@pytest.mark.parametrize("hierarchy", [None, TREE], ids=["flat", "tree"])
+def test_order_of_equations_does_not_matter(hierarchy):
+    ranks = (2,) if hierarchy is None else (1, 0, 1)
+    Xs, Y, _, _ = draw(hierarchy=hierarchy, ranks=ranks)
+    fit = als_gls(Xs, Y, ranks, hierarchy, **SHARP)
+    order = np.random.default_rng(0).permutation(12)
+    if hierarchy is not None:
+        position = np.argsort(order)
+        hierarchy = Hierarchy(position[TREE.permutation], TREE.boundaries)
+    other = als_gls([Xs[j] for j in order], Y[:, order], ranks, hierarchy, **SHARP)
+    np.testing.assert_allclose(flat(other.params), flat([fit.params[j] for j in order]), rtol=1e-5,
+                               atol=1e-6)
+    np.testing.assert_allclose(other.covariance.toarray(),
+                               fit.covariance.toarray()[np.ix_(order, order)], atol=1e-5)
+    np.testing.assert_allclose(other.resid, fit.resid[:, order], atol=1e-5)
+    np.testing.assert_allclose(flat(other.bse), flat([fit.bse[j] for j in order]), rtol=1e-5)
+
+
+def test_solvers_agree_on_an_ill_conditioned_design():
+    Xs, Y, _, _ = draw(seed=5)
+    Xs = [np.vander(X[:, 1], 6) if X.shape[1] == 2 else X for X in Xs]
+    cg, lsmr = (als_gls(Xs, Y, 2, solver=s, **SHARP) for s in ("cg", "lsmr"))
+    assert np.isclose(cg.loglik, lsmr.loglik, rtol=1e-12)
+    np.testing.assert_allclose(flat(cg.params), flat(lsmr.params), rtol=1e-4, atol=1e-6)
+    assert sum(lsmr.cg_iterations) and len(cg.cg_iterations) == cg.n_iter
+
+
+def test_shared_regressors_give_least_squares():
+    Xs, Y, _, _ = draw()
+    fit = als_gls([Xs[2]] * 12, Y, 2)
+    np.testing.assert_allclose(np.stack(fit.params).T, np.linalg.lstsq(Xs[2], Y, rcond=None)[0])
+    assert set(fit.cg_iterations) == {0} and fit.termination == "gradient"
+    dense = em_gls([Xs[2]] * 12, Y, 2, tol=0.0, gtol=1e-6)
+    assert np.isclose(fit.loglik, dense.loglik, rtol=1e-8)
+
+
+def test_single_precision():
+    Xs, Y, _, _ = draw()
+    double = als_gls(Xs, Y, 2)
+    single = als_gls([X.astype(np.float32) for X in Xs], Y.astype(np.float32), 2)
+    assert single.params[0].dtype == single.resid.dtype == single.covariance.dtype == np.float32
+    assert single.converged and np.isclose(single.loglik, double.loglik, rtol=1e-5)
+    np.testing.assert_allclose(flat(single.params), flat(double.params), atol=5e-3)
+
+
+@pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
+def test_fewer_rows_than_equations():
+    Xs, Y, betas, sigma = draw(K=30, N=20, ranks=(1,))
+    fit = als_gls(Xs, Y, 1, variance_floor=1e-3)
+    value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
+    assert np.isclose(fit.loglik, value, rtol=1e-12)
+    assert value > dense_loglik(Xs, Y, betas, sigma.toarray())
+    dense = em_gls(Xs, Y, 1, variance_floor=1e-3, tol=1e-12)
+    assert np.isclose(fit.loglik, dense.loglik, rtol=1e-6)
+
+
+def test_frames_are_taken():
+    pd = pytest.importorskip("pandas")
+    Xs, Y, _, _ = draw()
+    fit = als_gls([pd.DataFrame(X) for X in Xs], pd.DataFrame(Y), 2)
+    np.testing.assert_allclose(flat(fit.params), flat(als_gls(Xs, Y, 2).params), atol=1e-5)
+
+
+# ---------------------------------------------------------------- a covariance that is known
+
+
+def test_given_covariance_is_feasible_gls():
+    Xs, Y, _, sigma = draw(N=30)
+    fit = als_gls(Xs, Y, covariance=sigma)
+    K, N = 12, 30
+    X = np.zeros((K * N, sum(x.shape[1] for x in Xs)))
+    at = np.cumsum([0, *(x.shape[1] for x in Xs)])
+    for j in range(K):
+        X[j * N : (j + 1) * N, at[j] : at[j + 1]] = Xs[j]
+    weight = np.kron(np.linalg.inv(sigma.toarray()), np.eye(N))
+    cov = np.linalg.inv(X.T @ weight @ X)
+    np.testing.assert_allclose(flat(fit.params), cov @ X.T @ weight @ Y.T.ravel(), rtol=1e-9)
+    np.testing.assert_allclose(fit.cov_params(), cov, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(flat(fit.bse), np.sqrt(np.diag(cov)), rtol=1e-9)
+    assert fit.covariance is sigma and fit.converged and fit.n_iter == 0
+    assert np.isclose(fit.loglik, dense_loglik(Xs, Y, fit.params, sigma.toarray()))
+    for kind in (LowRankPlusDiagonal(sigma.F, sigma.D), Dense(sigma.toarray())):
+        np.testing.assert_allclose(flat(als_gls(Xs, Y, covariance=kind).params), flat(fit.params),
+                                   rtol=1e-9)
+
+
+def test_grunfeld_like_linearmodels():
+    system = pytest.importorskip("linearmodels.system")
+    panel = load_grunfeld()
+    Xs = [np.stack([np.ones(20), panel.value[:, j], panel.capital[:, j]], 1) for j in range(10)]
+    Y = panel.invest[:, :10]
+    equations = {str(j): {"dependent": Y[:, j], "exog": X} for j, X in enumerate(Xs)}
+    theirs = system.SUR(equations).fit(method="gls", cov_type="unadjusted", iterate=False)
+    sigma = np.asarray(theirs.sigma)
+    fit = als_gls(Xs, Y, covariance=Dense((sigma + sigma.T) / 2))
+    np.testing.assert_allclose(flat(fit.params), np.asarray(theirs.params), rtol=1e-8)
+    np.testing.assert_allclose(flat(fit.bse), np.asarray(theirs.std_errors), rtol=1e-6)
+
+
+def test_caps_are_reported():
+    Xs, Y, _, sigma = draw()
+    with pytest.warns(ConvergenceWarning, match="after 1 iterations of cg.*raise max_cg_iter"):
+        fit = als_gls(Xs, Y, covariance=sigma, max_cg_iter=1)
+    assert not fit.converged and fit.termination == "max_iter" and fit.cg_iterations == [1]
+    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
+        fit = als_gls(Xs, Y, 2, max_iter=1)
+    assert (fit.n_iter, fit.converged) == (1, False)
+
+
+# ---------------------------------------------------------------- the edges
+
+
+def test_one_equation_is_least_squares():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 3)), rng.standard_normal((30, 1))
+    for ranks in (0, 1):
+        fit = als_gls([X], y, ranks)
+        np.testing.assert_allclose(fit.params[0], np.linalg.lstsq(X, y[:, 0], rcond=None)[0])
+        variance = np.mean(fit.resid**2)
+        assert np.isclose(fit.covariance.toarray()[0, 0], variance, rtol=1e-4)
+    covariance = np.linalg.inv(X.T @ X) * fit.covariance.toarray()
+    np.testing.assert_allclose(fit.cov_params(), covariance, rtol=1e-9)
+
+
+def test_more_factors_than_equations_or_rows():
+    Xs, Y, _, _ = draw(K=4, ranks=(1,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        many = als_gls(Xs, Y, 6)
+        few = als_gls(*draw(K=12, N=8, ranks=(1,), seed=1)[:2], 10)
+    assert many.capped == ((0, 0, 4),)
+    assert not many.covariance.F[:, 4:].any()
+    best = -0.5 * (4 * np.log(2 * np.pi) + 4 + np.linalg.slogdet(np.cov(many.resid.T, ddof=0))[1])
+    assert many.loglik < best + 0.5
+    assert not few.covariance.F[:, 8:].any() and np.isfinite(few.loglik)
+    assert (np.diff(few.loglik_trace) >= 0).all()
+
+
+def test_repeated_equations_are_named():
+    Xs, Y, _, _ = draw()
+    Xs[7], Y[:, 7] = Xs[3], -2.5 * Y[:, 3]
+    with pytest.warns(ConvergenceWarning, match="residuals of equations 3 and 7 are the same"):
+        fit = als_gls(Xs, Y, 2)
+    assert {3, 7} <= set(fit.boundary) and np.isfinite(flat(fit.bse)).all()
+
+
+def test_heywood_cases_stop_at_the_floor():
+    Xs, Y, _, _ = draw(N=20)
+    with pytest.warns(ConvergenceWarning, match="Heywood cases: .*fewer factors may do") as seen:
+        fit = als_gls(Xs, Y, 3, variance_floor=1e-4)
+    assert len(seen) == 1 and fit.boundary.size
+    X = Xs
+    for j in fit.boundary:
+        ols = Y[:, j] - X[j] @ np.linalg.lstsq(X[j], Y[:, j], rcond=None)[0]
+        assert np.isclose(fit.covariance.D[j], 1e-4 * np.mean(ols**2), rtol=1e-9)
+    assert (np.diff(fit.loglik_trace) >= 0).all()
+
+
+def test_predictions_and_scores():
+    Xs, Y, _, _ = draw(N=60)
+    fit = als_gls([X[:40] for X in Xs], Y[:40], 2)
+    new = [X[40:] for X in Xs]
+    predicted = fit.predict(new)
+    for j in range(12):
+        np.testing.assert_allclose(predicted[:, j], new[j] @ fit.params[j])
+    np.testing.assert_allclose(fit.fittedvalues + fit.resid, Y[:40])
+    np.testing.assert_allclose(fit.predict([X[:40] for X in Xs]), fit.fittedvalues, atol=1e-12)
+    assert np.isclose(fit.score(new, Y[40:]),
+                      dense_loglik(new, Y[40:], fit.params, fit.covariance.toarray()))
+    assert (fit.N, fit.K) == (40, 12) and "12 equations, 36 coefficients, 40 rows" in repr(fit)
+    with pytest.raises(ValueError, match="one array for each of the 12 equations, got 11"):
+        fit.predict(new[1:])
+    with pytest.raises(ValueError, match=r"X of equation 1 must have shape \(20, 3\)"):
+        fit.predict([new[0], new[0], *new[2:]])
+    with pytest.raises(ValueError, match=r"Y must have shape \(20, 12\)"):
+        fit.score(new, Y)
+
+
+def test_standard_errors_of_huge_systems_are_refused():
+    rng = np.random.default_rng(0)
+    Xs = [rng.standard_normal((8, 3)) for _ in range(700)]
+    fit = als_gls(Xs, rng.standard_normal((8, 700)), 0)
+    with pytest.raises(ValueError, match="at most 2000 coefficients, the system has 2100"):
+        fit.cov_params()
+
+
+def test_bad_arguments():
+    Xs, Y, _, sigma = draw()
+    for fit in (als_gls, em_gls):
+        with pytest.raises(ValueError, match="hierarchy's 9 equations, got 12"):
+            fit(Xs, Y, 1, Hierarchy.flat(9))
+        with pytest.raises(TypeError, match="hierarchy must be a Hierarchy, got list"):
+            fit(Xs, Y, 1, [1])
+        with pytest.raises(ValueError, match="one entry for each of the 1 levels"):
+            fit(Xs, Y, (1, 1))
+        with pytest.raises(ValueError, match="rank of level 0 must be non-negative"):
+            fit(Xs, Y, -1)
+        with pytest.raises(ValueError, match=r"tol must lie in \[0, 1\)"):
+            fit(Xs, Y, 1, tol=2)
+        exact = Y.copy()
+        exact[:, 6] = Xs[6] @ np.arange(Xs[6].shape[1])
+        with pytest.raises(ValueError, match=r"fitted exactly .*\(equation 6\)"):
+            fit(Xs, exact, 1)
+    with pytest.raises(TypeError, match="ranks is needed"):
+        als_gls(Xs, Y)
+    with pytest.raises(ValueError, match="not both"):
+        als_gls(Xs, Y, 1, covariance=sigma)
+    with pytest.raises(TypeError, match="must be an operator of this package .Dense for an array"):
+        als_gls(Xs, Y, covariance=sigma.toarray())
+    with pytest.raises(ValueError, match=r"covariance must have shape \(12, 12\)"):
+        als_gls(Xs, Y, covariance=Dense(np.eye(9)))
+    with pytest.raises(ValueError, match="must be symmetric positive definite"):
+        als_gls(Xs, Y, covariance=Dense(np.diag([-1.0] + 11 * [1])))
+    with pytest.raises(ValueError, match='solver must be "cg" or "lsmr"'):
+        als_gls(Xs, Y, 1, solver="lu")
+    with pytest.raises(ValueError, match="max_cg_iter must be at least 1"):
+        als_gls(Xs, Y, 1, max_cg_iter=0)
