@@ -1,6 +1,7 @@
 """`als_gls`: the maximum of the likelihood, against dense formulas, plain EM and linearmodels."""
 
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -256,6 +257,23 @@ def test_fewer_rows_than_equations():
     assert np.isclose(fit.loglik, dense.loglik, rtol=1e-6)
 
 
+def test_nothing_of_size_K_by_K_is_formed():
+    K, N = 2000, 40
+    rng = np.random.default_rng(0)
+    Xs = list(rng.standard_normal((K, N, 2)))
+    Y = rng.standard_normal((N, 2)) @ rng.standard_normal((2, K)) + rng.standard_normal((N, K))
+    als_gls(Xs, Y, 2)  # what is compiled takes memory, too
+    tracemalloc.start()
+    try:
+        fit = als_gls(Xs, Y, 2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fit.converged
+    # 16 arrays like Y for regressors, residuals and factors; one K×K matrix would be 50.
+    assert peak < 16 * Y.nbytes < 0.5 * 8 * K**2
+
+
 def test_frames_are_taken():
     pd = pytest.importorskip("pandas")
     Xs, Y, _, _ = draw()
@@ -329,7 +347,7 @@ def test_more_factors_than_equations_or_rows():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         many = als_gls(Xs, Y, 6)
-        few = als_gls(*draw(K=12, N=8, ranks=(1,), seed=1)[:2], 10)
+        few = als_gls(*draw(K=12, N=8, ranks=(1,), seed=1)[:2], 10, max_iter=8)
     assert many.capped == ((0, 0, 4),)
     assert not many.covariance.F[:, 4:].any()
     best = -0.5 * (4 * np.log(2 * np.pi) + 4 + np.linalg.slogdet(np.cov(many.resid.T, ddof=0))[1])

@@ -176,6 +176,15 @@ def test_single_precision_stays_single():
     assert {x.dtype for x in (*mixed[0], mixed[1])} == {np.dtype(float)}
 
 
+def test_one_array_of_all_regressors_is_a_list_of_them():
+    Xs, Y = draw((2, 2, 2, 2))
+    stacked, _ = as_equations(np.stack(Xs), Y)
+    for a, b in zip(stacked, Xs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    same, _ = as_equations([Xs[0]] * 4, Y)
+    assert all(X is same[0] for X in same)
+
+
 def test_dependent_regressors_are_named():
     Xs, Y = draw((3, 3, 2, 3))
     Xs[1][:, 2] = Xs[1][:, 0] - 2e5 * Xs[1][:, 1]

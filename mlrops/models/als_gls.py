@@ -129,7 +129,7 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     >>> fit = als_gls(Xs, Y, ranks=1)
     >>> fit.termination, fit.covariance.ranks
     ('gradient', (1,))
-    >>> least_squares = [np.linalg.lstsq(X, y)[0] for X, y in zip(Xs, Y.T)]
+    >>> least_squares = [np.linalg.lstsq(X, y, rcond=None)[0] for X, y in zip(Xs, Y.T)]
     >>> def error(params):
     ...     return float(np.sqrt(np.mean(np.square(np.subtract(params, [1.0, -2.0])))))
     >>> error(fit.params) < error(least_squares) / 2

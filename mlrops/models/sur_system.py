@@ -33,7 +33,7 @@ def as_equations(Xs, Y):
     if len(Xs) != K or K == 0:
         raise ValueError("Xs must hold one array for each column of Y, at least one, got"
                          f" {len(Xs)} for Y of shape {Y.shape}")
-    known = {}
+    Xs, known = list(Xs), {}  # views that an array of three dimensions gives keep their identity
     for j, X in enumerate(Xs):
         if id(X) not in known:
             known[id(X)] = _as_design(X, j, N)
