@@ -142,6 +142,19 @@ def test_gradient_is_zero_at_the_maximum(hierarchy, ranks):
     assert abs(slope(by_beta(0, 0))) > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
+@pytest.mark.parametrize("N, ranks, hierarchy", [
+    (14, 4, None), (25, (1, 0, 1), TREE), (60, 3, None)])
+@pytest.mark.parametrize("solver", ["cg", "lsmr"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_likelihood_never_falls(N, ranks, hierarchy, solver, seed):
+    Xs, Y, _, _ = draw(N=N, seed=seed)
+    fit = als_gls(Xs, Y, ranks, hierarchy, solver=solver, variance_floor=1e-4, max_iter=8)
+    assert (np.diff(fit.loglik_trace) >= 0).all()
+    value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
+    assert np.isclose(fit.loglik, value, rtol=1e-9)
+
+
 def test_default_rules_stop_close_to_the_maximum():
     for N in (20, 100):
         Xs, Y, _, _ = draw(N=N, ranks=(1,))

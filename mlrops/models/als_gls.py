@@ -252,8 +252,7 @@ class _Climb:
         state = self.ascent.state
         step = beta_step(self.system, state.mapped.covariance, self.gamma, self._target(gtol),
                          *self.how)
-        before = self.ascent.problem.source
-        self.cg_iterations.append(step.n_iter + getattr(before, "n_iter", 0))
+        self.cg_iterations.append(step.n_iter + self._iterations_of_updates())
         if step.gamma is self.gamma and not self.ascent.exhausted:
             self.normal_norm = step.norm
             return False
@@ -269,6 +268,14 @@ class _Climb:
         self.ascent, self.gamma, self.E = ascent, step.gamma, step.residuals
         self.normal_norm = step.norm
         return True
+
+    def _iterations_of_updates(self):
+        """Iterations of the solver that the Σ-step has taken since this was last asked."""
+        source = self.ascent.problem.source
+        if not isinstance(source, _Profiled):
+            return 0
+        taken, source.n_iter = source.n_iter, 0
+        return taken
 
     def reason(self, trace, moved, rules):
         """Why to stop here, or None."""

@@ -36,7 +36,7 @@ class SURResult:
     termination : str
         ``"gradient"``, ``"loglik"`` or ``"max_iter"``.
     cg_iterations : list of int
-        Iterations of the linear solver in each β-step.
+        Iterations of the linear solver in each iteration.
     resid, fittedvalues : ndarray, shape (N, K)
     gradient_norm : float
         Largest derivative of the log-likelihood a row by a loading, in units of the square root of
