@@ -69,6 +69,8 @@ def test_same_maximum_as_dense_em(hierarchy, ranks):
         value = dense_loglik(Xs, Y, found.params, found.covariance.toarray())
         assert np.isclose(found.loglik, value, rtol=1e-12)
         assert np.isclose(found.score(Xs, Y), value, rtol=1e-12)
+        np.testing.assert_allclose(found.predict(Xs), found.fittedvalues, atol=1e-12)
+        np.testing.assert_allclose(Y - found.resid, found.fittedvalues, atol=1e-12)
 
 
 def test_one_em_step_is_that_of_the_book():
@@ -153,6 +155,28 @@ def test_the_likelihood_never_falls(N, ranks, hierarchy, solver, seed):
     assert (np.diff(fit.loglik_trace) >= 0).all()
     value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
     assert np.isclose(fit.loglik, value, rtol=1e-9)
+
+
+def test_a_step_that_loses_is_not_taken(monkeypatch):
+    module = sys.modules[als_gls.__module__]
+    Xs, Y, _, _ = draw()
+    honest = module.beta_step
+    calls = []
+
+    def worse(system, covariance, gamma, *options):
+        calls.append(gamma)
+        step = honest(system, covariance, gamma, *options)
+        if len(calls) == 2:
+            gamma = gamma + 1
+            step = step._replace(gamma=gamma, residuals=system.residuals(gamma))
+        return step
+
+    monkeypatch.setattr(module, "beta_step", worse)
+    fit = als_gls(Xs, Y, 2)
+    assert len(calls) > 2 and calls[2] is calls[1]
+    assert (np.diff(fit.loglik_trace) >= 0).all() and fit.termination == "gradient"
+    monkeypatch.undo()
+    np.testing.assert_allclose(flat(fit.params), flat(als_gls(Xs, Y, 2).params), atol=1e-4)
 
 
 def test_default_rules_stop_close_to_the_maximum():
