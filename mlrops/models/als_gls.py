@@ -14,7 +14,7 @@ from .ascent import Ascent, Problem
 from .convergence import ConvergenceWarning
 from .data import CompleteData
 from .em import Complete, Point
-from .factor_model import _check_options, _check_scale
+from .options import check_options, check_scale
 from .run import independent_loglik
 from .start import capped_groups, start
 from .sur_result import SURResult
@@ -135,7 +135,7 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     >>> error(fit.params) < error(least_squares) / 2
     True
     """
-    _, rules = _check_options(1, tol, gtol, max_iter, variance_floor)
+    _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
     if check_rank(max_cg_iter, "max_cg_iter") < 1:
         raise ValueError("max_cg_iter must be at least 1, got 0")
     if solver not in SOLVERS:
@@ -206,7 +206,7 @@ class _Climb:
         self.E = system.residuals(self.gamma)
         system.check_errors(self.E)
         source = residual_source(self.E)
-        _check_scale(source, hierarchy, None)
+        check_scale(source, hierarchy, None)
         self.floor = (variance_floor * source.variance).astype(source.dtype)
         F, D = start("svd", tree, ranks, source, None)
         first = Point(F, np.maximum(D, self.floor), source.mean)

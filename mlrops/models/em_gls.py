@@ -5,7 +5,7 @@ import numpy as np
 from ..operators.elementary import Dense
 from ..operators.mlr import MLR, check_ranks
 from .als_gls import check_hierarchy, residual_source, warn_of
-from .factor_model import _check_options
+from .options import check_options
 from .run import SMALL_GAINS, independent_loglik
 from .start import capped_groups, start
 from .sur_result import SURResult
@@ -62,7 +62,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     >>> bool(abs(dense.loglik - structured.loglik) < 1e-6)
     True
     """
-    _, rules = _check_options(1, tol, gtol, max_iter, variance_floor)
+    _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
     Xs, Y = as_equations(Xs, Y)
     hierarchy = check_hierarchy(hierarchy, Y.shape[1])
     ranks = check_ranks(ranks, hierarchy)

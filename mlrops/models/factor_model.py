@@ -2,19 +2,18 @@
 
 import warnings
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 
-from ..operators._validate import check_rank
 from ..operators.mlr import MLR, check_ranks
 from .ascent import MEMORY, Problem
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .convergence import ConvergenceWarning
 from .em import Point
+from .options import check_options, check_scale, check_times
 from .result import FactorModelResult
 from .rows import named
-from .run import Rules, run
+from .run import run
 from .sources import open_source
 from .start import capped_groups, start
 
@@ -161,9 +160,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     >>> bool((np.diff(fit.loglik_trace) >= 0).all())
     True
     """
-    n_init, rules = _check_options(n_init, tol, gtol, max_iter, variance_floor)
+    n_init, rules = check_options(n_init, tol, gtol, max_iter, variance_floor)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
-    _check_scale(source, hierarchy, names)
+    check_scale(source, hierarchy, names)
     ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
@@ -172,7 +171,7 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     report = None if callback is None else _Reporter(callback, hierarchy)
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
-        _check_times(checkpoint_every, checkpoint_seconds)
+        check_times(checkpoint_every, checkpoint_seconds)
         options = _options_to_resume(init, accelerate, center, variance_floor, n_init, rules,
                                      random_state)
         keeper = Checkpoint(
@@ -214,35 +213,6 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         mean_is_estimated=bool(center))
 
 
-def _check_options(n_init, tol, gtol, max_iter, variance_floor):
-    """The number of starts and the rules to stop by."""
-    n_init = check_rank(n_init, "n_init")
-    if n_init < 1:
-        raise ValueError("n_init must be at least 1, got 0")
-    for name, value in (("tol", tol), ("gtol", gtol), ("variance_floor", variance_floor)):
-        _check_number(value, name)
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
-    return n_init, Rules(tol, gtol, check_rank(max_iter, "max_iter"))
-
-
-def _check_scale(source, hierarchy, names):
-    """Refuse variances so large or small that what is computed with them leaves the dtype.
-
-    The acceleration holds steps in single precision, whatever the dtype.
-    """
-    limits = np.finfo(source.dtype)
-    low = max(float(limits.tiny / limits.eps), 1e-60)
-    high = min(float(limits.max * limits.eps), 1e60)
-    variance = hierarchy._scatter(source.variance)
-    bad = np.flatnonzero(~((variance >= low) & (variance <= high)))
-    if bad.size:
-        raise ValueError(
-            f"Y has {bad.size} features ({named(bad, names)}) with variances out of the range that"
-            f" can be computed with in {source.dtype}, {low:.0e} to {high:.0e}; change their units"
-        )
-
-
 def _options_to_resume(init, accelerate, center, variance_floor, n_init, rules, random_state):
     """Options that a resumed fit must share with the one that it goes on with."""
     options = {"accelerate": bool(accelerate), "center": bool(center), "n_init": n_init,
@@ -255,20 +225,6 @@ def _options_to_resume(init, accelerate, center, variance_floor, n_init, rules, 
         seeded = isinstance(random_state, (int, np.integer))
         options["random_state"] = random_state if seeded else "no integer"
     return options
-
-
-def _check_number(value, name):
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-
-
-def _check_times(every, seconds):
-    if every is not None and check_rank(every, "checkpoint_every") < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {every}")
-    if seconds is not None:
-        _check_number(seconds, "checkpoint_seconds")
-    if seconds is not None and not seconds >= 0:
-        raise ValueError(f"checkpoint_seconds must not be negative, got {seconds!r}")
 
 
 def _seeds(random_state, n_init):
