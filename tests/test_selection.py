@@ -326,13 +326,6 @@ def test_data_frames_lists_and_float32(small):
         assert a.cv_mean == pytest.approx(b.cv_mean, rel=1e-3)
 
 
-def accepts(**options):
-    import inspect
-
-    return options.keys() <= inspect.signature(fit_factor_model).parameters.keys()
-
-
-@pytest.mark.skipif(not accepts(missing="em"), reason="fit_factor_model takes no missing cells")
 def test_missing_cells():
     Y = simulate_mlr(SMALL, (1, 1), 200, random_state=0).Y
     Y[np.random.default_rng(0).random(Y.shape) < 0.1] = np.nan
@@ -346,7 +339,6 @@ def test_missing_cells():
     assert table_of(selection)[0, 0].cv_mean == pytest.approx(np.mean(scores), rel=1e-9)
 
 
-@pytest.mark.skipif(not accepts(sample_weight=None), reason="fit_factor_model takes no weights")
 def test_sample_weights_follow_their_samples(small):
     weight = np.random.default_rng(0).uniform(0.2, 2, 80)
     train, test = np.arange(50), np.arange(50, 80)
@@ -378,10 +370,6 @@ def test_weights_go_with_their_samples_into_training_and_scores(small, monkeypat
 def test_sparse_data(kind, monkeypatch):
     Y = simulate_mlr(SMALL, (1, 1), 200, noise=0.3, random_state=2).Y
     Y[np.abs(Y) < 0.3] = 0
-    try:
-        fit_factor_model(scipy.sparse.csr_array(Y), (1, 0), SMALL)
-    except TypeError:
-        pytest.skip("fit_factor_model takes no sparse data")
     options = dict(candidates=[(1, 0), (1, 1)], criterion="cv", n_folds=3, random_state=0,
                    tol=1e-9)
     dense = select_ranks(Y, SMALL, **options)
