@@ -4,7 +4,7 @@ import json
 
 from test_kernels import in_a_new_process
 
-LIMIT_GB = 4.0
+LIMIT_GB = 3.0
 
 
 def test_a_million_features():

@@ -11,6 +11,7 @@ What EM asks of data is a *source*.  Its arrays are in tree order.
 ``start_data(width, seed)``  (n, k) array X, ``X Xᵀ / N`` like the covariance of the data: the
                              data themselves, or a sketch of about `width` columns
 ``evaluate(Σ, mean)``        the E-step at a covariance (`MLR` in tree order) and mean
+``shares``                   where cells are missing: (n,) share of the samples with each feature
 ============================ =======================================================================
 
 What ``evaluate`` returns has
