@@ -158,7 +158,7 @@ def test_the_likelihood_never_falls(N, ranks, hierarchy, solver, seed):
 
 
 def test_a_step_that_loses_is_not_taken(monkeypatch):
-    module = sys.modules[als_gls.__module__]
+    module = sys.modules["mlrops.models.sur_climb"]
     Xs, Y, _, _ = draw()
     honest = module.beta_step
     calls = []
@@ -196,7 +196,7 @@ def test_few_rows_do_not_stall(monkeypatch):
     value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
     assert np.isclose(fit.loglik, value, rtol=1e-10)
     assert (np.diff(fit.loglik_trace) >= 0).all() and len(fit.cg_iterations) == fit.n_iter
-    monkeypatch.setattr(sys.modules[als_gls.__module__], "SEPARATE", 10**6)
+    monkeypatch.setattr(sys.modules["mlrops.models.sur_climb"], "SEPARATE", 10**6)
     alone = als_gls(Xs, Y, 3, variance_floor=1e-4)
     assert alone.n_iter > 1.5 * fit.n_iter and alone.loglik <= fit.loglik + 1e-9
 
@@ -315,7 +315,8 @@ def test_frames_are_taken():
     pd = pytest.importorskip("pandas")
     Xs, Y, _, _ = draw()
     fit = als_gls([pd.DataFrame(X) for X in Xs], pd.DataFrame(Y), 2)
-    np.testing.assert_allclose(flat(fit.params), flat(als_gls(Xs, Y, 2).params), atol=1e-5)
+    np.testing.assert_allclose(fit.params, flat(als_gls(Xs, Y, 2).params), atol=1e-5)
+    assert fit.params.index[3] == ("1", "1") and fit.resid.shape == Y.shape
 
 
 # ---------------------------------------------------------------- a covariance that is known

@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 
 from mlrops import MLR, Dense, Diagonal, Hierarchy, LowRankPlusDiagonal
-from mlrops.models.sur_system import (
-    StackedSystem,
-    as_equations,
-    average_loglik,
-    beta_step,
-    inverse_diagonal,
-)
+from mlrops.models.beta_step import beta_step
+from mlrops.models.sur_data import read_equations
+from mlrops.models.sur_system import StackedSystem, inverse_diagonal
 
 
 def dense_gls(Xs, Y, sigma):
@@ -107,7 +103,7 @@ def test_the_norm_is_that_of_the_gradient():
 
     def loglik(gamma):
         E = system.residuals(gamma)
-        return average_loglik(sigma, np.sum(E * sigma.solve(E)), system.N)
+        return system.average_loglik(system.weigh(sigma), np.sum(E * sigma.solve(E)))
 
     h, slopes = 1e-5, []
     unit = system.spread(np.sqrt(sigma.partial_variance()))
@@ -122,7 +118,7 @@ def test_the_norm_is_that_of_the_gradient():
 def test_shared_regressors_make_least_squares_gls():
     X, Y = draw((3,))[0][0], draw()[1]
     for Xs in ([X] * 5, [X.copy() for _ in range(5)]):
-        system = StackedSystem(*as_equations(Xs, Y))
+        system = read_equations(Xs, Y).system()
         assert system.shared
         step = beta_step(system, operators(5)["dense"], system.ols, 1e-12)
         assert step.n_iter == 0
@@ -166,22 +162,22 @@ def test_lsmr_and_cg_agree_where_equations_nearly_repeat():
 def test_single_precision_stays_single():
     Xs, Y = draw(dtype=np.float32)
     sigma = operators(5)["mlr"]
-    system = StackedSystem(*as_equations(Xs, Y))
+    system = read_equations(Xs, Y).system()
     step = beta_step(system, sigma, system.ols, 0.0)
     assert {step.gamma.dtype, step.residuals.dtype} == {np.dtype(np.float32)}
     beta, _ = dense_gls(Xs, Y, sigma.toarray())
     np.testing.assert_allclose(np.concatenate(system.coefficients(step.gamma)), beta, rtol=1e-3,
                                atol=1e-5)
-    mixed = as_equations([Xs[0], *draw()[0][1:]], Y)
-    assert {x.dtype for x in (*mixed[0], mixed[1])} == {np.dtype(float)}
+    mixed = read_equations([Xs[0], *draw()[0][1:]], Y)
+    assert {x.dtype for x in (*mixed.Xs, mixed.Y)} == {np.dtype(float)}
 
 
 def test_one_array_of_all_regressors_is_a_list_of_them():
     Xs, Y = draw((2, 2, 2, 2))
-    stacked, _ = as_equations(np.stack(Xs), Y)
+    stacked = read_equations(np.stack(Xs), Y).Xs
     for a, b in zip(stacked, Xs, strict=True):
         np.testing.assert_array_equal(a, b)
-    same, _ = as_equations([Xs[0]] * 4, Y)
+    same = read_equations([Xs[0]] * 4, Y).Xs
     assert all(X is same[0] for X in same)
 
 
@@ -200,30 +196,31 @@ def test_dependent_regressors_are_named():
 def test_bad_input_is_named():
     Xs, Y = draw()
     with pytest.raises(ValueError, match="one array for each column of Y"):
-        as_equations(Xs[:-1], Y)
+        read_equations(Xs[:-1], Y)
     with pytest.raises(ValueError, match="at least one, got 0"):
-        as_equations([], Y[:, :0])
+        read_equations([], Y[:, :0])
     for wrong in (Xs[0], {"a": Xs[0]}, iter(Xs), "Xs", 3):
         with pytest.raises(TypeError, match="Xs must be a list of K arrays"):
-            as_equations(wrong, Y)
+            read_equations(wrong, Y)
     with pytest.raises(ValueError, match="X of equation 2 has 14 rows, Y has 15"):
-        as_equations([*Xs[:2], Xs[2][1:], *Xs[3:]], Y)
+        read_equations([*Xs[:2], Xs[2][1:], *Xs[3:]], Y)
     with pytest.raises(ValueError, match="equation 2 has 4 regressors and 4 samples"):
-        as_equations([X[:4] for X in Xs], Y[:4])
+        read_equations([X[:4] for X in Xs], Y[:4])
     bad = Xs[3].copy()
     bad[4, 0] = np.nan
     with pytest.raises(ValueError, match=r"X of equation 3 must be finite.*column 0"):
-        as_equations([*Xs[:3], bad, Xs[4]], Y)
+        read_equations([*Xs[:3], bad, Xs[4]], Y)
     bad = Y.copy()
     bad[2, 3] = np.inf
     with pytest.raises(ValueError, match=r"Y must be finite.*equation 3"):
-        as_equations(Xs, bad)
+        read_equations(Xs, bad)
     with pytest.raises(ValueError, match="Y must be 2-d"):
-        as_equations(Xs, Y[:, 0])
+        read_equations(Xs, Y[:, 0])
     with pytest.raises(ValueError, match="X of equation 0 must be 2-d"):
-        as_equations([Xs[0][:, 0], *Xs[1:]], Y)
+        read_equations([Xs[0][:, 0], *Xs[1:]], Y)
     with pytest.raises(TypeError, match="X of equation 1 must be real"):
-        as_equations([Xs[0], Xs[1] + 0j, *Xs[2:]], Y)
-    system = StackedSystem(*as_equations(Xs, np.stack([X @ np.ones(X.shape[1]) for X in Xs], 1)))
+        read_equations([Xs[0], Xs[1] + 0j, *Xs[2:]], Y)
+    Y = np.stack([X @ np.ones(X.shape[1]) for X in Xs], 1)
+    system = read_equations(Xs, Y).system()
     with pytest.raises(ValueError, match="5 equations are fitted exactly"):
         system.check_errors(system.residuals(system.ols))

@@ -245,10 +245,11 @@ def path_covariance(K, layout):
     return out
 
 
-def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None):
+def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None, ridge=0.0):
     """One M-step into F (n, R) and D (n,): regress the features on the factors of their paths.
 
     `keep`, two arrays (n_leaves, R, R), is given the second moments W of the leaves and W⁻¹.
+    `ridge` is added to the diagonal of W.
     """
     k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
 
@@ -263,6 +264,8 @@ def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None):
             cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             _compiled.sweep_covariance(start, lo, hi, layout.path, layout.cols, layout.zoff, K,
                                        cov_stack, cov)
+            if ridge:
+                np.einsum("qii->qi", cov)[...] += ridge / n_samples
             _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.path, layout.cols,
                                            n_samples, chol, linv, winv, Winv)
             if keep is not None:

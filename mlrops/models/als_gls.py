@@ -1,41 +1,74 @@
 """`als_gls`: many regressions with correlated errors, by alternating generalized least squares."""
 
-import copy
+import math
 import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
+from tqdm import tqdm
 
 from ..hierarchy import Hierarchy
-from ..operators._validate import check_rank, name_some
+from ..operators._validate import check_rank
 from ..operators.base import StructuredOperator
 from ..operators.mlr import MLR, check_ranks
-from .ascent import Ascent, Problem
+from .beta_step import SOLVERS, beta_step
 from .convergence import ConvergenceWarning
-from .data import CompleteData
-from .em import Complete, Point
-from .options import check_options, check_scale
-from .run import independent_loglik
-from .start import capped_groups, start
+from .em import loading_penalty
+from .options import check_number, check_options
+from .run import Rules
+from .start import capped_groups
+from .sur_climb import Climb, warn_of
+from .sur_data import read_equations
 from .sur_result import SURResult
-from .sur_system import SOLVERS, StackedSystem, as_equations, average_loglik, beta_step
 
-__all__ = ["als_gls", "check_hierarchy", "residual_source", "warn_of"]
+__all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 
-# Updates of Σ in the first iteration, and in any; each later one may take twice as many.
-FIRST_UPDATES, MOST_UPDATES = 8, 128
-# Iterations after which the Σ-step takes the coefficients along: with 12 equations of 2 to 4
-# regressors, N = 20 and 3 factors the alternation took 21 to 31, and then 9 to 13 are enough.
-SEPARATE = 6
-# A half-step goes on until its gradient is this share of what the other one left; a smaller one
-# where the log-likelihood of inexact coefficients hides gains.
-SHARE, LEAST_SHARE = 0.1, 1e-4
-# Iterations whose gains must all be small: one small gain is no proof that the next is small, too.
-SMALL_GAINS = 2
+
+class SURIterate(NamedTuple):
+    """Where `als_gls` is; what its `callback` is given."""
+
+    n_iter: int
+    objective: float  # log-likelihood a row, less penalties
+    params: list  # of K arrays (p_j,)
+    covariance: MLR
+
+
+@dataclass(frozen=True)
+class SUROptions:
+    """How a system is fitted, checked."""
+
+    solver: str = "cg"
+    rules: Rules = Rules(1e-9, 1e-5, 200)
+    max_cg_iter: int = 1000
+    variance_floor: float = 1e-6
+    beta_ridge: float = 0.0
+    factor_ridge: float = 0.0
+
+    @classmethod
+    def checked(cls, solver="cg", tol=1e-9, gtol=1e-5, max_iter=200, max_cg_iter=1000,
+                variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0):
+        _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
+        if check_rank(max_cg_iter, "max_cg_iter") < 1:
+            raise ValueError("max_cg_iter must be at least 1, got 0")
+        if solver not in SOLVERS:
+            raise ValueError(f'solver must be "cg" or "lsmr", got {solver!r}')
+        for name, value in (("beta_ridge", beta_ridge), ("factor_ridge", factor_ridge)):
+            check_number(value, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+        return cls(solver, rules, max_cg_iter, variance_floor, float(beta_ridge),
+                   float(factor_ridge))
+
+    @property
+    def how(self):
+        """What a β-step takes."""
+        return self.solver, self.max_cg_iter
 
 
 def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", tol=1e-9,
-            gtol=1e-5, max_iter=200, max_cg_iter=1000, variance_floor=1e-6):
+            gtol=1e-5, max_iter=200, max_cg_iter=1000, variance_floor=1e-6, beta_ridge=0.0,
+            factor_ridge=0.0, progress=False, callback=None):
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 
     The model is :math:`y_{tj} = x_{tj}^T \beta_j + e_{tj}`, K equations j with regressors of their
@@ -45,10 +78,11 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
 
     Parameters
     ----------
-    Xs : list of K array_like, shapes (N, p_j)
+    Xs : list of K array_like or DataFrame, shapes (N, p_j)
         Regressors; an intercept is a column of ones.  ``N > p_j``, full column rank.
-    Y : array_like, shape (N, K)
-        Dependent variables, one equation a column.
+    Y : array_like or DataFrame, shape (N, K)
+        Dependent variables, one equation a column.  Names of columns and rows, of Y or of Xs, are
+        those of the results.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first.  A group with fewer equations than its
         level's rank gets as many factors as it has equations (``result.capped`` lists them), and no
@@ -73,6 +107,15 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
         Cap of the solver's iterations in a β-step.
     variance_floor : float, optional
         Lower bound of D relative to the residual variances of least squares equation by equation.
+    beta_ridge, factor_ridge : float, optional
+        Penalties taken off the log-likelihood of all rows: ``beta_ridge Σ_j ‖β_j‖² / 2``, in the
+        units of the regressors, and ``factor_ridge tr(Fᵀ D⁻¹ F) / 2``, which has no units and keeps
+        variances from the floor.
+    progress : bool, optional
+        Show a progress bar.
+    callback : callable, optional
+        Called with the `SURIterate` of the start and of every iteration; StopIteration from it ends
+        the fit.  So does Ctrl-C, with the best parameters so far.
 
     Returns
     -------
@@ -135,44 +178,85 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     >>> error(fit.params) < error(least_squares) / 2
     True
     """
-    _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
-    if check_rank(max_cg_iter, "max_cg_iter") < 1:
-        raise ValueError("max_cg_iter must be at least 1, got 0")
-    if solver not in SOLVERS:
-        raise ValueError(f'solver must be "cg" or "lsmr", got {solver!r}')
-    Xs, Y = as_equations(Xs, Y)
+    options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
+                                 beta_ridge, factor_ridge)
+    return fit_system(read_equations(Xs, Y), ranks, hierarchy, options, covariance=covariance,
+                      progress=progress, callback=callback)
+
+
+def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=False, callback=None):
+    """`als_gls` for `SURData` and checked options."""
     if covariance is not None:
         if ranks is not None or hierarchy is not None:
             raise ValueError("give either ranks (and a hierarchy), to fit a covariance, or a"
                              " covariance to keep, not both")
-        return _feasible(Xs, Y, covariance, solver, rules, max_cg_iter)
+        return _feasible(data, covariance, options)
     if ranks is None:
         raise TypeError("ranks is needed to fit a covariance; or give a covariance to keep")
-    hierarchy = check_hierarchy(hierarchy, Y.shape[1])
+    if data.observed is not None and options.factor_ridge:
+        raise ValueError("factor_ridge needs complete samples, some equations lack some")
+    if data.observed is not None and options.solver != "cg":
+        raise ValueError('missing samples need solver="cg"')
+    hierarchy = check_hierarchy(hierarchy, data.K)
     ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     order = hierarchy.permutation
-    system = StackedSystem([Xs[j] for j in order], Y[:, order], order)
-    climb = _Climb(system, hierarchy, ranks, variance_floor, (solver, max_cg_iter))
-    trace, termination = [climb.loglik], None
-    while termination is None:
-        moved = climb.iterate(rules.gtol)
-        trace.append(climb.loglik)
-        termination = climb.reason(trace, moved, rules)
+    climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)
+    trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
     point = climb.ascent.state.point
     boundary = np.sort(order[point.D <= climb.floor])
-    resid = hierarchy._scatter(climb.E).T
-    warn_of(termination, max_iter, boundary, variance_floor, resid.T)
-    covariance = MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
-                                  hierarchy._scatter(point.D), check_finite=False).principal()
-    in_order = system.coefficients(climb.gamma)
+    warn_of(termination, options.rules.max_iter, boundary, options.variance_floor,
+            hierarchy._scatter(climb.E), data.names)
+    covariance = _covariance(climb, hierarchy).principal()
+    penalty = climb._penalty(climb.gamma) + (
+        loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
     return SURResult(
-        params=[in_order[i] for i in hierarchy._position], covariance=covariance, loglik=trace[-1],
-        loglik_trace=np.array(trace), n_iter=len(trace) - 1, converged=termination != "max_iter",
-        termination=termination, cg_iterations=climb.cg_iterations, resid=resid,
-        fittedvalues=Y - resid, gradient_norm=climb.ascent.state.gradient_norm,
+        data=data, coefficients=_coefficients(climb, hierarchy), covariance=covariance,
+        loglik=trace[-1] + penalty, loglik_trace=np.array(trace), n_iter=len(trace) - 1,
+        converged=termination in ("gradient", "loglik"), termination=termination,
+        cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
-        Xs=tuple(Xs))
+        options=options)
+
+
+def _iterate(climb, hierarchy, rules, progress, callback):
+    """Alternate until a rule, the callback, the cap or the user says stop: trace and reason."""
+    def report():
+        if callback is not None:
+            callback(SURIterate(len(trace) - 1, trace[-1], _coefficients(climb, hierarchy),
+                                _covariance(climb, hierarchy)))
+
+    trace, termination = [climb.objective], None
+    with tqdm(total=rules.max_iter, desc="ALS", disable=not progress) as bar:
+        try:
+            report()
+            while termination is None:
+                moved = climb.iterate(rules.gtol)
+                trace.append(climb.objective)
+                bar.set_postfix(loglik=f"{trace[-1]:.6g}", change=f"{trace[-1] - trace[-2]:.1e}",
+                                refresh=False)
+                bar.update()
+                report()
+                termination = climb.reason(trace, moved, rules)
+        except StopIteration:
+            termination = "callback"
+        except KeyboardInterrupt:
+            climb.settle()
+            if climb.objective > trace[-1]:
+                trace.append(climb.objective)
+            termination = "interrupted"
+    return trace, termination
+
+
+def _coefficients(climb, hierarchy):
+    in_order = climb.system.coefficients(climb.gamma)
+    return [in_order[i] for i in hierarchy._position]
+
+
+def _covariance(climb, hierarchy):
+    point, ranks = climb.ascent.state.point, climb.ascent.problem.ranks
+    return MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
+                            hierarchy._scatter(point.D), check_finite=False)
 
 
 def check_hierarchy(hierarchy, K):
@@ -187,133 +271,9 @@ def check_hierarchy(hierarchy, K):
     return hierarchy
 
 
-def residual_source(E):
-    """The source of EM that residuals (K, N) in tree order are; their mean is fixed at 0."""
-    K, N = E.shape
-    # The triangular factor of their QR factorization has the same products E Eᵀ.
-    X = E if N <= K else np.ascontiguousarray(
-        scipy.linalg.qr(E.T, mode="r", check_finite=False)[0][:K].T)
-    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K, E.dtype), N, float(N))
-
-
-class _Climb:
-    """The alternation; arrays in tree order, always at the best parameters so far."""
-
-    def __init__(self, system, hierarchy, ranks, variance_floor, how):
-        tree = hierarchy._in_tree_order()
-        self.system, self.how = system, how
-        self.gamma = system.ols
-        self.E = system.residuals(self.gamma)
-        system.check_errors(self.E)
-        source = residual_source(self.E)
-        check_scale(source, hierarchy, None)
-        self.floor = (variance_floor * source.variance).astype(source.dtype)
-        F, D = start("svd", tree, ranks, source, None)
-        first = Point(F, np.maximum(D, self.floor), source.mean)
-        self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
-        self.independent = independent_loglik(source)
-        self.normal_norm, self.cg_iterations, self.share = np.inf, [], SHARE
-
-    @property
-    def loglik(self):
-        return self.ascent.state.loglik
-
-    def iterate(self, gtol):
-        """A Σ-step and a β-step; False where neither can gain anything in this precision."""
-        moved = self._climb_covariance(gtol)
-        return self._solve_coefficients(gtol) or moved
-
-    def _target(self, gtol):
-        """How far a β-step goes now."""
-        return self.share * max(self.ascent.state.gradient_norm, gtol)
-
-    def _climb_covariance(self, gtol):
-        goal = max(SHARE * self.ascent.state.gradient_norm, gtol / 2)
-        source = self.ascent.problem.source
-        if isinstance(source, _Profiled):
-            source.target = self._target(gtol)
-        # The exponent is capped only to keep the integer small.
-        most = min(FIRST_UPDATES * 2 ** min(len(self.cg_iterations), 30), MOST_UPDATES)
-        moved = False
-        for _ in range(most):
-            if self.ascent.state.gradient_norm <= goal or not self.ascent.advance():
-                break
-            moved = True
-        if isinstance(source, _Profiled):
-            best = self.ascent.state.mapped.step.coefficients
-            self.gamma, self.E = best.gamma, best.residuals
-            # Another try, with coefficients whose inexactness hides less.
-            if self.ascent.exhausted and self.share > LEAST_SHARE:
-                self.share *= SHARE
-                moved = True
-        return moved
-
-    def _solve_coefficients(self, gtol):
-        state = self.ascent.state
-        step = beta_step(self.system, state.mapped.covariance, self.gamma, self._target(gtol),
-                         *self.how)
-        self.cg_iterations.append(step.n_iter + self._iterations_of_updates())
-        if step.gamma is self.gamma and not self.ascent.exhausted:
-            self.normal_norm = step.norm
-            return False
-        problem = copy.copy(self.ascent.problem)
-        problem.source = residual_source(step.residuals)
-        if len(self.cg_iterations) >= SEPARATE:
-            problem.source = _Profiled(self.system, step.gamma, self._target(gtol), self.how)
-        ascent = Ascent(problem, state.point, True)
-        if ascent.state.loglik < state.loglik:
-            self.normal_norm = step.first_norm
-            return False
-        ascent.pairs = self.ascent.pairs  # the curvature hardly depends on β
-        self.ascent, self.gamma, self.E = ascent, step.gamma, step.residuals
-        self.normal_norm = step.norm
-        return True
-
-    def _iterations_of_updates(self):
-        """Iterations of the solver that the Σ-step has taken since this was last asked."""
-        source = self.ascent.problem.source
-        if not isinstance(source, _Profiled):
-            return 0
-        taken, source.n_iter = source.n_iter, 0
-        return taken
-
-    def reason(self, trace, moved, rules):
-        """Why to stop here, or None."""
-        if max(self.ascent.state.gradient_norm, self.normal_norm) <= rules.gtol:
-            return "gradient"
-        # The gain over independent errors does not depend on units, as the log-likelihood does.
-        scale = max(trace[-1] - self.independent, self.system.K / 2)
-        gains = np.diff(trace[-SMALL_GAINS - 1 :])
-        if not moved or gains.size == SMALL_GAINS and gains.max() <= rules.tol * scale:
-            return "loglik"
-        return "max_iter" if len(trace) > rules.max_iter else None
-
-
-class _Profiled:
-    """The source of EM whose residuals are those of the best coefficients for each covariance.
-
-    Its log-likelihood is the one maximized over β; that has the same gradient by Σ, and an EM step
-    followed by a β-step cannot lower it.
-    """
-
-    mean_is_free = False
-
-    def __init__(self, system, gamma, target, how):
-        self.system, self.gamma, self.target, self.how = system, gamma, target, how
-        self.dtype, self.n_iter = system.dtype, 0
-
-    def evaluate(self, covariance, mean):
-        best = beta_step(self.system, covariance, self.gamma, self.target, *self.how)
-        self.gamma = best.gamma
-        self.n_iter += best.n_iter
-        found = Complete(covariance, residual_source(best.residuals))
-        found.coefficients = best
-        return found
-
-
-def _feasible(Xs, Y, covariance, solver, rules, max_cg_iter):
+def _feasible(data, covariance, options):
     """GLS with a covariance that is known."""
-    K = Y.shape[1]
+    K = data.K
     if not isinstance(covariance, StructuredOperator):
         raise TypeError("covariance must be an operator of this package (Dense for an array), got"
                         f" {type(covariance).__name__}")
@@ -322,46 +282,22 @@ def _feasible(Xs, Y, covariance, solver, rules, max_cg_iter):
                          f" {covariance.shape}")
     if not covariance.symmetric or covariance.slogdet()[0] <= 0:
         raise ValueError(f"covariance must be symmetric positive definite, {covariance!r} is not")
-    system = StackedSystem(Xs, Y)
-    step = beta_step(system, covariance, system.ols, 0.0, solver, max_cg_iter)
-    loglik = average_loglik(covariance, step.quad, system.N)
-    resid = step.residuals.T
-    converged = step.norm <= rules.gtol
+    if data.observed is not None and not isinstance(covariance, MLR):
+        raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
+                         f" one: an MLR, got {covariance!r}")
+    system = data.system(beta_ridge=options.beta_ridge)
+    step = beta_step(system, covariance, system.ols, 0.0, *options.how)
+    penalty = float(step.gamma @ (system.penalty * step.gamma))
+    loglik = system.average_loglik(system.weigh(covariance), step.quad - penalty)
+    converged = step.norm <= options.rules.gtol
     if not converged:
         warnings.warn(
             f"the normal equations' residual is {step.norm:.1e} after {step.n_iter} iterations of"
-            f" {solver}, gtol asks for {rules.gtol:.0e}; raise max_cg_iter or gtol",
-            ConvergenceWarning, stacklevel=3)
+            f" {options.solver}, gtol asks for {options.rules.gtol:.0e}; raise max_cg_iter or gtol",
+            ConvergenceWarning, stacklevel=4)
     return SURResult(
-        params=system.coefficients(step.gamma), covariance=covariance, loglik=loglik,
-        loglik_trace=np.array([loglik]), n_iter=0, converged=converged,
-        termination="gradient" if converged else "max_iter", cg_iterations=[step.n_iter],
-        resid=resid, fittedvalues=Y - resid, gradient_norm=0.0, normal_norm=step.norm,
-        boundary=np.array([], int), Xs=tuple(Xs))
-
-
-def warn_of(termination, max_iter, boundary, variance_floor, E):
-    """Warn of a cap that was reached and of variances at the floor; E are residuals (K, N)."""
-    if termination == "max_iter":
-        warnings.warn(
-            f"the alternation did not converge in {max_iter} iterations; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=3)
-    if boundary.size:
-        alike = _alike(E, boundary)
-        remedy = "fewer factors may do" if not alike else (
-            "the residuals of " + " and of ".join(f"equations {i} and {j}" for i, j in alike[:5])
-            + " are the same up to a factor, so Σ is singular: leave one of them out")
-        warnings.warn(
-            f"{boundary.size} equations have a variance at the floor of {variance_floor:g} of their"
-            f" residual variance (Heywood cases: {name_some(boundary)}); {remedy}",
-            ConvergenceWarning, stacklevel=3)
-
-
-def _alike(E, rows):
-    """Pairs of rows of E that are multiples of one another, found as neighbours on a line."""
-    U = E[rows] / np.linalg.norm(E[rows], axis=1, keepdims=True)
-    place = np.abs(U @ np.random.default_rng(0).standard_normal(U.shape[1]))
-    order = np.argsort(place)
-    cosines = np.einsum("kt,kt->k", U[order[1:]], U[order[:-1]])
-    same = np.flatnonzero(1 - np.abs(cosines) <= 1e-6)
-    return sorted(tuple(sorted((int(rows[order[i]]), int(rows[order[i + 1]])))) for i in same)
+        data=data, coefficients=system.coefficients(step.gamma), covariance=covariance,
+        loglik=loglik, loglik_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
+        converged=converged, termination="gradient" if converged else "max_iter",
+        cg_iterations=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
+        boundary=np.array([], int), options=options, covariance_is_known=True)

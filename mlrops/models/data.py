@@ -21,6 +21,7 @@ class CompleteData:
     mean: np.ndarray  # (n,)
     n_samples: int  # N, which k may be smaller than
     weight: float  # Σ w_t
+    ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
     mean_is_free = False
 
     @property

@@ -36,7 +36,7 @@ import numpy as np
 
 from ..operators.mlr import MLR
 
-__all__ = ["Complete", "Point", "em_map", "log_likelihood", "scaled"]
+__all__ = ["Complete", "Point", "em_map", "loading_penalty", "log_likelihood", "scaled"]
 
 
 class Point(NamedTuple):
@@ -81,6 +81,12 @@ def log_likelihood(covariance, total_quad, n_samples):
     return -0.5 * (n * math.log(2 * math.pi) + covariance.logdet() + total_quad / n_samples)
 
 
+def loading_penalty(covariance, ridge):
+    """``ridge tr(Fᵀ D⁻¹ F) / 2``: of the loadings in units of √D, so that units do not matter."""
+    squares = np.einsum("ij,ij->i", covariance.F, covariance.F, dtype=np.float64)
+    return 0.5 * ridge * float((squares / covariance.D).sum())
+
+
 class Complete:
     """The E-step of complete data held in memory."""
 
@@ -89,13 +95,15 @@ class Complete:
         self._posterior = covariance.posterior(data.X, check_finite=False)
         quad = self._posterior.total_inv_quad(data.sums_of_squares)
         self.loglik = log_likelihood(covariance, quad, data.weight)
+        if data.ridge:
+            self.loglik -= loading_penalty(covariance, data.ridge) / data.weight
         self._kept = False
 
     def update(self, out=None, keep=False):
         """The M-step: F, D (not clipped) and mean."""
         self._kept = keep
         F, D = self._posterior.regress(
-            self._data.sums_of_squares, self._data.weight, out, keep)
+            self._data.sums_of_squares, self._data.weight, out, keep, self._data.ridge)
         return F, D, self._data.mean
 
     def gradient(self, F, D, mean, scale=None, out=None):

@@ -4,12 +4,12 @@ import numpy as np
 
 from ..operators.elementary import Dense
 from ..operators.mlr import MLR, check_ranks
-from .als_gls import check_hierarchy, residual_source, warn_of
-from .options import check_options
+from .als_gls import SUROptions, check_hierarchy
 from .run import SMALL_GAINS, independent_loglik
 from .start import capped_groups, start
+from .sur_climb import residual_source, warn_of
+from .sur_data import read_equations
 from .sur_result import SURResult
-from .sur_system import StackedSystem, as_equations, average_loglik
 
 __all__ = ["em_gls"]
 
@@ -62,11 +62,12 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     >>> bool(abs(dense.loglik - structured.loglik) < 1e-6)
     True
     """
-    _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
-    Xs, Y = as_equations(Xs, Y)
-    hierarchy = check_hierarchy(hierarchy, Y.shape[1])
+    options = SUROptions.checked(tol=tol, gtol=gtol, max_iter=max_iter,
+                                 variance_floor=variance_floor)
+    rules, data = options.rules, read_equations(Xs, Y)
+    hierarchy = check_hierarchy(hierarchy, data.K)
     ranks = check_ranks(ranks, hierarchy)
-    system = StackedSystem(Xs, Y)
+    system = data.system()
     E = system.residuals(system.ols)
     system.check_errors(E)
     source = residual_source(hierarchy._gather(E))
@@ -82,7 +83,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
             break
         state = new
         trace.append(state.loglik)
-        gains, scale = np.diff(trace[-SMALL_GAINS - 1 :]), max(trace[-1] - independent, len(Xs) / 2)
+        gains, scale = np.diff(trace[-SMALL_GAINS - 1 :]), max(trace[-1] - independent, data.K / 2)
         if state.gradient_norm(floor) <= rules.gtol:
             termination = "gradient"
         elif gains.size == SMALL_GAINS and gains.max() <= rules.tol * scale:
@@ -90,15 +91,14 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
         elif len(trace) > rules.max_iter:
             termination = "max_iter"
     boundary = np.flatnonzero(state.D <= floor)
-    warn_of(termination, max_iter, boundary, variance_floor, state.E)
+    warn_of(termination, max_iter, boundary, variance_floor, state.E, data.names, stacklevel=3)
     covariance = MLR.from_compact(hierarchy, ranks, state.F, state.D).principal()
-    resid = state.E.T
     return SURResult(
-        params=system.coefficients(state.gamma), covariance=covariance, loglik=trace[-1],
-        loglik_trace=np.array(trace), n_iter=len(trace) - 1, converged=termination != "max_iter",
-        termination=termination, cg_iterations=[], resid=resid, fittedvalues=Y - resid,
+        data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
+        loglik=trace[-1], loglik_trace=np.array(trace), n_iter=len(trace) - 1,
+        converged=termination != "max_iter", termination=termination, cg_iterations=[],
         gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
-        boundary=boundary, capped=capped_groups(hierarchy, ranks), Xs=tuple(Xs))
+        boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
 
 
 class _State:
@@ -113,7 +113,7 @@ class _State:
         self.precision = sigma.solve(np.eye(len(D), dtype=D.dtype))
         self.S = self.E @ self.E.T / system.N
         quad = system.N * np.vdot(self.precision, self.S)
-        self.loglik = average_loglik(sigma, float(quad), system.N)
+        self.loglik = system.average_loglik(system.weigh(sigma), float(quad))
 
     def em_step(self, floor):
         """Regress the residuals on the factors' posterior, equation by equation."""

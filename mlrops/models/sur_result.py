@@ -8,36 +8,45 @@ import numpy as np
 
 from ..operators._validate import as_finite
 from ..operators.base import StructuredOperator
-from .sur_system import StackedSystem
+from .frames import frame_values
+from .sur_data import SURData
+from .sur_inference import Inference
+from .sur_tests import SystemTests
 
 __all__ = ["SURResult"]
 
-# Coefficients up to which their covariance is formed as one dense matrix.
-MOST_COEFFICIENTS = 2000
 
+@dataclass(frozen=True, repr=False, eq=False)
+class SURResult(Inference, SystemTests):
+    """A fitted system of K equations with N rows; what `als_gls`, `em_gls` and `SUR` return.
 
-@dataclass(frozen=True, repr=False)
-class SURResult:
-    """A fitted system of K equations with N rows; what `als_gls` and `em_gls` return.
+    Coefficients and what belongs to them are lists of K arrays, one an equation; where equations
+    and regressors have names, pandas Series with the index (equation, regressor), so that
+    ``fit.params["GM"]["value"]`` is one number.  Residuals and fitted values are then DataFrames.
 
     Attributes
     ----------
-    params : list of K ndarray, shapes (p_j,)
+    params : list of K ndarray, shapes (p_j,), or Series
         Coefficients.
     covariance : StructuredOperator, shape (K, K)
         Covariance of the errors across equations: an MLR that was fitted, or the operator given.
+    covariance_is_known : bool
+        Whether it was given.
     loglik : float
         Average log-likelihood a row.
+    objective : float
+        The same less penalties, which is what was maximized.
     loglik_trace : ndarray, shape (n_iter + 1,)
-        Its value at the start and after every iteration; never falls.
+        The objective at the start and after every iteration; never falls.
     n_iter : int
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
     termination : str
-        ``"gradient"``, ``"loglik"`` or ``"max_iter"``.
+        ``"gradient"``, ``"loglik"``, ``"max_iter"``, ``"callback"`` or ``"interrupted"``.
     cg_iterations : list of int
         Iterations of the linear solver in each iteration.
-    resid, fittedvalues : ndarray, shape (N, K)
+    resid, fittedvalues : ndarray or DataFrame, shape (N, K)
+        NaN at missing cells.
     gradient_norm : float
         Largest derivative of the log-likelihood a row by a loading, in units of the square root of
         the equation's D, or by log D; 0 where the covariance was given.
@@ -48,8 +57,8 @@ class SURResult:
         Equations whose variance in D stands at the floor (Heywood cases).
     capped : tuple of (int, int, int)
         ``(level, group, equations)`` of groups with fewer equations than their level's rank.
-    Xs : tuple of K ndarray, shapes (N, p_j)
-        The regressors; the arrays given where they were float arrays of one dtype.
+    data : SURData
+        The equations as they were read: ``data.Xs``, ``data.Y``, ``data.names``, ...
 
     Examples
     --------
@@ -68,7 +77,8 @@ class SURResult:
     True
     """
 
-    params: list
+    data: SURData = field(repr=False)
+    coefficients: list = field(repr=False)  # the K arrays that `params` shows
     covariance: StructuredOperator
     loglik: float
     loglik_trace: np.ndarray = field(repr=False)
@@ -76,87 +86,153 @@ class SURResult:
     converged: bool
     termination: str
     cg_iterations: list
-    resid: np.ndarray
-    fittedvalues: np.ndarray
     gradient_norm: float
     normal_norm: float
     boundary: np.ndarray
+    options: object = field(repr=False)  # SUROptions
     capped: tuple = ()
-    Xs: tuple = field(default=(), repr=False)
+    covariance_is_known: bool = False
 
     @property
     def N(self):
         """Number of rows."""
-        return self.resid.shape[0]
+        return self.data.N
 
     @property
     def K(self):
         """Number of equations."""
-        return self.resid.shape[1]
+        return self.data.K
+
+    @property
+    def P(self):
+        """Number of coefficients in all."""
+        return sum(b.size for b in self.coefficients)
+
+    @property
+    def objective(self):
+        """Log-likelihood a row less penalties (float)."""
+        return float(self.loglik_trace[-1])
+
+    @property
+    def Xs(self):
+        """The regressors, tuple of K arrays (N, p_j)."""
+        return tuple(self.data.Xs)
+
+    @cached_property
+    def system(self):
+        """The equations on orthonormal bases of their regressors (a `StackedSystem`)."""
+        return self.data.system(beta_ridge=self.options.beta_ridge)
 
     def __repr__(self):
-        P = sum(b.size for b in self.params)
-        return (f"<SURResult: {self.K} equations, {P} coefficients, {self.N} rows,"
+        return (f"<SURResult: {self.K} equations, {self.P} coefficients, {self.N} rows,"
                 f" loglik {self.loglik:.6g} a row, {self.termination}>")
+
+    # ---------------------------------------------------------------- lists, or with names
+
+    def _by_coefficient(self, x):
+        """One number a coefficient, (P,): a list of K arrays, or a Series."""
+        if self.data.names is None:
+            return np.split(x, np.cumsum([b.size for b in self.coefficients])[:-1])
+        import pandas as pd
+
+        return pd.Series(x, index=self._index())
+
+    def _index(self):
+        """The pandas index (equation, regressor)."""
+        import pandas as pd
+
+        names = self.data.names
+        pairs = [(equation, regressor) for equation, regressors
+                 in zip(names.equations, names.regressors, strict=True) for regressor in regressors]
+        return pd.MultiIndex.from_tuples(pairs, names=["equation", "regressor"])
+
+    def _by_row(self, x):
+        """One number a cell, (N, K): an array, or a DataFrame."""
+        names = self.data.names
+        if names is None:
+            return x
+        import pandas as pd
+
+        return pd.DataFrame(x, index=names.rows, columns=pd.Index(names.equations))
+
+    # ---------------------------------------------------------------- fit
+
+    @cached_property
+    def params(self):
+        """Coefficients."""
+        return self._by_coefficient(np.concatenate(self.coefficients))
+
+    @cached_property
+    def fitted(self):
+        """Fitted values as an array (N, K), NaN at missing cells."""
+        columns = [X @ b for X, b in zip(self.data.Xs, self.coefficients, strict=True)]
+        return self._observed(np.stack(columns, axis=1))
+
+    @cached_property
+    def errors(self):
+        """Residuals as an array (N, K), NaN at missing cells."""
+        return self.data.Y - self.fitted
+
+    def _observed(self, x):
+        return x if self.data.observed is None else np.where(self.data.observed, x, np.nan)
+
+    @property
+    def fittedvalues(self):
+        """Fitted values (N, K)."""
+        return self._by_row(self.fitted)
+
+    @property
+    def resid(self):
+        """Residuals (N, K)."""
+        return self._by_row(self.errors)
+
+    # ---------------------------------------------------------------- new data
 
     def predict(self, Xs):
         """Fitted values for regressors like those of the fit.
 
         Parameters
         ----------
-        Xs : list of K array_like, shapes (M, p_j)
+        Xs : list of K array_like or DataFrame, shapes (M, p_j)
 
         Returns
         -------
-        ndarray, shape (M, K)
+        ndarray, shape (M, K), or DataFrame
         """
+        Xs = self._read_regressors(Xs)
+        return self._name_rows(
+            np.stack([X @ b for X, b in zip(Xs, self.coefficients, strict=True)], axis=1))
+
+    def _name_rows(self, x, rows=None):
+        """Numbers (M, K) for new rows: an array, or a DataFrame."""
+        if self.data.names is None:
+            return x
+        import pandas as pd
+
+        return pd.DataFrame(x, index=rows, columns=pd.Index(self.data.names.equations))
+
+    def _read_regressors(self, Xs):
+        """New regressors, checked: list of K arrays (M, p_j)."""
         if len(Xs) != self.K:
             raise ValueError(f"Xs must hold one array for each of the {self.K} equations,"
                              f" got {len(Xs)}")
-        columns = []
-        for j, (X, beta) in enumerate(zip(Xs, self.params, strict=True)):
-            X = as_finite(X, f"X of equation {j}", ndim=2, axis_name="column", axis=1)
-            if X.shape[1] != beta.size or len(X) != len(columns[0] if columns else X):
-                rows = len(columns[0]) if columns else "M"
+        out = []
+        for j, (X, beta) in enumerate(zip(Xs, self.coefficients, strict=True)):
+            what = f"X of equation {j}"
+            X = frame_values(X, what) if hasattr(X, "columns") else X
+            X = as_finite(X, what, ndim=2, axis_name="column", axis=1)
+            if X.shape[1] != beta.size or len(X) != len(out[0] if out else X):
+                rows = len(out[0]) if out else "M"
                 raise ValueError(f"X of equation {j} must have shape ({rows}, {beta.size}),"
                                  f" got {X.shape}")
-            columns.append(X @ beta)
-        return np.stack(columns, axis=1)
-
-    def cov_params(self):
-        r"""Covariance of the coefficients, :math:`(X^T (I \otimes \Sigma^{-1}) X)^{-1}`.
-
-        Exact, from dense matrices: for P coefficients in all, P²+K² numbers and P³ flops.  Σ is
-        taken as it stands, known or estimated; that it was estimated adds nothing here, so for
-        small N the truth is larger.
-
-        Returns
-        -------
-        ndarray, shape (P, P)
-            Coefficients equation by equation, as ``numpy.concatenate(result.params)``.
-
-        Raises
-        ------
-        ValueError
-            More than 2000 coefficients.
-        """
-        P = sum(b.size for b in self.params)
-        if P > MOST_COEFFICIENTS:
-            raise ValueError(f"cov_params forms dense matrices of at most {MOST_COEFFICIENTS}"
-                             f" coefficients, the system has {P}; fit fewer equations at a time"
-                             " with covariance= for standard errors")
-        system = StackedSystem(list(self.Xs), self.fittedvalues)
-        return system.coefficient_covariance(self.covariance)
-
-    @cached_property
-    def bse(self):
-        """Standard errors of the coefficients, list of K arrays (p_j,); see `cov_params`."""
-        errors = np.sqrt(self.cov_params().diagonal())
-        return np.split(errors, np.cumsum([b.size for b in self.params])[:-1])
+            out.append(X)
+        return out
 
     def score_samples(self, Xs, Y):
         """Log-likelihood of each row of data (M, K) given its regressors, (M,)."""
-        fitted = self.predict(Xs)
+        Xs = self._read_regressors(Xs)
+        fitted = np.stack([X @ b for X, b in zip(Xs, self.coefficients, strict=True)], axis=1)
+        Y = frame_values(Y, "Y") if hasattr(Y, "columns") else Y
         Y = as_finite(Y, "Y", ndim=2, axis_name="equation", axis=1)
         if Y.shape != fitted.shape:
             raise ValueError(f"Y must have shape {fitted.shape}, as Xs say, got {Y.shape}")

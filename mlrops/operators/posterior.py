@@ -108,7 +108,8 @@ class FactorPosterior(FactorMoments):
         plain = np.divide(sums_of_squares, self._sigma.D, dtype=float).sum()
         return float(plain - self._squares.sum())
 
-    def regress(self, sums_of_squares, n_samples=None, out=None, keep_moments=False):
+    def regress(self, sums_of_squares, n_samples=None, out=None, keep_moments=False,
+                ridge=0.0):
         """Regress the features on their factors: the M-step.
 
         Parameters
@@ -123,6 +124,9 @@ class FactorPosterior(FactorMoments):
         keep_moments : bool, optional
             Keep W and W⁻¹ of every leaf, ``2 n_leaves R²`` numbers, for `gradient` and
             `precondition`.
+        ridge : float, optional
+            Added to the diagonal of W: the M-step for a penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the
+            log-likelihood.
 
         Returns
         -------
@@ -142,7 +146,7 @@ class FactorPosterior(FactorMoments):
             shape = (2, A._layout.n_leaves, A._layout.R, A._layout.R)
             keep = np.empty(shape, A.dtype) if keep_moments else None
             kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
-                                 A._layout, F, D, keep)
+                                 A._layout, F, D, keep, ridge)
             self._moments = keep
         return h._scatter(F), h._scatter(D)
 
