@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mlrops import MLR, Hierarchy
-from mlrops.kernels import incomplete, layout, leaf, threads, tree
+from mlrops.kernels import incomplete, incomplete_solve, layout, leaf, threads, tree
 
 
 class Case(NamedTuple):
@@ -101,7 +101,8 @@ PATHS = {
 def set_constants(patch, **values):
     """Set tuning constants of the kernels in every module that uses them."""
     for name, value in values.items():
-        owners = [m for m in (incomplete, layout, leaf, threads, tree) if hasattr(m, name)]
+        owners = [m for m in (incomplete, incomplete_solve, layout, leaf, threads, tree)
+                  if hasattr(m, name)]
         assert owners, name
         for module in owners:
             patch.setattr(module, name, value)

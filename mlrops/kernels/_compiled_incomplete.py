@@ -75,6 +75,58 @@ def rows_cross(X, Z, off, lo, hi, V):
 
 
 @_jit
+def unpack(G, p, first, last, A):
+    """Lower triangles A[q - first] = G[q, p] of the leaves first:last."""
+    for q in range(first, last):
+        at = 0
+        for a in range(A.shape[1]):
+            for j in range(a + 1):
+                A[q - first, a, j] = G[q, p, at + j]
+            at += a + 1
+
+
+@_jit
+def factor_pattern(G, p, ridge, path, cols, zoff, A, stack, K, fail):
+    """K of pattern p from its Gram matrices; returns log det(I + G), 0 after a bad pivot.
+
+    A (step, R, R) is room for the leaves that are worked on at a time.
+    """
+    n_leaves, L = path.shape
+    nothing = np.zeros((0, 0, 0), K.dtype)
+    for first in range(0, n_leaves, A.shape[0]):
+        last = min(first + A.shape[0], n_leaves)
+        unpack(G, p, first, last, A)
+        sweep_factor(A, ridge, first, last, path, cols, zoff, 0, stack, K, nothing, fail)
+        if fail[0] >= 0:
+            return 0.0
+    log = 0.0
+    for level in range(L):
+        r = cols[level + 1] - cols[level]
+        for i in range(zoff[level], zoff[level + 1]):
+            log += np.log(np.float64(K[i, cols[level] + (i - zoff[level]) % r]))
+    return 2 * log
+
+
+@_jit
+def project_pattern(Z, t0, path, cols, zoff, K, T, W):
+    """W (s, k) = ``Λ⁻¹ Fᵀ D⁻¹ x`` of the samples of a pattern, which begin at column t0 of Z.
+
+    T (step, R, k) is room for the leaves that are worked on at a time.
+    """
+    n_leaves, L = path.shape
+    R, k = T.shape[1:]
+    stack = np.zeros((L, R, k), Z.dtype)
+    nothing = np.zeros((0, 0, 0), Z.dtype)
+    for first in range(0, n_leaves, T.shape[0]):
+        last = min(first + T.shape[0], n_leaves)
+        for q in range(first, last):
+            for j in range(R):
+                for c in range(k):
+                    T[q - first, j, c] = Z[q, j, t0 + c]
+        sweep_up(T, first, last, path, cols, zoff, K, True, 0, stack, W, nothing)
+
+
+@_jit
 def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo, hi, S, logs,
                    squares, fail):
     """Factor, posterior means and path covariances of the patterns lo:hi.
@@ -94,42 +146,20 @@ def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo
     A = np.zeros((step, R, R), dtype)
     cov = np.zeros((R, R), dtype)
     gram_stack = np.zeros((L, R, R), dtype)
-    nothing = np.zeros((0, 0, 0), dtype)
     for p in range(lo, hi):
         t0 = starts[p]
         k = starts[p + 1] - t0
         weight = dtype.type(0)
         for t in range(t0, t0 + k):
             weight += roots[t] * roots[t]
-        for first in range(0, n_leaves, step):
-            last = min(first + step, n_leaves)
-            for q in range(first, last):
-                at = 0
-                for a in range(R):
-                    for j in range(a + 1):
-                        A[q - first, a, j] = G[q, p, at + j]
-                    at += a + 1
-            sweep_factor(A, ridge, first, last, path, cols, zoff, 0, gram_stack, K, nothing, fail)
-            if fail[0] >= 0:
-                return
-        log = 0.0
-        for level in range(L):
-            r = cols[level + 1] - cols[level]
-            for i in range(zoff[level], zoff[level + 1]):
-                log += np.log(np.float64(K[i, cols[level] + (i - zoff[level]) % r]))
-        logs[p] = 2 * log
+        logs[p] = factor_pattern(G, p, ridge, path, cols, zoff, A, gram_stack, K, fail)
+        if fail[0] >= 0:
+            return
 
         W = np.empty((zoff[L], k), dtype)
         T = np.empty((step, R, k), dtype)
-        up_stack = np.zeros((L, R, k), dtype)
+        project_pattern(Z, t0, path, cols, zoff, K, T, W)
         down_stack = np.zeros((R, k), dtype)
-        for first in range(0, n_leaves, step):
-            last = min(first + step, n_leaves)
-            for q in range(first, last):
-                for j in range(R):
-                    for c in range(k):
-                        T[q - first, j, c] = Z[q, j, t0 + c]
-            sweep_up(T, first, last, path, cols, zoff, K, True, 0, up_stack, W, nothing)
         for c in range(k):
             squares[0, t0 + c] = 0
             squares[1, t0 + c] = 0
@@ -165,6 +195,118 @@ def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo
         for i in range(zoff[L]):
             for c in range(k):
                 squares[1, t0 + c] += W[i, c] * W[i, c]
+
+
+@_jit
+def factor_patterns(G, ridge, path, cols, zoff, step, lo, hi, K, logs, fail):
+    """K[p] (s, R) and logs[p] = log det(I + G) of the patterns lo:hi."""
+    n_leaves, L = path.shape
+    R = cols[L]
+    A = np.zeros((step, R, R), K.dtype)
+    stack = np.zeros((L, R, R), K.dtype)
+    for p in range(lo, hi):
+        logs[p] = factor_pattern(G, p, ridge, path, cols, zoff, A, stack, K[p], fail)
+        if fail[0] >= 0:
+            return
+
+
+@_jit
+def solve_patterns(Z, K, starts, path, cols, zoff, step, lo, hi, squares):
+    """Z (leaves, R, k) from ``Fᵀ D⁻¹ x`` to the posterior means, in place, for patterns lo:hi.
+
+    Pattern p, of factor K[p], owns the columns starts[p]:starts[p + 1], and may own none; squares
+    (k,) are the squared lengths of the means over all nodes.
+    """
+    n_leaves, L = path.shape
+    R = cols[L]
+    for p in range(lo, hi):
+        t0 = starts[p]
+        k = starts[p + 1] - t0
+        if k == 0:
+            continue
+        W = np.empty((zoff[L], k), Z.dtype)
+        T = np.empty((step, R, k), Z.dtype)
+        project_pattern(Z, t0, path, cols, zoff, K[p], T, W)
+        stack = np.zeros((R, k), Z.dtype)
+        for first in range(0, n_leaves, step):
+            last = min(first + step, n_leaves)
+            sweep_down(W, 0, first, last, path, cols, zoff, K[p], 0, stack, T)
+            for q in range(first, last):
+                for j in range(R):
+                    for c in range(k):
+                        Z[q, j, t0 + c] = T[q - first, j, c]
+        squares[t0 : t0 + k] = 0
+        for i in range(zoff[L]):
+            for c in range(k):
+                squares[t0 + c] += W[i, c] * W[i, c]
+
+
+@_jit
+def covariance_patterns(K, weights, path, cols, zoff, step, lo, hi, S):
+    """S (leaves, patterns, R (R + 1) / 2): weights[p] times the path covariances of pattern p."""
+    n_leaves, L = path.shape
+    R = cols[L]
+    A = np.zeros((step, R, R), K.dtype)
+    cov = np.zeros((R, R), K.dtype)
+    for p in range(lo, hi):
+        for first in range(0, n_leaves, step):
+            last = min(first + step, n_leaves)
+            sweep_covariance(0, first, last, path, cols, zoff, K[p], cov, A)
+            for q in range(first, last):
+                at = 0
+                for a in range(R):
+                    for j in range(a + 1):
+                        S[q, p, at + j] = weights[p] * A[q - first, a, j]
+                    at += a + 1
+
+
+@_jit
+def class_forms(F, W, rows, row_off, lo, hi, out):
+    """out_i = F_i W_c F_iᵀ for the features i of class c, W (classes, R (R + 1) / 2)."""
+    for c in range(lo, hi):
+        for m in range(row_off[c], row_off[c + 1]):
+            i = rows[m]
+            v = F.dtype.type(0)
+            at = 0
+            for a in range(F.shape[1]):
+                g = F.dtype.type(0)
+                for j in range(a):
+                    g += F[i, j] * W[c, at + j]
+                v += F[i, a] * (2 * g + F[i, a] * W[c, at + a])
+                at += a + 1
+            out[i] = v
+
+
+@_jit
+def gather_seen(X, row, column, seen, rows, row_off, starts, p0, fill, lo, hi, out):
+    """out[i, t] = X[row[i], column[t]] where sample t shows feature i, else `fill`."""
+    for c in range(lo, hi):
+        for m in range(row_off[c], row_off[c + 1]):
+            i = rows[m]
+            for p in range(starts.size - 1):
+                shown = seen[c, p0 + p]
+                for t in range(starts[p], starts[p + 1]):
+                    out[i, t] = X[row[i], column[t]] if shown else fill
+
+
+@_jit
+def hide(X, seen, rows, row_off, starts, p0, lo, hi):
+    """X[i, t] = 0 where sample t does not show feature i."""
+    for c in range(lo, hi):
+        for m in range(row_off[c], row_off[c + 1]):
+            i = rows[m]
+            for p in range(starts.size - 1):
+                if not seen[c, p0 + p]:
+                    for t in range(starts[p], starts[p + 1]):
+                        X[i, t] = 0
+
+
+@_jit
+def scatter(X, row, column, lo, hi, out):
+    """out[row[i], column[t]] = X[i, t]."""
+    for i in range(lo, hi):
+        for t in range(X.shape[1]):
+            out[row[i], column[t]] = X[i, t]
 
 
 @_jit

@@ -20,8 +20,8 @@ from . import leaf, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS
 from .scratch import scratch
 
-__all__ = ["Patterns", "add_moments", "batches", "centre", "gradient", "group", "products",
-           "regress", "sweep", "variance"]
+__all__ = ["Patterns", "add_by_class", "add_moments", "batches", "centre", "gradient", "grams",
+           "group", "products", "regress", "sweep", "variance"]
 
 # Numbers in the temporary of a product that is added to a larger array.
 CHUNK_ITEMS = 500_000
@@ -116,7 +116,7 @@ def _by_leaf(sizes, width, loop, product):
         product(q)
 
 
-def _grams(outer, patterns, p0, p1):
+def grams(outer, patterns, p0, p1):
     """G (leaves, p1 - p0, R (R + 1) / 2): the Gram matrices of the rows each pattern sees."""
     off, seen = patterns.class_off, patterns.seen
     G = scratch("grams", (off.size - 1, p1 - p0, outer.shape[1]), outer.dtype)
@@ -149,7 +149,7 @@ def sweep(F, dinv, outer, X, roots, patterns, layout, first, total):
     k, R, n_leaves, dtype = X.shape[1], layout.R, layout.n_leaves, F.dtype
     p0, p1, starts = patterns.of(first, first + k)
     P = p1 - p0
-    G = _grams(outer, patterns, p0, p1)
+    G = grams(outer, patterns, p0, p1)
     Z = np.empty((n_leaves, R, k), dtype)
     if R:
         leaf.tdot(F, X, layout, 0, n_leaves, dinv, Z)
@@ -170,25 +170,32 @@ def add_moments(swept, X, roots, patterns, layout, first, V, W):
     """V (n, R + 1) += ``Σ_t x √w (z, 1)`` and W (classes, packed) += its second moments."""
     k, R, off = X.shape[1], layout.R, layout.leaf_off
     p0, p1, _ = patterns.of(first, first + k)
-    Z, S, classes = swept.Z, swept.S, patterns.class_off
+    Z = swept.Z
 
     def cross(q):
         rows = slice(off[q], off[q + 1])
         V[rows, :R] += X[rows] @ Z[q].T
 
-    def moments(q):
-        step = max(1, CHUNK_ITEMS // W.shape[1])
-        for a in range(classes[q], classes[q + 1], step):
-            part = slice(a, min(a + step, classes[q + 1]))
-            product = scratch("product", W[part].shape, W.dtype)
-            W[part] += np.matmul(patterns.seen[part, p0:p1].astype(W.dtype), S[q], out=product)
-
     _by_leaf(np.diff(off), k * R,
              lambda lo, hi: _compiled.rows_cross(X, Z, off, lo, hi, V), cross)
     V[:, R] += X @ roots[first : first + k]
+    add_by_class(swept.S, patterns, p0, p1, W)
+
+
+def add_by_class(S, patterns, p0, p1, W):
+    """W (classes, m) += the sum of S (leaves, patterns, m) over the patterns that see a class."""
+    classes = patterns.class_off
+
+    def product(q):
+        step = max(1, CHUNK_ITEMS // W.shape[1])
+        for a in range(classes[q], classes[q + 1], step):
+            part = slice(a, min(a + step, classes[q + 1]))
+            term = scratch("product", W[part].shape, W.dtype)
+            W[part] += np.matmul(patterns.seen[part, p0:p1].astype(W.dtype), S[q], out=term)
+
     _by_leaf(np.diff(classes), (p1 - p0) * W.shape[1],
              lambda lo, hi: _compiled.scatter_moments(
-                 patterns.seen, S, classes, p0, lo, hi, W), moments)
+                 patterns.seen, S, classes, p0, lo, hi, W), product)
 
 
 def regress(V, W, yy, patterns, mean_is_free, F, D, offset):

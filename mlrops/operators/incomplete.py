@@ -5,13 +5,14 @@ everything that holds for complete samples holds for the features that m marks a
 tree.  Nothing is filled in before it is estimated.
 """
 
+import copy
 import math
 from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
-from ._validate import as_real
+from ._validate import as_real, name_some
 from .base import StructuredOperator
 from .mlr import MLR
 
@@ -60,6 +61,42 @@ class IncompleteSamples:
         weights = np.ones(X.shape[1]) if weights is None else np.asarray(weights, float)
         self._roots = np.sqrt(weights[self._order]).astype(X.dtype)
         self._pattern_weights = np.add.reduceat(weights[self._order], self._patterns.starts[:-1])
+
+    def with_values(self, X):
+        """The same cells with other values; samples are not grouped anew.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, N)
+            Values at missing cells are ignored, NaN or not.
+
+        Returns
+        -------
+        IncompleteSamples
+            Of the dtype of X, with the weights of these samples.
+
+        Raises
+        ------
+        ValueError
+            Another shape, or NaN at an observed cell.
+        """
+        h, patterns = self.hierarchy, self._patterns
+        X = as_real(X, "X", ndim=2)
+        if X.shape != self._X.shape:
+            raise ValueError(f"X must have shape (n, N) = {self._X.shape}, got {X.shape}")
+        other = copy.copy(self)
+        other._X = kernels.incomplete_solve.gather(
+            np.ascontiguousarray(X), h.permutation, self._order, patterns, 0, patterns.starts,
+            fill=np.nan)
+        bad = np.flatnonzero((np.isnan(other._X) & ~np.isnan(self._X)).any(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"X must have a number at every observed cell, got NaN at {bad.size} features"
+                f" ({name_some(np.sort(h.permutation[bad]))}); cells that are missing elsewhere"
+                " need samples of their own"
+            )
+        other._roots = self._roots.astype(X.dtype, copy=False)
+        return other
 
     @property
     def dtype(self):

@@ -10,28 +10,14 @@ from .._grouping import restrict_groups
 from ..hierarchy import Hierarchy
 from ._validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .base import StructuredOperator
+from .refine import column_dots, corrected
 
 __all__ = ["MLR"]
-
-# A solve is corrected until its backward error is this many units of rounding; what a step gains
-# depends on how small D is beside F.
-BACKWARD_ERROR = 100
-CORRECTIONS = 12
 
 
 def _columns(x):
     """View `x` as (n, k) C-contiguous."""
     return np.ascontiguousarray(x.reshape(x.shape[0], -1))
-
-
-def _column_dots(x, y):
-    """Inner products of the columns of x and y.
-
-    Not by BLAS: the threads it would wake spin on and take the cores of the sweeps around it.
-    """
-    if x.shape[1] == 1:  # the same, contiguous
-        return np.einsum("i,i->", x[:, 0], y[:, 0])[None]
-    return np.einsum("ik,ik->k", x, y)
 
 
 def check_ranks(ranks, hierarchy):
@@ -292,42 +278,16 @@ class MLR(StructuredOperator):
         return scaled, math.sqrt(plain), below
 
     def _corrected(self, b):
-        """A pass up and down the tree, refined where a bound of the backward error asks for it.
-
-        ``x = D⁻¹ (b - F z)`` cancels where b lies close to the range of F or D is small.  Rounding
-        in z and in ``Fᵀ D⁻¹ b`` moves ``z - Fᵀx`` by ``‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖`` units,
-        ``P = I + FᵀD⁻¹F``.  A pass on the residual takes ``eps ‖P‖`` or less of the error; a column
-        is done when its backward error is small or a step no longer halves it.
-        """
         layout = self._layout
-        eps, tiny = (getattr(np.finfo(self.dtype), name) for name in ("eps", "tiny"))
-        above, factors, norm = self._norms
 
-        def solve(b):
-            return kernels.tree.solve(self._F, self._dinv, self._factor[0], b, layout)
+        def solve(b, columns):
+            x, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], b, layout)
+            return x, column_dots(z, z)
 
-        def lengths(x, weight=None):
-            return np.sqrt(_column_dots(x, x if weight is None else x * weight[:, None]))
+        def multiply(x, columns):
+            return kernels.tree.multiply(self._F, self._d, x, layout)
 
-        x, z = solve(b)
-        with np.errstate(over="ignore", invalid="ignore"):
-            gap = (above * lengths(z)
-                   + math.sqrt(above) * lengths(b, self._dinv))
-            left = np.flatnonzero(
-                factors * gap > BACKWARD_ERROR * (norm * lengths(x) + lengths(b)))
-            reached, y = np.full(left.size, np.inf), x[:, left]
-            for _ in range(CORRECTIONS if left.size else 0):
-                c = np.ascontiguousarray(b[:, left])
-                residual = c - kernels.tree.multiply(self._F, self._d, y, layout)
-                error = lengths(residual) / np.maximum(norm * lengths(y) + lengths(c), tiny)
-                better = error < reached / 2
-                x[:, left[better]] = y[:, better]
-                more = better & (error > BACKWARD_ERROR * eps)
-                if not more.any():
-                    break
-                left, reached = left[more], error[more]
-                y = y[:, more] + solve(np.ascontiguousarray(residual[:, more]))[0]
-        return x
+        return corrected(solve, multiply, b, self._dinv, self._norms)
 
     def _slogdet(self):
         logs = np.log(self._d, dtype=np.float64).sum()
