@@ -25,9 +25,9 @@ class ObservedCells:
 
     Notes
     -----
-    Depends on the mask alone: one object serves every covariance and all values.  A bit is kept for
-    each pair of a class, a set of features of one leaf that are missing in the same samples, and a
-    pattern.
+    Depends on the mask alone: one object serves every covariance and all values.  A boolean is kept
+    for each pair of a class, a set of features of one leaf that are missing in the same samples,
+    and a pattern.
 
     Examples
     --------
