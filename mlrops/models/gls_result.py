@@ -7,10 +7,9 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-__all__ = ["GLSResult"]
+from .text import WIDTH, number, ratio, short, side_by_side, title
 
-WIDTH = 78
-NAME = 16  # characters of a regressor's name
+__all__ = ["GLSResult"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -217,15 +216,14 @@ class GLSResult:
         text : str
         """
         rule = "=" * WIDTH
-        title = f"{'Generalized least squares':^{WIDTH}}".rstrip()
         line = "{:<16}{:>11}{:>11}{:>9}{:>8}{:>11}{:>12}"
-        lines = [title, rule, *self._facts(), rule,
+        lines = [*title("Generalized least squares"), *self._facts(), rule,
                  line.format("", *self._columns(alpha)).rstrip(), "-" * WIDTH]
-        numbers = zip(self._labels(), self.params, self.bse, self.tvalues, self.pvalues,
+        table = zip(self._labels(), self.params, self.bse, self.tvalues, self.pvalues,
                       *self.conf_int(alpha).T, strict=True)
-        for name, b, se, t, p, low, high in numbers:
-            lines.append(line.format(_short(name), _number(b), _number(se), _ratio(t), f"{p:.3f}",
-                                     _number(low), _number(high)))
+        for name, b, se, t, p, low, high in table:
+            lines.append(line.format(short(name), number(b), number(se), ratio(t), f"{p:.3f}",
+                                     number(low), number(high)))
         return "\n".join([*lines, rule])
 
     def _labels(self):
@@ -245,11 +243,11 @@ class GLSResult:
         except ValueError:  # the covariance has no structured determinant
             loglik = "not known"
         left = [
-            ("Dependent", _short(self.dependent or "y")),
+            ("Dependent", short(self.dependent or "y")),
             ("Observations", f"{self.nobs:,}"),
             ("Coefficients", f"{self.params.size:,}"),
             ("Df residuals", f"{self.df_resid:,}"),
-            ("Covariance", _short(type(self.covariance).__name__)),
+            ("Covariance", short(type(self.covariance).__name__)),
         ]
         right = [
             ("R-squared", f"{self.rsquared:.4f}"),
@@ -258,20 +256,4 @@ class GLSResult:
             (f"Iterations ({self.solver})", f"{self.n_iter:,}"),
             ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})"),
         ]
-        for (a, b), (c, d) in zip(left, right, strict=True):
-            yield f"{a:<14}{b:>21}    {c:<19}{d:>20}"
-
-
-def _number(x):
-    """Four decimals, as regression tables have them; more digits where four show nothing."""
-    size = abs(x)
-    return f"{x:.4f}" if size == 0 or 1e-3 <= size < 1e5 else f"{x:.3e}"
-
-
-def _ratio(t):
-    return f"{t:.3f}" if abs(t) < 1e4 else f"{t:.1e}"
-
-
-def _short(name):
-    name = str(name)
-    return name if len(name) <= NAME else name[: NAME - 3] + "..."
+        return side_by_side(left, right)

@@ -7,17 +7,15 @@ import textwrap
 import numpy as np
 
 from ..operators._validate import name_some
+from .text import WIDTH, paragraph, short, side_by_side, title
 
 __all__ = ["summarize"]
-
-WIDTH = 78
-NAME = 16  # characters of a feature's name
 
 
 def summarize(fit, max_factors, top):
     """The text of `FactorModelResult.summary`."""
     rule = "=" * WIDTH
-    parts = [f"{'Factor model':^{WIDTH}}".rstrip(), rule, *_facts(fit), rule, *_levels(fit),
+    parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit),
              *_remarks(fit)]
     if max_factors:
         parts += _factors(fit, max_factors, top)
@@ -46,8 +44,7 @@ def _facts(fit):
         ("Gradient norm", "not known" if math.isnan(fit.gradient_norm)
          else f"{fit.gradient_norm:.2g}"),
     ]
-    for (a, b), (c, d) in zip(left, right, strict=True):
-        yield f"{a:<12}{b:>23}    {c:<19}{d:>20}"
+    return side_by_side(left, right)
 
 
 def _n_factors(fit):
@@ -74,18 +71,13 @@ def _remarks(fit):
     """Variances at the floor, and groups too small for their rank."""
     names = fit.feature_names
     if len(fit.boundary):
-        who = [i if names is None else _short(names[i]) for i in fit.boundary]
-        yield from _paragraph(f"Variances at the floor (Heywood cases): {len(who):,}"
+        who = [i if names is None else short(names[i]) for i in fit.boundary]
+        yield from paragraph(f"Variances at the floor (Heywood cases): {len(who):,}"
                               f" ({name_some(who)})")
     if fit.capped:
         groups = [f"level {level} group {g}" for level, g, _ in fit.capped]
-        yield from _paragraph(f"Groups of fewer features than the rank: {len(groups):,}"
+        yield from paragraph(f"Groups of fewer features than the rank: {len(groups):,}"
                               f" ({name_some(groups)})")
-
-
-def _paragraph(text):
-    yield "-" * WIDTH
-    yield from textwrap.wrap(text, WIDTH)
 
 
 def _factors(fit, max_factors, top):
@@ -113,7 +105,7 @@ def _loadings(fit, top):
                 first = np.argsort(-np.abs(loadings), kind="stable")[:top]
                 if loadings.any():
                     yield f"{level}, {_group(h, level, group)}, {k}: " + ", ".join(
-                        f"{_short(i if names is None else names[i])} {x:+.2f}"
+                        f"{short(i if names is None else names[i])} {x:+.2f}"
                         for i, x in zip(features[first], loadings[first], strict=True))
 
 
@@ -126,9 +118,4 @@ def _wrapped(text, indent=""):
 
 def _group(hierarchy, level, group):
     names = hierarchy.names(level)
-    return str(group) if names is None else _short(names[group])
-
-
-def _short(name):
-    name = str(name)
-    return name if len(name) <= NAME else name[: NAME - 3] + "..."
+    return str(group) if names is None else short(names[group])
