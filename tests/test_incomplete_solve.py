@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from trees import PATHS, cases, close, computing, make_case, permuted_case
 
 from mlrops import MLR, Hierarchy
+from mlrops.kernels import incomplete_solve
+from mlrops.operators import refine
 from mlrops.operators.incomplete import (
     IncompleteMoments,
     IncompleteSamples,
@@ -66,6 +68,26 @@ def test_permuted_tree_on_every_path(kind, path):
     observed, E = make_cells(kind, 30, 40, case.rng)
     with computing(path):
         check(case, observed, E)
+
+
+def test_samples_in_batches(monkeypatch):
+    case = permuted_case()
+    observed, E = make_cells(blocks, 30, 41, case.rng)
+    monkeypatch.setattr(incomplete_solve, "PRODUCT_ITEMS", 1)
+    ranges = list(incomplete_solve.batches(
+        ObservedCells(case.hierarchy, observed)._patterns, case.A._layout))
+    assert len(ranges) == 9 and ranges[-1] == (40, 41)  # R = 5 samples at a time, patterns are cut
+    check(case, observed, E)
+
+
+def test_solutions_do_not_share_memory():
+    case = permuted_case()
+    observed, E = make_cells(at_random, 30, 10, case.rng)
+    precision = IncompletePrecision(case.A, ObservedCells(case.hierarchy, observed))
+    first = precision.solve(E)
+    kept = first.copy()
+    precision.solve(3 - E)
+    assert np.array_equal(first, kept)
 
 
 def test_deep_tree():
@@ -128,10 +150,8 @@ def test_one_object_for_the_cells_serves_many_covariances_and_values():
 
 
 def test_solves_share_one_factorization(monkeypatch):
-    from mlrops import kernels
-
-    calls, factor = [], kernels.incomplete_solve.factor
-    monkeypatch.setattr(kernels.incomplete_solve, "factor",
+    calls, factor = [], incomplete_solve.factor
+    monkeypatch.setattr(incomplete_solve, "factor",
                         lambda *args: calls.append(1) or factor(*args))
     case = permuted_case()
     observed, E = make_cells(at_random, 30, 20, case.rng)
@@ -200,8 +220,6 @@ def test_backward_error_where_D_spans_decades(kind, low, dtype):
 
 
 def test_ordinary_solves_are_not_refined_and_hard_ones_are(monkeypatch):
-    from mlrops.operators import refine
-
     rng, n, N = np.random.default_rng(0), 60, 12
     h = Hierarchy.from_boundaries([[0, n], [0, 20, n]])
     factors = [rng.standard_normal((n, 2)), rng.standard_normal((n, 2))]

@@ -13,7 +13,7 @@ leaf is the slice ``leaf_off[q]:leaf_off[q + 1]``, and level l owns the columns
 from importlib import import_module
 
 _LAZY = ("curvature", "groups", "incomplete", "incomplete_solve", "layout", "leaf", "moments",
-         "root", "tree", "vectors")
+         "root", "scratch", "tree", "vectors")
 
 
 def __getattr__(name):

@@ -211,19 +211,18 @@ def factor_patterns(G, ridge, path, cols, zoff, step, lo, hi, K, logs, fail):
 
 
 @_jit
-def solve_patterns(Z, K, starts, path, cols, zoff, step, lo, hi, squares):
-    """Z (leaves, R, k) from ``Fᵀ D⁻¹ x`` to the posterior means, in place, for patterns lo:hi.
+def solve_patterns(Z, K, owner, starts, path, cols, zoff, step, lo, hi, squares):
+    """Z (leaves, R, k) from ``Fᵀ D⁻¹ x`` to the posterior means, in place, for runs lo:hi.
 
-    Pattern p, of factor K[p], owns the columns starts[p]:starts[p + 1], and may own none; squares
-    (k,) are the squared lengths of the means over all nodes.
+    A run is the columns starts[m]:starts[m + 1], all of one pattern `owner`; squares (k,) are the
+    squared lengths of the means over all nodes.
     """
     n_leaves, L = path.shape
     R = cols[L]
-    for p in range(lo, hi):
-        t0 = starts[p]
-        k = starts[p + 1] - t0
-        if k == 0:
-            continue
+    for m in range(lo, hi):
+        t0 = starts[m]
+        k = starts[m + 1] - t0
+        p = owner[t0]
         W = np.empty((zoff[L], k), Z.dtype)
         T = np.empty((step, R, k), Z.dtype)
         project_pattern(Z, t0, path, cols, zoff, K[p], T, W)
@@ -278,27 +277,41 @@ def class_forms(F, W, rows, row_off, lo, hi, out):
 
 
 @_jit
-def gather_seen(X, row, column, seen, rows, row_off, starts, p0, fill, lo, hi, out):
-    """out[i, t] = X[row[i], column[t]] where sample t shows feature i, else `fill`."""
+def gather_seen(X, row, column, seen, rows, row_off, owner, fill, lo, hi, out):
+    """out[i, t] = X[row[i], column[t]] where owner[t], the pattern of t, shows i, else `fill`."""
     for c in range(lo, hi):
         for m in range(row_off[c], row_off[c + 1]):
             i = rows[m]
-            for p in range(starts.size - 1):
-                shown = seen[c, p0 + p]
-                for t in range(starts[p], starts[p + 1]):
-                    out[i, t] = X[row[i], column[t]] if shown else fill
+            for t in range(owner.size):
+                v = X[row[i], column[t]]
+                out[i, t] = v if seen[c, owner[t]] else fill
 
 
 @_jit
-def hide(X, seen, rows, row_off, starts, p0, lo, hi):
-    """X[i, t] = 0 where sample t does not show feature i."""
+def hide(X, seen, rows, row_off, owner, lo, hi):
+    """X[i, t] = 0 where owner[t], the pattern of t, does not show feature i."""
+    zero = X.dtype.type(0)
     for c in range(lo, hi):
         for m in range(row_off[c], row_off[c + 1]):
             i = rows[m]
-            for p in range(starts.size - 1):
-                if not seen[c, p0 + p]:
-                    for t in range(starts[p], starts[p + 1]):
-                        X[i, t] = 0
+            for t in range(owner.size):
+                v = X[i, t]
+                X[i, t] = v if seen[c, owner[t]] else zero
+
+
+@_jit
+def largest_sums(seen, values, off, lo, hi, out):
+    """out[p] = the largest of the sums of values[c] over the classes of a group that p sees."""
+    total = np.zeros(hi - lo)
+    out[lo:hi] = 0
+    for g in range(off.size - 1):
+        total[:] = 0
+        for c in range(off[g], off[g + 1]):
+            v = values[c]
+            for p in range(lo, hi):
+                total[p - lo] += v if seen[c, p] else 0.0
+        for p in range(lo, hi):
+            out[p] = max(out[p], total[p - lo])
 
 
 @_jit

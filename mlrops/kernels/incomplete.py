@@ -47,6 +47,10 @@ class Patterns(NamedTuple):
         p1 = int(np.searchsorted(self.starts, last, side="left"))
         return p0, p1, np.clip(self.starts[p0 : p1 + 1], first, last) - first
 
+    def owner(self, first, last):
+        """The pattern of each of the samples first:last."""
+        return np.repeat(np.arange(self.starts.size - 1), np.diff(self.starts))[first:last]
+
 
 def _group_rows(x):
     """(order, offsets): an order of the rows of bytes `x` in which equal ones are neighbours."""

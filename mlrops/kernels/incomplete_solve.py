@@ -16,10 +16,15 @@ from .scratch import scratch
 __all__ = ["batches", "factor", "gather", "hide", "inverse_diagonal", "norms", "scatter", "solve"]
 
 
+# Numbers in the leaf products of a batch of samples: they are passed over four times.
+PRODUCT_ITEMS = 4 * CACHE_ITEMS
+
+
 def batches(patterns, layout):
     """Ranges of samples whose temporaries stay bounded; F is read for R samples or more."""
-    N, per_sample = int(patterns.starts[-1]), layout.n_leaves * layout.R + layout.n
-    step = max(layout.R, BLOCK_ITEMS // per_sample, 1)
+    N = int(patterns.starts[-1])
+    step = min(BLOCK_ITEMS // layout.n, PRODUCT_ITEMS // max(1, layout.n_leaves * layout.R))
+    step = max(step, layout.R, 1)
     for first in range(0, N, step):
         yield first, min(first + step, N)
 
@@ -43,20 +48,20 @@ def _by_class(kernel, patterns, work):
     threads.run(kernel, patterns.row_off, 0, patterns.row_off.size - 1, work)
 
 
-def gather(X, row, column, patterns, p0, starts, fill=0.0):
-    """X[row][:, column] with `fill` at missing cells; column t is a sample of the batch."""
-    out = np.empty((row.size, column.size), X.dtype)
+def gather(X, row, column, patterns, owner, fill=0.0, out=None):
+    """X[row][:, column] with `fill` at missing cells; owner[t] is the pattern of column[t]."""
+    out = np.empty((row.size, column.size), X.dtype) if out is None else out
     fill = X.dtype.type(fill)
     _by_class(lambda lo, hi: _compiled.gather_seen(
-        X, row, column, patterns.seen, patterns.rows, patterns.row_off, starts, p0, fill, lo, hi,
-        out), patterns, out.size)
+        X, row, column, patterns.seen, patterns.rows, patterns.row_off, owner, fill, lo, hi, out),
+        patterns, out.size)
     return out
 
 
-def hide(X, patterns, p0, starts):
+def hide(X, patterns, owner):
     """Set the missing cells of X (n, k) to zero; return X."""
     _by_class(lambda lo, hi: _compiled.hide(
-        X, patterns.seen, patterns.rows, patterns.row_off, starts, p0, lo, hi), patterns, X.size)
+        X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
     return X
 
 
@@ -86,20 +91,22 @@ def factor(F, dinv, patterns, layout):
     return K, logs, None
 
 
-def solve(F, dinv, K, X, starts, layout):
+def solve(F, dinv, K, X, owner, layout, out=None):
     """``D⁻¹ (x - F z)`` for X (n, k), zero where missing, and ``‖z‖²`` (k,).
 
-    K are the factors of the patterns of the columns, of which pattern p owns
-    starts[p]:starts[p + 1].  The result is to be hidden where cells are missing.
+    owner[t], increasing, is the pattern of column t and K[owner[t]] its factor.  The result is to
+    be hidden where cells are missing.
     """
     k, R, n_leaves = X.shape[1], layout.R, layout.n_leaves
     Z, squares = np.empty((n_leaves, R, k), X.dtype), np.empty(k)
     leaf.tdot(F, X, layout, 0, n_leaves, dinv, Z)
-    step = _leaves_at_once(layout, int(np.diff(starts).max()))
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
+    longest = int(np.diff(starts).max())
     threads.run(lambda lo, hi: _compiled.solve_patterns(
-        Z, K, starts, layout.path, layout.cols, layout.zoff, step, lo, hi, squares),
-        starts + np.arange(starts.size), 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
-    out = np.empty_like(X)
+        Z, K, owner, starts, layout.path, layout.cols, layout.zoff,
+        _leaves_at_once(layout, longest), lo, hi, squares),
+        starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
+    out = np.empty_like(X) if out is None else out
     leaf.dot(F, Z, X, dinv, layout, 0, n_leaves, out, solve=True)
     return out, squares
 
@@ -130,30 +137,48 @@ def inverse_diagonal(F, d, K, counts, patterns, layout):
 def norms(F, d, dinv, patterns, layout):
     """Bounds a pattern, three arrays: of ‖I + FᵀD⁻¹F‖ and ‖F‖ above, of ‖Σ_OO‖ below.
 
-    From the traces of the groups: ``tr F_g F_gᵀ / r <= ‖F_g F_gᵀ‖ <= tr F_g F_gᵀ``.
+    Fewer rows have a smaller Gram matrix: those of all features bound every pattern from above, as
+    do the traces of its own rows.  Below, ``‖F_g F_gᵀ‖ >= tr F_g F_gᵀ / r`` for each group.
     """
-    P, first = patterns.starts.size - 1, patterns.row_off[:-1]
-    scaled, plain, below = np.ones(P), np.zeros(P), np.empty(P)
+    P, first, C = patterns.starts.size - 1, patterns.row_off[:-1], patterns.row_off.size - 1
 
-    def by_class(ufunc, values):
-        return ufunc.reduceat(values[patterns.rows], first)[:, None]
+    def largest(by_class, off):
+        out = np.empty(P)
+        threads.run(lambda lo, hi: _compiled.largest_sums(
+            patterns.seen, by_class, off, lo, hi, out), np.arange(P + 1), 0, P, P * C)
+        return out
 
-    variances = by_class(np.maximum, d + np.einsum("ij,ij->i", F, F, dtype=float))
-    levels = []
-    for level in range(layout.L):
-        f = F[:, layout.cols[level] : layout.cols[level + 1]]
-        if f.shape[1]:
-            squares, groups = np.einsum("ij,ij->i", f, f, dtype=float), layout.path[:, level]
-            leaves = np.searchsorted(groups, np.arange(groups[-1] + 1))
-            levels.append((f.shape[1], patterns.class_off[leaves], by_class(np.add, squares),
-                           by_class(np.add, squares * dinv)))
-    for p0, p1 in _pattern_batches(patterns, len(first)):
-        seen, part = patterns.seen[:, p0:p1], slice(p0, p1)
-        below[part] = np.where(seen, variances, 0).max(axis=0)
-        for rank, groups, squares, weighted in levels:
-            trace, ratio = (np.add.reduceat(np.where(seen, sums, 0), groups, axis=0).max(axis=0)
-                            for sums in (squares, weighted))
-            plain[part] += trace
-            scaled[part] += ratio
-            below[part] = np.maximum(below[part], trace / rank)
+    variances = np.einsum("ij,ij->i", F, F, dtype=float) + d
+    scaled, plain = np.ones(P), np.zeros(P)
+    below = largest(np.maximum.reduceat(variances[patterns.rows], first), np.arange(C + 1))
+    for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
+        if c0 == c1:
+            continue
+        squares = np.einsum("ij,ij->i", F[:, c0:c1], F[:, c0:c1], dtype=float)[patterns.rows]
+        off = patterns.class_off[_first_leaves(layout, level)]
+        traces = largest(np.add.reduceat(squares, first), off)
+        plain += traces
+        scaled += largest(np.add.reduceat(squares * dinv[patterns.rows], first), off)
+        below = np.maximum(below, traces / (c1 - c0))
+    scaled = np.minimum(scaled, 1 + _gram_norm(F, dinv, layout))
+    plain = np.minimum(plain, _gram_norm(F, np.ones_like(d), layout))
     return scaled, np.sqrt(plain), below
+
+
+def _gram_norm(F, scale, layout):
+    """``Σ_l ‖F_lᵀ diag(scale) F_l‖``, a bound of the norm for all levels; infinite on overflow."""
+    G = leaf.gram(F, scale, layout, 0, layout.n_leaves)
+    total = 0.0
+    for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
+        if c0 < c1:
+            own = np.add.reduceat(G[:, c0:c1, c0:c1], _first_leaves(layout, level)[:-1], axis=0)
+            if not np.isfinite(own).all():
+                return np.inf
+            total += float(np.linalg.eigvalsh(own)[:, -1].max())
+    return total
+
+
+def _first_leaves(layout, level):
+    """The leaf at which each group of a level begins, and the number of leaves."""
+    groups = layout.path[:, level]
+    return np.searchsorted(groups, np.arange(groups[-1] + 2))

@@ -86,8 +86,8 @@ class IncompleteSamples:
             raise ValueError(f"X must have shape (n, N) = {self._X.shape}, got {X.shape}")
         other = copy.copy(self)
         other._X = kernels.incomplete_solve.gather(
-            np.ascontiguousarray(X), h.permutation, self._order, patterns, 0, patterns.starts,
-            fill=np.nan)
+            np.ascontiguousarray(X), h.permutation, self._order, patterns,
+            patterns.owner(0, self.n_samples), fill=np.nan)
         bad = np.flatnonzero((np.isnan(other._X) & ~np.isnan(self._X)).any(axis=1))
         if bad.size:
             raise ValueError(

@@ -86,6 +86,10 @@ class ObservedCells:
         """Number of samples of each pattern."""
         return np.diff(self._patterns.starts)
 
+    @cached_property
+    def _owner(self):
+        return self._patterns.owner(0, self.shape[1])
+
     def groups(self):
         """Yield (samples, features) for each pattern: its samples and the features they show.
 
@@ -188,13 +192,13 @@ class IncompletePrecision:
             A._F, A._d, A._dinv, self._cells._patterns, A._layout)
 
     def _batches(self, E):
-        """Yield (X, columns, p0, starts): observed cells in tree order, zeros for the others."""
+        """Yield (X, columns, owner): samples with zeros for missing cells, and their patterns."""
         cells, permutation = self._cells, self._sigma.hierarchy.permutation
         for first, last in kernels.incomplete_solve.batches(cells._patterns, self._sigma._layout):
-            p0, p1, starts = cells._patterns.of(first, last)
-            columns = cells._order[first:last]
+            owner, columns = cells._owner[first:last], cells._order[first:last]
+            room = kernels.scratch.scratch("cells", (len(E), last - first), E.dtype)
             yield kernels.incomplete_solve.gather(
-                E, permutation, columns, cells._patterns, p0, starts), columns, p0, starts
+                E, permutation, columns, cells._patterns, owner, out=room), columns, owner
 
     def _values(self, E, verb):
         E = as_real(E, verb, ndim=2)
@@ -204,14 +208,14 @@ class IncompletePrecision:
         out = np.result_type(E.dtype, self._sigma.dtype)
         return np.ascontiguousarray(E, self._sigma.dtype), out
 
-    def _pass(self, X, p0, starts):
+    def _pass(self, X, owner, out=None):
         """``D⁻¹ (x - F z)`` with zeros at missing cells, and ``‖z‖²``, of samples of a batch."""
         A, patterns = self._sigma, self._cells._patterns
         if A._layout.R == 0:
             return X * A._dinv[:, None], np.zeros(X.shape[1])
         y, squares = kernels.incomplete_solve.solve(
-            A._F, A._dinv, self._factor[0][p0 : p0 + starts.size - 1], X, starts, A._layout)
-        return kernels.incomplete_solve.hide(y, patterns, p0, starts), squares
+            A._F, A._dinv, self._factor[0], X, owner, A._layout, out)
+        return kernels.incomplete_solve.hide(y, patterns, owner), squares
 
     def solve(self, E):
         """``Σ_OO⁻¹ e_O`` for each sample e, zeros at its missing cells.
@@ -229,30 +233,24 @@ class IncompletePrecision:
         A = self._sigma
         E, dtype = self._values(E, "solve")
         out = np.empty_like(E)
-        for X, columns, p0, starts in self._batches(E):
-            if A._layout.R:
-                y = self._corrected(X, p0, starts)
-            else:
-                y = self._pass(X, p0, starts)[0]
+        for X, columns, owner in self._batches(E):
+            y = self._corrected(X, owner) if A._layout.R else self._pass(X, owner)[0]
             kernels.incomplete_solve.scatter(y, A.hierarchy.permutation, columns, out)
         return out.astype(dtype, copy=False)
 
-    def _corrected(self, X, p0, starts):
+    def _corrected(self, X, owner):
         A, patterns = self._sigma, self._cells._patterns
 
-        def of(columns):
-            return starts if columns is None else np.searchsorted(columns, starts)
-
         def solve(b, columns):
-            return self._pass(b, p0, of(columns))
+            if columns is None:
+                return self._pass(b, owner, kernels.scratch.scratch("solved", b.shape, b.dtype))
+            return self._pass(b, owner[columns])
 
-        def multiply(x, columns):  # Σ_OO x_O from zeros elsewhere
+        def multiply(x, columns):  # Σ_OO x_O, from zeros elsewhere
             return kernels.incomplete_solve.hide(
-                kernels.tree.multiply(A._F, A._d, x, A._layout), patterns, p0, of(columns))
+                kernels.tree.multiply(A._F, A._d, x, A._layout), patterns, owner[columns])
 
-        norms = [np.repeat(bound[p0 : p0 + starts.size - 1], np.diff(starts))
-                 for bound in self._norms]
-        return corrected(solve, multiply, X, A._dinv, norms)
+        return corrected(solve, multiply, X, A._dinv, [bound[owner] for bound in self._norms])
 
     def inv_quad(self, E):
         """``e_Oᵀ Σ_OO⁻¹ e_O`` of each sample, (N,), never negative; 0 for one without any cell.
@@ -261,8 +259,8 @@ class IncompletePrecision:
         """
         E, dtype = self._values(E, "inv_quad")
         out = np.empty(E.shape[1], dtype)
-        for X, columns, p0, starts in self._batches(E):
-            y, squares = self._pass(X, p0, starts)
+        for X, columns, owner in self._batches(E):
+            y, squares = self._pass(X, owner)
             out[columns] = np.einsum("ik,ik,i->k", y, y, self._sigma._d) + squares
         return out
 

@@ -282,7 +282,7 @@ class MLR(StructuredOperator):
 
         def solve(b, columns):
             x, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], b, layout)
-            return x, column_dots(z, z)
+            return x, column_dots(z)
 
         def multiply(x, columns):
             return kernels.tree.multiply(self._F, self._d, x, layout)

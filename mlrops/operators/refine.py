@@ -10,14 +10,16 @@ BACKWARD_ERROR = 100
 CORRECTIONS = 12
 
 
-def column_dots(x, y):
-    """Inner products of the columns of x and y.
+def column_dots(x, weight=None):
+    """``Σ_i w_i x_ik²`` of each column of x (n, k), w = 1 by default.
 
     Not by BLAS: the threads it would wake spin on and take the cores of the sweeps around it.
     """
+    weights = () if weight is None else (weight,)
+    rows = "" if weight is None else ",i"
     if x.shape[1] == 1:  # the same, contiguous
-        return np.einsum("i,i->", x[:, 0], y[:, 0])[None]
-    return np.einsum("ik,ik->k", x, y)
+        return np.einsum(f"i,i{rows}->", x[:, 0], x[:, 0], *weights)[None]
+    return np.einsum(f"ik,ik{rows}->k", x, x, *weights)
 
 
 def corrected(solve, multiply, b, dinv, norms):
@@ -49,23 +51,25 @@ def corrected(solve, multiply, b, dinv, norms):
     above, factors, norm = (np.broadcast_to(bound, b.shape[1]) for bound in norms)
 
     def lengths(x):
-        return np.sqrt(column_dots(x, x))
+        return np.sqrt(column_dots(x))
 
     with np.errstate(over="ignore", invalid="ignore"):
         x, squares = solve(b, None)
         gap = (above * np.sqrt(squares)
-               + np.sqrt(above) * np.sqrt(column_dots(b, b * dinv[:, None])))
+               + np.sqrt(above) * np.sqrt(column_dots(b, dinv)))
         left = np.flatnonzero(factors * gap > BACKWARD_ERROR * (norm * lengths(x) + lengths(b)))
-        reached, y = np.full(left.size, np.inf), x[:, left]
-        for _ in range(CORRECTIONS if left.size else 0):
-            c = np.ascontiguousarray(b[:, left])
+        reached, y = np.full(left.size, np.inf), np.take(x, left, axis=1)
+        for step in range(CORRECTIONS if left.size else 0):
+            c = np.take(b, left, axis=1)
             residual = c - multiply(y, left)
             error = lengths(residual) / np.maximum(norm[left] * lengths(y) + lengths(c), tiny)
             better = error < reached / 2
-            x[:, left[better]] = y[:, better]
+            if step:
+                x[:, left[better]] = y[:, better]
             more = better & (error > BACKWARD_ERROR * eps)
             if not more.any():
                 break
             left, reached = left[more], error[more]
-            y = y[:, more] + solve(np.ascontiguousarray(residual[:, more]), left)[0]
+            y = np.compress(more, y, axis=1)
+            y += solve(np.compress(more, residual, axis=1), left)[0]
     return x
