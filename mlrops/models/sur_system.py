@@ -9,6 +9,8 @@ import scipy.linalg
 
 from ..operators._validate import name_some
 from ..operators.elementary import Dense
+from ..operators.incomplete import IncompleteSamples
+from ..operators.incomplete_solve import IncompletePrecision, ObservedCells
 
 __all__ = ["StackedSystem", "Weighting", "inverse_diagonal"]
 
@@ -63,6 +65,7 @@ class StackedSystem:
         self.K, self.N = self.Y.shape
         self.dtype = self.Y.dtype
         self.observed = None if observed is None else np.ascontiguousarray(observed.T)
+        self._cells = self._samples = None
         self.n_cells = self.Y.size if observed is None else int(observed.sum())
         # What weights add to the log-likelihood of all rows.
         self.log_weights = 0.0 if weights is None else 0.5 * float(
@@ -84,8 +87,10 @@ class StackedSystem:
         self._cuts = np.cumsum(sizes)[:-1]
         self.ridge = ridge
         self.penalty = np.concatenate([b.penalty.ravel() for b in self._batches])
-        self._limits = None if constraints is None else _Limits(self.pull(constraints[0].T),
-                                                                constraints[1])
+        self._limits = None
+        if constraints is not None:
+            R, q = constraints
+            self._limits = _Limits(self.pull(R.T), q, self.dtype)
 
     def _parts(self, gamma):
         """(batch, γ of its equations (K_p, p)) one after the other."""
@@ -170,28 +175,25 @@ class StackedSystem:
         """Σ⁻¹ at work on arrays (K, N): a `Weighting`, row by row on the cells that are there."""
         if self.observed is None:
             return Weighting(covariance, self.N)
-        from ..operators.incomplete_solve import IncompletePrecision
+        return IncompletePrecision(covariance, self.cells(covariance.hierarchy))
 
-        return IncompletePrecision(covariance, self.patterns(covariance.hierarchy))
-
-    def patterns(self, hierarchy):
-        """The missing cells as `Patterns` on a tree of the equations; grouped once a tree."""
-        if getattr(self, "_patterns", (None, None))[0] is not hierarchy:
-            from ..operators.incomplete_solve import Patterns
-
-            self._patterns = hierarchy, Patterns(hierarchy, self.observed)
-        return self._patterns[1]
+    def cells(self, hierarchy):
+        """The cells that are there, grouped on a tree of the equations; once a tree."""
+        if self._cells is None or self._cells.hierarchy is not hierarchy:
+            self._cells = ObservedCells(hierarchy, self.observed)
+        return self._cells
 
     def samples(self, hierarchy, E):
         """Residuals (K, N) without the cells that are missing, for EM."""
-        from ..operators.incomplete import IncompleteSamples
-
-        return IncompleteSamples(hierarchy, np.where(self.observed, E, np.nan))
+        if self._samples is None or self._samples.hierarchy is not hierarchy:
+            self._samples = IncompleteSamples(hierarchy, np.where(self.observed, E, np.nan))
+            return self._samples
+        return self._samples.with_values(E)
 
     def average_loglik(self, weighting, quad):
         """Average normal log-likelihood a row, from the weighted sum of squares of residuals."""
         constant = self.n_cells * math.log(2 * math.pi)
-        return (self.log_weights - 0.5 * (constant + weighting.logdet + quad)) / self.N
+        return (self.log_weights - 0.5 * (constant + weighting.logdet() + quad)) / self.N
 
     # ---------------------------------------------------------------- dense, for few coefficients
 
@@ -228,7 +230,6 @@ class Weighting:
         """``Σ⁻¹ E``."""
         return self.covariance.solve(E)
 
-    @property
     def logdet(self):
         """``N log det Σ``."""
         return self.N * self.covariance.logdet()
@@ -294,9 +295,9 @@ def _as_is(u):
 class _Limits:
     """Linear constraints ``Cᵀ γ = q``; C (P, m) with columns of length 1, independent."""
 
-    def __init__(self, C, q):
+    def __init__(self, C, q, dtype):
         length = np.linalg.norm(C, axis=0)
-        numbers, eps = np.arange(q.size), np.finfo(C.dtype).eps
+        numbers, eps = np.arange(q.size), np.finfo(dtype).eps
         empty = length == 0
         if (q[empty] != 0).any():
             raise ValueError(_contradiction(numbers[empty & (q != 0)]))
@@ -311,7 +312,7 @@ class _Limits:
         wrong = np.abs(implied - q[rest]) > 1e3 * tol * size
         if wrong.any():
             raise ValueError(_contradiction(np.sort(numbers[rest[wrong]])))
-        self.C, self.q = C[:, kept], q[kept].astype(C.dtype)
+        self.C, self.q = C[:, kept].astype(dtype), q[kept].astype(dtype)
 
     def nearest(self, gamma):
         """The γ that satisfies the constraints with least ``‖γ - gamma‖``."""
