@@ -111,7 +111,7 @@ def residual_df(covariance, N, p, *, shared=False):
     >>> from mlrops.models.small_sample import residual_df
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], np.ones(3))
     >>> residual_df(A, 20, [2, 3, 19])
-    array([16.5, 15.5,  1. ])
+    array([16., 15.,  1.])
     """
     covariance = _as_mlr(covariance)
     N, p = _check_counts(N, p, covariance.shape[0])
