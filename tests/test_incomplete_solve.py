@@ -294,6 +294,8 @@ def test_refusals():
         with pytest.raises(ValueError, match="observed must have one row a feature"):
             ObservedCells(h, wrong)
     cells = ObservedCells(h, observed)
+    with pytest.raises(TypeError, match="covariance must be an MLR, got ndarray"):
+        IncompletePrecision(case.dense, cells)
     with pytest.raises(ValueError, match="must share one hierarchy.*order of features differ"):
         IncompletePrecision(MLR(Hierarchy.flat(30), [np.ones((30, 1))], np.ones(30)), cells)
     precision = IncompletePrecision(case.A, cells)

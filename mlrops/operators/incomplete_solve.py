@@ -7,6 +7,7 @@ import numpy as np
 from .. import kernels
 from ..hierarchy import Hierarchy
 from ._validate import as_real
+from .mlr import MLR
 from .refine import corrected
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
@@ -132,7 +133,8 @@ class IncompletePrecision:
     With leaves much larger than R, ``P s R`` is small beside the data; leaves of R features or
     fewer make it about ``P n R``.
 
-    `solve` is refined as `MLR.solve` is, where a bound of its backward error asks for it.
+    `solve` is refined as `MLR.solve` is, where a bound of its backward error asks for it; and like
+    it needs ``eps ‖I + FᵀD⁻¹F‖`` below 1 for that to help.
 
     Examples
     --------
@@ -151,6 +153,8 @@ class IncompletePrecision:
     """
 
     def __init__(self, covariance, cells):
+        if not isinstance(covariance, MLR):
+            raise TypeError(f"covariance must be an MLR, got {type(covariance).__name__}")
         if covariance.hierarchy != cells.hierarchy:
             raise ValueError(
                 f"covariance and cells must share one hierarchy, got {covariance.hierarchy!r} and"
