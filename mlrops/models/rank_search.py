@@ -1,4 +1,16 @@
-"""Trying candidate ranks of a factor model: all of a grid, or a greedy walk from fit to fit."""
+"""Trying candidate ranks: all of a grid, or a greedy walk from fit to fit.
+
+What is fitted is an object with
+
+``hierarchy``
+    the tree of the features (or equations);
+``fit(ranks, rows, near)``
+    the fit to some rows, or to all for None, perhaps starting from the fit of a neighbour;
+``score(fit, rows)``
+    the average held-out log-likelihood of rows;
+``degrees_of_freedom(ranks)`` and ``n_samples(fit)``
+    for information criteria.
+"""
 
 import itertools
 import math
@@ -15,7 +27,7 @@ from .criteria import degrees_of_freedom
 from .factor_model import fit_factor_model
 from .folds import take_rows
 
-__all__ = ["WHOLE", "RankRecord", "Search", "greedy", "grid", "merit"]
+__all__ = ["WHOLE", "FactorFits", "RankRecord", "Search", "greedy", "grid", "merit"]
 
 WHOLE = (None, None)  # all samples to train on, none to test on
 BLOCK = 1000  # samples scored at a time
@@ -42,14 +54,45 @@ def merit(record, criterion):
     return (-record.cv_mean if criterion == "cv" else getattr(record, criterion)), record.df
 
 
+class FactorFits:
+    """Fits of factor models to rows of Y, with options of `fit_factor_model`."""
+
+    def __init__(self, Y, hierarchy, options, rng):
+        self._Y, self.hierarchy, self._options, self._rng = Y, hierarchy, options, rng
+        self._weight = options.get("sample_weight")
+
+    def fit(self, ranks, rows=None, near=None):
+        options = dict(self._options)
+        if near is not None and not {"init", "n_init"} & options.keys():
+            options["init"] = _beside(near.covariance, ranks, self._rng)
+        if rows is not None and self._weight is not None:
+            options["sample_weight"] = np.asarray(self._weight)[rows]
+        Y = self._Y if rows is None else take_rows(self._Y, rows)
+        return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
+
+    def score(self, fit, rows):
+        """Average log-likelihood of samples, some rows at a time: they are made dense."""
+        loglik = []
+        for first in range(0, rows.size, BLOCK):
+            Y = take_rows(self._Y, rows[first : first + BLOCK])
+            loglik.append(fit.score_samples(Y.toarray() if scipy.sparse.issparse(Y) else Y))
+        weights = None if self._weight is None else np.asarray(self._weight)[rows]
+        return np.average(np.concatenate(loglik), weights=weights)
+
+    def degrees_of_freedom(self, ranks):
+        return degrees_of_freedom(self.hierarchy, ranks, mean=self._options.get("center", True))
+
+    def n_samples(self, fit):
+        return fit.n_samples
+
+
 class Search:
     """Fits candidates, each once, and keeps the fits that may be asked for again."""
 
-    def __init__(self, Y, hierarchy, parts, criterion, one_standard_error, total, options, rng,
-                 bar):
-        self._Y, self._hierarchy, self._parts = Y, hierarchy, parts
+    def __init__(self, problem, parts, criterion, one_standard_error, total, bar):
+        self._problem, self._parts = problem, parts
         self._criterion, self._one_standard_error = criterion, one_standard_error
-        self._total, self._options, self._rng, self._bar = total, options, rng, bar
+        self._total, self._bar = total, bar
         self._records, self._fits = {}, {}
         self._n_fits, self._unconverged, self._boundary = 0, [], []
 
@@ -98,7 +141,7 @@ class Search:
         for part, (_, test) in enumerate(self._parts):
             fits.append(self._fit(ranks, part, parent))
             if test is not None:
-                held_out.append(self._score(fits[-1], test))
+                held_out.append(self._problem.score(fits[-1], test))
         self._fits[ranks] = fits
         self._records[ranks] = self._record(ranks, fits, held_out)
         self._bar.update()
@@ -106,15 +149,12 @@ class Search:
 
     def _fit(self, ranks, part, parent=None):
         train, _ = self._parts[part]
-        options = dict(self._options)
-        if part < len(self._fits.get(parent, ())) and not {"init", "n_init"} & options.keys():
-            options["init"] = _beside(self._fits[parent][part].covariance, ranks, self._rng)
+        known = self._fits.get(parent, ())
+        near = known[part] if part < len(known) else None
         if train is None:
-            return self._run(self._Y, ranks, options)
-        if options.get("sample_weight") is not None:
-            options["sample_weight"] = np.asarray(options["sample_weight"])[train]
+            return self._run(ranks, None, near)
         try:
-            return self._run(take_rows(self._Y, train), ranks, options)
+            return self._run(ranks, train, near)
         except ValueError as error:
             fold = part - (self._parts[0] is WHOLE)
             raise ValueError(
@@ -122,10 +162,10 @@ class Search:
                 " use fewer folds, or shuffle them"
             ) from error
 
-    def _run(self, Y, ranks, options):
+    def _run(self, ranks, rows, near):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            fit = fit_factor_model(Y, ranks, self._hierarchy, random_state=self._rng, **options)
+            fit = self._problem.fit(ranks, rows, near)
         for warning in caught:
             if not issubclass(warning.category, ConvergenceWarning):
                 warnings.warn_explicit(
@@ -139,22 +179,12 @@ class Search:
             self._boundary.append(ranks)
         return fit
 
-    def _score(self, fit, test):
-        """Average log-likelihood of test samples, some rows at a time: they are made dense."""
-        weight = self._options.get("sample_weight")
-        loglik = []
-        for first in range(0, test.size, BLOCK):
-            Y = take_rows(self._Y, test[first : first + BLOCK])
-            loglik.append(fit.score_samples(Y.toarray() if scipy.sparse.issparse(Y) else Y))
-        weights = None if weight is None else np.asarray(weight)[test]
-        return np.average(np.concatenate(loglik), weights=weights)
-
     def _record(self, ranks, fits, held_out):
-        h, n_folds = self._hierarchy, len(held_out)
-        df = degrees_of_freedom(h, ranks, mean=self._options.get("center", True))
+        h, n_folds = self._problem.hierarchy, len(held_out)
+        df = self._problem.degrees_of_freedom(ranks)
         loglik = aic = bic = math.nan
         if self._parts[0] is WHOLE:
-            loglik, n_samples = fits[0].loglik, fits[0].n_samples
+            loglik, n_samples = fits[0].loglik, self._problem.n_samples(fits[0])
             aic = -2 * n_samples * loglik + 2 * df
             bic = -2 * n_samples * loglik + df * math.log(n_samples)
         return RankRecord(
@@ -178,7 +208,7 @@ class Search:
                 told.append(f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}")
         if told:
             warnings.warn(f"of {self._n_fits} fits, {'; '.join(told)}", ConvergenceWarning,
-                          stacklevel=3)
+                          stacklevel=4)
 
 
 def greedy(search, start, limits, total, exact):

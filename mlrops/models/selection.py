@@ -1,4 +1,4 @@
-"""`select_ranks`: the ranks of a factor model by information criteria or held-out likelihood."""
+"""`select_ranks`: ranks by information criteria or held-out likelihood."""
 
 import math
 import operator
@@ -11,10 +11,9 @@ from ..hierarchy import Hierarchy
 from ..operators._validate import check_rank, name_some
 from ..operators.mlr import MLR, check_ranks
 from .folds import make_folds
-from .rank_search import WHOLE, RankRecord, Search, greedy, grid, merit
-from .result import FactorModelResult
+from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
 
-__all__ = ["RankRecord", "RankSelection", "select_ranks"]
+__all__ = ["CRITERIA", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
 
 CRITERIA = ("bic", "aic", "cv")
 STRATEGIES = ("greedy", "grid")
@@ -22,7 +21,7 @@ STRATEGIES = ("greedy", "grid")
 
 @dataclass(frozen=True, repr=False)
 class RankSelection:
-    """Ranks chosen for a factor model; what `select_ranks` returns.
+    """Ranks chosen for a model; what `select_ranks` and `select_sur_ranks` return.
 
     Attributes
     ----------
@@ -34,7 +33,7 @@ class RankSelection:
         One record a candidate, in the order in which they were tried: ``ranks``, ``storage``,
         ``df``, ``loglik``, ``aic``, ``bic``, ``cv_mean``, ``cv_se``, ``n_iter``, ``converged``,
         ``n_capped``.  NaN stands for what was not computed.
-    fit : FactorModelResult or None
+    fit : FactorModelResult, SURResult or None
         The fit with the chosen ranks to all samples; None with ``refit=False``.
     one_standard_error : bool
         Whether the simplest candidate within one standard error of the best was chosen.
@@ -56,7 +55,7 @@ class RankSelection:
     ranks: tuple
     criterion: str
     table: list = field(repr=False)
-    fit: FactorModelResult | None
+    fit: object
     one_standard_error: bool = False
 
     def to_frame(self):
@@ -229,9 +228,35 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
         hierarchy = Hierarchy.flat(_shape(Y)[1])
     elif not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
+    _check_fit_options(fit_options)
+    rng = np.random.default_rng(random_state)
+    return choose_ranks(
+        FactorFits(Y, hierarchy, fit_options, rng), lambda: _shape(Y)[0], rng,
+        candidates=candidates, criterion=criterion, strategy=strategy, max_rank=max_rank,
+        total_rank=total_rank, max_storage=max_storage, exact=exact, start=start, n_folds=n_folds,
+        shuffle=shuffle, folds=folds, one_standard_error=one_standard_error, refit=refit,
+        progress=progress)
+
+
+def choose_ranks(problem, count_rows, rng, *, candidates=None, criterion="bic", strategy="greedy",
+                 max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
+                 n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
+                 progress=False, carried=None):
+    """`select_ranks` for whatever is fitted, see `rank_search`.
+
+    `count_rows` is called where folds have to be cut; `carried`, if given, returns for the training
+    parts (arrays of row numbers, or None for all) the largest total rank to be generated.
+    """
+    hierarchy = problem.hierarchy
     _check_choice(criterion, CRITERIA, "criterion")
     _check_choice(strategy, STRATEGIES, "strategy")
-    _check_fit_options(fit_options)
+    parts, pairs = [WHOLE], []
+    if criterion == "cv":
+        pairs = make_folds(folds, n_folds, shuffle, count_rows(), rng)
+        parts = [*(parts if refit else []), *pairs]
+    if one_standard_error and len(pairs) < 2:
+        raise ValueError(
+            'one_standard_error needs criterion="cv" and 2 folds or more to estimate it from')
     budget = dict(max_rank=max_rank, total_rank=total_rank, max_storage=max_storage, start=start)
     given = [name for name, value in {**budget, "exact": exact or None}.items()
              if value is not None]
@@ -241,6 +266,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
         candidates = _check_candidates(candidates, hierarchy)
     else:
         limits, total = _check_budget(hierarchy, max_rank, total_rank, max_storage, exact)
+        if carried is not None:
+            total = _check_carried(carried([train for train, _ in parts]), total, exact)
         if strategy == "grid":
             if not set(given) & {"max_rank", "total_rank", "max_storage"}:
                 raise ValueError(
@@ -250,20 +277,11 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
             candidates = grid(limits, total, exact)
         else:
             start = _check_start(start, hierarchy, limits, total)
-    rng = np.random.default_rng(random_state)
-    parts = [WHOLE]
-    if criterion == "cv":
-        pairs = make_folds(folds, n_folds, shuffle, _shape(Y)[0], rng)
-        parts = [*(parts if refit else []), *pairs]
-    if one_standard_error and (criterion != "cv" or len(pairs) < 2):
-        raise ValueError(
-            'one_standard_error needs criterion="cv" and 2 folds or more to estimate it from')
 
     eligible = total if exact else None
     with tqdm(total=None if candidates is None else len(candidates), desc="ranks",
               disable=not progress) as bar:
-        search = Search(Y, hierarchy, parts, criterion, one_standard_error, eligible, fit_options,
-                        rng, bar)
+        search = Search(problem, parts, criterion, one_standard_error, eligible, bar)
         if candidates is None:
             greedy(search, start, limits, total, exact)
         else:
@@ -346,6 +364,14 @@ def _check_budget(hierarchy, max_rank, total_rank, max_storage, exact):
             f" {tuple(limits)}, {total} in all"
         )
     return limits, min(wanted, total)
+
+
+def _check_carried(most, total, exact):
+    """The largest total rank that the data carry, too."""
+    if exact and total > most:
+        raise ValueError(f"a total rank of {total} cannot be used up: the rows carry {most} factors"
+                         " at most")
+    return min(total, most)
 
 
 def _check_start(start, hierarchy, limits, total):

@@ -19,6 +19,7 @@ class SystemNames(NamedTuple):
     equations: tuple  # of K str
     regressors: tuple  # of K tuples of p_j str
     rows: object = None  # pandas.Index, where the data had one
+    constraints: tuple = ()  # of m str
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +80,16 @@ class SURData:
             constraints = R[:, np.concatenate([columns[j] for j in order])], q
         observed, weights = (None if x is None else x[:, order]
                              for x in (self.observed, self.weights))
-        return StackedSystem([self.Xs[j] for j in order], self.Y[:, order], order,
+        said = {}
+        if self.names is not None:
+            numbers = [self.names.equations[j] for j in order]
+            said = dict(regressors=[self.names.regressors[j] for j in order],
+                        constraint_names=self.names.constraints)
+        else:
+            numbers = order
+        return StackedSystem([self.Xs[j] for j in order], self.Y[:, order], numbers,
                              observed=observed, weights=weights, constraints=constraints,
-                             ridge=beta_ridge)
+                             ridge=beta_ridge, **said)
 
     def with_Y(self, Y):
         """The same regressors with other dependent variables (N, K)."""

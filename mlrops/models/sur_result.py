@@ -57,6 +57,8 @@ class SURResult(Inference, SystemTests):
         Equations whose variance in D stands at the floor (Heywood cases).
     capped : tuple of (int, int, int)
         ``(level, group, equations)`` of groups with fewer equations than their level's rank.
+    selection : RankSelection or None
+        How ``SUR.fit(ranks="bic")`` or ``"cv"`` chose the ranks, with the table of candidates.
     data : SURData
         The equations as they were read: ``data.Xs``, ``data.Y``, ``data.names``, ...
 
@@ -92,6 +94,7 @@ class SURResult(Inference, SystemTests):
     options: object = field(repr=False)  # SUROptions
     capped: tuple = ()
     covariance_is_known: bool = False
+    selection: object = None
 
     @property
     def N(self):

@@ -48,6 +48,8 @@ class StackedSystem:
         As in `SURData`, in the order of this system.
     ridge : float, optional
         Penalty ``ridge ‖β‖² / 2`` of the log-likelihood.
+    regressors : sequence of K tuples of str, constraint_names : sequence of m str, optional
+        What errors call columns of X_j and rows of the constraints; default their numbers.
 
     Raises
     ------
@@ -57,7 +59,7 @@ class StackedSystem:
     """
 
     def __init__(self, Xs, Y, numbers=None, *, observed=None, weights=None, constraints=None,
-                 ridge=0.0):
+                 ridge=0.0, regressors=None, constraint_names=()):
         root = None if weights is None else np.sqrt(weights).astype(Y.dtype)
         if observed is not None:
             root = (observed if root is None else root * observed).astype(Y.dtype)
@@ -80,7 +82,8 @@ class StackedSystem:
             equations = np.flatnonzero(widths == p)
             used = equations[:1] if self.shared else equations
             X = np.stack([Xs[j].T if root is None else Xs[j].T * root[:, j] for j in used])
-            found = _orthonormal(X, [self.numbers[j] for j in used], ridge)
+            columns = [range(p) if regressors is None else regressors[j] for j in used]
+            found = _orthonormal(X, [self.numbers[j] for j in used], columns, ridge)
             full = (np.broadcast_to(x, (equations.size, *x.shape[1:])) for x in found)
             self._batches.append(_Batch(equations, *full))
         sizes = [b.equations.size * b.Q.shape[1] for b in self._batches]
@@ -90,7 +93,7 @@ class StackedSystem:
         self._limits = None
         if constraints is not None:
             R, q = constraints
-            self._limits = _Limits(self.pull(R.T), q, self.dtype)
+            self._limits = _Limits(self.pull(R.T), q, self.dtype, constraint_names)
 
     def _parts(self, gamma):
         """(batch, γ of its equations (K_p, p)) one after the other."""
@@ -139,6 +142,11 @@ class StackedSystem:
         if self.ridge:
             gamma = gamma / (1 + self.penalty)
         return gamma if self._limits is None else self._limits.nearest(gamma)
+
+    @property
+    def n_free(self):
+        """Number of coefficients that can be chosen: P less the independent constraints."""
+        return self.P - (0 if self._limits is None else self._limits.q.size)
 
     def projector(self, unit):
         """A function that takes what constraints forbid off a step u of ``γ = unit u``."""
@@ -195,6 +203,16 @@ class StackedSystem:
         constant = self.n_cells * math.log(2 * math.pi)
         return (self.log_weights - 0.5 * (constant + weighting.logdet() + quad)) / self.N
 
+    @property
+    def batches(self):
+        """Equations with equally many regressors, in the order of γ; list of `_Batch`."""
+        return self._batches
+
+    @property
+    def constraint_columns(self):
+        """C of ``Cᵀγ = q``, (P, m) with independent columns of length 1, or None."""
+        return None if self._limits is None else self._limits.C
+
     # ---------------------------------------------------------------- dense, for few coefficients
 
     @property
@@ -245,8 +263,8 @@ def inverse_diagonal(covariance):
 # ---------------------------------------------------------------- bases of the regressors
 
 
-def _orthonormal(X, numbers, ridge):
-    """Q, B⁻¹ and penalties of stacked X (g, p, N), regressors as rows.
+def _orthonormal(X, numbers, names, ridge):
+    """Q, B⁻¹ and penalties of stacked X (g, p, N), regressors as rows with names.
 
     |R_ii| is the distance of regressor i, scaled to length 1, from the span of those before it.
     """
@@ -254,13 +272,13 @@ def _orthonormal(X, numbers, ridge):
     zero = np.argwhere(norms == 0)
     if len(zero):
         raise ValueError(f"X of equation {numbers[zero[0, 0]]} has a column of zeros"
-                         f" (column {zero[0, 1]}); leave it out")
+                         f" (column {names[zero[0, 0]][zero[0, 1]]}); leave it out")
     Q, R = np.linalg.qr((X / norms[:, :, None]).swapaxes(1, 2))
     tol = max(X.shape[1:]) * np.finfo(X.dtype).eps
     bad = np.abs(np.diagonal(R, axis1=1, axis2=2)) <= tol
     if bad.any():
         which = np.flatnonzero(bad.any(axis=1))
-        columns = name_some(np.flatnonzero(bad[which[0]]))
+        columns = name_some(names[which[0]][i] for i in np.flatnonzero(bad[which[0]]))
         raise ValueError(
             f"X of equation {numbers[which[0]]} is rank-deficient: column {columns} depends on"
             f" those before it ({which.size} equations: {name_some(numbers[i] for i in which)});"
@@ -295,12 +313,12 @@ def _as_is(u):
 class _Limits:
     """Linear constraints ``Cᵀ γ = q``; C (P, m) with columns of length 1, independent."""
 
-    def __init__(self, C, q, dtype):
+    def __init__(self, C, q, dtype, names=()):
         length = np.linalg.norm(C, axis=0)
         numbers, eps = np.arange(q.size), np.finfo(dtype).eps
         empty = length == 0
         if (q[empty] != 0).any():
-            raise ValueError(_contradiction(numbers[empty & (q != 0)]))
+            raise ValueError(_contradiction(numbers[empty & (q != 0)], names))
         C, q, numbers = C[:, ~empty] / length[~empty], q[~empty] / length[~empty], numbers[~empty]
         _, T, order = scipy.linalg.qr(C, mode="economic", pivoting=True, check_finite=False)
         tol = 10 * max(C.shape, default=1) * eps
@@ -311,7 +329,7 @@ class _Limits:
         size = np.abs(share).T @ np.abs(q[kept]) + np.abs(q[rest])
         wrong = np.abs(implied - q[rest]) > 1e3 * tol * size
         if wrong.any():
-            raise ValueError(_contradiction(np.sort(numbers[rest[wrong]])))
+            raise ValueError(_contradiction(np.sort(numbers[rest[wrong]]), names))
         self.C, self.q = C[:, kept].astype(dtype), q[kept].astype(dtype)
 
     def nearest(self, gamma):
@@ -327,6 +345,9 @@ class _Limits:
         return lambda u: u - Z @ (Z.T @ u)
 
 
-def _contradiction(numbers):
+def _contradiction(numbers, names):
+    if names:
+        return (f"constraints contradict one another: {name_some(names[i] for i in numbers)} cannot"
+                " hold together with the others")
     return (f"constraints contradict one another: row {name_some(numbers)} of R β = q cannot hold"
             " together with the others")

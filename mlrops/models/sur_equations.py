@@ -1,0 +1,311 @@
+"""The equations that `SUR` is given, read into one table with the cells each equation lacks."""
+
+import warnings
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ..operators._validate import as_real, name_some
+from .frames import frame_values
+from .sur_data import SURData, SystemNames, check_distinct
+
+__all__ = ["MISSING", "read_system"]
+
+MISSING = "cells", "drop", "raise"
+
+
+class _Table(NamedTuple):
+    """One variable of an equation: numbers (n, p) with what labels they came with."""
+
+    values: np.ndarray
+    columns: tuple | None
+    index: object  # pandas.Index or None
+
+
+class _Equation(NamedTuple):
+    name: str
+    y: _Table
+    X: _Table
+    weights: _Table | None
+
+    @property
+    def parts(self):
+        named = ("dependent", self.y), ("exog", self.X), ("weights", self.weights)
+        return [(what, table) for what, table in named if table is not None]
+
+
+def read_system(equations, missing="cells"):
+    """`SURData` of a dict of equations, and the labels of the rows that were left out.
+
+    Parameters
+    ----------
+    equations : Mapping
+        See `SUR`.
+    missing : {"cells", "drop", "raise"}
+
+    Returns
+    -------
+    data : SURData
+    dropped : list
+        Labels of rows, or their numbers.
+    """
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {', '.join(map(repr, MISSING))}, got {missing!r}")
+    read = _read_equations(equations)
+    rows = _common_rows(read)
+    N = len(read[0].y.values) if rows is None else len(rows)
+    placed, known = [], {}
+    for equation in read:
+        placed.append([None if table is None else _place(table, rows, N, known)
+                       for table in (equation.y, equation.X, equation.weights)])
+    lacking = np.stack([_lacking(parts, known) for parts in placed], axis=1)
+    if missing == "raise" and lacking.any():
+        raise ValueError(_first_missing(read, placed, lacking, rows))
+    kept = ~(lacking.any(axis=1) if missing == "drop" else lacking.all(axis=1))
+    label = np.arange(N) if rows is None else rows
+    dropped = list(label[~kept])
+    if missing == "drop" and dropped:
+        incomplete = np.flatnonzero(lacking.any(axis=0))
+        warnings.warn(
+            f"{len(dropped)} of {N} rows are left out of all equations because some lack them"
+            f" (rows {name_some(dropped)}; {incomplete.size} equations:"
+            f" {name_some(read[j].name for j in incomplete)})", UserWarning, stacklevel=3)
+    _check_cells(read, placed, ~lacking[kept])
+    names = SystemNames(tuple(equation.name for equation in read),
+                        tuple(map(_regressors, read)), None if rows is None else rows[kept])
+    check_distinct(names)
+    return _assemble(placed, lacking, kept, names), dropped
+
+
+def _regressors(equation):
+    X = equation.X
+    return X.columns or tuple(f"x{i}" for i in range(X.values.shape[1]))
+
+
+# ---------------------------------------------------------------- what was given
+
+
+def _read_equations(equations):
+    if not isinstance(equations, Mapping):
+        raise TypeError("equations must be a dict of equations by name, such as"
+                        ' {"name": {"dependent": y, "exog": X}}, got'
+                        f" {type(equations).__name__}")
+    if not equations:
+        raise ValueError("equations must hold at least one equation, got none")
+    known = {}
+    return [_read_equation(str(key), given, known) for key, given in equations.items()]
+
+
+def _read_equation(name, given, known):
+    if isinstance(given, Mapping):
+        extra = [key for key in given if key not in ("dependent", "exog", "weights")]
+        if extra:
+            raise ValueError(f"equation {name} has {name_some(map(repr, extra))}, but an equation"
+                             ' has "dependent", "exog" and "weights" only: regressors are taken to'
+                             " be exogenous")
+        lacks = [key for key in ("dependent", "exog") if given.get(key) is None]
+        if lacks:
+            raise ValueError(f"equation {name} lacks {name_some(map(repr, lacks))}")
+        y, X, weights = given["dependent"], given["exog"], given.get("weights")
+    elif isinstance(given, (tuple, list)) and len(given) in (2, 3):
+        y, X, weights = *given, *[None] * (3 - len(given))
+    else:
+        what = (f"{len(given)} entries" if isinstance(given, (tuple, list))
+                else type(given).__name__)
+        raise TypeError(f'equation {name} must be a dict with "dependent", "exog" and perhaps'
+                        f' "weights", or a tuple of them, got {what}')
+    tables = []
+    for what, x in (("dependent", y), ("exog", X), ("weights", weights)):
+        if x is None and what == "weights":
+            tables.append(None)
+            continue
+        if id(x) not in known:  # equations that share an object are read once
+            known[id(x)] = _read_table(x, f"{what} of equation {name}")
+        if what != "exog" and known[id(x)].values.shape[1] != 1:
+            raise ValueError(f"{what} of equation {name} must be one column, got"
+                             f" {known[id(x)].values.shape[1]}")
+        tables.append(known[id(x)])
+    return _with_labels(_Equation(name, *tables))
+
+
+def _with_labels(equation):
+    """Arrays take the row labels that the rest of their equation has."""
+    indexes = [table.index for _, table in equation.parts if table.index is not None]
+    if not indexes or len(indexes) == len(equation.parts):
+        return equation
+    same = all(index.equals(indexes[0]) for index in indexes[1:])
+    for what, table in equation.parts:
+        if table.index is None and not (same and len(table.values) == len(indexes[0])):
+            raise ValueError(
+                f"{what} of equation {equation.name} is an array of {len(table.values)} rows, whose"
+                f" labels cannot be those of the rest of the equation ({len(indexes[0])} rows"
+                f"{'' if same else ' of different labels'}); give it an index")
+    return _Equation(equation.name, *(
+        table._replace(index=indexes[0]) if table is not None and table.index is None else table
+        for table in equation[1:]))
+
+
+def _read_table(x, what):
+    columns = index = None
+    if hasattr(x, "index") and hasattr(x, "to_frame") and not hasattr(x, "columns"):
+        columns = None if x.name is None else (str(x.name),)
+        x = x.to_frame(name="x0" if x.name is None else x.name)
+        values, index = frame_values(x, what), x.index
+    elif hasattr(x, "columns") and hasattr(x, "index"):
+        columns, index, values = tuple(map(str, x.columns)), x.index, frame_values(x, what)
+    else:
+        values = as_real(x, what, ndim=(1, 2))
+        values = values[:, None] if values.ndim == 1 else values
+    if len(values) == 0:
+        raise ValueError(f"{what} must have at least one row, got none")
+    if index is not None and not index.is_unique:
+        twice = index[index.duplicated()].unique()
+        raise ValueError(f"the rows of {what} must have different labels, got"
+                         f" {name_some(twice)} more than once")
+    bad = np.isinf(values)
+    if bad.any():
+        t, i = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{what} must not be infinite, got {values[t, i]} in row"
+            f" {t if index is None else index[t]} of column {i if columns is None else columns[i]}"
+            f" ({bad.sum()} of {values.size} entries)")
+    return _Table(values, columns, index)
+
+
+# ---------------------------------------------------------------- rows that belong together
+
+
+def _common_rows(read):
+    """The labels of all rows, None where nothing has any; refuses what cannot be aligned."""
+    indexes = {}  # by id, with the first equation that has it: equations may share one object
+    for equation in read:
+        for _, table in equation.parts:
+            if table.index is not None:
+                indexes.setdefault(id(table.index), (table.index, equation.name))
+    indexes = list(indexes.values())
+    same = all(index.equals(indexes[0][0]) for index, _ in indexes[1:])
+    rows, whose = indexes[0] if indexes else (None, read[0].name)
+    N = len(read[0].y.values) if rows is None else len(rows)
+    for equation in read:
+        for what, table in equation.parts:
+            if table.index is None and not (same and len(table.values) == N):
+                other = f"{N} in equation {whose}" if same else "those of other equations differ"
+                raise ValueError(
+                    f"{what} of equation {equation.name} has {len(table.values)} rows without"
+                    f" labels, {other}: arrays need the same rows everywhere; give them an index")
+    return rows if same else _union(indexes)
+
+
+def _union(indexes):
+    """All labels: sorted where each index is, else in the order in which they come."""
+    rows, first = indexes[0]
+    for index, name in indexes[1:]:
+        kinds = {rows.inferred_type, index.inferred_type}
+        if len(kinds) > 1 and not kinds <= {"integer", "floating"} or rows.nlevels != index.nlevels:
+            raise ValueError(f"the row labels of equations {first} and {name} are of different"
+                             f" kinds ({rows.inferred_type} and {index.inferred_type}): they have"
+                             " no row in common")
+        if not index.equals(rows):
+            rows = rows.append(index[~index.isin(rows)])
+    if all(index.is_monotonic_increasing for index, _ in indexes):
+        rows = rows.sort_values()
+    return rows
+
+
+def _place(table, rows, N, known):
+    """The numbers of a table for all rows, NaN where it has none; one array a table."""
+    if id(table) not in known:
+        values = table.values
+        if rows is not None and table.index is not None and not table.index.equals(rows):
+            at = table.index.get_indexer(rows)
+            values = np.full((N, values.shape[1]), np.nan, values.dtype)
+            values[at >= 0] = table.values[at[at >= 0]]
+        known[id(table)] = values
+    return known[id(table)]
+
+
+def _lacking(parts, known):
+    """Which rows an equation lacks something in, (N,)."""
+    out = False
+    for values in parts:
+        if values is not None:
+            key = id(values), "lacking"
+            if key not in known:
+                known[key] = np.isnan(values).any(axis=1)
+            out = out | known[key]
+    return out
+
+
+# ---------------------------------------------------------------- checks of the cells
+
+
+def _first_missing(read, placed, lacking, rows):
+    j = int(np.flatnonzero(lacking.any(axis=0))[0])
+    t = int(np.flatnonzero(lacking[:, j])[0])
+    present = [values for values in placed[j] if values is not None]
+    what, bad = next((what, np.flatnonzero(np.isnan(values[t])))
+                     for (what, _), values in zip(read[j].parts, present, strict=True)
+                     if np.isnan(values[t]).any())
+    column = "" if what != "exog" else f", column {_regressors(read[j])[bad[0]]}"
+    return (f"{what} of equation {read[j].name} is missing in row {t if rows is None else rows[t]}"
+            f"{column} ({lacking.sum()} of {lacking.size} cells are); missing=\"cells\" leaves"
+            ' cells out of the likelihood, missing="drop" rows out of all equations')
+
+
+def _check_cells(read, placed, observed):
+    """Enough cells in every equation, weights that are positive there, and rows in common."""
+    counts = observed.sum(axis=0)
+    for j, (equation, (_, X, weights)) in enumerate(zip(read, placed, strict=True)):
+        if counts[j] <= X.shape[1]:
+            empty = np.flatnonzero(np.isnan(X).all(axis=0))
+            which = [_regressors(equation)[i] for i in empty]
+            why = f" (column {name_some(which)} has no numbers)" if which else ""
+            raise ValueError(
+                f"equation {equation.name} has {X.shape[1]} regressors and {counts[j]} complete"
+                f" rows{why}; more rows than regressors are needed")
+        if weights is not None and (weights <= 0).any():
+            t, index = int(np.flatnonzero(weights[:, 0] <= 0)[0]), equation.weights.index
+            raise ValueError(f"weights of equation {equation.name} must be positive, got"
+                             f" {weights[t, 0]:g} in row {t if index is None else index[t]}")
+    shared = observed & (observed.sum(axis=1) > 1)[:, None]
+    alone = np.flatnonzero(~shared.any(axis=0))
+    if alone.size and len(read) > 1:
+        raise ValueError(
+            f"{alone.size} equations share no row with any other one"
+            f" ({name_some(read[j].name for j in alone)}): nothing is known of their covariance;"
+            " check the row labels, or fit them by themselves")
+
+
+def _assemble(placed, lacking, kept, names):
+    every = kept.all()
+    observed = None if not lacking[kept].any() else ~lacking[kept]
+    dtype = np.result_type(*{x.dtype for parts in placed for x in parts[:2]})
+    Y = np.concatenate([parts[0] for parts in placed], axis=1)[kept].astype(dtype, copy=False)
+    if observed is not None:
+        Y = np.where(observed, Y, np.zeros((), dtype))
+    Xs, known = [], {}
+    for j, (_, X, _) in enumerate(placed):
+        whole = observed is None or observed[:, j].all()
+        if not whole or id(X) not in known:
+            rows = (X if every else X[kept]).astype(dtype, copy=False)
+            if not whole:
+                Xs.append(np.where(observed[:, j, None], rows, np.zeros((), dtype)))
+                continue
+            known[id(X)] = rows
+        Xs.append(known[id(X)])
+    return SURData(Xs, Y, observed, _weights(placed, lacking[kept], kept), None, names)
+
+
+def _weights(placed, lacking, kept):
+    """Weights of mean 1 an equation over its cells, 1 elsewhere; None where all are 1."""
+    if all(weights is None for _, _, weights in placed):
+        return None
+    out = np.ones(lacking.shape)
+    for j, (_, _, weights) in enumerate(placed):
+        if weights is not None:
+            cells = ~lacking[:, j]
+            w = weights[kept, 0][cells].astype(float)
+            w /= w.max()  # so that the mean of huge weights is finite
+            out[cells, j] = w / w.mean()
+    return None if (out == 1).all() else out

@@ -1,0 +1,162 @@
+"""`select_sur_ranks`: the ranks of a system's error covariance, by BIC or held-out likelihood."""
+
+import math
+
+import numpy as np
+
+from ..operators._validate import name_some
+from ..operators.incomplete_solve import IncompletePrecision, ObservedCells
+from ..operators.mlr import check_ranks
+from .als_gls import SUROptions, check_hierarchy, fit_system
+from .criteria import degrees_of_freedom
+from .selection import CRITERIA, choose_ranks
+from .sur_data import read_equations
+from .sur_system import Weighting
+
+__all__ = ["CRITERIA", "check_carried", "select_sur_ranks", "select_system_ranks"]
+
+
+def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic", strategy="greedy",
+                     max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
+                     n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
+                     progress=False, random_state=None, **fit_options):
+    r"""Choose the ranks of `als_gls` by BIC, AIC or held-out likelihood.
+
+    Parameters
+    ----------
+    Xs : list of K array_like or DataFrame, shapes (N, p_j)
+    Y : array_like or DataFrame, shape (N, K)
+    hierarchy : Hierarchy, optional
+        Tree of the equations; default one level with one group.
+    criterion : {"bic", "aic", "cv"}, optional
+        ``-2 N loglik + df log N``, ``-2 N loglik + 2 df``, or the average log-likelihood of rows
+        that were left out of the fit, coefficients included, averaged over folds.
+    candidates, strategy, max_rank, total_rank, max_storage, exact, start, n_folds, shuffle, \
+folds, one_standard_error, refit, progress, random_state
+        As in `select_ranks`, samples being rows and features equations.
+    **fit_options
+        Further options of `als_gls` (``tol``, ``max_iter``, ...).
+
+    Returns
+    -------
+    RankSelection
+        Its ``fit`` is a `SURResult`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `select_ranks` and `als_gls`; a training part that cannot be fitted is named.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Once, with the number of fits that did not converge or have variances at the floor.
+
+    Notes
+    -----
+    *Degrees of freedom* are those of Σ, rotations out (`degrees_of_freedom`), and the coefficients
+    that constraints leave free.  In held-out rows with missing cells the likelihood is that of the
+    cells that are there.
+
+    Ranks are generated only up to what the rows carry: every equation has more cells in every
+    training part than it has regressors and factors.
+
+    See Also
+    --------
+    select_ranks : the same for factor models; how candidates are generated and compared.
+    SUR.fit : ``ranks="bic"`` or ``"cv"``.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_sur
+    >>> from mlrops.models.sur_selection import select_sur_ranks
+    >>> sim = simulate_sur(20, 3, ranks=2, n_samples=200, random_state=0)
+    >>> selection = select_sur_ranks(sim.Xs, sim.Y, candidates=range(5))
+    >>> selection.ranks, selection.fit.covariance.ranks
+    ((2,), (2,))
+    >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
+    [80, 100, 119, 137, 154]
+    """
+    options = SUROptions.checked(**fit_options)
+    return select_system_ranks(
+        read_equations(Xs, Y), hierarchy, options, candidates=candidates, criterion=criterion,
+        strategy=strategy, max_rank=max_rank, total_rank=total_rank, max_storage=max_storage,
+        exact=exact, start=start, n_folds=n_folds, shuffle=shuffle, folds=folds,
+        one_standard_error=one_standard_error, refit=refit, progress=progress,
+        random_state=random_state)
+
+
+def select_system_ranks(data, hierarchy, options, *, random_state=None, callback=None, **how):
+    """`select_sur_ranks` for `SURData` and checked options."""
+    problem = SystemFits(data, check_hierarchy(hierarchy, data.K), options, callback)
+    rng = np.random.default_rng(random_state)
+    return choose_ranks(problem, lambda: data.N, rng, carried=problem.carried, **how)
+
+
+class SystemFits:
+    """Fits of a system of equations to some of its rows."""
+
+    def __init__(self, data, hierarchy, options, callback=None):
+        self.data, self.hierarchy, self._options = data, hierarchy, options
+        self._callback = callback
+        self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
+
+    def fit(self, ranks, rows=None, near=None):
+        data = self.data if rows is None else self.data.take(rows)
+        ranks = check_carried(data, self.hierarchy, ranks)
+        return fit_system(data, ranks, self.hierarchy, self._options, callback=self._callback)
+
+    def score(self, fit, rows):
+        return held_out_loglik(fit, self.data.take(rows))
+
+    def degrees_of_freedom(self, ranks):
+        return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)
+
+    def n_samples(self, fit):
+        return fit.N
+
+    def carried(self, parts):
+        """Largest total rank that all equations carry in all parts (arrays of rows, or None)."""
+        counts = [self.data.nobs if rows is None else self.data.take(rows).nobs for rows in parts]
+        return max(0, int((np.array(counts) - self.data.p).min()) - 1)
+
+
+def check_carried(data, hierarchy, ranks):
+    """Ranks that the rows carry; of a single equation 0, which has no other to share factors with.
+
+    With as many regressors and factors as cells an equation could be fitted exactly, whatever its
+    coefficients.
+    """
+    ranks = check_ranks(ranks, hierarchy)
+    if data.K == 1:
+        return (0,) * len(ranks)
+    factors = sum(np.minimum(r, hierarchy.group_sizes(level))[hierarchy.labels(level)]
+                  for level, r in enumerate(ranks))
+    needed = data.p + factors
+    bad = np.flatnonzero(data.nobs <= needed)
+    if bad.size:
+        j = bad[0]
+        label = range(data.K) if data.names is None else data.names.equations
+        raise ValueError(
+            f"equation {label[j]} has {data.nobs[j]} rows for {data.p[j]} regressors and"
+            f" {factors[j]} factors; more rows than both together are needed ({bad.size} equations:"
+            f" {name_some(label[i] for i in bad)}): lower the ranks")
+    return ranks
+
+
+def held_out_loglik(fit, data):
+    """Average log-likelihood a row of other rows of a fit's equations, on the cells there are."""
+    fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
+    E, log_weights, n_cells = data.Y - fitted, 0.0, data.Y.size
+    weighting = Weighting(fit.covariance, data.N)
+    if data.weights is not None:
+        E = E * np.sqrt(data.weights)
+        log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells
+    if data.observed is not None:
+        E, n_cells = np.where(data.observed, E, 0), data.observed.sum()
+        cells = ObservedCells(fit.covariance.hierarchy, np.ascontiguousarray(data.observed.T))
+        weighting = IncompletePrecision(fit.covariance, cells)
+    E = np.ascontiguousarray(E.T, dtype=fit.covariance.dtype)
+    quad = np.einsum("kt,kt->", E, weighting.solve(E), dtype=float)
+    constant = n_cells * math.log(2 * math.pi)
+    return float(log_weights - 0.5 * (constant + weighting.logdet() + quad)) / data.N
