@@ -1,43 +1,225 @@
 """Standard errors, intervals and covariances of the coefficients of a fitted system."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from .coefficient_inverse import MOST_COEFFICIENTS
+from .small_sample import residual_df
+from .sur_covariance import KINDS, CovConfig, estimate
 
 __all__ = ["Inference"]
-
-# Coefficients up to which their covariance is formed as one dense matrix.
-MOST_COEFFICIENTS = 2000
 
 
 class Inference:
     """What `SURResult` knows of the precision of its coefficients."""
 
-    def cov_params(self):
-        r"""Covariance of the coefficients, :math:`(X^T (I \otimes \Sigma^{-1}) X)^{-1}`.
+    def with_cov(self, kind, **options):
+        r"""The same fit with another kind of covariance of its coefficients.
 
-        Exact, from dense matrices: for P coefficients in all, P²+K² numbers and P³ flops.  Σ is
-        taken as it stands, known or estimated; that it was estimated adds nothing here, so for
-        small N the truth is larger.
+        Standard errors, intervals, tests and predictions of the result that is returned use it.
+
+        Parameters
+        ----------
+        kind : {"unadjusted", "robust", "clustered", "hac", "bootstrap"}
+            With :math:`A = X^T (\Sigma^{-1} \otimes I) X` and the scores of the rows
+            :math:`s_t = \sum_j x_{tj} (\Sigma^{-1} e_t)_j`,
+
+            - ``"unadjusted"``: :math:`A^{-1}`, for errors that are independent across rows with
+              covariance Σ.  Where Σ was estimated, of the Σ that `corrected_covariance` makes of
+              it for small samples;
+            - ``"robust"``: :math:`A^{-1} (\sum_t s_t s_t^T) A^{-1}`, rows with errors of any
+              covariance, independent;
+            - ``"clustered"``: the same with sums of scores over clusters of rows, independent
+              across clusters;
+            - ``"hac"``: with products of scores of neighbouring rows too, weighted by a kernel:
+              errors that are autocorrelated;
+            - ``"bootstrap"``: that of refits to data drawn from the fitted system with normal
+              errors.
+        debiased : bool, optional
+            ``"unadjusted"``: False takes Σ as it was estimated, which is too small for few rows;
+            default True, and False where Σ is known.  The others: multiply by
+            ``N / √((N - p_i) (N - p_j))``, N the cells of an equation; default True.
+        clusters : array_like, shape (N,) or (N, 2)
+            ``"clustered"``: labels of the rows.  With two of them the covariances by the first and
+            by the second are added and that by their intersections is taken off.
+        group_debias : bool, optional
+            ``"clustered"``: multiply by ``g / (g - 1) (N - 1) / N`` for g clusters; default False.
+        kernel : {"bartlett", "parzen", "qs"}, optional
+            ``"hac"``: default Bartlett's; ``"qs"`` is the quadratic spectral one.
+        bandwidth : float, optional
+            ``"hac"``: lags up to it get weights from Bartlett's and Parzen's kernel.  Default the
+            rule of Newey and West (1994) for the sum of the standardized scores.
+        n_boot, random_state, progress : int, int or Generator, bool, optional
+            ``"bootstrap"``: number of refits, default 200; their seed, default 0; a progress bar.
 
         Returns
         -------
-        ndarray, shape (P, P)
+        SURResult
+
+        Raises
+        ------
+        ValueError, TypeError
+            Unknown kinds and options.  When the covariance is first used: coefficients whose scores
+            are zero in every row or cluster, variances that two kinds of clusters make negative.
+
+        Notes
+        -----
+        Constraints make the covariance singular: a coefficient that they fix has standard error 0.
+        With a ridge `unadjusted` is the sandwich
+        :math:`(A + \Lambda)^{-1} A (A + \Lambda)^{-1}`, the covariance of an estimate that is
+        biased; the others have :math:`(A + \Lambda)^{-1}` in place of :math:`A^{-1}`.
+
+        All are computed in double precision, and up to 4000 coefficients from dense matrices.
+        Beyond, by elimination of the factors of Σ where those on a path of the tree, times rows,
+        are at most 4000: some seconds for 30,000 coefficients.  Else by conjugate gradients, for
+        N columns (``"robust"``, ``"clustered"``, ``"hac"``) or for P (standard errors of
+        ``"unadjusted"``), which takes long.
+        """
+        config = CovConfig(kind, options)
+        config.check()
+        return replace(self, cov_config=config)
+
+    @property
+    def cov_kind(self):
+        """Kind of the covariance in use (str); see `with_cov`."""
+        return self.cov_config.kind
+
+    @cached_property
+    def _cov(self):
+        return estimate(self, self.cov_config)
+
+    def _cov_times(self, V):
+        """The covariance of the coefficients in use times V (P, m), any P."""
+        return self._cov.times(V)
+
+    def _cov_blocks(self):
+        """Its diagonal blocks, list of K arrays (p_j, p_j)."""
+        return self._blocks
+
+    @cached_property
+    def _blocks(self):
+        return self._cov.blocks()
+
+    def cov_params(self, kind=None, **options):
+        """Covariance of the coefficients.
+
+        Parameters
+        ----------
+        kind : str, optional
+            One of those of `with_cov`, which says what `options` they take.  Default the one in
+            use.
+
+        Returns
+        -------
+        ndarray, shape (P, P), or DataFrame
             Coefficients equation by equation, as ``numpy.concatenate(result.params)``.
 
         Raises
         ------
         ValueError
-            More than 2000 coefficients.
+            More than 4000 coefficients; `bse` knows the standard errors of any number.
         """
-        P = sum(b.size for b in self.coefficients)
-        if P > MOST_COEFFICIENTS:
-            raise ValueError(f"cov_params forms dense matrices of at most {MOST_COEFFICIENTS}"
-                             f" coefficients, the system has {P}; fit fewer equations at a time"
-                             " with covariance= for standard errors")
-        return self.system.coefficient_covariance(self.covariance)
+        if self.P > MOST_COEFFICIENTS:
+            raise ValueError(
+                f"cov_params forms a matrix of at most {MOST_COEFFICIENTS} coefficients, the system"
+                f" has {self.P}, which would take {8e-9 * self.P**2:.1f} GB; bse, tvalues, pvalues"
+                " and conf_int need no such matrix")
+        if kind is not None or options:
+            return self.with_cov(kind or self.cov_kind, **options).cov_params()
+        out = self._cov.matrix()
+        if self.data.names is None:
+            return out
+        import pandas as pd
+
+        index = self._index()
+        return pd.DataFrame(out, index=index, columns=index)
+
+    @property
+    def bootstrap(self):
+        """The draws behind standard errors of the kind "bootstrap" (a `Bootstrap`)."""
+        if self.cov_kind != "bootstrap":
+            raise ValueError('with_cov("bootstrap") makes the draws; the covariance in use is'
+                             f' "{self.cov_kind}"')
+        return self._cov.bootstrap
+
+    # ---------------------------------------------------------------- coefficient by coefficient
+
+    @cached_property
+    def df_resid(self):
+        """Degrees of freedom of Student's t of each equation's coefficients, (K,).
+
+        ``N - p_j`` less what the factors take, see `residual_df`; infinite, a normal distribution,
+        where Σ is known.
+        """
+        if self.covariance_is_known:
+            return np.full(self.K, np.inf)
+        data = self.data
+        return residual_df(self.covariance, data.nobs, data.p, shared=self.system.shared)
+
+    @cached_property
+    def _errors_of_coefficients(self):
+        """Standard errors (P,)."""
+        return np.sqrt(np.concatenate([block.diagonal() for block in self._blocks]))
+
+    @cached_property
+    def _ratios(self):
+        """t values (P,); of a coefficient that constraints fix infinite, or 0 where it is 0."""
+        params, errors = np.concatenate(self.coefficients), self._errors_of_coefficients
+        sure = np.where(params == 0, 0, np.copysign(np.inf, params))
+        return np.divide(params, errors, out=sure, where=errors > 0)
+
+    @property
+    def _df(self):
+        """Degrees of freedom of each coefficient, (P,)."""
+        return np.repeat(self.df_resid, self.data.p)
 
     @cached_property
     def bse(self):
-        """Standard errors of the coefficients, list of K arrays (p_j,); see `cov_params`."""
-        return self._by_coefficient(np.sqrt(self.cov_params().diagonal()))
+        """Standard errors of the coefficients, list of K arrays (p_j,) or Series."""
+        return self._by_coefficient(self._errors_of_coefficients)
+
+    @cached_property
+    def tvalues(self):
+        """Coefficients over standard errors, list of K arrays (p_j,) or Series.
+
+        Infinite where constraints fix a coefficient, 0 where they fix it at 0.
+        """
+        return self._by_coefficient(self._ratios)
+
+    @cached_property
+    def pvalues(self):
+        """Two-sided p-values of ``β_ji = 0``, list of K arrays (p_j,) or Series.
+
+        Of Student's t with `df_resid`; of the normal distribution where Σ is known.
+        """
+        below = -np.abs(self._ratios)
+        return self._by_coefficient(
+            2 * (ndtr(below) if self.covariance_is_known else stdtr(self._df, below)))
+
+    def conf_int(self, alpha=0.05):
+        """Confidence intervals of level ``1 - alpha``.
+
+        Parameters
+        ----------
+        alpha : float, optional
+            Between 0 and 1.
+
+        Returns
+        -------
+        list of K ndarray, shapes (p_j, 2), or DataFrame
+            Lower and upper ends; columns ``lower`` and ``upper``.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        tail = 1 - alpha / 2
+        quantile = ndtri(tail) if self.covariance_is_known else stdtrit(self._df, tail)
+        half, params = quantile * self._errors_of_coefficients, np.concatenate(self.coefficients)
+        ends = np.stack([params - half, params + half], axis=1)
+        if self.data.names is None:
+            return np.split(ends, np.cumsum(self.data.p)[:-1])
+        import pandas as pd
+
+        return pd.DataFrame(ends, index=self._index(), columns=["lower", "upper"])

@@ -9,6 +9,7 @@ import numpy as np
 from ..operators._validate import as_finite
 from ..operators.base import StructuredOperator
 from .frames import frame_values
+from .sur_covariance import CovConfig
 from .sur_data import SURData
 from .sur_inference import Inference
 from .sur_tests import SystemTests
@@ -59,6 +60,8 @@ class SURResult(Inference, SystemTests):
         ``(level, group, equations)`` of groups with fewer equations than their level's rank.
     selection : RankSelection or None
         How ``SUR.fit(ranks="bic")`` or ``"cv"`` chose the ranks, with the table of candidates.
+    cov_config : CovConfig
+        Kind of the coefficients' covariance and its options; see `with_cov`.
     data : SURData
         The equations as they were read: ``data.Xs``, ``data.Y``, ``data.names``, ...
 
@@ -95,6 +98,7 @@ class SURResult(Inference, SystemTests):
     capped: tuple = ()
     covariance_is_known: bool = False
     selection: object = None
+    cov_config: CovConfig = CovConfig()
 
     @property
     def N(self):

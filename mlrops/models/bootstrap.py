@@ -1,0 +1,95 @@
+"""Parametric bootstrap of a fitted system."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from ..operators._validate import check_rank
+
+__all__ = ["Bootstrap", "bootstrap"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bootstrap:
+    """Coefficients of refits to data drawn from a fitted system.
+
+    Attributes
+    ----------
+    draws : ndarray, shape (n, P)
+        Coefficients, equation by equation, one refit a row.
+    failed : int
+        Refits that ended with an error; they are not among the draws.
+    unconverged : int
+        Refits among the draws that stopped at the cap of iterations.
+    """
+
+    draws: np.ndarray
+    failed: int
+    unconverged: int
+
+    def __repr__(self):
+        return (f"<Bootstrap of {len(self.draws)} draws, {self.failed} refits failed,"
+                f" {self.unconverged} did not converge>")
+
+
+def bootstrap(result, covariance, n_boot=200, random_state=0, progress=False):
+    """Refit a system to data drawn from it.
+
+    Rows ``e* ~ N(0, Σ)`` are added to the fitted values, over the square roots of weights and with
+    the same cells missing; coefficients and covariance are fitted again with the same ranks,
+    hierarchy and options, a covariance that was given is kept.
+
+    Parameters
+    ----------
+    result : SURResult
+    covariance : StructuredOperator, shape (K, K)
+        Σ of the draws.
+    n_boot : int
+        At least 2.
+    random_state : int or numpy.random.Generator
+    progress : bool
+
+    Returns
+    -------
+    Bootstrap
+
+    Raises
+    ------
+    ValueError
+        More than half of the refits fail.
+    """
+    from .als_gls import fit_system
+
+    if check_rank(n_boot, "n_boot") < 2:
+        raise ValueError(f"n_boot must be at least 2, got {n_boot}")
+    data, rng = result.data, np.random.default_rng(random_state)
+    fitted = np.nan_to_num(result.fitted)
+    how = ((None, None) if result.covariance_is_known
+           else (result.covariance.ranks, result.covariance.hierarchy))
+    keep = result.covariance if result.covariance_is_known else None
+    draws, failed, unconverged, why = [], 0, 0, None
+    for _ in tqdm(range(n_boot), desc="bootstrap", disable=not progress):
+        errors = covariance.sample(data.N, rng)
+        if data.weights is not None:
+            errors = errors / np.sqrt(data.weights)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                refit = fit_system(data.with_Y(fitted + errors), *how, result.options,
+                                   covariance=keep)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            failed, why = failed + 1, error
+            continue
+        draws.append(np.concatenate(refit.coefficients))
+        unconverged += not refit.converged
+    if failed > n_boot / 2:
+        raise ValueError(f"{failed} of {n_boot} refits of the bootstrap failed, the last one with:"
+                         f" {why}") from why
+    if failed or unconverged:
+        from .convergence import ConvergenceWarning
+
+        warnings.warn(f"of {n_boot} refits of the bootstrap {failed} failed and {unconverged} did"
+                      " not converge; the former are left out", ConvergenceWarning, stacklevel=4)
+    return Bootstrap(np.array(draws, dtype=np.float64), failed, unconverged)
