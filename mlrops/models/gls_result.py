@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from .text import WIDTH, number, ratio, short, side_by_side, title
+from .text import WIDTH, coefficient_columns, coefficient_lines, short, side_by_side, title
 
 __all__ = ["GLSResult"]
 
@@ -198,10 +198,8 @@ class GLSResult:
         """
         import pandas as pd
 
-        return pd.DataFrame(
-            np.column_stack([self.params, self.bse, self.tvalues, self.pvalues,
-                             self.conf_int(alpha)]),
-            index=pd.Index(self._labels()), columns=self._columns(alpha))
+        return pd.DataFrame(self._table(alpha), index=pd.Index(self._labels()),
+                            columns=self._columns(alpha))
 
     def summary(self, alpha=0.05):
         """The regression as text: facts, then a line a coefficient.
@@ -216,15 +214,13 @@ class GLSResult:
         text : str
         """
         rule = "=" * WIDTH
-        line = "{:<16}{:>11}{:>11}{:>9}{:>8}{:>11}{:>12}"
-        lines = [*title("Generalized least squares"), *self._facts(), rule,
-                 line.format("", *self._columns(alpha)).rstrip(), "-" * WIDTH]
-        table = zip(self._labels(), self.params, self.bse, self.tvalues, self.pvalues,
-                      *self.conf_int(alpha).T, strict=True)
-        for name, b, se, t, p, low, high in table:
-            lines.append(line.format(short(name), number(b), number(se), ratio(t), f"{p:.3f}",
-                                     number(low), number(high)))
-        return "\n".join([*lines, rule])
+        return "\n".join([
+            *title("Generalized least squares"), *self._facts(), rule,
+            *coefficient_lines(self._labels(), self._table(alpha), self._columns(alpha)), rule])
+
+    def _table(self, alpha):
+        return np.column_stack([self.params, self.bse, self.tvalues, self.pvalues,
+                                self.conf_int(alpha)])
 
     def _labels(self):
         if self.names is not None:
@@ -232,9 +228,7 @@ class GLSResult:
         return [f"x{j}" for j in range(self.params.size)]
 
     def _columns(self, alpha):
-        letter = "z" if self.scale_is == "known" else "t"
-        ends = [f"[{alpha / 2:.6g}", f"{1 - alpha / 2:.6g}]"]
-        return ["coef", "std err", letter, f"P>|{letter}|", *ends]
+        return coefficient_columns(alpha, self.scale_is == "known")
 
     def _facts(self):
         """Pairs of name and value, in two columns."""

@@ -2,7 +2,8 @@
 
 import textwrap
 
-__all__ = ["NAME", "WIDTH", "number", "paragraph", "ratio", "short", "side_by_side", "title"]
+__all__ = ["NAME", "WIDTH", "coefficient_columns", "coefficient_lines", "number", "paragraph",
+           "ratio", "short", "side_by_side", "title"]
 
 WIDTH = 78
 NAME = 16  # characters of a name
@@ -42,3 +43,20 @@ def paragraph(text):
     """A rule and a text broken into lines."""
     yield "-" * WIDTH
     yield from textwrap.wrap(text, WIDTH)
+
+
+def coefficient_columns(alpha, known):
+    """Heads of a table of coefficients; z in place of t where the size of errors is known."""
+    letter = "z" if known else "t"
+    return ["coef", "std err", letter, f"P>|{letter}|", f"[{alpha / 2:.6g}",
+            f"{1 - alpha / 2:.6g}]"]
+
+
+def coefficient_lines(names, table, columns):
+    """A head, a rule and a line a coefficient; `table` has the columns of `coefficient_columns`."""
+    line = "{:<16}{:>11}{:>11}{:>9}{:>8}{:>11}{:>12}"
+    yield line.format("", *columns).rstrip()
+    yield "-" * WIDTH
+    for name, (b, se, t, p, low, high) in zip(names, table, strict=True):
+        yield line.format(short(name), number(b), number(se), ratio(t), f"{p:.3f}", number(low),
+                          number(high))

@@ -1,0 +1,83 @@
+"""How well a system of regressions fits: shares of variation explained, errors, new data."""
+
+import numpy as np
+
+from ..operators._validate import as_real, name_some
+from .beta_step import beta_step
+from .frames import frame_values
+from .sur_data import SURData
+
+__all__ = ["equation_rsquared", "mcelroy", "mean_squares", "new_mean_squares", "row_roots",
+           "spans_constant", "sums_of_squares", "weighted_errors"]
+
+
+def row_roots(data):
+    """Square roots of the weights, (K, N), zeros at missing cells."""
+    root = np.ones(data.Y.shape, data.Y.dtype) if data.weights is None else np.sqrt(data.weights)
+    if data.observed is not None:
+        root = root * data.observed
+    return np.ascontiguousarray(root.T, data.Y.dtype)
+
+
+def weighted_errors(fit):
+    """Residuals times the square roots of their weights, (K, N), zeros at missing cells."""
+    E = fit.errors if fit.data.observed is None else np.where(fit.data.observed, fit.errors, 0)
+    return E.T * row_roots(fit.data)
+
+
+def spans_constant(fit):
+    """Whether the regressors of each equation span a constant, (K,) of bool."""
+    one = row_roots(fit.data)
+    left = one - fit.system.fitted(fit.system.adjoint(one))
+    tol = np.finfo(one.dtype).eps ** 0.5
+    return np.linalg.norm(left, axis=1) <= tol * np.linalg.norm(one, axis=1)
+
+
+def sums_of_squares(x):
+    """Of the rows of x (K, N), (K,), in float64."""
+    return np.einsum("kt,kt->k", x, x, dtype=np.float64)
+
+
+def mean_squares(fit):
+    """Weighted mean squares of the residuals of each equation, (K,)."""
+    return sums_of_squares(weighted_errors(fit)) / fit.data.nobs
+
+
+def equation_rsquared(fit):
+    """R² of each equation, (K,); see `SystemTests.rsquared`."""
+    one, Y = row_roots(fit.data), fit.system.Y
+    mean = np.einsum("kt,kt->k", one, Y, dtype=np.float64) / sums_of_squares(one)
+    centre = np.where(spans_constant(fit), mean, 0).astype(Y.dtype)
+    total = sums_of_squares(Y - centre[:, None] * one)
+    # What is left of a Y that does not vary is rounding.
+    rounding = (Y.shape[1] * np.finfo(Y.dtype).eps) ** 2 * sums_of_squares(Y)
+    varies = total > rounding
+    left = sums_of_squares(weighted_errors(fit))
+    return 1 - np.divide(left, total, out=np.full(left.size, np.nan), where=varies)
+
+
+def mcelroy(fit):
+    """McElroy's R² of the system; see `SystemTests.mcelroy_rsquared`."""
+    data, E = fit.data, weighted_errors(fit)
+    left = np.vdot(E, fit.system.weigh(fit.covariance).solve(E))
+    one, nothing = np.ones((data.N, 1), data.Y.dtype), np.empty((data.N, 0), data.Y.dtype)
+    means = SURData([one if spans else nothing for spans in spans_constant(fit)], data.Y,
+                    data.observed, data.weights).system()
+    total = beta_step(means, fit.covariance, means.ols, 0.0).quad
+    return float(1 - left / total) if total > 0 else np.nan
+
+
+def new_mean_squares(fit, Xs, Y):
+    """Mean squared errors of each equation on new data, (K,); NaN where there is no cell."""
+    fitted = np.asarray(fit.predict(Xs))
+    Y = frame_values(Y, "Y") if hasattr(Y, "columns") else Y
+    Y = as_real(Y, "Y", ndim=2)
+    if Y.shape != fitted.shape:
+        raise ValueError(f"Y must have shape {fitted.shape}, as Xs say, got {Y.shape}")
+    if np.isinf(Y).any():
+        raise ValueError("Y must be finite, or NaN where a cell is missing, got infinity in"
+                         f" equation {name_some(np.flatnonzero(np.isinf(Y).any(axis=0)))}")
+    there = ~np.isnan(Y)
+    squares = sums_of_squares(np.where(there, Y - fitted, 0).T)
+    count = there.sum(axis=0)
+    return np.divide(squares, count, out=np.full(count.size, np.nan), where=count > 0)
