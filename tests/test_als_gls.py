@@ -377,7 +377,7 @@ def test_one_equation_is_least_squares():
         variance = np.mean(fit.resid**2)
         assert np.isclose(fit.covariance.toarray()[0, 0], variance, rtol=1e-4)
     covariance = np.linalg.inv(X.T @ X) * fit.covariance.toarray()
-    np.testing.assert_allclose(fit.cov_params(), covariance, rtol=1e-9)
+    np.testing.assert_allclose(fit.cov_params(debiased=False), covariance, rtol=1e-9)
 
 
 def test_more_factors_than_equations_or_rows():
@@ -432,14 +432,6 @@ def test_predictions_and_scores():
         fit.predict([new[0], new[0], *new[2:]])
     with pytest.raises(ValueError, match=r"Y must have shape \(20, 12\)"):
         fit.score(new, Y)
-
-
-def test_standard_errors_of_huge_systems_are_refused():
-    rng = np.random.default_rng(0)
-    Xs = [rng.standard_normal((8, 3)) for _ in range(700)]
-    fit = als_gls(Xs, rng.standard_normal((8, 700)), 0)
-    with pytest.raises(ValueError, match="at most 2000 coefficients, the system has 2100"):
-        fit.cov_params()
 
 
 def test_bad_arguments():

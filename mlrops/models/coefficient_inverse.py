@@ -87,7 +87,11 @@ class CoefficientInverse:
     def matrix(self):
         """The covariance of the coefficients β as an array (P, P)."""
         system = self.system
-        out = self.sandwich(np.eye(system.P, dtype=system.dtype))
+        out = self._inverse.matrix()
+        if self._root is not None:
+            out = out - self._root @ self._root.T
+        if system.ridge:
+            out = out - out @ (system.penalty[:, None] * out)
         for _ in range(2):  # B⁻¹ from the left, and from the right
             out = np.ascontiguousarray(np.concatenate(system.coefficients(out)).T)
         out[self.fixed], out[:, self.fixed] = 0, 0
@@ -169,6 +173,9 @@ class _DenseInverse:
     def times(self, V):
         return self.H @ V
 
+    def matrix(self):
+        return self.H
+
     def blocks(self):
         """Diagonal blocks of H, one array a batch, and of ``H Λ H`` with a ridge."""
         system, start, blocks = self.system, 0, ([], [])
@@ -228,6 +235,9 @@ class _IterativeInverse:
                 f" to {worst:.1e} after {MAX_ITER} iterations; standard errors have that error",
                 ConvergenceWarning, stacklevel=2)
         return out
+
+    def matrix(self):
+        return self.times(np.eye(self.system.P, dtype=self.system.dtype))
 
     def _normal(self, U):
         """The scaled normal matrix times U (P, m)."""

@@ -185,6 +185,10 @@ class FactorElimination:
             out[:, part] += self.shrink[:, None] * self._through_factors(scaled[:, part])
         return out
 
+    def matrix(self):
+        """H as an array (P, P)."""
+        return self.times(np.eye(self.system.P, dtype=self.system.dtype))
+
     def _through_factors(self, U):
         """``Q F M⁻¹ Fᵀ Qᵀ U``."""
         N, m, sums, right = self.N, U.shape[1], _Sums(), []

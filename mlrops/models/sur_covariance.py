@@ -84,7 +84,13 @@ def small_sample_covariance(result, covariance=None):
     """Σ of a fit, corrected for the coefficients and factors that were estimated with it."""
     covariance = result.covariance if covariance is None else covariance
     data = result.data
-    return corrected_covariance(covariance, data.nobs, data.p, shared=result.system.shared)
+    return corrected_covariance(covariance, data.nobs, data.p, shared=one_least_squares(result))
+
+
+def one_least_squares(result):
+    """Whether the estimate is least squares equation by equation, whatever Σ."""
+    system = result.system
+    return system.shared and system.constraint_columns is None and not system.ridge
 
 
 def _bootstrap(result, n_boot=200, random_state=0, progress=False):
@@ -211,8 +217,8 @@ def _check_variances(result, covariance, fixed):
     if bad.any():
         raise ValueError(
             f"{np.count_nonzero(bad)} variances are not positive ({_name(result, bad)}): with two"
-            " kinds of clusters their sum less that of the intersections need not be; cluster by one"
-            " of them")
+            " kinds of clusters their sum less that of the intersections need not be; cluster by"
+            " one of them")
 
 
 def _name(result, chosen):

@@ -8,7 +8,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .coefficient_inverse import MOST_COEFFICIENTS
 from .small_sample import residual_df
-from .sur_covariance import KINDS, CovConfig, estimate
+from .sur_covariance import CovConfig, estimate, one_least_squares
 
 __all__ = ["Inference"]
 
@@ -80,7 +80,11 @@ class Inference:
         """
         config = CovConfig(kind, options)
         config.check()
-        return replace(self, cov_config=config)
+        out = replace(self, cov_config=config)
+        for name in ("system", "fitted", "errors", "df_resid"):  # what no kind changes
+            if name in vars(self):
+                vars(out)[name] = vars(self)[name]
+        return out
 
     @property
     def cov_kind(self):
@@ -157,7 +161,7 @@ class Inference:
         if self.covariance_is_known:
             return np.full(self.K, np.inf)
         data = self.data
-        return residual_df(self.covariance, data.nobs, data.p, shared=self.system.shared)
+        return residual_df(self.covariance, data.nobs, data.p, shared=one_least_squares(self))
 
     @cached_property
     def _errors_of_coefficients(self):
