@@ -39,14 +39,14 @@ class SUROptions:
     """How a system is fitted, checked."""
 
     solver: str = "cg"
-    rules: Rules = Rules(1e-9, 1e-5, 200)
+    rules: Rules = Rules(1e-9, 1e-6, 200)
     max_cg_iter: int = 1000
     variance_floor: float = 1e-6
     beta_ridge: float = 0.0
     factor_ridge: float = 0.0
 
     @classmethod
-    def checked(cls, solver="cg", tol=1e-9, gtol=1e-5, max_iter=200, max_cg_iter=1000,
+    def checked(cls, solver="cg", tol=1e-9, gtol=1e-6, max_iter=200, max_cg_iter=1000,
                 variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0):
         _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
         if check_rank(max_cg_iter, "max_cg_iter") < 1:
@@ -67,7 +67,7 @@ class SUROptions:
 
 
 def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", tol=1e-9,
-            gtol=1e-5, max_iter=200, max_cg_iter=1000, variance_floor=1e-6, beta_ridge=0.0,
+            gtol=1e-6, max_iter=200, max_cg_iter=1000, variance_floor=1e-6, beta_ridge=0.0,
             factor_ridge=0.0, progress=False, callback=None):
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 

@@ -21,14 +21,17 @@ __all__ = ["Climb", "residual_source", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
-# Iterations after which the Σ-step takes the coefficients along: with 12 equations of 2 to 4
+# After this many iterations the Σ-step takes the coefficients along, once an iteration no longer
+# brings the gradient below this share of what the one before it left: with 12 equations of 2 to 4
 # regressors, N = 20 and 3 factors the alternation took 21 to 31, and then 9 to 13 are enough.
-SEPARATE = 6
+SEPARATE, SLOW = 6, 0.3
 # A half-step goes on until its gradient is this share of what the other one left; a smaller one
 # where the log-likelihood of inexact coefficients hides gains.
 SHARE, LEAST_SHARE = 0.1, 1e-4
 # Iterations whose gains must all be small: one small gain is no proof that the next is small, too.
 SMALL_GAINS = 2
+# A gain, relative as `tol` is, that does not keep a fit with a small gradient from stopping.
+LEAST_GAIN = 1e-9
 
 
 def residual_source(E, system=None, tree=None, ridge=0.0):
@@ -64,6 +67,7 @@ class Climb:
         self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
         self.independent = independent_loglik(source)
         self.normal_norm, self.cg_iterations, self.share = np.inf, [], SHARE
+        self.norms = []  # of the gradient that Σ-steps left
 
     def _source(self, E):
         return residual_source(E, self.system, self.tree, self.options.factor_ridge)
@@ -126,7 +130,7 @@ class Climb:
             return False
         problem = copy.copy(self.ascent.problem)
         problem.source = self._source(step.residuals)
-        if len(self.cg_iterations) >= SEPARATE:
+        if self._is_slow():
             problem.source = _Profiled(self, step.gamma, self._target(gtol))
         new = copy.copy(self)
         new.ascent = Ascent(problem, state.point, True)
@@ -139,6 +143,12 @@ class Climb:
         self.normal_norm = step.norm
         return True
 
+    def _is_slow(self):
+        """Whether the half-steps hold each other back; once that is so, it stays so."""
+        self.norms.append(self.ascent.state.gradient_norm)
+        slow = len(self.norms) >= SEPARATE and self.norms[-1] > SLOW * self.norms[-2]
+        return slow or isinstance(self.ascent.problem.source, _Profiled)
+
     def _iterations_of_updates(self):
         """Iterations of the solver that the Σ-step has taken since this was last asked."""
         source = self.ascent.problem.source
@@ -149,12 +159,14 @@ class Climb:
 
     def reason(self, trace, moved, rules):
         """Why to stop here, or None."""
-        if max(self.ascent.state.gradient_norm, self.normal_norm) <= rules.gtol:
-            return "gradient"
         # The gain over independent errors does not depend on units, as the log-likelihood does.
         scale = max(trace[-1] - self.independent, self.system.K / 2)
-        gains = np.diff(trace[-SMALL_GAINS - 1 :])
-        if not moved or gains.size == SMALL_GAINS and gains.max() <= rules.tol * scale:
+        gains = np.diff(trace[-SMALL_GAINS - 1 :]) / scale
+        # With many parameters small derivatives can still add up to a gain.
+        still = max(self.ascent.state.gradient_norm, self.normal_norm) <= rules.gtol
+        if still and (not moved or gains[-1] <= rules.tol or gains[-1] <= LEAST_GAIN):
+            return "gradient"
+        if not moved or gains.size == SMALL_GAINS and gains.max() <= rules.tol:
             return "loglik"
         return "max_iter" if len(trace) > rules.max_iter else None
 
