@@ -90,7 +90,9 @@ def _facts(fit):
 
 
 def _few(numbers):
-    return ", ".join(f"{x:,}" for x in numbers)
+    """Numbers of the levels, as many as there is room for."""
+    text = ", ".join(f"{x:,}" for x in numbers)
+    return text if len(text) <= 24 else text[:21] + "..."
 
 
 def _equations(fit, alpha, max_equations):
@@ -107,7 +109,8 @@ def _equations(fit, alpha, max_equations):
         if j:
             yield "-" * WIDTH
         share = "none" if np.isnan(rsquared[j]) else f"{rsquared[j]:.4f}"
-        yield (f"{short(names.equations[j]):<{NAME}}{fit.data.nobs[j]:>10,} observations"
+        name = f"equation {j}" if fit.data.names is None else short(names.equations[j])
+        yield (f"{name:<{NAME}}{fit.data.nobs[j]:>8,} observations"
                f"   R-squared {share:>7}   error sd {number(spread[j]):>9}")
         if ends[j] < ends[j + 1]:
             letter = "x" if fit.data.names is None else ""

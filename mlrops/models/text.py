@@ -19,7 +19,7 @@ def side_by_side(left, right):
     rows = max(len(left), len(right))
     columns = ([*pairs, *[("", "")] * (rows - len(pairs))] for pairs in (left, right))
     for (a, b), (c, d) in zip(*columns, strict=True):
-        yield f"{a:<14}{b:>21}    {c:<19}{d:>20}".rstrip()
+        yield f"{a}{b:>{35 - len(a)}}    {c}{d:>{39 - len(c)}}".rstrip()
 
 
 def number(x):
