@@ -199,7 +199,7 @@ class Search:
         """The fit of one candidate to all samples."""
         return self._fits[ranks][0]
 
-    def warn(self):
+    def warn(self, stacklevel):
         """One warning for all fits."""
         told = []
         for ranks, what in ((self._unconverged, "did not converge (raise max_iter or tol)"),
@@ -208,7 +208,7 @@ class Search:
                 told.append(f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}")
         if told:
             warnings.warn(f"of {self._n_fits} fits, {'; '.join(told)}", ConvergenceWarning,
-                          stacklevel=4)
+                          stacklevel=stacklevel)
 
 
 def greedy(search, start, limits, total, exact):

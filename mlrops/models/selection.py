@@ -241,11 +241,12 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
 def choose_ranks(problem, count_rows, rng, *, candidates=None, criterion="bic", strategy="greedy",
                  max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
                  n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
-                 progress=False, carried=None):
+                 progress=False, carried=None, stacklevel=4):
     """`select_ranks` for whatever is fitted, see `rank_search`.
 
     `count_rows` is called where folds have to be cut; `carried`, if given, returns for the training
     parts (arrays of row numbers, or None for all) the largest total rank to be generated.
+    Warnings point `stacklevel` calls up from where they are raised.
     """
     hierarchy = problem.hierarchy
     _check_choice(criterion, CRITERIA, "criterion")
@@ -288,7 +289,7 @@ def choose_ranks(problem, count_rows, rng, *, candidates=None, criterion="bic", 
             search.best_of(candidates)
     ranks = search.chosen()
     fit = search.fit_to_all(ranks) if refit else None
-    search.warn()
+    search.warn(stacklevel)
     return RankSelection(ranks, criterion, search.eligible(), fit, bool(one_standard_error))
 
 

@@ -334,8 +334,9 @@ progress, callback
             raise ValueError(f"ranks must be numbers or one of {', '.join(map(repr, CRITERIA))},"
                              f" got {criterion!r}")
         rank_options = dict(rank_options or {})
-        taken = sorted({"criterion", "refit", "progress"} & set(rank_options))
+        taken = sorted({"criterion", "refit", "progress", "stacklevel"} & set(rank_options))
         if taken:
             raise ValueError(f"rank_options must not hold {name_some(taken)}: fit decides them")
         return select_system_ranks(self.data, hierarchy, options, criterion=criterion,
-                                   progress=progress, callback=callback, **rank_options)
+                                   progress=progress, callback=callback, stacklevel=6,
+                                   **rank_options)

@@ -64,7 +64,7 @@ def read_system(equations, missing="cells"):
         raise ValueError(_first_missing(read, placed, lacking, rows))
     kept = ~(lacking.any(axis=1) if missing == "drop" else lacking.all(axis=1))
     label = np.arange(N) if rows is None else rows
-    dropped = list(label[~kept])
+    dropped = label[~kept].tolist()
     if missing == "drop" and dropped:
         incomplete = np.flatnonzero(lacking.any(axis=0))
         warnings.warn(
