@@ -162,9 +162,29 @@ def test_mean_squared_error():
     with pytest.raises(ValueError, match=r"Y must have shape \(60, 6\)"):
         fit.mean_squared_error(data.Xs, Y[:-1])
     Y[3, 2] = np.inf
-    with pytest.raises(ValueError, match="infinity in equation 2"):
+    with pytest.raises(ValueError, match=r"got infinity \(equation 2\)"):
         fit.mean_squared_error(data.Xs, Y)
     np.testing.assert_allclose(fit.mean_squared_error(data.Xs, data.Y, True), fit.mse)
+
+
+def test_likelihood_of_rows_with_gaps():
+    data, sigma = draw()
+    fit, S = known(data, sigma), sigma.toarray()
+    Y = np.where(np.random.default_rng(3).random((60, 6)) < 0.3, np.nan, data.Y)
+    Y[7] = np.nan
+    E = Y - fit.predict(data.Xs)
+    expected = np.zeros(60)
+    for t in range(60):
+        o = ~np.isnan(Y[t])
+        if o.any():
+            normal = scipy.stats.multivariate_normal(np.zeros(o.sum()), S[np.ix_(o, o)])
+            expected[t] = normal.logpdf(E[t, o])
+    np.testing.assert_allclose(fit.score_samples(data.Xs, Y), expected, rtol=1e-10)
+    assert fit.score(data.Xs, Y) == pytest.approx(expected.mean())
+    assert fit.score(data.Xs, data.Y) == pytest.approx(fit.loglik)
+    plain = als_gls(data.Xs, data.Y, covariance=Diagonal(np.ones(6)))
+    with pytest.raises(ValueError, match="blocks can be inverted one by one: an MLR"):
+        plain.score(data.Xs, Y)
 
 
 def test_mean_squared_error_of_names():

@@ -1,14 +1,18 @@
 """How well a system of regressions fits: shares of variation explained, errors, new data."""
 
+import math
+
 import numpy as np
 
 from ..operators._validate import as_real, name_some
+from ..operators.mlr import MLR
+from . import conditional
 from .beta_step import beta_step
 from .frames import frame_values
 from .sur_data import SURData
 
-__all__ = ["equation_rsquared", "mcelroy", "mean_squares", "new_mean_squares", "row_roots",
-           "spans_constant", "sums_of_squares", "weighted_errors"]
+__all__ = ["equation_rsquared", "loglik_samples", "mcelroy", "mean_squares", "new_mean_squares",
+           "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
 
 
 def row_roots(data):
@@ -67,17 +71,35 @@ def mcelroy(fit):
     return float(1 - left / total) if total > 0 else np.nan
 
 
-def new_mean_squares(fit, Xs, Y):
-    """Mean squared errors of each equation on new data, (K,); NaN where there is no cell."""
+def new_errors(fit, Xs, Y):
+    """Errors of predictions of new data, (M, K); NaN where Y is."""
     fitted = np.asarray(fit.predict(Xs))
     Y = frame_values(Y, "Y") if hasattr(Y, "columns") else Y
     Y = as_real(Y, "Y", ndim=2)
     if Y.shape != fitted.shape:
         raise ValueError(f"Y must have shape {fitted.shape}, as Xs say, got {Y.shape}")
-    if np.isinf(Y).any():
-        raise ValueError("Y must be finite, or NaN where a cell is missing, got infinity in"
-                         f" equation {name_some(np.flatnonzero(np.isinf(Y).any(axis=0)))}")
-    there = ~np.isnan(Y)
-    squares = sums_of_squares(np.where(there, Y - fitted, 0).T)
-    count = there.sum(axis=0)
+    infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
+    if infinite.size:
+        raise ValueError("Y must be finite, or NaN where a cell is missing, got infinity (equation"
+                         f" {name_some(infinite)})")
+    return Y - fitted
+
+
+def new_mean_squares(fit, Xs, Y):
+    """Mean squared errors of each equation on new data, (K,); NaN where there is no cell."""
+    E = new_errors(fit, Xs, Y)
+    there = ~np.isnan(E)
+    squares, count = sums_of_squares(np.where(there, E, 0).T), there.sum(axis=0)
     return np.divide(squares, count, out=np.full(count.size, np.nan), where=count > 0)
+
+
+def loglik_samples(fit, Xs, Y):
+    """Log-likelihood of each row of new data, (M,); see `SURResult.score_samples`."""
+    E, covariance = new_errors(fit, Xs, Y), fit.covariance
+    if not np.isnan(E).any():
+        quad = np.einsum("kt,kt->t", E.T, covariance.solve(E.T))
+        return -0.5 * (fit.K * math.log(2 * math.pi) + covariance.logdet() + quad)
+    if not isinstance(covariance, MLR):
+        raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
+                         f" one: an MLR, got {covariance!r}")
+    return conditional.loglik_samples(covariance, np.zeros(fit.K), E)

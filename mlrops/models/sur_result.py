@@ -1,6 +1,5 @@
 """`SURResult`: a fitted system of seemingly unrelated regressions."""
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from ..operators._validate import as_finite
 from ..operators.base import StructuredOperator
+from . import sur_measures
 from .frames import frame_values
 from .sur_covariance import CovConfig
 from .sur_data import SURData
@@ -236,16 +236,11 @@ class SURResult(Inference, SystemTests):
         return out
 
     def score_samples(self, Xs, Y):
-        """Log-likelihood of each row of data (M, K) given its regressors, (M,)."""
-        Xs = self._read_regressors(Xs)
-        fitted = np.stack([X @ b for X, b in zip(Xs, self.coefficients, strict=True)], axis=1)
-        Y = frame_values(Y, "Y") if hasattr(Y, "columns") else Y
-        Y = as_finite(Y, "Y", ndim=2, axis_name="equation", axis=1)
-        if Y.shape != fitted.shape:
-            raise ValueError(f"Y must have shape {fitted.shape}, as Xs say, got {Y.shape}")
-        E = (Y - fitted).T
-        quad = np.einsum("kt,kt->t", E, self.covariance.solve(E))
-        return -0.5 * (self.K * math.log(2 * math.pi) + self.covariance.logdet() + quad)
+        """Log-likelihood of each row of data (M, K) given its regressors, (M,).
+
+        NaN in Y marks a missing cell, which is left out: Σ must then be an MLR.
+        """
+        return sur_measures.loglik_samples(self, Xs, Y)
 
     def score(self, Xs, Y):
         """Average log-likelihood a row on data (M, K); see `score_samples`."""
