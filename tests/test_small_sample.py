@@ -20,7 +20,7 @@ N7, P7 = np.array([25, 18, 40, 30, 22, 19, 60]), np.array([1, 4, 2, 3, 6, 5, 2])
 TREE7 = Hierarchy([3, 6, 0, 2, 5, 1, 4], [[0, 7], [0, 3, 7], [0, 1, 3, 7]])
 
 
-def by_hand(case, N, p):
+def by_hand(case, N, p, bias_only=False):
     """(q, ν, corrected Σ) from dense matrices, equation by equation."""
     h, K = case.hierarchy, case.hierarchy.n
     F, D = [np.asarray(f, float) for f in case.factors], np.asarray(case.D, float)
@@ -50,7 +50,9 @@ def by_hand(case, N, p):
         q[j] = min(k + (k + 2) * max(leverage, mean_leverage) + v, most)
         left = N[j] - p[j]
         nu[j] = max(left - q[j], 1)
-        c[j] = N[j] / nu[j] * (1 + (left - nu[j]) / max(nu[j] - 1, 1))
+        c[j] = N[j] / nu[j]
+        if not bias_only:
+            c[j] *= 1 + (left - nu[j]) / max(nu[j] - 1, 1)
         noisy[j] = N[j] / left * (1 - leverage) + c[j] * leverage
     for level in range(len(F)):
         alone = same_group(h, level).sum(axis=1) == 1
@@ -80,6 +82,8 @@ def test_by_hand(case):
     B = corrected_covariance(case.A, N, p)
     close(B.toarray(), corrected)
     assert B.hierarchy == case.A.hierarchy and B.ranks == case.A.ranks
+    _, _, unbiased = by_hand(case, N, p, bias_only=True)
+    close(corrected_covariance(case.A, N, p, bias_only=True).toarray(), unbiased)
 
 
 def test_float32():

@@ -118,7 +118,7 @@ def residual_df(covariance, N, p, *, shared=False):
     return _degrees(N - p, 0.0 if shared else _weights(covariance).number)
 
 
-def corrected_covariance(covariance, N, p, *, shared=False):
+def corrected_covariance(covariance, N, p, *, shared=False, bias_only=False):
     r"""A fitted Σ, scaled so that ``(Xᵀ(Σ⁻¹⊗I)X)⁻¹`` is the covariance of the coefficients.
 
     Parameters
@@ -132,7 +132,12 @@ def corrected_covariance(covariance, N, p, *, shared=False):
     shared : bool, optional
         All equations have the same regressors.  Generalized least squares is then least squares
         whatever Σ, no weights are estimated, and :math:`\sigma_{ij} N / \sqrt{(N - p_i)(N - p_j)}`,
-        the correction of SUR with an unstructured Σ, is all that is needed: unbiased.
+        the correction of SUR with an unstructured Σ, is all that is needed: unbiased.  It is for
+        standard errors and tests within an equation: a joint test across equations inverts Σ, and
+        needs the correction for weights all the same.
+    bias_only : bool, optional
+        Leave out the variance that estimated weights add to coefficients: an estimate of Σ itself,
+        such as a parametric bootstrap draws from, whose refits add that variance on their own.
 
     Returns
     -------
@@ -192,7 +197,9 @@ def corrected_covariance(covariance, N, p, *, shared=False):
         return _scaled(covariance, [a] * len(covariance.ranks), a)
     weights = _weights(covariance)
     nu = _degrees(left, weights.number)
-    c = N / nu * (1 + (left - nu) / np.maximum(nu - 1, 1))
+    c = N / nu
+    if not bias_only:
+        c *= 1 + (left - nu) / np.maximum(nu - 1, 1)
     mean = a + (c - a) * weights.leverage
     return _scaled(covariance, [np.where(alone, c, mean) for alone in weights.alone], c)
 
