@@ -184,6 +184,32 @@ def test_single_precision_stays_so(grunfeld):
     assert np.abs((fit.params - double.params) / double.bse).max() < 0.05
 
 
+def test_standard_errors_of_other_kinds(grunfeld):
+    equations = some(grunfeld, 3)
+    sigma = residual_covariance(equations)
+    model = SUR(equations)
+    fit = model.fit(covariance=sigma)
+    assert fit.cov_kind == "unadjusted"
+    robust = model.fit(covariance=sigma, cov_type="robust", cov_config={"debiased": False})
+    reference = Reference(equations, sigma=sigma).fit(method="gls", cov_type="robust")
+    np.testing.assert_allclose(robust.bse, reference.std_errors, rtol=1e-6)
+    pd.testing.assert_series_equal(robust.bse, fit.with_cov("robust", debiased=False).bse)
+    decades = pd.Series(np.arange(20) // 4, index=equations["Atlantic Refining"]["exog"].index)
+    by_label = model.fit(covariance=sigma, cov_type="clustered",
+                         cov_config={"clusters": decades.sample(frac=1, random_state=0)})
+    by_place = fit.with_cov("clustered", clusters=np.arange(20) // 4)
+    pd.testing.assert_series_equal(by_label.bse, by_place.bse)
+    assert np.abs(by_label.bse / fit.bse - 1).max() > 0.1
+    for config, message in (({"clusters": decades.iloc[1:]}, "none or several for 1935"),
+                            ({"clusters": decades.iloc[[0, *range(20)]]}, "several for some")):
+        with pytest.raises(ValueError, match=message):
+            model.fit(ranks=1, cov_type="clustered", cov_config=config)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        model.fit(ranks="bic", cov_type="magic")
+    with pytest.raises(TypeError, match="takes the options"):
+        model.fit(ranks=1, cov_type="robust", cov_config={"clusters": decades})
+
+
 # ---------------------------------------------------------------- equations with gaps
 
 

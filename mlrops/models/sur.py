@@ -7,6 +7,7 @@ import numpy as np
 from ..operators._validate import name_some
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .sur_constraints import parameter_names, read_constraints
+from .sur_covariance import CovConfig
 from .sur_equations import read_system
 from .sur_groups import read_covariance, read_hierarchy
 from .sur_selection import CRITERIA, check_carried, select_system_ranks
@@ -273,7 +274,8 @@ class SUR:
             A Σ to keep, in place of `ranks` and `hierarchy`; a DataFrame is read by the names of
             the equations.  Arrays that are symmetric up to rounding are made so.
         cov_type : str, optional
-            Kind of standard errors, see `SURResult.cov_params`; `cov_config` a dict of its options.
+            Kind of standard errors, see `SURResult.with_cov`; `cov_config` is a dict of its
+            options.  Clusters with an index are read by the labels of the rows.
         rank_options : dict, optional
             Options of `select_sur_ranks` where ranks are to be chosen: ``max_rank``, ``n_folds``,
             ``random_state``, ...
@@ -307,6 +309,7 @@ progress, callback
         """
         options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
                                      beta_ridge, factor_ridge)
+        config = self._read_config(cov_type, cov_config)
         hierarchy = read_hierarchy(hierarchy, self.equations)
         covariance = read_covariance(covariance, self.equations)
         selection = None
@@ -325,9 +328,20 @@ progress, callback
                              progress=progress, callback=callback)
         if selection is not None:
             fit = replace(fit, selection=replace(selection, fit=None))
-        if cov_type == "unadjusted" and not cov_config:
-            return fit
-        return fit.with_cov(cov_type, **(cov_config or {}))
+        return fit.with_cov(config.kind, **config.options)
+
+    def _read_config(self, kind, options):
+        """The kind of standard errors, checked before anything is fitted."""
+        config, rows = CovConfig(kind, dict(options or {})), self.data.names.rows
+        config.check()
+        clusters = config.options.get("clusters")
+        if rows is not None and hasattr(clusters, "index") and hasattr(clusters, "reindex"):
+            lacks = rows[~rows.isin(clusters.index)]
+            if len(lacks) or not clusters.index.is_unique:
+                raise ValueError("clusters must have one label for each row, they have none or"
+                                 f" several for {name_some(lacks) or 'some'}")
+            config.options["clusters"] = clusters.reindex(rows)
+        return config
 
     def _choose(self, criterion, hierarchy, options, rank_options, progress, callback):
         if criterion not in CRITERIA:
