@@ -12,8 +12,10 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
+from ._system_nodes import make_system, system_fields
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
+from .models.sur_result import SURResult
 from .operators import (
     MLR,
     BlockDiagonal,
@@ -265,6 +267,7 @@ TABLE = {
     Inverse: (_field("base"), lambda base: Inverse(base)),
     FactorModelResult: (lambda r: {f.name: getattr(r, f.name) for f in fields(r) if f.init},
                         _result),
+    SURResult: (system_fields, make_system),
 }
 MAKERS = {kind.__name__: make for kind, (_, make) in TABLE.items()} | {
     TRANSPOSE: lambda base: base.T}

@@ -42,6 +42,8 @@ Scaled                                      base, c
 Transposed, Inverse                         base
 transpose                                   base: stands for ``base.T``
 FactorModelResult                           its dataclass fields
+SURResult                                   those of `mlrops._system_nodes`: X (the different
+                                            regressors), X_of (which are whose), Y, observed, ...
 ==========================================  ========================================================
 """
 
@@ -53,11 +55,13 @@ from ._archive import check_plain, read_archive, reading, write_archive
 from ._nodes import MAKERS, TABLE, TRANSPOSE, Limits
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
+from .models.sur_result import SURResult
 from .operators import StructuredOperator, Transposed
 
 __all__ = ["load", "save"]
 
 KIND = "object"
+RESULTS = FactorModelResult.__name__, SURResult.__name__  # their arrays belong to the user
 
 
 def save(path, obj):
@@ -68,7 +72,7 @@ def save(path, obj):
     path : str or os.PathLike
         Written exactly there: no suffix is appended, ``.npz`` is the usual one.  A file that is
         there already is replaced in one step, and stays as it is if anything fails.
-    obj : Hierarchy, operator or FactorModelResult
+    obj : Hierarchy, operator, FactorModelResult or SURResult
         Operators of this package, built from arrays and from one another in any way.  Sparse
         arrays in a `Wrapped` are saved, operators of other packages cannot be.
 
@@ -133,7 +137,7 @@ def load(path):
 
     Returns
     -------
-    Hierarchy, operator or FactorModelResult
+    Hierarchy, operator, FactorModelResult or SURResult
         Equal to the one that was saved, its arrays bit by bit.
 
     Raises
@@ -208,8 +212,8 @@ class _Writer:
             return self._number[id(obj)]
         if type(obj) not in TABLE:
             raise TypeError(
-                f"cannot save {where}: expected a Hierarchy, a FactorModelResult or an operator of"
-                f" mlrops that is made of arrays, got {type(obj).__name__}"
+                f"cannot save {where}: expected a Hierarchy, a FactorModelResult, a SURResult or an"
+                f" operator of mlrops that is made of arrays, got {type(obj).__name__}"
             )
         node = self._node(obj, where)
         try:
@@ -305,7 +309,7 @@ def _fields(node, arrays, built, limits):
         if type(name) is not str or name not in arrays:
             raise ValueError(f"there is no array {str(name)[:60]!r}, or it is used twice")
         x = arrays.pop(name)
-        if node["class"] != FactorModelResult.__name__ or field in read_only:
+        if node["class"] not in RESULTS or field in read_only:
             x.flags.writeable = False
         return x
 

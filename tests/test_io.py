@@ -37,6 +37,7 @@ from mlrops import (
     Scaled,
     StructuredOperator,
     Sum,
+    SURResult,
     Woodbury,
     Wrapped,
     _nodes,
@@ -144,7 +145,7 @@ def test_the_market_holds_every_class_that_can_be_saved():
 
     for pair in market():
         walk(pair.operator)
-    assert set(_nodes.TABLE) - {FactorModelResult} <= found
+    assert set(_nodes.TABLE) - {FactorModelResult, SURResult} <= found
 
 
 @given(case=cases(), single=st.booleans())
