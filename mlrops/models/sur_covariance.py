@@ -324,14 +324,15 @@ def automatic_bandwidth(S, kernel):
     n = int(np.ceil(4 * (N / 100) ** power))
     if n >= N - 1:
         raise ValueError(f"the automatic bandwidth needs more rows, there are {N}; give bandwidth=")
-    x = (S / S.std(axis=1, keepdims=True)).sum(axis=0)
-    sigma = np.array([x[lag:] @ x[: N - lag] for lag in range(n + 1)]) / N
-    s0 = sigma[0] + 2 * sigma[1:].sum()
-    sq = 2 * (np.arange(1, n + 1.0) ** q @ sigma[1:])
-    if s0 == 0:
-        raise ValueError("the automatic bandwidth does not exist, the scores' long-run variance is"
-                         " 0; give bandwidth=")
-    width = constant * ((sq / s0) ** 2 * N) ** (1 / (2 * q + 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = (S / S.std(axis=1, keepdims=True)).sum(axis=0)
+        sigma = np.array([x[lag:] @ x[: N - lag] for lag in range(n + 1)]) / N
+        s0 = sigma[0] + 2 * sigma[1:].sum()
+        sq = 2 * (np.arange(1, n + 1.0) ** q @ sigma[1:])
+        width = constant * ((sq / s0) ** 2 * N) ** (1 / (2 * q + 1))
+    if not np.isfinite(width):
+        raise ValueError("the automatic bandwidth does not exist: scores do not vary, or their"
+                         " long-run variance is 0; give bandwidth=")
     return min(int(np.ceil(width)), N - 1)
 
 
