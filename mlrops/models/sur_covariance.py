@@ -76,15 +76,15 @@ def _unadjusted(result, debiased=None):
     if debiased is None:
         debiased = not known
     if debiased:
-        covariance = small_sample_covariance(result, covariance)
+        covariance = _small_sample(result, covariance)
     return CoefficientInverse(system, covariance)
 
 
-def small_sample_covariance(result, covariance=None):
+def _small_sample(result, covariance, **options):
     """Σ of a fit, corrected for the coefficients and factors that were estimated with it."""
-    covariance = result.covariance if covariance is None else covariance
     data = result.data
-    return corrected_covariance(covariance, data.nobs, data.p, shared=one_least_squares(result))
+    return corrected_covariance(covariance, data.nobs, data.p, shared=one_least_squares(result),
+                                **options)
 
 
 def one_least_squares(result):
@@ -96,7 +96,7 @@ def one_least_squares(result):
 def _bootstrap(result, n_boot=200, random_state=0, progress=False):
     covariance = result.covariance
     if not result.covariance_is_known:
-        covariance = small_sample_covariance(result)
+        covariance = _small_sample(result, covariance, bias_only=True)
     elif isinstance(covariance, Dense) and not covariance.positive_definite:
         covariance = Dense(covariance.A, positive_definite=True)
     found = bootstrap(result, covariance, n_boot, random_state, progress)
