@@ -105,6 +105,10 @@ def test_shared_regressors_stay_one_array(grunfeld):
     ols = np.linalg.lstsq(X.to_numpy(), Y.to_numpy(), rcond=None)[0]
     np.testing.assert_allclose(np.stack(fit.coefficients, axis=1), ols, atol=1e-12)
     assert_same_params(fit, Reference.multivariate_ls(Y, X).fit(method="gls"))
+    Y.iloc[3] = np.nan
+    fewer = SUR.multivariate_ls(Y.astype(np.float32), X)
+    assert fewer.dropped == [3] and all(x is fewer.data.Xs[0] for x in fewer.data.Xs)
+    assert fewer.data.Xs[0].shape == (39, 2) and fewer.data.system().shared
 
 
 # ---------------------------------------------------------------- fitted covariances

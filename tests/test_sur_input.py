@@ -176,6 +176,16 @@ def test_dependent_regressors_are_named():
         SUR(changed(equations, "c", exog=gaps, dependent=y)).fit(ranks=1)
 
 
+def test_equations_without_a_variance_are_named():
+    equations = draw()
+    X = equations["c"]["exog"]
+    with pytest.raises(ValueError, match=r"1 equations are fitted exactly .*equation c\)"):
+        SUR(changed(equations, "c", dependent=X.sum(axis=1))).fit(ranks=1)
+    tiny = changed(equations, "c", dependent=1e-40 * equations["c"]["dependent"])
+    with pytest.raises(ValueError, match=r"Y has 1 features \(c\) with variances out of the range"):
+        SUR(tiny).fit(ranks=(0, 1), hierarchy=list("zyzy"))
+
+
 def test_multivariate_ls_refuses():
     rng = np.random.default_rng(0)
     Y = pd.DataFrame(rng.standard_normal((20, 2)), columns=["a", "a"])

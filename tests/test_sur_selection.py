@@ -183,6 +183,8 @@ def test_fit_keeps_the_table(small):
     assert fit.loglik == pytest.approx(direct.fit.loglik, rel=1e-9)
     assert isinstance(fit.params, pd.Series) and np.isfinite(fit.bse).all()
     assert "Ranks by bic" in fit.selection.summary()
+    chosen, = [r for r in fit.selection.table if r.ranks == fit.selection.ranks]
+    assert (fit.aic, fit.bic) == pytest.approx((chosen.aic, chosen.bic))
     assert list(fit.selection.to_frame()["ranks"]) == [r.ranks for r in direct.table]
     assert model.fit(1).selection is None
 

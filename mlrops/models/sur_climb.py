@@ -60,7 +60,7 @@ class Climb:
         self.E = system.residuals(self.gamma)
         system.check_errors(self.E)
         source = self._source(self.E)
-        check_scale(source, hierarchy, None)
+        check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position])
         self.floor = (options.variance_floor * source.variance).astype(source.dtype)
         F, D = start("svd", tree, ranks, source, None)
         first = Point(F, np.maximum(D, self.floor), source.mean)

@@ -286,14 +286,12 @@ def _assemble(placed, lacking, kept, names):
         Y = np.where(observed, Y, np.zeros((), dtype))
     Xs, known = [], {}
     for j, (_, X, _) in enumerate(placed):
-        whole = observed is None or observed[:, j].all()
-        if not whole or id(X) not in known:
-            rows = (X if every else X[kept]).astype(dtype, copy=False)
-            if not whole:
-                Xs.append(np.where(observed[:, j, None], rows, np.zeros((), dtype)))
-                continue
-            known[id(X)] = rows
-        Xs.append(known[id(X)])
+        if id(X) not in known:
+            known[id(X)] = (X if every else X[kept]).astype(dtype, copy=False)
+        X = known[id(X)]
+        if observed is not None and not observed[:, j].all():
+            X = np.where(observed[:, j, None], X, np.zeros((), dtype))
+        Xs.append(X)
     return SURData(Xs, Y, observed, _weights(placed, lacking[kept], kept), None, names)
 
 

@@ -102,16 +102,24 @@ class SystemFits:
 
     def __init__(self, data, hierarchy, options, callback=None):
         self.data, self.hierarchy, self._options = data, hierarchy, options
-        self._callback = callback
+        self._callback, self._taken = callback, {}
         self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
 
     def fit(self, ranks, rows=None, near=None):
-        data = self.data if rows is None else self.data.take(rows)
+        data = self._take(rows)
         ranks = check_carried(data, self.hierarchy, ranks)
         return fit_system(data, ranks, self.hierarchy, self._options, callback=self._callback)
 
     def score(self, fit, rows):
-        return held_out_loglik(fit, self.data.take(rows))
+        return held_out_loglik(fit, self._take(rows))
+
+    def _take(self, rows):
+        """The data of some rows, one copy for all candidates; the key lives as long as it."""
+        if rows is None:
+            return self.data
+        if id(rows) not in self._taken:
+            self._taken[id(rows)] = rows, self.data.take(rows)
+        return self._taken[id(rows)][1]
 
     def degrees_of_freedom(self, ranks):
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)
