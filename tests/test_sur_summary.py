@@ -107,6 +107,8 @@ def test_notes():
     assert f"Missing cells: {missing} of 360." in text
     assert "Linear constraints on the coefficients: 3." in text and "weighted" in text
     assert "GLS, known errors" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("equation 1 "))
+    assert f" {variants(data)['all'].nobs[1]} observations" in line
     assert width(text) == 78
     plain = fit_system(data, (1, 1, 0), TREE, OPTIONS).summary()
     for word in ("Missing", "constraints", "weighted", "known", "Penalty", "Heywood", "Not conv"):

@@ -11,6 +11,7 @@ from test_sur_variants import SHARP, TREE, draw, stacked, variants
 from mlrops import MLR, Dense, Diagonal, Hierarchy, als_gls
 from mlrops.datasets import load_grunfeld
 from mlrops.models.als_gls import SUROptions, fit_system
+from mlrops.models.bootstrap import drawn_data
 from mlrops.models.criteria import degrees_of_freedom
 from mlrops.models.small_sample import wald_df
 from mlrops.models.sur_data import SURData
@@ -227,6 +228,14 @@ def test_restrictions_that_constraints_imply():
         fit.wald_test(C, [0.5, 0.0])
 
 
+def test_more_restrictions_than_clusters():
+    data, sigma = draw()
+    fit = known(data, sigma).with_cov("clustered", clusters=np.arange(60) // 20)
+    with pytest.raises(ValueError, match="clustered covariance of the coefficients is singular"):
+        fit.wald_test(np.eye(15)[:5])
+    assert fit.wald_test(np.eye(15)[:2]).df == 2
+
+
 def test_wald_like_linearmodels():
     system = pytest.importorskip("linearmodels.system")
     Xs, Y = grunfeld()
@@ -369,6 +378,17 @@ def test_simulated_likelihood_ratio():
         null = als_gls(data.Xs[:4], rng.standard_normal((60, 4)), 1, variance_floor=0.05)
         pvalues.append(null.likelihood_ratio(9, rng).pvalue)
     assert scipy.stats.kstest(np.array(pvalues) - 0.05, "uniform").pvalue > 0.01
+
+
+def test_data_drawn_under_the_null_hypothesis():
+    data = variants(draw(N=4000)[0])["all"]
+    null = fit_system(data, 0, None, SUROptions.checked())
+    drawn = drawn_data(null, null.covariance, np.random.default_rng(0))
+    e = np.where(data.observed, drawn.Y - null.fitted, np.nan) * np.sqrt(data.weights)
+    for part in (data.weights > 1, data.weights < 1):
+        found = np.nanmean(np.where(part, e, np.nan) ** 2, axis=0)
+        np.testing.assert_allclose(found, null.covariance.D, rtol=0.15)
+    assert not drawn.Y[~data.observed].any()
 
 
 def test_refusals_of_the_diagonal_tests():

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ..operators._validate import check_rank
 
-__all__ = ["Bootstrap", "bootstrap"]
+__all__ = ["Bootstrap", "bootstrap", "drawn_data"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +32,15 @@ class Bootstrap:
     def __repr__(self):
         return (f"<Bootstrap of {len(self.draws)} draws, {self.failed} refits failed,"
                 f" {self.unconverged} did not converge>")
+
+
+def drawn_data(result, covariance, rng):
+    """The data of a system with fitted values plus new errors, over the square roots of weights."""
+    data = result.data
+    errors = covariance.sample(data.N, rng)
+    if data.weights is not None:
+        errors = errors / np.sqrt(data.weights)
+    return data.with_Y(np.nan_to_num(result.fitted) + errors)
 
 
 def bootstrap(result, covariance, n_boot=200, random_state=0, progress=False):
@@ -64,20 +73,16 @@ def bootstrap(result, covariance, n_boot=200, random_state=0, progress=False):
 
     if check_rank(n_boot, "n_boot") < 2:
         raise ValueError(f"n_boot must be at least 2, got {n_boot}")
-    data, rng = result.data, np.random.default_rng(random_state)
-    fitted = np.nan_to_num(result.fitted)
+    rng = np.random.default_rng(random_state)
     how = ((None, None) if result.covariance_is_known
            else (result.covariance.ranks, result.covariance.hierarchy))
     keep = result.covariance if result.covariance_is_known else None
     draws, failed, unconverged, why = [], 0, 0, None
     for _ in tqdm(range(n_boot), desc="bootstrap", disable=not progress):
-        errors = covariance.sample(data.N, rng)
-        if data.weights is not None:
-            errors = errors / np.sqrt(data.weights)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                refit = fit_system(data.with_Y(fitted + errors), *how, result.options,
+                refit = fit_system(drawn_data(result, covariance, rng), *how, result.options,
                                    covariance=keep)
         except (ValueError, np.linalg.LinAlgError) as error:
             failed, why = failed + 1, error

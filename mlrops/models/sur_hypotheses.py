@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from ..operators._validate import check_rank, name_some
+from .bootstrap import drawn_data
 from .convergence import ConvergenceWarning
 from .criteria import degrees_of_freedom
 from .small_sample import wald_df
@@ -210,10 +211,10 @@ def _incomplete_lm(E, observed):
     for start in range(0, K, step):
         rows = slice(start, start + step)
         pairs = np.arange(start, min(start + step, K))[:, None] > np.arange(K)
-        shared = np.where(pairs, seen[rows] @ seen.T, 0)
+        shared = seen[rows] @ seen.T
         product = np.square(E[rows] @ E.T)
         norms = (squares[rows] @ seen.T) * (seen[rows] @ squares.T)
-        use = (shared > 0) & (norms > 0)
+        use = pairs & (norms > 0)  # norms are zero where no row is shared
         statistic += float((shared[use] * product[use] / norms[use]).sum())
         df += int(use.sum())
     return statistic, df
@@ -260,11 +261,7 @@ def _simulated(fit, null, rng):
     """The statistic for errors drawn from the fit under the null hypothesis."""
     from .als_gls import fit_system
 
-    data = fit.data
-    noise = rng.standard_normal(data.Y.shape) * np.sqrt(null.covariance.D)
-    noise = noise if data.weights is None else noise / np.sqrt(data.weights)
-    mean = np.stack([X @ b for X, b in zip(data.Xs, null.coefficients, strict=True)], axis=1)
-    drawn = data.with_Y(mean + noise)
+    drawn = drawn_data(null, null.covariance, rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         full = fit_system(drawn, fit.covariance.ranks, fit.covariance.hierarchy, fit.options)
