@@ -6,7 +6,7 @@ import pytest
 from linearmodels.system import SUR as Reference
 
 from mlrops import ConvergenceWarning, als_gls
-from mlrops.datasets import load_grunfeld, simulate_sur
+from mlrops.datasets import load_french, load_grunfeld, simulate_sur
 from mlrops.models.sur import SUR
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
@@ -69,6 +69,28 @@ def test_given_covariance_as_linearmodels(grunfeld, weights, constrained):
     assert fit.covariance_is_known
     if constrained:
         np.testing.assert_allclose(R @ np.concatenate(fit.coefficients), q, atol=1e-10)
+
+
+def test_french_portfolios_as_linearmodels():
+    french = load_french()
+    months = pd.Index(french.dates)
+    factors = pd.DataFrame(french.factors, months, list(french.factor_names)).assign(const=1.0)
+    returns = pd.DataFrame(french.excess, months, list(french.names))
+    wide, narrow = list(factors), [*list(factors)[:2], "const"]
+    equations = {name: (returns[name], factors[narrow if j % 3 else wide])
+                 for j, name in enumerate(returns)}
+    sigma = SUR(equations).fit(ranks=(1, *[0] * (french.hierarchy.n_levels - 1)),
+                               hierarchy=french.hierarchy).covariance
+    model, reference = SUR(equations), Reference(equations, sigma=sigma.toarray())
+    R = pd.DataFrame(0.0, index=range(29), columns=model.param_names)
+    for i in range(29):  # all portfolios have one coefficient of the market
+        R.loc[i, [f"{returns.columns[i]}_{wide[0]}", f"{returns.columns[29]}_{wide[0]}"]] = 1, -1
+    for constrain in (False, True):
+        if constrain:
+            model.add_constraints(R)
+            reference.add_constraints(R)
+        assert_same_params(model.fit(covariance=sigma), reference.fit(method="gls"))
+    assert model.fit(covariance=sigma).params.xs(wide[0], level=1).std() < 1e-12
 
 
 def test_weights_have_mean_one(grunfeld):

@@ -65,6 +65,19 @@ def test_one_column_of_regressors():
     assert model.nobs == {"a": 9, "2": 9}
 
 
+def test_kinds_of_numbers_names_and_rows():
+    rng = np.random.default_rng(0)
+    y, X = rng.standard_normal((2, 40))
+    model = SUR({"a": (pd.Series(y), pd.Series(X, name=3)), "b": (list(y[::-1]), (X > 0).tolist()),
+                 "c": (y**2, pd.DataFrame(np.arange(80).reshape(40, 2)))})
+    assert model.param_names == ["a_3", "b_x0", "c_0", "c_1"]
+    assert model.data.Y.dtype == model.data.Xs[1].dtype == np.float64
+    index = pd.MultiIndex.from_product([range(8), list("vwxyz")])
+    X = pd.DataFrame({"x": X}, index)
+    model = SUR({"a": (pd.Series(y, index), X), "b": (pd.Series(y[3:], index[3:]) ** 2, X)})
+    assert model.nobs == {"a": 40, "b": 37} and model.data.names.rows.equals(index)
+
+
 def test_equations_of_different_days():
     equations = draw()
     late = {key: x.iloc[10:] for key, x in equations["a"].items()}

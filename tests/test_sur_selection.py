@@ -198,6 +198,14 @@ def test_options_of_the_choice(small):
     assert not any(math.isnan(r.cv_mean) or math.isnan(r.bic) for r in fit.selection.table)
 
 
+def test_one_equation_has_no_factors_to_choose(small):
+    model = SUR({"e": (small.Y[:, 0], small.Xs[0])})
+    for how, ranks in (("bic", (0,)), ("cv", (0, 0))):
+        fit = model.fit(how, {"e": "group"} if len(ranks) == 2 else None)
+        assert [r.ranks for r in fit.selection.table] == [ranks] and fit.covariance.ranks == ranks
+    assert model.fit("bic").selection.table[0].df == 3  # two coefficients and a variance
+
+
 def test_ranks_are_generated_as_far_as_rows_carry_them():
     sim = simulate_sur(12, 3, ranks=1, n_samples=9, random_state=0)
     for options, most in ((dict(), 5), (dict(criterion="cv", n_folds=3, random_state=0), 2)):
