@@ -191,6 +191,7 @@ def test_forms_of_a_restriction():
     R[:, 1], R[0, 4], R[1, 7] = 1, -1, -1
     assert same.statistic == pytest.approx(fit.wald_test(R).statistic, rel=1e-12) and same.df == 2
     assert same.null == "one coefficient of value in 3 equations"
+    assert plain.homogeneity_test(1).null == "one coefficient of regressor 1 in 3 equations"
     assert plain.homogeneity_test(1).statistic == pytest.approx(same.statistic, rel=1e-12)
     with pytest.raises(ValueError, match="'rate' must stand in at least two equations.* in 0"):
         fit.homogeneity_test("rate")

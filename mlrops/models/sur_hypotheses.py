@@ -107,7 +107,8 @@ def homogeneity(fit, regressor, use_f=None):
     R = np.zeros((len(at) - 1, fit.P))
     R[:, at[0]] = 1
     R[np.arange(len(at) - 1), at[1:]] = -1
-    return wald(fit, R, np.zeros(len(R)), f"one coefficient of {regressor} in {len(at)} equations",
+    what = f"regressor {regressor}" if fit.data.names is None else regressor
+    return wald(fit, R, np.zeros(len(R)), f"one coefficient of {what} in {len(at)} equations",
                 use_f)
 
 

@@ -153,6 +153,19 @@ class SystemTests:
         ------
         ValueError
             Fewer than two equations have it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> from mlrops.datasets import load_grunfeld
+        >>> panel = load_grunfeld()
+        >>> Xs = [np.column_stack([np.ones(20), v, c])
+        ...       for v, c in zip(panel.value.T[:4], panel.capital.T[:4])]
+        >>> fit = als_gls(Xs, panel.invest[:, :4], ranks=1)
+        >>> test = fit.homogeneity_test(1)
+        >>> test.null, round(test.pvalue, 2)
+        ('one coefficient of regressor 1 in 4 equations', 0.03)
         """
         return sur_hypotheses.homogeneity(self, regressor, use_f)
 
@@ -179,6 +192,19 @@ class SystemTests:
         The approximation is one of N much larger than K and the numbers of regressors: r² has mean
         1 / (N - p) and not 1 / N, which K²/2 pairs add up (T. Breusch, A. Pagan, "The Lagrange
         multiplier test and its applications to model specification", 1980).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> from mlrops.datasets import load_grunfeld
+        >>> panel = load_grunfeld()
+        >>> Xs = [np.column_stack([np.ones(20), v, c])
+        ...       for v, c in zip(panel.value.T[:4], panel.capital.T[:4])]
+        >>> fit = als_gls(Xs, panel.invest[:, :4], ranks=1)
+        >>> test = fit.breusch_pagan()  # 20 years tell little
+        >>> round(test.statistic, 2), test.df, round(test.pvalue, 3)
+        (10.46, 6, 0.107)
         """
         return sur_hypotheses.breusch_pagan(self)
 
@@ -214,6 +240,17 @@ class SystemTests:
         pair of equations that a factor can correlate: of the model with all their covariances,
         whose statistic is larger.  It bounds the p-value from above, by much where K is large.
         See M. Drton, "Likelihood ratio tests and singularities" (2009).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> rng = np.random.default_rng(0)
+        >>> Xs = [rng.standard_normal((50, 2)) for _ in range(5)]
+        >>> Y = rng.standard_normal((50, 5)) + 0.6 * rng.standard_normal((50, 1))
+        >>> fit = als_gls(Xs, Y, ranks=1)
+        >>> fit.likelihood_ratio(19, random_state=0).pvalue  # larger than all that were drawn
+        0.05
         """
         return sur_hypotheses.likelihood_ratio(self, n_simulations, random_state)
 
@@ -239,6 +276,22 @@ class SystemTests:
         that `bse` uses.  A new observation adds the variance Σ_jj of its error: as given where it
         is known, otherwise times ``N_j / (N_j - p_j)`` for the coefficients that were estimated.
         New rows have weight 1; those of the fit have theirs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> from mlrops.datasets import load_grunfeld
+        >>> panel = load_grunfeld()
+        >>> Xs = [np.column_stack([np.ones(20), v, c])
+        ...       for v, c in zip(panel.value.T[:4], panel.capital.T[:4])]
+        >>> fit = als_gls(Xs, panel.invest[:, :4], ranks=1)
+        >>> more = [X * [1, 1, 1.1] for X in Xs]  # a tenth more capital
+        >>> found = fit.get_prediction(more)
+        >>> found.predicted_mean[0].round(-1), found.se_mean[0].round(-1)
+        (array([210., 220.,  40.,  30.]), array([40., 60., 20., 10.]))
+        >>> found.conf_int(obs=True).shape
+        (20, 4, 2)
         """
         return sur_prediction.predict_system(self, Xs)
 
@@ -257,6 +310,17 @@ class SystemTests:
         -------
         mse : float, or ndarray (K,) or Series
             NaN for an equation without any cell, which the mean over equations leaves out.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> rng = np.random.default_rng(0)
+        >>> Xs = [rng.standard_normal((90, 2)) for _ in range(3)]
+        >>> Y = np.stack([X.sum(axis=1) for X in Xs], axis=1) + rng.standard_normal((90, 3))
+        >>> fit = als_gls([X[:60] for X in Xs], Y[:60], ranks=1)
+        >>> bool(0.7 < fit.mean_squared_error([X[60:] for X in Xs], Y[60:]) < 1.3)
+        True
         """
         errors = sur_measures.new_mean_squares(self, Xs, Y)
         if by_equation:
@@ -291,6 +355,17 @@ class SystemTests:
         -----
         Residuals are those times the square roots of their weights.  Where cells are missing, Σ is
         that of the cells that are there, and rows without any have scores 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> rng = np.random.default_rng(0)
+        >>> Xs, z = [rng.standard_normal((90, 2)) for _ in range(8)], rng.standard_normal((90, 1))
+        >>> fit = als_gls(Xs, z + 0.5 * rng.standard_normal((90, 8)), ranks=1)
+        >>> scores = fit.factor_scores(level=0)
+        >>> scores.shape, bool(abs(np.corrcoef(scores[:, 0, 0], z[:, 0])[0, 1]) > 0.9)
+        ((90, 1, 1), True)
         """
         return sur_scores.factor_scores(self, level, method)
 
@@ -310,6 +385,18 @@ class SystemTests:
         Returns
         -------
         DataFrame, shape (P, 6)
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> from mlrops.datasets import load_grunfeld
+        >>> panel = load_grunfeld()
+        >>> Xs = [np.column_stack([np.ones(20), v, c])
+        ...       for v, c in zip(panel.value.T[:4], panel.capital.T[:4])]
+        >>> fit = als_gls(Xs, panel.invest[:, :4], ranks=1)
+        >>> fit.to_frame().loc[(0, 1), ["coef", "std err", "t"]].round(2).tolist()
+        [0.12, 0.03, 4.23]
         """
         return sur_summary.coefficient_frame(self, alpha)
 
@@ -328,5 +415,30 @@ class SystemTests:
         -------
         text : str
             For ``print``.  The error sd of an equation is the square root of its entry in Σ.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> from mlrops.datasets import load_grunfeld
+        >>> panel = load_grunfeld()
+        >>> Xs = [np.column_stack([np.ones(20), v, c])
+        ...       for v, c in zip(panel.value.T[:4], panel.capital.T[:4])]
+        >>> fit = als_gls(Xs, panel.invest[:, :4], ranks=1)
+        >>> print(fit.summary(max_equations=1))  # doctest: +ELLIPSIS
+                               Seemingly unrelated regressions
+        ==============================================================================
+        Equations                         4    Log-likelihood                  -402.07
+        Rows                             20    AIC                              844.13
+        ...
+        equation 0            20 observations   R-squared  0.9207   error sd   84.9...
+                               coef    std err        t   P>|t|     [0.025      0.975]
+        ------------------------------------------------------------------------------
+        x0                -15...
+        x1                   0.1183     0.0280    4.23...
+        x2                   0.384...
+        ------------------------------------------------------------------------------
+        ... and 3 more equations
+        ==============================================================================
         """
         return sur_summary.summarize_system(self, alpha, check_rank(max_equations, "max_equations"))
