@@ -105,15 +105,24 @@ def test_chunks_do_not_matter(monkeypatch):
 
 def test_the_route_follows_the_size(monkeypatch):
     case = make_case(Hierarchy([*range(8)], [[0, 8], [0, 4, 8]]), (1, 2), 1)
-    system = draw(case, 10).system()  # P = 20, a front of 30, 1 10 10 + 2 20 30 = 1300 numbers
-    for most, path, numbers, route in (
-            (20, 1, 1, "dense"), (19, 30, 1300, "factors"), (19, 29, 1300, "cg"),
-            (19, 30, 1299, "cg")):
+    data = draw(case, 10)  # P = 20, a front of 30, 1 10 10 + 2 20 30 = 1300 numbers
+
+    def route(most, path, numbers, data=data, sigma=case.A):
         monkeypatch.setattr(coefficient_inverse, "MOST_COEFFICIENTS", most)
         monkeypatch.setattr(coefficient_inverse, "MOST_PATH", path)
         monkeypatch.setattr(coefficient_inverse, "MOST_NUMBERS", numbers)
-        assert CoefficientInverse(system, case.A).route == route
-        assert CoefficientInverse(system, Dense(case.A.toarray())).route in ("dense", "cg")
+        return CoefficientInverse(data.system(), sigma).route
+
+    assert route(20, 30, 1300) == "dense"
+    assert route(19, 30, 1300) == "factors"
+    assert route(19, 29, 1300) == route(19, 30, 1299) == "cg"
+    assert route(19, 30, 1300, sigma=Dense(case.A.toarray())) == "cg"
+    # Below the limit elimination where it is cheaper: narrow fronts, many patterns of gaps.
+    narrow = case.A.compress((0, 1))
+    assert [route(20, 30, 1300, draw(case, N), narrow) for N in (10, 11)] == ["factors", "dense"]
+    gaps = variants(draw(permuted_case(), 10))["gaps"]
+    assert route(100, 100, 10**6, gaps, permuted_case().A) == "factors"
+    assert route(100, 49, 10**6, gaps, permuted_case().A) == "dense"
 
 
 def test_many_coefficients():

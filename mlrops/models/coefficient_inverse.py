@@ -23,6 +23,8 @@ MOST_COEFFICIENTS = 4000
 # Width of the widest path of factors times rows, and numbers in all, up to which factors are
 # eliminated exactly (128 MB for one front, 800 MB in all).
 MOST_PATH, MOST_NUMBERS = 4000, 100_000_000
+# What a pattern of missing cells adds to a number of the dense A, in flops (measured, 40 ns).
+PATTERN = 500
 # Numbers in the largest temporary of a chunk of columns.
 CHUNK = 20_000_000
 RTOL, MAX_ITER = 1e-10, 1000
@@ -43,11 +45,17 @@ class CoefficientInverse:
     covariance : StructuredOperator, shape (K, K)
         Σ, positive definite.
     route : {None, "dense", "factors", "cg"}, optional
-        How A is inverted.  By default ``"dense"`` up to 4000 coefficients; beyond them
-        ``"factors"`` for an MLR or a low rank plus diagonal Σ whose factors along a path of the
-        tree, times rows, are at most 4000 (see `FactorElimination`); else ``"cg"``, which takes a
-        run of conjugate gradients a column, to a relative residual of 1e-10, scaled by the diagonal
-        of A.  All give the same numbers.
+        How A is inverted, which all give the same numbers:
+
+        - ``"dense"``, as one matrix: for up to 4000 coefficients;
+        - ``"factors"``, see `FactorElimination`: for an MLR or a low rank plus diagonal Σ whose
+          factors along a path of the tree, times rows, are at most 4000;
+        - ``"cg"``: a run of conjugate gradients a column, scaled by the diagonal of A, to a
+          relative residual of 1e-10.
+
+        By default the one of the first two that takes fewer operations (elimination where its
+        fronts are at most P / 2 wide; wider ones where A is a sum over many patterns of missing
+        cells), and the last where neither fits.
     """
 
     def __init__(self, system, covariance, route=None):
@@ -143,10 +151,15 @@ class CoefficientInverse:
 
 
 def _choose(system, covariance):
-    if system.P <= MOST_COEFFICIENTS:
-        return "dense"
+    """The exact way that costs less, of those that fit in memory; else the iterative one."""
     path, numbers = size_of_elimination(system, covariance)
-    return "factors" if path <= MOST_PATH and numbers <= MOST_NUMBERS else "cg"
+    fits = path <= MOST_PATH and numbers <= MOST_NUMBERS
+    if system.P > MOST_COEFFICIENTS:
+        return "factors" if fits else "cg"
+    cost = system.P**2
+    if system.observed is not None and fits:
+        cost += PATTERN * system.P * system.weigh(covariance).cells.n_patterns
+    return "factors" if fits and 4 * path**2 <= cost else "dense"
 
 
 def _by_batch(system, V):

@@ -72,11 +72,10 @@ class Inference:
         :math:`(A + \Lambda)^{-1} A (A + \Lambda)^{-1}`, the covariance of an estimate that is
         biased; the others have :math:`(A + \Lambda)^{-1}` in place of :math:`A^{-1}`.
 
-        All are computed in double precision, and up to 4000 coefficients from dense matrices.
-        Beyond, by elimination of the factors of Σ where those on a path of the tree, times rows,
-        are at most 4000: some seconds for 30,000 coefficients.  Else by conjugate gradients, for
-        N columns (``"robust"``, ``"clustered"``, ``"hac"``) or for P (standard errors of
-        ``"unadjusted"``), which takes long.
+        All are computed in double precision, and exactly up to 4000 coefficients; beyond, where the
+        factors of Σ on a path of the tree, times rows, are at most 4000: some seconds for 30,000
+        coefficients.  Else by conjugate gradients, for N columns (``"robust"``, ``"clustered"``,
+        ``"hac"``) or for P (standard errors of ``"unadjusted"``), which takes long.
         """
         config = CovConfig(kind, options)
         config.check()
