@@ -43,6 +43,8 @@ class HypothesisTest:
         The test, and the null hypothesis.
     n_simulations : int
         Number of simulated statistics that `pvalue` counts; 0 where it is that of a distribution.
+    is_bound : bool
+        Whether `pvalue` is only an upper bound of that probability.
 
     Examples
     --------
@@ -58,12 +60,14 @@ class HypothesisTest:
     name: str = "Wald"
     null: str = ""
     n_simulations: int = 0
+    is_bound: bool = False
 
     def __repr__(self):
         law = f"chi2({self.df})" if self.df_denom is None else f"F({self.df}, {self.df_denom:.4g})"
         if self.n_simulations:
             law = f"statistic ({self.n_simulations} simulated)"
-        return (f"<{self.name}: {law} = {self.statistic:.5g}, p = {self.pvalue:.4f};"
+        sign = "<=" if self.is_bound else "="
+        return (f"<{self.name}: {law} = {self.statistic:.5g}, p {sign} {self.pvalue:.4f};"
                 f" null: {self.null}>")
 
 
@@ -242,7 +246,8 @@ def likelihood_ratio(fit, n_simulations=0, random_state=None):
              "null": "errors are uncorrelated across equations"}
     if not n_simulations:
         most = _correlated_pairs(hierarchy, ranks)
-        return HypothesisTest(statistic, float(chdtrc(most, statistic)), **words | {"df": most})
+        return HypothesisTest(statistic, float(chdtrc(most, statistic)), is_bound=df < most,
+                              **words | {"df": most})
     larger = sum(_simulated(fit, null, rng) >= statistic for rng in
                  np.random.default_rng(random_state).spawn(n_simulations))
     return HypothesisTest(statistic, (1 + larger) / (1 + n_simulations),

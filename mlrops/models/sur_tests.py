@@ -238,8 +238,10 @@ class SystemTests:
         parameters; for 12 equations with one factor such a test of size 5% would reject in 45% of
         cases.  Without simulations the p-value is that of χ² with one degree of freedom for each
         pair of equations that a factor can correlate: of the model with all their covariances,
-        whose statistic is larger.  It bounds the p-value from above, by much where K is large.
-        See M. Drton, "Likelihood ratio tests and singularities" (2009).
+        whose statistic is larger.  It bounds the p-value from above (``is_bound``; it is the
+        p-value where factors have as many parameters as there are pairs), by much where K is large:
+        with more equations than rows it says nothing; simulate.  See M. Drton, "Likelihood ratio
+        tests and singularities" (2009).
 
         Examples
         --------
