@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_sur_variants import NAMES, stacked, variants
 from trees import cases, close, make_case, permuted_case
 
-from mlrops import ConvergenceWarning, Dense, Hierarchy, LowRankPlusDiagonal, als_gls
+from mlrops import ConvergenceWarning, Dense, Hierarchy, Kronecker, LowRankPlusDiagonal, als_gls
 from mlrops.models import coefficient_inverse
 from mlrops.models.als_gls import SUROptions, fit_system
 from mlrops.models.block_cg import block_cg
@@ -90,6 +90,15 @@ def test_other_operators(route):
     for sigma in (LowRankPlusDiagonal(case.factors[0], case.D), Dense(case.A.toarray())):
         if route != "factors" or isinstance(sigma, LowRankPlusDiagonal):
             check(CoefficientInverse(data.system(), sigma, route), data, case.dense, 0.0)
+
+
+@pytest.mark.parametrize("route", ["dense", "cg"])
+def test_products_of_operators(route):
+    rng = np.random.default_rng(0)
+    parts = [Dense(np.cov(rng.standard_normal((n, 20))), positive_definite=True) for n in (2, 3)]
+    sigma = Kronecker(*parts)
+    data = draw(make_case(Hierarchy.flat(6), (1,), 0), 12)
+    check(CoefficientInverse(data.system(), sigma, route), data, sigma.toarray(), 0.0)
 
 
 def test_chunks_do_not_matter(monkeypatch):

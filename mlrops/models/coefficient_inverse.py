@@ -20,8 +20,8 @@ __all__ = ["MOST_COEFFICIENTS", "CoefficientInverse"]
 
 # Coefficients up to which A is formed as one dense matrix (128 MB, and as much for its factor).
 MOST_COEFFICIENTS = 4000
-# Width of the widest path of factors times rows, and numbers in all, up to which factors are
-# eliminated exactly (128 MB for one front, 800 MB in all).
+# Factors on the widest path times rows, and numbers in all, up to which factors are eliminated
+# exactly: 128 MB for one front, of which six or so are held at a time, 800 MB for all groups.
 MOST_PATH, MOST_NUMBERS = 4000, 100_000_000
 # What a pattern of missing cells adds to a number of the dense A, in flops (measured, 40 ns).
 PATTERN = 500

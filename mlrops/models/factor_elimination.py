@@ -45,6 +45,7 @@ class _Group(NamedTuple):
     own: int
     equations: np.ndarray
 
+
 def _groups(covariance):
     """The groups of all levels with factors, each before those it holds, branch after branch."""
     hierarchy = covariance.hierarchy

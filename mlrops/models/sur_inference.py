@@ -76,6 +76,20 @@ class Inference:
         factors of Σ on a path of the tree, times rows, are at most 4000: some seconds for 30,000
         coefficients.  Else by conjugate gradients, for N columns (``"robust"``, ``"clustered"``,
         ``"hac"``) or for P (standard errors of ``"unadjusted"``), which takes long.
+
+        Examples
+        --------
+        Errors four times as large in the second half of the rows, as is the regressor:
+
+        >>> import numpy as np
+        >>> from mlrops import als_gls
+        >>> rng = np.random.default_rng(0)
+        >>> x = np.repeat([1.0, 4.0], 100) * rng.standard_normal(200)
+        >>> E = np.repeat([[1.0], [4.0]], 100, axis=0) * rng.standard_normal((200, 3))
+        >>> fit = als_gls([x[:, None]] * 3, x[:, None] + E, ranks=0)
+        >>> robust = fit.with_cov("robust")
+        >>> robust.cov_kind, [round(float(r[0] / u[0]), 1) for r, u in zip(robust.bse, fit.bse)]
+        ('robust', [1.2, 1.1, 1.6])
         """
         config = CovConfig(kind, options)
         config.check()
