@@ -179,8 +179,8 @@ SANDWICHES = {
 }
 
 
-@pytest.mark.parametrize("ridge", [0.0, 3.0])
-@pytest.mark.parametrize("name", ["plain", *NAMES])
+@pytest.mark.parametrize("name, ridge", [
+    ("plain", 0.0), *((name, 0.0) for name in NAMES), ("plain", 3.0), ("all", 3.0)])
 @pytest.mark.parametrize("sandwich", SANDWICHES)
 def test_sandwiches_are_those_of_dense_scores(sandwich, name, ridge):
     kind, options = SANDWICHES[sandwich]
