@@ -2,10 +2,14 @@
 
 import numpy as np
 
-__all__ = ["plot_correlation", "plot_levels", "plot_loglik"]
+__all__ = ["plot_coefficients", "plot_correlation", "plot_levels", "plot_loglik"]
 
 _LEVEL_COLORS = ("#1b4965", "#2a9d8f", "#e9a23b", "#d1495b", "#6d597a", "#577590")
 _GRID = "#c9ced6"
+# Of several results in one picture: told apart by lightness and shape as well as by colour.
+_RESULT_STYLES = (("#e08e1b", "D"), ("#1b3a5c", "o"), ("#5fb3b3", "s"), ("#8c2d4a", "^"),
+                  ("#777777", "v"))
+_MOST_PANELS = 12
 
 
 def _axes(ax, **kwargs):
@@ -145,3 +149,221 @@ def plot_correlation(covariance, names=None, ax=None):
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7)
     return ax
+
+
+def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
+    """Draw coefficients of systems of regressions with confidence intervals, a panel a regressor.
+
+    Parameters
+    ----------
+    results : SURResult, or dict of str to SURResult
+        Fits of the same equations, at most five; of several, the dots of an equation stand below
+        one another in the order of the dict.
+    regressors : sequence of str, optional
+        Default all regressors there are, at most twelve, in the order of their appearance.
+    axes : sequence of matplotlib Axes, optional
+        One a regressor.  By default a new figure, as high as the equations need up to 12 inches.
+    alpha : float, default 0.05
+        Intervals have level ``1 - alpha``.
+
+    Returns
+    -------
+    axes : ndarray of matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        Results of different equations, regressors that no equation has, or other than one of the
+        axes for each regressor.
+
+    Notes
+    -----
+    Equations run from top to bottom in the order of the tree of the first result that has one, with
+    lines between its groups.  The names of the coarsest groups stand at the right of the last
+    panel.  Equations are named where there is room for letters.  An equation without the regressor
+    leaves its place empty.  Where zero is outside of a panel, all its coefficients are far from it.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_sur
+    >>> from mlrops import als_gls
+    >>> from mlrops.plotting import plot_coefficients
+    >>> sim = simulate_sur(6, 2, ranks=1, n_samples=100, random_state=0)
+    >>> fits = {f"rank {r}": als_gls(sim.Xs, sim.Y, r) for r in (0, 1)}
+    >>> [ax.get_title() for ax in plot_coefficients(fits)]
+    ['0', '1']
+    """
+    results = results if isinstance(results, dict) else {"": results}
+    tables = {label: _coefficients(fit, alpha) for label, fit in results.items()}
+    equations = _same_equations(tables, results)
+    known = list(dict.fromkeys(name for table in tables.values() for _, name in table))
+    regressors = _check_regressors(regressors, known)
+    own = axes is None
+    axes = _panels(len(regressors), len(equations)) if own else np.ravel(np.asarray(axes, object))
+    if len(axes) != len(regressors):
+        raise ValueError(f"axes must hold one for each of {len(regressors)} regressors, got"
+                         f" {len(axes)}")
+    hierarchy = next((fit.covariance.hierarchy for fit in results.values()
+                      if getattr(fit.covariance, "hierarchy", None) is not None
+                      and fit.covariance.hierarchy.n_levels > 1), None)
+    order = np.arange(len(equations)) if hierarchy is None else hierarchy.permutation
+    named = [equations[j] for j in order]
+    for ax, regressor in zip(axes, regressors, strict=True):
+        _draw_coefficients(ax, tables, named, regressor)
+        _separate_groups(ax, hierarchy)
+    rows = [[ax for ax in axes if _row(ax) == row] for row in sorted(set(map(_row, axes)))]
+    for row in rows:
+        _name_equations(row, named)
+        _name_groups(row[-1], hierarchy)
+    if len(tables) > 1:
+        handles = axes[0].get_legend_handles_labels()
+        how = {"fontsize": 9, "ncols": len(tables), "frameon": False}
+        if own:
+            legend = axes[0].figure.legend(*handles, loc="outside upper left", **how)
+        else:  # below the ticks of the first panel, where no dots are
+            legend = axes[0].legend(*handles, loc="upper left", bbox_to_anchor=(0, 0),
+                                    borderaxespad=2.5, **how)
+        for handle in legend.legend_handles:
+            handle.set_markersize(5)
+    if own:
+        axes[0].figure.supxlabel(f"coefficient and {100 * (1 - alpha):g}% interval", fontsize=9)
+    return axes
+
+
+def _coefficients(fit, alpha):
+    """``{(equation, regressor): (coefficient, low, high)}`` of a result."""
+    from .models.sur_hypotheses import coefficient_names
+
+    bare, names = fit._by_number, coefficient_names(fit)
+    return {(equation, regressor): (b, *ends) for equation, own, params, intervals
+            in zip(names.equations, names.regressors, bare.params, bare.conf_int(alpha),
+                   strict=True)
+            for regressor, b, ends in zip(own, params, intervals, strict=True)}
+
+
+def _same_equations(tables, results):
+    from .models.sur_hypotheses import coefficient_names
+
+    if not tables or len(tables) > len(_RESULT_STYLES):
+        raise ValueError(f"results must be one to {len(_RESULT_STYLES)} fits, got {len(tables)}")
+    equations = {label: coefficient_names(fit).equations for label, fit in results.items()}
+    (first, names), *others = equations.items()
+    for label, other in others:
+        if other != names:
+            raise ValueError(f"results must have the same equations in one order, {label} and"
+                             f" {first} differ")
+    return names
+
+
+def _check_regressors(regressors, known):
+    if regressors is None:
+        if len(known) > _MOST_PANELS:
+            raise ValueError(f"there are {len(known)} regressors, at most {_MOST_PANELS} are drawn"
+                             " unasked: choose some by regressors=")
+        return known
+    regressors = [regressors] if isinstance(regressors, str) else list(map(str, regressors))
+    for name in regressors:
+        if name not in known:
+            raise ValueError(f"no equation has a regressor {name}; there are"
+                             f" {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}")
+    if not regressors:
+        raise ValueError("regressors must name at least one, got none")
+    return regressors
+
+
+def _panels(number, equations):
+    """Axes of a new figure, at most five beside one another."""
+    across = min(number, 5)
+    down = -(-number // across)
+    height = min(max(0.2 * equations, 1.5), 11)
+    grid = _axes(None, nrows=down, ncols=across, squeeze=False, sharey=True, layout="constrained",
+                 figsize=(max(2 + 2 * across, 5), 1 + height * down)).ravel()
+    for ax in grid[number:]:
+        ax.remove()
+    return grid[:number]
+
+
+def _row(ax):
+    """Where an Axes begins from above; those of one row share the names of the equations."""
+    return -round(ax.get_position(original=True).y1, 3)
+
+
+def _points(ax):
+    """Height of one equation in points."""
+    low, high = ax.get_ylim()
+    return ax.get_window_extent().height / ax.figure.dpi * 72 / abs(high - low)
+
+
+def _draw_coefficients(ax, tables, equations, regressor):
+    ax.set_ylim(len(equations), 0)
+    size = _points(ax)
+    thick, offsets = np.clip(0.12 * size, 0.5, 1.5), _dodged(len(tables))
+    for (label, table), (color, marker), offset in zip(tables.items(), _RESULT_STYLES, offsets,
+                                                       strict=False):
+        if len(tables) == 1:
+            color, marker = _RESULT_STYLES[1]
+        at = [i for i, name in enumerate(equations) if (name, regressor) in table]
+        b, low, high = np.array([table[equations[i], regressor] for i in at]).reshape(-1, 3).T
+        y = np.array(at) + 0.5 + offset
+        ax.hlines(y, low, high, color=color, linewidth=thick)
+        ax.plot(b, y, linestyle="none", marker=marker, color=color, label=label,
+                markersize=np.clip((0.42 if len(tables) == 1 else 0.36) * size, 1.5, 4.5))
+    left, right = ax.get_xlim()
+    if left - 0.2 * (right - left) < 0 < right + 0.2 * (right - left):
+        ax.axvline(0, color="#555555", linewidth=0.8, zorder=0)
+    ax.set_title(regressor, fontsize=10)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.xaxis.get_major_locator().set_params(nbins=4)
+    ax.grid(axis="x", color=_GRID, linewidth=0.5)
+    ax.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+
+
+def _dodged(number):
+    """Distances of the dots of an equation from its middle."""
+    return (np.arange(number) - (number - 1) / 2) * 0.66 / max(number, 2)
+
+
+def _separate_groups(ax, hierarchy):
+    """Lines between the groups, the thicker the coarser."""
+    if hierarchy is None:
+        return
+    drawn = {0, hierarchy.n}
+    coarsest = True
+    for offsets in hierarchy.boundaries:
+        new = [x for x in offsets.tolist() if x not in drawn]
+        if new:
+            ax.hlines(new, 0, 1, transform=ax.get_yaxis_transform(), zorder=0,
+                      color="#333333" if coarsest else "#9aa3af",
+                      linewidth=1.0 if coarsest else 0.5)
+            drawn.update(new)
+            coarsest = False
+
+
+def _name_equations(row, equations):
+    first, size = row[0], _points(row[0])
+    room = size >= 5
+    for ax in row:
+        ax.tick_params(axis="y", length=0, labelleft=room and ax is first)
+    first.set_yticks(np.arange(len(equations)) + 0.5 if room else [], equations if room else [],
+                     fontsize=min(9, 0.85 * size))
+    for ax in row[1:]:
+        if not room or not ax.get_shared_y_axes().joined(ax, first):
+            ax.set_yticks([])
+
+
+def _name_groups(ax, hierarchy):
+    """Names of the coarsest groups, where they have any and are high enough for letters."""
+    level = 0 if hierarchy is None else next(
+        (level for level, count in enumerate(hierarchy.group_counts) if count > 1), 0)
+    if level == 0 and (hierarchy is None or hierarchy.group_counts[0] == 1):
+        return
+    names = hierarchy.names(level)
+    if names is None:
+        return
+    size, offsets = _points(ax), hierarchy.boundaries[level]
+    for name, a, b in zip(names, offsets[:-1], offsets[1:], strict=True):
+        if (b - a) * size >= 8:
+            ax.text(1.03, (a + b) / 2, str(name), transform=ax.get_yaxis_transform(), fontsize=9,
+                    va="center", ha="left")

@@ -1,6 +1,6 @@
 """`SURResult`: a fitted system of seemingly unrelated regressions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -143,6 +143,14 @@ class SURResult(Inference, SystemTests):
         import pandas as pd
 
         return pd.Series(x, index=self._index())
+
+    @cached_property
+    def _by_number(self):
+        """The same result without names: lists and arrays throughout, which need no pandas."""
+        out = replace(self, data=replace(self.data, names=None))
+        for name in ("system", "df_resid", "_cov", "_blocks", "_errors_of_coefficients", "_ratios"):
+            vars(out)[name] = getattr(self, name)  # computed once for both
+        return out
 
     def _index(self):
         """The pandas index (equation, regressor)."""

@@ -26,8 +26,9 @@ def flat(x):
 
 def _table(fit, alpha):
     """Columns of `coefficient_columns` for all coefficients, (P, 6)."""
-    return np.column_stack([flat(fit.params), flat(fit.bse), flat(fit.tvalues), flat(fit.pvalues),
-                            flat(fit.conf_int(alpha))])
+    bare = fit._by_number  # pandas objects are for the user
+    return np.column_stack([flat(bare.params), flat(bare.bse), flat(bare.tvalues),
+                            flat(bare.pvalues), flat(bare.conf_int(alpha))])
 
 
 def _columns(fit, alpha):
@@ -103,7 +104,7 @@ def _equations(fit, alpha, max_equations):
     names, ends = coefficient_names(fit), np.cumsum([0, *(b.size for b in fit.coefficients)])
     table, columns = _table(fit, alpha), _columns(fit, alpha)
     spread = np.sqrt(np.asarray(fit.covariance.diagonal(), float))
-    rsquared = np.asarray(fit.rsquared)
+    rsquared = fit._by_number.rsquared
     for j in range(shown):
         own = slice(ends[j], ends[j + 1])
         if j:

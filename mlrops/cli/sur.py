@@ -1,0 +1,280 @@
+"""``python -m mlrops sur --data``: regressions of the columns of a file."""
+
+import sys
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from statistics import median
+
+import numpy as np
+
+from ..models.sur import SUR
+from ..operators._validate import name_some
+from .errors import CommandError, unknown
+from .table_file import TableFile, write_table
+from .tables import table
+
+__all__ = ["coefficient_table", "named_system", "regress", "save_picture"]
+
+CONSTANT = "const"
+CHOICES = "bic", "aic", "cv"
+MOST_EQUATIONS = 10  # that are printed one by one
+MOST_PANELS = 6  # of the picture
+
+
+def regress(args):
+    """Run the command: read, fit, print, draw."""
+    data = TableFile(args.data)
+    equations = read_specification(data, args)
+    groups = None if args.groups is None else read_groups(TableFile(args.groups), equations)
+    ranks = read_ranks(args.ranks or "bic")
+    with said("sur"):
+        model = named_system(read_columns(data, equations, not args.no_const))
+        kind, options = covariance_kind(data, args, model.dropped)
+        fit = model.fit(ranks, groups, cov_type=kind, cov_config=options)
+        plain = model.fit(0, cov_type=kind, cov_config=options)
+        print(_where(data, args, model))
+        if fit.selection is not None:
+            print(f"Ranks {fit.selection.ranks} are best by {ranks} of"
+                  f" {len(fit.selection.table)} candidates.")
+        print(f"\n{fit.summary(max_equations=fit.K if fit.K <= MOST_EQUATIONS else 0)}\n")
+        tables = {label: coefficient_table(result)
+                  for label, result in (("sur", fit), ("ols", plain))}
+    print(_by_regressor(**tables))
+    if args.save_table is not None:
+        _save(args.save_table, **tables)
+        print(f"\nCoefficients written to {args.save_table}")
+    names = [name for name in _most_common(fit) if name != CONSTANT or fit.P == fit.K]
+    with said("sur"):
+        save_picture(args.output, lambda: _picture(fit, plain, names[:MOST_PANELS]))
+    if len(names) > MOST_PANELS:
+        print(f"It shows {MOST_PANELS} of {len(names)} regressors, those of most equations.")
+
+
+@contextmanager
+def said(command):
+    """Warnings as lines on stderr; what the models refuse as an error of the command."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"mlrops {command}: warning: {message}", file=sys.stderr)
+        try:
+            yield
+        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+            raise CommandError(error) from error
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def read_specification(data, args):
+    """Regressors of each equation, ``{dependent: (regressor, ...)}``."""
+    own = dict(_own_equation(text, data) for text in args.equation or ())
+    shared = tuple(_pick(args.exog, data, {args.index_column}))
+    apart = {args.index_column, args.clusters, *shared}
+    equations = {name: shared for name in _pick(args.dependent, data, apart)}
+    if not equations and not own:
+        raise CommandError('nothing to explain: give --dependent, or --equation "y ~ x"')
+    equations.update(own)
+    for name, regressors in equations.items():
+        if name in regressors:
+            raise CommandError(f"equation {name} has {name} among its own regressors")
+        if not regressors and (args.no_const or name not in own):
+            raise CommandError(f"equation {name} has no regressors: give --exog, or --equation"
+                               f' "{name} ~ x"')
+    return equations
+
+
+def _own_equation(text, data):
+    """``y ~ x + z`` as (y, (x, z)); a regressor 1 is the intercept, which is there anyway."""
+    left, tilde, right = (part.strip() for part in text.partition("~"))
+    regressors = [name.strip() for name in right.split("+")]
+    if not left or not tilde or not all(regressors):
+        raise CommandError(f'--equation must look like "y ~ x1 + x2", got "{text}"')
+    regressors = tuple(dict.fromkeys(name for name in regressors if name != "1"))
+    for name in (left, *regressors):
+        if name not in data.columns:
+            raise unknown(name, data.columns, data.path)
+    return left, regressors
+
+
+def _pick(names, data, apart):
+    """Columns by name or pattern, each once; patterns never stand for those set apart."""
+    out = {}
+    for name in filter(None, map(str.strip, (names or "").split(","))):
+        if name in data.columns:
+            out[name] = True
+            continue
+        if not set(name) & set("*?["):
+            raise unknown(name, data.columns, data.path)
+        found = [column for column in data.columns
+                 if fnmatchcase(column, name) and column not in apart]
+        if not found:
+            raise CommandError(f'{data.path} has no further column like "{name}"')
+        out.update(dict.fromkeys(found, True))
+    return list(out)
+
+
+def read_columns(data, equations, constant):
+    """``{dependent: (y, {regressor: column})}`` for `named_system`."""
+    known = {CONSTANT: np.ones(len(data.rows))}
+    if constant and any(CONSTANT in regressors for regressors in equations.values()):
+        raise CommandError(f"a regressor is called {CONSTANT}, like the intercept: leave it out, or"
+                           " give --no-const")
+    shared, out = {}, {}
+    for name, regressors in equations.items():
+        for column in (name, *regressors):
+            if column not in known or column == CONSTANT and not constant:
+                known[column] = data.numbers(column)
+        names = ((CONSTANT,) if constant else ()) + regressors
+        if names not in shared:  # one object, so that equations are seen to share it
+            shared[names] = {column: known[column] for column in names}
+        out[name] = known[name], shared[names]
+    return out
+
+
+def read_groups(groups, equations):
+    """Labels of each equation, coarse to fine, from a file whose first column names it."""
+    names, *levels = map(groups.text, groups.columns)
+    if not levels:
+        raise CommandError(f"{groups.path} must have a column of equations and at least one of"
+                           " their groups, it has one column")
+    at = {}
+    for row, name in enumerate(names):
+        if name in at:
+            raise CommandError(f"{groups.path}, line {groups.lines[row]}: equation {name} has had a"
+                               f" row in line {groups.lines[at[name]]}")
+        at[name] = row
+    lacks = [name for name in equations if name not in at]
+    if lacks:
+        raise CommandError(f"{groups.path} has no row for {len(lacks)} of {len(equations)}"
+                           f" equations ({name_some(lacks)})")
+    for name in equations:
+        for column, labels in zip(list(groups.columns)[1:], levels, strict=True):
+            if not labels[at[name]]:
+                raise CommandError(f"{groups.path}, line {groups.lines[at[name]]}, column {column}:"
+                                   f" equation {name} has no group")
+    return {name: tuple(labels[at[name]] for labels in levels) for name in equations}
+
+
+def read_ranks(text):
+    """A criterion, or numbers of factors, coarsest level first."""
+    if text in CHOICES:
+        return text
+    try:
+        ranks = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise CommandError("--ranks must be numbers such as 2,1 or one of"
+                           f" {', '.join(CHOICES)}, got {text!r}") from None
+    return ranks if len(ranks) > 1 else ranks[0]
+
+
+def covariance_kind(data, args, dropped):
+    """``cov_type`` and ``cov_config`` of `SUR.fit`."""
+    kind = args.cov_type or ("clustered" if args.clusters else "unadjusted")
+    if (kind == "clustered") != (args.clusters is not None):
+        raise CommandError("--cov-type clustered and --clusters belong together")
+    if kind != "clustered":
+        return kind, None
+    labels = np.unique(data.text(args.clusters), return_inverse=True)[1]
+    return kind, {"clusters": np.delete(labels, dropped)}
+
+
+def named_system(equations):
+    """`SUR` of ``{name: (y, {regressor: column})}``, equations with one dict sharing their X."""
+    designs = {}
+    for _, columns in equations.values():
+        if id(columns) not in designs:
+            designs[id(columns)] = np.column_stack(list(columns.values()))
+    model = SUR({name: (y, designs[id(columns)]) for name, (y, columns) in equations.items()})
+    names = model.data.names._replace(
+        regressors=tuple(tuple(columns) for _, columns in equations.values()))
+    model.data = replace(model.data, names=names)
+    return model
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def _where(data, args, model):
+    text = f"{data.path}: {len(data.rows)} rows"
+    if args.index_column is not None:
+        labels = data.text(args.index_column)
+        text += f", {labels[0]} to {labels[-1]}"
+    K = model.data.K
+    text += f"; {K} equation{'s' * (K != 1)}"
+    if model.data.observed is not None or model.dropped:
+        text += f" with {min(model.data.nobs)} to {max(model.data.nobs)} of these rows"
+    return text + "."
+
+
+def coefficient_table(fit):
+    """``{(equation, regressor): (coef, se, t, p, low, high)}``."""
+    bare = fit._by_number
+    ends = np.concatenate(bare.conf_int())
+    numbers = np.column_stack([*(np.concatenate(x) for x in (bare.params, bare.bse, bare.tvalues,
+                                                             bare.pvalues)), ends])
+    names = fit.data.names
+    pairs = [(equation, regressor) for equation, own
+             in zip(names.equations, names.regressors, strict=True) for regressor in own]
+    return dict(zip(pairs, numbers.tolist(), strict=True))
+
+
+def _by_regressor(sur, ols):
+    """For each regressor, the spread of its coefficients and what SUR does to their errors."""
+    rows = []
+    for regressor in dict.fromkeys(name for _, name in sur):
+        pairs = [pair for pair in sur if pair[1] == regressor]
+        coefs = [sur[pair][0] for pair in pairs]
+        changes = [sur[pair][1] / ols[pair][1] - 1 for pair in pairs]
+        sure = [sum(found[pair][3] < 0.05 for pair in pairs) for found in (ols, sur)]
+        rows.append((regressor[:20], str(len(pairs)),
+                     *(f"{x:.4g}" for x in (min(coefs), median(coefs), max(coefs))),
+                     *(f"{100 * x:+.1f}" for x in (min(changes), median(changes), max(changes))),
+                     *map(str, sure)))
+    if len(rows) > 40:
+        rest = len(rows) - 40
+        rows = [*rows[:40], (f"and {rest} more", *[""] * 9)]
+    return ("Coefficients by regressor, change of standard errors (%) from least squares equation"
+            "\nby equation, and coefficients with p < 0.05:\n\n"
+            + table(("", "eqs", "min", "median", "max", "se: min", "median", "max", "p<.05 OLS",
+                     "SUR"), rows, gap=1))
+
+
+def _save(path, sur, ols):
+    head = ("equation", "regressor", "coef", "std_err", "t", "p", "lower", "upper", "ols_coef",
+            "ols_std_err")
+    write_table(path, head, ((*pair, *map(repr, row), *map(repr, ols[pair][:2]))
+                             for pair, row in sur.items()))
+
+
+def _most_common(fit):
+    """Regressors, those of most equations first."""
+    count = {}
+    for own in fit.data.names.regressors:
+        for name in own:
+            count[name] = count.get(name, 0) + 1
+    return sorted(count, key=count.get, reverse=True)
+
+
+def _picture(fit, plain, regressors):
+    from ..plotting import plot_coefficients
+
+    axes = plot_coefficients({"least squares": plain, "SUR": fit}, regressors)
+    return axes[0].figure
+
+
+def save_picture(path, draw):
+    """Write the figure that `draw` makes, or say why there is none."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        print(f"\nNo picture: {error}.  Install it with: python -m pip install matplotlib")
+        return
+    matplotlib.use("Agg")
+    figure = draw()
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:  # a folder that is not there, an unknown ending
+        raise CommandError(f"the picture cannot be written: {error}") from None
+    print(f"\nPicture written to {path}")

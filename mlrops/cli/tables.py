@@ -1,0 +1,24 @@
+"""How the commands print tables."""
+
+import textwrap
+
+__all__ = ["columns", "paragraph", "table"]
+
+
+def columns(rows, gap=2):
+    """Lines of rows of text, the first cell of a row to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [(" " * gap).join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                             for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+            for row in rows]
+
+
+def table(head, rows, gap=2):
+    """Rows of text below their head and a rule."""
+    first, *rest = columns([head, *rows], gap)
+    return "\n".join([first, "-" * len(first), *rest])
+
+
+def paragraph(text):
+    """Words broken into lines of a terminal."""
+    return textwrap.fill(" ".join(text.split()), 79, break_long_words=False, break_on_hyphens=False)
