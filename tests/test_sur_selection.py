@@ -206,16 +206,22 @@ def test_one_equation_has_no_factors_to_choose(small):
     assert model.fit("bic").selection.table[0].df == 3  # two coefficients and a variance
 
 
-def test_ranks_are_generated_as_far_as_rows_carry_them():
-    sim = simulate_sur(12, 3, ranks=1, n_samples=9, random_state=0)
-    for options, most in ((dict(), 5), (dict(criterion="cv", n_folds=3, random_state=0), 2)):
+def test_ranks_are_generated_as_far_as_the_likelihood_has_a_maximum():
+    sim = simulate_sur(12, 3, ranks=1, n_samples=13, random_state=0)
+    # 3 equations have 9 < 13 - 2 regressors, but 4 have 12 > 13 - 3; with 8 rows to train on
+    # 2 equations have 6 < 8 - 1, but 3 have 9 > 8 - 2
+    folds = [(slice(0, 8), slice(8, 13))]
+    for options, most in ((dict(), 2), (dict(criterion="cv", folds=folds), 1)):
         selection = select_sur_ranks(sim.Xs, sim.Y, max_rank=11, strategy="grid", max_iter=3,
                                      **options)
         assert [r.ranks for r in selection.table] == [(k,) for k in range(most + 1)]
-    with pytest.raises(ValueError, match="equation 0 has 9 rows for 3 regressors and 6 factors"):
-        select_sur_ranks(sim.Xs, sim.Y, candidates=[0, 6])
-    with pytest.raises(ValueError, match="total rank of 6 cannot be used up: the rows carry 5"):
-        select_sur_ranks(sim.Xs, sim.Y, total_rank=6, exact=True)
+    # 3 regressors in all, so that 10 of 13 rows are left for factors
+    shared = select_sur_ranks([sim.Xs[0]] * 12, sim.Y, max_rank=11, strategy="grid", max_iter=3)
+    assert [r.ranks for r in shared.table] == [(k,) for k in range(10)]
+    with pytest.raises(ValueError, match="equation 0 has 13 rows for 3 regressors and 10 factors"):
+        select_sur_ranks(sim.Xs, sim.Y, candidates=[0, 10])
+    with pytest.raises(ValueError, match="total rank of 3 cannot be used up: the rows carry 2"):
+        select_sur_ranks(sim.Xs, sim.Y, total_rank=3, exact=True)
 
 
 def test_one_warning_for_all_fits(small):

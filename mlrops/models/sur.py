@@ -306,6 +306,10 @@ progress, callback
         -----
         A group with fewer equations than its level's rank gets as many factors as it has equations,
         which already give every covariance it can have; ``result.capped`` lists them.
+
+        With R factors and N rows the likelihood has no maximum where R + 1 equations have N - R
+        regressors or more in all: their errors can be made to depend on one another.  Such fits
+        take long and end at the floor of D, with a warning; ranks that are chosen stay below.
         """
         options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
                                      beta_ridge, factor_ridge)

@@ -58,8 +58,10 @@ folds, one_standard_error, refit, progress, random_state
     that constraints leave free.  In held-out rows with missing cells the likelihood is that of the
     cells that are there.
 
-    Ranks are generated only up to what the rows carry: every equation has more cells in every
-    training part than it has regressors and factors.
+    *Ranks are generated* as long as the likelihood has a maximum in every training part.  With R
+    factors and N rows it has none where R + 1 equations have N - R regressors or more in all, one
+    array that several share counted once: with p regressors each, R goes up to about N / (p + 1).
+    Listed candidates may have more, less than ``N - p``; their fits end at the floor of D.
 
     Every candidate starts as `als_gls` does by itself: starts from a neighbour's fit, as
     `select_ranks` takes them, needed no fewer updates of Σ (32 equations on a tree, 20 candidates:
@@ -128,12 +130,18 @@ class SystemFits:
         return fit.N
 
     def carried(self, parts):
-        """Largest total rank that all equations carry in all parts (arrays of rows, or None)."""
+        """Largest total rank for which the likelihood of all parts (rows, or None) has a maximum.
+
+        With R factors it has none where R + 1 equations have as many regressors in all as there are
+        rows beyond R: coefficients can then make their errors depend on one another.
+        """
         observed = self.data.observed
-        counts = [self.data.nobs if rows is None
-                  else rows.size if observed is None else observed[rows].sum(axis=0)
-                  for rows in parts]
-        return max(0, min(int((count - self.data.p).min()) for count in counts) - 1)
+        rows = min(int(self.data.nobs.min()) if part is None
+                   else part.size if observed is None else int(observed[part].sum(axis=0).min())
+                   for part in parts)
+        widths = sorted({id(X): X.shape[1] for X in self.data.Xs}.values(), reverse=True)
+        total = np.cumsum(widths + [0] * (rows - len(widths)))[:rows]  # of R + 1 equations
+        return max(0, int(np.count_nonzero(np.arange(rows) + total < rows)) - 1)
 
 
 def check_carried(data, hierarchy, ranks):
