@@ -7,7 +7,7 @@ __all__ = ["plot_coefficients", "plot_correlation", "plot_levels", "plot_loglik"
 _LEVEL_COLORS = ("#1b4965", "#2a9d8f", "#e9a23b", "#d1495b", "#6d597a", "#577590")
 _GRID = "#c9ced6"
 # Of several results in one picture: told apart by lightness and shape as well as by colour.
-_RESULT_STYLES = (("#e08e1b", "D"), ("#1b3a5c", "o"), ("#5fb3b3", "s"), ("#8c2d4a", "^"),
+_RESULT_STYLES = (("#e08e1b", "D"), ("#1b3a5c", "o"), ("#86cbc9", "s"), ("#a03a5c", "^"),
                   ("#777777", "v"))
 _MOST_PANELS = 12
 
@@ -343,6 +343,7 @@ def _separate_groups(ax, hierarchy):
 
 def _name_equations(row, equations):
     first, size = row[0], _points(row[0])
+    equations = [name if len(name) <= 24 else name[:22] + "..." for name in equations]
     room = size >= 5
     for ax in row:
         ax.tick_params(axis="y", length=0, labelleft=room and ax is first)

@@ -8,7 +8,7 @@ import numpy as np
 from ..datasets import load_french
 from ..models.convergence import ConvergenceWarning
 from .sur import CONSTANT, coefficient_table, named_system, save_picture
-from .tables import paragraph, table
+from .tables import paragraph, percent, table
 
 __all__ = ["french"]
 
@@ -109,13 +109,8 @@ def _print_factors(fits):
     found, plain = coefficient_table(tree), coefficient_table(ols)
     names = tree.data.names.regressors[0]
     change = {pair: found[pair][1] / plain[pair][1] - 1 for pair in found}
-
-    def largest(equation):
-        percent = [round(100 * change[equation, name], 1) + 0.0 for name in names]  # never -0
-        return max(percent, key=abs)
-
     rows = [(equation, *(_brief(*found[equation, name][:2]) for name in names),
-             f"{largest(equation):+.1f}%")
+             percent(max((change[equation, name] for name in names), key=abs)) + "%")
             for equation in _in_order(tree)]
     print(table(("1: four factors", "alpha", *names[1:], "se"), rows, gap=1))
     moved = max(abs(found[pair][0] - plain[pair][0]) for pair in found)
@@ -132,7 +127,7 @@ def _print_past(fits):
     change = {name: found[name][1] / plain[name][1] - 1 for name in found}
     rows = [(equation, *(f"{x:.3f}" for x in plain[equation][:2]), f"{plain[equation][2]:.2f}",
              *(f"{x:.3f}" for x in found[equation][:2]), f"{found[equation][2]:.2f}",
-             f"{100 * change[equation]:+.0f}%") for equation in _in_order(tree)]
+             percent(change[equation], 0) + "%") for equation in _in_order(tree)]
     print(table(("2: own past year", "OLS", "se", "t", "SUR", "se", "t", "se"), rows))
     robust = [_slopes(fit.with_cov("robust")) for fit in (tree, ols)]
     steady = [robust[0][name][1] / robust[1][name][1] - 1 for name in found]
@@ -140,15 +135,15 @@ def _print_past(fits):
     # Of OLS and an efficient estimate: the variance of the difference is that of the variances.
     apart = sum(abs(found[name][0] - plain[name][0])
                 > 1.96 * np.sqrt(abs(plain[name][1] ** 2 - found[name][1] ** 2)) for name in found)
-    median, median_robust = (100 * np.median(x) for x in (list(change.values()), steady))
+    median, median_robust = (percent(np.median(x), 0) for x in (list(change.values()), steady))
     print("", paragraph(f"""
         Does last year's winner win again?  Slopes on the portfolio's mean return above the market
         over the {YEAR} months before, SUR with ranks {tree.covariance.ranks}.  Each equation has
         an X of its own, and the errors of the others tell it what the market did this month:
-        standard errors change by {median:+.0f}% in the median (robust ones by
-        {median_robust:+.0f}%).  Slopes with p < 0.05: {sure[0]} by OLS, {sure[1]} by SUR.  Of
-        {len(found)} differences between the two {apart} exceed chance at 5% ({0.05 * len(found):.1f}
-        expected)."""),
+        standard errors change by {median}% in the median (robust ones by
+        {median_robust}%).  Slopes with p < 0.05: {sure[0]} by OLS, {sure[1]} by SUR.  Of
+        {len(found)} differences between the two {apart} exceed chance at 5%
+        ({0.05 * len(found):.1f} expected)."""),
         sep="\n", end="\n\n")
 
 

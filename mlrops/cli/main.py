@@ -25,9 +25,10 @@ examples:
   python -m mlrops sur --data returns.csv --dependent "ret_*" --exog market,size \\
       --groups sectors.csv --ranks bic -o coefficients.png
   python -m mlrops sur --data firms.csv --ranks 1 --cov-type robust \\
-      --equation "invest_gm ~ value_gm + capital_gm" \\
-      --equation "invest_ge ~ value_ge + capital_ge"
+      --equation "invest_gm ~ value=value_gm + capital=capital_gm" \\
+      --equation "invest_ge ~ value=value_ge + capital=capital_ge"
 
+The rows must be in order of time for --cov-type hac.
 sectors.csv has one row an equation: its name, then its groups, coarse to fine.  Empty cells, NA and
 NaN are missing: an equation lacks the rows in which one of its columns is missing, the others keep
 them."""
@@ -96,7 +97,8 @@ def _parser():
                      help='columns to explain, one equation each; patterns like "ret_*" too')
     own.add_argument("--exog", metavar="X,Z,...", help="regressors of all these equations")
     own.add_argument("--equation", action="append", metavar='"A ~ X + Z"',
-                     help="an equation with regressors of its own (repeat)")
+                     help='an equation with regressors of its own (repeat); "name=X" gives a column'
+                     " the name that it has in other equations")
     own.add_argument("--groups", metavar="CSV", help="groups of the equations: a tree")
     own.add_argument("--ranks", metavar="R",
                      help="factors of each level, such as 2,1 (the first for all equations), or"

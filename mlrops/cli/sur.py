@@ -10,16 +10,18 @@ from statistics import median
 import numpy as np
 
 from ..models.sur import SUR
+from ..models.text import number, short
 from ..operators._validate import name_some
 from .errors import CommandError, unknown
 from .table_file import TableFile, write_table
-from .tables import table
+from .tables import paragraph, percent, table
 
 __all__ = ["coefficient_table", "named_system", "regress", "save_picture"]
 
 CONSTANT = "const"
 CHOICES = "bic", "aic", "cv"
 MOST_EQUATIONS = 10  # that are printed one by one
+MOST_REGRESSORS = 40  # that are described one by one
 MOST_PANELS = 6  # of the picture
 
 
@@ -41,7 +43,7 @@ def regress(args):
         print(f"\n{fit.summary(max_equations=fit.K if fit.K <= MOST_EQUATIONS else 0)}\n")
         tables = {label: coefficient_table(result)
                   for label, result in (("sur", fit), ("ols", plain))}
-    print(_by_regressor(**tables))
+    print((_beside if fit.K <= MOST_EQUATIONS else _by_regressor)(**tables))
     if args.save_table is not None:
         _save(args.save_table, **tables)
         print(f"\nCoefficients written to {args.save_table}")
@@ -68,31 +70,44 @@ def said(command):
 
 
 def read_specification(data, args):
-    """Regressors of each equation, ``{dependent: (regressor, ...)}``."""
+    """Columns of the regressors of each equation, ``{dependent: {regressor: column}}``."""
     own = dict(_own_equation(text, data) for text in args.equation or ())
-    shared = tuple(_pick(args.exog, data, {args.index_column}))
+    names = _pick(args.exog, data, {args.index_column})
+    shared = dict(zip(names, names, strict=True))
     apart = {args.index_column, args.clusters, *shared}
     equations = {name: shared for name in _pick(args.dependent, data, apart)}
     if not equations and not own:
         raise CommandError('nothing to explain: give --dependent, or --equation "y ~ x"')
     equations.update(own)
     for name, regressors in equations.items():
-        if name in regressors:
+        if name in regressors.values():
             raise CommandError(f"equation {name} has {name} among its own regressors")
         if not regressors and (args.no_const or name not in own):
             raise CommandError(f"equation {name} has no regressors: give --exog, or --equation"
                                f' "{name} ~ x"')
+        if CONSTANT in regressors and not args.no_const:
+            raise CommandError(f"a regressor is called {CONSTANT}, like the intercept: leave it"
+                               " out, or give --no-const")
     return equations
 
 
 def _own_equation(text, data):
-    """``y ~ x + z`` as (y, (x, z)); a regressor 1 is the intercept, which is there anyway."""
+    """``y ~ x + name=z`` as (y, {x: x, name: z}); 1 is the intercept, which is there anyway."""
     left, tilde, right = (part.strip() for part in text.partition("~"))
-    regressors = [name.strip() for name in right.split("+")]
-    if not left or not tilde or not all(regressors):
+    terms = [term.strip() for term in right.split("+")]
+    if not left or not tilde or not all(terms):
         raise CommandError(f'--equation must look like "y ~ x1 + x2", got "{text}"')
-    regressors = tuple(dict.fromkeys(name for name in regressors if name != "1"))
-    for name in (left, *regressors):
+    regressors = {}
+    for term in terms:
+        if term == "1":
+            continue
+        name, column = term, term
+        if term not in data.columns and "=" in term:
+            name, column = (part.strip() for part in term.split("=", 1))
+        if name in regressors:
+            raise CommandError(f'--equation "{text}" has two regressors {name}')
+        regressors[name] = column
+    for name in (left, *regressors.values()):
         if name not in data.columns:
             raise unknown(name, data.columns, data.path)
     return left, regressors
@@ -116,20 +131,17 @@ def _pick(names, data, apart):
 
 
 def read_columns(data, equations, constant):
-    """``{dependent: (y, {regressor: column})}`` for `named_system`."""
-    known = {CONSTANT: np.ones(len(data.rows))}
-    if constant and any(CONSTANT in regressors for regressors in equations.values()):
-        raise CommandError(f"a regressor is called {CONSTANT}, like the intercept: leave it out, or"
-                           " give --no-const")
-    shared, out = {}, {}
+    """``{dependent: (y, {regressor: x})}`` for `named_system`."""
+    columns, designs, out = {}, {}, {}
     for name, regressors in equations.items():
-        for column in (name, *regressors):
-            if column not in known or column == CONSTANT and not constant:
-                known[column] = data.numbers(column)
-        names = ((CONSTANT,) if constant else ()) + regressors
-        if names not in shared:  # one object, so that equations are seen to share it
-            shared[names] = {column: known[column] for column in names}
-        out[name] = known[name], shared[names]
+        for column in (name, *regressors.values()):
+            if column not in columns:
+                columns[column] = data.numbers(column)
+        key = tuple(regressors.items())
+        if key not in designs:  # one object, so that equations are seen to share it
+            const = {CONSTANT: np.ones(len(data.rows))} if constant else {}
+            designs[key] = const | {regressor: columns[x] for regressor, x in key}
+        out[name] = columns[name], designs[key]
     return out
 
 
@@ -220,6 +232,18 @@ def coefficient_table(fit):
     return dict(zip(pairs, numbers.tolist(), strict=True))
 
 
+def _beside(sur, ols):
+    """Each coefficient and its standard error by least squares and by SUR."""
+    rows, last = [], None
+    for (equation, regressor), (b, se, *_) in sur.items():
+        b0, se0 = ols[equation, regressor][:2]
+        rows.append((short(equation) if equation != last else "", short(regressor),
+                     *map(number, (b0, se0, b, se)), percent(se / se0 - 1) + "%"))
+        last = equation
+    head = "", "", "OLS", "std err", "SUR", "std err", "std err"
+    return table(head, rows, gap=1, left=2)
+
+
 def _by_regressor(sur, ols):
     """For each regressor, the spread of its coefficients and what SUR does to their errors."""
     rows = []
@@ -228,17 +252,19 @@ def _by_regressor(sur, ols):
         coefs = [sur[pair][0] for pair in pairs]
         changes = [sur[pair][1] / ols[pair][1] - 1 for pair in pairs]
         sure = [sum(found[pair][3] < 0.05 for pair in pairs) for found in (ols, sur)]
-        rows.append((regressor[:20], str(len(pairs)),
-                     *(f"{x:.4g}" for x in (min(coefs), median(coefs), max(coefs))),
-                     *(f"{100 * x:+.1f}" for x in (min(changes), median(changes), max(changes))),
+        rows.append((short(regressor), str(len(pairs)),
+                     *(f"{x:.3g}" for x in (min(coefs), median(coefs), max(coefs))),
+                     *(percent(x) for x in (min(changes), median(changes), max(changes))),
                      *map(str, sure)))
-    if len(rows) > 40:
-        rest = len(rows) - 40
-        rows = [*rows[:40], (f"and {rest} more", *[""] * 9)]
-    return ("Coefficients by regressor, change of standard errors (%) from least squares equation"
-            "\nby equation, and coefficients with p < 0.05:\n\n"
-            + table(("", "eqs", "min", "median", "max", "se: min", "median", "max", "p<.05 OLS",
-                     "SUR"), rows, gap=1))
+    if len(rows) > MOST_REGRESSORS:
+        rest = len(rows) - MOST_REGRESSORS
+        rows = [*rows[:MOST_REGRESSORS], (f"and {rest} more", *[""] * 9)]
+    return "\n".join([
+        paragraph("Smallest, median and largest coefficients; change of their standard errors from"
+                  " those of least squares equation by equation (OLS), in percent; coefficients"
+                  " with p < 0.05."), "",
+        table(("", "eqs", "min", "median", "max", "se: min", "median", "max", "p: OLS", "SUR"),
+              rows, gap=1)])
 
 
 def _save(path, sur, ols):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from array import array
 from contextlib import contextmanager
 
@@ -35,7 +36,7 @@ class TableFile:
         self.path = str(path)
         with reading(self.path) as file:
             head = file.readline()
-            separator = max(_SEPARATORS, key=head.count)
+            separator = max(_SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
             names = [name.strip() for name in next(reader, [])]
