@@ -85,6 +85,13 @@ def test_one_direction_only(folders, forbidden):
             assert not reaches(file, target), f"{file.name} imports {target}"
 
 
+def test_nothing_imports_the_commands():
+    inside = within("cli", "__main__.py")
+    assert any(reaches(file, "mlrops.cli") for file in inside)
+    for file in set(FILES) - set(inside):
+        assert not reaches(file, "mlrops.cli"), f"{file.name} imports mlrops.cli"
+
+
 def test_shared_checks_know_nothing_of_the_package():
     assert {module for module, _ in imports(SHARED)} <= {"numpy", "numbers", "operator"}
 
