@@ -146,7 +146,7 @@ def test_gradient_is_zero_at_the_maximum(hierarchy, ranks):
 
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 @pytest.mark.parametrize("N, ranks, hierarchy", [
-    (14, 4, None), (25, (1, 0, 1), TREE), (60, 3, None)])
+    (20, 4, None), (25, (1, 0, 1), TREE), (60, 3, None)])
 @pytest.mark.parametrize("solver", ["cg", "lsmr"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_likelihood_never_falls(N, ranks, hierarchy, solver, seed):
@@ -190,7 +190,7 @@ def test_default_rules_stop_close_to_the_maximum():
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 def test_few_rows_do_not_stall(monkeypatch):
     """Where each half-step holds the other back, the two are taken together."""
-    Xs, Y, _, _ = draw(N=16)
+    Xs, Y, _, _ = draw(N=17)
     fit = als_gls(Xs, Y, 3, variance_floor=1e-4)
     assert fit.termination == "gradient" and fit.n_iter <= 20 and fit.boundary.size
     value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
@@ -385,13 +385,39 @@ def test_more_factors_than_equations_or_rows():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         many = als_gls(Xs, Y, 6)
-        few = als_gls(*draw(K=12, N=8, ranks=(1,), seed=1)[:2], 10, max_iter=8)
     assert many.capped == ((0, 0, 4),)
     assert not many.covariance.F[:, 4:].any()
     best = -0.5 * (4 * np.log(2 * np.pi) + 4 + np.linalg.slogdet(np.cov(many.resid.T, ddof=0))[1])
     assert many.loglik < best + 0.5
-    assert not few.covariance.F[:, 8:].any() and np.isfinite(few.loglik)
-    assert (np.diff(few.loglik_trace) >= 0).all()
+    with pytest.raises(ValueError, match="equation 0 has 8 rows for 2 regressors and 10 factors"):
+        als_gls(*draw(K=12, N=8)[:2], 10)
+
+
+@pytest.mark.parametrize("fit", [als_gls, em_gls])
+def test_likelihoods_without_a_maximum_are_refused(fit):
+    """Four equations of four regressors, the first one shared: 13 that are independent."""
+    Xs, Y, _, _ = draw(N=16)
+    message = ("with 3 factors the likelihood has no maximum: equations 2, 5, 8, 11 have 13"
+               " independent regressors, and 16 rows allow 12 for 4 equations")
+    with pytest.raises(ValueError, match=message):
+        fit(Xs, Y, 3)
+    ridged = als_gls(Xs, Y, 3, factor_ridge=1.0)
+    assert ridged.converged and not ridged.boundary.size
+    # The same for the leaf of a tree, and not for groups with fewer equations than that.
+    X4 = [np.random.default_rng(j).standard_normal((16, 4)) for j in range(12)]
+    with pytest.raises(ValueError, match="with 3 factors .* have 16 independent"):
+        fit(X4, Y, (1, 1, 1), TREE)
+    shared = als_gls([X4[0]] * 12, Y, 3, max_iter=2, tol=0.5)  # of these there are only four
+    assert np.isfinite(shared.loglik)
+
+
+def test_a_likelihood_without_a_maximum_can_be_climbed_without_end():
+    """What is refused: a direction along which the variances of four equations vanish."""
+    Xs, Y, _, _ = draw(N=16)
+    S = [2, 5, 8, 11]
+    columns = np.concatenate([Y[:, S], Xs[2], *(Xs[j][:, 1:] for j in S[1:])], axis=1)
+    null = np.linalg.svd(columns)[2][-1]
+    assert np.linalg.norm(columns @ null) < 1e-10 and np.abs(null[:4]).max() > 1e-3
 
 
 def test_repeated_equations_are_named():

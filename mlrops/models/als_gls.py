@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..hierarchy import Hierarchy
 from ..operators._validate import check_rank
 from ..operators.base import StructuredOperator
-from ..operators.mlr import MLR, check_ranks
+from ..operators.mlr import MLR
 from .beta_step import SOLVERS, beta_step
 from .convergence import ConvergenceWarning
 from .em import loading_penalty
@@ -20,6 +20,7 @@ from .run import Rules
 from .start import capped_groups
 from .sur_climb import Climb, warn_of
 from .sur_data import read_equations
+from .sur_limits import check_bounded, check_carried
 from .sur_result import SURResult
 
 __all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
@@ -198,7 +199,9 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
     if data.observed is not None and options.solver != "cg":
         raise ValueError('missing samples need solver="cg"')
     hierarchy = check_hierarchy(hierarchy, data.K)
-    ranks = check_ranks(ranks, hierarchy)
+    ranks = check_carried(data, hierarchy, ranks)
+    if not options.factor_ridge:
+        check_bounded(data, hierarchy, ranks)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     order = hierarchy.permutation
     climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)

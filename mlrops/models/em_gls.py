@@ -3,12 +3,13 @@
 import numpy as np
 
 from ..operators.elementary import Dense
-from ..operators.mlr import MLR, check_ranks
+from ..operators.mlr import MLR
 from .als_gls import SUROptions, check_hierarchy
 from .run import SMALL_GAINS, independent_loglik
 from .start import capped_groups, start
 from .sur_climb import residual_source, warn_of
 from .sur_data import read_equations
+from .sur_limits import check_bounded, check_carried
 from .sur_result import SURResult
 
 __all__ = ["em_gls"]
@@ -66,7 +67,8 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
                                  variance_floor=variance_floor)
     rules, data = options.rules, read_equations(Xs, Y)
     hierarchy = check_hierarchy(hierarchy, data.K)
-    ranks = check_ranks(ranks, hierarchy)
+    ranks = check_carried(data, hierarchy, ranks)
+    check_bounded(data, hierarchy, ranks)
     system = data.system()
     E = system.residuals(system.ols)
     system.check_errors(E)

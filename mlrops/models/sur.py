@@ -10,7 +10,7 @@ from .sur_constraints import parameter_names, read_constraints
 from .sur_covariance import CovConfig
 from .sur_equations import read_system
 from .sur_groups import read_covariance, read_hierarchy
-from .sur_selection import CRITERIA, check_carried, select_system_ranks
+from .sur_selection import CRITERIA, select_system_ranks
 
 __all__ = ["SUR"]
 
@@ -327,7 +327,6 @@ progress, callback
                 raise ValueError(f"rank_options choose ranks, which are given: {ranks!r}")
             if covariance is None and ranks is not None:
                 hierarchy = check_hierarchy(hierarchy, self.data.K)
-                ranks = check_carried(self.data, hierarchy, ranks)
             fit = fit_system(self.data, ranks, hierarchy, options, covariance=covariance,
                              progress=progress, callback=callback)
         if selection is not None:

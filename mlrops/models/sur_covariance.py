@@ -15,7 +15,7 @@ from .coefficient_inverse import CoefficientInverse
 from .options import check_number
 from .small_sample import corrected_covariance
 
-__all__ = ["KINDS", "CovConfig", "estimate"]
+__all__ = ["KINDS", "CovConfig", "estimate", "joint_estimate"]
 
 # Lags of the pilot estimate are 4 (N / 100)^power; bandwidths constant N^(1 / (2 q + 1)).
 KERNELS = {"bartlett": (1, 1.1447, 2 / 9), "parzen": (2, 2.6614, 4 / 25), "qs": (2, 1.3221, 2 / 25)}
@@ -68,7 +68,7 @@ def precise(result):
 # ---------------------------------------------------------------- from the model
 
 
-def _unadjusted(result, debiased=None):
+def _unadjusted(result, debiased=None, joint=False):
     known = result.covariance_is_known
     if known and debiased:
         raise ValueError("debiased=True corrects a Σ that was estimated; this one is known")
@@ -76,15 +76,26 @@ def _unadjusted(result, debiased=None):
     if debiased is None:
         debiased = not known
     if debiased:
-        covariance = _small_sample(result, covariance)
+        covariance = _small_sample(result, covariance, joint)
     return CoefficientInverse(system, covariance)
 
 
-def _small_sample(result, covariance, **options):
+def _small_sample(result, covariance, joint=False, **options):
     """Σ of a fit, corrected for the coefficients and factors that were estimated with it."""
     data = result.data
-    return corrected_covariance(covariance, data.nobs, data.p, shared=one_least_squares(result),
-                                **options)
+    return corrected_covariance(covariance, data.nobs, data.p,
+                                shared=one_least_squares(result) and not joint, **options)
+
+
+def joint_estimate(result):
+    """The covariance in use, for tests across equations.
+
+    With shared X coefficients take no weights from Σ, but such a test does.
+    """
+    config = result.cov_config
+    if config.kind == "unadjusted" and one_least_squares(result):
+        return _unadjusted(result, **config.options, joint=True)
+    return result._cov
 
 
 def one_least_squares(result):

@@ -13,8 +13,9 @@ from ..operators._validate import check_rank, name_some
 from .bootstrap import drawn_data
 from .convergence import ConvergenceWarning
 from .criteria import degrees_of_freedom
-from .small_sample import wald_df
+from .small_sample import residual_df, wald_df
 from .sur_constraints import read_constraints
+from .sur_covariance import joint_estimate
 from .sur_data import SystemNames
 from .sur_measures import sums_of_squares
 
@@ -121,7 +122,10 @@ def wald(fit, R, q, null, use_f=None):
     gap = R @ np.concatenate(fit.coefficients).astype(float) - q
     T = _independent(fit, R, q, gap)
     used = np.flatnonzero(R.any(axis=0))
-    R, gap, V = T @ R[:, used], T @ gap, _covariance_among(fit, used)
+    equations = np.repeat(np.arange(fit.K), fit.data.p)[used]
+    across = np.unique(equations).size > 1
+    V = _covariance_among(joint_estimate(fit) if across else fit._cov, fit.P, used)
+    R, gap = T @ R[:, used], T @ gap
     spread = np.sqrt(np.einsum("mi,ij,mj->m", R, V, R))
     R, gap = R / spread[:, None], gap / spread  # restrictions of variance 1: no units
     W = R @ V @ R.T
@@ -131,8 +135,7 @@ def wald(fit, R, q, null, use_f=None):
             f"the {fit.cov_kind} covariance of the coefficients is singular along the {len(W)}"
             " restrictions: test fewer at a time, or with another covariance (with_cov)")
     chi2, m = float(np.sum(np.square(axes.T @ gap) / value)), len(W)
-    equations = np.repeat(np.arange(fit.K), fit.data.p)[used]
-    df = np.asarray(fit.df_resid, float)
+    df = _joint_df(fit) if across else np.asarray(fit.df_resid, float)
     known = np.isinf(df[equations]).any()
     if use_f is False or (use_f is None and known):
         return HypothesisTest(chi2, float(chdtrc(m, chi2)), m, null=null)
@@ -141,14 +144,21 @@ def wald(fit, R, q, null, use_f=None):
     return HypothesisTest(chi2 / m, float(pvalue), m, df_denom, null=null)
 
 
-def _covariance_among(fit, used):
+def _joint_df(fit):
+    """Degrees of freedom of the equations for tests across them; see `joint_estimate`."""
+    if fit.covariance_is_known:
+        return np.full(fit.K, np.inf)
+    return residual_df(fit.covariance, fit.data.nobs, fit.data.p)
+
+
+def _covariance_among(covariance, P, used):
     """Covariance of the coefficients of these numbers."""
     out = np.empty((used.size, used.size))
     for start in range(0, used.size, COLUMNS):
         some = used[start : start + COLUMNS]
-        unit = np.zeros((fit.P, some.size))
+        unit = np.zeros((P, some.size))
         unit[some, np.arange(some.size)] = 1
-        out[:, start : start + some.size] = fit._cov_times(unit)[used]
+        out[:, start : start + some.size] = covariance.times(unit)[used]
     return (out + out.T) / 2
 
 

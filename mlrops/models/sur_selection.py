@@ -4,16 +4,14 @@ import math
 
 import numpy as np
 
-from ..operators._validate import name_some
 from ..operators.incomplete_solve import IncompletePrecision, ObservedCells
-from ..operators.mlr import check_ranks
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .criteria import degrees_of_freedom
 from .selection import CRITERIA, choose_ranks
 from .sur_data import read_equations
 from .sur_system import Weighting
 
-__all__ = ["CRITERIA", "check_carried", "select_sur_ranks", "select_system_ranks"]
+__all__ = ["CRITERIA", "select_sur_ranks", "select_system_ranks"]
 
 
 def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic", strategy="greedy",
@@ -109,7 +107,6 @@ class SystemFits:
 
     def fit(self, ranks, rows=None, near=None):
         data = self._take(rows)
-        ranks = check_carried(data, self.hierarchy, ranks)
         return fit_system(data, ranks, self.hierarchy, self._options, callback=self._callback)
 
     def score(self, fit, rows):
@@ -142,29 +139,6 @@ class SystemFits:
         widths = sorted({id(X): X.shape[1] for X in self.data.Xs}.values(), reverse=True)
         total = np.cumsum(widths + [0] * (rows - len(widths)))[:rows]  # of R + 1 equations
         return max(0, int(np.count_nonzero(np.arange(rows) + total < rows)) - 1)
-
-
-def check_carried(data, hierarchy, ranks):
-    """Ranks that the rows carry; of a single equation 0, which has no other to share factors with.
-
-    With as many regressors and factors as cells an equation could be fitted exactly, whatever its
-    coefficients.
-    """
-    ranks = check_ranks(ranks, hierarchy)
-    if data.K == 1:
-        return (0,) * len(ranks)
-    factors = sum(np.minimum(r, hierarchy.group_sizes(level))[hierarchy.labels(level)]
-                  for level, r in enumerate(ranks))
-    needed = data.p + factors
-    bad = np.flatnonzero(data.nobs <= needed)
-    if bad.size:
-        j = bad[0]
-        label = range(data.K) if data.names is None else data.names.equations
-        raise ValueError(
-            f"equation {label[j]} has {data.nobs[j]} rows for {data.p[j]} regressors and"
-            f" {factors[j]} factors; more rows than both together are needed ({bad.size} equations:"
-            f" {name_some(label[i] for i in bad)}): lower the ranks")
-    return ranks
 
 
 def held_out_loglik(fit, data):
