@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import mlrops
+from mlrops import SUR
 from mlrops.__main__ import main
 from mlrops.cli.table_file import TableFile
 from mlrops.datasets import load_french, simulate_sur
 from mlrops.hierarchy import Hierarchy
-from mlrops.models.sur import SUR
 
 GROUPS = ["north", "north", "north", "south", "south", "south"]
 NAMES = [f"ret_{letter}" for letter in "abcdef"]
@@ -96,6 +96,7 @@ def test_a_file_of_data_and_a_file_of_groups(files, fit, tmp_path):
     out, err = run("sur", "--data", data, "--index-column", "year", "--dependent", "ret_*",
                    "--exog", "x,z", "--groups", groups, "--ranks", "1,1", "-o", picture,
                    "--save-table", saved)
+    assert "the same X" not in out  # one of them lacks rows
     assert "60 rows, 1940 to 1999; 6 equations with 57 to 60 of these rows." in out
     assert "Seemingly unrelated regressions" in out and "Missing cells: 3 of 360." in out
     assert max(map(len, out.replace(str(data), "").splitlines())) <= 100
@@ -181,6 +182,7 @@ def test_many_equations_are_described_by_regressor(tmp_path, capsys):
     assert main(["sur", "--data", str(data), "--dependent", "*", "--exog", "x", "--ranks", "1",
                  "-o", str(tmp_path / "p.png")]) == 0
     out = capsys.readouterr().out
+    assert "All equations have the same X: SUR is least squares" in out
     lines = [line for line in out.splitlines() if str(tmp_path) not in line]
     assert len(lines) < 30 and max(map(len, lines)) <= 80
     (line,) = re.findall(r"^x +(.*)$", out, re.MULTILINE)

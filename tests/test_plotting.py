@@ -62,7 +62,7 @@ def test_dots_and_intervals_are_the_coefficients_in_tree_order(fits):
             np.testing.assert_array_equal(lines[:, 0, 1], found[label][:, 1])
     assert [text.get_text() for text in axes[0].get_yticklabels()] == [str(j) for j in order]
     assert axes[0].get_ylim() == (8, 0)
-    assert "90%" in axes[0].figure.get_supxlabel()
+    assert any("90%" in text.get_text() for text in axes[0].figure.texts)
 
 
 def test_several_results_stand_below_one_another_within_their_row(fits):

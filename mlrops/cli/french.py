@@ -192,5 +192,5 @@ def _picture(factors, past):
     left.supxlabel("coefficient and 95% interval", fontsize=9)
     (slope,) = plot_coefficients({"least squares": past[2], "SUR, tree": past[0]}, ["past"],
                                  [right.subplots()])
-    slope.set_title("slope", fontsize=10)
+    slope.set_title("slope and 95% interval", fontsize=10)
     return figure

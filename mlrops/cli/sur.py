@@ -44,6 +44,8 @@ def regress(args):
         tables = {label: coefficient_table(result)
                   for label, result in (("sur", fit), ("ols", plain))}
     print((_beside if fit.K <= MOST_EQUATIONS else _by_regressor)(**tables))
+    if len({id(X) for X in model.data.Xs}) == 1 < fit.K:
+        print("\nAll equations have the same X: SUR is least squares, whatever the errors.")
     if args.save_table is not None:
         _save(args.save_table, **tables)
         print(f"\nCoefficients written to {args.save_table}")
