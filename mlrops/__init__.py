@@ -16,6 +16,7 @@ F_l        columns of F that belong to level l, (n, r_l), block diagonal over th
 leaf       a group of the finest level; its rows all see the same R factors, one block a level
 Σ          Σ_l F_l F_lᵀ + diag(D)
 Y          data (N, n), one sample a row
+K, k       equations and factors of systems of regressions: loadings (K, k), Xs K arrays (N, p_j)
 ========== =========================================================================================
 
 A worked example
@@ -48,6 +49,7 @@ from . import datasets
 from .hierarchy import Hierarchy
 from .io import load, save
 from .models import (
+    SUR,
     ConvergenceWarning,
     FactorModelResult,
     GLSResult,
@@ -58,6 +60,7 @@ from .models import (
     fit_factor_model,
     gls,
     select_ranks,
+    select_sur_ranks,
 )
 from .operators import (
     MLR,
@@ -100,6 +103,7 @@ __all__ = [
     "Permutation",
     "Product",
     "RankSelection",
+    "SUR",
     "SURResult",
     "Scaled",
     "StructuredOperator",
@@ -116,4 +120,5 @@ __all__ = [
     "load",
     "save",
     "select_ranks",
+    "select_sur_ranks",
 ]

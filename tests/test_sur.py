@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 from linearmodels.system import SUR as Reference
 
-from mlrops import ConvergenceWarning, als_gls
+from mlrops import SUR, ConvergenceWarning, als_gls
 from mlrops.datasets import load_french, load_grunfeld, simulate_sur
-from mlrops.models.sur import SUR
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlrops import Dense, Diagonal, Hierarchy
-from mlrops.models.sur import SUR
+from mlrops import SUR, Dense, Diagonal, Hierarchy
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlrops import ConvergenceWarning, Hierarchy, RankSelection, als_gls
+from mlrops import SUR, ConvergenceWarning, Hierarchy, RankSelection, als_gls
 from mlrops.datasets import simulate_sur
 from mlrops.models import sur_selection
 from mlrops.models.criteria import degrees_of_freedom
-from mlrops.models.sur import SUR
 from mlrops.models.sur_data import SURData, read_equations
 from mlrops.models.sur_selection import held_out_loglik, select_sur_ranks
 

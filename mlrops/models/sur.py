@@ -90,7 +90,7 @@ class SUR:
     Investment of 11 firms by their value and capital stock, with one factor in the errors:
 
     >>> from mlrops.datasets import load_grunfeld
-    >>> from mlrops.models.sur import SUR
+    >>> from mlrops import SUR
     >>> panel = load_grunfeld().to_frame()
     >>> panel["const"] = 1.0
     >>> regressors = ["value", "capital", "const"]
@@ -147,7 +147,7 @@ class SUR:
         Examples
         --------
         >>> import numpy as np
-        >>> from mlrops.models.sur import SUR
+        >>> from mlrops import SUR
         >>> rng = np.random.default_rng(0)
         >>> model = SUR.multivariate_ls(rng.standard_normal((50, 3)), np.ones(50))
         >>> model.param_names

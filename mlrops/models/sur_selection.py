@@ -29,9 +29,10 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     criterion : {"bic", "aic", "cv"}, optional
         ``-2 N loglik + df log N``, ``-2 N loglik + 2 df``, or the average log-likelihood of rows
         that were left out of the fit, coefficients included, averaged over folds.
-    candidates, strategy, max_rank, total_rank, max_storage, exact, start, n_folds, shuffle, \
-folds, one_standard_error, refit, progress, random_state
-        As in `select_ranks`, samples being rows and features equations.
+    candidates, strategy, max_rank, total_rank, max_storage, exact, start
+        What is compared, as in `select_ranks`, samples being rows and features equations.
+    n_folds, shuffle, folds, one_standard_error, refit, progress, random_state
+        As in `select_ranks`.
     **fit_options
         Further options of `als_gls` (``tol``, ``max_iter``, ...).
 
@@ -59,7 +60,7 @@ folds, one_standard_error, refit, progress, random_state
     *Ranks are generated* as long as the likelihood has a maximum in every training part.  With R
     factors and N rows it has none where R + 1 equations have N - R regressors or more in all, one
     array that several share counted once: with p regressors each, R goes up to about N / (p + 1).
-    Listed candidates may have more, less than ``N - p``; their fits end at the floor of D.
+    Listed candidates that have more are refused.
 
     Every candidate starts as `als_gls` does by itself: starts from a neighbour's fit, as
     `select_ranks` takes them, needed no fewer updates of Σ (32 equations on a tree, 20 candidates:
@@ -73,7 +74,7 @@ folds, one_standard_error, refit, progress, random_state
     Examples
     --------
     >>> from mlrops.datasets import simulate_sur
-    >>> from mlrops.models.sur_selection import select_sur_ranks
+    >>> from mlrops import select_sur_ranks
     >>> sim = simulate_sur(20, 3, ranks=2, n_samples=200, random_state=0)
     >>> selection = select_sur_ranks(sim.Xs, sim.Y, candidates=range(5))
     >>> selection.ranks, selection.fit.covariance.ranks
