@@ -16,6 +16,7 @@ from mlrops.operators import (
     BlockDiagonal,
     Dense,
     Diagonal,
+    GeneralMLR,
     Identity,
     Inverse,
     Kronecker,
@@ -53,6 +54,36 @@ def dense_mlr(hierarchy, factors, D):
         F = np.asarray(F, float)
         out += (labels[:, None] == labels) * (F @ F.T)
     return out
+
+
+def dense_general(rows, cols, left, right):
+    out = np.zeros((rows.n, cols.n))
+    for level, (B, C) in enumerate(zip(left, right, strict=True)):
+        paired = rows.labels(level)[:, None] == cols.labels(level)
+        out += paired * (np.asarray(B, float) @ np.asarray(C, float).T)
+    return out
+
+
+def tree_pairs():
+    """Name and (rows, cols, ranks): permuted unlike, unequal groups, rank 0, one-wide groups."""
+    p = [4, 0, 7, 2, 6, 1, 5, 3]
+    square = Hierarchy(p, [[0, 8], [0, 3, 8], [0, 1, 3, 5, 8]])
+    singles = Hierarchy(p, [[0, 8], [0, 3, 8], list(range(9))])
+    return {
+        "diagonal level": (singles, singles, (1, 2, 1)),
+        "full leaves": (square, square, (1, 1, 3)),
+        "unlike leaves": (square, Hierarchy(p[::-1], [[0, 8], [0, 4, 8], [0, 2, 4, 6, 8]]),
+                          (2, 2, 2)),
+        "rank 0 level": (Hierarchy.balanced(6, [1, 2, 6]), Hierarchy.balanced(6, [1, 2, 6]),
+                         (0, 2, 1)),
+        "low rank": (square, square, (1, 1, 0)),
+        "no factors": (Hierarchy.flat(3), Hierarchy.flat(3), (0,)),
+        "one entry": (Hierarchy.flat(1), Hierarchy.flat(1), (2,)),
+        "wide": (Hierarchy([2, 0, 3, 1], [[0, 4], [0, 1, 4], [0, 1, 2, 4]]),
+                 Hierarchy([6, 2, 4, 0, 1, 5, 3], [[0, 7], [0, 5, 7], [0, 5, 6, 7]]), (1, 0, 2)),
+        "tall forest": (Hierarchy([6, 2, 4, 0, 1, 5, 3], [[0, 5, 7], [0, 2, 5, 7]]),
+                        Hierarchy.from_boundaries([[0, 2, 4], [0, 1, 2, 4]]), (1, 2)),
+    }
 
 
 def trees():
@@ -93,6 +124,10 @@ class Bench:
         factors = [self.normal(hierarchy.n, r) for r in ranks]
         D = self.positive(hierarchy.n)
         return MLR(hierarchy, factors, D), dense_mlr(hierarchy, factors, D)
+
+    def general(self, rows, cols, ranks):
+        left, right = ([self.normal(h.n, r) for r in ranks] for h in (rows, cols))
+        return GeneralMLR(rows, cols, left, right), dense_general(rows, cols, left, right)
 
 
 def market(dtype=np.float64):
@@ -237,4 +272,20 @@ def market(dtype=np.float64):
     H = bench.normal(8, 2)
     put("mlr update", Woodbury(A, H), dense + H.astype(f8) @ H.T)
     put("mlr negated", -A, -dense)
+    B, other = bench.mlr(hierarchy, ranks)
+    put("general difference", A - B, dense - other)
+    put("general product", A @ B, dense @ other)
+    put("general square", A @ A, dense @ dense)
+    put("general from mlr", A.to_general(), dense)
+    put("general negated", -A.to_general(), -dense)
+
+    made = Bench(dtype, seed=1)
+    for name, (rows, cols, ranks) in tree_pairs().items():
+        A, dense = made.general(rows, cols, ranks)
+        put(f"general {name}", A, dense)
+        if name in ("diagonal level", "unlike leaves", "wide"):
+            put(f"general {name} transposed", A.T, dense.T)
+    rows, cols, ranks = tree_pairs()["wide"]
+    A, dense = made.general(rows, cols, ranks)
+    put("general gram", A @ A.T, dense @ dense.T)
     return pairs

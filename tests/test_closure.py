@@ -13,6 +13,7 @@ from mlrops.operators import (
     BlockDiagonal,
     Dense,
     Diagonal,
+    GeneralMLR,
     Identity,
     Kronecker,
     LowRank,
@@ -179,7 +180,8 @@ SUMS = [
     (blocks, blocks2, BlockDiagonal), (blocks, -blocks2, Sum), (kron, kron2, Sum),
     (blocks, kron, Sum), (perm, diag, Sum), (perm, dense, Sum), (Sum(perm, dense), low, Sum),
     (Wrapped(csr_array(X)), low, Sum),
-    (mlr, diag, MLR), (mlr, -0.5 * diag, MLR), (mlr, -1 * diag, Sum), (mlr, neg, Sum),
+    (mlr, diag, MLR), (mlr, -0.5 * diag, MLR), (mlr, -1 * diag, GeneralMLR), (mlr, neg, GeneralMLR),
+    (mlr, -mlr2, GeneralMLR), (mlr, -forest, Sum),
     (mlr, mlr2, MLR), (mlr, sym, MLR), (mlr, lrd2, MLR), (mlr, low, Woodbury),
     (mlr, -sym, Woodbury), (mlr, forest, Sum), (forest, sym, Woodbury), (forest, lrd2, Woodbury),
     (forest, low, Woodbury), (mlr.inv(), sym, Woodbury), (mlr.inv(), diag, Sum),
@@ -197,7 +199,8 @@ PRODUCTS = [
     (blocks, BlockDiagonal(X[:3, :3], X[:3, :3]), Product),
     (BlockDiagonal(F[:2], F[:4]), BlockDiagonal(F[:3, :2], F[3:, :1]), BlockDiagonal),
     (lrd, lrd2, Product), (lrd, lrd, Product), (dense, Dense(Y), Product), (-lrd, lrd2, Scaled),
-    (lrd, -lrd2, Scaled), (-lrd, -lrd2, Product), (mlr, mlr2, Product), (perm, diag, Product),
+    (lrd, -lrd2, Scaled), (-lrd, -lrd2, Product), (mlr, mlr2, GeneralMLR),
+    (mlr, forest, Product), (perm, diag, Product),
 ]
 
 MULTIPLES = [

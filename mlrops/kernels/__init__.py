@@ -12,8 +12,8 @@ leaf is the slice ``leaf_off[q]:leaf_off[q + 1]``, and level l owns the columns
 
 from importlib import import_module
 
-_LAZY = ("curvature", "groups", "incomplete", "incomplete_solve", "layout", "leaf", "moments",
-         "root", "scratch", "tree", "vectors")
+_LAZY = ("bisection", "curvature", "groups", "incomplete", "incomplete_solve", "layout", "leaf",
+         "moments", "paired", "root", "scratch", "tree", "vectors")
 
 
 def __getattr__(name):

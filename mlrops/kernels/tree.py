@@ -16,7 +16,7 @@ from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
 from .scratch import scratch
 
 __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
-           "posterior", "regress", "solve", "spread"]
+           "posterior", "regress", "solve", "spread", "transfer"]
 
 
 def _share(task, layout, k):
@@ -132,6 +132,17 @@ def spread(F, p, W, x, layout, sign=1.0):
     """``diag(p) x + sign F_spread W`` for node rows W (s, k) and x (n, k)."""
     out = np.empty_like(x)
     _down(W, None, layout, lambda lo, hi, Z: leaf.dot(F, Z, x, p, layout, lo, hi, out, sign=sign))
+    return out
+
+
+def transfer(B, C, x, rows, cols):
+    """``B_spread C_spreadᵀ x``, (m, k), for x (n, k).
+
+    B (m, R) lies on the layout `rows`, C (n, R) on `cols`: two trees of one shape.
+    """
+    W = _up(C, x, None, None, cols)
+    out, none = np.zeros((rows.n, x.shape[1]), B.dtype), np.zeros(rows.n, B.dtype)
+    _down(W, None, rows, lambda lo, hi, Z: leaf.dot(B, Z, out, none, rows, lo, hi, out))
     return out
 
 

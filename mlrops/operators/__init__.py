@@ -1,11 +1,15 @@
 """Matrices as SciPy linear operators with solve, determinant, inverse and square root."""
 
+from . import closure_mlr  # noqa: F401 - enters its rules in the tables of closure
 from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .check import OperatorReport, check_operator
 from .closure import add, matmul, power, scale
 from .composed import Inverse, Product, Scaled, Sum, Transposed
+from .convergence import ConvergenceWarning
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
+from .general_mlr import GeneralMLR
+from .general_solve import LstsqInfo
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
 from .woodbury import LowRankPlusDiagonal, Woodbury
@@ -14,13 +18,16 @@ from .wrapped import Wrapped, as_operator
 __all__ = [
     "MLR",
     "BlockDiagonal",
+    "ConvergenceWarning",
     "Dense",
     "Diagonal",
+    "GeneralMLR",
     "Identity",
     "Inverse",
     "Kronecker",
     "LowRank",
     "LowRankPlusDiagonal",
+    "LstsqInfo",
     "MLRInverse",
     "OperatorReport",
     "Permutation",

@@ -4,6 +4,7 @@ A rule is one function, one line of mathematics, and returns the tightest type. 
 along the classes of both operands, most special first; a rule that does not apply (a diagonal that
 is not positive, shapes that do not match) returns None and the next one is asked.  Sums commute, so
 a rule of `ADD` serves both orders.  Where no rule applies there are `Sum`, `Product` and `Scaled`.
+The rules of multilevel matrices are entered by `closure_mlr`.
 """
 
 import itertools
@@ -17,8 +18,6 @@ from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .composed import Product, Scaled, Sum
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
-from .mlr import MLR
-from .mlr_inverse import MLRInverse
 from .woodbury import LowRankPlusDiagonal, Woodbury, WoodburyInverse
 from .wrapped import as_operator, as_scalar
 
@@ -309,42 +308,11 @@ def _(A, B):  # A + (diag(d) + U C Vᵀ) = (A + diag(d)) + U C Vᵀ
     return Woodbury(base, part.U, part.C, part.V, _positive_definite=_proved(A, B))
 
 
-@_rule(ADD, MLR, Diagonal)
-def _(A, B):  # Σ_l F_l F_lᵀ + diag(D) + diag(d)
-    return _mlr(A, A.F, A.D + B.d)
-
-
-@_rule(ADD, MLR, MLR)
-def _(A, B):  # levels side by side: F_l F_lᵀ + G_l G_lᵀ = [F_l G_l] [F_l G_l]ᵀ
-    if A.hierarchy != B.hierarchy:
-        return None
-    levels = [np.hstack(pair) for pair in zip(A.factors, B.factors, strict=True)]
-    return MLR(A.hierarchy, levels, A.D + B.D)
-
-
-@_rule(ADD, MLR, LowRank)
-@_rule(ADD, MLR, LowRankPlusDiagonal)
-def _(A, B):  # one group at the top: its factors and U stand side by side
-    part = _split(B)
-    if A.hierarchy.group_counts[0] != 1 or not B.symmetric:
-        return None
-    top, *levels = A.factors
-    return MLR(A.hierarchy, [np.hstack([top, part.U]), *levels],
-               A.D if part.d is None else A.D + part.d)
-
-
 @_rule(ADD, BlockDiagonal, BlockDiagonal)
 def _(A, B):  # (A₁ ⊕ A₂) + (B₁ ⊕ B₂) = (A₁ + B₁) ⊕ (A₂ + B₂)
     if [op.shape for op in A.ops] != [op.shape for op in B.ops]:
         return None
     return BlockDiagonal([add(a, b) for a, b in zip(A.ops, B.ops, strict=True)])
-
-
-def _mlr(A, F, D):
-    """An MLR like A with factors F and diagonal D, None unless D is positive."""
-    if not (D > 0).all():
-        return None
-    return MLR.from_compact(A.hierarchy, A.ranks, F, D, copy=False)
 
 
 # ---------------------------------------------------------------- products
@@ -468,11 +436,6 @@ def _(A, c):  # c (F Fᵀ + D) = (√c F)(√c F)ᵀ + cD
     return LowRankPlusDiagonal(math.sqrt(c) * A.F, D) if c > 0 and D.all() else None
 
 
-@_rule(SCALE, MLR)
-def _(A, c):  # the same, level by level
-    return _mlr(A, math.sqrt(c) * A.F, c * A.D) if c > 0 else None
-
-
 @_rule(SCALE, Woodbury)
 def _(A, c):  # c (A + U C Vᵀ) = cA + U (cC) Vᵀ
     if c <= 0:
@@ -481,7 +444,6 @@ def _(A, c):  # c (A + U C Vᵀ) = cA + U (cC) Vᵀ
     return Woodbury(scale(A.base, c), A.U, C, A.V, _positive_definite=A.positive_definite)
 
 
-@_rule(SCALE, MLRInverse)
 @_rule(SCALE, WoodburyInverse)
 def _(A, c):  # c A⁻¹ = (A / c)⁻¹
     return scale(A.inv(), 1 / c).inv() if c > 0 else None

@@ -405,6 +405,17 @@ class MLR(StructuredOperator):
 
         return self._relevel(truncate)
 
+    def to_general(self):
+        """The same matrix as a `GeneralMLR`: D becomes a finest level of single features.
+
+        Returns
+        -------
+        GeneralMLR
+        """
+        from .general_mlr import GeneralMLR
+
+        return GeneralMLR.from_mlr(self)
+
     def restrict(self, features):
         """The principal submatrix of some features.
 
