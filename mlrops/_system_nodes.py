@@ -4,11 +4,11 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .models.als_gls import SUROptions
 from .models.selection import RankRecord, RankSelection
-from .models.sur_covariance import CovConfig
-from .models.sur_data import SURData, SystemNames
-from .models.sur_result import SURResult
+from .models.sur.als_gls import SUROptions
+from .models.sur.covariance import CovConfig
+from .models.sur.data import SURData, SystemNames
+from .models.sur.result import SURResult
 from .operators import MLR, StructuredOperator
 from .operators._validate import as_finite, as_positive
 

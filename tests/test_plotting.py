@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 from mlrops import MLR, Hierarchy, als_gls  # noqa: E402
 from mlrops.datasets import simulate_sur  # noqa: E402
-from mlrops.models.sur import SUR  # noqa: E402
+from mlrops.models.sur.model import SUR  # noqa: E402
 from mlrops.plotting import (  # noqa: E402
     plot_coefficients,
     plot_correlation,

@@ -10,10 +10,10 @@ import pytest
 
 from mlrops import SUR, ConvergenceWarning, Hierarchy, RankSelection, als_gls
 from mlrops.datasets import simulate_sur
-from mlrops.models import sur_selection
 from mlrops.models.criteria import degrees_of_freedom
-from mlrops.models.sur_data import SURData, read_equations
-from mlrops.models.sur_selection import held_out_loglik, select_sur_ranks
+from mlrops.models.sur import selection as sur_selection
+from mlrops.models.sur.data import SURData, read_equations
+from mlrops.models.sur.selection import held_out_loglik, select_sur_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

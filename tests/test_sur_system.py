@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mlrops import MLR, Dense, Diagonal, Hierarchy, LowRankPlusDiagonal
-from mlrops.models.beta_step import beta_step
-from mlrops.models.sur_data import read_equations
-from mlrops.models.sur_system import StackedSystem, inverse_diagonal
+from mlrops.models.sur.beta_step import beta_step
+from mlrops.models.sur.data import read_equations
+from mlrops.models.sur.system import StackedSystem, inverse_diagonal
 
 
 def dense_gls(Xs, Y, sigma):

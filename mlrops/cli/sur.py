@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from ..models.sur import SUR
+from ..models.sur.model import SUR
 from ..models.text import number, short
 from ..operators._validate import name_some
 from .errors import CommandError, unknown

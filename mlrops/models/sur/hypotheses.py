@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc, fdtrc
 
-from ..operators._validate import check_rank, name_some
+from ...operators._validate import check_rank, name_some
+from ..convergence import ConvergenceWarning
+from ..criteria import degrees_of_freedom
 from .bootstrap import drawn_data
-from .convergence import ConvergenceWarning
-from .criteria import degrees_of_freedom
+from .constraints import read_constraints
+from .covariance import joint_estimate
+from .data import SystemNames
+from .measures import sums_of_squares
 from .small_sample import residual_df, wald_df
-from .sur_constraints import read_constraints
-from .sur_covariance import joint_estimate
-from .sur_data import SystemNames
-from .sur_measures import sums_of_squares
 
 __all__ = ["HypothesisTest", "breusch_pagan", "coefficient_names", "homogeneity",
            "likelihood_ratio", "restrictions_test", "wald"]
@@ -49,7 +49,7 @@ class HypothesisTest:
 
     Examples
     --------
-    >>> from mlrops.models.sur_hypotheses import HypothesisTest
+    >>> from mlrops.models.sur.hypotheses import HypothesisTest
     >>> HypothesisTest(9.49, 0.05, 4, name="Breusch-Pagan", null="uncorrelated errors")
     <Breusch-Pagan: chi2(4) = 9.49, p = 0.0500; null: uncorrelated errors>
     """

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..hierarchy import Hierarchy
-from ..operators._validate import as_finite, name_some
-from ..operators.base import StructuredOperator
-from ..operators.elementary import Dense
+from ...hierarchy import Hierarchy
+from ...operators._validate import as_finite, name_some
+from ...operators.base import StructuredOperator
+from ...operators.elementary import Dense
 
 __all__ = ["read_covariance", "read_hierarchy"]
 

@@ -5,14 +5,14 @@ from functools import cached_property
 
 import numpy as np
 
-from ..operators._validate import as_finite
-from ..operators.base import StructuredOperator
-from . import sur_measures
-from .frames import frame_values
-from .sur_covariance import CovConfig
-from .sur_data import SURData
-from .sur_inference import Inference
-from .sur_tests import SystemTests
+from ...operators._validate import as_finite
+from ...operators.base import StructuredOperator
+from ..frames import frame_values
+from . import measures
+from .covariance import CovConfig
+from .data import SURData
+from .inference import Inference
+from .tests import SystemTests
 
 __all__ = ["SURResult"]
 
@@ -248,7 +248,7 @@ class SURResult(Inference, SystemTests):
 
         NaN in Y marks a missing cell, which is left out: Σ must then be an MLR.
         """
-        return sur_measures.loglik_samples(self, Xs, Y)
+        return measures.loglik_samples(self, Xs, Y)
 
     def score(self, Xs, Y):
         """Average log-likelihood a row on data (M, K); see `score_samples`."""

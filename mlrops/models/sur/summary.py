@@ -4,9 +4,8 @@ import textwrap
 
 import numpy as np
 
-from ..operators._validate import name_some
-from .sur_hypotheses import coefficient_names
-from .text import (
+from ...operators._validate import name_some
+from ..text import (
     NAME,
     WIDTH,
     coefficient_columns,
@@ -16,6 +15,7 @@ from .text import (
     side_by_side,
     title,
 )
+from .hypotheses import coefficient_names
 
 __all__ = ["coefficient_frame", "flat", "summarize_system"]
 

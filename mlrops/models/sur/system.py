@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from ..operators._validate import name_some
-from ..operators.elementary import Dense
-from ..operators.incomplete import IncompleteSamples
-from ..operators.incomplete_solve import IncompletePrecision, ObservedCells
+from ...operators._validate import name_some
+from ...operators.elementary import Dense
+from ...operators.incomplete import IncompleteSamples
+from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 
 __all__ = ["StackedSystem", "Weighting", "inverse_diagonal"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
-from .sur_system import inverse_diagonal
+from .system import inverse_diagonal
 
 __all__ = ["SOLVERS", "BetaStep", "beta_step"]
 

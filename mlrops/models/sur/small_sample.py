@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..operators._validate import as_finite, name_some
-from ..operators.mlr import MLR
+from ...operators._validate import as_finite, name_some
+from ...operators.mlr import MLR
 
 __all__ = ["corrected_covariance", "effective_weights", "residual_df", "wald_df"]
 
@@ -59,7 +59,7 @@ def effective_weights(covariance):
     --------
     >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.models.small_sample import effective_weights
+    >>> from mlrops.models.sur.small_sample import effective_weights
     >>> for K in 2, 5, 100:
     ...     A = MLR(Hierarchy.flat(K), [np.ones((K, 1))], np.ones(K))
     ...     print(K, effective_weights(A)[0].round(2))
@@ -108,7 +108,7 @@ def residual_df(covariance, N, p, *, shared=False):
     --------
     >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.models.small_sample import residual_df
+    >>> from mlrops.models.sur.small_sample import residual_df
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], np.ones(3))
     >>> residual_df(A, 20, [2, 3, 19])
     array([16., 15.,  1.])
@@ -179,7 +179,7 @@ def corrected_covariance(covariance, N, p, *, shared=False, bias_only=False):
     --------
     >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.models.small_sample import corrected_covariance, residual_df
+    >>> from mlrops.models.sur.small_sample import corrected_covariance, residual_df
     >>> A = MLR(Hierarchy.flat(5), [np.ones((5, 1))], np.ones(5))
     >>> residual_df(A, 20, 3).round(2)
     array([15.33, 15.33, 15.33, 15.33, 15.33])
@@ -236,7 +236,7 @@ def wald_df(restrictions, params_covariance, equations, df):
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.models.small_sample import wald_df
+    >>> from mlrops.models.sur.small_sample import wald_df
     >>> R = np.array([[1.0, 0, 0], [0, 0, 1.0]])
     >>> wald_df(R, np.eye(3), [0, 0, 1], [12.0, 12.0])
     12.0

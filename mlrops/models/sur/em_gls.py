@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from ..operators.elementary import Dense
-from ..operators.mlr import MLR
+from ...operators.elementary import Dense
+from ...operators.mlr import MLR
+from ..run import SMALL_GAINS, independent_loglik
+from ..start import capped_groups, start
 from .als_gls import SUROptions, check_hierarchy
-from .run import SMALL_GAINS, independent_loglik
-from .start import capped_groups, start
-from .sur_climb import residual_source, warn_of
-from .sur_data import read_equations
-from .sur_limits import check_bounded, check_carried
-from .sur_result import SURResult
+from .climb import residual_source, warn_of
+from .data import read_equations
+from .limits import check_bounded, check_carried
+from .result import SURResult
 
 __all__ = ["em_gls"]
 

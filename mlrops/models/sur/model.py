@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..operators._validate import name_some
+from ...operators._validate import name_some
 from .als_gls import SUROptions, check_hierarchy, fit_system
-from .sur_constraints import parameter_names, read_constraints
-from .sur_covariance import CovConfig
-from .sur_equations import read_system
-from .sur_groups import read_covariance, read_hierarchy
-from .sur_selection import CRITERIA, select_system_ranks
+from .constraints import parameter_names, read_constraints
+from .covariance import CovConfig
+from .equations import read_system
+from .groups import read_covariance, read_hierarchy
+from .selection import CRITERIA, select_system_ranks
 
 __all__ = ["SUR"]
 

@@ -6,16 +6,16 @@ import warnings
 import numpy as np
 import scipy.linalg
 
-from ..operators._validate import name_some
-from .ascent import Ascent, Problem
+from ...operators._validate import name_some
+from ..ascent import Ascent, Problem
+from ..convergence import ConvergenceWarning
+from ..data import CompleteData
+from ..em import Point
+from ..incomplete import IncompleteData
+from ..options import check_scale
+from ..run import independent_loglik
+from ..start import start
 from .beta_step import beta_step
-from .convergence import ConvergenceWarning
-from .data import CompleteData
-from .em import Point
-from .incomplete import IncompleteData
-from .options import check_scale
-from .run import independent_loglik
-from .start import start
 
 __all__ = ["Climb", "residual_source", "warn_of"]
 

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from ..operators._validate import as_real, name_some
-from ..operators.mlr import MLR
-from . import conditional
+from ...operators._validate import as_real, name_some
+from ...operators.mlr import MLR
+from .. import conditional
+from ..frames import frame_values
 from .beta_step import beta_step
-from .frames import frame_values
-from .sur_data import SURData
+from .data import SURData
 
 __all__ = ["equation_rsquared", "loglik_samples", "mcelroy", "mean_squares", "new_mean_squares",
            "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..operators.bartlett import BartlettScores
-from ..operators.mlr import MLR
-from .sur_measures import weighted_errors
+from ...operators.bartlett import BartlettScores
+from ...operators.mlr import MLR
+from .measures import weighted_errors
 
 __all__ = ["factor_scores"]
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..operators._validate import as_finite, name_some
-from .frames import frame_values
-from .sur_system import StackedSystem
+from ...operators._validate import as_finite, name_some
+from ..frames import frame_values
+from .system import StackedSystem
 
 __all__ = ["SURData", "SystemNames", "read_equations"]
 

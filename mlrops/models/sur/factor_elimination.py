@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..hierarchy import Hierarchy
-from ..operators.elementary import Dense
-from ..operators.mlr import MLR
-from ..operators.woodbury import LowRankPlusDiagonal
+from ...hierarchy import Hierarchy
+from ...operators.elementary import Dense
+from ...operators.mlr import MLR
+from ...operators.woodbury import LowRankPlusDiagonal
 
 __all__ = ["FactorElimination", "as_mlr", "size_of_elimination"]
 

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 
-from ..operators.elementary import Dense
+from ...operators.elementary import Dense
+from ..convergence import ConvergenceWarning
 from .block_cg import block_cg
-from .convergence import ConvergenceWarning
 from .factor_elimination import FactorElimination, size_of_elimination
-from .sur_system import inverse_diagonal
+from .system import inverse_diagonal
 
 __all__ = ["MOST_COEFFICIENTS", "CoefficientInverse"]
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import matmul_toeplitz
 
-from ..operators._validate import name_some
-from ..operators.elementary import Dense
-from ..operators.mlr import MLR
+from ...operators._validate import name_some
+from ...operators.elementary import Dense
+from ...operators.mlr import MLR
+from ..options import check_number
 from .bootstrap import bootstrap
 from .coefficient_inverse import CoefficientInverse
-from .options import check_number
 from .small_sample import corrected_covariance
 
 __all__ = ["KINDS", "CovConfig", "estimate", "joint_estimate"]

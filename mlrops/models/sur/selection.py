@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from ..operators.incomplete_solve import IncompletePrecision, ObservedCells
+from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
+from ..criteria import degrees_of_freedom
+from ..selection import CRITERIA, choose_ranks
 from .als_gls import SUROptions, check_hierarchy, fit_system
-from .criteria import degrees_of_freedom
-from .selection import CRITERIA, choose_ranks
-from .sur_data import read_equations
-from .sur_system import Weighting
+from .data import read_equations
+from .system import Weighting
 
 __all__ = ["CRITERIA", "select_sur_ranks", "select_system_ranks"]
 

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .coefficient_inverse import MOST_COEFFICIENTS
+from .covariance import CovConfig, estimate, one_least_squares
 from .small_sample import residual_df
-from .sur_covariance import CovConfig, estimate, one_least_squares
 
 __all__ = ["Inference"]
 

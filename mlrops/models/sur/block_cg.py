@@ -34,7 +34,7 @@ def block_cg(A, B, rtol=1e-10, max_iter=1000):
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.models.block_cg import block_cg
+    >>> from mlrops.models.sur.block_cg import block_cg
     >>> A = np.array([[2.0, 1.0], [1.0, 3.0]])
     >>> X, residuals, n_iter = block_cg(lambda X: A @ X, np.eye(2))
     >>> bool(np.allclose(A @ X, np.eye(2))), n_iter

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..operators._validate import name_some
-from ..operators.mlr import check_ranks
+from ...operators._validate import name_some
+from ...operators.mlr import check_ranks
 
 __all__ = ["check_bounded", "check_carried"]
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..operators._validate import as_real, name_some
-from .frames import frame_values
-from .sur_data import SURData, SystemNames, check_distinct
+from ...operators._validate import as_real, name_some
+from ..frames import frame_values
+from .data import SURData, SystemNames, check_distinct
 
 __all__ = ["MISSING", "read_system"]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..operators._validate import as_finite, name_some
-from .frames import frame_values
+from ...operators._validate import as_finite, name_some
+from ..frames import frame_values
 
 __all__ = ["parameter_names", "read_constraints"]
 

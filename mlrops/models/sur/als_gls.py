@@ -8,20 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..hierarchy import Hierarchy
-from ..operators._validate import check_rank
-from ..operators.base import StructuredOperator
-from ..operators.mlr import MLR
+from ...hierarchy import Hierarchy
+from ...operators._validate import check_rank
+from ...operators.base import StructuredOperator
+from ...operators.mlr import MLR
+from ..convergence import ConvergenceWarning
+from ..em import loading_penalty
+from ..options import check_number, check_options
+from ..run import Rules
+from ..start import capped_groups
 from .beta_step import SOLVERS, beta_step
-from .convergence import ConvergenceWarning
-from .em import loading_penalty
-from .options import check_number, check_options
-from .run import Rules
-from .start import capped_groups
-from .sur_climb import Climb, warn_of
-from .sur_data import read_equations
-from .sur_limits import check_bounded, check_carried
-from .sur_result import SURResult
+from .climb import Climb, warn_of
+from .data import read_equations
+from .limits import check_bounded, check_carried
+from .result import SURResult
 
 __all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ..operators._validate import check_rank
+from ...operators._validate import check_rank
 
 __all__ = ["Bootstrap", "bootstrap", "drawn_data"]
 
@@ -93,7 +93,7 @@ def bootstrap(result, covariance, n_boot=200, random_state=0, progress=False):
         raise ValueError(f"{failed} of {n_boot} refits of the bootstrap failed, the last one with:"
                          f" {why}") from why
     if failed or unconverged:
-        from .convergence import ConvergenceWarning
+        from ..convergence import ConvergenceWarning
 
         warnings.warn(f"of {n_boot} refits of the bootstrap {failed} failed and {unconverged} did"
                       " not converge; the former are left out", ConvergenceWarning, stacklevel=4)

@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..operators._validate import check_rank
-from . import criteria, sur_hypotheses, sur_measures, sur_prediction, sur_scores, sur_summary
+from ...operators._validate import check_rank
+from .. import criteria
+from . import hypotheses, measures, prediction, scores, summary
 
 __all__ = ["SystemTests"]
 
@@ -33,7 +34,7 @@ class SystemTests:
         span a constant and zero where they do not.  NaN where y does not vary.  GLS does not
         minimize the sum of squares of an equation, so that it can be negative.
         """
-        return self._by_equation(sur_measures.equation_rsquared(self))
+        return self._by_equation(measures.equation_rsquared(self))
 
     @cached_property
     def mcelroy_rsquared(self):
@@ -45,7 +46,7 @@ class SystemTests:
         maximizes.  Weights and missing cells enter both sums (M. McElroy, "Goodness of fit for
         seemingly unrelated regressions", 1977).
         """
-        return sur_measures.mcelroy(self)
+        return measures.mcelroy(self)
 
     @cached_property
     def mse(self):
@@ -53,7 +54,7 @@ class SystemTests:
 
         Weighted where the equations are; divided by the number of observations.
         """
-        return self._by_equation(sur_measures.mean_squares(self))
+        return self._by_equation(measures.mean_squares(self))
 
     @cached_property
     def degrees_of_freedom(self):
@@ -132,7 +133,7 @@ class SystemTests:
         >>> fit.wald_test([{(0, 0): 1}, {(3, 1): 1}]).pvalue < 0.01
         True
         """
-        return sur_hypotheses.restrictions_test(self, R, q, use_f)
+        return hypotheses.restrictions_test(self, R, q, use_f)
 
     def homogeneity_test(self, regressor, *, use_f=None):
         """Wald test that a regressor has one coefficient in all equations that have it.
@@ -167,7 +168,7 @@ class SystemTests:
         >>> test.null, round(test.pvalue, 2)
         ('one coefficient of regressor 1 in 4 equations', 0.03)
         """
-        return sur_hypotheses.homogeneity(self, regressor, use_f)
+        return hypotheses.homogeneity(self, regressor, use_f)
 
     def breusch_pagan(self):
         r"""Lagrange multiplier test of errors that are uncorrelated across equations.
@@ -206,7 +207,7 @@ class SystemTests:
         >>> round(test.statistic, 2), test.df, round(test.pvalue, 3)
         (10.46, 6, 0.107)
         """
-        return sur_hypotheses.breusch_pagan(self)
+        return hypotheses.breusch_pagan(self)
 
     def likelihood_ratio(self, n_simulations=0, random_state=None):
         r"""Likelihood ratio test of errors that are uncorrelated across equations.
@@ -254,7 +255,7 @@ class SystemTests:
         >>> fit.likelihood_ratio(19, random_state=0).pvalue  # larger than all that were drawn
         0.05
         """
-        return sur_hypotheses.likelihood_ratio(self, n_simulations, random_state)
+        return hypotheses.likelihood_ratio(self, n_simulations, random_state)
 
     # ---------------------------------------------------------------- predictions
 
@@ -295,7 +296,7 @@ class SystemTests:
         >>> found.conf_int(obs=True).shape
         (20, 4, 2)
         """
-        return sur_prediction.predict_system(self, Xs)
+        return prediction.predict_system(self, Xs)
 
     def mean_squared_error(self, Xs, Y, by_equation=False):
         """Mean squared error of the predictions of data.
@@ -324,7 +325,7 @@ class SystemTests:
         >>> bool(0.7 < fit.mean_squared_error([X[60:] for X in Xs], Y[60:]) < 1.3)
         True
         """
-        errors = sur_measures.new_mean_squares(self, Xs, Y)
+        errors = measures.new_mean_squares(self, Xs, Y)
         if by_equation:
             return self._by_equation(errors)
         there = ~np.isnan(errors)
@@ -369,7 +370,7 @@ class SystemTests:
         >>> scores.shape, bool(abs(np.corrcoef(scores[:, 0, 0], z[:, 0])[0, 1]) > 0.9)
         ((90, 1, 1), True)
         """
-        return sur_scores.factor_scores(self, level, method)
+        return scores.factor_scores(self, level, method)
 
     # ---------------------------------------------------------------- tables
 
@@ -400,7 +401,7 @@ class SystemTests:
         >>> fit.to_frame().loc[(0, 1), ["coef", "std err", "t"]].round(2).tolist()
         [0.12, 0.03, 4.23]
         """
-        return sur_summary.coefficient_frame(self, alpha)
+        return summary.coefficient_frame(self, alpha)
 
     def summary(self, alpha=0.05, max_equations=10):
         """The system as text, 78 columns wide: facts, a table an equation, notes.
@@ -443,4 +444,4 @@ class SystemTests:
         ... and 3 more equations
         ==============================================================================
         """
-        return sur_summary.summarize_system(self, alpha, check_rank(max_equations, "max_equations"))
+        return summary.summarize_system(self, alpha, check_rank(max_equations, "max_equations"))
