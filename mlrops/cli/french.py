@@ -141,9 +141,10 @@ def _print_past(fits):
         over the {YEAR} months before, SUR with ranks {tree.covariance.ranks}.  Each equation has
         an X of its own, and the errors of the others tell it what the market did this month:
         standard errors change by {median}% in the median (robust ones by
-        {median_robust}%).  Slopes with p < 0.05: {sure[0]} by OLS, {sure[1]} by SUR.  Of
-        {len(found)} differences between the two {apart} exceed chance at 5%
-        ({0.05 * len(found):.1f} expected)."""),
+        {median_robust}%).  Slopes with p < 0.05: {sure[0]} by OLS, {sure[1]} by SUR (by
+        windows of 1 to 60 months 6 to 13 were found, most by this one).  Of {len(found)}
+        differences between the two {apart} exceed chance at 5% ({0.05 * len(found):.1f}
+        expected)."""),
         sep="\n", end="\n\n")
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import scipy.linalg
 
 from ...operators._validate import name_some
-from ...operators.elementary import Dense
 from ...operators.incomplete import IncompleteSamples
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 
@@ -226,16 +225,6 @@ class StackedSystem:
         out = (Q @ Q.T) * precision[np.ix_(equation, equation)]
         out[np.diag_indices(self.P)] += self.penalty
         return out
-
-    def coefficient_covariance(self, covariance):
-        """Covariance of all coefficients of GLS, equation by equation, dense (P, P)."""
-        precision = covariance.inv().toarray()
-        normal = self.normal_matrix((precision + precision.T) / 2)
-        inverse = Dense((normal + normal.T) / 2, positive_definite=True).solve(
-            np.eye(self.P, dtype=normal.dtype))
-        half = np.concatenate(self.coefficients(inverse))  # B⁻¹ A⁻¹, and with B⁻ᵀ from the right
-        whole = np.concatenate(self.coefficients(np.ascontiguousarray(half.T)))
-        return (whole + whole.T) / 2
 
 
 class Weighting:
