@@ -15,12 +15,13 @@ from scipy.sparse import csr_array, issparse
 from ._system_nodes import make_system, system_fields
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
-from .models.sur_result import SURResult
+from .models.sur.result import SURResult
 from .operators import (
     MLR,
     BlockDiagonal,
     Dense,
     Diagonal,
+    GeneralMLR,
     Identity,
     Inverse,
     Kronecker,
@@ -36,6 +37,7 @@ from .operators import (
     Wrapped,
 )
 from .operators._validate import as_finite, as_positive
+from .operators.general_checks import check_pair
 from .operators.mlr import check_ranks
 from .operators.woodbury import WoodburyInverse
 
@@ -124,6 +126,40 @@ def _mlr(hierarchy, ranks, F, D):
     if F.shape != (hierarchy.n, sum(ranks)):
         raise ValueError(f"F must have shape (n, R) = {(hierarchy.n, sum(ranks))}, got {F.shape}")
     return MLR._from_tree(hierarchy, ranks, F, as_positive(D, "D", hierarchy.n))
+
+
+def _general(rows, cols, ranks, B, C, symmetric, equal_to):
+    for name, h in (("rows", rows), ("cols", cols)):
+        _need(h, Hierarchy, name)
+    check_pair(rows, cols)
+    ranks = check_ranks(ranks, rows)
+    C = B if C is None else C
+    for name, x, h in (("B", B, rows), ("C", C, cols)):
+        _need(x, np.ndarray, name)
+        if x.dtype != _floating(B.dtype.name):
+            raise ValueError(f"B and C must be of one dtype, got {B.dtype} and {C.dtype}")
+        if as_finite(x, name, ndim=2, axis_name="tree position").shape != (h.n, sum(ranks)):
+            raise ValueError(f"{name} must have shape {(h.n, sum(ranks))}, got {x.shape}")
+    if not isinstance(equal_to, (MLR, Product, Scaled, type(None))):
+        raise TypeError(f"equal_to must be an MLR, a Product or a Scaled, got {equal_to!r}")
+    A = GeneralMLR._from_tree(rows, cols, ranks, B, C)
+    if (symmetric and not A.symmetric) or equal_to is not None:
+        # Known from the operands when it was made; here a product with any vector has to show it.
+        x = np.random.default_rng(0).standard_normal(rows.n).astype(A.dtype)
+        others = [A.rmatvec] if symmetric else []
+        if equal_to is not None:
+            others.append(equal_to.matvec)
+        y, rounding = A.matvec(x), 1e3 * max(A.shape) * np.finfo(A.dtype).eps
+        size = float(np.linalg.norm(B) * np.linalg.norm(C) * np.linalg.norm(x))
+        if not all(np.linalg.norm(y - other(x)) <= rounding * size for other in others):
+            raise ValueError("tagged symmetric or equal to a product, but it is not")
+        A = GeneralMLR._from_tree(rows, cols, ranks, B, C, symmetric, equal_to)
+    return A
+
+
+def _general_fields(A):
+    return {"rows": A.rows, "cols": A.cols, "ranks": A.ranks, "B": A._B,
+            "C": _or_none(A._C, A._B), "symmetric": A.symmetric, "equal_to": A._known_form}
 
 
 def _mlr_inverse(base):
@@ -246,6 +282,7 @@ TABLE = {
                            "names": h._names}, _hierarchy),
     MLR: (lambda A: {"hierarchy": A.hierarchy, "ranks": A.ranks, "F": A._F, "D": A._d}, _mlr),
     MLRInverse: (lambda A: {"base": A._inverse}, _mlr_inverse),
+    GeneralMLR: (_general_fields, _general),
     LowRankPlusDiagonal: (_field("F", "D"), lambda F, D: LowRankPlusDiagonal(F, D)),
     Woodbury: (_woodbury_fields, _woodbury),
     WoodburyInverse: (lambda A: {"base": _invertible(A._inverse)}, _woodbury_inverse),

@@ -29,6 +29,9 @@ MLR                                         hierarchy, ranks, D (n,), F (n, R): 
                                             order**, row i belongs to feature ``permutation[i]``
 MLRInverse, WoodburyInverse                 base: the operator that is inverted; the inverse is
                                             formed anew by ``base.inv()``
+GeneralMLR                                  rows, cols, ranks, B (m, R), C (n, R) or None for B:
+                                            **rows in tree order**; symmetric; equal_to: None, or
+                                            the MLR, Product or Scaled equal to it
 LowRankPlusDiagonal                         F, D
 Woodbury                                    base, U, C, V, positive_definite; C None for the
                                             identity, V None for U
@@ -55,7 +58,7 @@ from ._archive import check_plain, read_archive, reading, write_archive
 from ._nodes import MAKERS, TABLE, TRANSPOSE, Limits
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
-from .models.sur_result import SURResult
+from .models.sur.result import SURResult
 from .operators import StructuredOperator, Transposed
 
 __all__ = ["load", "save"]

@@ -76,8 +76,8 @@ def tree_pairs():
                           (2, 2, 2)),
         "rank 0 level": (Hierarchy.balanced(6, [1, 2, 6]), Hierarchy.balanced(6, [1, 2, 6]),
                          (0, 2, 1)),
-        "low rank": (square, square, (1, 1, 0)),
-        "no factors": (Hierarchy.flat(3), Hierarchy.flat(3), (0,)),
+        "singular by rank": (square, square, (1, 1, 0)),
+        "singular without factors": (Hierarchy.flat(3), Hierarchy.flat(3), (0,)),
         "one entry": (Hierarchy.flat(1), Hierarchy.flat(1), (2,)),
         "wide": (Hierarchy([2, 0, 3, 1], [[0, 4], [0, 1, 4], [0, 1, 2, 4]]),
                  Hierarchy([6, 2, 4, 0, 1, 5, 3], [[0, 7], [0, 5, 7], [0, 5, 6, 7]]), (1, 0, 2)),
@@ -283,8 +283,9 @@ def market(dtype=np.float64):
     for name, (rows, cols, ranks) in tree_pairs().items():
         A, dense = made.general(rows, cols, ranks)
         put(f"general {name}", A, dense)
-        if name in ("diagonal level", "unlike leaves", "wide"):
-            put(f"general {name} transposed", A.T, dense.T)
+    for name in ("diagonal level", "unlike leaves", "wide"):
+        A, dense = made.general(*tree_pairs()[name])
+        put(f"general {name} transposed", A.T, dense.T)
     rows, cols, ranks = tree_pairs()["wide"]
     A, dense = made.general(rows, cols, ranks)
     put("general gram", A @ A.T, dense @ dense.T)

@@ -93,30 +93,42 @@ def split(A):
         base = split(A.base)
         return base and base.scaled(A.c)
     if isinstance(A, MLR):
-        parts = Parts(A.hierarchy, A.hierarchy, A.ranks, A._F, A._F, A._d, True)
-    elif isinstance(A, GeneralMLR):
-        parts = Parts(A.rows, A.cols, A.ranks, A._B, A._C, None, A.symmetric)
-    else:
-        return None
-    h, last = parts.rows, parts.ranks[-1]
-    if h != parts.cols or not _of_singles(h) or h.n_levels == 1:
-        return parts
+        return Parts(A.hierarchy, A.hierarchy, A.ranks, A._F, A._F, A._d, True)
+    if isinstance(A, GeneralMLR):
+        return Parts(A.rows, A.cols, A.ranks, A._B, A._C, None, A.symmetric)
+    return None
+
+
+def _merged(parts):
+    """The same with a finest level of single features in d, its columns left out."""
     kept = parts.columns[-2]
     d = np.einsum("ij,ij->i", parts.B[:, kept:], parts.C[:, kept:])
-    B = parts.B[:, :kept] if last else parts.B
+    B = parts.B[:, :kept]
     C = B if parts.C is parts.B else parts.C[:, :kept]
-    h = _without_singles(h)
-    return Parts(h, h, parts.ranks[:-1], B, C, d if parts.d is None else parts.d + d,
-                 parts.symmetric)
+    return parts._replace(ranks=parts.ranks[:-1], B=B, C=C, d=_plus(parts.d, d))
+
+
+def _shapes(parts):
+    """These parts, and where that can be, the same on the tree without its single features."""
+    yield parts
+    h = parts.rows
+    if _of_singles(h) and h == parts.cols and h.n_levels > 1:
+        h = _without_singles(h)
+        yield _merged(parts)._replace(rows=h, cols=h)
 
 
 def join(parts, equal_to=None):
     """The GeneralMLR of these parts; diag(d) is its finest level, of rank 1 (0 for d = 0)."""
     from .general_mlr import GeneralMLR
 
-    rows, cols, ranks, B, C, d, symmetric = parts
+    rows, cols = parts.rows, parts.cols
+    if parts.d is not None:
+        if _of_singles(rows):
+            parts = _merged(parts)
+        else:
+            rows = cols = _with_singles(rows)
+    _, _, ranks, B, C, d, symmetric = parts
     if d is not None:
-        rows = cols = _with_singles(rows)
         ranks = (*ranks, int(d.any()))
         if ranks[-1]:
             root = np.sqrt(np.abs(d))[:, None]
@@ -138,9 +150,16 @@ def _plus(d, e):
     return e if d is None else d if e is None else d + e
 
 
+def _meeting(a, b, match):
+    """a and b on trees that match, their single features merged into d where it takes that."""
+    both = ((x, y) for x in _shapes(a) for y in _shapes(b))
+    return next((pair for pair in both if match(*pair)), (None, None))
+
+
 def add_parts(a, b):
     """Levels side by side, ``B_l C_lᵀ + E_l G_lᵀ = [B_l E_l] [C_l G_l]ᵀ``; None on unlike trees."""
-    if a.rows != b.rows or a.cols != b.cols:
+    a, b = _meeting(a, b, lambda x, y: x.rows == y.rows and x.cols == y.cols)
+    if a is None:
         return None
     ranks = tuple(r + q for r, q in zip(a.ranks, b.ranks, strict=True))
     B = _side_by_side(a.levels(a.B), b.levels(b.B))
@@ -186,7 +205,8 @@ def multiply_parts(a, b):
 
         left_l = [B_l,  N_l E_l]        right_l = [M_lᵀ C_l,  G_l]
     """
-    if a.cols != b.rows:
+    a, b = _meeting(a, b, lambda x, y: x.cols == y.rows)
+    if a is None:
         return None
     dtype = np.result_type(a.dtype, b.dtype)
     a, b = _cast(a, dtype), _cast(b, dtype)

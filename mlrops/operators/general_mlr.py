@@ -59,7 +59,7 @@ class GeneralMLR(StructuredOperator):
     ``entries``            2 R an entry                    a row of each
     ``block``, `toarray`   2 a b R for a×b entries         the rows asked for
     ``A + B``              none; ranks add                 1
-    ``A @ B``              2 (m + n) R_A R_B; ranks add    1
+    ``A @ B``              2 (m + n) R_A R_B; ranks add    1 a level
     ``compress``           4 (m + n) Σ r_l²                1
     =====================  ==============================  ===================
 
@@ -98,8 +98,8 @@ class GeneralMLR(StructuredOperator):
     array([ 9., 14., 13.])
     >>> A.entries([0, 2], [0, 3])
     array([6., 7.])
-    >>> (A.T @ A).ranks
-    (2, 2)
+    >>> A.T @ A
+    <4x4 GeneralMLR, groups (1, 2), ranks (2, 1), float64>
     """
 
     def __init__(self, rows, cols, left, right):
@@ -270,15 +270,21 @@ class GeneralMLR(StructuredOperator):
                      for h in (self._rows, self._cols))
 
     @property
+    def _known_form(self):
+        """What cannot be seen from the factors of the operator that this one is equal to."""
+        seen = isinstance(self._equal_to, MLR) and self._C is self._B
+        return None if seen else self._equal_to
+
+    @property
     def _semidefinite(self):
         return (self._C is self._B or self._positive_definite
                 or getattr(self._equal_to, "_semidefinite", False))
 
     def __reduce__(self):
         # Arrays only: layouts and factorizations are rebuilt when they are needed.
-        known = None if isinstance(self._equal_to, MLR) else self._equal_to
         return GeneralMLR._from_tree, (
-            self._rows, self._cols, self._ranks, self._B, self._C, self._symmetric, known)
+            self._rows, self._cols, self._ranks, self._B, self._C, self._symmetric,
+            self._known_form)
 
     # ---------------------------------------------------------------- products
 
@@ -290,10 +296,8 @@ class GeneralMLR(StructuredOperator):
 
     def _transpose(self):
         known = None if self._equal_to is None else self._equal_to.T
-        A = GeneralMLR._from_tree(
+        return GeneralMLR._from_tree(
             self._cols, self._rows, self._ranks, self._C, self._B, equal_to=known)
-        A._expanded_of = self
-        return A
 
     # ---------------------------------------------------------------- entries
 
@@ -349,12 +353,17 @@ class GeneralMLR(StructuredOperator):
 
     # ---------------------------------------------------------------- factor, then apply
 
-    _expanded_of = None
-
     @cached_property
-    def _expanded(self):
-        """The factored expanded matrix, shared by transposes."""
-        return ExpandedLU(self) if self._expanded_of is None else self._expanded_of._expanded
+    def _own_lu(self):
+        return ExpandedLU(self)
+
+    @property
+    def _lu(self):
+        """(factored expanded matrix, whether it is that of the transpose): one serves both."""
+        other = self._transposed
+        if other is not None and "_own_lu" in vars(other) and "_own_lu" not in vars(self):
+            return other._own_lu, True
+        return self._own_lu, False
 
     def _solve(self, b):
         if b.size == 0:
@@ -363,11 +372,11 @@ class GeneralMLR(StructuredOperator):
             return self._equal_to._solve(b)
         if self._equal_to is not None:
             return refined(self, self._equal_to.solve, b)
-        transposed = self._expanded_of is not None
-        return refined(self, lambda r: self._expanded.solve(r, transposed), b)
+        lu, transposed = self._lu
+        return refined(self, lambda r: lu.solve(r, transposed), b)
 
     def _slogdet(self):
-        return (self._expanded if self._equal_to is None else self._equal_to).slogdet()
+        return (self._lu[0] if self._equal_to is None else self._equal_to).slogdet()
 
     def _whiten(self, x):
         return self._equal_to.whiten(x)

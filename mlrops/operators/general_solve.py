@@ -274,8 +274,9 @@ def lstsq(A, b, damp, atol, btol, max_iter, x0):
         raise ValueError(f"x0 must have shape {(n, *b.shape[1:])}, got {start.shape}")
 
     def one(b, x0):
-        x, stop, n_iter, residual, gradient, _, condition, _ = lsmr(
-            A, b, damp=damp, atol=atol, btol=btol, conlim=0, maxiter=max_iter, x0=x0)
+        with np.errstate(over="ignore"):  # its start values overflow float32
+            x, stop, n_iter, residual, gradient, _, condition, _ = lsmr(
+                A, b, damp=damp, atol=atol, btol=btol, conlim=0, maxiter=max_iter, x0=x0)
         return x.astype(out), LstsqInfo(stop not in (3, 6, 7), int(n_iter), float(residual),
                                         float(gradient), float(condition), _REASONS[stop])
 
