@@ -1,0 +1,225 @@
+"""`allocate_ranks`: a total rank shared out among the levels by exchanges that lower the error."""
+
+import numpy as np
+from tqdm import tqdm
+
+from ..operators._validate import check_rank
+from ..operators.mlr import check_ranks
+from .bcd import improve
+from .descent import Descent
+from .fit_mlr import MLRIterate, check_tol, run
+from .fit_result import RankAllocation
+from .source import Source
+
+__all__ = ["allocate_ranks"]
+
+STARTS = "uniform", "bottom", "top"
+# A refit that has not won by then is given up; one that has goes on for as long to settle.
+REFIT, SETTLE = 5, 2
+# Iterations of a refit when exchanges have come to an end.
+LONGEST = 100
+# A real improvement, as a share of the error.
+LEAST_GAIN = 1e-4
+
+
+def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric=None, psd=False,
+                   max_failures=None, tol=1e-4, max_iter=200, progress=False, callback=None,
+                   random_state=None):
+    r"""Share a total rank out among the levels, and fit the factors.
+
+    Minimizes :math:`\|A - \sum_l B_l C_l^T\|_F` over factors *and* ranks with :math:`\sum_l r_l`
+    given, that is at constant storage ``(m + n) total_rank``, by exchanges: one level gives up one
+    rank, another gets it.
+
+    Parameters
+    ----------
+    A, rows, cols, symmetric, psd
+        As in `fit_mlr`.
+    total_rank : int
+        Sum of the ranks, at least 1.
+    start : {"uniform", "bottom", "top"} or sequence of int, optional
+        First ranks: the same at every level (what cannot be shared out evenly goes to the coarsest
+        ones), all at the finest level, all at the coarsest, or given ones.  The answer depends on
+        it: take the best of several.
+    max_failures : int, optional
+        Exchanges tried in a row without success before it stops; default twice the number of
+        levels.
+    tol : float, optional
+        When no exchange succeeds any more, the factors are refitted until an iteration lowers the
+        error by no more than `tol` times itself; then exchanges are tried once more.
+    max_iter : int, optional
+        Largest number of steps, accepted exchanges and such refits.
+    progress : bool, optional
+        Show a progress bar.
+    callback : callable, optional
+        Called as ``callback(iterate)`` with an `MLRIterate` for the start and after every step;
+        raising StopIteration stops the search.
+    random_state : None, int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    RankAllocation
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fit_mlr`; `total_rank` below 1, or a `start` with another sum.
+
+    Notes
+    -----
+    *Gain.*  One more rank at level l lowers the squared error by ``Σ_g σ²_{r_l + 1}`` at once, the
+    sum over the level's groups of the next squared singular value of the residual with the level's
+    own part put back.  Visits of the level keep a few singular values more than its rank.
+
+    *Loss.*  One rank less raises it by at most the rise that is left when, for fixed right factors,
+    the left factors of all levels answer.  A row with coefficient b in the column dropped, whose
+    path has the Gram matrix G, adds ``b² / (G⁻¹)_cc``: G⁻¹ is known from the least squares step.
+    Each group drops its cheapest column.  Fits that are symmetric drop the last eigenpair and lose
+    ``Σ_g λ²``, as if the others stayed.
+
+    Exchanges are tried in the order of predicted gain less loss.  The factors are refitted by
+    alternating least squares (by sweeps of block coordinate descent when symmetric), and the
+    exchange is accepted when the error is really less; otherwise factors and residual are put back.
+
+    References
+    ----------
+    T. Parshakova, T. Hastie, E. Darve, S. Boyd, "Factor fitting, rank allocation, and partitioning
+    in multilevel low rank matrices", 2023, whose exchanges go by singular values on both sides.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.fitting import allocate_ranks
+    >>> x = np.linspace(0, 1, 64)
+    >>> A = 1 / (0.02 + np.abs(x[:, None] - x))
+    >>> fit = allocate_ranks(A, 6, Hierarchy.balanced(64, [1, 2, 4, 8]), random_state=0)
+    >>> sum(fit.ranks), fit.history[0][0], fit.converged
+    (6, (2, 2, 1, 1), True)
+    >>> fit.error < fit.errors[0]
+    True
+    """
+    source = Source(A, rows, cols, symmetric, psd)
+    total_rank = check_rank(total_rank, "total_rank")
+    if total_rank < 1:
+        raise ValueError(f"total_rank must be at least 1, got {total_rank}")
+    ranks = first_ranks(start, total_rank, rows)
+    if max_failures is None:
+        max_failures = 2 * rows.n_levels
+    max_failures = check_rank(max_failures, "max_failures")
+    tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
+    descent = Descent(source, ranks, random_state, range(rows.n_levels))
+    search = _Search(descent, max_failures)
+    with tqdm(total=None, desc="ranks", disable=not progress) as bar:
+        while True:
+            bar.update()
+            bar.set_postfix(error=f"{search.error:.6g}", ranks=search.ranks, refresh=False)
+            if callback is not None:
+                try:
+                    callback(MLRIterate(len(search.history) - 1, search.error, search.ranks))
+                except StopIteration:
+                    termination = "callback"
+                    break
+            if len(search.history) > max_iter:
+                termination = "max_iter"
+                break
+            if search.error <= descent.floor:
+                termination = "exact"
+                break
+            if not search.exchange() and not search.converge(tol):
+                termination = "exchanges"
+                break
+    return RankAllocation(
+        descent.operator(), np.array([e for _, e in search.history]), np.array(search.times),
+        len(search.history) - 1, termination in ("exchanges", "exact"), termination,
+        source.pairs.capped(search.ranks), tuple(search.history), search.n_trials)
+
+
+def first_ranks(start, total, rows):
+    """Ranks to start from, (L,) with the given sum."""
+    L = rows.n_levels
+    if isinstance(start, str):
+        if start not in STARTS:
+            raise ValueError(f"start must be {', '.join(map(repr, STARTS))} or one rank a level,"
+                             f" got {start!r}")
+        ranks = {"uniform": [total // L + (level < total % L) for level in range(L)],
+                 "bottom": [0] * (L - 1) + [total], "top": [total] + [0] * (L - 1)}
+        return tuple(ranks[start])
+    ranks = check_ranks(start, rows)
+    if sum(ranks) != total:
+        raise ValueError(f"the ranks to start from must add up to total_rank = {total}, got {ranks}"
+                         f" with the sum {sum(ranks)}")
+    return ranks
+
+
+class _Search:
+    """Exchanges of rank between levels; the descent is always at the best factors so far."""
+
+    def __init__(self, descent, max_failures):
+        self._descent, self._max_failures = descent, max_failures
+        self.history, self.times, self.n_trials = [], [], 0
+        self._levels = range(len(descent.factors.ranks))
+        descent.visit(self._levels, depth=2)
+        for _ in range(REFIT):
+            self.refit()
+        self._settle()
+
+    @property
+    def ranks(self):
+        return self._descent.factors.ranks
+
+    @property
+    def error(self):
+        return self.history[-1][1]
+
+    def record(self, error):
+        self.history.append((self.ranks, float(error)))
+        self.times.append(self._descent.seconds())
+
+    def refit(self):
+        """One iteration on the factors; what it costs to drop columns, by level."""
+        descent, sigma = self._descent, self._descent.factors.sigma
+        if not descent.source.symmetric:
+            return descent.als()
+        descent.bcd("v")
+        return {level: np.square(sigma[level][:, : self.ranks[level]]) for level in descent.used}
+
+    def _settle(self):
+        """Refit at the new ranks, with a look at all levels for their next singular values."""
+        self._descent.visit(self._levels)
+        for _ in range(SETTLE):
+            self._losses = self.refit()
+        self.record(self._descent.error())
+
+    def _candidates(self):
+        """(level that gets, level that gives), the most promising first."""
+        sigma = self._descent.factors.sigma
+        gain = [np.square(sigma[level][:, self.ranks[level]]).sum() for level in self._levels]
+        loss = {level: x.min(axis=1).sum() for level, x in self._losses.items()}
+        pairs = [(up, down) for up in self._levels for down in loss if up != down]
+        return sorted(pairs, key=lambda pair: loss[pair[1]] - gain[pair[0]])
+
+    def converge(self, tol):
+        """Refit at the ranks there are; whether that changed enough to try exchanges again."""
+        before = self.error
+        run(self._descent, self.refit, tol, LONGEST)
+        self._settle()
+        return self.error < (1 - LEAST_GAIN) * before
+
+    def exchange(self):
+        """Try exchanges until one lowers the error; False when none does."""
+        descent = self._descent
+        saved = descent.factors.snapshot()
+        for up, down in self._candidates()[: self._max_failures]:
+            self.n_trials += 1
+            gone_B, gone_C = descent.factors.drop(down, self._losses[down])
+            descent.residual.open(down).subtract([-b for b in gone_B], gone_C)
+            improve(descent.factors, descent.residual, up, rank=self.ranks[up] + 1)
+            for _ in range(REFIT):
+                self.refit()
+                if descent.error() < (1 - LEAST_GAIN) * self.error:
+                    self._settle()
+                    return True
+            descent.factors.restore(saved)
+            descent.residual.restart(descent.factors)
+        return False

@@ -1,0 +1,99 @@
+"""Leading singular and eigen triples of many blocks at once, by warm subspace iteration.
+
+Blocks come in batches: a list of (g, M, k) arrays stands for the blocks of a level.
+"""
+
+import numpy as np
+
+__all__ = ["Own", "leading_eigen", "leading_singular"]
+
+
+class Own:
+    """Residual blocks with the level's own part put back: ``X_g + B_g C_gᵀ``."""
+
+    def __init__(self, blocks, B, C):
+        self._blocks, self._B, self._C = blocks, B, C
+
+    def mul(self, Q):
+        return [y + _outer(b, c, q)
+                for y, b, c, q in zip(self._blocks.mul(Q), self._B, self._C, Q, strict=True)]
+
+    def rmul(self, U):
+        return [z + _outer(c, b, u)
+                for z, b, c, u in zip(self._blocks.rmul(U), self._B, self._C, U, strict=True)]
+
+
+def _outer(b, c, q):
+    return np.matmul(b, np.matmul(c.swapaxes(1, 2), q))
+
+
+def orthonormal(*Y):
+    """Orthonormal bases of the ranges of the blocks of Y, (g, M, min(M, k)) each."""
+    if len(Y) > 1:
+        Y = [[np.concatenate(parts, axis=2) for parts in zip(*Y, strict=True)]]
+    return [np.linalg.qr(y)[0] for y in Y[0]]
+
+
+def leading_singular(own, Q, rank, depth):
+    """Best approximations within a Krylov space of each block X.
+
+    Of all matrices with columns in the span of ``X Q, (X Xᵀ) X Q, …`` (`depth` terms) the nearest
+    ones of the given rank.  When Q spans the right factors of an approximation, the one found is
+    at least as good: for given right factors the best left ones lie in the range of ``X Q``.
+
+    Parameters
+    ----------
+    own : Own
+        Products with the blocks.
+    Q : list of (g, N, k)
+        Orthonormal columns, or zero ones.
+    rank, depth : int
+
+    Returns
+    -------
+    B, C, Q, s : lists of (g, M, r), (g, N, r), (g, N, k'), (g, k')
+        Factors ``B = U √s``, ``C = V √s``; all right singular vectors V found, and s.
+    """
+    U = [orthonormal(own.mul(Q))]
+    for _ in range(depth - 1):
+        U.append(orthonormal(own.mul(orthonormal(own.rmul(U[-1])))))
+    U = U[0] if depth == 1 else orthonormal(*U)
+    found = [_singular_factors(u, z, rank, q.shape[2])
+             for u, z, q in zip(U, own.rmul(U), Q, strict=True)]
+    return map(list, zip(*found, strict=True))
+
+
+def _singular_factors(U, Z, rank, width):
+    """Triples of ``U Zᵀ`` for orthonormal U."""
+    V, T = np.linalg.qr(Z)
+    P, s, Wt = np.linalg.svd(T, full_matrices=False)
+    W = Wt.swapaxes(1, 2)
+    root = np.sqrt(s[:, None, :rank])
+    V = np.matmul(V, P[:, :, :width])
+    return (np.matmul(U, W[:, :, :rank]) * root, V[:, :, :rank] * root, V, s[:, :width])
+
+
+def leading_eigen(own, Q, rank, depth, psd):
+    """The same for symmetric blocks: eigenpairs largest in magnitude, or positive ones (`psd`).
+
+    The space searched holds Q itself, so that the captured part of X cannot fall (eigenvalues of
+    sections interlace).  ``B = C sign(λ)``.
+    """
+    K = [Q]
+    for _ in range(depth):
+        K.append(orthonormal(own.mul(K[-1])))
+    K = orthonormal(*K)
+    found = [_eigen_factors(k, hk, rank, q.shape[2], psd)
+             for k, hk, q in zip(K, own.mul(K), Q, strict=True)]
+    return map(list, zip(*found, strict=True))
+
+
+def _eigen_factors(K, HK, rank, width, psd):
+    T = np.matmul(K.swapaxes(1, 2), HK)
+    lam, P = np.linalg.eigh((T + T.swapaxes(1, 2)) / 2)
+    order = np.argsort(-lam if psd else -np.abs(lam), axis=1)[:, :width]
+    lam = np.take_along_axis(lam, order, axis=1)
+    V = np.matmul(K, np.take_along_axis(P, order[:, None, :], axis=2))
+    used = np.maximum(lam, 0) if psd else lam
+    C = V[:, :, :rank] * np.sqrt(np.abs(used[:, None, :rank]))
+    return C * np.sign(used[:, None, :rank]), C, V, np.abs(used)

@@ -1,0 +1,221 @@
+"""`fit_mlr`: the multilevel low rank matrix nearest to a given one, for given ranks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from ..operators._validate import check_rank
+from ..operators.general_mlr import GeneralMLR
+from ..operators.mlr import check_ranks
+from .bcd import ORDERS
+from .descent import Descent
+from .fit_result import MLRFit
+from .source import Source
+
+__all__ = ["MLRIterate", "fit_mlr"]
+
+METHODS = "bcd", "als"
+# Gains below this share of the error are rounding.
+STATIONARY = 1e-13
+
+
+@dataclass(frozen=True)
+class MLRIterate:
+    """What a callback sees: the number of iterations so far, the relative error and the ranks."""
+
+    n_iter: int
+    error: float
+    ranks: tuple
+
+
+def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=False, order="v",
+            init=None, tol=1e-3, max_iter=200, progress=False, callback=None, random_state=None):
+    r"""Fit a multilevel low rank matrix of given ranks in the Frobenius norm.
+
+    Minimizes :math:`\|A - \sum_l B_l C_l^T\|_F` over factors on a pair of hierarchies: a block of
+    rank r_l for every group of level l.
+
+    Parameters
+    ----------
+    A : array_like, sparse array or LinearOperator, shape (m, n)
+        What to approximate.  Of a sparse array and an operator only products are taken.
+    ranks : int or sequence of int
+        Rank of each level, coarsest first.  A block with a side shorter than its level's rank gets
+        what it can have (``result.capped`` lists them).
+    rows : Hierarchy
+        Nested partition of the m rows.
+    cols : Hierarchy, optional
+        Of the n columns, a tree of the same shape; default `rows`.
+    method : {"bcd", "als"}, optional
+        Block coordinate descent, level after level; or alternating least squares, all left factors
+        together and then all right ones.  See Notes.
+    symmetric : bool, optional
+        Whether to fit a symmetric matrix.  Default: for arrays and sparse arrays that are exactly
+        symmetric, on one hierarchy, with "bcd".  True accepts asymmetry at the level of rounding;
+        of an operator it takes your word and tests it on two random vectors.
+    psd : bool, optional
+        Fit a sum of positive semidefinite blocks, ``B_l = C_l``; implies `symmetric`.
+    order : {"v", "topdown", "bottomup"}, optional
+        Levels of one sweep of "bcd": coarse to fine and back, or one way only.
+    init : GeneralMLR or pair of sequences of arrays, optional
+        Where to start from: an operator on the same hierarchies with the same ranks, or its factors
+        ``(left, right)`` in feature order.  Default: each level top down for what is left.
+    tol : float, optional
+        Stop when an iteration lowers the error by no more than `tol` times itself.
+    max_iter : int, optional
+        Largest number of iterations; 0 returns the start.
+    progress : bool, optional
+        Show a progress bar.
+    callback : callable, optional
+        Called as ``callback(iterate)`` with an `MLRIterate` for the start and after every
+        iteration; raising StopIteration stops the fit.
+    random_state : None, int or numpy.random.Generator, optional
+        Seed of the first directions of the subspace iterations.
+
+    Returns
+    -------
+    MLRFit
+
+    Raises
+    ------
+    ValueError, TypeError
+        NaN or infinity in A, an A of zeros, complex entries; shapes that do not fit the trees,
+        trees of unlike shape, bad ranks; ``symmetric=True`` for a matrix that is not (the entries
+        that differ most are named).
+
+    See Also
+    --------
+    allocate_ranks : find the ranks, too.
+
+    Notes
+    -----
+    *BCD.*  For each level in turn, every group's block of the residual, its own part put back, gets
+    its best approximation of rank r_l.  A visit takes one step of subspace iteration with a few
+    columns more than the rank, from the singular vectors of the last visit; the error cannot rise,
+    and both iterations converge together.  It reads the residual's blocks of the level three times.
+    With one level of nonzero rank a visit goes deeper into the Krylov space, and `tol` is not
+    used: iterations end when the error is stationary to rounding, at the truncated singular value
+    decomposition (or its analogue for symmetric and positive semidefinite matrices).
+
+    *ALS.*  For fixed right factors the left ones of a row solve normal equations of size R with the
+    Gram matrix of the row's path, solved directly: bordered level by level, its inverse costs
+    ``Σ p_l r_l R_l²`` flops and ``p_l R_l²`` numbers a level, less than a conjugate gradient
+    iteration with the m×R factors unless leaves are much smaller than R.  An iteration is one such
+    step for either side.  It is not made for symmetric fits.  Where levels overlap much it
+    converges faster than BCD by far: on the matrix of ``tests/benchmarks`` after 20 iterations it
+    was where BCD was after more than 120.
+
+    *Sparse arrays and operators.*  Products with the residual are those of A less those of the fit.
+    An operator is multiplied by ``p_l (r_l + 3)`` vectors for a level, each zero outside of one
+    group.  Where that is more than n, the blocks of the level are taken once by n products with
+    unit vectors, and kept: then they are no more numbers than m by r_l + 3.  ‖A‖ comes from
+    ``A.norm()`` where there is one and no level is so narrow, else from the same n products.
+    Errors below the square root of the precision cannot be told from zero.
+
+    Memory for an array is its residual, once, and the factors.
+
+    References
+    ----------
+    T. Parshakova, T. Hastie, E. Darve, S. Boyd, "Factor fitting, rank allocation, and partitioning
+    in multilevel low rank matrices", 2023.
+
+    Examples
+    --------
+    A matrix of this kind is found again.
+
+    >>> import numpy as np
+    >>> from mlrops import GeneralMLR, Hierarchy
+    >>> from mlrops.fitting import fit_mlr
+    >>> rng = np.random.default_rng(0)
+    >>> rows, cols = Hierarchy.balanced(60, [1, 3]), Hierarchy.balanced(45, [1, 3])
+    >>> A = GeneralMLR(rows, cols, [rng.standard_normal((60, 2)) for _ in range(2)],
+    ...                [rng.standard_normal((45, 2)) for _ in range(2)]).toarray()
+    >>> fit = fit_mlr(A, [2, 2], rows, cols, method="als", random_state=0)
+    >>> fit.error < 1e-6
+    True
+    >>> bool(np.all(np.diff(fit.errors) < 0))
+    True
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be {' or '.join(map(repr, METHODS))}, got {method!r}")
+    if order not in ORDERS:
+        raise ValueError(f"order must be {', '.join(map(repr, ORDERS))}, got {order!r}")
+    if method == "als":
+        if symmetric or psd:
+            raise ValueError('method="als" moves one side at a time and leaves symmetric matrices;'
+                             ' use method="bcd" for symmetric and psd fits')
+        symmetric = False
+    tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
+    source = Source(A, rows, cols, symmetric, psd)
+    ranks = check_ranks(ranks, rows)
+    init = check_init(init, source, ranks)
+    descent = Descent(source, ranks, random_state)
+    if init is None:
+        descent.start()
+    else:
+        descent.load(init)
+    if len(descent.used) == 1:
+        tol = min(tol, STATIONARY)
+    step = descent.als if method == "als" else lambda: descent.bcd(order)
+    errors, times, termination = run(descent, step, tol, max_iter, progress, callback)
+    return MLRFit(descent.operator(), errors, times, errors.size - 1,
+                  termination in ("tol", "exact"), termination, source.pairs.capped(ranks))
+
+
+def run(descent, step, tol, max_iter, progress=False, callback=None):
+    """Take steps until a rule or the callback stops them; errors, times and the reason."""
+    errors, times = [descent.error()], [descent.seconds()]
+    with tqdm(total=max_iter, desc="fit", disable=not progress) as bar:
+        while True:
+            if callback is not None:
+                try:
+                    callback(MLRIterate(len(errors) - 1, errors[-1], descent.factors.ranks))
+                except StopIteration:
+                    termination = "callback"
+                    break
+            termination = _reason(errors, descent, tol, max_iter)
+            if termination is not None:
+                break
+            step()
+            errors.append(descent.error())
+            times.append(descent.seconds())
+            bar.update()
+            bar.set_postfix(error=f"{errors[-1]:.6g}", refresh=False)
+    return np.array(errors), np.array(times), termination
+
+
+def _reason(errors, descent, tol, max_iter):
+    if errors[-1] <= descent.floor:
+        return "exact"
+    if not descent.used or len(errors) > 1 and errors[-2] - errors[-1] <= tol * errors[-2]:
+        return "tol"
+    return "max_iter" if len(errors) > max_iter else None
+
+
+def check_tol(tol):
+    if not 0 <= tol < 1:
+        raise ValueError(f"tol must lie in [0, 1), got {tol}")
+    return float(tol)
+
+
+def check_init(init, source, ranks):
+    """The operator to start from, on the trees and with the ranks of the fit; or None."""
+    if init is None:
+        return None
+    rows, cols = source.pairs.rows, source.pairs.cols
+    if not isinstance(init, GeneralMLR):
+        if not (isinstance(init, (tuple, list)) and len(init) == 2):
+            raise TypeError("init must be a GeneralMLR or a pair of factors (left, right), got"
+                            f" {type(init).__name__}")
+        init = GeneralMLR(rows, cols, *init)
+    if init.rows != rows or init.cols != cols:
+        raise ValueError(f"init must live on the hierarchies of the fit, {rows!r} and {cols!r}, got"
+                         f" one on {init.rows!r} and {init.cols!r}")
+    if init.ranks != ranks:
+        raise ValueError(f"init must have the ranks of the fit, {ranks}, got {init.ranks}")
+    if source.psd and not init._semidefinite:
+        raise ValueError("init must have equal left and right factors for a psd fit")
+    if source.symmetric and not init.symmetric:
+        raise ValueError("init must be symmetric for a symmetric fit")
+    return init

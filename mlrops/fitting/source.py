@@ -1,0 +1,106 @@
+"""What is to be fitted: checks of A, and the residual that goes with its kind."""
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+from scipy.sparse.linalg import aslinearoperator
+
+from ..operators._validate import as_finite, name_some, working_dtype
+from ..operators.base import is_operator
+from .bcd import EXTRA
+from .implicit import OperatorResidual, SparseResidual
+from .pairs import GroupPairs
+from .residual import DenseResidual, row_chunks
+
+__all__ = ["Source"]
+
+# Asymmetry that passes for rounding, in units of the precision and of the largest entry.
+ROUNDING = 1000
+
+
+class Source:
+    """A matrix and the pair of trees it is fitted on, checked.
+
+    Attributes
+    ----------
+    A : ndarray, csr_array or LinearOperator
+    pairs : GroupPairs
+    symmetric, psd : bool
+    dtype : dtype
+    """
+
+    def __init__(self, A, rows, cols, symmetric, psd):
+        self.pairs = GroupPairs(rows, rows if cols is None else cols)
+        self.kind = "sparse" if issparse(A) else "operator" if is_operator(A) else "dense"
+        if self.kind == "dense":
+            A = as_finite(A, "A", ndim=2, axis_name="row")
+        elif self.kind == "sparse":
+            A = csr_array(A)
+            A = A.astype(working_dtype(A.dtype, "A"), copy=False)
+            bad = np.flatnonzero(~np.isfinite(A.data))
+            if bad.size:
+                rows_of = np.unique(np.searchsorted(A.indptr, bad, side="right") - 1)
+                raise ValueError(f"A must be finite, got NaN or infinity in {bad.size} of its"
+                                 f" stored entries (row {name_some(rows_of)})")
+        else:
+            A = aslinearoperator(A)
+        if tuple(A.shape) != self.pairs.shape:
+            raise ValueError(
+                f"A must have a row for each of the {self.pairs.shape[0]} features of rows and a"
+                f" column for each of the {self.pairs.shape[1]} of cols, got shape {A.shape}"
+            )
+        self.A = A
+        self.dtype = working_dtype(np.float64 if A.dtype is None else A.dtype, "A")
+        self.psd = bool(psd)
+        self.symmetric = self._symmetry(symmetric)
+
+    def _symmetry(self, wanted):
+        if self.psd and wanted is not None and not wanted:
+            raise ValueError("psd=True is for symmetric fits, got symmetric=False")
+        wanted = True if self.psd else wanted
+        if wanted is None:
+            if self.kind == "operator" or self.pairs.rows != self.pairs.cols:
+                return False
+            return self._asymmetry()[0] == 0
+        if not wanted:
+            return False
+        if self.pairs.rows != self.pairs.cols:
+            raise ValueError("a symmetric fit needs the same hierarchy of rows and columns;"
+                             " leave cols out")
+        gap, where, scale = self._asymmetry()
+        if not gap <= ROUNDING * np.finfo(self.dtype).eps * scale:
+            raise ValueError(f"symmetric=True needs a symmetric A: {where} (largest entry:"
+                             f" {scale:.3g})")
+        return True
+
+    def _asymmetry(self):
+        """Largest difference of two mirrored entries, in words too, and the largest entry."""
+        A = self.A
+        if self.kind == "operator":
+            v, w = np.random.default_rng(0).standard_normal((2, A.shape[1])).astype(self.dtype)
+            Av, Aw = A.matvec(v), A.matvec(w)
+            gap = abs(float(w @ Av - v @ Aw))
+            words = f"for random v and w, w @ A @ v and v @ A @ w differ by {gap:.3g}"
+            return gap, words, float(np.linalg.norm(w) * np.linalg.norm(Av))
+        if self.kind == "sparse":
+            D = abs(A - A.T).tocoo()
+            at = D.data.argmax() if D.nnz else None
+            gap, i, j = (0, 0, 0) if at is None else (D.data[at], D.row[at], D.col[at])
+            scale = abs(A.data).max(initial=0)
+        else:
+            gap, i, j, scale = -1.0, 0, 0, 0.0
+            for part in row_chunks(*A.shape):
+                D = np.abs(A[part] - A[:, part].T)
+                at = np.unravel_index(D.argmax(), D.shape)
+                scale = max(scale, float(np.abs(A[part]).max()))
+                if D[at] > gap:
+                    gap, i, j = float(D[at]), part.start + at[0], at[1]
+        return gap, f"A[{i}, {j}] and A[{j}, {i}] differ by {gap:.3g}", float(scale)
+
+    def residual(self, levels, ranks):
+        """The residual, for visits of some levels; it holds nothing before ``restart``."""
+        if self.kind == "dense":
+            return DenseResidual(self.A, self.pairs, self.dtype)
+        if self.kind == "sparse":
+            return SparseResidual(self.A, self.pairs, self.dtype)
+        widths = [r + EXTRA if level in levels else 0 for level, r in enumerate(ranks)]
+        return OperatorResidual(self.A, self.pairs, self.dtype, widths, self.symmetric)
