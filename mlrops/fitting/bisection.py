@@ -1,0 +1,204 @@
+"""Trees grown from the root by cutting every group in two, and the spectral cut.
+
+A *splitter* is called with the level, the rows and the columns of a group, and returns rows and
+columns of its halves, ``[(rows₁, cols₁), (rows₂, cols₂)]``, or None when it cannot cut the group.
+"""
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from ..hierarchy import Hierarchy
+from ..operators.bisection import cut_graph, split_balanced, split_free
+
+__all__ = ["SpectralSplit", "grow", "leading_vectors"]
+
+# Up to this smaller side all singular vectors are computed; above, the leading ones by Lanczos.
+DENSE_SIDE = 200
+
+# Starts of the refinement: combinations of the leading vectors, closed under changes of sign.
+COMBINATIONS = np.array([
+    [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1],
+    [0, 1, -1]], dtype=float)
+
+# Relative accuracy of the eigenvalues of Lanczos' method; the refinement forgives the rest.
+LANCZOS_TOL = 1e-4
+
+# Passes of the refinement end by themselves, when one brings no gain; this only bounds them.
+MAX_PASSES = 100
+
+
+def grow(m, n, n_levels, split, min_size, symmetric):
+    """Cut every group in two, level after level, where both of its sides are large enough.
+
+    Parameters
+    ----------
+    m, n : int
+        Rows and columns.
+    n_levels : int
+    split : callable
+        A splitter.
+    min_size : int
+        A group of less than ``2 min_size`` rows or columns is kept whole at the next level.
+    symmetric : bool
+        Rows and columns are the same features: one hierarchy is returned twice.
+
+    Returns
+    -------
+    rows, cols : Hierarchy
+        The half with the lower-numbered first row comes first.
+
+    Raises
+    ------
+    ValueError
+        A level at which no group can be cut any more.
+    """
+    groups = [(np.arange(m), np.arange(n))]
+    sizes = [[(m, n)]]
+    for level in range(1, n_levels):
+        finer = []
+        for rows, cols in groups:
+            halves = None
+            if min(rows.size, cols.size) >= 2 * min_size:
+                halves = split(level - 1, rows, cols)
+            finer += sorted(halves or [(rows, cols)], key=lambda half: half[0][0])
+        if len(finer) == len(groups):
+            raise ValueError(_too_deep(level, n_levels, groups, min_size, symmetric))
+        groups = finer
+        sizes.append([(rows.size, cols.size) for rows, cols in groups])
+    row_tree, col_tree = (
+        Hierarchy(np.concatenate([group[side] for group in groups]),
+                  [np.cumsum([0, *(pair[side] for pair in level)]) for level in sizes])
+        for side in (0, 1))
+    return (row_tree, row_tree) if symmetric else (row_tree, col_tree)
+
+
+def _too_deep(level, n_levels, groups, min_size, symmetric):
+    smaller = [min(rows.size, cols.size) for rows, cols in groups]
+    g = int(np.argmax(smaller))
+    rows, cols = groups[g]
+    if symmetric:
+        largest, needed = _count(rows.size, "feature"), _count(2 * min_size, "feature")
+    else:
+        largest = f"{_count(rows.size, 'row')} and {_count(cols.size, 'column')}"
+        needed = f"{_count(2 * min_size, 'row')} and as many columns"
+    return (
+        f"n_levels = {n_levels} is deeper than the data allow: no group of level {level - 1} can be"
+        f" cut in two to make level {level}; its largest, group {g}, has {largest}, and a cut that"
+        f" leaves min_size = {min_size} on both sides needs {needed}. Ask for {level} levels"
+    )
+
+
+def _count(number, noun):
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class SpectralSplit:
+    """Cut groups along the leading vectors of their normalized weights, and refine.
+
+    Parameters
+    ----------
+    weights : callable
+        ``weights(rows, cols)`` is the block of non-negative weights, dense or sparse; what belongs
+        together has large ones.
+    symmetric, balanced, refine : bool
+    min_size : int
+        Least number of rows and of columns of a half.
+    n_starts : int
+        Starts of the refinement, 1 to 9.
+    rng : numpy.random.Generator
+        Starting vectors of Lanczos' method, for large groups.
+    """
+
+    def __init__(self, weights, *, symmetric, balanced, refine, min_size, n_starts, rng):
+        self.weights, self.symmetric, self.balanced = weights, symmetric, balanced
+        self.min_size, self.rng = min_size, rng
+        self.passes = MAX_PASSES if refine else 0
+        self.combinations = COMBINATIONS[: n_starts if refine else 1]
+
+    def __call__(self, level, rows, cols):
+        W = self.weights(rows, cols)
+        graph = cut_graph(W, self.symmetric)
+        signs = self._best(graph)
+        plus, minus = signs > 0, signs < 0
+        if self.symmetric:
+            halves = rows[plus], rows[minus]
+            return [(half, half) for half in halves]
+        p = rows.size
+        return [(rows[side[:p]], cols[side[p:]]) for side in (plus, minus)]
+
+    def _best(self, graph):
+        """Signs of the best cut that the starts lead to."""
+        vectors = leading_vectors(graph, COMBINATIONS.shape[1], self.rng)
+        best, best_value = None, -np.inf
+        for combination in self.combinations:
+            if combination[vectors.shape[1] :].any():
+                continue
+            scores = vectors @ combination[: vectors.shape[1]]
+            signs, value = self._cut(graph, scores)
+            if value > best_value * (1 + 1e-12 * np.sign(best_value)) or best is None:
+                best, best_value = signs, value
+        return best
+
+    def _cut(self, graph, scores):
+        if not self.balanced:
+            signs, cut = split_free(graph, scores, self.min_size, self.passes)
+            if signs is not None:
+                return signs, -cut
+        signs, inside = split_balanced(graph, scores, self.passes)
+        return signs, inside if self.balanced else -np.inf
+
+
+def leading_vectors(graph, k, rng):
+    """Scores of the vertices from the leading singular vectors of ``D^(-1/2) W D^(-1/2)``.
+
+    The first pair, ``D^(1/2) 1`` with singular value 1, says nothing and is taken out; the others
+    come back multiplied by ``D^(-1/2)``, shape (vertices, <= k).  For a symmetric graph they are
+    eigenvectors, those of the largest eigenvalues.
+    """
+    degree, W, p = graph.degree, graph.product, graph.n_rows
+    if not degree.any():
+        return -np.arange(degree.size, dtype=float)[:, None]  # nothing tells vertices apart
+    root = np.sqrt(degree)
+    scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
+    if p == degree.size:
+        first = root / np.sqrt(degree.sum())
+        return scale[:, None] * _leading(W, scale, first, k, rng)
+    if p < degree.size - p:
+        W, scale, root, turned = W.T, np.roll(scale, -p), np.roll(root, -p), True
+        p = degree.size - p
+    else:
+        turned = False
+    # The smaller side by its Gram matrix: v from MᵀM, then u = M v / σ.
+    first = root[p:] / np.sqrt(degree.sum() / 2)
+    V = _leading(W, scale[p:], first, k, rng, between=scale[:p] ** 2)
+    U = scale[:p, None] * (W @ (scale[p:, None] * V))
+    length = np.linalg.norm(U, axis=0)
+    U = np.divide(U, length, out=np.zeros_like(U), where=length > 0)
+    vectors = scale[:, None] * np.concatenate([U, V])
+    return np.roll(vectors, p, axis=0) if turned else vectors
+
+
+def _leading(W, scale, first, k, rng, between=None):
+    """Leading eigenvectors of ``S W S``, or of ``S Wᵀ diag(between) W S``, but the first one."""
+    n = scale.size
+    k = min(k, n - 1)
+    if n <= DENSE_SIDE:
+        M = W if between is None else W.T @ (_times_rows(between, W))
+        M = M.toarray() if hasattr(M, "toarray") else M
+        M = scale[:, None] * M * scale - np.outer(first, first)
+        return np.linalg.eigh(M)[1][:, ::-1][:, :k]
+
+    def product(x):
+        y = W @ (scale * x.ravel())
+        y = y if between is None else W.T @ (between * y)
+        return scale * y - first * (first @ x.ravel())
+
+    M = LinearOperator((n, n), matvec=product, dtype=np.float64)
+    start = rng.standard_normal(n)
+    _, vectors = eigsh(M, k, which="LA", v0=start - first * (first @ start), tol=LANCZOS_TOL)
+    return vectors[:, ::-1]
+
+
+def _times_rows(d, W):
+    return sparse.diags_array(d) @ W if sparse.issparse(W) else d[:, None] * W

@@ -1,0 +1,124 @@
+"""`partition_points`: hierarchies from the positions of what stands in the rows and columns."""
+
+import numpy as np
+
+from ..operators._validate import as_finite
+from .bisection import grow
+from .partition import check_depth
+
+__all__ = ["partition_points"]
+
+
+def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, min_size=1):
+    """Cut one or two sets of points in two, again and again, across their longest extent.
+
+    Parameters
+    ----------
+    row_points : array_like, shape (m, d)
+        Where the things in the rows are.
+    col_points : array_like, shape (n, d), optional
+        Where the things in the columns are.  By default they are those of the rows.
+    n_levels : int, optional
+        Levels L, the root counted, 2 by default: level l has ``2^l`` groups, unless some were too
+        small to be cut.
+    balanced : bool, optional
+        True (the default): rows and columns are each cut into halves of equal number, or nearly.
+        False: all of the group's points are cut at one place, where the sum of squared deviations
+        from the means of the halves along the axis is least.
+    min_size : int, optional
+        Least number of rows, and of columns, of a half.
+
+    Returns
+    -------
+    rows, cols : Hierarchy
+        Trees of one shape, the same object without `col_points`.  Of two halves the one with the
+        lower-numbered first row comes first.
+
+    Raises
+    ------
+    ValueError
+        Points of different dimensions, NaN, infinity, more levels than there are groups to cut.
+
+    See Also
+    --------
+    partition : from the entries of a matrix.
+
+    Notes
+    -----
+    The axis is the first principal one of the group's points, rows and columns together.  Balanced
+    halves of many points are those of a k-d tree with axes of its own (J. L. Bentley, 1975; R.
+    Sproull, 1991).  Nothing here is random, and no matrix of distances is formed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.fitting.partition_points import partition_points
+    >>> rows, cols = partition_points([[0.0, 0], [5, 1], [0, 1], [6, 1]], [[6.0, 2], [1, 1]])
+    >>> rows.labels(1), cols.labels(1)
+    (array([0, 1, 0, 1]), array([1, 0]))
+    """
+    n_levels, min_size = check_depth(n_levels, min_size)
+    symmetric = col_points is None
+    row_points = _as_points(row_points, "row_points")
+    col_points = row_points if symmetric else _as_points(col_points, "col_points")
+    if row_points.shape[1] != col_points.shape[1]:
+        raise ValueError("row_points and col_points must have the same dimension, got"
+                         f" {row_points.shape[1]} and {col_points.shape[1]}")
+
+    def split(level, rows, cols):
+        x, y = _along_axis(row_points[rows], col_points[cols], symmetric)
+        if balanced:
+            sides = _upper_half(x), _upper_half(y)
+        else:
+            cut = _least_squares_cut(x, y, min_size, symmetric)
+            if cut is None:
+                return None
+            sides = x >= cut, y >= cut
+        return [(rows[sides[0]], cols[sides[1]]), (rows[~sides[0]], cols[~sides[1]])]
+
+    return grow(len(row_points), len(col_points), n_levels, split, min_size, symmetric)
+
+
+def _as_points(points, what):
+    points = as_finite(points, what, dtype=np.float64, ndim=2, axis_name="point")
+    if 0 in points.shape:
+        raise ValueError(f"{what} must hold at least one point of at least one dimension, got shape"
+                         f" {points.shape}")
+    return points
+
+
+def _along_axis(x, y, symmetric):
+    """Positions of both sets along the first principal axis of their union."""
+    both = x if symmetric else np.concatenate([x, y])
+    centre = both.mean(axis=0)
+    deviations = both - centre
+    # The sign of the axis does not matter: halves are ordered by their first row.
+    axis = np.linalg.eigh(deviations.T @ deviations)[1][:, -1]
+    return (x - centre) @ axis, (y - centre) @ axis
+
+
+def _upper_half(x):
+    upper = np.zeros(x.size, dtype=bool)
+    upper[np.argsort(x, kind="stable")[x.size // 2 :]] = True
+    return upper
+
+
+def _least_squares_cut(x, y, min_size, symmetric):
+    """Where to cut a line so that the halves have the least sum of squares within; None if nowhere.
+
+    The sum between, ``n₁ n₂ (mean₁ - mean₂)² / n``, is the larger.
+    """
+    both = x if symmetric else np.concatenate([x, y])
+    order = np.sort(both)
+    n = order.size
+    below = np.arange(1, n)
+    sums = np.cumsum(order)
+    between = (sums[-1] * below / n - sums[:-1]) ** 2 / (below * (n - below))
+    cuts = order[1:]
+    allowed = order[1:] > order[:-1]
+    for z in (x, y):
+        left = np.searchsorted(np.sort(z), cuts)
+        allowed &= (left >= min_size) & (z.size - left >= min_size)
+    if not allowed.any():
+        return None
+    return cuts[np.argmax(np.where(allowed, between, -1))]
