@@ -222,6 +222,18 @@ def test_all_coefficients_can_be_given():
     np.testing.assert_allclose(np.concatenate(fit.coefficients), given, atol=1e-12)
 
 
+def test_a_coefficient_that_is_given_is_so_exactly():
+    data, sigma = draw()
+    R = np.zeros((2, data.p.sum()))
+    R[0, 1], R[1, 3] = 3, -2
+    limited = replace(data, constraints=(R, np.array([0, 0.2])))
+    for fit in (fit_system(limited, None, None, SUROptions(), covariance=sigma),
+                fit_system(limited, (1, 0, 0), TREE, SUROptions())):
+        assert fit.coefficients[0][1] == 0 and fit.coefficients[1][1] == -0.1
+        assert fit.bse[0][1] == fit.tvalues[0][1] == 0 and fit.pvalues[0][1] == 1
+        assert fit.tvalues[1][1] == -np.inf
+
+
 def test_units_of_regressors_do_not_matter_to_constraints():
     data, sigma = draw()
     limited = variants(data)["limits"]

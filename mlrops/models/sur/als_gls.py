@@ -214,7 +214,7 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
     penalty = climb._penalty(climb.gamma) + (
         loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
     return SURResult(
-        data=data, coefficients=_coefficients(climb, hierarchy), covariance=covariance,
+        data=data, coefficients=data.exact(_coefficients(climb, hierarchy)), covariance=covariance,
         loglik=trace[-1] + penalty, loglik_trace=np.array(trace), n_iter=len(trace) - 1,
         converged=termination in ("gradient", "loglik"), termination=termination,
         cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
@@ -299,7 +299,7 @@ def _feasible(data, covariance, options):
             f" {options.solver}, gtol asks for {options.rules.gtol:.0e}; raise max_cg_iter or gtol",
             ConvergenceWarning, stacklevel=4)
     return SURResult(
-        data=data, coefficients=system.coefficients(step.gamma), covariance=covariance,
+        data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
         loglik=loglik, loglik_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
         converged=converged, termination="gradient" if converged else "max_iter",
         cg_iterations=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,

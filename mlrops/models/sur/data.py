@@ -97,6 +97,20 @@ class SURData:
             Y = np.where(self.observed, Y, 0)
         return replace(self, Y=Y.astype(self.Y.dtype, copy=False))
 
+    def exact(self, coefficients):
+        """Coefficients (list of K arrays) with those that one constraint gives set to its value.
+
+        They come out of a solver to rounding only, and 1e-17 in place of 0 would be told from 0.
+        """
+        if self.constraints is None:
+            return coefficients
+        R, q = self.constraints
+        beta, alone = np.concatenate(coefficients), np.count_nonzero(R, axis=1) == 1
+        for row, value in zip(R[alone], q[alone], strict=True):
+            i = np.flatnonzero(row)[0]
+            beta[i] = value / row[i]
+        return np.split(beta, np.cumsum(self.p)[:-1])
+
     def take(self, rows):
         """The equations on some rows only; the weights stay as they are."""
         known = {}
