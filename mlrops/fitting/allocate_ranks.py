@@ -18,6 +18,8 @@ STARTS = "uniform", "bottom", "top"
 REFIT, SETTLE = 5, 2
 # Iterations of a refit when exchanges have come to an end.
 LONGEST = 100
+# What it has to gain, as a share of the error, for exchanges to be tried once more.
+REOPEN = 0.01
 # A real improvement, as a share of the error.
 LEAST_GAIN = 1e-4
 
@@ -46,7 +48,8 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
         levels.
     tol : float, optional
         When no exchange succeeds any more, the factors are refitted until an iteration lowers the
-        error by no more than `tol` times itself; then exchanges are tried once more.
+        error by no more than `tol` times itself; if that gains one percent altogether, exchanges
+        are tried once more.
     max_iter : int, optional
         Largest number of steps, accepted exchanges and such refits.
     progress : bool, optional
@@ -96,7 +99,7 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     >>> fit = allocate_ranks(A, 6, Hierarchy.balanced(64, [1, 2, 4, 8]), random_state=0)
     >>> sum(fit.ranks), fit.history[0][0], fit.converged
     (6, (2, 2, 1, 1), True)
-    >>> fit.error < fit.errors[0]
+    >>> bool(fit.error < fit.errors[0])
     True
     """
     source = Source(A, rows, cols, symmetric, psd)
@@ -204,7 +207,7 @@ class _Search:
         before = self.error
         run(self._descent, self.refit, tol, LONGEST)
         self._settle()
-        return self.error < (1 - LEAST_GAIN) * before
+        return self.error < (1 - REOPEN) * before
 
     def exchange(self):
         """Try exchanges until one lowers the error; False when none does."""

@@ -28,7 +28,7 @@ class DenseResidual:
     @property
     def floor(self):
         """Relative errors below this are rounding."""
-        return 4 * np.finfo(self._S.dtype).eps
+        return 32 * np.finfo(self._S.dtype).eps
 
     def restart(self, factors):
         """Compute the residual anew from A for these factors."""
