@@ -4,8 +4,9 @@ Vertices carry signs s = ±1, their *field* is h = W s, and turning vertex i ove
 cut by d_i = -s_i h_i; then h changes by -2 s_i times column i of W: O(vertices) a turn.
 
 Weights come in one of three forms: dense and symmetric (`p` = 0), a dense p × q block between rows
-0 ... p-1 and columns p ... p+q-1 that has no other edges, or a symmetric sparse matrix by rows
-(then `W` is empty).  No vertex has an edge to itself.  Rows are of kind 0, columns of kind 1.
+0 ... p-1 and columns p ... p+q-1 that has no other edges, with its transpose `Wt`, or a symmetric
+sparse matrix by rows (then `W` is empty).  No vertex has an edge to itself.  Rows are of kind 0,
+columns of kind 1.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from ._compiled import _jit
 
 
 @_jit
-def turn(W, data, indices, indptr, p, i, s, h):
+def turn(W, Wt, data, indices, indptr, p, i, s, h):
     """Turn vertex i over: s_i changes sign, and h stays W s."""
     a = -2 * s[i]
     s[i] = -s[i]
@@ -30,8 +31,9 @@ def turn(W, data, indices, indptr, p, i, s, h):
         for j in range(row.size):
             h[p + j] += a * row[j]
     else:
+        row = Wt[i - p]
         for j in range(p):
-            h[j] += a * W[j, i - p]
+            h[j] += a * row[j]
 
 
 @_jit
@@ -49,13 +51,14 @@ def best_by_side(s, h, kind, free, best, value):
 
 
 @_jit
-def swap_pass(W, data, indices, indptr, p, kind, excess, s, h, turned):
+def swap_pass(W, Wt, data, indices, indptr, p, kind, excess, patience, s, h, turned):
     """One Kernighan-Lin pass that keeps the sides of each kind equal in number, or one apart.
 
     excess[k] is the number of vertices of kind k on the plus side less those on the minus side.
     Each step makes the change of largest gain, be it a loss, and never undoes it: two vertices of
-    one kind change sides, or a single one leaves the side that has one more.  The pass then goes
-    back to its best state.  Returns the gain in weight not cut; s is left there, h is not.
+    one kind change sides, or a single one leaves the side that has one more.  The pass ends when
+    all vertices have moved, or `patience` of them without a new best state, and goes back to the
+    best one.  Returns the gain in weight not cut; s is left there, h is not.
     """
     free = np.ones(s.size, np.bool_)
     best = np.empty((2, 2), np.int64)
@@ -85,7 +88,7 @@ def swap_pass(W, data, indices, indptr, p, kind, excess, s, h, turned):
         i = best[choice, side]
         gain += value[choice, side]
         free[i] = False
-        turn(W, data, indices, indptr, p, i, s, h)
+        turn(W, Wt, data, indices, indptr, p, i, s, h)
         turned[n_turned] = i
         n_turned += 1
         if excess[choice] == 0:
@@ -93,7 +96,7 @@ def swap_pass(W, data, indices, indptr, p, kind, excess, s, h, turned):
             j = best[choice, 1 - side]
             gain += value[choice, 1 - side]
             free[j] = False
-            turn(W, data, indices, indptr, p, j, s, h)
+            turn(W, Wt, data, indices, indptr, p, j, s, h)
             turned[n_turned] = j
             n_turned += 1
         else:
@@ -101,6 +104,8 @@ def swap_pass(W, data, indices, indptr, p, kind, excess, s, h, turned):
         if gain > top:
             top = gain
             n_top = n_turned
+        elif n_turned - n_top >= patience:
+            break
     for t in range(n_top, n_turned):
         s[turned[t]] = -s[turned[t]]
     return top
@@ -115,12 +120,14 @@ def normalized_cut(cut, plus, total):
 
 
 @_jit
-def move_pass(W, data, indices, indptr, p, kind, degree, counts, smallest, cut, s, h, turned):
+def move_pass(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, patience, cut, s, h,
+              turned):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
     counts[k, side] vertices of kind k are on each side (0 is plus), never fewer than `smallest`.
-    Each step moves the free vertex that leaves the least normalized cut, be it more than before.
-    Returns the normalized cut of the best state; s is left there, h is not.
+    Each step moves the free vertex that leaves the least normalized cut, be it more than before;
+    the pass ends as `swap_pass` does.  Returns the normalized cut of the best state; s is left
+    there, h is not.
     """
     free = np.ones(s.size, np.bool_)
     total = degree.sum()
@@ -150,19 +157,21 @@ def move_pass(W, data, indices, indptr, p, kind, degree, counts, smallest, cut, 
         cut += s[i] * h[i]
         plus -= s[i] * degree[i]
         free[i] = False
-        turn(W, data, indices, indptr, p, i, s, h)
+        turn(W, Wt, data, indices, indptr, p, i, s, h)
         turned[n_turned] = i
         n_turned += 1
         if lowest < least:
             least = lowest
             n_least = n_turned
+        elif n_turned - n_least >= patience:
+            break
     for t in range(n_least, n_turned):
         s[turned[t]] = -s[turned[t]]
     return least
 
 
 @_jit
-def sweep_cut(W, data, indices, indptr, p, kind, degree, counts, smallest, order, s, h):
+def sweep_cut(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, order, s, h):
     """Turn all vertices from minus to plus in a given order; length of the prefix of least cut.
 
     On entry s = -1 and counts[k, 1] are the sizes of the kinds.  0 when no prefix leaves
@@ -179,7 +188,7 @@ def sweep_cut(W, data, indices, indptr, p, kind, degree, counts, smallest, order
         plus += degree[i]
         counts[kind[i], 0] += 1
         counts[kind[i], 1] -= 1
-        turn(W, data, indices, indptr, p, i, s, h)
+        turn(W, Wt, data, indices, indptr, p, i, s, h)
         allowed = True
         for k in range(2):
             if counts[k, 0] + counts[k, 1] and min(counts[k, 0], counts[k, 1]) < smallest:

@@ -16,11 +16,14 @@ __all__ = ["Graph", "cut_of", "dense_graph", "improve_moves", "improve_swaps", "
 # A pass has to gain more than this share of the total weight: rounding could go on for ever.
 LEAST_GAIN = 1e-13
 
+# Least number of vertices that a pass moves on trial; a twentieth of all if that is more.
+PATIENCE = 100
+
 
 class Graph(NamedTuple):
     """Weights in the form the compiled loops read, and the kind of each vertex."""
 
-    weights: tuple  # (W, data, indices, indptr, p)
+    weights: tuple  # (W, Wt, data, indices, indptr, p)
     kind: np.ndarray  # (vertices,), 0 for rows, 1 for columns
     degree: np.ndarray  # (vertices,)
     product: object  # the weights themselves, an array or sparse array (n_rows, columns)
@@ -36,7 +39,8 @@ def dense_graph(W, symmetric):
         kind[p:] = 1
     rows = W.sum(axis=1)
     degree = rows if symmetric else np.concatenate([rows, W.sum(axis=0)])
-    weights = (W, np.empty(0, W.dtype), none, none, 0 if symmetric else p)
+    Wt = W if symmetric else np.ascontiguousarray(W.T)
+    weights = (W, Wt, np.empty(0, W.dtype), none, none, 0 if symmetric else p)
     return Graph(weights, kind, degree, W, p)
 
 
@@ -47,7 +51,7 @@ def sparse_graph(W, adjacency):
     kind[p:] = 1
     none = np.empty((0, 0), adjacency.dtype)
     indices, indptr = (x.astype(np.int64) for x in (adjacency.indices, adjacency.indptr))
-    weights = (none, adjacency.data, indices, indptr, 0)
+    weights = (none, none, adjacency.data, indices, indptr, 0)
     return Graph(weights, kind, np.asarray(adjacency.sum(axis=1)).ravel(), W, p)
 
 
@@ -75,6 +79,11 @@ def counts_by_side(graph, s):
                      for k in range(2)])
 
 
+def patience(s):
+    """Vertices that a pass moves on trial beyond its best state."""
+    return max(PATIENCE, s.size // 20)
+
+
 def improve_swaps(graph, s, max_passes):
     """Improve ±1 signs `s` in place by Kernighan-Lin passes; the sides keep their sizes.
 
@@ -84,7 +93,8 @@ def improve_swaps(graph, s, max_passes):
     least = LEAST_GAIN * graph.degree.sum()
     for _ in range(max_passes):
         excess = np.subtract(*counts_by_side(graph, s).T)
-        gain = _compiled.swap_pass(*graph.weights, graph.kind, excess, s, field(graph, s), turned)
+        gain = _compiled.swap_pass(*graph.weights, graph.kind, excess, patience(s), s,
+                                   field(graph, s), turned)
         if gain <= least:
             break
 
@@ -97,7 +107,8 @@ def improve_moves(graph, s, smallest, max_passes):
         h = field(graph, s)
         cut = max((graph.degree.sum() - s @ h) / 4, 0.0)
         now = _compiled.move_pass(*graph.weights, graph.kind, graph.degree,
-                                  counts_by_side(graph, s), smallest, cut, s, h, turned)
+                                  counts_by_side(graph, s), smallest, patience(s), cut, s, h,
+                                  turned)
         if now >= before * (1 - LEAST_GAIN):
             break
         before = now
