@@ -181,7 +181,7 @@ SUMS = [
     (blocks, kron, Sum), (perm, diag, Sum), (perm, dense, Sum), (Sum(perm, dense), low, Sum),
     (Wrapped(csr_array(X)), low, Sum),
     (mlr, diag, MLR), (mlr, -0.5 * diag, MLR), (mlr, -1 * diag, GeneralMLR), (mlr, neg, GeneralMLR),
-    (mlr, -mlr2, GeneralMLR), (mlr, -forest, Sum),
+    (mlr, -mlr2, GeneralMLR), (-mlr, -mlr2, GeneralMLR), (mlr, -forest, Sum),
     (mlr, mlr2, MLR), (mlr, sym, MLR), (mlr, lrd2, MLR), (mlr, low, Woodbury),
     (mlr, -sym, Woodbury), (mlr, forest, Sum), (forest, sym, Woodbury), (forest, lrd2, Woodbury),
     (forest, low, Woodbury), (mlr.inv(), sym, Woodbury), (mlr.inv(), diag, Sum),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_general_mlr import factors, general, pairs, twin
+from paired_trees import factors, general, pairs, twin
 from trees import close, make_case
 
 from mlrops import Diagonal, GeneralMLR, Hierarchy
@@ -109,24 +109,27 @@ def test_single_precision():
     assert A.slogdet()[1] == pytest.approx(np.linalg.slogdet(dense)[1], rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "leaves"])
-def test_fill_stays_small(kind):
-    A, _, _ = regular(2000, kind=kind)
-    lu, _ = A._lu
-    assert lu.fill <= 4 * lu.nnz
-
-
-def test_leaves_that_only_their_parents_make_regular():
-    # Leaves of 4×4 with 2 own factors: half the pivots of a leaf come from above.
+def deep(kind):
+    """Seven levels and more; in "half", half the pivots of a leaf come from the levels above."""
     rng = np.random.default_rng(0)
-    counts = [2**level for level in range(8)]
-    h = Hierarchy(rng.permutation(512), Hierarchy.balanced(512, counts).boundaries)
-    g = Hierarchy(rng.permutation(512), h.boundaries)
-    A, dense = general(h, g, (4, 2, 2, 2, 2, 2, 2, 2), rng)
+    n, depth, last = {"diagonal": (1500, 7, 2), "leaves": (1500, 7, 24), "half": (1024, 9, 2)}[kind]
+    bounds = Hierarchy.balanced(n, [2**level for level in range(depth)]).boundaries
+    h, g = (Hierarchy(rng.permutation(n), bounds) for _ in range(2))
+    ranks = (4 if kind == "half" else 2, *[2] * (depth - 2), last)
+    if kind == "diagonal":
+        h = g = Hierarchy(h.permutation, [*bounds, np.arange(n + 1)])
+        ranks = (*ranks, 1)
+    return *general(h, g, ranks, rng), rng
+
+
+@pytest.mark.parametrize("kind, most", [("diagonal", 1.4), ("leaves", 1.3), ("half", 4)])
+def test_fill_stays_small(kind, most):
+    A, dense, rng = deep(kind)
     lu, _ = A._lu
-    assert lu.fill <= 8 * lu.nnz
-    b = rng.standard_normal(512)
+    assert lu.fill <= most * lu.nnz
+    b = rng.standard_normal((len(dense), 2))
     assert backward_error(dense, A.solve(b), b) < 1e-14
+    assert backward_error(dense.T, A.T.solve(b), b) < 1e-14
     assert A.slogdet()[0] == np.linalg.slogdet(dense)[0]
 
 
@@ -303,8 +306,8 @@ def test_lstsq_damped_and_started():
 def test_lstsq_says_when_it_stops_early():
     A, _, rng = tall()
     B = rng.standard_normal((40, 2))
-    with pytest.warns(ConvergenceWarning, match="right-hand side [01] stopped after 2 iterations: the"
-                                                " limit.*raise max_iter") as caught:
+    message = "right-hand side [01] stopped after 2 iterations: the limit.*raise max_iter"
+    with pytest.warns(ConvergenceWarning, match=message) as caught:
         _, infos = A.lstsq(B, max_iter=2)
     assert len(caught) == 2 and not any(info.converged for info in infos)
     assert caught[0].filename == __file__

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .base import StructuredOperator
 from .closure import ADD, MATMUL, SCALE, _rule, _split, scale
 from .composed import Product, Scaled, _is_transpose
 from .elementary import Diagonal, Identity, LowRank
@@ -53,12 +54,10 @@ def _(A, B):  # one group at the top: its factors and U stand side by side
                A.D if part.d is None else A.D + part.d)
 
 
-@_rule(ADD, GeneralMLR, GeneralMLR)
-@_rule(ADD, GeneralMLR, MLR)
-@_rule(ADD, MLR, Scaled)
-def _levels(A, B):  # levels side by side: B_l C_lᵀ + E_l G_lᵀ = [B_l E_l] [C_l G_l]ᵀ
+@_rule(ADD, StructuredOperator, StructuredOperator)
+def _(A, B):  # multilevel ones, and multiples: B_l C_lᵀ + E_l G_lᵀ = [B_l E_l] [C_l G_l]ᵀ
     a, b = split(A), split(B)
-    total = b and add_parts(a, b)
+    total = a and b and add_parts(a, b)
     if total is None:
         return None
     return join(total._replace(symmetric=total.symmetric or _is_transpose(A, B)))
@@ -76,8 +75,8 @@ def _(A, B):  # diag(d) is a level of single features
 @_rule(ADD, GeneralMLR, Scaled)
 def _(A, B):  # one group at the top: B_0 C_0ᵀ + U C Vᵀ = [B_0 UC] [C_0 V]ᵀ
     part = _split(B)
-    if part is None:  # perhaps a multiple of a multilevel matrix
-        return _levels(A, B)
+    if part is None:
+        return None
     total = split(A)
     if part.d is not None:
         total = add_diagonal(total, part.d)

@@ -74,7 +74,8 @@ class GeneralMLR(StructuredOperator):
     matrix that is singular, by structure or to working precision, raises
     ``numpy.linalg.LinAlgError``.  Two kinds need no sparse LU: those that are seen to be an `MLR`
     (left equals right, nonzero diagonal level) are solved, and have a square root, as one; and
-    products of square operands are solved factor by factor.
+    products of square operands, such as ``MLR @ MLR``, remember the `Product` and are solved, and
+    have a determinant and a root, factor by factor.
 
     See T. Parshakova, T. Hastie, E. Darve, S. Boyd, "Factor fitting, rank allocation, and
     partitioning in multilevel low rank matrices" (2023).
@@ -312,6 +313,11 @@ class GeneralMLR(StructuredOperator):
         Returns
         -------
         ndarray, of the shape of `i` and `j`
+
+        Raises
+        ------
+        IndexError
+            Out of range.
         """
         return general_entries.entries(self, i, j)
 

@@ -106,6 +106,10 @@ def _expand(A):
     rank = _order(A, levels)
     E = sp.coo_array((v, (i, rank[j])), shape=(first, first)).tocsc()
     E.eliminate_zeros()
+    if E.nnz > np.iinfo(np.intc).max:
+        raise ValueError(f"the expanded matrix of {A!r} has {E.nnz:,} nonzeros, more than SuperLU"
+                         " can count; lower the ranks, or solve iteratively")
+    E.indices, E.indptr = E.indices.astype(np.intc), E.indptr.astype(np.intc)  # as SuperLU has them
     return E, rank, np.concatenate([np.zeros(0, int), *factor_level])
 
 
@@ -179,7 +183,7 @@ class ExpandedLU:
         with np.errstate(all="ignore"):
             pivots = self._lu.U.diagonal()
             if pivots.all() and np.isfinite(pivots).all():
-                rcond = 1 / (self._norm * onenormest(inverse))
+                rcond = 1 / (self._norm * onenormest(inverse, t=1))
                 if rcond >= np.finfo(np.float64).eps:
                     return ""
             else:
