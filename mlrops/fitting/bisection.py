@@ -165,18 +165,20 @@ def leading_vectors(graph, k, rng):
         first = root / np.sqrt(degree.sum())
         return scale[:, None] * _leading(W, scale, first, k, rng)
     if p < degree.size - p:
-        W, scale, root, turned = W.T, np.roll(scale, -p), np.roll(root, -p), True
-        p = degree.size - p
-    else:
-        turned = False
-    # The smaller side by its Gram matrix: v from MᵀM, then u = M v / σ.
-    first = root[p:] / np.sqrt(degree.sum() / 2)
+        return np.roll(_by_smaller_side(W.T, np.roll(root, -p), np.roll(scale, -p), k, rng), p,
+                       axis=0)
+    return _by_smaller_side(W, root, scale, k, rng)
+
+
+def _by_smaller_side(W, root, scale, k, rng):
+    """The vectors of both sides from the Gram matrix of the columns: u = M v / σ."""
+    p = W.shape[0]
+    first = root[p:] / np.linalg.norm(root[p:])
     V = _leading(W, scale[p:], first, k, rng, between=scale[:p] ** 2)
     U = scale[:p, None] * (W @ (scale[p:, None] * V))
     length = np.linalg.norm(U, axis=0)
     U = np.divide(U, length, out=np.zeros_like(U), where=length > 0)
-    vectors = scale[:, None] * np.concatenate([U, V])
-    return np.roll(vectors, p, axis=0) if turned else vectors
+    return scale[:, None] * np.concatenate([U, V])
 
 
 def _leading(W, scale, first, k, rng, between=None):

@@ -121,7 +121,8 @@ def _standardized(Y):
     """Columns centred and of length 1, float64."""
     X = Y - Y.mean(axis=0, dtype=np.float64)
     length = np.sqrt(np.einsum("ti,ti->i", X, X))
-    still = np.flatnonzero(length <= 1e-7 * np.abs(Y).max(axis=0) * np.sqrt(len(Y)))
+    rounding = 10 * np.finfo(Y.dtype).eps * np.abs(Y).max(axis=0) * np.sqrt(len(Y))
+    still = np.flatnonzero(length <= rounding)
     if still.size:
         raise ValueError(f"features must vary to be told apart; constant: {name_some(still)}")
     X /= length

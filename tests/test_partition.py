@@ -1,0 +1,515 @@
+"""Partitions: planted groups are found, cuts are as good as they say, bad input is named."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from mlrops import Hierarchy, Identity, fit_factor_model
+from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix, simulate_mlr
+from mlrops.fitting.bisection import SpectralSplit, leading_vectors
+from mlrops.fitting.partition import partition
+from mlrops.fitting.partition_features import partition_features
+from mlrops.fitting.partition_points import partition_points
+from mlrops.kernels import bisection as kernel
+from mlrops.operators.bisection import cut_graph, split_balanced, split_free
+
+
+def same_groups(a, b):
+    """Whether two arrays of labels name the same groups."""
+    pairs = set(zip(a, b, strict=True))
+    return len(pairs) == len(set(a)) == len(set(b))
+
+
+def assert_paired(rows, cols):
+    """Trees of one shape, a permutation each, and levels that nest."""
+    assert rows.group_counts == cols.group_counts and rows.group_counts[0] == 1
+    np.testing.assert_array_equal(rows._paths, cols._paths)
+    for tree in (rows, cols):
+        Hierarchy(tree.permutation, tree.boundaries)
+
+
+def planted(row_sizes, col_sizes, seed, inside=1.0, outside=0.3):
+    """A shuffled matrix with larger entries where group g of rows meets group g of columns."""
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(np.repeat(np.arange(len(row_sizes)), row_sizes))
+    cols = rng.permutation(np.repeat(np.arange(len(col_sizes)), col_sizes))
+    scale = np.where(np.equal.outer(rows, cols), inside, outside)
+    return scale * rng.standard_normal((rows.size, cols.size)), rows, cols
+
+
+def symmetric_weights(n, seed, density=1.0):
+    rng = np.random.default_rng(seed)
+    W = rng.exponential(size=(n, n)) * (rng.random((n, n)) < density)
+    W = np.triu(W, 1)
+    return W + W.T
+
+
+# ---------------------------------------------------------------- planted groups
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sizes, balanced", [
+    (((30, 30), (20, 20)), True), (((31, 30), (20, 21)), True), (((45, 15), (8, 40)), False),
+    (((12, 50), (12, 50)), False)])
+def test_planted_rectangular(sizes, balanced, seed, dtype):
+    A, row_groups, col_groups = planted(*sizes, seed, outside=0.3 if balanced else 0.1)
+    rows, cols = partition(A.astype(dtype), 2, balanced=balanced)
+    assert_paired(rows, cols)
+    both = np.concatenate([rows.labels(1), cols.labels(1)])
+    assert same_groups(both, np.concatenate([row_groups, col_groups]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sizes, balanced", [
+    ((30, 30), True), ((31, 30), True), XX])
+def test_planted_symmetric(sizes, balanced, seed):
+    A, groups, cols = planted(sizes, sizes, seed, outside=0.3 if balanced else 0.1)
+    order = np.argsort(np.argsort(groups, kind="stable"), kind="stable")
+    A = A[:, np.argsort(cols, kind="stable")][:, order]  # columns of the rows' groups
+    tree, same = partition(A + A.T, 2, balanced=balanced)
+    assert tree is same and same_groups(tree.labels(1), groups)
+    for symmetric in (True, False):
+        r, c = partition(A + A.T, 2, balanced=balanced, symmetric=symmetric)
+        assert (r is c) == symmetric
+        assert same_groups(r.labels(1), groups) and same_groups(c.labels(1), groups)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_tree(seed):
+    _, rows, cols = hierarchical_matrix(160, 120, [1, 2, 4, 8], [0, 0, 0, 0], random_state=seed)
+    shared = sum(np.equal.outer(rows.labels(level), cols.labels(level)) for level in range(4))
+    A = np.random.default_rng(seed).standard_normal((160, 120)) * 3.0**shared
+    found = partition(A, 4)
+    assert_paired(*found)
+    for level in (1, 2, 3):
+        for tree, true in zip(found, (rows, cols), strict=True):
+            assert same_groups(tree.labels(level), true.labels(level))
+    # The pairing, not only the groups: rows and columns of a group share labels.
+    both = [np.concatenate([r.labels(3), c.labels(3)]) for r, c in (found, (rows, cols))]
+    assert same_groups(*both)
+
+
+def test_three_components_of_a_disconnected_matrix():
+    A = sp.block_array([[np.ones((4, 3)), None, None], [None, np.ones((4, 3)), None],
+                        [None, None, np.ones((8, 6))]]).toarray()
+    rows, cols = partition(A, 3)
+    assert same_groups(rows.labels(1), np.repeat([0, 1], 8))
+    inside = np.equal.outer(rows.labels(1), cols.labels(1))
+    assert A[~inside].sum() == 0
+    rows, cols = partition(A, 3, balanced=False)
+    assert A[~np.equal.outer(rows.labels(1), cols.labels(1))].sum() == 0
+
+
+def test_halves_are_balanced_and_ordered():
+    rows, cols = partition(np.random.default_rng(0).standard_normal((77, 45)), 6)
+    for tree in (rows, cols):
+        for level in range(6):
+            assert np.ptp(tree.group_sizes(level)) <= 1
+    for level in range(1, 6):
+        firsts = [rows.features(level, g).min() for g in range(rows.group_counts[level])]
+        assert all(a < b for a, b in zip(firsts[::2], firsts[1::2], strict=True))
+
+
+def test_band_matrices_keep_their_order():
+    i = np.arange(64)
+    A = np.exp(-np.abs(np.subtract.outer(i, i)) / 4)
+    for balanced in (True, False):
+        tree, _ = partition(A, 4, balanced=balanced)
+        assert tree == Hierarchy.balanced(64, [1, 2, 4, 8])
+
+
+# ---------------------------------------------------------------- invariances
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("shape", [(60, 41), (50, 50), (260, 230)])
+def test_permutation_equivariance(shape, balanced):
+    rng = np.random.default_rng(2)
+    data = gauss_transform(*shape, 4.0, random_state=1)
+    p, q = rng.permutation(shape[0]), rng.permutation(shape[1])
+    for A, cols in ((data.A, q), (np.exp(-4 * cdist(data.targets, data.targets)), p)):
+        first = partition(A, 4, balanced=balanced)
+        moved = partition(A[p][:, cols], 4, balanced=balanced)
+        for level in range(4):
+            labels = [np.concatenate([a.labels(level), b.labels(level)])
+                      for a, b in ((first[0], first[1]), moved)]
+            order = np.concatenate([p, len(p) + cols])
+            assert same_groups(labels[0][order], labels[1])
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, sp.coo_matrix])
+def test_sparse_is_dense(form, symmetric, balanced):
+    rng = np.random.default_rng(3)
+    A = rng.standard_normal((250, 210)) * (rng.random((250, 210)) < 0.05)
+    A = A[:210] + A[:210].T if symmetric else A
+    dense = partition(A, 4, balanced=balanced, symmetric=symmetric)
+    assert partition(form(A), 4, balanced=balanced, symmetric=symmetric) == dense
+
+
+def test_scale_and_integers_do_not_matter():
+    A = np.random.default_rng(4).integers(-5, 6, (30, 24))
+    expected = partition(A, 4)
+    for other in (A * 1e-170, A * 1e160, A.astype(np.float32), A.tolist(), np.asfortranarray(A)):
+        assert partition(other, 4) == expected
+    before = A.copy()
+    partition(A, 4)
+    np.testing.assert_array_equal(A, before)
+
+
+def test_seeds():
+    A = gauss_transform(300, 280, random_state=0).A
+    assert partition(A, 5, random_state=7) == partition(A, 5, random_state=7)
+    assert partition(A, 5, random_state=np.random.default_rng(7)) == partition(A, 5, random_state=7)
+
+
+# ---------------------------------------------------------------- the graph, the cut, refinement
+
+
+@pytest.mark.parametrize("n", [12, 260])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_leading_vectors_solve_the_eigenproblem(n, sparse):
+    W = symmetric_weights(n, 0, density=0.4)
+    B = np.random.default_rng(1).exponential(size=(n, n + 31))
+    B[:5, :9] += 9
+    for M, symmetric in ((W, True), (B, False), (B.T, False)):
+        graph = cut_graph(sp.csr_array(M) if sparse else M, symmetric)
+        adjacency = M if symmetric else np.block(
+            [[np.zeros((M.shape[0],) * 2), M], [M.T, np.zeros((M.shape[1],) * 2)]])
+        d = adjacency.sum(axis=1)
+        values, exact = np.linalg.eigh(adjacency / np.sqrt(np.outer(d, d)))
+        assert values[-1] == pytest.approx(1)
+        found = leading_vectors(graph, 3, np.random.default_rng(0))[:, 0]
+        rayleigh = found @ adjacency @ found / (found @ (d * found))
+        assert rayleigh == pytest.approx(values[-2], rel=1e-3)
+        np.testing.assert_allclose(found @ d, 0, atol=1e-8 * np.abs(found).max() * d.sum())
+        if n == 12:
+            exact = exact[:, -2] / np.sqrt(d)
+            np.testing.assert_allclose(abs(found @ (d * exact)) / np.sqrt(found @ (d * found)), 1,
+                                       rtol=1e-9)
+
+
+def all_balanced(kind):
+    """Every ±1 vector whose sums over the kinds are at most 1 in size."""
+    for s in itertools.product([-1.0, 1.0], repeat=len(kind)):
+        s = np.array(s)
+        if all(abs(s[kind == k].sum()) <= np.sum(kind == k) % 2 for k in (0, 1)):
+            yield s
+
+
+def adjacency_of(M, symmetric):
+    if symmetric:
+        return M - np.diag(np.diag(M))
+    p, q = M.shape
+    return np.block([[np.zeros((p, p)), M], [M.T, np.zeros((q, q))]])
+
+
+def inside_of(adjacency, s):
+    return adjacency[np.equal.outer(s, s)].sum() / 2
+
+
+def ncut_of(adjacency, s):
+    cut = adjacency[s > 0][:, s < 0].sum()
+    return cut / adjacency[s > 0].sum() + cut / adjacency[s < 0].sum()
+
+
+TINY = [(4, 4, True), (7, 7, True), (8, 8, True), (4, 6, False), (5, 4, False), (3, 5, False),
+        (2, 2, False), (2, 3, False), (2, 2, True), (3, 3, True)]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("p, q, symmetric", TINY)
+def test_cuts_of_tiny_graphs_are_the_best(p, q, symmetric, sparse):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        W = symmetric_weights(p, seed) if symmetric else rng.exponential(size=(p, q))
+        full = adjacency_of(W, symmetric)
+        weights = sp.csr_array(W) if sparse else W
+        graph = cut_graph(weights, symmetric)
+        assert graph.degree == pytest.approx(full.sum(axis=1))
+        options = dict(symmetric=symmetric, refine=True, min_size=1, n_starts=9, rng=rng)
+        s = SpectralSplit(None, balanced=True, **options)._best(graph)
+        best = max(inside_of(full, t) for t in all_balanced(graph.kind))
+        assert inside_of(full, s) == pytest.approx(best, rel=1e-12)
+        if min(p, q) < 3:
+            continue
+        s = SpectralSplit(None, balanced=False, **options)._best(graph)
+        best = min(ncut_of(full, np.array(t)) for t in itertools.product([-1.0, 1.0],
+                                                                         repeat=len(full))
+                   if all(0 < np.sum(np.array(t)[graph.kind == k] > 0) < np.sum(graph.kind == k)
+                          for k in np.unique(graph.kind)))
+        assert ncut_of(full, s) == pytest.approx(best, rel=1e-12)
+
+
+@given(st.integers(2, 24), st.integers(2, 24), st.booleans(), st.booleans(),
+       st.integers(0, 2**31))
+def test_refinement_only_helps(p, q, symmetric, sparse, seed):
+    rng = np.random.default_rng(seed)
+    W = symmetric_weights(p, seed, 0.6) if symmetric else (
+        rng.exponential(size=(p, q)) * (rng.random((p, q)) < 0.6))
+    full = adjacency_of(W, symmetric)
+    graph = cut_graph(sp.csr_array(W) if sparse else W, symmetric)
+    scores = rng.standard_normal(len(full))
+    start, before = split_balanced(graph, scores, 0)
+    s, after = split_balanced(graph, scores, 50)
+    assert before == pytest.approx(inside_of(full, start))
+    assert after == pytest.approx(inside_of(full, s))
+    assert after >= before * (1 - 1e-12)
+    for k in np.unique(graph.kind):
+        assert abs(s[graph.kind == k].sum()) == np.sum(graph.kind == k) % 2
+    if not symmetric:  # no exchange of two rows, or of two columns, raises it further
+        for i, j in itertools.combinations(range(len(full)), 2):
+            if graph.kind[i] == graph.kind[j] and s[i] != s[j]:
+                t = s.copy()
+                t[[i, j]] = s[[j, i]]
+                assert inside_of(full, t) <= after * (1 + 1e-11) + 1e-11
+
+    start, before = split_free(graph, scores, 1, 0)
+    s, after = split_free(graph, scores, 1, 50)
+    assert (s is None) == (start is None)
+    if s is not None:
+        assert before == pytest.approx(ncut_of(full, start), rel=1e-9, abs=1e-12)
+        assert after == pytest.approx(ncut_of(full, s), rel=1e-9, abs=1e-12)
+        assert after <= before * (1 + 1e-9) + 1e-12
+        for i in range(len(full)):  # nor does a move lower the cut
+            t = s.copy()
+            t[i] = -t[i]
+            sides = [np.sum((graph.kind == graph.kind[i]) & (t == side)) for side in (1, -1)]
+            if min(sides) >= 1 and min(full[t > 0].sum(), full[t < 0].sum()) > 0:
+                assert ncut_of(full, t) >= after * (1 - 1e-9) - 1e-12
+
+
+def test_sweep_takes_the_best_prefix():
+    for seed in range(6):
+        W = symmetric_weights(9, seed)
+        graph = cut_graph(W, True)
+        order = np.random.default_rng(seed).permutation(9)
+        cuts = {}
+        for t in range(2, 8):
+            s = np.full(9, -1.0)
+            s[order[:t]] = 1
+            cuts[t] = ncut_of(W, s)
+        found = kernel.sweep(graph, order, 2)
+        assert ncut_of(W, found) == pytest.approx(min(cuts.values()))
+
+
+def test_smallest_sides_are_kept():
+    A, *_ = planted((3, 40), (2, 30), 0, outside=0.1)
+    for min_size in (1, 4, 10, 15):
+        rows, cols = partition(A, 2, balanced=False, min_size=min_size)
+        assert min(rows.group_sizes(1).min(), cols.group_sizes(1).min()) >= min_size
+
+
+def test_refinement_of_large_graphs_beats_the_spectral_cut():
+    A = gauss_transform(400, 300, random_state=0).A
+
+    def outside(rows, cols):
+        return np.sum(A[~np.equal.outer(rows.labels(3), cols.labels(3))] ** 2)
+
+    rough, one, nine = (outside(*partition(A, 4, **options)) for options in (
+        {"refine": False}, {"n_starts": 1}, {}))
+    assert one < 0.97 * rough and nine <= one
+
+
+# ---------------------------------------------------------------- distances, points
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_distances_of_clusters(balanced):
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(4), 15))
+    centres = np.array([[0, 0], [0, 4], [20, 0], [20, 4]])
+    x = centres[labels] + 0.3 * rng.standard_normal((60, 2))
+    for method in ("distance", "linkage"):
+        options = {} if method == "linkage" else {"balanced": balanced}
+        tree, same = partition(cdist(x, x), 3, method=method, **options)
+        assert tree is same and same_groups(tree.labels(2), labels)
+        assert same_groups(tree.labels(1), labels // 2)
+    y = centres[labels[:30]] + 0.3 * rng.standard_normal((30, 2))
+    for rows, cols in (partition(cdist(x, y), 3, method="distance", balanced=balanced),
+                       partition_points(x, y, 3, balanced=False)):
+        if balanced and rows.group_sizes(1)[0] == 30:
+            assert_paired(rows, cols)
+        else:
+            both = np.concatenate([rows.labels(2), cols.labels(2)])
+            assert same_groups(both, np.concatenate([labels, labels[:30]]))
+
+
+def test_distances_in_a_graph_of_two_components():
+    line = graph_distances("small_world", 20, degree=2, rewire=0.0)
+    A = np.full((40, 40), np.inf)
+    A[::2, ::2] = A[1::2, 1::2] = line
+    for balanced in (True, False):
+        tree, _ = partition(A, 2, method="distance", balanced=balanced)
+        assert same_groups(tree.labels(1), np.arange(40) % 2)
+
+
+def test_distances_that_are_mostly_zero():
+    A = np.ones((8, 8))
+    A[np.ix_([0, 2, 4, 6, 7], [0, 2, 4, 6, 7])] = 0
+    np.fill_diagonal(A, 0)
+    tree, _ = partition(A, 2, method="distance", balanced=False)
+    assert set(tree.labels(1)[[0, 2, 4, 6, 7]]) == {0}
+
+
+def test_points_on_a_line():
+    x = np.array([0.0, 1.0, 2.0, 10.0, 11.0, 30.0, 31.0])[:, None] * [[3.0, 4.0]]
+    p = np.random.default_rng(0).permutation(7)
+    tree, same = partition_points(x[p], n_levels=2, balanced=False)
+    assert tree is same and same_groups(tree.labels(1), p >= 5)
+    tree, _ = partition_points(x[p], n_levels=3)
+    assert same_groups(tree.labels(1), p >= 3) or same_groups(tree.labels(1), p >= 4)
+    assert np.ptp(tree.group_sizes(2)) <= 1
+    rows, cols = partition_points(x[p], x[[6, 0, 5]], 2, balanced=False)
+    both = np.concatenate([rows.labels(1), cols.labels(1)])
+    assert same_groups(both, np.concatenate([p >= 5, [True, False, True]]))
+
+
+def test_free_cut_of_points_is_the_best_two_means():
+    x = np.random.default_rng(5).standard_normal((30, 1))
+    tree, _ = partition_points(x, n_levels=2, balanced=False, min_size=3)
+    order = np.argsort(x[:, 0])
+    squares = {t: x[order[:t]].var() * t + x[order[t:]].var() * (30 - t) for t in range(3, 28)}
+    best = min(squares, key=squares.get)
+    assert same_groups(tree.labels(1)[order], np.arange(30) >= best)
+
+
+# ---------------------------------------------------------------- data
+
+
+def misplaced(found, true):
+    share = np.mean(found != true)
+    return min(share, 1 - share)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ranks", [(2, 5), (0, 8), (5, 5)])
+def test_tree_of_a_covariance_is_found(ranks, seed):
+    """Two groups below the root, all factors together as much variance as the noise."""
+    shuffled = np.random.default_rng(seed).permutation(np.arange(2000) % 2)
+    tree = Hierarchy.from_labels(shuffled)
+    noise = float(sum(r > 0 for r in ranks))
+    data = simulate_mlr(tree, ranks, 200, noise=noise, mean=3.0, random_state=seed)
+    signal = data.covariance.diagonal() - data.covariance.D
+    assert abs(signal.mean() / data.covariance.D.mean() - 1) < 0.05
+    found = partition_features(data.Y, ranks, random_state=seed)
+    assert misplaced(found.labels(1), tree.labels(1)) <= 0.01
+
+
+@pytest.mark.parametrize("n_samples", [60, 500])
+def test_unequal_groups_of_features(n_samples):
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], [50, 130]))
+    data = simulate_mlr(Hierarchy.from_labels(labels), (1, 4), n_samples, noise=0.3,
+                        random_state=1)
+    found = partition_features(data.Y, (1, 4))
+    assert misplaced(found.labels(1), labels) <= 0.02
+    assert partition_features((data.Y - 7) * np.geomspace(1e-8, 1e8, 180), (1, 4)) == found
+    halves = partition_features(data.Y, (1, 4), balanced=True)
+    assert list(halves.group_sizes(1)) == [90, 90]
+    kept = partition_features(data.Y, (1, 4), min_size=70)
+    assert kept.group_sizes(1).min() >= 70
+
+
+def test_tree_of_three_levels_fits_like_the_true_one():
+    n = 120
+    true = Hierarchy(np.random.default_rng(0).permutation(n), [[0, n], [0, n // 2, n],
+                                                               [0, 30, 60, 90, n]])
+    data = simulate_mlr(true, (1, 2, 3), 300, noise=0.5, random_state=0)
+    found = partition_features(data.Y, (1, 2, 3))
+    wrong = sum(30 - np.bincount(found.labels(2)[true.labels(2) == g]).max() for g in range(4))
+    assert wrong <= 3
+    chance = Hierarchy(np.random.default_rng(1).permutation(n), true.boundaries)
+    logliks = [fit_factor_model(data.Y, (1, 2, 3), tree, max_iter=30, tol=1e-4).loglik
+               for tree in (true, found, chance)]
+    assert logliks[1] > logliks[0] - 0.02 * (logliks[0] - logliks[2])
+
+
+def test_features_permuted():
+    data = simulate_mlr(Hierarchy.balanced(90, [1, 2]), (1, 3), 80, noise=0.5, random_state=3)
+    p = np.random.default_rng(0).permutation(90)
+    a, b = partition_features(data.Y, (1, 3)), partition_features(data.Y[:, p], (1, 3))
+    assert same_groups(a.labels(1)[p], b.labels(1))
+    float32 = partition_features(data.Y.astype(np.float32), (1, 3))
+    assert float32 == a
+
+
+# ---------------------------------------------------------------- depth and bad input
+
+
+def test_depth():
+    A = gauss_transform(40, 30, random_state=0).A
+    rows, cols = partition(A, 6)
+    assert_paired(rows, cols)
+    assert rows.group_counts[:5] == (1, 2, 4, 8, 16) and 16 < rows.group_counts[5] <= 30
+    with pytest.raises(ValueError, match=r"n_levels = 8 is deeper.*no group of level [56] can"):
+        partition(A, 8)
+    with pytest.raises(ValueError, match=(
+            "no group of level 2 can be cut in two to make level 3; its largest, group 0, has"
+            " 10 rows and [78] columns, and a cut that leaves min_size = 6 on both sides needs"
+            " 12 rows and as many columns. Ask for 3 levels")):
+        partition(A, 4, min_size=6)
+    tree, _ = partition(np.eye(1), 1)
+    assert tree == Hierarchy.flat(1)
+    with pytest.raises(ValueError, match="has 1 feature, .* needs 2 features. Ask for 1 level"):
+        partition(np.eye(1), 2)
+
+
+def spoiled(value, shape=(4, 5)):
+    A = np.ones(shape)
+    A[2, 1] = value
+    return A
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: partition(spoiled(np.nan), 2), ValueError, r"A must be finite.*\(row 2\)"),
+    (lambda: partition(spoiled(np.inf), 2), ValueError, "A must be finite"),
+    (lambda: partition(sp.csr_array(spoiled(np.nan)), 2), ValueError, "A must be finite"),
+    (lambda: partition(np.zeros((4, 5)), 2), ValueError, "4 by 5, is zero everywhere"),
+    (lambda: partition(sp.csr_array((4, 5)), 2), ValueError, "zero everywhere"),
+    (lambda: partition(np.ones(4), 2), ValueError, "A must be 2-d"),
+    (lambda: partition(np.ones((0, 4)), 2), ValueError, r"one row and one column, got \(0, 4\)"),
+    (lambda: partition(np.ones((4, 4)) * 1j, 2), TypeError, "must be real"),
+    (lambda: partition(Identity(4), 2), TypeError, r"got an operator \(Identity\): pass A.toarray"),
+    (lambda: partition(np.ones((4, 5)), 2, symmetric=True), ValueError, r"square.*got \(4, 5\)"),
+    (lambda: partition(spoiled(2.5, (4, 4)), 2, symmetric=True), ValueError,
+     r"A\[1, 2\] = 1 and A\[2, 1\] = 2.5"),
+    (lambda: partition(sp.csr_array(spoiled(2.5, (4, 4))), 2, symmetric=True), ValueError,
+     r"A\[1, 2\] = 1 and A\[2, 1\] = 2.5"),
+    (lambda: partition(spoiled(np.inf, (4, 4)), 2, symmetric=True, method="distance"), ValueError,
+     r"A\[1, 2\] = 1 and A\[2, 1\] = inf"),
+    (lambda: partition(np.ones((4, 5)), 0), ValueError, "n_levels must be at least 1, got 0"),
+    (lambda: partition(np.ones((4, 5)), 2.0), TypeError, "n_levels must be an integer"),
+    (lambda: partition(np.ones((4, 5)), 2, min_size=0), ValueError, "min_size must be at least 1"),
+    (lambda: partition(np.ones((4, 5)), 2, n_starts=10), ValueError, "n_starts must lie in 1 to 9"),
+    (lambda: partition(np.ones((4, 5)), 2, method="metis"), ValueError, "one of 'spectral', 'dist"),
+    (lambda: partition(spoiled(-1.0), 2, method="distance"), ValueError,
+     r"must hold distances, not negative and not NaN; got -1.0 in row 2, column 1"),
+    (lambda: partition(sp.csr_array(spoiled(2.0)), 2, method="distance"), TypeError,
+     "needs all distances: .* pass a dense array"),
+    (lambda: partition(np.ones((4, 5)), 2, method="linkage"), ValueError, "symmetric matrix"),
+    (lambda: partition(spoiled(np.inf, (4, 4)), 2, method="linkage"), ValueError,
+     "must hold finite distances, .* got inf in row 2, column 1"),
+    (lambda: partition(1 - np.eye(4), 2, method="linkage", balanced=True), ValueError, "sizes"),
+    (lambda: partition(1 - np.eye(5), 4, method="linkage"), ValueError,
+     "level 3 would cut 5 features into 8 groups, and group 5 on would be empty. Ask for 3 levels"),
+    (lambda: partition_points(np.ones((4, 2)), np.ones((4, 3)), 2), ValueError, "got 2 and 3"),
+    (lambda: partition_points(spoiled(np.nan), n_levels=2), ValueError, r"\(point 2\)"),
+    (lambda: partition_points(np.ones((4, 2)), n_levels=2, balanced=False), ValueError, "group 0"),
+    (lambda: partition_points(np.ones((0, 2))), ValueError, "at least one point"),
+    (lambda: partition_features(spoiled(np.nan), (1, 1)), ValueError, "Y must be finite"),
+    (lambda: partition_features(np.ones((9, 5)), (1, 1)), ValueError, "constant: 0, 1, 2, 3, 4"),
+    (lambda: partition_features(np.eye(9), (1, 0)), ValueError, "groups of level 1 that have no"),
+    (lambda: partition_features(np.eye(9), (1, 1, 1, 1)), ValueError, "n_levels = 4 is deeper"),
+    (lambda: partition_features(np.ones((1, 5)), (1, 1)), ValueError, "at least two samples"),
+    (lambda: partition_features(np.eye(9), (1, -1)), ValueError, r"ranks\[1\] must be non-neg"),
+])
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
