@@ -67,7 +67,7 @@ def test_planted_rectangular(sizes, balanced, seed, dtype):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("sizes, balanced", [
-    ((30, 30), True), ((31, 30), True), XX])
+    ((30, 30), True), ((31, 30), True), ((12, 40), False), ((8, 30), False)])
 def test_planted_symmetric(sizes, balanced, seed):
     A, groups, cols = planted(sizes, sizes, seed, outside=0.3 if balanced else 0.1)
     order = np.argsort(np.argsort(groups, kind="stable"), kind="stable")
