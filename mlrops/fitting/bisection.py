@@ -22,7 +22,7 @@ COMBINATIONS = np.array([
     [0, 1, -1]], dtype=float)
 
 # Relative accuracy of the eigenvalues of Lanczos' method; the refinement forgives the rest.
-LANCZOS_TOL = 1e-4
+LANCZOS_TOL = 1e-6
 
 # Passes of the refinement end by themselves, when one brings no gain; this only bounds them.
 MAX_PASSES = 100
