@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..datasets import load_french
-from ..models.convergence import ConvergenceWarning
+from ..operators.convergence import ConvergenceWarning
 from .sur import CONSTANT, coefficient_table, named_system, save_picture
 from .tables import paragraph, percent, table
 

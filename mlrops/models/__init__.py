@@ -1,6 +1,6 @@
 """Statistical models, written only in terms of the package's operators."""
 
-from .convergence import ConvergenceWarning
+from ..operators.convergence import ConvergenceWarning
 from .criteria import degrees_of_freedom
 from .factor_model import FactorModelIterate, fit_factor_model
 from .gls import gls

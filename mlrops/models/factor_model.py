@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR, check_ranks
 from .ascent import MEMORY, Problem
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
-from .convergence import ConvergenceWarning
 from .em import Point
 from .options import check_options, check_scale, check_times
 from .result import FactorModelResult

@@ -10,7 +10,7 @@ from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
 from ..operators import Dense, Diagonal, as_operator, krylov
 from ..operators._validate import as_finite, check_rank, name_some
-from .convergence import ConvergenceWarning
+from ..operators.convergence import ConvergenceWarning
 from .design import Design, name_dependent, rounding
 from .gls_result import GLSResult
 

@@ -21,8 +21,8 @@ import numpy as np
 import scipy.sparse
 
 from ..operators._validate import name_some
+from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR
-from .convergence import ConvergenceWarning
 from .criteria import degrees_of_freedom
 from .factor_model import fit_factor_model
 from .folds import take_rows

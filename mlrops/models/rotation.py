@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from ..operators._validate import check_rank, name_some
+from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR
-from .convergence import ConvergenceWarning
 from .frames import loadings_frame
 
 __all__ = ["RotatedLoadings", "rotate"]

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ...hierarchy import Hierarchy
 from ...operators._validate import check_rank
 from ...operators.base import StructuredOperator
+from ...operators.convergence import ConvergenceWarning
 from ...operators.mlr import MLR
-from ..convergence import ConvergenceWarning
 from ..em import loading_penalty
 from ..options import check_number, check_options
 from ..run import Rules

@@ -93,7 +93,7 @@ def bootstrap(result, covariance, n_boot=200, random_state=0, progress=False):
         raise ValueError(f"{failed} of {n_boot} refits of the bootstrap failed, the last one with:"
                          f" {why}") from why
     if failed or unconverged:
-        from ..convergence import ConvergenceWarning
+        from ...operators.convergence import ConvergenceWarning
 
         warnings.warn(f"of {n_boot} refits of the bootstrap {failed} failed and {unconverged} did"
                       " not converge; the former are left out", ConvergenceWarning, stacklevel=4)

@@ -7,8 +7,8 @@ import numpy as np
 import scipy.linalg
 
 from ...operators._validate import name_some
+from ...operators.convergence import ConvergenceWarning
 from ..ascent import Ascent, Problem
-from ..convergence import ConvergenceWarning
 from ..data import CompleteData
 from ..em import Point
 from ..incomplete import IncompleteData

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 
+from ...operators.convergence import ConvergenceWarning
 from ...operators.elementary import Dense
-from ..convergence import ConvergenceWarning
 from .block_cg import block_cg
 from .factor_elimination import FactorElimination, size_of_elimination
 from .system import inverse_diagonal

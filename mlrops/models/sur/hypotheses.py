@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from ...operators._validate import check_rank, name_some
-from ..convergence import ConvergenceWarning
+from ...operators.convergence import ConvergenceWarning
 from ..criteria import degrees_of_freedom
 from .bootstrap import drawn_data
 from .constraints import read_constraints
