@@ -92,6 +92,19 @@ def test_the_gain_is_the_next_singular_value():
             assert here[ranks[level]] == pytest.approx(s[ranks[level]], rel=1e-3)
 
 
+def test_the_most_promising_exchange_comes_first():
+    A, rows, cols = planted(noise=0.5)
+    found = search(A, (1, 1, 1, 1), rows, cols)
+    sigma = found._descent.factors.sigma
+    rise = {(up, down): found._losses[down].min(axis=1).sum() - np.square(sigma[up][:, 1]).sum()
+            for up in range(4) for down in range(4) if up != down}
+    candidates = found._candidates()
+    np.testing.assert_array_equal([rise[pair] for pair in candidates], sorted(rise.values()))
+    assert found.exchange() and found.n_trials == 1  # as promised
+    up, down = candidates[0]
+    assert found.ranks[up] == 2 and found.ranks[down] == 0
+
+
 @pytest.mark.parametrize("psd", [False, True])
 def test_losses_of_symmetric_fits_are_squared_eigenvalues(psd):
     A, tree = kernel()

@@ -52,6 +52,14 @@ def test_progress_and_repr_and_pickle(capsys):
     np.testing.assert_array_equal(again.operator.B, fit.operator.B)
 
 
+def test_input_is_left_alone():
+    S, tree = symmetric_matrix()
+    for A in (S, csr_array(S)):
+        before = A.copy()
+        fit_mlr(A, (2, 1, 1), tree, max_iter=2)
+        assert not (abs(before - A) > 0).sum()
+
+
 # ---------------------------------------------------------------- bad input
 
 def bad(A=None, ranks=(1, 1, 1), rows=None, cols=None, **options):

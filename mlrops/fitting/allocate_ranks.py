@@ -14,7 +14,7 @@ from .source import Source
 __all__ = ["allocate_ranks"]
 
 STARTS = "uniform", "bottom", "top"
-# A refit that has not won by then is given up; one that has goes on for as long to settle.
+# Iterations of the refit after an exchange: to win, and once it has won.
 REFIT, SETTLE = 5, 2
 # Iterations of a refit when exchanges have come to an end.
 LONGEST = 100
@@ -218,11 +218,22 @@ class _Search:
             gone_B, gone_C = descent.factors.drop(down, self._losses[down])
             descent.residual.open(down).subtract([-b for b in gone_B], gone_C)
             improve(descent.factors, descent.residual, up, rank=self.ranks[up] + 1)
-            for _ in range(REFIT):
-                self.refit()
-                if descent.error() < (1 - LEAST_GAIN) * self.error:
-                    self._settle()
-                    return True
+            if self._wins():
+                self._settle()
+                return True
             descent.factors.restore(saved)
             descent.residual.restart(descent.factors)
+        return False
+
+    def _wins(self):
+        """Refit until the error is less than before the exchange, or will not be at this pace."""
+        target, before = (1 - LEAST_GAIN) * self.error, np.inf
+        for left in reversed(range(REFIT)):
+            self.refit()
+            error = self._descent.error()
+            if error < target:
+                return True
+            if error - target > left * (before - error):
+                return False
+            before = error
         return False
