@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from mlrops import Hierarchy, Identity, fit_factor_model
 from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix, simulate_mlr
 from mlrops.fitting.bisection import SpectralSplit, leading_vectors
-from mlrops.fitting.partition import partition
+from mlrops.fitting.partition import _Closeness, partition
 from mlrops.fitting.partition_features import partition_features
 from mlrops.fitting.partition_points import partition_points
 from mlrops.kernels import bisection as kernel
@@ -360,6 +360,18 @@ def test_distances_that_are_mostly_zero():
     assert set(tree.labels(1)[[0, 2, 4, 6, 7]]) == {0}
 
 
+def test_closeness_by_its_definition():
+    x = np.array([0.0, 1.0, 3.0, 7.0])
+    d = np.abs(np.subtract.outer(x, x))
+    d[0, 3] = d[3, 0] = np.inf
+    apart = [1.0, 3.0, 2.0, 6.0, 4.0]  # the pairs that have a finite distance
+    rows = np.arange(4)
+    for symmetric, s in ((True, np.median(apart)), (False, np.median([0.0] * 4 + apart * 2))):
+        np.testing.assert_allclose(_Closeness(d, symmetric)(rows, rows), np.exp(-((d / s) ** 2)))
+    block = _Closeness(d, False)(rows[:2], rows[2:])
+    np.testing.assert_allclose(block, [[np.exp(-1), 0], [np.exp(-4 / 9), np.exp(-4)]])
+
+
 def test_points_on_a_line():
     x = np.array([0.0, 1.0, 2.0, 10.0, 11.0, 30.0, 31.0])[:, None] * [[3.0, 4.0]]
     p = np.random.default_rng(0).permutation(7)
@@ -439,6 +451,19 @@ def test_features_permuted():
     assert same_groups(a.labels(1)[p], b.labels(1))
     float32 = partition_features(data.Y.astype(np.float32), (1, 3))
     assert float32 == a
+
+
+@pytest.mark.parametrize("strength", [1, 3, 10])
+def test_strong_common_factors_do_not_hide_groups(strength):
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.arange(300) % 2)
+        Y = strength * rng.standard_normal((200, 3)) @ rng.standard_normal((3, 300))
+        Y += rng.standard_normal((200, 300))
+        for g in (0, 1):
+            Y[:, labels == g] += rng.standard_normal((200, 3)) @ rng.standard_normal((3, 150))
+        found = partition_features(Y, (3, 3), random_state=0)
+        assert misplaced(found.labels(1), labels) <= 0.01
 
 
 def test_no_array_of_features_by_features():
