@@ -1,0 +1,136 @@
+"""Multilevel low rank against its relatives: errors of approximations that store equally much.
+
+``MLROPS_PICTURE=notebooks/relatives.png`` in the environment draws the table, too.
+"""
+
+import os
+
+import numpy as np
+import pytest
+from hodlr import hodlr
+
+from mlrops import Hierarchy
+from mlrops.datasets import (
+    dct_matrix,
+    gauss_transform,
+    graph_distances,
+    hierarchical_matrix,
+    hilbert_matrix,
+    sphere_kernel,
+    toeplitz_matrix,
+)
+from mlrops.fitting import allocate_ranks
+from mlrops.fitting.partition import partition
+
+TOTAL_RANK = 20
+N, LEVELS = 512, 10  # down to single features, so that a level can be a diagonal
+KINDS = {"low rank": ("#8a8a8a", "o"), "low rank + diagonal": ("#e08e1b", "D"),
+         "HODLR": ("#2f7fb8", "s"), "multilevel low rank": ("#101c33", "X")}
+MATRICES = {
+    "Gauss transform, 800 by 600": lambda: gauss_transform(random_state=0).A,
+    "sphere, gaussian": lambda: sphere_kernel(N, "gaussian", 0.2, random_state=0).A,
+    "sphere, exponential": lambda: sphere_kernel(N, "exponential", 0.2, random_state=0).A,
+    "sphere, thin plate": lambda: sphere_kernel(N, "thin_plate", random_state=0).A,
+    "distances, small world": lambda: graph_distances("small_world", N, random_state=0),
+    "distances, grid": lambda: graph_distances("grid", N),
+    "distances, random regular": lambda: graph_distances("random_regular", N, random_state=0),
+    "Toeplitz": lambda: toeplitz_matrix(N, random_state=0),
+    "DCT": lambda: dct_matrix(N),
+    "Hilbert": lambda: hilbert_matrix(N),
+    "hierarchical, 600 by 400": lambda: hierarchical_matrix(
+        600, 400, [1, 2, 4, 8], [5, 5, 5, 5], noise=0.5, random_state=0)[0],
+}
+COLUMNS = ("matrix", "numbers stored", *KINDS, "ranks, coarsest first", "tree of MLR, of HODLR")
+
+
+def low_rank(A, rank):
+    U, s, Vt = np.linalg.svd(A, full_matrices=False)
+    return (U[:, :rank] * s[:rank]) @ Vt[:rank]
+
+
+def low_rank_plus_diagonal(A, rank, n_iter=200):
+    """Alternating projections; each half-step lowers the error."""
+    d = np.zeros(len(A))
+    for _ in range(n_iter):
+        L = low_rank(A - np.diag(d), rank)
+        d = np.diag(A - L)
+    return L + np.diag(d)
+
+
+def relative_error(A, approximation):
+    return float(np.linalg.norm(A - approximation) / np.linalg.norm(A))
+
+
+def natural(A):
+    """Rows and columns halved in the order in which they come."""
+    counts = [2**level for level in range(min(LEVELS, int(np.log2(min(A.shape))) + 1))]
+    return Hierarchy.balanced(A.shape[0], counts), Hierarchy.balanced(A.shape[1], counts)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Errors by matrix and kind; drawn in the end, if asked."""
+    errors = {}
+    yield errors
+    if os.environ.get("MLROPS_PICTURE"):
+        draw(errors, os.environ["MLROPS_PICTURE"])
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_errors_at_equal_storage(name, found, record_in):
+    A = MATRICES[name]()
+    storage = sum(A.shape) * TOTAL_RANK
+    errors = {"low rank": relative_error(A, low_rank(A, TOTAL_RANK))}
+    symmetric = A.shape[0] == A.shape[1] and (A == A.T).all()
+    if symmetric:
+        # The diagonal takes half of what a rank does: n numbers of 2 n.
+        errors["low rank + diagonal"] = relative_error(
+            A, low_rank_plus_diagonal(A, TOTAL_RANK - 1))
+    trees = {"found": partition(A, 7 if A.shape[0] != A.shape[1] else LEVELS, random_state=0),
+             "natural": natural(A)}
+    relatives = {tree: hodlr(A, *pair, storage) for tree, pair in trees.items()}
+    assert all(relative.storage <= storage for relative in relatives.values())
+    by_tree = {tree: relative_error(A, x.toarray()) for tree, x in relatives.items()}
+    hodlr_tree = min(by_tree, key=by_tree.get)
+    errors["HODLR"] = by_tree[hodlr_tree]
+    fits = {(tree, start): allocate_ranks(A, TOTAL_RANK, *pair, start=start, random_state=0)
+            for tree, pair in trees.items() for start in ("uniform", "bottom", "top")}
+    tree, start = min(fits, key=lambda key: fits[key].error)
+    best = fits[tree, start]
+    assert best.operator.storage == storage
+    errors["multilevel low rank"] = relative_error(A, best.operator.toarray())
+    found[name] = errors
+    record_in(f"Relative errors at equal storage: that of rank {TOTAL_RANK}", COLUMNS, name,
+              f"{storage / A.size:.1%}",
+              *(f"{errors[kind]:.3g}" if kind in errors else "" for kind in KINDS),
+              " ".join(map(str, best.ranks)), f"{tree}, {hodlr_tree}")
+    assert errors["multilevel low rank"] <= (1 + 1e-6) * errors["low rank"]
+
+
+def draw(errors, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = sorted(errors, key=lambda name: errors[name]["multilevel low rank"]
+                   / errors[name]["low rank"])
+    fig, ax = plt.subplots(figsize=(8, 0.42 * len(names) + 1.6), layout="constrained")
+    for at, name in enumerate(names):
+        ratios = [e / errors[name]["low rank"] for e in errors[name].values()]
+        ax.plot([min(ratios), max(ratios)], [at, at], color="#d5d9e0", linewidth=2, zorder=1)
+    for kind, (color, marker) in KINDS.items():
+        shown = [(errors[name][kind] / errors[name]["low rank"], at)
+                 for at, name in enumerate(names) if kind in errors[name]]
+        ax.scatter(*zip(*shown, strict=True), s=62, color=color, marker=marker, label=kind,
+                   edgecolor="white", linewidth=0.8, zorder=3)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"error / error of the truncated SVD of rank {TOTAL_RANK}, at equal storage")
+    ax.legend(ncols=len(KINDS), loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False,
+              handletextpad=0.2, columnspacing=1.2)
+    ax.tick_params(length=0)
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    fig.savefig(path, dpi=130)
