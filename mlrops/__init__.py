@@ -46,6 +46,15 @@ array([1., 2., 3., 4.])
 """
 
 from . import datasets
+from .fitting import (
+    MLRFit,
+    RankAllocation,
+    allocate_ranks,
+    fit_mlr,
+    partition,
+    partition_features,
+    partition_points,
+)
 from .hierarchy import Hierarchy
 from .io import load, save
 from .models import (
@@ -101,9 +110,11 @@ __all__ = [
     "LowRank",
     "LowRankPlusDiagonal",
     "MLR",
+    "MLRFit",
     "MLRInverse",
     "Permutation",
     "Product",
+    "RankAllocation",
     "RankSelection",
     "SUR",
     "SURResult",
@@ -113,13 +124,18 @@ __all__ = [
     "Transposed",
     "Woodbury",
     "Wrapped",
+    "allocate_ranks",
     "als_gls",
     "check_operator",
     "datasets",
     "em_gls",
     "fit_factor_model",
+    "fit_mlr",
     "gls",
     "load",
+    "partition",
+    "partition_features",
+    "partition_points",
     "save",
     "select_ranks",
     "select_sur_ranks",

@@ -92,8 +92,7 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.fitting import allocate_ranks
+    >>> from mlrops import Hierarchy, allocate_ranks
     >>> x = np.linspace(0, 1, 64)
     >>> A = 1 / (0.02 + np.abs(x[:, None] - x))
     >>> fit = allocate_ranks(A, 6, Hierarchy.balanced(64, [1, 2, 4, 8]), random_state=0)

@@ -126,7 +126,7 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
 
     >>> import numpy as np
     >>> from mlrops import GeneralMLR, Hierarchy
-    >>> from mlrops.fitting import fit_mlr
+    >>> from mlrops import fit_mlr
     >>> rng = np.random.default_rng(0)
     >>> rows, cols = Hierarchy.balanced(60, [1, 3]), Hierarchy.balanced(45, [1, 3])
     >>> A = GeneralMLR(rows, cols, [rng.standard_normal((60, 2)) for _ in range(2)],

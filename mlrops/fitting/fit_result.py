@@ -34,8 +34,7 @@ class MLRFit:
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.fitting import fit_mlr
+    >>> from mlrops import Hierarchy, fit_mlr
     >>> x = np.linspace(0, 1, 32)
     >>> fit = fit_mlr(np.exp(-8 * np.abs(x[:, None] - x)), [2, 2], Hierarchy.balanced(32, [1, 4]))
     >>> fit.termination, fit.errors.size == fit.n_iter + 1, fit.operator.symmetric
@@ -93,6 +92,19 @@ class RankAllocation(MLRFit):
         Number of entries of `history` behind the first.
     n_trials : int
         Number of exchanges tried.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import allocate_ranks, partition
+    >>> from mlrops.datasets import gauss_transform
+    >>> A = gauss_transform(60, 40, random_state=0).A
+    >>> rows, cols = partition(A, 3, random_state=0)
+    >>> fit = allocate_ranks(A, 4, rows, cols, random_state=0)
+    >>> len(fit.history) == len(fit.errors), sum(fit.ranks)
+    (True, 4)
+    >>> bool((np.diff(fit.errors) <= 0).all())
+    True
     """
 
     history: tuple = ()

@@ -94,7 +94,7 @@ def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, 
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.fitting.partition import partition
+    >>> from mlrops import partition
     >>> A = np.array([[0, 5, 0, 4, 0], [1, 0, 2, 0, 3], [0, 6, 0, 5, 1], [3, 0, 2, 0, 2]])
     >>> rows, cols = partition(A, 2)
     >>> rows.labels(1), cols.labels(1)

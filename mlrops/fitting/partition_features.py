@@ -92,7 +92,7 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     --------
     >>> from mlrops import Hierarchy
     >>> from mlrops.datasets import simulate_mlr
-    >>> from mlrops.fitting.partition_features import partition_features
+    >>> from mlrops import partition_features
     >>> tree = Hierarchy.from_labels([0, 1] * 30)
     >>> data = simulate_mlr(tree, (1, 3), n_samples=200, noise=0.5, random_state=0)
     >>> found = partition_features(data.Y, (1, 3))

@@ -52,7 +52,7 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.fitting.partition_points import partition_points
+    >>> from mlrops import partition_points
     >>> rows, cols = partition_points([[0.0, 0], [5, 1], [0, 1], [6, 1]], [[6.0, 2], [1, 1]])
     >>> rows.labels(1), cols.labels(1)
     (array([0, 1, 0, 1]), array([1, 0]))
