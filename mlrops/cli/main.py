@@ -13,7 +13,7 @@ mlrops: structured matrices as SciPy linear operators with solve and logdet, and
 and systems of regressions built on them.  The demo fits a tree-structured factor model to 68 years
 of monthly returns of 30 stock portfolios and puts the fitted covariance to work in SciPy's solvers;
 sur regresses these returns, or the columns of your file, with errors that are correlated across
-equations."""
+equations; fit approximates a matrix of yours."""
 
 _SUR = """\
 Seemingly unrelated regressions.  Without --data: excess returns of 30 stock portfolios, first on
@@ -32,6 +32,21 @@ The rows must be in order of time for --cov-type hac.
 sectors.csv has one row an equation: its name, then its groups, coarse to fine.  Empty cells, NA and
 NaN are missing: an equation lacks the rows in which one of its columns is missing, the others keep
 them."""
+
+_FIT = """\
+Approximate a matrix by a sum of block-diagonal low rank matrices on a hierarchy of its rows and
+one of its columns.  The hierarchies and the ranks of their levels are found, unless given."""
+
+_FIT_EXAMPLES = """\
+examples:
+  python -m mlrops fit kernel.npy --rank 20
+  python -m mlrops fit graph.mtx --rank 10 --levels 6 --start bottom -o graph-mlr.npz
+  python -m mlrops fit covariance.csv --rank 8 --psd --groups sectors.csv
+
+By default there are 1 + log2(smaller side / rank) levels, rounded: leaves of about the rank.
+groups.csv has a line of column names and then one line a row of the matrix, in order: the groups it
+is in, coarse to fine.  Text files hold numbers separated by commas, semicolons, tabs or spaces; a
+first line without any number is a head."""
 
 
 def main(argv=None):
@@ -52,6 +67,12 @@ def _demo(args):
     from .demo import demo
 
     demo(args.output)
+
+
+def _fit(args):
+    from .fit import fit
+
+    fit(args)
 
 
 def _sur(args):
@@ -112,7 +133,36 @@ def _parser():
                      help="labels of the rows, such as dates; never a variable")
     own.add_argument("--save-table", metavar="CSV", help="write all coefficients")
     run.set_defaults(run=_sur)
+    _add_fit(commands)
     return parser
+
+
+def _add_fit(commands):
+    run = commands.add_parser(
+        "fit", help="a multilevel low rank matrix near to your own; prints errors, writes the"
+        " operator and a PNG", description=_FIT, epilog=_FIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.add_argument("matrix", help=".npy, .npz (NumPy or SciPy sparse), .csv or .mtx")
+    run.add_argument("--rank", type=int, required=True, metavar="R",
+                     help="sum of the ranks of all levels: (m + n) R numbers are stored")
+    run.add_argument("--levels", type=int, metavar="L", help="levels of the tree to be found")
+    run.add_argument("--method", choices=("spectral", "distance", "linkage"),
+                     help="how the tree is found (default: spectral; the others read the matrix as"
+                     " distances)")
+    run.add_argument("--groups", metavar="CSV", help="the tree of a square matrix, where known")
+    run.add_argument("--start", default="all", metavar="S,...",
+                     help="first ranks: uniform, bottom, top or all, the best is kept (default:"
+                     " all)")
+    run.add_argument("--symmetric", action=argparse.BooleanOptionalAction,
+                     help="fit a symmetric matrix (default: if the matrix is one)")
+    run.add_argument("--psd", action="store_true", help="fit positive semidefinite blocks")
+    run.add_argument("--key", metavar="NAME", help="which array of an .npz file")
+    run.add_argument("--seed", type=int, default=0, help="default: 0")
+    run.add_argument("-o", "--output", default="mlrops-fit.npz", metavar="NPZ",
+                     help="where to write the operator (default: %(default)s)")
+    run.add_argument("--picture", default="mlrops-fit.png", metavar="PNG",
+                     help="where to write the picture (default: %(default)s)")
+    run.set_defaults(run=_fit)
 
 
 def _output(parser, default):

@@ -10,10 +10,10 @@ import numpy as np
 
 from .errors import CommandError, unknown
 
-__all__ = ["TableFile", "write_table"]
+__all__ = ["TableFile", "reading", "write_table"]
 
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "."}
-_SEPARATORS = ",;\t"
+SEPARATORS = ",;\t"
 
 
 class TableFile:
@@ -36,7 +36,7 @@ class TableFile:
         self.path = str(path)
         with reading(self.path) as file:
             head = file.readline()
-            separator = max(_SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
+            separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
             names = [name.strip() for name in next(reader, [])]

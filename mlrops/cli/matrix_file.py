@@ -1,0 +1,151 @@
+"""Matrices in files: NumPy, SciPy sparse, text and Matrix Market."""
+
+import csv
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+from scipy.io import mmread
+
+from ..hierarchy import Hierarchy
+from ..operators._validate import name_some
+from .errors import CommandError
+from .table_file import SEPARATORS, TableFile, reading
+
+__all__ = ["read_matrix", "read_tree"]
+
+TEXT = ".csv", ".tsv", ".txt"
+
+
+def read_matrix(path, key=None):
+    """A finite real matrix, (m, n): a float ndarray, or a csr_array where the file is sparse."""
+    ending = Path(path).suffix.lower()
+    readers = dict.fromkeys(TEXT, _read_text) | {".npy": _read_npy, ".mtx": _read_market}
+    if key is not None and ending != ".npz":
+        raise CommandError(f"--key names an array of an .npz file, got {path}")
+    if ending != ".npz" and ending not in readers:
+        raise CommandError(f"{path} must end in .npy, .npz, .mtx, {', '.join(TEXT)}")
+    try:
+        A = _read_npz(path, key) if ending == ".npz" else readers[ending](path)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, KeyError, OverflowError, zipfile.BadZipFile) as error:
+        raise CommandError(f"{path} is not a matrix in {ending} format: {error}") from None
+    return _checked(A, path)
+
+
+def _checked(A, path):
+    if A.ndim != 2 or 0 in A.shape:
+        raise CommandError(f"{path} must hold a matrix with rows and columns, got an array of shape"
+                           f" {A.shape}")
+    if A.dtype.kind == "c":
+        raise CommandError(f"{path} holds complex numbers; only real matrices are fitted")
+    if A.dtype.kind not in "fiub":
+        raise CommandError(f"{path} must hold numbers, got dtype {A.dtype}")
+    if sparse.issparse(A):
+        A = sparse.csr_array(A)
+    if A.dtype != np.float32:
+        A = A.astype(np.float64)
+    values = A.data if sparse.issparse(A) else A
+    if not np.isfinite(values).all():
+        if sparse.issparse(A):
+            A = A.tocoo()
+            at = np.flatnonzero(~np.isfinite(A.data))
+            bad = np.stack([A.row[at], A.col[at]], axis=1)
+        else:
+            bad = np.argwhere(~np.isfinite(A))
+        where = name_some([f"[{i}, {j}]" for i, j in bad[:6]], limit=len(bad[:6]))
+        more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
+        raise CommandError(f"{path} must be finite, got NaN or infinity in {len(bad)} entries:"
+                           f" {where}{more} (row and column, from 0)")
+    return A
+
+
+def _read_npy(path):
+    A = np.load(path, allow_pickle=False)
+    if not isinstance(A, np.ndarray):
+        raise ValueError("it is an archive of arrays")
+    return A
+
+
+def _read_npz(path, key):
+    arrays = np.load(path, allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        raise ValueError("it is one array, not an archive")
+    with arrays:
+        names = arrays.files
+        if key is None and {"format", "shape", "data"} <= set(names):
+            return sparse.load_npz(path)
+        if key is None and len(names) != 1:
+            raise CommandError(f"{path} holds {len(names)} arrays: choose one by --key"
+                               f" ({name_some(names)})")
+        key = names[0] if key is None else key
+        if key not in names:
+            raise CommandError(f"{path} has no array {key}; there are {name_some(names)}")
+        return arrays[key]
+
+
+def _read_market(path):
+    with open(path, "rb"):  # a missing file is told in the system's words
+        pass
+    return mmread(path)
+
+
+def _read_text(path):
+    """Rows of numbers; a first line without any number is one of column names."""
+    rows, width = [], None
+    with reading(path) as file:
+        head = file.readline()
+        separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator if separator in head else " ",
+                            skipinitialspace=True)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            line = reader.line_num
+            if width is not None and len(cells) != width:
+                raise CommandError(f"{path}, line {line}: {len(cells)} cells, but {width} in the"
+                                   " first line")
+            first, width = width is None, len(cells)
+            try:
+                rows.append(np.array(list(map(float, cells))))
+            except ValueError:
+                column, cell = next((j, cell) for j, cell in enumerate(cells, 1)
+                                    if not _is_number(cell))
+                if first and not any(map(_is_number, cells)):
+                    continue
+                what = repr(cell.strip()) if cell.strip() else "an empty cell"
+                raise CommandError(f"{path}, line {line}, column {column}: {what} is not a"
+                                   " number") from None
+            if not np.isfinite(rows[-1]).all():
+                column = np.flatnonzero(~np.isfinite(rows[-1]))[0]
+                raise CommandError(f"{path}, line {line}, column {column + 1}:"
+                                   f" {cells[column].strip()!r} is not a finite number")
+    if not rows:
+        raise CommandError(f"{path} has no rows of numbers")
+    return np.array(rows)
+
+
+def _is_number(cell):
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def read_tree(path, n):
+    """The tree of a table with a line for each of n rows, in order: groups, coarse to fine."""
+    table = TableFile(path)
+    if len(table.rows) != n:
+        raise CommandError(f"{path} must have a line below its head for each of the {n} rows of the"
+                           f" matrix, it has {len(table.rows)}")
+    levels = list(map(table.text, table.columns))
+    for column, labels in zip(table.columns, levels, strict=True):
+        if "" in labels:
+            raise CommandError(f"{path}, line {table.lines[labels.index('')]}, column {column}:"
+                               " a row without a group")
+    return Hierarchy.from_labels(*levels)
