@@ -220,8 +220,7 @@ class _Search:
             if self._wins():
                 self._settle()
                 return True
-            descent.factors.restore(saved)
-            descent.residual.restart(descent.factors)
+            descent.back_to(saved)
         return False
 
     def _wins(self):

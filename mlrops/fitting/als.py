@@ -87,8 +87,8 @@ def path_inverse(pairs, factors, levels, side):
 
         [[M + W S⁻¹ Wᵀ, -W S⁻¹], [-S⁻¹ Wᵀ, S⁻¹]],   W = M X.
 
-    Directions in which S is singular to working precision are left out of S⁻¹: there the factors
-    stay as they are, and the least squares step still goes downhill.
+    Directions in which S, measured by K, is below the square root of the precision are left out of
+    S⁻¹: there the factors stay as they are, and the least squares step still goes downhill.
     """
     dtype = factors[0].dtype
     offsets = getattr(pairs, side).boundaries
@@ -122,6 +122,6 @@ def _pseudo_inverse(S, K):
     unit = np.where(d > 0, 1 / np.sqrt(np.where(d > 0, d, 1)), 0)
     lam, P = np.linalg.eigh(S * unit[:, :, None] * unit[:, None, :])
     P = P * unit[:, :, None]
-    cut = 100 * S.shape[1] * np.finfo(S.dtype).eps
+    cut = np.sqrt(np.finfo(S.dtype).eps)  # factors nearer to dependent than this grow and cancel
     P = P * np.where(lam > cut, 1 / np.sqrt(np.where(lam > cut, lam, 1)), 0)[:, None, :]
     return np.matmul(P, P.swapaxes(1, 2))

@@ -64,6 +64,11 @@ class Descent:
                 side[level][:-1] = h._gather(x)
         self.residual.restart(self.factors)
 
+    def back_to(self, saved):
+        """Put factors from a snapshot back, and the residual with them."""
+        self.factors.restore(saved)
+        self.residual.restart(self.factors)
+
     def visit(self, levels, depth=1):
         """Give some levels, one after the other, better factors."""
         for level in levels:

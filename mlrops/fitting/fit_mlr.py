@@ -177,8 +177,15 @@ def run(descent, step, tol, max_iter, progress=False, callback=None):
             termination = _reason(errors, descent, tol, max_iter)
             if termination is not None:
                 break
+            saved = descent.factors.snapshot()
             step()
-            errors.append(descent.error())
+            error = descent.error()
+            if error > errors[-1]:  # by rounding alone: no step goes uphill
+                descent.back_to(saved)
+                within = error - errors[-1] <= descent.floor
+                termination = "tol" if within else "rounding"
+                break
+            errors.append(error)
             times.append(descent.seconds())
             bar.update()
             bar.set_postfix(error=f"{errors[-1]:.6g}", refresh=False)

@@ -27,7 +27,9 @@ class MLRFit:
         Number of iterations.
     converged : bool
     termination : str
-        ``"tol"``, ``"exact"`` (nothing but rounding is left), ``"max_iter"`` or ``"callback"``.
+        ``"tol"``, ``"exact"`` (nothing but rounding is left), ``"rounding"`` (the next iteration
+        would have raised the error, for rounding; it was taken back), ``"max_iter"`` or
+        ``"callback"``.  The first two count as converged.
     capped : tuple of (int, int, int)
         ``(level, group, side)`` of groups whose smaller side is less than their level's rank.
 
