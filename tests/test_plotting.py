@@ -7,15 +7,19 @@ from matplotlib.collections import LineCollection
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from scipy.sparse import csr_array  # noqa: E402
 
-from mlrops import MLR, Hierarchy, als_gls  # noqa: E402
+from mlrops import MLR, GeneralMLR, Hierarchy, als_gls  # noqa: E402
 from mlrops.datasets import simulate_sur  # noqa: E402
+from mlrops.fitting import allocate_ranks  # noqa: E402
 from mlrops.models.sur.model import SUR  # noqa: E402
 from mlrops.plotting import (  # noqa: E402
     plot_coefficients,
     plot_correlation,
     plot_levels,
     plot_loglik,
+    plot_matrix,
+    plot_rank_allocation,
 )
 
 FAMILY = ["b", "a", "b", "a", "c", "c", "a", "b"]
@@ -199,3 +203,84 @@ def test_levels_correlation_and_traces_of_a_covariance(fits):
     assert [text.get_text() for text in ax.get_yticklabels()] == [f"n{j}" for j in order]
     ax = plot_loglik(fits)
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), fits["SUR"].loglik_trace)
+
+
+@pytest.fixture(scope="module")
+def rectangle():
+    """A general operator on permuted trees of one shape with groups of unlike sizes."""
+    rng = np.random.default_rng(0)
+    rows = Hierarchy(rng.permutation(9), [[0, 9], [0, 3, 9], [0, 1, 3, 9]])
+    cols = Hierarchy(rng.permutation(7), [[0, 7], [0, 5, 7], [0, 2, 5, 7]])
+    return GeneralMLR(rows, cols, *([rng.standard_normal((h.n, r)) for r in (2, 0, 1)]
+                                    for h in (rows, cols)))
+
+
+def test_levels_of_a_rectangle_are_blocks_of_unequal_sides(rectangle):
+    axes = plot_levels(rectangle)
+    assert [ax.get_title() for ax in axes] == [
+        "level 0: 1 group, rank 2", "level 1: 2 groups, rank 0", "level 2: 3 groups, rank 1"]
+    boxes = [[path.get_extents().extents.tolist() for path in ax.collections[0].get_paths()]
+             for ax in axes]
+    assert boxes[0] == [[0, 0, 7, 9]] and boxes[1] == [[0, 0, 5, 3], [5, 3, 7, 9]]
+    assert boxes[2] == [[0, 0, 2, 1], [2, 1, 5, 3], [5, 3, 7, 9]]
+    assert [len(ax.collections[0].get_facecolor()) for ax in axes] == [1, 0, 1]
+    assert axes[0].get_xlim() == (0, 7) and axes[0].get_ylim() == (9, 0)
+
+
+@pytest.mark.parametrize("kind", [lambda A: A, lambda A: A.toarray(),
+                                  lambda A: csr_array(A.toarray())],
+                         ids=["operator", "dense", "sparse"])
+def test_matrices_are_drawn_in_tree_order(rectangle, kind):
+    rows, cols = rectangle.rows, rectangle.cols
+    ax = plot_matrix(kind(rectangle), rows, cols, level=1)
+    dense = np.abs(rectangle.toarray()[np.ix_(rows.permutation, cols.permutation)])
+    np.testing.assert_allclose(ax.images[0].get_array(), dense, atol=1e-12)
+    assert ax.images[0].get_extent() == [0, 7, 9, 0]
+    boxes = [path.get_extents().extents.tolist() for path in ax.collections[0].get_paths()]
+    assert boxes == [[0, 0, 5, 3], [5, 3, 7, 9]]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, csr_array], ids=["dense", "sparse"])
+def test_large_matrices_are_averaged(kind):
+    rng = np.random.default_rng(0)
+    rows, cols = (Hierarchy(rng.permutation(n), [[0, n]]) for n in (1200, 601))
+    A = rng.standard_normal((1200, 601))
+    figure, given = plt.subplots()
+    ax = plot_matrix(kind(A), rows, cols, given, vmax=3.0)
+    assert ax is given and ax.images[0].norm.vmax == 3
+    pixels = np.abs(A[np.ix_(rows.permutation, cols.permutation)])
+    pixels = pixels.reshape(600, 2, 601).mean(axis=1)
+    drawn = ax.images[0].get_array()
+    assert drawn.shape == (600, 600)
+    np.testing.assert_allclose(drawn[:, :599], pixels[:, :599])
+    np.testing.assert_allclose(drawn[:, 599], pixels[:, 599:].mean(axis=1))
+
+
+def test_a_matrix_of_another_shape_is_refused(rectangle):
+    with pytest.raises(ValueError, match=r"A must have shape \(9, 7\)"):
+        plot_matrix(np.ones((7, 9)), rectangle.rows, rectangle.cols)
+
+
+def test_rank_allocations_are_stacks_of_their_history():
+    x = np.linspace(0, 1, 64)
+    fit = allocate_ranks(1 / (0.02 + np.abs(x[:, None] - x)), 6,
+                         Hierarchy.balanced(64, [1, 2, 4, 8]), start="top", random_state=0)
+    before = dict(matplotlib.rcParams)
+    ax = plot_rank_allocation(fit)
+    assert dict(matplotlib.rcParams) == before
+    ranks = np.array([r for r, _ in fit.history])
+    assert len(ranks) > 2 and len(ax.collections) == 4
+    for level, band in enumerate(ax.collections):
+        corners = band.get_paths()[0].vertices
+        for step, r in enumerate(ranks):
+            # Within the step, halfway up the band, if there is a band; never just above it.
+            low, top = r[:level].sum(), r[: level + 1].sum()
+            path = band.get_paths()[0]
+            assert path.contains_point((step, top + 0.25)) is False
+            assert path.contains_point((step, low + 0.5 * r[level])) == (r[level] > 0)
+        assert corners[:, 0].min() == -0.5 and corners[:, 0].max() == len(ranks) - 0.5
+    named = [text.get_text() for text in ax.texts]
+    assert named == [f"{level}: {r}" for level, r in enumerate(ranks[-1]) if r]
+    assert ax.get_title() == f"error {fit.errors[0]:.3g} to {fit.error:.3g}"
+    grey = [np.dot(band.get_facecolor()[0][:3], (0.299, 0.587, 0.114)) for band in ax.collections]
+    assert np.all(np.diff(grey) > 0.1)

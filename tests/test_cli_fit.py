@@ -1,0 +1,244 @@
+"""``python -m mlrops fit``: every format, errors as NumPy computes them, files, refusals."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.io import mmwrite
+
+import mlrops
+from mlrops.__main__ import main
+from mlrops.cli.fit import default_levels, level_errors, low_rank_error
+from mlrops.cli.matrix_file import read_matrix
+
+RNG = np.random.default_rng(0)
+POINTS, SOURCES = RNG.uniform(size=(40, 1)), RNG.uniform(size=(30, 1))
+RECTANGLE = np.exp(-20 * np.abs(POINTS - SOURCES.T))
+SYMMETRIC = np.exp(-20 * np.abs(POINTS - POINTS.T))
+SPARSE = sparse.csr_array(np.where(RECTANGLE > 0.2, RECTANGLE, 0))
+
+
+def relative_error(A, M):
+    return np.linalg.norm(A - M) / np.linalg.norm(A)
+
+
+def svd_error(A, rank):
+    U, s, Vt = np.linalg.svd(A, full_matrices=False)
+    return relative_error(A, (U[:, :rank] * s[:rank]) @ Vt[:rank])
+
+
+def run(folder, *args):
+    """Output and errors of the command in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(Path(mlrops.__file__).parents[1]),
+           "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-m", "mlrops", "fit", *map(str, args)], cwd=folder,
+                          env=env, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def refused(capsys, *args):
+    """The one line on stderr of a command that is refused."""
+    assert main(["fit", *map(str, args)]) == 2
+    err = capsys.readouterr().err.split("\r")[-1].strip(" ")
+    assert err.count("\n") == 1 and err.startswith("mlrops fit: error: "), err
+    return err
+
+
+def printed(out, label):
+    """The number behind a label at the beginning of a line."""
+    return float(re.search(rf"^{re.escape(label)} +([\d.]+)", out, re.MULTILINE)[1])
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path, A):
+    """Write A in the format that the name tells."""
+    ending = path.name.split("-")[-1]
+    if ending == "sparse.npz":
+        sparse.save_npz(path, A)
+    elif path.suffix == ".npz":
+        np.savez(path, other=np.ones(3), wanted=A)
+    elif path.suffix == ".npy":
+        np.save(path, A)
+    elif path.suffix == ".mtx":
+        mmwrite(path, A, precision=17)
+    else:
+        head = ",".join(f"c{j}" for j in range(A.shape[1])) if ending == "head.csv" else ""
+        np.savetxt(path, A, delimiter=";" if ending == "bare.csv" else ",", header=head,
+                   comments="", fmt="%.17g")
+        if not head:
+            path.write_text(path.read_text().lstrip("\n"))
+    return path
+
+
+@pytest.mark.parametrize("name, A, options", [
+    ("a.npy", RECTANGLE, ()),
+    ("a.npz", RECTANGLE, ("--key", "wanted")),
+    ("a-head.csv", RECTANGLE, ()),
+    ("a-bare.csv", RECTANGLE, ()),
+    ("a.mtx", SPARSE, ()),
+    ("a-sparse.npz", SPARSE, ()),
+], ids=lambda x: x if isinstance(x, str) else "")
+def test_every_format_is_fitted_and_the_errors_are_true(tmp_path, name, A, options):
+    path = write(tmp_path / name, A)
+    out, err = run(tmp_path, path, "--rank", 4, *options, "-o", "o.npz", "--picture", "p.png")
+    dense = A.toarray() if sparse.issparse(A) else A
+    operator = mlrops.load(tmp_path / "o.npz")
+    assert isinstance(operator, mlrops.GeneralMLR) and sum(operator.ranks) == 4
+    assert printed(out, "multilevel") == pytest.approx(
+        relative_error(dense, operator.toarray()), abs=1e-6)
+    assert printed(out, "low rank 4 (SVD)") == pytest.approx(svd_error(dense, 4), abs=1e-6)
+    kind = f"sparse, {A.nnz} entries" if sparse.issparse(A) else "dense"
+    assert f"40 by 30, {kind}, float64\n" in out
+    assert "280 numbers, 23.3% of the dense 1,200" in out
+    assert ("stored entries" in out) == sparse.issparse(A)
+    starts = re.findall(r"^(uniform|bottom|top)( \*)? +([\d ]+\d)  +([\d.]+) ", out, re.MULTILINE)
+    assert [start for start, *_ in starts] == ["uniform", "bottom", "top"]
+    (best,) = [row for row in starts if row[1]]
+    assert float(best[3]) == min(float(row[3]) for row in starts)
+    assert tuple(map(int, best[2].split())) == operator.ranks
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "ranks, start bottom" in err  # the bar
+    assert "plus diagonal" not in out
+
+
+@pytest.mark.parametrize("name, A", [("a.npy", RECTANGLE.astype(np.float32)), ("a-head.csv",
+                         RECTANGLE), ("a-bare.csv", RECTANGLE), ("a-sparse.npz", SPARSE)])
+def test_what_is_read_is_what_was_written(tmp_path, name, A):
+    B = read_matrix(str(write(tmp_path / name, A)))
+    assert B.dtype == A.dtype and sparse.issparse(A) == sparse.issparse(B)
+    assert abs(B - A).max() == 0
+
+
+def test_a_symmetric_matrix_with_a_tree_of_its_own(tmp_path):
+    write(tmp_path / "s.npy", SYMMETRIC)
+    order = np.argsort(POINTS[:, 0])
+    half = np.empty(40, int)
+    half[order] = np.arange(40) // 20
+    (tmp_path / "g.csv").write_text("half\n" + "".join(f"h{x}\n" for x in half))
+    out, _ = run(tmp_path, "s.npy", "--rank", 5, "--psd", "--groups", "g.csv", "--start", "top",
+                 "-o", "o.npz")
+    operator = mlrops.load(tmp_path / "o.npz")
+    np.testing.assert_array_equal(operator.rows.labels(1), half)
+    assert operator.symmetric and np.linalg.eigvalsh(operator.toarray())[0] > -1e-10
+    assert "float64, symmetric" in out and "uniform" not in out
+    # Low rank plus diagonal is no better than the best such matrix from a long alternation.
+    d = np.zeros(40)
+    for _ in range(2000):
+        w, V = np.linalg.eigh(SYMMETRIC - np.diag(d))
+        low = (V[:, -4:] * np.maximum(w[-4:], 0)) @ V[:, -4:].T
+        d = np.diag(SYMMETRIC - low)
+    best = relative_error(SYMMETRIC, low + np.diag(d))
+    assert best - 1e-6 <= printed(out, "low rank 4 plus diagonal") <= 1.02 * best
+    out, _ = run(tmp_path, "s.npy", "--rank", 5, "--no-symmetric", "--levels", 2, "-o", "o.npz")
+    assert ", symmetric" not in out and "2 levels, as asked for" in out
+
+
+def test_one_level_is_the_truncated_svd(tmp_path):
+    write(tmp_path / "a.npy", RECTANGLE)
+    out, _ = run(tmp_path, "a.npy", "--rank", 3, "--levels", 1)
+    assert printed(out, "multilevel") == pytest.approx(svd_error(RECTANGLE, 3), abs=2e-6)
+    assert (tmp_path / "mlrops-fit.npz").exists() and (tmp_path / "mlrops-fit.png").exists()
+
+
+def test_a_seed_tells_everything(tmp_path):
+    write(tmp_path / "a.npy", RECTANGLE)
+    for name in ("1.npz", "2.npz"):
+        run(tmp_path, "a.npy", "--rank", 3, "--start", "bottom", "--seed", 7, "-o", name)
+    one, two = (mlrops.load(tmp_path / name) for name in ("1.npz", "2.npz"))
+    np.testing.assert_array_equal(one.B, two.B)
+
+
+@pytest.mark.parametrize("A", [RECTANGLE, SPARSE], ids=["dense", "sparse"])
+def test_errors_of_relatives_and_of_levels(A):
+    dense = A.toarray() if sparse.issparse(A) else A
+    for rank in (1, 5, 20):
+        assert low_rank_error(A, rank) == pytest.approx(svd_error(dense, rank), rel=1e-6)
+    rows, cols = (mlrops.Hierarchy.balanced(n, [1, 2, 4]) for n in (40, 30))
+    left, right = ([RNG.standard_normal((n, r)) for r in (1, 0, 2)] for n in (40, 30))
+    operator = mlrops.GeneralMLR(rows, cols, left, right)
+    expected = [relative_error(dense, mlrops.GeneralMLR(
+        rows, cols, [f * (i <= level) for i, f in enumerate(left)], right).toarray())
+        for level in range(3)]
+    np.testing.assert_allclose(level_errors(A, operator), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape, rank, levels", [
+    ((800, 600), 20, 6), ((40, 30), 4, 4), ((5, 100), 5, 1), ((64, 64), 1, 7)])
+def test_levels_by_default(shape, rank, levels):
+    assert default_levels(shape, rank) == levels
+
+
+def with_entry(value, at=(3, 2), dtype=float):
+    A = RECTANGLE.astype(dtype)
+    A[at] = value
+    return A
+
+
+@pytest.mark.parametrize("name, A, options, message", [
+    ("a.npy", with_entry(np.nan), (), r"NaN or infinity in 1 entries: \[3, 2\]"),
+    ("a-sparse.npz", sparse.csr_array(with_entry(np.inf)), (), r"infinity in 1 entries: \[3, 2\]"),
+    ("a.npy", with_entry(1j, dtype=complex), (), "complex numbers"),
+    ("a.npy", np.ones(3), (), r"must hold a matrix .* shape \(3,\)"),
+    ("a.npy", np.array([["x"]]), (), "must hold numbers, got dtype"),
+    ("a.npy", np.zeros((4, 4)), (), "zero everywhere"),
+    ("a.npz", RECTANGLE, (), r"holds 2 arrays: choose one by --key \(other, wanted\)"),
+    ("a.npz", RECTANGLE, ("--key", "no"), "has no array no; there are other, wanted"),
+    ("a.npy", RECTANGLE, ("--key", "no"), "--key names an array of an .npz file"),
+    ("a.npy", RECTANGLE, ("--rank", "31"), "--rank 31 is too large: .* rank above 30"),
+    ("a.npy", RECTANGLE, ("--rank", "0"), "--rank must be at least 1"),
+    ("a.npy", RECTANGLE, ("--levels", "9"), "n_levels = 9 is deeper than the data allow"),
+    ("a.npy", RECTANGLE, ("--levels", "0"), "--levels must be at least 1"),
+    ("a.npy", RECTANGLE, ("--start", "middle"), "all or some of uniform,bottom,top"),
+    ("a.npy", RECTANGLE, ("--psd",), "needs a square matrix"),
+    ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--symmetric",), "A is not symmetric: A"),
+    ("a.npy", RECTANGLE, ("--groups", "g.csv"), "--groups is for square matrices"),
+    ("a.npy", SYMMETRIC, ("--groups", "none.csv"), "none.csv cannot be read: No such file"),
+    ("a.npy", RECTANGLE, ("-o", "none/o.npz"), "there is no folder none"),
+])
+def test_refusals(tmp_path, capsys, name, A, options, message):
+    path = write(tmp_path / name, A)
+    assert re.search(message, refused(capsys, path, "--rank", 4, *options))
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("a.csv", "a,b\n1,2\n3,x\n", "a.csv, line 3, column 2: 'x' is not a number"),
+    ("a.csv", "1,x\n3,4\n", "line 1, column 2: 'x' is not a number"),
+    ("a.csv", "1,2\n,4\n", "line 2, column 1: an empty cell is not a number"),
+    ("a.csv", "1,2\n3,nan\n", "line 2, column 2: 'nan' is not a finite number"),
+    ("a.csv", "1,2\n3\n", "line 2: 1 cells, but 2"),
+    ("a.csv", "a,b\n", "no rows of numbers"),
+    ("a.npy", "text", "not a matrix in .npy format"),
+    ("a.npz", "text", "not a matrix in .npz format"),
+    ("a.mtx", "text", "not a matrix in .mtx format"),
+    ("a.xls", "text", "must end in .npy, .npz"),
+])
+def test_files_that_are_no_matrices(tmp_path, capsys, name, text, message):
+    (tmp_path / name).write_text(text)
+    assert message in refused(capsys, name, "--rank", 1)
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "mtx", "csv"])
+def test_files_that_are_missing(capsys, ending):
+    assert f"none.{ending} cannot be read: No such file" in refused(
+        capsys, f"none.{ending}", "--rank", 1)
+
+
+def test_groups_that_do_not_fit(tmp_path, capsys):
+    write(tmp_path / "s.npy", SYMMETRIC)
+    given = ("s.npy", "--rank", 3, "--groups", "g.csv")
+    (tmp_path / "g.csv").write_text("g\na\nb\n")
+    assert "for each of the 40 rows of the matrix, it has 2" in refused(capsys, *given)
+    (tmp_path / "g.csv").write_text("g,h\n" + "a,b\n" * 39 + ",b\n")
+    assert "line 41, column g: a row without a group" in refused(capsys, *given)
+    assert "leave out --levels" in refused(capsys, *given, "--levels", 2)
