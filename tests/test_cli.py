@@ -350,7 +350,7 @@ def test_french_tree_beats_one_level_on_months_held_out(french):
     assert len(rows) == 2
     for row in rows:
         tree, single, alone, gain, *parts = map(float, row.split())
-        assert alone < single < tree and gain > 0.2
+        assert alone < single < tree and gain > 0.1
         assert len(parts) == 5 and np.mean(parts) == pytest.approx(gain, abs=0.02)
 
 

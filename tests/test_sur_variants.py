@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from mlrops import MLR, ConvergenceWarning, Dense, Hierarchy, als_gls
+from mlrops import MLR, ConvergenceWarning, Dense, Hierarchy, als_gls, em_gls
 from mlrops.models.sur.als_gls import SUROptions, fit_system
 from mlrops.models.sur.beta_step import beta_step
 from mlrops.models.sur.data import SURData
@@ -330,3 +330,20 @@ def test_what_missing_cells_exclude():
     with pytest.raises(ValueError, match="blocks can be inverted one by one"):
         fit_system(data, None, None, SUROptions(), covariance=Dense(np.eye(6),
                                                                     positive_definite=True))
+
+
+@pytest.mark.parametrize("fit", [als_gls, em_gls])
+def test_units_of_single_equations_do_not_choose_the_maximum(fit):
+    """In these units a start from the largest numbers ends 1.1 nats a row lower."""
+    rng = np.random.default_rng(7)
+    Xs = [np.column_stack([np.ones(40), rng.standard_normal((40, 2))]) for _ in range(8)]
+    E = rng.standard_normal((40, 2)) @ rng.standard_normal((2, 8)) * 0.7
+    Y = np.stack([X.sum(axis=1) for X in Xs], axis=1) + E + rng.standard_normal((40, 8))
+    units = 2.0 ** rng.integers(-10, 11, 8)
+    plain, scaled = fit(Xs, Y, 2), fit(Xs, Y * units, 2)
+    np.testing.assert_allclose(scaled.loglik + np.log(units).sum(), plain.loglik, rtol=1e-9)
+    np.testing.assert_allclose(scaled.covariance.toarray(),
+                               plain.covariance.toarray() * np.outer(units, units),
+                               rtol=1e-5, atol=1e-6 * np.outer(units, units).min())
+    for b, a, unit in zip(scaled.params, plain.params, units, strict=True):
+        np.testing.assert_allclose(b / unit, a, rtol=1e-6, atol=1e-8)

@@ -17,7 +17,7 @@ from ..run import independent_loglik
 from ..start import start
 from .beta_step import beta_step
 
-__all__ = ["Climb", "residual_source", "warn_of"]
+__all__ = ["Climb", "residual_source", "residual_start", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -50,6 +50,30 @@ def residual_source(E, system=None, tree=None, ridge=0.0):
     return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K, E.dtype), N, float(N), ridge)
 
 
+class _Standardized:
+    """What `start` sees of a source, in units of the standard deviations."""
+
+    def __init__(self, source, sd):
+        self.source, self.sd = source, sd
+        self.dtype, self.n_samples = source.dtype, source.n_samples
+        self.variance = np.ones(sd.size, sd.dtype)
+
+    def start_data(self, width, seed):
+        return self.source.start_data(width, seed) / self.sd[:, None].astype(self.dtype)
+
+
+def residual_start(tree, ranks, source):
+    """F and D to climb from, the same whatever the units of the equations.
+
+    Singular vectors of residuals in units of their own would be those of the equations with the
+    largest numbers, from where the climb may end at a lower maximum.
+    """
+    sd = np.sqrt(source.variance)
+    F, D = start("svd", tree, ranks, _Standardized(source, sd), None)
+    return ((F * sd[:, None]).astype(source.dtype, copy=False),
+            (D * sd**2).astype(source.dtype, copy=False))
+
+
 class Climb:
     """The alternation; arrays in tree order, always at the best parameters so far."""
 
@@ -62,7 +86,7 @@ class Climb:
         source = self._source(self.E)
         check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position])
         self.floor = (options.variance_floor * source.variance).astype(source.dtype)
-        F, D = start("svd", tree, ranks, source, None)
+        F, D = residual_start(tree, ranks, source)
         first = Point(F, np.maximum(D, self.floor), source.mean)
         self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
         self.independent = independent_loglik(source)

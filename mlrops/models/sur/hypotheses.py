@@ -200,6 +200,7 @@ def breusch_pagan(fit):
     _check_several(fit)
     system = fit.system
     E = system.Y - system.fitted(system.adjoint(system.Y))  # neither ridge nor constraints
+    system.check_errors(E)
     E = E.astype(float)
     if fit.data.observed is None:
         statistic, df = _complete_lm(E), fit.K * (fit.K - 1) // 2

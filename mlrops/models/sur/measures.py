@@ -73,7 +73,7 @@ def mcelroy(fit):
 
 def new_errors(fit, Xs, Y):
     """Errors of predictions of new data, (M, K); NaN where Y is."""
-    fitted = np.asarray(fit.predict(Xs))
+    fitted = fit._by_number.predict(Xs)
     Y = frame_values(Y, "Y") if hasattr(Y, "columns") else Y
     Y = as_real(Y, "Y", ndim=2)
     if Y.shape != fitted.shape:

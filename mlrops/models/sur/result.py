@@ -131,8 +131,8 @@ class SURResult(Inference, SystemTests):
         return self.data.system(beta_ridge=self.options.beta_ridge)
 
     def __repr__(self):
-        return (f"<SURResult: {self.K} equations, {self.P} coefficients, {self.N} rows,"
-                f" loglik {self.loglik:.6g} a row, {self.termination}>")
+        return (f"<SURResult: {self.K} equation{'s' * (self.K != 1)}, {self.P} coefficients,"
+                f" {self.N} rows, loglik {self.loglik:.6g} a row, {self.termination}>")
 
     # ---------------------------------------------------------------- lists, or with names
 

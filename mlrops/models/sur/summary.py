@@ -78,8 +78,7 @@ def _facts(fit):
         ("McElroy R-squared", f"{fit.mcelroy_rsquared:.4f}"),
     ]
     if fit.K > 1:
-        test = fit.breusch_pagan()
-        right.append(("Breusch-Pagan", f"{test.statistic:,.2f} (p {test.pvalue:.3f})"))
+        right.append(("Breusch-Pagan", _correlation_test(fit)))
     if known:
         left.append(("Covariance", short(type(fit.covariance).__name__)))
     else:
@@ -88,6 +87,14 @@ def _facts(fit):
         right.append(("Iterations", f"{fit.n_iter:,}"))
     right.append(("Converged", f"{'yes' if fit.converged else 'no'} ({fit.termination})"))
     return side_by_side(left, right)
+
+
+def _correlation_test(fit):
+    try:
+        test = fit.breusch_pagan()
+    except ValueError:  # an equation without residuals, which a known Σ allows
+        return "none"
+    return f"{test.statistic:,.2f} (p {test.pvalue:.3f})"
 
 
 def _few(numbers):

@@ -180,7 +180,7 @@ class SystemTests:
         Raises
         ------
         ValueError
-            One equation only.
+            One equation only, or equations that their regressors fit exactly.
 
         Notes
         -----
@@ -442,6 +442,6 @@ class SystemTests:
         x2                   0.384...
         ------------------------------------------------------------------------------
         ... and 3 more equations
-        ==============================================================================
+        ==============================================================================...
         """
         return summary.summarize_system(self, alpha, check_rank(max_equations, "max_equations"))
