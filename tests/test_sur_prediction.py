@@ -260,3 +260,17 @@ def test_refusals_of_scores():
     observed[0, 0] = False
     with pytest.raises(ValueError, match="needs complete rows"):
         known(with_gaps(data, observed), sigma).factor_scores(method="bartlett")
+
+
+def test_columns_in_another_order_are_not_taken_for_one_another():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frames = [pd.DataFrame(rng.standard_normal((30, 2)), columns=["a", "b"]) for _ in range(3)]
+    Y = pd.DataFrame(rng.standard_normal((30, 3)), columns=["u", "v", "w"])
+    fit = als_gls(frames, Y, 0)
+    assert np.isclose(fit.score(frames, Y), fit.loglik)
+    turned = [X[["b", "a"]] for X in frames]
+    with pytest.raises(ValueError, match="X of equation 0 must have its columns in the order"):
+        fit.predict(turned)
+    with pytest.raises(ValueError, match="Y must have its columns in the order"):
+        fit.score(frames, Y[["w", "v", "u"]])

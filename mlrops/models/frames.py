@@ -4,7 +4,7 @@ import numpy as np
 
 from ..operators._validate import name_some, working_dtype
 
-__all__ = ["check_names", "frame_values", "like_frame", "loadings_frame"]
+__all__ = ["check_names", "check_order", "frame_values", "like_frame", "loadings_frame"]
 
 
 def check_names(got, fitted):
@@ -20,6 +20,14 @@ def check_names(got, fitted):
     raise ValueError("Y must have the columns fitted to, in their order"
                      f"{' (these are the same in another order)' if same else ''}:"
                      f" {name_some(first, limit=3)}")
+
+
+def check_order(got, fitted, what):
+    """Refuse the columns fitted to in another order: they would be taken for one another."""
+    got, fitted = list(map(str, got)), list(fitted)
+    if got != fitted and sorted(got) == sorted(fitted):
+        raise ValueError(
+            f"{what} must have its columns in the order fitted to, {fitted}, got {got}")
 
 
 def frame_values(frame, what):

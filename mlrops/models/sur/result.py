@@ -7,7 +7,7 @@ import numpy as np
 
 from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
-from ..frames import frame_values
+from ..frames import check_order, frame_values
 from . import measures
 from .covariance import CovConfig
 from .data import SURData
@@ -234,7 +234,10 @@ class SURResult(Inference, SystemTests):
         out = []
         for j, (X, beta) in enumerate(zip(Xs, self.coefficients, strict=True)):
             what = f"X of equation {j}"
-            X = frame_values(X, what) if hasattr(X, "columns") else X
+            if hasattr(X, "columns"):
+                if self.data.names is not None:
+                    check_order(X.columns, self.data.names.regressors[j], what)
+                X = frame_values(X, what)
             X = as_finite(X, what, ndim=2, axis_name="column", axis=1)
             if X.shape[1] != beta.size or len(X) != len(out[0] if out else X):
                 rows = len(out[0]) if out else "M"
@@ -248,6 +251,8 @@ class SURResult(Inference, SystemTests):
 
         NaN in Y marks a missing cell, which is left out: Σ must then be an MLR.
         """
+        if hasattr(Y, "columns") and self.data.names is not None:
+            check_order(Y.columns, self.data.names.equations, "Y")
         return measures.loglik_samples(self, Xs, Y)
 
     def score(self, Xs, Y):
