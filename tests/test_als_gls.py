@@ -428,6 +428,20 @@ def test_repeated_equations_are_named():
     assert {3, 7} <= set(fit.boundary) and np.isfinite(flat(fit.bse)).all()
 
 
+def test_repeated_equations_are_named_wherever_the_climb_ends():
+    """One factor that another group of equations takes: no variance at the floor tells of it."""
+    rng = np.random.default_rng(5)
+    Xs = [rng.standard_normal((100, 2)) for _ in range(8)]
+    Y = 3 * rng.standard_normal((100, 1)) + rng.standard_normal((100, 8))
+    Y[:, 7] = rng.standard_normal(100)
+    with pytest.warns(ConvergenceWarning, match="residuals of equations 7 and 8 are the same"):
+        fit = als_gls([*Xs, Xs[7]], np.column_stack([Y, Y[:, 7]]), 1)
+    assert not fit.boundary.size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        als_gls([*Xs, Xs[7]], np.column_stack([Y, Y[:, 7]]), 0)  # a diagonal Σ is not singular
+
+
 def test_heywood_cases_stop_at_the_floor():
     Xs, Y, _, _ = draw(N=20)
     with pytest.warns(ConvergenceWarning, match="Heywood cases: .*fewer factors may do") as seen:

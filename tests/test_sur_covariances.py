@@ -9,7 +9,7 @@ from test_sur_inference import draw
 from test_sur_variants import NAMES, stacked, variants
 from trees import close, make_case
 
-from mlrops import Dense, Hierarchy
+from mlrops import Dense, Hierarchy, als_gls
 from mlrops.datasets import load_french, load_grunfeld
 from mlrops.models.sur.als_gls import SUROptions, fit_system
 from mlrops.models.sur.covariance import automatic_bandwidth, kernel_weights
@@ -329,3 +329,18 @@ def test_labels_of_any_kind():
 def test_bad_options(kind, options, error, message):
     with pytest.raises(error, match=message):
         _ = plain_fit().with_cov(kind, **options).bse
+
+
+def test_clusters_are_matched_by_label():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    rows = pd.Index([f"r{i}" for i in range(40)])
+    frames = [pd.DataFrame(rng.standard_normal((40, 2)), index=rows) for _ in range(3)]
+    Y = pd.DataFrame(rng.standard_normal((40, 3)), index=rows)
+    fit = als_gls(frames, Y, 0)
+    clusters = pd.Series(np.arange(40) // 4, index=rows)
+    plain = fit.with_cov("clustered", clusters=clusters.to_numpy()).bse
+    for given in (clusters, clusters.sample(frac=1, random_state=0)):
+        np.testing.assert_array_equal(fit.with_cov("clustered", clusters=given).bse, plain)
+    with pytest.raises(ValueError, match="clusters must have one label for each row.*r39"):
+        fit.with_cov("clustered", clusters=clusters[:-1])

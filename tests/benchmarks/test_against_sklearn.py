@@ -1,10 +1,10 @@
 """The single-level fit against scikit-learn's `FactorAnalysis`: log-likelihood and time."""
 
 import warnings
-from time import perf_counter
 
 import numpy as np
 import pytest
+from timing import timed
 
 from mlrops import ConvergenceWarning, fit_factor_model
 from mlrops.datasets import simulate_factor_model
@@ -24,16 +24,6 @@ def breast_cancer():
 
 def simulated():
     return simulate_factor_model(2000, 20, n_samples=1000, random_state=0).Y, 20
-
-
-def timed(function, rounds):
-    """Best time of some rounds, and what came out."""
-    times = []
-    for _ in range(rounds):
-        start = perf_counter()
-        found = function()
-        times.append(perf_counter() - start)
-    return min(times), found
 
 
 @pytest.mark.parametrize("data", [digits, breast_cancer, simulated])

@@ -208,18 +208,18 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
     trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
     point = climb.ascent.state.point
     boundary = np.sort(order[point.D <= climb.floor])
-    warn_of(termination, options.rules.max_iter, boundary, options.variance_floor,
-            hierarchy._scatter(climb.E), data.names)
     covariance = _covariance(climb, hierarchy).principal()
     penalty = climb._penalty(climb.gamma) + (
         loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
-    return SURResult(
+    fit = SURResult(
         data=data, coefficients=data.exact(_coefficients(climb, hierarchy)), covariance=covariance,
         loglik=trace[-1] + penalty, loglik_trace=np.array(trace), n_iter=len(trace) - 1,
         converged=termination in ("gradient", "loglik"), termination=termination,
         cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
         options=options)
+    warn_of(fit)
+    return fit
 
 
 def _iterate(climb, hierarchy, rules, progress, callback):

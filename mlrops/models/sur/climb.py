@@ -219,31 +219,37 @@ class _Profiled:
         return found
 
 
-def warn_of(termination, max_iter, boundary, variance_floor, E, names=None, stacklevel=4):
-    """Warn of a cap that was reached and of variances at the floor; E are residuals (K, N)."""
-    label = range(len(E)) if names is None else names.equations
-    if termination == "max_iter":
-        warnings.warn(
-            f"the alternation did not converge in {max_iter} iterations; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=stacklevel)
-    if boundary.size:
-        alike = _alike(E, boundary)
-        remedy = "fewer factors may do" if not alike else (
-            "the residuals of " + " and of ".join(f"equations {label[i]} and {label[j]}"
-                                                     for i, j in alike[:5])
-            + " are the same up to a factor, so Σ is singular: leave one of them out")
-        warnings.warn(
-            f"{boundary.size} equations have a variance at the floor of {variance_floor:g} of their"
-            f" residual variance (Heywood cases: {name_some(label[i] for i in boundary)});"
-            f" {remedy}",
-            ConvergenceWarning, stacklevel=stacklevel)
+def warn_of(fit, stacklevel=4):
+    """Warn of what makes a `SURResult` doubtful.
+
+    A cap that was reached, equations with the same residuals, variances at the floor.
+    """
+    names, options = fit.data.names, fit.options
+    label = range(fit.K) if names is None else names.equations
+    alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
+
+    def warn(message):
+        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
+
+    if fit.termination == "max_iter":
+        warn(f"the alternation did not converge in {options.rules.max_iter} iterations;"
+             " raise max_iter or tol")
+    if alike:
+        pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
+        warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
+             " them out")
+    if fit.boundary.size:
+        warn(f"{fit.boundary.size} equations have a variance at the floor of"
+             f" {options.variance_floor:g} of their residual variance (Heywood cases:"
+             f" {name_some(label[i] for i in fit.boundary)})"
+             + ("" if alike else "; fewer factors may do"))
 
 
-def _alike(E, rows):
+def _alike(E):
     """Pairs of rows of E that are multiples of one another, found as neighbours on a line."""
-    U = E[rows] / np.linalg.norm(E[rows], axis=1, keepdims=True)
+    U = E / np.linalg.norm(E, axis=1, keepdims=True)
     place = np.abs(U @ np.random.default_rng(0).standard_normal(U.shape[1]))
     order = np.argsort(place)
-    cosines = np.einsum("kt,kt->k", U[order[1:]], U[order[:-1]])
+    cosines = np.array([U[i] @ U[j] for i, j in zip(order[1:], order[:-1], strict=True)])
     same = np.flatnonzero(1 - np.abs(cosines) <= 1e-6)
-    return sorted(tuple(sorted((int(rows[order[i]]), int(rows[order[i + 1]])))) for i in same)
+    return sorted(tuple(sorted((int(order[i]), int(order[i + 1])))) for i in same)

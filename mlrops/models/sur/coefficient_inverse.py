@@ -123,7 +123,7 @@ class CoefficientInverse:
             for H, u, w in zip(found, parts, cross, strict=True):
                 wu = w @ u.swapaxes(1, 2)
                 H += wu + wu.swapaxes(1, 2) - u @ middle @ u.swapaxes(1, 2)
-        out, fixed = [None] * system.K, np.split(self.fixed, np.cumsum(system._widths)[:-1])
+        out, fixed = [None] * system.K, np.split(self.fixed, np.cumsum(system.widths)[:-1])
         for batch, H in zip(system.batches, found, strict=True):
             H = batch.inverse @ H @ batch.inverse.swapaxes(1, 2)
             for j, block in zip(batch.equations, (H + H.swapaxes(1, 2)) / 2, strict=True):

@@ -41,6 +41,21 @@ class CovConfig(NamedTuple):
                             f" {', '.join(strange)}")
 
 
+    def aligned(self, rows):
+        """The same with clusters that have labels of rows brought to the order of `rows`.
+
+        `rows` is the pandas Index of the data, or None.
+        """
+        clusters = self.options.get("clusters")
+        if rows is None or not (hasattr(clusters, "index") and hasattr(clusters, "reindex")):
+            return self
+        lacks = rows[~rows.isin(clusters.index)]
+        if len(lacks) or not clusters.index.is_unique:
+            raise ValueError("clusters must have one label for each row, they have none or several"
+                             f" for {name_some(lacks) or 'some'}")
+        return self._replace(options={**self.options, "clusters": clusters.reindex(rows)})
+
+
 def estimate(result, config):
     """The covariance of the coefficients of a `SURResult`.
 

@@ -93,14 +93,15 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
         elif len(trace) > rules.max_iter:
             termination = "max_iter"
     boundary = np.flatnonzero(state.D <= floor)
-    warn_of(termination, max_iter, boundary, variance_floor, state.E, data.names, stacklevel=3)
     covariance = MLR.from_compact(hierarchy, ranks, state.F, state.D).principal()
-    return SURResult(
+    fit = SURResult(
         data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
         loglik=trace[-1], loglik_trace=np.array(trace), n_iter=len(trace) - 1,
         converged=termination != "max_iter", termination=termination, cg_iterations=[],
         gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
         boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
+    warn_of(fit, stacklevel=3)
+    return fit
 
 
 class _State:

@@ -43,7 +43,8 @@ class Inference:
             default True, and False where Σ is known.  The others: multiply by
             ``N / √((N - p_i) (N - p_j))``, N the cells of an equation; default True.
         clusters : array_like, shape (N,) or (N, 2)
-            ``"clustered"``: labels of the rows.  With two of them the covariances by the first and
+            ``"clustered"``: labels of the rows; a Series or DataFrame is matched by its index where
+            the rows of the data have names.  With two of them the covariances by the first and
             by the second are added and that by their intersections is taken off.
         group_debias : bool, optional
             ``"clustered"``: multiply by ``g / (g - 1) (N - 1) / N`` for g clusters; default False.
@@ -93,6 +94,8 @@ class Inference:
         """
         config = CovConfig(kind, options)
         config.check()
+        names = self.data.names
+        config = config.aligned(None if names is None else names.rows)
         out = replace(self, cov_config=config)
         for name in ("system", "fitted", "errors", "df_resid"):  # what no kind changes
             if name in vars(self):

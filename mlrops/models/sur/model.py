@@ -335,16 +335,9 @@ progress, callback
 
     def _read_config(self, kind, options):
         """The kind of standard errors, checked before anything is fitted."""
-        config, rows = CovConfig(kind, dict(options or {})), self.data.names.rows
+        config = CovConfig(kind, dict(options or {}))
         config.check()
-        clusters = config.options.get("clusters")
-        if rows is not None and hasattr(clusters, "index") and hasattr(clusters, "reindex"):
-            lacks = rows[~rows.isin(clusters.index)]
-            if len(lacks) or not clusters.index.is_unique:
-                raise ValueError("clusters must have one label for each row, they have none or"
-                                 f" several for {name_some(lacks) or 'some'}")
-            config.options["clusters"] = clusters.reindex(rows)
-        return config
+        return config.aligned(self.data.names.rows)
 
     def _choose(self, criterion, hierarchy, options, rank_options, progress, callback):
         if criterion not in CRITERIA:

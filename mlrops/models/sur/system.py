@@ -164,7 +164,7 @@ class StackedSystem:
 
     def pull(self, B):
         """The adjoint of `coefficients`: derivatives (P, m) by β as derivatives by γ."""
-        starts, parts = np.cumsum([0, *self._widths]), []
+        starts, parts = np.cumsum([0, *self.widths]), []
         for batch in self._batches:
             p = batch.Q.shape[1]
             rows = starts[batch.equations][:, None] + np.arange(p)
@@ -172,7 +172,7 @@ class StackedSystem:
         return np.concatenate(parts)
 
     @cached_property
-    def _widths(self):
+    def widths(self):
         widths = np.empty(self.K, int)
         for batch in self._batches:
             widths[batch.equations] = batch.Q.shape[1]
