@@ -82,7 +82,17 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
 
     Exchanges are tried in the order of predicted gain less loss.  The factors are refitted by
     alternating least squares (by sweeps of block coordinate descent when symmetric), and the
-    exchange is accepted when the error is really less; otherwise factors and residual are put back.
+    exchange is accepted when the error is really less, by more than its rounding; otherwise factors
+    and residual are put back.
+
+    *Rounding.*  The residual of a dense matrix is known to 32 units of the precision, relative to
+    ‖A‖, that of a sparse matrix or an operator to four times its square root.  The square of that
+    is what a squared relative error has to fall by to count: for operators errors near 1e-6 (near
+    0.01 in single precision) cannot be made less by exchanges.  The search ends there with
+    ``termination="rounding"``.
+
+    *Ctrl-C.*  Interrupted once the start has been fitted, the search returns the factors after its
+    last whole step, ``termination="interrupted"``.
 
     References
     ----------
@@ -102,9 +112,9 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     True
     """
     source = Source(A, rows, cols, symmetric, psd)
-    total_rank = check_rank(total_rank, "total_rank")
-    if total_rank < 1:
+    if isinstance(total_rank, (int, np.integer)) and total_rank < 1:
         raise ValueError(f"total_rank must be at least 1, got {total_rank}")
+    total_rank = check_rank(total_rank, "total_rank")
     ranks = first_ranks(start, total_rank, rows)
     if max_failures is None:
         max_failures = 2 * rows.n_levels
@@ -112,36 +122,43 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
     descent = Descent(source, ranks, random_state, range(rows.n_levels))
     search = _Search(descent, max_failures)
-    with tqdm(total=None, desc="ranks", disable=not progress) as bar:
-        while True:
-            bar.update()
-            bar.set_postfix(error=f"{search.error:.6g}", ranks=search.ranks, refresh=False)
-            if callback is not None:
-                try:
-                    callback(MLRIterate(len(search.history) - 1, search.error, search.ranks))
-                except StopIteration:
-                    termination = "callback"
-                    break
-            if len(search.history) > max_iter:
-                termination = "max_iter"
-                break
-            if search.error <= descent.floor:
-                termination = "exact"
-                break
-            if not search.exchange() and not search.converge(tol):
-                termination = "exchanges"
-                break
+    termination = _search(search, tol, max_iter, progress, callback)
+    history, times = search.history, [seconds for *_, seconds in search.steps]
     return RankAllocation(
-        descent.operator(), np.array([e for _, e in search.history]), np.array(search.times),
-        len(search.history) - 1, termination in ("exchanges", "exact"), termination,
-        source.pairs.capped(search.ranks), tuple(search.history), search.n_trials)
+        descent.operator(), np.array([e for _, e in history]), np.array(times), len(history) - 1,
+        termination in ("exchanges", "rounding", "exact"), termination, source.pairs.capped(search.ranks),
+        history, search.n_trials)
+
+
+def _search(search, tol, max_iter, progress, callback):
+    """Exchange and refit until a rule, the callback or Ctrl-C stops it; the reason."""
+    try:
+        with tqdm(total=None, desc="ranks", disable=not progress) as bar:
+            while True:
+                bar.update()
+                bar.set_postfix(error=f"{search.error:.6g}", ranks=search.ranks, refresh=False)
+                n_iter = len(search.steps) - 1
+                if callback is not None:
+                    try:
+                        callback(MLRIterate(n_iter, search.error, search.ranks))
+                    except StopIteration:
+                        return "callback"
+                if n_iter >= max_iter:
+                    return "max_iter"
+                if search.error <= search.floor:
+                    return "exact"
+                if not search.exchange() and not search.converge(tol):
+                    return "rounding" if search.blurred else "exchanges"
+    except KeyboardInterrupt:
+        search.back_to_step()
+        return "interrupted"
 
 
 def first_ranks(start, total, rows):
     """Ranks to start from, (L,) with the given sum."""
     L = rows.n_levels
-    if isinstance(start, str):
-        if start not in STARTS:
+    if isinstance(start, str) or np.ndim(start) == 0:
+        if not isinstance(start, str) or start not in STARTS:
             raise ValueError(f"start must be {', '.join(map(repr, STARTS))} or one rank a level,"
                              f" got {start!r}")
         ranks = {"uniform": [total // L + (level < total % L) for level in range(L)],
@@ -159,7 +176,8 @@ class _Search:
 
     def __init__(self, descent, max_failures):
         self._descent, self._max_failures = descent, max_failures
-        self.history, self.times, self.n_trials = [], [], 0
+        self.steps, self.n_trials = [], 0  # of each step (ranks, error, seconds)
+        self.blurred = False  # whether the last error refused was less, but for rounding
         self._levels = range(len(descent.factors.ranks))
         descent.visit(self._levels, depth=2)
         for _ in range(REFIT):
@@ -171,12 +189,26 @@ class _Search:
         return self._descent.factors.ranks
 
     @property
+    def history(self):
+        return tuple((ranks, error) for ranks, error, _ in self.steps)
+
+    @property
     def error(self):
-        return self.history[-1][1]
+        return self.steps[-1][1]
+
+    @property
+    def floor(self):
+        return self._descent.floor
 
     def record(self, error):
-        self.history.append((self.ranks, float(error)))
-        self.times.append(self._descent.seconds())
+        self.steps.append((self.ranks, float(error), self._descent.seconds()))
+        self._whole = len(self.steps), self._descent.factors.snapshot()
+
+    def back_to_step(self):
+        """Put the factors of the last whole step back; the residual is no longer theirs."""
+        n_steps, saved = self._whole
+        del self.steps[n_steps:]
+        self._descent.factors.restore(saved)
 
     def refit(self):
         """One iteration on the factors; what it costs to drop columns, by level."""
@@ -204,14 +236,28 @@ class _Search:
     def converge(self, tol):
         """Refit at the ranks there are; whether that changed enough to try exchanges again."""
         before = self.error
-        run(self._descent, self.refit, tol, LONGEST)
+        errors, _, termination = run(self._descent, self.refit, tol, LONGEST)
+        if termination == "interrupted":
+            self.record(errors[-1])
+            raise KeyboardInterrupt
         self._settle()
-        return self.error < (1 - REOPEN) * before
+        return self._real(before, self.error, REOPEN)
+
+    def _real(self, before, after, gain):
+        """Whether an error is less by this share of it, and by more than rounding makes of it.
+
+        Rounding of the size of the floor moves the squared error by the square of the floor.
+        """
+        if after >= (1 - gain) * before:
+            return False
+        told = before**2 - after**2 > self.floor**2
+        self.blurred |= not told
+        return told
 
     def exchange(self):
         """Try exchanges until one lowers the error; False when none does."""
         descent = self._descent
-        saved = descent.factors.snapshot()
+        saved, self.blurred = descent.factors.snapshot(), False
         for up, down in self._candidates()[: self._max_failures]:
             self.n_trials += 1
             gone_B, gone_C = descent.factors.drop(down, self._losses[down])
@@ -229,7 +275,7 @@ class _Search:
         for left in reversed(range(REFIT)):
             self.refit()
             error = self._descent.error()
-            if error < target:
+            if self._real(self.error, error, LEAST_GAIN):
                 return True
             if error - target > left * (before - error):
                 return False

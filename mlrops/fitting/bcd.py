@@ -94,6 +94,25 @@ class Factors:
         self.stale.add(level)
         return sides
 
+    def balance(self, levels):
+        """Make the two sides of every column of a block equally long, but for a factor below two.
+
+        By powers of two, which round nothing.  Least squares move one side for the other, and what
+        one gains in length again and again the other loses, until numbers leave their range.
+        """
+        for level in levels:
+            powers = [np.frexp(np.sqrt(np.add.reduceat(
+                np.square(x[:-1]), h.boundaries[level][:-1], axis=0)))[1]
+                for x, h in zip((self.left[level], self.right[level]),
+                                (self.pairs.rows, self.pairs.cols), strict=True)]
+            shift = (powers[1] - powers[0]) // 2
+            if not shift.any():
+                continue
+            for side, h, sign in ((self.left, self.pairs.rows, 1),
+                                  (self.right, self.pairs.cols, -1)):
+                of_row = np.repeat(sign * shift, h.group_sizes(level), axis=0)
+                side[level] = np.ldexp(side[level], np.pad(of_row, ((0, 1), (0, 0))))
+
     def snapshot(self):
         """What `restore` needs; arrays are replaced, never written to, so nothing is copied."""
         lists = self.left, self.right, self.basis, self.sigma

@@ -22,7 +22,7 @@ class Descent:
     Raises
     ------
     ValueError
-        A is all zero, or its products are not finite.
+        A is all zero, its products are not finite, or its norm is out of range.
     """
 
     def __init__(self, source, ranks, random_state, levels=None):
@@ -34,11 +34,7 @@ class Descent:
                                np.random.default_rng(random_state), source.symmetric, source.psd)
         self.residual.restart(self.factors)
         self.norm = np.sqrt(self.residual.squared_norm())
-        if not np.isfinite(self.norm):
-            raise ValueError("A must be finite, got products with NaN or infinity, or a norm that"
-                             " overflows")
-        if self.norm == 0:
-            raise ValueError("A is all zero: there is nothing to fit, and no relative error")
+        source.check_scale(self.norm)
 
     @property
     def used(self):
@@ -50,7 +46,14 @@ class Descent:
         return self.residual.floor
 
     def error(self):
-        """``‖A - M‖ / ‖A‖``"""
+        """``‖A - M‖ / ‖A‖``; where it is rounding, that of the factors there are."""
+        error = self._error()
+        if error <= self.floor:  # a residual kept up to date forgets what the factors were rounded
+            self.residual.restart(self.factors)
+            error = self._error()
+        return error
+
+    def _error(self):
         return float(np.sqrt(self.residual.squared_norm()) / self.norm)
 
     def seconds(self):
@@ -94,7 +97,9 @@ class Descent:
         used = self.used
         half_step(self.factors, self.residual, used, "right")
         inverse = half_step(self.factors, self.residual, used, "left")
-        return dict(zip(used, losses(self.factors, used, inverse), strict=True))
+        found = dict(zip(used, losses(self.factors, used, inverse), strict=True))
+        self.factors.balance(used)
+        return found
 
     def operator(self):
         """The fit as an operator."""

@@ -1,6 +1,7 @@
 """`fit_mlr`: the multilevel low rank matrix nearest to a given one, for given ranks."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from tqdm import tqdm
@@ -38,8 +39,9 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
 
     Parameters
     ----------
-    A : array_like, sparse array or LinearOperator, shape (m, n)
-        What to approximate.  Of a sparse array and an operator only products are taken.
+    A : array_like, DataFrame, sparse array or LinearOperator, shape (m, n)
+        What to approximate.  Of a sparse array and an operator only products are taken.  Names of a
+        DataFrame are not looked at: rows and columns count in their order.
     ranks : int or sequence of int
         Rank of each level, coarsest first.  A block with a side shorter than its level's rank gets
         what it can have (``result.capped`` lists them).
@@ -55,7 +57,8 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
         symmetric, on one hierarchy, with "bcd".  True accepts asymmetry at the level of rounding;
         of an operator it takes your word and tests it on two random vectors.
     psd : bool, optional
-        Fit a sum of positive semidefinite blocks, ``B_l = C_l``; implies `symmetric`.
+        Fit a sum of positive semidefinite blocks, ``B_l = C_l``; implies `symmetric`.  A itself
+        need not be positive semidefinite: blocks without a positive eigenvalue get zeros.
     order : {"v", "topdown", "bottomup"}, optional
         Levels of one sweep of "bcd": coarse to fine and back, or one way only.
     init : GeneralMLR or pair of sequences of arrays, optional
@@ -80,8 +83,9 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     Raises
     ------
     ValueError, TypeError
-        NaN or infinity in A, an A of zeros, complex entries; shapes that do not fit the trees,
-        trees of unlike shape, bad ranks; ``symmetric=True`` for a matrix that is not (the entries
+        NaN, infinity or masked entries in A (rows are named), an A of zeros, a norm whose square
+        overflows or underflows, complex entries; shapes that do not fit the trees, trees of unlike
+        shape (level and group are named), bad ranks; ``symmetric=True`` for a matrix that is not (the entries
         that differ most are named).
 
     See Also
@@ -114,6 +118,10 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     Errors below the square root of the precision cannot be told from zero.
 
     Memory for an array is its residual, once, and the factors.
+
+    *Ctrl-C.*  Interrupted once the start has been found, the fit returns the factors after the last
+    whole iteration, ``termination="interrupted"``; while they are being put in order, a second
+    Ctrl-C is an error like any other.
 
     References
     ----------
@@ -164,31 +172,40 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
 
 
 def run(descent, step, tol, max_iter, progress=False, callback=None):
-    """Take steps until a rule or the callback stops them; errors, times and the reason."""
+    """Take steps until a rule, the callback or Ctrl-C stops them; errors, times and the reason.
+
+    The factors are whole in the end.  After Ctrl-C the residual need not be theirs.
+    """
     errors, times = [descent.error()], [descent.seconds()]
-    with tqdm(total=max_iter, desc="fit", disable=not progress) as bar:
-        while True:
-            if callback is not None:
-                try:
-                    callback(MLRIterate(len(errors) - 1, errors[-1], descent.factors.ranks))
-                except StopIteration:
-                    termination = "callback"
+    whole = 1, descent.factors.snapshot()  # how many errors there were, and the last one's factors
+    try:
+        with tqdm(total=max_iter, desc="fit", disable=not progress) as bar:
+            while True:
+                if callback is not None:
+                    try:
+                        callback(MLRIterate(len(errors) - 1, errors[-1], descent.factors.ranks))
+                    except StopIteration:
+                        termination = "callback"
+                        break
+                termination = _reason(errors, descent, tol, max_iter)
+                if termination is not None:
                     break
-            termination = _reason(errors, descent, tol, max_iter)
-            if termination is not None:
-                break
-            saved = descent.factors.snapshot()
-            step()
-            error = descent.error()
-            if error > errors[-1]:  # by rounding alone: no step goes uphill
-                descent.back_to(saved)
-                within = error - errors[-1] <= descent.floor
-                termination = "tol" if within else "rounding"
-                break
-            errors.append(error)
-            times.append(descent.seconds())
-            bar.update()
-            bar.set_postfix(error=f"{errors[-1]:.6g}", refresh=False)
+                step()
+                error = descent.error()
+                if error > errors[-1]:  # by rounding alone: no step goes uphill
+                    descent.back_to(whole[1])
+                    within = error - errors[-1] <= descent.floor
+                    termination = "tol" if within else "rounding"
+                    break
+                errors.append(error)
+                times.append(descent.seconds())
+                whole = len(errors), descent.factors.snapshot()
+                bar.update()
+                bar.set_postfix(error=f"{errors[-1]:.6g}", refresh=False)
+    except KeyboardInterrupt:
+        descent.factors.restore(whole[1])
+        errors, times = errors[: whole[0]], times[: whole[0]]
+        termination = "interrupted"
     return np.array(errors), np.array(times), termination
 
 
@@ -201,8 +218,8 @@ def _reason(errors, descent, tol, max_iter):
 
 
 def check_tol(tol):
-    if not 0 <= tol < 1:
-        raise ValueError(f"tol must lie in [0, 1), got {tol}")
+    if not isinstance(tol, Real) or not 0 <= tol < 1:
+        raise ValueError(f"tol must lie in [0, 1), got {tol!r}")
     return float(tol)
 
 

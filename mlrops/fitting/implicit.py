@@ -7,6 +7,7 @@ result is ``Σ_j (A - Σ_l B_l C_lᵀ)_ij Q_j`` over the columns j of row i's ow
 import numpy as np
 from scipy.sparse import csr_array
 
+from ..operators._validate import name_some
 from .pairs import put, take
 
 __all__ = ["OperatorResidual", "SparseResidual"]
@@ -38,14 +39,18 @@ class ImplicitResidual:
     def open(self, level):
         return _Products(self, level)
 
-    def squared_norm(self):
-        total = self.squared_norm_of_A
+    def captured(self):
+        """``‖A‖² - ‖A - M‖² = 2 <A, M> - <M, M>``"""
+        total = 0.0
         for level, rank in enumerate(self.factors.ranks):
             if rank and self.factors.left[level].any():
                 B, C = self.factors.left[level][:-1], self.factors.right[level]
                 known = 2 * self.product(level, C[:-1]) - self.fitted(level, C, False)[:-1]
-                total -= np.einsum("ij,ij->", B, known, dtype=np.float64)
-        return max(float(total), 0.0)
+                total += np.einsum("ij,ij->", B, known, dtype=np.float64)
+        return float(total)
+
+    def squared_norm(self):
+        return max(self.squared_norm_of_A - self.captured(), 0.0)
 
     def fitted(self, level, Q, transposed):
         """The fit's blocks of a level times Q (n + 1, k), or their transposes times (m + 1, k)."""
@@ -144,6 +149,25 @@ class OperatorResidual(ImplicitResidual):
             norm = self._read()
         self.squared_norm_of_A = float(norm) ** 2
 
+    def _multiply(self, name, X, out):
+        """``A.name(X)`` for vectors X as columns, (out, k), checked."""
+        try:
+            Y = np.asarray(getattr(self._A, name)(X))
+        except NotImplementedError:
+            raise TypeError(
+                "A must multiply from both sides: the operator has no"
+                f" {'_rmatvec or _rmatmat' if name == 'rmatmat' else '_matvec or _matmat'}; for a"
+                " symmetric one pass symmetric=True") from None
+        if Y.shape != (out, X.shape[1]):
+            raise ValueError(f"A.{name} of vectors {X.shape} must have shape"
+                             f" {(out, X.shape[1])}, got {Y.shape}")
+        bad = ~np.isfinite(Y)
+        if bad.any():
+            where = np.flatnonzero(bad.any(axis=1))
+            raise ValueError(f"A must be finite, got products with NaN or infinity ({name}, entries"
+                             f" {name_some(where)})")
+        return Y
+
     def _read(self):
         """All columns of A, a few at a time: ‖A‖, and the blocks of the narrow levels."""
         (m, n), rows, cols = self.pairs.shape, self.pairs.rows, self.pairs.cols
@@ -157,7 +181,7 @@ class OperatorResidual(ImplicitResidual):
             columns = np.arange(start, min(start + step, n))
             unit = np.zeros((n, columns.size), self.dtype)
             unit[cols.permutation[columns], columns - start] = 1
-            values = np.asarray(self._A.matmat(unit))[rows.permutation]
+            values = self._multiply("matmat", unit, m)[rows.permutation]
             total += float(np.einsum("ij,ij->", values, values, dtype=np.float64))
             if self._known < self.pairs.n_levels:
                 first, last = lower[group[columns]], upper[group[columns]]
@@ -175,14 +199,14 @@ class OperatorResidual(ImplicitResidual):
     def product(self, level, Q):
         if level >= self._known:
             return self._blocks[level - self._known] @ Q
-        return self._spread(level, Q, self.pairs.cols, self.pairs.rows, self._A.matmat)
+        return self._spread(level, Q, self.pairs.cols, self.pairs.rows, "matmat")
 
     def rproduct(self, level, U):
         if self._symmetric:
             return self.product(level, U)
         if level >= self._known:
             return self._blocks[level - self._known].T @ U
-        return self._spread(level, U, self.pairs.rows, self.pairs.cols, self._A.rmatmat)
+        return self._spread(level, U, self.pairs.rows, self.pairs.cols, "rmatmat")
 
     def _spread(self, level, X, into, out, product):
         k = X.shape[1]
@@ -196,7 +220,7 @@ class OperatorResidual(ImplicitResidual):
             for at, g in enumerate(groups):
                 here = slice(starts[g], starts[g + 1])
                 vectors[into.permutation[here], at * k : (at + 1) * k] = X[here]
-            found = np.asarray(product(vectors))
+            found = self._multiply(product, vectors, out.n)
             for at, g in enumerate(groups):
                 there = slice(ends[g], ends[g + 1])
                 Y[there] = found[out.permutation[there], at * k : (at + 1) * k]

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import aslinearoperator
 
+from ..models.frames import frame_values
 from ..operators._validate import as_finite, name_some, working_dtype
 from ..operators.base import is_operator
 from .bcd import EXTRA
@@ -13,8 +14,22 @@ from .residual import DenseResidual, row_chunks
 
 __all__ = ["Source"]
 
+# How far below the root of the largest number ‖A‖ has to be.
+MARGIN = 1000
 # Asymmetry that passes for rounding, in units of the precision and of the largest entry.
 ROUNDING = 1000
+
+
+def _entries(A):
+    """What `as_finite` can look at; names of a DataFrame are left behind."""
+    if np.ma.isMaskedArray(A) and np.ma.is_masked(A):
+        mask = np.ma.getmaskarray(A)
+        where = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
+        raise ValueError(f"A must have all of its entries, got {mask.sum()} masked ones of"
+                         f" {mask.size} (row {name_some(where)}); fill them first")
+    if hasattr(A, "columns") and hasattr(A, "to_numpy"):
+        return frame_values(A, "A")
+    return A
 
 
 class Source:
@@ -32,7 +47,7 @@ class Source:
         self.pairs = GroupPairs(rows, rows if cols is None else cols)
         self.kind = "sparse" if issparse(A) else "operator" if is_operator(A) else "dense"
         if self.kind == "dense":
-            A = as_finite(A, "A", ndim=2, axis_name="row")
+            A = as_finite(_entries(A), "A", ndim=2, axis_name="row")
         elif self.kind == "sparse":
             A = csr_array(A)
             A = A.astype(working_dtype(A.dtype, "A"), copy=False)
@@ -44,6 +59,9 @@ class Source:
         else:
             A = aslinearoperator(A)
         if tuple(A.shape) != self.pairs.shape:
+            if cols is None and len(A.shape) == 2 and A.shape[0] == rows.n:
+                raise ValueError(f"A has {A.shape[1]} columns for {rows.n} rows: pass a hierarchy"
+                                 " of its columns, too, of the shape of that of the rows")
             raise ValueError(
                 f"A must have a row for each of the {self.pairs.shape[0]} features of rows and a"
                 f" column for each of the {self.pairs.shape[1]} of cols, got shape {A.shape}"
@@ -52,6 +70,25 @@ class Source:
         self.dtype = working_dtype(np.float64 if A.dtype is None else A.dtype, "A")
         self.psd = bool(psd)
         self.symmetric = self._symmetry(symmetric)
+
+    def check_scale(self, norm):
+        """Refuse an A whose norm says that there is nothing to fit, or that squares would be lost.
+
+        Raises
+        ------
+        ValueError
+        """
+        if norm == 0 and not (self.kind == "dense" and self.A.any()
+                              or self.kind == "sparse" and self.A.data.any()):
+            raise ValueError("A is all zero: there is nothing to fit, and no relative error")
+        if np.isnan(norm):
+            raise ValueError("A must be finite, got a norm that is NaN")
+        limits = np.finfo(self.dtype)
+        low, high = np.sqrt(float(limits.tiny)), np.sqrt(float(limits.max)) / MARGIN
+        if not low <= norm <= high:
+            raise ValueError(f"A must have a norm between {low:.1g} and {high:.1g}, so that squares"
+                             f" do not leave the range of {self.dtype}, got {norm:.1e}: multiply A"
+                             " by a number")
 
     def _symmetry(self, wanted):
         if self.psd and wanted is not None and not wanted:
