@@ -12,7 +12,9 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
+from ._fit_nodes import fit_fields, make_allocation, make_fit
 from ._system_nodes import make_system, system_fields
+from .fitting.fit_result import MLRFit, RankAllocation
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
 from .models.sur.result import SURResult
@@ -305,6 +307,8 @@ TABLE = {
     FactorModelResult: (lambda r: {f.name: getattr(r, f.name) for f in fields(r) if f.init},
                         _result),
     SURResult: (system_fields, make_system),
+    MLRFit: (fit_fields, make_fit),
+    RankAllocation: (fit_fields, make_allocation),
 }
 MAKERS = {kind.__name__: make for kind, (_, make) in TABLE.items()} | {
     TRANSPOSE: lambda base: base.T}

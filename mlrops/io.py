@@ -47,6 +47,7 @@ transpose                                   base: stands for ``base.T``
 FactorModelResult                           its dataclass fields
 SURResult                                   those of `mlrops._system_nodes`: X (the different
                                             regressors), X_of (which are whose), Y, observed, ...
+MLRFit, RankAllocation                      their dataclass fields
 ==========================================  ========================================================
 """
 
@@ -56,6 +57,7 @@ import numpy as np
 
 from ._archive import check_plain, read_archive, reading, write_archive
 from ._nodes import MAKERS, TABLE, TRANSPOSE, Limits
+from .fitting.fit_result import MLRFit, RankAllocation
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
 from .models.sur.result import SURResult
@@ -64,7 +66,8 @@ from .operators import StructuredOperator, Transposed
 __all__ = ["load", "save"]
 
 KIND = "object"
-RESULTS = FactorModelResult.__name__, SURResult.__name__  # their arrays belong to the user
+# Their arrays belong to the user.
+RESULTS = tuple(kind.__name__ for kind in (FactorModelResult, SURResult, MLRFit, RankAllocation))
 
 
 def save(path, obj):
@@ -75,7 +78,7 @@ def save(path, obj):
     path : str or os.PathLike
         Written exactly there: no suffix is appended, ``.npz`` is the usual one.  A file that is
         there already is replaced in one step, and stays as it is if anything fails.
-    obj : Hierarchy, operator, FactorModelResult or SURResult
+    obj : Hierarchy, operator, FactorModelResult, SURResult, MLRFit or RankAllocation
         Operators of this package, built from arrays and from one another in any way.  Sparse
         arrays in a `Wrapped` are saved, operators of other packages cannot be.
 
@@ -140,7 +143,7 @@ def load(path):
 
     Returns
     -------
-    Hierarchy, operator, FactorModelResult or SURResult
+    Hierarchy, operator, FactorModelResult, SURResult, MLRFit or RankAllocation
         Equal to the one that was saved, its arrays bit by bit.
 
     Raises
@@ -215,8 +218,9 @@ class _Writer:
             return self._number[id(obj)]
         if type(obj) not in TABLE:
             raise TypeError(
-                f"cannot save {where}: expected a Hierarchy, a FactorModelResult, a SURResult or an"
-                f" operator of mlrops that is made of arrays, got {type(obj).__name__}"
+                f"cannot save {where}: expected a Hierarchy, a FactorModelResult, a SURResult, an"
+                " MLRFit, a RankAllocation or an operator of mlrops that is made of arrays, got"
+                f" {type(obj).__name__}"
             )
         node = self._node(obj, where)
         try:

@@ -32,8 +32,10 @@ from mlrops import (
     Kronecker,
     LowRank,
     LowRankPlusDiagonal,
+    MLRFit,
     Permutation,
     Product,
+    RankAllocation,
     Scaled,
     StructuredOperator,
     Sum,
@@ -145,7 +147,8 @@ def test_the_market_holds_every_class_that_can_be_saved():
 
     for pair in market():
         walk(pair.operator)
-    assert set(_nodes.TABLE) - {FactorModelResult, SURResult} <= found
+    fits = {FactorModelResult, SURResult, MLRFit, RankAllocation}
+    assert set(_nodes.TABLE) - fits <= found
 
 
 @given(case=cases(), single=st.booleans())

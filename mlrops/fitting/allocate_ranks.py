@@ -85,11 +85,10 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     exchange is accepted when the error is really less, by more than its rounding; otherwise factors
     and residual are put back.
 
-    *Rounding.*  The residual of a dense matrix is known to 32 units of the precision, relative to
-    ‖A‖, that of a sparse matrix or an operator to four times its square root.  The square of that
-    is what a squared relative error has to fall by to count: for operators errors near 1e-6 (near
-    0.01 in single precision) cannot be made less by exchanges.  The search ends there with
-    ``termination="rounding"``.
+    *Rounding.*  Of a sparse matrix or an operator the squared relative error is known to a few
+    units of the precision only, so that errors of 1e-6 (in single precision 0.02) have to fall by
+    much more than their share to be told from rounding.  Where exchanges would lower the error by
+    less than that, the search ends with ``termination="rounding"``.
 
     *Ctrl-C.*  Interrupted once the start has been fitted, the search returns the factors after its
     last whole step, ``termination="interrupted"``.
@@ -126,8 +125,8 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     history, times = search.history, [seconds for *_, seconds in search.steps]
     return RankAllocation(
         descent.operator(), np.array([e for _, e in history]), np.array(times), len(history) - 1,
-        termination in ("exchanges", "rounding", "exact"), termination, source.pairs.capped(search.ranks),
-        history, search.n_trials)
+        termination in ("exchanges", "rounding", "exact"), termination,
+        source.pairs.capped(search.ranks), history, search.n_trials)
 
 
 def _search(search, tol, max_iter, progress, callback):
@@ -244,13 +243,10 @@ class _Search:
         return self._real(before, self.error, REOPEN)
 
     def _real(self, before, after, gain):
-        """Whether an error is less by this share of it, and by more than rounding makes of it.
-
-        Rounding of the size of the floor moves the squared error by the square of the floor.
-        """
+        """Whether an error is less by this share of it, and by more than rounding makes of it."""
         if after >= (1 - gain) * before:
             return False
-        told = before**2 - after**2 > self.floor**2
+        told = before**2 - after**2 > self._descent.residual.rounding
         self.blurred |= not told
         return told
 

@@ -85,8 +85,8 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     ValueError, TypeError
         NaN, infinity or masked entries in A (rows are named), an A of zeros, a norm whose square
         overflows or underflows, complex entries; shapes that do not fit the trees, trees of unlike
-        shape (level and group are named), bad ranks; ``symmetric=True`` for a matrix that is not (the entries
-        that differ most are named).
+        shape (level and group are named), bad ranks; ``symmetric=True`` for a matrix that is not
+        (the entries that differ most are named).
 
     See Also
     --------

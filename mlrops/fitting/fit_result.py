@@ -28,8 +28,8 @@ class MLRFit:
     converged : bool
     termination : str
         ``"tol"``, ``"exact"`` (nothing but rounding is left), ``"rounding"`` (the next iteration
-        would have raised the error, for rounding; it was taken back), ``"max_iter"`` or
-        ``"callback"``.  The first two count as converged.
+        would have raised the error, for rounding; it was taken back), ``"max_iter"``,
+        ``"callback"`` or ``"interrupted"`` (by Ctrl-C).  The first two count as converged.
     capped : tuple of (int, int, int)
         ``(level, group, side)`` of groups whose smaller side is less than their level's rank.
 
@@ -68,13 +68,61 @@ class MLRFit:
         """
         return self.operator.to_mlr(tol)
 
+    def summary(self):
+        """The fit as a readable text, less than 80 columns wide.
+
+        Returns
+        -------
+        text : str
+            For ``print``: errors, numbers stored, groups, sides of the blocks and rank of each
+            level, and groups whose blocks cannot have their level's rank.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import Hierarchy, fit_mlr
+        >>> x = np.linspace(0, 1, 32)
+        >>> A = np.exp(-8 * np.abs(x[:, None] - x))
+        >>> fit = fit_mlr(A, [2, 5], Hierarchy.balanced(32, [1, 8]))
+        >>> print(fit.summary())  # doctest: +ELLIPSIS
+                                   Multilevel low rank fit
+        ==============================================================================
+        Rows                             32    Relative error                 ...
+        Columns                          32    of the start                   ...
+        Levels                            2    Iterations                            ...
+        Total rank                        7    Seconds                            ...
+        Numbers stored                  448    Stopped on                          tol
+        of the dense matrix           43.8%    Converged                           yes
+        ==============================================================================
+        level         groups      rows a group   columns a group    rank       numbers
+        ------------------------------------------------------------------------------
+        0                  1                32                32       2           128
+        1                  8                 4                 4       5           320
+        ------------------------------------------------------------------------------
+        Groups with a side shorter than the rank: 8 (level 1 group 0, level 1 group 1,
+        level 1 group 2, level 1 group 3, level 1 group 4 and 3 more)
+        ==============================================================================
+        """
+        from .summary import summarize  # the layout is that of models, which import this package
+
+        return summarize(self, self._title, self._steps())
+
+    _title = "Multilevel low rank fit"
+
+    def _steps(self):
+        """Names and numbers of what was done."""
+        return [("Iterations", f"{self.n_iter:,}")]
+
     def __repr__(self):
         m, n = self.operator.shape
         return (f"<{type(self).__name__} of {m}x{n}, ranks {self.ranks}, error {self.error:.3g},"
                 f" {self._summary()}>")
 
     def _summary(self):
-        return f"{self.n_iter} iterations, {self.termination!r}"
+        return f"{self.n_iter} iterations, {self.termination!r}{self._shorter()}"
+
+    def _shorter(self):
+        return f", {len(self.capped)} groups capped" if self.capped else ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,7 +133,8 @@ class RankAllocation(MLRFit):
     ----------
     operator, converged, termination, capped
         As in `MLRFit`; ``"exchanges"`` means that no exchange of rank tried lowers the error any
-        more.
+        more, ``"rounding"`` that one or another would, by less than rounding makes of it.  Both
+        count as converged.
     errors, times : ndarray, shape (n_iter + 1,)
         Relative errors of the start, and after every step: an accepted exchange, or a refit.
     history : tuple of (tuple of int, float)
@@ -112,5 +161,10 @@ class RankAllocation(MLRFit):
     history: tuple = ()
     n_trials: int = 0
 
+    _title = "Multilevel low rank fit of a given total rank"
+
+    def _steps(self):
+        return [("Steps", f"{self.n_iter:,}"), ("Exchanges tried", f"{self.n_trials:,}")]
+
     def _summary(self):
-        return f"{self.n_trials} exchanges tried, {self.termination!r}"
+        return f"{self.n_trials} exchanges tried, {self.termination!r}{self._shorter()}"

@@ -32,6 +32,11 @@ class ImplicitResidual:
         """Relative errors below this are rounding."""
         return 4 * np.sqrt(np.finfo(self.dtype).eps)
 
+    @property
+    def rounding(self):
+        """What rounding moves a squared relative error by."""
+        return 4 * np.finfo(self.dtype).eps
+
     def restart(self, factors):
         """Use these factors from now on."""
         self.factors = factors

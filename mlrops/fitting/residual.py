@@ -30,6 +30,11 @@ class DenseResidual:
         """Relative errors below this are rounding."""
         return 32 * np.finfo(self._S.dtype).eps
 
+    @property
+    def rounding(self):
+        """What rounding moves a squared relative error by."""
+        return (4 * np.finfo(self._S.dtype).eps) ** 2
+
     def restart(self, factors):
         """Compute the residual anew from A for these factors."""
         m, n = self._pairs.shape

@@ -4,7 +4,6 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import aslinearoperator
 
-from ..models.frames import frame_values
 from ..operators._validate import as_finite, name_some, working_dtype
 from ..operators.base import is_operator
 from .bcd import EXTRA
@@ -28,6 +27,8 @@ def _entries(A):
         raise ValueError(f"A must have all of its entries, got {mask.sum()} masked ones of"
                          f" {mask.size} (row {name_some(where)}); fill them first")
     if hasattr(A, "columns") and hasattr(A, "to_numpy"):
+        from ..models.frames import frame_values  # models, which import this package, know frames
+
         return frame_values(A, "A")
     return A
 
