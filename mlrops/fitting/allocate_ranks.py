@@ -237,7 +237,8 @@ class _Search:
         before = self.error
         errors, _, termination = run(self._descent, self.refit, tol, LONGEST)
         if termination == "interrupted":
-            self.record(errors[-1])
+            if errors[-1] < before:
+                self.record(errors[-1])
             raise KeyboardInterrupt
         self._settle()
         return self._real(before, self.error, REOPEN)

@@ -1,0 +1,201 @@
+"""Ctrl-C in a fit of a matrix: the factors of the last whole step, whatever was half done."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import aslinearoperator
+from test_allocate_ranks import kernel, planted
+
+from mlrops.fitting import allocate_ranks, als, bcd, fit_mlr
+from mlrops.fitting.allocate_ranks import _Search
+from mlrops.fitting.bcd import Factors
+from mlrops.fitting.descent import Descent
+
+
+def whole(A, fit, rel=1e-9):
+    """The factors leave the error that is reported, and ended by Ctrl-C."""
+    assert fit.termination == "interrupted" and not fit.converged
+    assert fit.errors.size == fit.times.size == fit.n_iter + 1
+    assert (np.diff(fit.errors) <= 1e-14).all()
+    gap = np.linalg.norm(A - fit.operator.toarray()) / np.linalg.norm(A)
+    assert gap == pytest.approx(fit.error, rel=rel)
+
+
+def broken(monkeypatch, place, name, at):
+    """Raise KeyboardInterrupt in place of call number `at` of a function; the calls so far."""
+    function, calls = getattr(place, name), []
+
+    def half(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, half)
+    return calls
+
+
+FITS = {
+    "bcd": lambda A, **options: fit_mlr(A, (2, 1, 0, 1), *planted()[1:], tol=0, max_iter=30,
+                                        random_state=0, **options),
+    "als": lambda A, **options: fit_mlr(A, (2, 1, 0, 1), *planted()[1:], tol=0, max_iter=30,
+                                        method="als", random_state=0, **options),
+    "ranks": lambda A, **options: allocate_ranks(A, 4, *planted()[1:], start="top",
+                                                 random_state=0, **options),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_an_interrupt_from_the_callback_keeps_what_it_saw(name, recwarn):
+    A = planted(noise=0.5)[0]
+    full, seen = FITS[name](A), []
+
+    def watch(iterate):
+        seen.append((iterate.ranks, iterate.error))
+        if iterate.n_iter == 2:
+            raise KeyboardInterrupt
+
+    part = FITS[name](A, callback=watch, progress=True)
+    whole(A, part)
+    assert part.n_iter == 2 < full.n_iter and len(seen) == 3
+    np.testing.assert_array_equal(part.errors, full.errors[:3])
+    assert seen[-1] == (part.ranks, part.error)
+    assert not recwarn.list  # as fits of factor models, that say it by termination alone
+
+
+# Functions within a step: between levels, between sides, with factors or residual half changed.
+PLACES = {
+    "bcd": [(bcd, "leading_singular"), (Factors, "put"), (Descent, "error")],
+    "als": [(als, "path_inverse"), (Factors, "balance"), (Descent, "error")],
+    "ranks": [(als, "path_inverse"), (Factors, "put"), (Factors, "drop"), (Factors, "balance"),
+              (Descent, "visit"), (_Search, "_settle")],
+}
+MOMENTS = [(name, *place) for name, places in PLACES.items() for place in places]
+
+
+@pytest.mark.parametrize("name, place, function", MOMENTS,
+                         ids=lambda x: x if isinstance(x, str) else x.__name__.split(".")[-1])
+def test_a_step_that_is_broken_off_leaves_the_last_one(name, place, function, monkeypatch):
+    A = planted(noise=0.5)[0]
+    with monkeypatch.context() as patch:
+        calls = broken(patch, place, function, None)
+        full = FITS[name](A)
+    reached = set()
+    for at in np.unique(np.linspace(1, len(calls), 12).astype(int)):
+        with monkeypatch.context() as patch:
+            broken(patch, place, function, at)
+            try:
+                part = FITS[name](A)
+            except KeyboardInterrupt:  # there was no start yet
+                continue
+        whole(A, part)
+        reached.add(part.n_iter)
+        # A long refit that is broken off counts as a step, and is not worse than the last one.
+        last = part.n_iter + (name != "ranks")
+        np.testing.assert_array_equal(part.errors[:last], full.errors[:last])
+    assert reached and max(reached) > 0
+
+
+@pytest.mark.parametrize("kind", [csr_array, aslinearoperator])
+@pytest.mark.parametrize("name", FITS)
+def test_sparse_arrays_and_operators(name, kind, monkeypatch):
+    A = planted(noise=0.5)[0]
+    broken(monkeypatch, Factors, "put" if name == "bcd" else "balance", 13)
+    part = FITS[name](kind(A))
+    whole(A, part, rel=1e-6)
+    assert part.n_iter > 0
+
+
+def test_symmetric_fits_stay_symmetric(monkeypatch):
+    S, tree = kernel()
+    for at in (150, 261, 397):
+        with monkeypatch.context() as patch:
+            broken(patch, bcd, "leading_eigen", at)
+            part = allocate_ranks(S, 7, tree, random_state=0, psd=True)
+        whole(S, part)
+        assert part.operator.symmetric and sum(part.ranks) == 7
+
+
+def test_an_interrupted_refit_keeps_its_gains(monkeypatch):
+    """Of the long refit at the end of exchanges whole iterations are kept, as a step."""
+    S, tree = kernel()
+    full = allocate_ranks(S, 7, tree, random_state=0, max_failures=0, tol=0)
+    broken(monkeypatch, Descent, "bcd", 20)
+    part = allocate_ranks(S, 7, tree, random_state=0, max_failures=0, tol=0)
+    whole(S, part)
+    assert part.n_iter == 1 and full.errors[1] < part.error < full.errors[0]
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_second_interrupt_gives_up(name, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Factors, "principal", stop)  # while the result is put in order
+    with pytest.raises(KeyboardInterrupt):
+        FITS[name](planted(noise=0.5)[0], callback=stop)
+
+
+def test_what_was_interrupted_goes_on():
+    A, rows, cols = planted(noise=0.5)
+
+    def stop(iterate):
+        if iterate.n_iter == 3:
+            raise KeyboardInterrupt
+
+    part = FITS["bcd"](A, callback=stop)
+    again = fit_mlr(A, part.ranks, rows, cols, init=part.operator, tol=0, max_iter=3)
+    assert again.errors[0] == pytest.approx(part.error, rel=1e-12)
+    assert again.error < part.error
+
+
+# ---------------------------------------------------------------- processes
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from mlrops import Hierarchy, allocate_ranks, fit_mlr
+from mlrops.datasets import gauss_transform
+
+name, bar = sys.argv[1], sys.argv[2] == "bar"
+A = gauss_transform(300, 260, random_state=0).A
+rows, cols = Hierarchy.balanced(300, [1, 2, 4, 8, 16]), Hierarchy.balanced(260, [1, 2, 4, 8, 16])
+say = lambda iterate: print(iterate.n_iter, flush=True)
+options = {"tol": 0, "max_iter": 10**6, "random_state": 0, "progress": bar, "callback": say}
+if name == "ranks":
+    fit = allocate_ranks(A, 10, rows, cols, max_failures=10**6, **options)
+else:
+    fit = fit_mlr(A, (2,) * 5, rows, cols, method=name, **options)
+gap = np.linalg.norm(A - fit.operator.toarray()) / np.linalg.norm(A)
+print(fit.termination, abs(gap - fit.error) <= 1e-9 * gap, fit.n_iter, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals to processes")
+@pytest.mark.parametrize("name, updates, wait, bar", [
+    ("bcd", 1, 0.0, False), ("bcd", 20, 0.013, True), ("als", 1, 0.004, False),
+    ("als", 9, 0.0, True), ("ranks", 1, 0.1, False), ("ranks", 4, 0.021, True)])
+def test_a_process_that_is_interrupted(name, updates, wait, bar):
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "MLROPS_NUM_THREADS": "1",
+                   "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, name, "bar" if bar else ""], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while int(process.stdout.readline()) < updates:
+            pass
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    reason, right, n_iter = out.splitlines()[-1].split()
+    assert (reason, right) == ("interrupted", "True") and int(n_iter) >= updates
+    assert "Traceback" not in err and ("error=" in err) == bar
