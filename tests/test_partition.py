@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from mlrops import Hierarchy
+from mlrops import Hierarchy, fit_mlr
 from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix
 from mlrops.fitting.bisection import SpectralSplit, leading_vectors
-from mlrops.fitting.partition import _Closeness, partition
+from mlrops.fitting.partition import _Closeness, _left_over, partition
 from mlrops.fitting.partition_points import partition_points
 from mlrops.kernels import bisection as kernel
 from mlrops.operators.bisection import cut_graph, split_balanced, split_free
@@ -315,6 +315,97 @@ def test_refinement_of_large_graphs_beats_the_spectral_cut():
     rough, one, nine = (outside(*partition(A, 4, random_state=0, **options)) for options in (
         {"refine": False}, {"n_starts": 1}, {}))
     assert one < 0.97 * rough and nine <= one
+
+
+# ---------------------------------------------------------------- order, rank, branching
+
+
+def test_order_is_kept():
+    A = np.random.default_rng(0).standard_normal((64, 48))
+    counts = [1, 2, 4, 8]
+    found = partition(A, 4, method="order")
+    assert found == (Hierarchy.balanced(64, counts), Hierarchy.balanced(48, counts))
+    tree, same = partition(A @ A.T, 4, method="order")
+    assert tree is same and tree == Hierarchy.balanced(64, counts)
+    for tree in partition(A[:37, :11], 4, method="order"):
+        for level in range(4):
+            assert (np.diff(tree.labels(level)) >= 0).all()
+            assert np.ptp(tree.group_sizes(level)) <= 1
+    rows, cols = partition(A[:, :43], 3, method="order", min_size=11)  # 22 and 21 columns
+    assert rows.group_counts == (1, 2, 3) and list(cols.group_sizes(2)) == [11, 11, 21]
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("change", [5, 12, 26])
+def test_order_is_cut_where_the_regime_changes(change, form):
+    rng = np.random.default_rng(change)
+    regime = np.arange(40) >= change
+    A = rng.standard_normal((40, 60))
+    A[~np.equal.outer(regime, np.arange(60) >= 1.5 * change)] *= 0.1
+    rows, cols = partition(form(A), 2, method="order", balanced=False)
+    assert same_groups(rows.labels(1), regime)
+    assert (np.diff(cols.labels(1)) >= 0).all()
+    assert abs(cols.group_sizes(1)[0] - 1.5 * change) <= 1
+    S = rng.standard_normal((40, 40)) * np.where(np.equal.outer(regime, regime), 1, 0.1)
+    tree, _ = partition(form(S + S.T), 2, method="order", balanced=False)
+    assert same_groups(tree.labels(1), regime)
+    kept, _ = partition(form(S + S.T), 2, method="order", balanced=False, min_size=15)
+    full = adjacency_of((S + S.T) ** 2, True)
+    cuts = {t: ncut_of(full, np.where(np.arange(40) < t, 1, -1)) for t in range(15, 26)}
+    assert kept.group_sizes(1)[0] == min(cuts, key=cuts.get)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("shape", [(60, 50), (510, 540)])
+def test_groups_under_a_strong_coarse_level(shape, symmetric, dtype):
+    A, row_groups, col_groups = planted(*([size // 2] * 2 for size in shape), 0, outside=0.3)
+    if symmetric:
+        A = A[:, np.argsort(col_groups, kind="stable")][:, : shape[0]]
+        A, col_groups = A @ A.T / 8, row_groups
+    rng = np.random.default_rng(1)
+    B, C = rng.standard_normal((len(A), 3)), rng.standard_normal((A.shape[1], 3))
+    above = 20 * (B @ B.T if symmetric else B @ C.T)
+    A = (A + above).astype(dtype)
+    true = np.concatenate([row_groups, col_groups])
+
+    def wrong(**options):
+        rows, cols = partition(A, 2, random_state=0, **options)
+        share = np.mean(np.concatenate([rows.labels(1), cols.labels(1)]) != true)
+        return min(share, 1 - share)
+
+    assert wrong() > 0.1 and wrong(rank=3) == 0
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (520, 510)])
+def test_what_a_rank_leaves(shape):
+    rng = np.random.default_rng(0)
+    B, C = (rng.standard_normal((side, 6)) for side in shape)
+    A = B * np.arange(9, 3, -1) @ C.T + 0.1 * rng.standard_normal(shape)
+    for M, symmetric in ((A, False), (A @ A.T, True), (A[:, :9] @ A[:, :9].T - A @ A.T, True)):
+        U, s, Vt = np.linalg.svd(M)
+        expected = (M - (U[:, :4] * s[:4]) @ Vt[:4]) / abs(M).max()
+        for scale in (1, 1e-150):
+            left = _left_over(M * scale, 4, symmetric, rng)
+            np.testing.assert_allclose(left, expected, atol=1e-9)
+            assert not symmetric or (left == left.T).all()
+
+
+def test_distances_fit_better_below_a_rank():
+    A = graph_distances("grid", 128)
+    errors = [fit_mlr(A, [10, 1, 1, 1], *partition(A, 4, rank=rank), random_state=0).error
+              for rank in (0, 7)]
+    assert errors[1] < 0.75 * errors[0]
+
+
+def test_groups_of_four():
+    A = gauss_transform(96, 80, random_state=0).A
+    trees = partition(A, 5, random_state=0)
+    by_four = [Hierarchy(tree.permutation, tree.boundaries[::2]) for tree in trees]
+    assert by_four[0].group_counts == by_four[1].group_counts == (1, 4, 16)
+    wide, deep = (fit_mlr(A, ranks, *pair, random_state=0, tol=1e-10, max_iter=2000).error
+                  for ranks, pair in (([3, 2, 1], by_four), ([3, 0, 2, 0, 1], trees)))
+    assert wide == pytest.approx(deep, rel=1e-3)
 
 
 # ---------------------------------------------------------------- distances, points

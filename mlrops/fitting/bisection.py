@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from ..hierarchy import Hierarchy
 from ..operators.bisection import cut_graph, split_balanced, split_free
 
-__all__ = ["SpectralSplit", "grow", "leading_vectors"]
+__all__ = ["OrderSplit", "SpectralSplit", "grow", "leading_vectors"]
 
 # Up to this smaller side all singular vectors are computed; above, the leading ones by Lanczos.
 DENSE_SIDE = 200
@@ -119,13 +119,7 @@ class SpectralSplit:
     def __call__(self, level, rows, cols):
         W = self.weights(rows, cols)
         graph = cut_graph(W, self.symmetric)
-        signs = self._best(graph)
-        plus, minus = signs > 0, signs < 0
-        if self.symmetric:
-            halves = rows[plus], rows[minus]
-            return [(half, half) for half in halves]
-        p = rows.size
-        return [(rows[side[:p]], cols[side[p:]]) for side in (plus, minus)]
+        return _halves(self._best(graph), rows, cols, self.symmetric)
 
     def _best(self, graph):
         """Signs of the best cut that the starts lead to."""
@@ -147,6 +141,40 @@ class SpectralSplit:
                 return signs, -cut
         signs, inside = split_balanced(graph, scores, self.passes)
         return signs, inside if self.balanced else -np.inf
+
+
+class OrderSplit:
+    """Cut groups in the order in which their rows and columns come.
+
+    Parameters
+    ----------
+    weights, symmetric, balanced, min_size
+        As for `SpectralSplit`; balanced halves ask for no weights.
+    """
+
+    def __init__(self, weights, *, symmetric, balanced, min_size):
+        self.weights, self.symmetric = weights, symmetric
+        self.balanced, self.min_size = balanced, min_size
+
+    def __call__(self, level, rows, cols):
+        sides = (rows,) if self.symmetric else (rows, cols)
+        signs = None
+        if not self.balanced:
+            graph = cut_graph(self.weights(rows, cols), self.symmetric)
+            scores = np.concatenate([-(np.arange(x.size) + 0.5) / x.size for x in sides])
+            signs, _ = split_free(graph, scores, self.min_size, max_passes=0)
+        if signs is None:
+            signs = np.concatenate([np.where(np.arange(x.size) < (x.size + 1) // 2, 1, -1)
+                                    for x in sides])
+        return _halves(signs, rows, cols, self.symmetric)
+
+
+def _halves(signs, rows, cols, symmetric):
+    plus, minus = signs > 0, signs < 0
+    if symmetric:
+        return [(rows[side], rows[side]) for side in (plus, minus)]
+    p = rows.size
+    return [(rows[side[:p]], cols[side[p:]]) for side in (plus, minus)]
 
 
 def leading_vectors(graph, k, rng):

@@ -3,19 +3,27 @@
 import numpy as np
 from scipy import sparse
 from scipy.cluster.hierarchy import linkage
+from scipy.sparse.linalg import eigsh, svds
 from scipy.spatial.distance import squareform
 
 from ..hierarchy import Hierarchy
 from ..operators._validate import as_finite, check_rank, working_dtype
-from .bisection import COMBINATIONS, SpectralSplit, grow
+from .bisection import COMBINATIONS, OrderSplit, SpectralSplit, grow
 
 __all__ = ["partition"]
 
-METHODS = ("spectral", "distance", "linkage")
+METHODS = ("spectral", "order", "distance", "linkage")
+DISTANCES = METHODS[2:]
+
+# Up to this smaller side the approximation of a rank is taken from all singular vectors.
+DENSE_SIDE = 500
+
+# What is left of a matrix of that rank, as a share of it, is rounding up to this many epsilons.
+ROUNDING = 100
 
 
-def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, refine=True,
-              min_size=1, n_starts=9, random_state=None):
+def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetric=None,
+              refine=True, min_size=1, n_starts=9, random_state=None):
     """Find hierarchies of the rows and columns of a matrix, for its multilevel low rank fit.
 
     Top down, every group of rows and its group of columns are cut in two, so that the two blocks
@@ -24,19 +32,25 @@ def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, 
     Parameters
     ----------
     A : array_like or sparse array, shape (m, n)
-        The matrix; for the other methods below, distances.
+        The matrix; for "distance" and "linkage", distances.
     n_levels : int
         Levels L, the root counted: level 0 is one group, level l has ``2^l`` groups unless some
         were too small to be cut.
-    method : {"spectral", "distance", "linkage"}, optional
+    method : {"spectral", "order", "distance", "linkage"}, optional
         * "spectral": the weights are the squares of the entries.  The cut begins along the leading
           singular vectors of the group's normalized weights, those of rows and columns together
           (eigenvectors if symmetric).
+        * "order": rows and columns stay in the order in which they come, that of time, frequency or
+          place, and groups are runs of it.  Not balanced: each cut is at the place, the same share
+          of the group's rows and of its columns, where the normalized cut is least.
         * "distance": A holds distances d >= 0, infinite ones included; the same with weights
           ``exp(-(d / s)²)``, s the median of the group's finite distances (the diagonal of a
           symmetric A left out).
         * "linkage": A holds distances of n features to one another; average linkage, which
           `Hierarchy.from_linkage` cuts into ``2^l`` groups.
+    rank : int, optional
+        Cut what the nearest matrix of this rank leaves of A, instead of A itself; 0 by default,
+        for "spectral" and "order".  See Notes.
     balanced : bool, optional
         Whether halves have equal numbers of rows, and of columns, or nearly if those are odd.  The
         cut maximizes the weight inside the two blocks.  False: halves of any size; the cut
@@ -47,14 +61,15 @@ def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, 
         look whether A equals its transpose, up to rounding.
     refine : bool, optional
         Improve each cut by swaps of rows or of columns between its halves (by moves of one, if not
-        balanced) until none of a whole pass helps.
+        balanced) until none of a whole pass helps.  "order" and "linkage" have nothing to improve.
     min_size : int, optional
         Least number of rows, and of columns, of a half.
     n_starts : int, optional
         Starts of the refinement, 1 to 9: the second vectors, then the two next and combinations.
         The best cut is taken.
     random_state : None, int or numpy.random.Generator, optional
-        Starting vectors of Lanczos' method.  Only groups of more than 200 rows and columns use it.
+        Starting vectors of Lanczos' method.  Only groups of more than 200 rows and columns use it,
+        and the approximation of A of a `rank` if both sides are above 500.
 
     Returns
     -------
@@ -66,10 +81,11 @@ def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, 
     Raises
     ------
     ValueError
-        NaN (infinity too but for distances), A zero everywhere, ``symmetric=True`` for a matrix
-        that is not, more levels than there are groups to cut: the message names level and group.
+        NaN (infinity too but for distances), A zero everywhere or of the given rank,
+        ``symmetric=True`` for a matrix that is not, more levels than there are groups to cut: the
+        message names level and group.
     TypeError
-        A is an operator, complex or not numeric.
+        A is an operator, complex or not numeric; sparse with a positive rank.
 
     See Also
     --------
@@ -85,6 +101,21 @@ def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, 
     partitioning graphs (1970), moves C. Fiduccia and R. Mattheyses (1982): a pass makes the best
     change, even a loss, again and again without undoing one, and returns to the best state it
     met.  A swap costs O(m + n) for a group of m rows and n columns, a pass O((m + n)²).
+
+    *Rank.*  What the blocks leave out is left to the coarser levels.  The squares of the entries
+    are its price where those levels can say little about them, as in kernels that fall off with
+    distance.  Where entries are large and smooth (distances, thin plates, a large mean) the
+    coarsest level says most of them, and squares put together what is large, not what is hard: of
+    distances, what is far apart.  Then give `rank` about half of the total rank of the fit to come.
+    Neither is better everywhere: the tree of the better fit is.
+
+    *Order.*  In a matrix whose entries all have about the same size and whose rows are orthogonal,
+    such as that of a cosine transform, no two rows are more alike than two others.  That blocks of
+    neighbours are nearly of low rank shows in the order alone, and only "order" uses it.
+
+    *More than two groups.*  Every second level of a tree, ``Hierarchy(rows.permutation,
+    rows.boundaries[::2])`` for rows and for columns, has groups of four groups each.  A fit to it
+    is one to the whole tree with ranks of 0 between.
 
     A group is left whole where it has less than ``2 min_size`` rows or columns, and then repeats
     at the next level.  The diagonal of a symmetric matrix is inside whatever the cut and takes no
@@ -105,15 +136,24 @@ def partition(A, n_levels, *, method="spectral", balanced=None, symmetric=None, 
     n_levels, min_size = check_depth(n_levels, min_size)
     if not 1 <= check_rank(n_starts, "n_starts") <= len(COMBINATIONS):
         raise ValueError(f"n_starts must lie in 1 to {len(COMBINATIONS)}, got {n_starts}")
+    if check_rank(rank, "rank") and method in DISTANCES:
+        raise ValueError(f"method={method!r} reads distances and takes none of their rank away, got"
+                         f" rank = {rank}: leave it out, or use method='spectral'")
     A = _as_matrix(A, method)
     symmetric = check_symmetry(A, symmetric)
+    rng = np.random.default_rng(random_state)
     if method == "linkage":
         tree = _by_linkage(A, n_levels, balanced, symmetric, min_size)
         return tree, tree
-    weights = _Squares(A) if method == "spectral" else _Closeness(A, symmetric)
-    split = SpectralSplit(
-        weights, symmetric=symmetric, balanced=balanced is None or balanced, refine=refine,
-        min_size=min_size, n_starts=n_starts, rng=np.random.default_rng(random_state))
+    if rank:
+        A = _left_over(A, rank, symmetric, rng)
+    weights = _Closeness(A, symmetric) if method == "distance" else _Squares(A)
+    options = {"symmetric": symmetric, "balanced": balanced is None or balanced,
+               "min_size": min_size}
+    if method == "order":
+        split = OrderSplit(weights, **options)
+    else:
+        split = SpectralSplit(weights, refine=refine, n_starts=n_starts, rng=rng, **options)
     return grow(*A.shape, n_levels, split, min_size, symmetric)
 
 
@@ -132,7 +172,7 @@ def check_depth(n_levels, min_size):
 def _as_matrix(A, method):
     """A finite array or CSR array with at least one row and column; distances may be infinite."""
     if sparse.issparse(A):
-        if method != "spectral":
+        if method in DISTANCES:
             raise TypeError(
                 f"method={method!r} needs all distances: a sparse array does not say whether an"
                 " entry it leaves out is zero or infinite; pass a dense array"
@@ -148,7 +188,7 @@ def _as_matrix(A, method):
                 f"partition reads the entries of A, got an operator ({type(A).__name__}): pass"
                 " A.toarray(), or use partition_points or partition_features"
             )
-        A = _as_distances(A, method) if method != "spectral" else as_finite(
+        A = _as_distances(A, method) if method in DISTANCES else as_finite(
             A, "A", ndim=2, axis_name="row")
         largest = np.abs(A).max(initial=0)
     if 0 in A.shape or A.ndim != 2:
@@ -205,6 +245,33 @@ def check_symmetry(A, symmetric):
 
 
 # ---------------------------------------------------------------- weights of a block
+
+
+def _left_over(A, rank, symmetric, rng):
+    """``A - Â`` in units of A's largest entry, Â the nearest matrix of a rank; float64."""
+    if sparse.issparse(A):
+        raise TypeError("rank > 0 takes a dense matrix from A: pass A.toarray(), or leave rank out")
+    shorter = min(A.shape)
+    if rank >= shorter:
+        raise ValueError(f"rank must be below the smaller side of A, {shorter}, got {rank}")
+    eps = np.finfo(A.dtype).eps
+    A = A.astype(np.float64)
+    A /= np.abs(A).max()
+    if shorter <= DENSE_SIDE:
+        U, s, Vt = np.linalg.svd(A, full_matrices=False)
+        B, C = U[:, :rank] * s[:rank], Vt[:rank]
+    elif symmetric:
+        lam, V = eigsh(A, rank, v0=rng.standard_normal(shorter))  # largest in magnitude
+        B, C = V * lam, V.T
+    else:
+        U, s, C = svds(A, rank, v0=rng.standard_normal(shorter))
+        B = U * s
+    size = np.linalg.norm(A)
+    A = A - B @ C
+    if np.linalg.norm(A) <= ROUNDING * eps * size:
+        raise ValueError(f"A is of rank {rank} up to rounding, so that nothing is left to cut: give"
+                         " a lower rank")
+    return (A + A.T) / 2 if symmetric else A
 
 
 class _Squares:
