@@ -265,7 +265,8 @@ def test_bad_ranks(form, ranks, error, message):
     ({"compress": "yes"}, ValueError, "compress must be True, False or None, got 'yes'"),
     ({"n_init": 0}, ValueError, "n_init must be at least 1"),
     ({"n_init": 1.5}, TypeError, "n_init must be an integer"),
-    ({"init": 3}, ValueError, "init must be 'svd', 'principal_factor', 'random' or an MLR"),
+    ({"init": 3}, ValueError,
+     "init must be 'svd', 'principal_factor', 'frobenius', 'random' or an MLR, got 3"),
     ({"init": "principal_factor"}, ValueError, r"single level of one group, got .*\(1, 2\)"),
 ])
 def test_bad_options(options, error, message):

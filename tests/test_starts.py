@@ -103,7 +103,8 @@ def test_svd_of_all_of_few_samples(form):
 def test_a_start_stands_at_or_above_the_floor():
     Y = samples()
     floor = 0.6 * Y.var(axis=0) * (1 - 1e-12)
-    for init in ("svd", "random", MLR(H, [np.ones((20, r)) for r in RANKS], np.full(20, 1e-12))):
+    below = MLR(H, [np.ones((20, r)) for r in RANKS], np.full(20, 1e-12))
+    for init in ("svd", "frobenius", "random", below):
         fit = fit_factor_model(Y, RANKS, H, init=init, variance_floor=0.6, random_state=0)
         assert (fit.covariance.D >= floor).all()
         assert (begin(Y, init=init, variance_floor=0.6).D >= floor).all()
@@ -232,7 +233,7 @@ def test_a_fit_can_go_on_from_its_result():
 
 
 @pytest.mark.parametrize("accelerate", [True, False])
-@pytest.mark.parametrize("init", ["svd", "random"])
+@pytest.mark.parametrize("init", ["svd", "frobenius", "random"])
 @pytest.mark.parametrize("form", ["array", "sparse", "missing"])
 def test_capped_groups(init, accelerate, form):
     """Columns that a small group cannot use are zero from the start to the end, and reported."""
@@ -267,7 +268,7 @@ def runs(Y, **options):
     return [seen[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)], fit
 
 
-@pytest.mark.parametrize("init", ["svd", "random"])
+@pytest.mark.parametrize("init", ["svd", "frobenius", "random"])
 def test_restarts_keep_the_best(init):
     Y = samples()
     several, fit = runs(Y, init=init, n_init=4, random_state=7)

@@ -11,7 +11,7 @@ __all__ = ["GramResidual"]
 class GramResidual(ImplicitResidual):
     """``X Xᵀ - diag(D) - Σ_l F_l F_lᵀ`` for the factors and the D of the moment.
 
-    A product with the blocks ``X_g X_gᵀ`` of a level costs ``4 n k q`` flops for q columns, whatever
+    A product of the blocks ``X_g X_gᵀ`` of a level with q columns costs ``4 n k q`` flops, whatever
     the number of groups.  Small groups of fewer features than X has columns have their blocks
     formed once: no more numbers than their rows of X.
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..operators.mlr import MLR
+from .frobenius_start import frobenius_start
 
 __all__ = ["capped_groups", "start"]
 
@@ -16,7 +17,7 @@ PRINCIPAL_ITERATIONS = 20
 # Truncated SVDs of blocks whose smaller side is more than MANY times the directions asked for, with
 # EXTRA ones for good measure, take POWERS subspace iterations.
 MANY, EXTRA, POWERS = 8, 10, 3
-STARTS = "svd", "principal_factor", "random"
+STARTS = "svd", "principal_factor", "frobenius", "random"
 
 
 def _leading(X, r, go_on):
@@ -115,6 +116,11 @@ def _left_singular(X, r):
     return (V if k >= n else V / np.where(s > 0, s, 1)), s
 
 
+def _frobenius(hierarchy, ranks, source, seed):
+    """The nearest model to the covariance whose D leaves EM room to move."""
+    return frobenius_start(hierarchy, ranks, source, LEAST_SHARE, seed)
+
+
 def random_start(hierarchy, ranks, source, seed):
     """Normal factors that carry half of every feature's variance in expectation; D the rest."""
     rng = np.random.default_rng(seed)
@@ -137,7 +143,7 @@ def start(init, hierarchy, ranks, source, seed):
         F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))
     elif isinstance(init, str) and init in STARTS:
         how = {"svd": svd_start, "principal_factor": principal_factor_start,
-               "random": random_start}[init]
+               "frobenius": _frobenius, "random": random_start}[init]
         F, D = how(hierarchy, ranks, source, seed)
         _cap(F, hierarchy, ranks)
     else:
