@@ -86,9 +86,10 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     and residual are put back.
 
     *Rounding.*  Of a sparse matrix or an operator the squared relative error is known to a few
-    units of the precision only, so that errors of 1e-6 (in single precision 0.02) have to fall by
-    much more than their share to be told from rounding.  Where exchanges would lower the error by
-    less than that, the search ends with ``termination="rounding"``.
+    units of the precision only (times ``Σ ‖B_l C_lᵀ‖² / ‖A‖²`` where levels cancel), so that errors
+    of 1e-6 (in single precision 0.02) have to fall by much more than their share to be told from
+    rounding.  Where exchanges would lower the error by less than that, the search ends with
+    ``termination="rounding"``.
 
     *Ctrl-C.*  Interrupted once the start has been fitted, the search returns the factors after its
     last whole step, ``termination="interrupted"``.
@@ -247,7 +248,7 @@ class _Search:
         """Whether an error is less by this share of it, and by more than rounding makes of it."""
         if after >= (1 - gain) * before:
             return False
-        told = before**2 - after**2 > self._descent.residual.rounding
+        told = before**2 - after**2 > self._descent.rounding
         self.blurred |= not told
         return told
 

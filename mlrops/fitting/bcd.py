@@ -94,6 +94,13 @@ class Factors:
         self.stale.add(level)
         return sides
 
+    def squared_norms(self):
+        """``‖B_l C_lᵀ‖²`` of all levels, from the Gram matrices of either side."""
+        return [sum(float(np.einsum("gij,gji->", np.matmul(b.swapaxes(1, 2), b),
+                                    np.matmul(c.swapaxes(1, 2), c), dtype=np.float64))
+                    for b, c in zip(*self.take(level), strict=True))
+                for level in range(len(self.ranks))]
+
     def balance(self, levels):
         """Make the two sides of every column of a block equally long, but for a factor below two.
 

@@ -45,6 +45,12 @@ class Descent:
     def floor(self):
         return self.residual.floor
 
+    @property
+    def rounding(self):
+        """What rounding moves the squared error by: the more, the larger levels that cancel are."""
+        parts = sum(self.factors.squared_norms()) / self.norm**2
+        return self.residual.rounding * max(1.0, parts)
+
     def error(self):
         """``‖A - M‖ / ‖A‖``; where it is rounding, that of the factors there are."""
         error = self._error()

@@ -34,7 +34,7 @@ class ImplicitResidual:
 
     @property
     def rounding(self):
-        """What rounding moves a squared relative error by."""
+        """What rounding moves a squared relative error by, for parts no larger than A."""
         return 4 * np.finfo(self.dtype).eps
 
     def restart(self, factors):
@@ -121,7 +121,8 @@ class SparseResidual(ImplicitResidual):
     def __init__(self, A, pairs, dtype):
         super().__init__(pairs, dtype)
         block = A.astype(dtype)[pairs.rows.permutation][:, pairs.cols.permutation]
-        self.squared_norm_of_A = float(np.square(block.data, dtype=np.float64).sum())
+        self.squared_norm_of_A = float(
+            np.einsum("i,i->", block.data, block.data, dtype=np.float64))
         self._blocks = []
         for level in range(pairs.n_levels):
             block = block_diagonal(block, pairs.rows, pairs.cols, level)
@@ -168,9 +169,9 @@ class OperatorResidual(ImplicitResidual):
                              f" {(out, X.shape[1])}, got {Y.shape}")
         bad = ~np.isfinite(Y)
         if bad.any():
-            where = np.flatnonzero(bad.any(axis=1))
-            raise ValueError(f"A must be finite, got products with NaN or infinity ({name}, entries"
-                             f" {name_some(where)})")
+            side = "column" if name == "rmatmat" else "row"
+            raise ValueError("A must be finite, got products with NaN or infinity"
+                             f" ({side} {name_some(np.flatnonzero(bad.any(axis=1)))})")
         return Y
 
     def _read(self):

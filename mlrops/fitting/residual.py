@@ -32,7 +32,7 @@ class DenseResidual:
 
     @property
     def rounding(self):
-        """What rounding moves a squared relative error by."""
+        """What rounding moves a squared relative error by, for parts no larger than A."""
         return (4 * np.finfo(self._S.dtype).eps) ** 2
 
     def restart(self, factors):

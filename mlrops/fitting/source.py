@@ -106,7 +106,8 @@ class Source:
                              " leave cols out")
         gap, where, scale = self._asymmetry()
         if not gap <= ROUNDING * np.finfo(self.dtype).eps * scale:
-            raise ValueError(f"symmetric=True needs a symmetric A: {where} (largest entry:"
+            option = "psd" if self.psd else "symmetric"
+            raise ValueError(f"{option}=True needs a symmetric A: {where} (largest entry:"
                              f" {scale:.3g})")
         return True
 

@@ -27,20 +27,21 @@ def check_pair(rows, cols):
         raise ValueError(f"rows and cols must have equally many levels, got {rows.n_levels} and"
                          f" {cols.n_levels}")
     for level, (p, q) in enumerate(zip(rows.group_counts, cols.group_counts, strict=True)):
+        where = ""
+        if level:  # the level above has equally many groups in both
+            first, second = (
+                np.diff(np.searchsorted(h.boundaries[level], h.boundaries[level - 1]))
+                for h in (rows, cols))
+            unlike = np.flatnonzero(first != second)
+            if unlike.size:
+                g = unlike[0]
+                where = (f"group {g} of level {level - 1} has {first[g]} children at level {level}"
+                         f" in rows, {second[g]} in cols")
         if p != q:
             raise ValueError(f"rows and cols must have equally many groups at every level: level"
-                             f" {level} has {p} and {q}")
-    for level in range(1, rows.n_levels):
-        first, second = (
-            np.diff(np.searchsorted(h.boundaries[level], h.boundaries[level - 1]))
-            for h in (rows, cols))
-        unlike = np.flatnonzero(first != second)
-        if unlike.size:
-            g = unlike[0]
-            raise ValueError(
-                f"rows and cols must be trees of one shape: group {g} of level {level - 1} has"
-                f" {first[g]} children at level {level} in rows, {second[g]} in cols"
-            )
+                             f" {level} has {p} and {q}{where and '; '}{where}")
+        if where:
+            raise ValueError(f"rows and cols must be trees of one shape: {where}")
 
 
 def check_sides(rows, cols, left, right):
