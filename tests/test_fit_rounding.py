@@ -196,7 +196,7 @@ def test_dense_fits_go_down_to_the_best_low_rank(dtype):
     A = hilbert_matrix(64)
     s = np.linalg.svd(A, compute_uv=False)
     best = np.linalg.norm(s[10:]) / np.linalg.norm(s)
-    tree = Hierarchy.balanced(128, [1, 2, 4, 8])
+    tree = Hierarchy.balanced(64, [1, 2, 4, 8])
     fit = allocate_ranks(A.astype(dtype), 10, tree, symmetric=False, random_state=0)
     if dtype == np.float64:
         assert fit.ranks == (10, 0, 0, 0) and fit.error < 1.01 * best
