@@ -216,7 +216,7 @@ def rectangle():
 
 
 def test_levels_of_a_rectangle_are_blocks_of_unequal_sides(rectangle):
-    axes = plot_levels(rectangle)
+    axes = plot_levels(rectangle, kind="blocks")
     assert [ax.get_title() for ax in axes] == [
         "level 0: 1 group, rank 2", "level 1: 2 groups, rank 0", "level 2: 3 groups, rank 1"]
     boxes = [[path.get_extents().extents.tolist() for path in ax.collections[0].get_paths()]
@@ -281,6 +281,9 @@ def test_rank_allocations_are_stacks_of_their_history():
         assert corners[:, 0].min() == -0.5 and corners[:, 0].max() == len(ranks) - 0.5
     named = [text.get_text() for text in ax.texts]
     assert named == [f"{level}: {r}" for level, r in enumerate(ranks[-1]) if r]
-    assert ax.get_title() == f"error {fit.errors[0]:.3g} to {fit.error:.3g}"
+    above, = set(ax.figure.axes) - {ax}
+    assert above.get_title() == f"error {fit.errors[0]:.3g} to {fit.error:.3g}"
+    np.testing.assert_array_equal(above.lines[0].get_ydata(), [*fit.errors, fit.error])
+    assert above.lines[0].get_drawstyle() == "steps-post" and above.get_ylim()[0] == 0
     grey = [np.dot(band.get_facecolor()[0][:3], (0.299, 0.587, 0.114)) for band in ax.collections]
     assert np.all(np.diff(grey) > 0.1)

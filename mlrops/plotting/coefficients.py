@@ -46,13 +46,16 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
 
     Examples
     --------
+    >>> import matplotlib.pyplot as plt
     >>> from mlrops.datasets import simulate_sur
     >>> from mlrops import als_gls
     >>> from mlrops.plotting import plot_coefficients
     >>> sim = simulate_sur(6, 2, ranks=1, n_samples=100, random_state=0)
     >>> fits = {f"rank {r}": als_gls(sim.Xs, sim.Y, r) for r in (0, 1)}
-    >>> [ax.get_title() for ax in plot_coefficients(fits)]
+    >>> axes = plot_coefficients(fits)
+    >>> [ax.get_title() for ax in axes]
     ['0', '1']
+    >>> plt.close(axes[0].figure)
     """
     results = results if isinstance(results, dict) else {"": results}
     tables = {label: _coefficients(fit, alpha) for label, fit in results.items()}

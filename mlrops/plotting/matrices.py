@@ -1,68 +1,190 @@
-"""Pictures of multilevel low rank matrices, of what they fit, and of how ranks were found."""
+"""Pictures of the entries of multilevel low rank matrices, and of what they fit."""
 
 import numpy as np
 from scipy.sparse import issparse
 
-from ._axes import LEVEL_COLORS, bare, new_axes
+from ..operators import MLR, GeneralMLR, MLRInverse
+from ._axes import (
+    GRID,
+    INK,
+    bare,
+    check_choice,
+    color_bar,
+    level_colors,
+    new_axes,
+    new_panels,
+    operand,
+    outline,
+    points_of,
+    text_width,
+)
 
-__all__ = ["plot_levels", "plot_matrix", "plot_rank_allocation"]
+__all__ = ["plot_levels", "plot_matrix"]
 
 MOST_PIXELS = 600  # a side
+MOST_CELLS = 200  # a side of a level, of which several share a figure
 MOST_BORDERS = 16  # groups outlined unasked
+MOST_SQUARES = 100  # of a diagonal, so that it can be seen
 
 
-def plot_levels(matrix, axes=None):
-    """Draw which entries each level of an MLR matrix fills, a panel a level, then the diagonal.
+def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
+    """Draw what each level of an MLR matrix adds to it, a panel a level, then the diagonal.
 
     Parameters
     ----------
-    matrix : MLR or GeneralMLR
+    matrix : MLR, MLRInverse or GeneralMLR
+        Or a result that holds one as `covariance` or `operator`.
     axes : sequence of matplotlib Axes, optional
-        One a level, and one for the diagonal of an `MLR`.
+        One a level, and one for the diagonal of an `MLR` or its inverse.  Default those of a new
+        figure.
+    kind : {"entries", "blocks"}, optional
+        The magnitudes of the entries of each level, in one scale of colours for all panels; or
+        plain blocks, a colour a level.
+    vmax : float, optional
+        Magnitude of the darkest colour of ``kind="entries"``, default the largest drawn.
 
     Returns
     -------
-    axes : sequence of matplotlib Axes
+    axes : ndarray of matplotlib Axes
         Rows and columns in tree order, coarsest level first; a level of rank 0 is only outlined.
+
+    Raises
+    ------
+    TypeError
+        Another matrix.
+    ValueError
+        Another kind, or other than one of the axes for each panel.
+
+    Notes
+    -----
+    Colours go by the square root of the magnitude.  More than 200 rows or columns are drawn in
+    coarser cells, each the root mean square of the entries of the level in it, which takes
+    `O(n r_l²)` operations and no entries; the diagonal is drawn as at most 100 squares.  The levels
+    of an `MLRInverse` are those of ``H Hᵀ``, which is taken off its diagonal.
 
     Examples
     --------
+    >>> import matplotlib.pyplot as plt
     >>> from mlrops import MLR, Hierarchy
     >>> from mlrops.plotting import plot_levels
     >>> h = Hierarchy.balanced(8, (1, 4))
     >>> A = MLR(h, [np.ones((8, 1)), np.ones((8, 1))], np.ones(8))
-    >>> len(plot_levels(A))
-    3
+    >>> axes = plot_levels(A)
+    >>> [ax.get_title() for ax in axes]
+    ['level 0: 1 group, rank 1', 'level 1: 4 groups, rank 1', 'diagonal D']
+    >>> plt.close(axes[0].figure)
     """
-    diagonal = hasattr(matrix, "hierarchy")
-    rows, cols = (matrix.hierarchy,) * 2 if diagonal else (matrix.rows, matrix.cols)
-    number = rows.n_levels + diagonal
-    axes = np.ravel(np.asarray(
-        new_axes(axes, ncols=number, figsize=(3 * number, 3), squeeze=False), object))
+    check_choice(kind, "kind", ("entries", "blocks"))
+    matrix = operand(matrix, "plot_levels", MLR, MLRInverse, GeneralMLR)
+    general = isinstance(matrix, GeneralMLR)
+    rows, cols = (matrix.rows, matrix.cols) if general else (matrix.hierarchy,) * 2
+    panels = rows.n_levels + (not general)
+    axes = new_panels(axes, panels, "panels", figsize=(2.6 * panels + 0.7, 3))
     for level, (ax, rank) in enumerate(zip(axes, matrix.ranks, strict=False)):
         bare(ax, rows.n, cols.n)
-        color = LEVEL_COLORS[level % len(LEVEL_COLORS)]
         groups = rows.group_counts[level]
-        _outline(ax, rows, cols, level, facecolor=color if rank else "none",
-                 edgecolor="white" if rank else color, linewidth=min(1, 16 / groups))
-        ax.set_title(f"level {level}: {groups} group{'s' if groups > 1 else ''}, rank {rank}",
-                     fontsize=9)
-    if diagonal:
-        ax = axes[rows.n_levels]
-        bare(ax, rows.n, rows.n)
-        ax.plot([0, rows.n], [0, rows.n], color="#33415c", linewidth=2)
-        ax.set_title("diagonal D", fontsize=9)
+        _title(ax, f"level {level}: {groups:,} group{'s' if groups > 1 else ''}, rank {rank}")
+    if not general:
+        bare(axes[-1], rows.n, rows.n)
+        _title(axes[-1], "diagonal 1/D" if isinstance(matrix, MLRInverse) else "diagonal D")
+    (_draw_blocks if kind == "blocks" else _draw_entries)(axes, matrix, rows, cols, vmax)
     return axes
+
+
+def _title(ax, text):
+    """A title in letters that fit above narrow axes."""
+    ax.set_title(text, fontsize=np.clip(9 * points_of(ax)[0] / text_width(text, 9), 6, 9))
+
+
+def _draw_blocks(axes, matrix, rows, cols, vmax):
+    for level, (ax, rank, color) in enumerate(zip(
+            axes, matrix.ranks, level_colors(rows.n_levels), strict=False)):
+        _outline(ax, rows, cols, level, facecolor=color if rank else "none",
+                 edgecolor="white" if rank else color,
+                 linewidth=min(1, 16 / rows.group_counts[level]))
+    if len(axes) > rows.n_levels:
+        axes[-1].plot([0, rows.n], [0, rows.n], color=INK, linewidth=2)
+
+
+def _draw_entries(axes, matrix, rows, cols, vmax):
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+
+    B, C = (matrix.B, matrix.C) if isinstance(matrix, GeneralMLR) else (matrix.F,) * 2
+    ends = np.cumsum(matrix.ranks)
+    drawn = [None if rank == 0 else _level_magnitudes(
+        rows, cols, level, B[:, end - rank : end], C[:, end - rank : end])
+        for level, (rank, end) in enumerate(zip(matrix.ranks, ends, strict=True))]
+    y = _edges(rows.n, MOST_SQUARES)
+    D = np.abs(matrix.D[rows.permutation]) if len(axes) > rows.n_levels else np.zeros(rows.n)
+    squares = np.add.reduceat(D, y[:-1]) / np.diff(y)
+    largest = max([squares.max(), *(pixels.max() for pixels in drawn if pixels is not None)])
+    norm = PowerNorm(0.5, 0, vmax or float(largest) or 1.0)
+    for level, (ax, pixels) in enumerate(zip(axes, drawn, strict=False)):
+        if pixels is not None:
+            ax.imshow(pixels, norm=norm, cmap="YlGnBu", extent=(0, cols.n, rows.n, 0),
+                      interpolation="nearest")
+        room = min(points_of(ax)) / rows.group_counts[level]
+        _outline(ax, rows, cols, level, facecolor="none", edgecolor=INK if pixels is not None
+                 else GRID, linewidth=min(0.7, room / 8))
+    if len(axes) > rows.n_levels:
+        outline(axes[-1], y, y, array=squares, norm=norm, cmap="YlGnBu", linewidth=0)
+    color_bar(ScalarMappable(norm, "YlGnBu"), list(axes), pad=0.01, fraction=0.02,
+              label="magnitude")
+
+
+def _edges(n, most):
+    """n features as at most `most` nearly equal runs."""
+    k = min(n, most)
+    return np.arange(k + 1) * n // k
+
+
+def _level_magnitudes(rows, cols, level, B, C):
+    """Root mean squares of a level's entries over at most 200 by 200 cells; masked outside.
+
+    The squares of the entries of a block sum to the inner product of the Gram matrices of its rows
+    and columns of factors, so that a cell needs only those of the rows and columns in it.
+    """
+    sides = [_pieces(h, level, X) for h, X in ((rows, B), (cols, C))]
+    shape = tuple(min(h.n, MOST_CELLS) for h in (rows, cols))
+    total, area = np.zeros(shape), np.zeros(shape)
+    (py, sy, gy, cy), (px, sx, gx, cx) = sides
+    single = (np.diff(sy) == 1) & (np.diff(sx) == 1)
+    # Groups within one cell at once, of which there may be very many; the others one by one.
+    i, j = sy[:-1][single], sx[:-1][single]
+    np.add.at(total, (py[i], px[j]), np.einsum("gk,gk->g", gy[i], gx[j]))
+    np.add.at(area, (py[i], px[j]), cy[i] * cx[j])
+    for group in np.flatnonzero(~single):
+        y, x = slice(sy[group], sy[group + 1]), slice(sx[group], sx[group + 1])
+        here = np.ix_(py[y], px[x])
+        total[here] += gy[y] @ gx[x].T
+        area[here] += np.outer(cy[y], cx[x])
+    with np.errstate(invalid="ignore"):
+        return np.ma.masked_invalid(np.sqrt(np.maximum(total, 0) / np.where(area, area, np.nan)))
+
+
+def _pieces(hierarchy, level, X):
+    """The groups of a level cut at the edges of cells.
+
+    Returns the cell of every piece, the first piece of every group and one past the last, the Gram
+    matrix of each piece's rows of X, flat, and its number of rows.
+    """
+    cuts, offsets = _edges(hierarchy.n, MOST_CELLS), hierarchy.boundaries[level]
+    edges = np.union1d(cuts, offsets)
+    X = np.asarray(X, float)[hierarchy.permutation]
+    gram = np.empty((edges.size - 1, X.shape[1] ** 2))
+    at = np.searchsorted(edges, cuts)
+    for a, b in zip(at[:-1], at[1:], strict=True):  # the outer products of one cell at a time
+        some = X[edges[a] : edges[b]]
+        outer = (some[:, :, None] * some[:, None, :]).reshape(len(some), -1)
+        gram[a:b] = np.add.reduceat(outer, edges[a:b] - edges[a])
+    cell = np.searchsorted(cuts, edges[:-1], side="right") - 1
+    return cell, np.searchsorted(edges, offsets), gram, np.diff(edges).astype(float)
 
 
 def _outline(ax, rows, cols, level, **style):
     """The blocks of a level as rectangles."""
-    from matplotlib.collections import PolyCollection
-
-    y, x = rows.boundaries[level], cols.boundaries[level]
-    corners = np.stack([np.stack([x[:-1], x[1:], x[1:], x[:-1]], axis=1),
-                        np.stack([y[:-1], y[:-1], y[1:], y[1:]], axis=1)], axis=2)
-    ax.add_collection(PolyCollection(corners, **style))
+    outline(ax, rows.boundaries[level], cols.boundaries[level], **style)
 
 
 def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
@@ -71,7 +193,8 @@ def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
     Parameters
     ----------
     A : array_like, sparse array or GeneralMLR, shape (m, n)
-        Read piece by piece; a `GeneralMLR` or sparse array is not made dense.
+        Read piece by piece; a `GeneralMLR` or sparse array is not made dense.  Other operators
+        of this package by ``A.toarray()``.
     rows : Hierarchy
     cols : Hierarchy, optional
         Default `rows`.
@@ -85,6 +208,11 @@ def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
     -------
     ax : matplotlib Axes
 
+    Raises
+    ------
+    ValueError
+        A matrix of another shape than its trees.
+
     Notes
     -----
     More than 600 rows or columns are averaged: a pixel has the mean magnitude of its entries.
@@ -92,11 +220,13 @@ def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
 
     Examples
     --------
+    >>> import matplotlib.pyplot as plt
     >>> from mlrops import Hierarchy
     >>> from mlrops.plotting import plot_matrix
     >>> ax = plot_matrix(np.eye(1000), Hierarchy.balanced(1000, [1, 4]))
     >>> ax.images[0].get_array().shape
     (600, 600)
+    >>> plt.close(ax.figure)
     """
     from matplotlib.colors import PowerNorm
 
@@ -112,17 +242,14 @@ def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
                       extent=(0, cols.n, rows.n, 0), interpolation="nearest")
     if level is None:
         level = max(i for i, p in enumerate(rows.group_counts) if p <= MOST_BORDERS or i == 0)
-    _outline(ax, rows, cols, level, facecolor="none", edgecolor="#222222", linewidth=0.7)
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7)
+    _outline(ax, rows, cols, level, facecolor="none", edgecolor=INK, linewidth=0.7)
+    color_bar(image, ax)
     return ax
 
 
 def _mean_magnitudes(A, rows, cols):
     """Means of |A| in tree order over at most 600 by 600 nearly equal rectangles."""
-    y, x = (np.arange(k + 1) * h.n // k
-            for h, k in ((h, min(h.n, MOST_PIXELS)) for h in (rows, cols)))
+    y, x = _edges(rows.n, MOST_PIXELS), _edges(cols.n, MOST_PIXELS)
     area = np.outer(np.diff(y), np.diff(x))
     if issparse(A):
         A = A.tocoo()
@@ -130,65 +257,11 @@ def _mean_magnitudes(A, rows, cols):
                  for h, edges, index in ((rows, y, A.row), (cols, x, A.col))]
         flat = np.ravel_multi_index(pixel, area.shape)
         return np.bincount(flat, np.abs(A.data), area.size).reshape(area.shape) / area
-    block = A.block if hasattr(A, "block") else np.asarray(A).__getitem__
+    block = A.block if hasattr(A, "block") else np.asarray(
+        A.toarray() if hasattr(A, "toarray") else A).__getitem__
     total = np.empty(area.shape)
     for i, (a, b) in enumerate(zip(y[:-1], y[1:], strict=True)):
         index = rows.permutation[a:b]
         part = block(index)[:, cols.permutation]
         total[i] = np.add.reduceat(np.abs(part).sum(axis=0), x[:-1])
     return total / area
-
-
-def plot_rank_allocation(result, ax=None):
-    """Draw how a total rank was shared out among levels, after each accepted exchange.
-
-    Parameters
-    ----------
-    result : RankAllocation
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    ax : matplotlib Axes
-        Ranks stacked, the coarsest level at the bottom and darkest, each named at the right where
-        it ends with a rank; the title tells the first and the last error.
-
-    Examples
-    --------
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.fitting import allocate_ranks
-    >>> from mlrops.plotting import plot_rank_allocation
-    >>> x = np.linspace(0, 1, 32)
-    >>> fit = allocate_ranks(np.exp(-np.abs(x[:, None] - x)), 4, Hierarchy.balanced(32, [1, 2, 4]))
-    >>> ax = plot_rank_allocation(fit)
-    >>> len(ax.collections)
-    3
-    """
-    import matplotlib
-
-    ax = new_axes(ax)
-    ranks = np.array([r for r, _ in result.history])
-    tops = np.cumsum(ranks, axis=1)
-    L = ranks.shape[1]
-    colors = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, L))
-    # A state lasts until the next one: n states have n + 1 edges.
-    edges = np.arange(len(ranks) + 1) - 0.5
-    for level in range(L):
-        low, high = (np.append(t, t[-1]) for t in (tops[:, level] - ranks[:, level],
-                                                   tops[:, level]))
-        ax.fill_between(edges, low, high, step="post", facecolor=colors[level],
-                        edgecolor="white", linewidth=0.6, label=f"level {level}")
-        if ranks[-1, level]:
-            ax.annotate(f"{level}: {ranks[-1, level]}", (edges[-1], (low[-1] + high[-1]) / 2),
-                        xytext=(4, 0), textcoords="offset points", fontsize=8, va="center",
-                        annotation_clip=False)
-    ax.set_xlim(edges[0], edges[-1])
-    ax.set_ylim(0, max(tops[0, -1], 1))
-    ax.set_xlabel("step")
-    ax.set_ylabel("rank, by level")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.get_major_locator().set_params(integer=True)
-    ax.set_title(f"error {result.history[0][1]:.3g} to {result.history[-1][1]:.3g}", fontsize=9)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    return ax

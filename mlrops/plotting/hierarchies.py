@@ -1,0 +1,196 @@
+"""Pictures of trees of features."""
+
+import numpy as np
+
+from ..hierarchy import Hierarchy
+from ._axes import (
+    bare,
+    check_choice,
+    ink_on,
+    legend,
+    level_colors,
+    new_axes,
+    outline,
+    points_of,
+    rectangles,
+    text_width,
+)
+
+__all__ = ["plot_hierarchy"]
+
+MOST_EDGES = 2000  # offsets told apart along a picture
+LETTERS = 9  # points, of the names of groups
+
+
+def plot_hierarchy(hierarchy, ax=None, *, kind="icicle", names=None):
+    """Draw the groups of a tree of features, level by level.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+        Or anything that has one as its attribute `hierarchy`, such as an `MLR`.
+    ax : matplotlib Axes, optional
+        Default those of a new figure.
+    kind : {"icicle", "blocks"}, optional
+        A row of bars a level, coarsest on top, a bar a group as wide as it has features; or the
+        diagonal blocks of a matrix in tree order, the finer ones on the coarser ones.
+    names : sequence of str, optional
+        Names of the n features, in feature order; written where there is room for letters.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Raises
+    ------
+    TypeError
+        No hierarchy.
+    ValueError
+        Another kind, or other than n names.
+
+    Notes
+    -----
+    Features run in tree order, left to right.  A group is named where its bar has room, by its
+    label if it has one (`Hierarchy.names`), else by its number; the room is that of the axes when
+    they are drawn on.  Groups too narrow to be seen are drawn as one.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.plotting import plot_hierarchy
+    >>> h = Hierarchy.from_labels(["tech", "bank", "tech"], ["chips", "retail", "web"])
+    >>> ax = plot_hierarchy(h)
+    >>> [text.get_text() for text in ax.texts]
+    ['all', 'bank', 'tech', 'retail', 'chips', 'web']
+    >>> plt.close(ax.figure)
+    """
+    hierarchy = getattr(hierarchy, "hierarchy", hierarchy)
+    if not isinstance(hierarchy, Hierarchy):
+        raise TypeError("plot_hierarchy expects a Hierarchy or an operator on one, got"
+                        f" {type(hierarchy).__name__}")
+    check_choice(kind, "kind", ("icicle", "blocks"))
+    if names is not None:
+        names = check_names(names, hierarchy.n)
+        names = [names[i] for i in hierarchy.permutation]
+    L = hierarchy.n_levels
+    size = (4.4, 4.8)
+    if kind == "icicle":  # as wide as the names of the features need, within bounds
+        size = np.clip(0.15 * len(names or ()), 7, 12), 0.7 + 0.5 * L
+    ax = new_axes(ax, figsize=size)
+    (_icicle if kind == "icicle" else _blocks)(ax, hierarchy, names)
+    return ax
+
+
+def check_names(names, n, what="names"):
+    """A list of n strings."""
+    names = list(map(str, names))
+    if len(names) != n:
+        raise ValueError(f"{what} must hold {n}, got {len(names)}")
+    return names
+
+
+def group_name(hierarchy, level, group):
+    labels = hierarchy.names(level)
+    if labels is not None:
+        return str(labels[group])
+    return "all" if hierarchy.group_counts[level] == 1 else str(group)
+
+
+def _seen(offsets, n):
+    """Offsets of the groups that are wide enough to be seen."""
+    if n <= MOST_EDGES:
+        return offsets
+    return np.unique(np.round(offsets * (MOST_EDGES / n))) * (n / MOST_EDGES)
+
+
+def _icicle(ax, hierarchy, names):
+    n, L = hierarchy.n, hierarchy.n_levels
+    ax.set_xlim(0, n)
+    ax.set_ylim(L, 0)
+    ax.set_yticks(np.arange(L) + 0.5, _level_names(hierarchy, "\n"), fontsize=8)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    width, height = points_of(ax)
+    for level, color in enumerate(level_colors(L)):
+        offsets = _seen(hierarchy.boundaries[level], n)
+        rows = np.full(offsets.size - 1, level)
+        rectangles(ax, (offsets[:-1], offsets[1:]), (rows + 0.02, rows + 0.98), facecolor=color,
+                   **_edges(width / rows.size))
+        _name_bars(ax, hierarchy, level, ink_on(color), (width / n, height / L))
+    room = width / n
+    if names is None or room < 5:
+        ax.set_xticks([])
+        ax.set_xlabel(f"{n:,} feature{'' if n == 1 else 's'}, tree order", fontsize=8)
+    else:
+        size = min(8, 0.85 * room)
+        level_off = max(text_width(name, size) for name in names) <= 0.9 * room
+        ax.set_xticks(np.arange(n) + 0.5, names, fontsize=size, rotation=0 if level_off else 90)
+
+
+def _level_names(hierarchy, between):
+    return [f"level {level}{between}{p:,} group{'' if p == 1 else 's'}"
+            for level, p in enumerate(hierarchy.group_counts)]
+
+
+def _edges(room):
+    """White lines between groups that have `room` points each; none where they would hide them."""
+    width = min(1.2, 0.15 * room)
+    return dict(edgecolor="white" if width > 0.1 else "none", linewidth=width)
+
+
+def _wide_groups(hierarchy, level, point, least):
+    """(group, first, last) of groups at least so many points wide; `point` is that of a feature."""
+    offsets = hierarchy.boundaries[level]
+    for group in np.flatnonzero(np.diff(offsets) * point >= least).tolist():
+        yield group, offsets[group], offsets[group + 1]
+
+
+def _name_bars(ax, hierarchy, level, ink, room):
+    across, down = room
+    for group, a, b in _wide_groups(hierarchy, level, across, LETTERS + 2):
+        name = group_name(hierarchy, level, group)
+        length = text_width(name, LETTERS) + 4
+        if length <= (b - a) * across and LETTERS + 2 <= down:
+            turn = 0
+        elif length <= 0.94 * down:
+            turn = 90
+        else:
+            continue
+        ax.text((a + b) / 2, level + 0.5, name, color=ink, fontsize=LETTERS, rotation=turn,
+                ha="center", va="center", parse_math=False)
+
+
+def _blocks(ax, hierarchy, names):
+    n, L = hierarchy.n, hierarchy.n_levels
+    bare(ax, n, n)
+    point = points_of(ax)[0] / n
+    colors = level_colors(L)
+    for level, color in enumerate(colors):
+        offsets = _seen(hierarchy.boundaries[level], n)
+        outline(ax, offsets, offsets, facecolor=color,
+                **_edges(point * n / (offsets.size - 1)))
+        _name_blocks(ax, hierarchy, level, ink_on(color), point)
+    legend(ax, dict(zip(_level_names(hierarchy, ": "), colors, strict=True)))
+    if names is not None and point >= 5:
+        ax.set_yticks(np.arange(n) + 0.5, names, fontsize=min(8, 0.85 * point))
+        ax.tick_params(length=0)
+
+
+def _name_blocks(ax, hierarchy, level, ink, point):
+    """In the middle of the finest blocks; of the others in the corner that no finer one covers."""
+    finest = level == hierarchy.n_levels - 1
+    for group, a, b in _wide_groups(hierarchy, level, point, LETTERS + 2):
+        name = group_name(hierarchy, level, group)
+        length = text_width(name, LETTERS) + 6
+        if finest:
+            if length <= (b - a) * point:
+                ax.text((a + b) / 2, (a + b) / 2, name, color=ink, fontsize=LETTERS, ha="center",
+                        va="center", parse_math=False)
+            continue
+        below = hierarchy.boundaries[level + 1]
+        covered = below[np.searchsorted(below, a) + 1] - a
+        if length <= (b - a - covered) * point and LETTERS + 6 <= covered * point:
+            ax.annotate(name, (b, a), xytext=(-4, -4), textcoords="offset points", color=ink,
+                        fontsize=LETTERS, ha="right", va="top", parse_math=False)

@@ -1,0 +1,219 @@
+"""Pictures of where the factors, the expanded matrix and its Cholesky factor are not zero."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..operators import MLR, MLRInverse
+from ._axes import GRID, check_choice, legend, level_colors, new_axes, operand
+
+__all__ = ["plot_sparsity"]
+
+MOST_CELLS = 240  # a side of the picture; a cell with a nonzero in it is coloured
+PLAIN, REDUCED, FILL = "#14213d", "#6fa3d0", "#e0701b"
+UNIT = "#9a9a9a"
+ORDERS = "tree", "natural", "colamd", "mmd"
+
+
+def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
+    """Draw where a factor of an MLR matrix is not zero, and count (a spy plot).
+
+    Parameters
+    ----------
+    matrix : MLR or MLRInverse
+        Or a result that holds one as `covariance`.
+    what : {"F", "H", "expanded", "cholesky"}, optional
+        The factors spread out, (n, s) with ``s = Σ p_l r_l``; those of the inverse,
+        ``Σ⁻¹ = diag(1/D) - H Hᵀ``, the same way; `MLR.expanded_matrix`; or the unit lower
+        triangular factor L of the expanded matrix.
+    ax : matplotlib Axes, optional
+    order : {"tree", "natural", "colamd", "mmd"}, optional
+        Of ``what="cholesky"``, the order in which the expanded matrix is eliminated: that of
+        `MLR.expanded_cholesky`, features first, then factors from the finest level to the coarsest;
+        features, then factors from the coarsest; or one of those of `scipy.sparse.linalg.splu`,
+        ``"COLAMD"`` and ``"MMD_AT_PLUS_A"``, for contrast.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+        The title tells the number of nonzeros.
+
+    Raises
+    ------
+    TypeError
+        Another matrix.
+    ValueError
+        Another picture or order, or an order for a picture that has none.
+
+    Notes
+    -----
+    Features stand in tree order, factors level by level, coarsest first.  Columns of F and H, and
+    the two copies of F in the expanded matrix, have a colour a level.
+
+    A Cholesky factor has the nonzeros of the expanded matrix ``[[diag(D), F], [Fᵀ, -I]]``; those of
+    ``Fᵀ D⁻¹ F``, the pairs of factors that share features, which arise where -I stands as soon as
+    the features are eliminated; and *fill*, all others.  In tree order there is no fill.  The
+    entries of the tree's own factor are those of `MLR.expanded_cholesky`; those of other orders
+    follow from the structure alone.
+
+    More than 240 rows or columns are drawn in coarser cells, coloured where anything in them is not
+    zero; the counts are exact.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.plotting import plot_sparsity
+    >>> h = Hierarchy.balanced(12, [1, 2, 4])
+    >>> A = MLR(h, [np.ones((12, 1))] * 3, np.ones(12))
+    >>> figure, (left, right) = plt.subplots(1, 2)
+    >>> plot_sparsity(A, "cholesky", left).get_title()
+    'Cholesky, tree order: 65 nonzeros\\n10 of FᵀD⁻¹F, fill 0'
+    >>> plot_sparsity(A, "cholesky", right, order="natural").get_title()
+    'Cholesky, natural order: 76 nonzeros\\n10 of FᵀD⁻¹F, fill 11'
+    >>> plt.close(figure)
+    """
+    check_choice(what, "what", ("F", "H", "expanded", "cholesky"))
+    check_choice(order, "order", ORDERS)
+    if order != "tree" and what != "cholesky":
+        raise ValueError(f"order={order!r} is for what='cholesky', got what={what!r}")
+    matrix = operand(matrix, "plot_sparsity", MLR, MLRInverse)
+    if isinstance(matrix, MLRInverse):
+        if what in ("expanded", "cholesky"):
+            raise ValueError(f"what={what!r} is drawn of an MLR, got an MLRInverse: give its inv()")
+        what, matrix = "H", matrix.inv()
+    if what == "cholesky":
+        return _draw_cholesky(matrix, ax, order)
+    return _draw_expanded(matrix, ax) if what == "expanded" else _draw_factors(matrix, ax, what)
+
+
+def _spread(operator):
+    """(row in tree order, column, level) of every nonzero of its factors spread out."""
+    h, F = operator.hierarchy, operator.F
+    ends = np.cumsum(operator.ranks)
+    parts, first = [], 0
+    for level, (rank, end, offsets) in enumerate(zip(operator.ranks, ends, h.boundaries,
+                                                     strict=True)):
+        group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+        i, c = np.nonzero(F[h.permutation, end - rank : end])
+        parts.append((i, first + group[i] * rank + c, np.full(i.size, level)))
+        first += (offsets.size - 1) * rank
+    return (*(np.concatenate(part) for part in zip(*parts, strict=True)), first)
+
+
+def _draw_factors(matrix, ax, what):
+    operator = matrix.inv() if what == "H" else matrix
+    n, L = matrix.shape[0], len(matrix.ranks)
+    i, j, level, s = _spread(operator)
+    tall = float(np.clip(n / max(s, 1), 0.5, 2.5))
+    ax = new_axes(ax, figsize=(2.6, 1.4 + 2.3 * tall))
+    _cells(ax, (i, j), level, (n, s), level_colors(L), tall)
+    ax.set_title(f"{what}, {n:,} × {s:,}\n{i.size:,} nonzeros", fontsize=9)
+    shown = [level for level, rank in enumerate(matrix.ranks) if rank]
+    legend(ax, {f"level {k}": level_colors(L)[k] for k in shown})
+    return ax
+
+
+def _draw_expanded(matrix, ax):
+    n = matrix.shape[0]
+    E = matrix.expanded_matrix()[_in_tree_order(matrix)][:, _in_tree_order(matrix)].tocoo()
+    kept = E.data != 0
+    i, j = E.row[kept], E.col[kept]
+    factors = np.repeat(np.arange(len(matrix.ranks)), np.multiply(
+        matrix.hierarchy.group_counts, matrix.ranks))
+    level = np.zeros(i.size, int)  # 0 for D and -I
+    mixed = (i < n) != (j < n)
+    level[mixed] = 1 + factors[np.maximum(i, j)[mixed] - n]
+    ax = new_axes(ax, figsize=(4.2, 5.2))
+    colors = level_colors(len(matrix.ranks))
+    _cells(ax, (i, j), level, E.shape, (UNIT, *colors), 1.0)
+    ax.set_title(f"expanded matrix, {E.shape[0]:,} × {E.shape[0]:,}\n{i.size:,} nonzeros",
+                 fontsize=9)
+    shown = [level for level, rank in enumerate(matrix.ranks) if rank]
+    legend(ax, {"D, −I": UNIT, **{f"level {k}": colors[k] for k in shown}})
+    return ax
+
+
+def _in_tree_order(matrix):
+    """The expanded matrix with its features in tree order, factors as they are."""
+    s = int(np.dot(matrix.hierarchy.group_counts, matrix.ranks))
+    n = matrix.shape[0]
+    return np.concatenate([matrix.hierarchy.permutation, n + np.arange(s)])
+
+
+def _draw_cholesky(matrix, ax, order):
+    n, E = matrix.shape[0], matrix.expanded_matrix()
+    if order == "tree":
+        L, _, sequence = matrix.expanded_cholesky()
+        L = L.tocoo()
+        i, j = L.row[L.data != 0], L.col[L.data != 0]
+    else:
+        sequence = _in_tree_order(matrix)
+        if order != "natural":
+            sequence = _of_superlu(E, "COLAMD" if order == "colamd" else "MMD_AT_PLUS_A")
+        i, j = _eliminated(E[sequence][:, sequence])
+    F = E[:n, n:] != 0
+    sharing = sp.block_array([[sp.eye_array(n), None], [None, (F.T @ F) != 0]], format="csr")
+    kind = np.full(i.size, 2)
+    kind[_holds(sharing[sequence][:, sequence], i, j)] = 1
+    kind[_holds(E.tocsr()[sequence][:, sequence], i, j)] = 0
+    ax = new_axes(ax, figsize=(4.2, 5.2))
+    _cells(ax, (i, j), kind, E.shape, (PLAIN, REDUCED, FILL), 1.0)
+    counts = np.bincount(kind, minlength=3)
+    name = order.upper() if order in ("colamd", "mmd") else order
+    ax.set_title(f"Cholesky, {name} order: {i.size:,} nonzeros\n{counts[1]:,} of FᵀD⁻¹F,"
+                 f" fill {counts[2]:,}", fontsize=9)
+    legend(ax, {"expanded matrix": PLAIN, "FᵀD⁻¹F": REDUCED, "fill": FILL})
+    return ax
+
+
+def _holds(A, i, j):
+    return np.asarray(A[i, j] != 0).ravel()
+
+
+def _of_superlu(E, permc_spec):
+    """The order in which SuperLU eliminates a symmetric matrix with the diagonal as pivots."""
+    from scipy.sparse.linalg import splu
+
+    lu = splu(E.tocsc(), permc_spec=permc_spec, diag_pivot_thresh=0.0,
+              options={"SymmetricMode": True})
+    return np.argsort(lu.perm_c)
+
+
+def _eliminated(A):
+    """Rows and columns of the nonzeros of the Cholesky factor of a matrix of this structure.
+
+    A column has the entries of A below the diagonal and those of every column whose first entry
+    below its diagonal stands in this row (the children in the elimination tree).
+    """
+    lower = sp.tril(A, k=-1).tocsc()
+    n = A.shape[0]
+    children, columns = [[] for _ in range(n)], []
+    for j in range(n):
+        own = lower.indices[lower.indptr[j] : lower.indptr[j + 1]]
+        parts = [own, *(columns[child] for child in children[j])]
+        below = np.unique(np.concatenate(parts)).astype(int)
+        columns.append(below[below > j])
+        if columns[j].size:
+            children[columns[j][0]].append(j)
+    sizes = [column.size for column in columns]
+    return (np.concatenate([np.arange(n), *columns]),
+            np.concatenate([np.arange(n), np.repeat(np.arange(n), sizes)]))
+
+
+def _cells(ax, at, kind, shape, colors, tall):
+    """Colour the cells of a grid that hold nonzeros by the last of their kinds."""
+    from matplotlib.colors import ListedColormap
+
+    m, n = shape
+    grid = [min(size, MOST_CELLS) for size in shape]
+    cells = np.full([max(size, 1) for size in grid], -1)
+    np.maximum.at(cells, tuple(
+        index * cell // size for index, cell, size in zip(at, grid, shape, strict=True)), kind)
+    ax.imshow(np.ma.masked_less(cells, 0), cmap=ListedColormap(colors), vmin=-0.5,
+              vmax=len(colors) - 0.5, extent=(0, max(n, 1), m, 0), interpolation="nearest",
+              aspect="auto")
+    ax.set_box_aspect(tall)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_color(GRID)
