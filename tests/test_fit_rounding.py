@@ -190,18 +190,14 @@ def test_searches_of_products_end_at_rounding(kind, dtype):
     assert abs(true_error(A, fit) ** 2 - fit.error**2) < noise * max(1, cancelling)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_dense_fits_go_down_to_the_best_low_rank(dtype):
-    """The optimum of rank 10 of a Hilbert matrix is not taken for rounding."""
-    A = hilbert_matrix(64)
+def test_dense_fits_go_down_to_the_best_low_rank():
+    """The optimum of rank 12 of a Hilbert matrix, 4e-9, is not taken for rounding."""
+    A = hilbert_matrix(128)
     s = np.linalg.svd(A, compute_uv=False)
-    best = np.linalg.norm(s[10:]) / np.linalg.norm(s)
-    tree = Hierarchy.balanced(64, [1, 2, 4, 8])
-    fit = allocate_ranks(A.astype(dtype), 10, tree, symmetric=False, random_state=0)
-    if dtype == np.float64:
-        assert fit.ranks == (10, 0, 0, 0) and fit.error < 1.01 * best
-    else:
-        assert fit.error < 5e-6 and fit.converged
+    best = np.linalg.norm(s[12:]) / np.linalg.norm(s)
+    tree = Hierarchy.balanced(128, [1, 2, 4, 8])
+    fit = allocate_ranks(A, 12, tree, symmetric=False, random_state=0)
+    assert fit.ranks == (12, 0, 0, 0) and fit.error < 1.01 * best
 
 
 def test_planted_matrices_end_as_exact():
