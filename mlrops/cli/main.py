@@ -1,6 +1,7 @@
 """The arguments of ``python -m mlrops``."""
 
 import argparse
+import os
 import sys
 
 from .. import __version__
@@ -13,7 +14,22 @@ mlrops: structured matrices as SciPy linear operators with solve and logdet, and
 and systems of regressions built on them.  The demo fits a tree-structured factor model to 68 years
 of monthly returns of 30 stock portfolios and puts the fitted covariance to work in SciPy's solvers;
 sur regresses these returns, or the columns of your file, with errors that are correlated across
-equations; fit approximates a matrix of yours."""
+equations; fit approximates a matrix of yours; info describes what was saved; bench compares speed
+and answers with other packages, where they are installed."""
+
+_BENCH = """\
+Compare speed and answers with the floor of plain BLAS products, with the published recursion in
+Python, with sparse and dense factorizations, and with scikit-learn, alsgls, linearmodels and PyLops
+where they are installed.  Prints a table, in under three minutes on two cores and 1.5 GB."""
+
+_BENCH_EXAMPLES = """\
+examples:
+  python -m mlrops bench -o bench.md
+  python -m mlrops bench --only floor,sklearn
+  python -m mlrops bench --quick
+
+The rows are floor, em, recursion, sparse, dense, sklearn, alsgls, linearmodels and pylops.  The
+exit code is 2 where answers differ."""
 
 _SUR = """\
 Seemingly unrelated regressions.  Without --data: excess returns of 30 stock portfolios, first on
@@ -49,6 +65,12 @@ is in, coarse to fine.  Text files hold numbers separated by commas, semicolons,
 first line without any number is a head."""
 
 
+_INFO = """\
+Describe a file of mlrops.save: the levels and ranks of an operator, or the parts it is composed of,
+what it stores beside the dense matrix, its determinant where that costs little; the summary of a
+result; the groups of a tree."""
+
+
 def main(argv=None):
     """Run a command; the code to exit with."""
     args = _parser().parse_args(argv)
@@ -60,6 +82,15 @@ def main(argv=None):
     except CommandError as error:
         print(f"mlrops {args.command}: error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"mlrops {args.command}: error: out of memory: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"mlrops {args.command}: interrupted", file=sys.stderr)
+        return 130  # as a shell counts it: 128 + SIGINT
+    except BrokenPipeError:  # of | head; nobody is left to be told, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
@@ -69,10 +100,22 @@ def _demo(args):
     demo(args.output)
 
 
+def _bench(args):
+    from .bench import bench
+
+    bench(args)
+
+
 def _fit(args):
     from .fit import fit
 
     fit(args)
+
+
+def _info(args):
+    from .info import info
+
+    info(args)
 
 
 def _sur(args):
@@ -134,6 +177,12 @@ def _parser():
     own.add_argument("--save-table", metavar="CSV", help="write all coefficients")
     run.set_defaults(run=_sur)
     _add_fit(commands)
+    _add_bench(commands)
+    run = commands.add_parser(
+        "info", help="what a saved operator, tree or result is, and what it stores",
+        description=_INFO)
+    run.add_argument("file", help="written by mlrops.save or a command; .npz and .npy of NumPy too")
+    run.set_defaults(run=_info)
     return parser
 
 
@@ -163,6 +212,18 @@ def _add_fit(commands):
     run.add_argument("--picture", default="mlrops-fit.png", metavar="PNG",
                      help="where to write the picture (default: %(default)s)")
     run.set_defaults(run=_fit)
+
+
+def _add_bench(commands):
+    run = commands.add_parser(
+        "bench", help="speed and answers against BLAS, published algorithms and other packages;"
+        " prints a table", description=_BENCH, epilog=_BENCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.add_argument("--only", metavar="ROW,...", help="some of the rows (default: all)")
+    run.add_argument("--quick", action="store_true",
+                     help="tiny problems, one round: whether the answers agree, in seconds")
+    run.add_argument("-o", "--output", metavar="MD", help="write the table in Markdown, too")
+    run.set_defaults(run=_bench)
 
 
 def _output(parser, default):
