@@ -107,38 +107,67 @@ def test_errors_at_equal_storage(name, found, record_in):
     assert errors["multilevel low rank"] <= (1 + 1e-6) * errors["low rank"]
 
 
-EDGE = 20.0  # ratios beyond stand there, with their number
-OFFSET = dict(zip(KINDS, (-0.21, -0.07, 0.07, 0.21), strict=True))  # none hides another
+REFERENCE = "low rank"  # the line at 1
+EDGE = 13.0  # ratios beyond stand there, with their number
+OFFSET = {"low rank + diagonal": -0.15, "HODLR": 0.15}  # of a row: none hides another
+INK, BAND = "#222222", "#f2f4f7"
 
 
 def draw(errors, path):
+    """A row a matrix, best gain first: errors over that of the truncated SVD."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = sorted(errors, key=lambda name: errors[name]["multilevel low rank"]
-                   / errors[name]["low rank"])
-    fig, ax = plt.subplots(figsize=(8, 0.42 * len(names) + 1.6), layout="constrained")
-    for at, name in enumerate(names):
-        ratios = [e / errors[name]["low rank"] for e in errors[name].values()]
-        ax.plot(np.clip([min(ratios), max(ratios)], 0, EDGE), [at, at], color="#d5d9e0",
-                linewidth=2, zorder=1)
-        if max(ratios) > EDGE:
-            ax.annotate(f"{max(ratios):.2g} →", (EDGE, at), xytext=(-8, 6), fontsize=9,
-                        textcoords="offset points", ha="right")
-    for kind, (color, marker) in KINDS.items():
-        shown = [(min(errors[name][kind] / errors[name]["low rank"], EDGE), at + OFFSET[kind])
-                 for at, name in enumerate(names) if kind in errors[name]]
-        ax.scatter(*zip(*shown, strict=True), s=62, color=color, marker=marker, label=kind,
-                   edgecolor="white", linewidth=0.8, zorder=3)
-    ax.set_xscale("log")
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set_xlabel(f"error / error of the truncated SVD of rank {TOTAL_RANK}, at equal storage")
-    ax.legend(ncols=len(KINDS), loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False,
-              handletextpad=0.2, columnspacing=1.2)
-    ax.tick_params(length=0)
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
-    fig.savefig(path, dpi=130)
+    ratios = {name: {kind: e / of[REFERENCE] for kind, e in of.items()}
+              for name, of in errors.items()}
+    names = sorted(ratios, key=lambda name: ratios[name]["multilevel low rank"])
+    with plt.rc_context({"font.size": 11}):
+        fig, ax = plt.subplots(figsize=(9, 0.44 * len(names) + 1.5), layout="constrained")
+        for at, name in enumerate(names):
+            if at % 2 == 0:
+                ax.axhspan(at - 0.5, at + 0.5, color=BAND, linewidth=0, zorder=0)
+            _row(ax, at, ratios[name])
+        color, _ = KINDS[REFERENCE]
+        ax.axvline(1, color=color, linewidth=2, zorder=1, label=REFERENCE)
+        for kind, (color, marker) in KINDS.items():
+            if kind != REFERENCE:
+                ax.scatter([], [], s=75, color=color, marker=marker, label=kind)
+        ax.set_xscale("log")
+        ax.set_xlim(0.11, EDGE * 1.12)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_yticks(range(len(names)), names)
+        ticks = [0.2, 0.5, 1, 2, 5, 10]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.tick_params(length=0)
+        ax.minorticks_off()
+        ax.set_xlabel("← better      "
+                      f"error / error of the truncated SVD of rank {TOTAL_RANK}, at equal storage")
+        fig.legend(ncols=len(KINDS), loc="outside upper center", frameon=False, handletextpad=0.4,
+                   columnspacing=1.6, handlelength=1.2)
+        for side in ax.spines.values():
+            side.set_visible(False)
+        fig.savefig(path, dpi=130)
+        plt.close(fig)
+
+
+def _row(ax, at, ratios):
+    """Markers of one matrix, the number of multilevel low rank beside its own."""
+    ours = ratios["multilevel low rank"]
+    ax.plot([ours, 1], [at, at], color=KINDS["multilevel low rank"][0], linewidth=3, zorder=2,
+            solid_capstyle="butt")
+    for kind, ratio in ratios.items():
+        if kind == REFERENCE:
+            continue
+        color, marker = KINDS[kind]
+        x, y = min(ratio, EDGE), at + OFFSET.get(kind, 0)
+        ax.scatter(x, y, s=75, color=color, marker=marker, edgecolor="white", linewidth=0.9,
+                   zorder=4 if kind == "multilevel low rank" else 3)
+        if ratio > EDGE:
+            power = f"{ratio:.0e}".split("e")
+            ax.annotate(rf"${power[0]}\cdot10^{int(power[1])}\rightarrow$",
+                        (x, y), xytext=(-9, 0), ha="right", va="center",
+                        textcoords="offset points", color=INK)
+    ax.annotate(f"{ours:.2f}", (min(ratios.values()), at), xytext=(-9, 0), ha="right", va="center",
+                textcoords="offset points", color=INK, fontweight="bold")
