@@ -36,11 +36,11 @@ def folder_of_its_own(tmp_path, monkeypatch):
 
 def figures(line):
     """The two times of a line of a table, in seconds, and their ratio."""
-    found = re.search(r" ([\d.]+) (m?s) +([\d.]+) (m?s) +([\d.]+)  ", line)
+    found = re.search(r" ([\d.]+) (s|ms|us) +([\d.]+) (s|ms|us) +([\d.]+)  ", line)
     assert found, line
     a, unit, b, unit_b, ratio = found.groups()
-    return float(a) * (1e-3 if unit == "ms" else 1), float(b) * (
-        1e-3 if unit_b == "ms" else 1), float(ratio)
+    size = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+    return float(a) * size[unit], float(b) * size[unit_b], float(ratio)
 
 
 # ---------------------------------------------------------------- the recursion in Python
@@ -118,19 +118,19 @@ def test_the_best_round_counts():
 def test_rounds_fill_the_budget():
     calls = []
     race.race(entrants(lambda: calls.append(sleep(0.06)), lambda: sleep(0.06)), 0.5)
-    assert 4 <= len(calls) <= 6
+    assert 3 <= len(calls) <= 6
 
 
 def test_a_faster_peer_is_shown_as_faster():
     row = command.measure(entrants(lambda: sleep(0.002), lambda: sleep(0.02)), 0.0)
     a, b, ratio = figures(as_text([row]).splitlines()[-1])
-    assert a < b and ratio == pytest.approx(a / b, rel=0.1)
+    assert a < b and ratio == pytest.approx(a / b, rel=0.06)
 
 
 def test_slower_peers_have_ratios_above_one():
     row = command.measure(entrants(lambda: sleep(0.05), lambda: sleep(0.01)), 0.0)
     a, b, ratio = figures(as_text([row]).splitlines()[-1])
-    assert ratio == pytest.approx(a / b, rel=0.1) and 2 < ratio < 6
+    assert ratio == pytest.approx(a / b, rel=0.06) and ratio > 1
 
 
 def test_answers_that_differ_have_no_ratio():
@@ -155,7 +155,7 @@ def test_a_higher_likelihood_agrees_and_a_lower_one_does_not():
 
 
 @pytest.mark.parametrize("seconds, text", [
-    (0.0000604, "0.06 ms"), (0.01234, "12.3 ms"), (0.4567, "457 ms"), (1.234, "1.23 s"),
+    (0.0000604, "60.4 us"), (0.01234, "12.3 ms"), (0.4567, "457 ms"), (1.234, "1.23 s"),
     (12.34, "12.3 s"), (123.4, "123 s")])
 def test_times_have_three_digits(seconds, text):
     assert command.seconds(seconds) == text
@@ -174,7 +174,7 @@ def test_quick_prints_and_writes_every_row(capsys):
                   "recursion in Python", "SciPy's sparse LU", "dense Cholesky"):
         line = next(line for line in text.splitlines() if shown in line)
         a, b, ratio = figures(line)
-        assert ratio == pytest.approx(a / b, rel=0.2)
+        assert ratio == pytest.approx(a / b, rel=0.06)
         assert any(shown in line for line in markdown.splitlines() if line.startswith("| MLR"))
     missing = []
     for name, comparison in PEERS.items():

@@ -170,10 +170,10 @@ def measure(entrants, budget):
 
 
 def seconds(t):
-    """A time with three digits, in ms or s."""
-    value, unit = (t, "s") if t >= 1 else (1e3 * t, "ms")
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f} {unit}"
+    """A time with three digits, in s, ms or us."""
+    unit, size = ("s", 1.0) if t >= 1 else ("ms", 1e-3) if t >= 1e-3 else ("us", 1e-6)
+    value = t / size
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
 
 
 # ---------------------------------------------------------------- what is printed
