@@ -221,7 +221,7 @@ def _add_bench(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter)
     run.add_argument("--only", metavar="ROW,...", help="some of the rows (default: all)")
     run.add_argument("--quick", action="store_true",
-                     help="tiny problems, one round: whether the answers agree, in seconds")
+                     help="tiny problems, in seconds: whether the answers agree")
     run.add_argument("-o", "--output", metavar="MD", help="write the table in Markdown, too")
     run.set_defaults(run=_bench)
 
