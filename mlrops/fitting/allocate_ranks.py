@@ -18,8 +18,9 @@ STARTS = "uniform", "bottom", "top"
 REFIT, SETTLE = 5, 2
 # Iterations of a refit when exchanges have come to an end.
 LONGEST = 100
-# What it has to gain, as a share of the error, for exchanges to be tried once more.
-REOPEN = 0.01
+# What it has to gain, as a share of the error, for exchanges to be tried once more.  With 0.01 a
+# Hilbert matrix took three times as long, for 15% less of an error of 1.6e-6.
+REOPEN = 0.05
 # A real improvement, as a share of the error.
 LEAST_GAIN = 1e-4
 
