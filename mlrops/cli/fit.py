@@ -1,6 +1,5 @@
 """``python -m mlrops fit``: a multilevel low rank matrix near to that of a file."""
 
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -13,9 +12,10 @@ from ..fitting.fit_mlr import fit_mlr
 from ..fitting.partition import check_symmetry, partition
 from ..hierarchy import Hierarchy
 from ..io import save
-from .errors import CommandError
+from .errors import CommandError, in_options
 from .matrix_file import read_matrix, read_tree
-from .sur import said, save_picture
+from .outputs import can_draw, check_outputs, write_picture
+from .sur import said
 from .tables import paragraph, table
 
 __all__ = ["fit"]
@@ -24,19 +24,26 @@ __all__ = ["fit"]
 DENSE_SIDE = 2000
 # Largest square matrix that is also fitted by low rank plus diagonal.
 DIAGONAL_SIDE = 2000
+ROWS = 512  # of a dense matrix that are worked on at a time
 TIMED = 0.2  # seconds of products
+# What the library calls them, and what they are called here.
+OPTIONS = {"total_rank": "--rank", "n_levels": "--levels", "method": "--method",
+           "start": "--start", "symmetric": "--symmetric", "psd": "--psd",
+           "random_state": "--seed"}
 
 
 def fit(args):
     """Run the command: read, find tree and ranks, print, write, draw."""
-    starts = _starts(args.start)
-    for option, path in (("--output", args.output), ("--picture", args.picture)):
-        if not Path(path).parent.is_dir():
-            raise CommandError(f"{option} {path} cannot be written: there is no folder"
-                               f" {Path(path).parent}")
+    starts = _checked(args)
+    check_outputs({"--output": args.output, "--picture": args.picture},
+                  {"the matrix": args.matrix, "--groups": args.groups})
+    draws = can_draw("--picture", args.picture)
+    if not draws:
+        print("There is no matplotlib: the operator will be written, but no picture.  Install it"
+              " with:\npython -m pip install matplotlib\n", flush=True)
     A = read_matrix(args.matrix, args.key)
-    _check_rank(args.rank, A.shape)
-    with said("fit"):
+    _check_sides(args, A.shape)
+    with said("fit"), in_options(OPTIONS | {"symmetric": "--psd"} if args.psd else OPTIONS):
         symmetric = check_symmetry(A, True if args.psd else args.symmetric)
         print(f"{args.matrix}: {_kind(A, symmetric)}\n", flush=True)
         rows, cols, how = _tree(A, args, symmetric)
@@ -44,13 +51,13 @@ def fit(args):
         fits = _fits(A, rows, cols, symmetric, args, starts)
         best = min(fits, key=lambda label: fits[label].error)
         print(table(("start", "ranks by level", "relative error", "seconds"), [
-            (label + " *" * (label == best), _ranks(found.ranks), f"{found.error:.6f}",
+            (label + " *" * (label == best), _ranks(found.ranks), _error(found.error),
              f"{found.times[-1]:.1f}") for label, found in fits.items()]))
         found = fits[best]
-        print("\n" + paragraph("* the best, which is kept" + _capped(found)) + "\n")
+        print("\n" + paragraph("* the best, which is kept" + _capped(found)) + "\n", flush=True)
         others = _others(A, args.rank, symmetric, args)
         print(table(("equal storage", "relative error", "against multilevel"), [
-            (label, f"{error:.6f}", f"{error / found.error:.2f}x" if found.error else "-")
+            (label, _error(error), _ratio(error, found.error, A.dtype))
             for label, error in (("multilevel", found.error), *others.items())]))
         print(f"\n{_storage(A, found.operator)}\n{_products(A, found.operator)}")
         try:
@@ -58,7 +65,9 @@ def fit(args):
         except OSError as error:
             raise CommandError(f"{args.output} cannot be written: {error.strerror}") from None
         print(f"\nOperator written to {args.output} (mlrops.load reads it)")
-        save_picture(args.picture, lambda: _picture(A, rows, cols, fits, best, others))
+        if draws:
+            write_picture(args.picture, _picture(A, rows, cols, fits, best, others))
+            print(f"\nPicture written to {args.picture}")
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -74,19 +83,35 @@ def _starts(text):
     return starts
 
 
-def _check_rank(rank, shape):
-    if rank < 1:
-        raise CommandError(f"--rank must be at least 1, got {rank}")
-    if rank > min(shape):
-        raise CommandError(f"--rank {rank} is too large: no matrix of {shape[0]} by {shape[1]} has"
-                           f" a rank above {min(shape)}")
+def _checked(args):
+    """The starts; refuses what is wrong with any matrix, before it is read."""
+    for option, value, least in (("--rank", args.rank, 1), ("--levels", args.levels, 1),
+                                 ("--seed", args.seed, 0)):
+        if value is not None and value < least:
+            raise CommandError(f"{option} must be at least {least}, got {value}")
+    if args.groups is not None and (args.levels is not None or args.method is not None):
+        raise CommandError("--groups gives the tree: leave out --levels and --method")
+    if args.psd and args.symmetric is False:
+        raise CommandError("--psd fits a symmetric matrix: leave out --no-symmetric")
+    return _starts(args.start)
+
+
+def _check_sides(args, shape):
+    """Refuse a rank and a number of levels that the sides of the matrix do not allow."""
+    m, n = shape
+    shorter = min(shape)
+    if args.rank > shorter:
+        raise CommandError(f"--rank {args.rank} is too large: no matrix of {m} by {n} has a rank"
+                           f" above {shorter}")
+    deepest = 1 + (shorter - 1).bit_length()  # until the larger of all halves is 1
+    if args.levels is not None and args.levels > deepest:
+        raise CommandError(f"--levels {args.levels} is too deep: a side of {shorter} can be halved"
+                           f" {deepest - 1} times, which makes {deepest} levels")
 
 
 def _tree(A, args, symmetric):
     """Hierarchies of rows and columns, and in words where they come from."""
     if args.groups is not None:
-        if args.levels is not None or args.method is not None:
-            raise CommandError("--groups gives the tree: leave out --levels and --method")
         if A.shape[0] != A.shape[1]:
             raise CommandError(f"--groups is for square matrices, got {A.shape[0]} by"
                                f" {A.shape[1]}")
@@ -96,25 +121,29 @@ def _tree(A, args, symmetric):
     if levels is None:
         levels = default_levels(A.shape, args.rank)
         why = "as many as bring the smaller side of the leaves nearest to the rank"
-    elif levels < 1:
-        raise CommandError(f"--levels must be at least 1, got {levels}")
-    with tqdm(desc="tree", bar_format="{desc}: {elapsed}", leave=False):
+    with tqdm(desc="finding the tree ...", bar_format="{desc}", leave=False, disable=None):
         rows, cols = partition(A, levels, method=args.method or "spectral", symmetric=symmetric,
                                random_state=args.seed)
     return rows, cols, paragraph(
-        f"Tree found by partition, method {args.method or 'spectral'}: {levels} levels, {why}.")
+        f"Tree found by partition, method {args.method or 'spectral'}: {levels}"
+        f" level{'s' * (levels != 1)}, {why}.")
 
 
 def default_levels(shape, rank):
-    """Levels of halving until the smaller side of a leaf is nearest to the rank, by ratio."""
-    return 1 + max(0, round(float(np.log2(min(shape) / rank))))
+    """Levels of halving until the smaller side of a leaf is nearest to the rank, by ratio.
+
+    No more than leave something on either side of every cut, whichever way odd sides are cut.
+    """
+    halvings = round(float(np.log2(min(shape) / rank)))
+    return 1 + max(0, min(halvings, min(shape).bit_length() - 1))
 
 
 def _fits(A, rows, cols, symmetric, args, starts):
     """`RankAllocation` of each start; one for all if there is one level."""
     fits = {}
     for start in starts if rows.n_levels > 1 else starts[:1]:
-        with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False) as bar:
+        with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False,
+                  disable=None) as bar:
             def show(iterate, bar=bar):
                 bar.set_postfix(error=f"{iterate.error:.5f}", ranks=iterate.ranks, refresh=False)
                 bar.update()
@@ -148,10 +177,18 @@ def low_rank_error(A, rank, seed=0):
         dense = A.toarray() if issparse(A) else A
         s = np.linalg.svd(dense, compute_uv=False)
         return float(np.linalg.norm(s[rank:]) / np.linalg.norm(s))
-    square = np.linalg.norm(A.data if issparse(A) else A) ** 2
-    v0 = np.random.default_rng(seed).standard_normal(k)
-    s = svds(A, k=rank, v0=v0.astype(A.dtype), return_singular_vectors=False)
-    return float(np.sqrt(max(0.0, 1 - np.square(s).sum() / square)))
+    v0 = np.random.default_rng(seed).standard_normal(k).astype(A.dtype)
+    U, s, Vt = svds(A, k=rank, v0=v0)
+    if issparse(A):
+        square = np.square(A.data, dtype=np.float64).sum()
+        return float(np.sqrt(max(0.0, 1 - np.square(s, dtype=np.float64).sum() / square)))
+    # Row by row: 1 - Σ s² / ‖A‖² would leave errors below the root of the precision untold.
+    missed = total = 0.0
+    for start in range(0, len(A), ROWS):
+        part = A[start : start + ROWS]
+        missed += np.square(part - (U[start : start + ROWS] * s) @ Vt, dtype=np.float64).sum()
+        total += np.square(part, dtype=np.float64).sum()
+    return float(np.sqrt(missed / total))
 
 
 # ---------------------------------------------------------------- what is shown
@@ -172,6 +209,17 @@ def _describe(rows, cols):
     return table(("level", "groups", "rows each", "columns each"), [
         (str(level), str(rows.group_counts[level]), sizes(rows, level), sizes(cols, level))
         for level in range(rows.n_levels)])
+
+
+def _error(error):
+    return f"{error:.6f}" if error == 0 or error >= 1e-4 else f"{error:.2e}"
+
+
+def _ratio(error, own, dtype):
+    """How often `own` goes into `error`; a dash where both are rounding."""
+    if max(error, own) < 1000 * np.finfo(dtype).eps or own == 0:
+        return "-"
+    return f"{error / own:.2f}x" if error < 1000 * own else f"{error / own:.1e}x"
 
 
 def _ranks(ranks):
@@ -272,14 +320,16 @@ def _picture(A, rows, cols, fits, best, others):
                          xytext=(0, 2), textcoords="offset points", ha="right", color=shade)
     history.set(xlabel="step", ylabel="relative error", ylim=(0, None))
     history.xaxis.get_major_locator().set_params(integer=True)
-    history.legend(fontsize=8, frameon=False)
+    if len(fits) > 1:
+        history.legend(fontsize=8, frameon=False)
     errors = level_errors(A, found.operator)
     levels.bar(range(len(errors)), errors, color="#1b4965")
-    for level, (error, rank) in enumerate(zip(errors, found.ranks, strict=True)):
-        levels.annotate(f"{error:.2f}\nrank {rank}", (level, error), ha="center", fontsize=8,
+    for level, error in enumerate(errors):
+        levels.annotate(f"{error:.2g}", (level, error), ha="center", fontsize=8,
                         xytext=(0, 2), textcoords="offset points")
-    levels.set(xlabel="levels 0 to ... of the fit", ylabel="relative error",
-               ylim=(0, 1.3 * max(errors) or 1), xticks=range(len(errors)))
+    levels.set(xlabel="levels 0 to ... of the fit, and rank of the last", ylabel="relative error",
+               ylim=(0, 1.15 * max(errors) or 1), xticks=range(len(errors)),
+               xticklabels=[f"{level}\n{rank}" for level, rank in enumerate(found.ranks)])
     for ax in (history, levels):
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)

@@ -3,6 +3,8 @@
 import csv
 import re
 import zipfile
+import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +33,10 @@ def read_matrix(path, key=None):
         A = _read_npz(path, key) if ending == ".npz" else readers[ending](path)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, KeyError, OverflowError, zipfile.BadZipFile) as error:
-        raise CommandError(f"{path} is not a matrix in {ending} format: {error}") from None
+    except (ValueError, EOFError, KeyError, OverflowError, zipfile.BadZipFile,
+            zlib.error) as error:
+        reason = "it holds Python objects" if "allow_pickle" in str(error) else error
+        raise CommandError(f"{path} is not a matrix in {ending} format: {reason}") from None
     return _checked(A, path)
 
 
@@ -44,10 +48,11 @@ def _checked(A, path):
         raise CommandError(f"{path} holds complex numbers; only real matrices are fitted")
     if A.dtype.kind not in "fiub":
         raise CommandError(f"{path} must hold numbers, got dtype {A.dtype}")
+    if A.dtype != np.float32:
+        A = A.astype(np.float64, copy=False)
     if sparse.issparse(A):
         A = sparse.csr_array(A)
-    if A.dtype != np.float32:
-        A = A.astype(np.float64)
+        A.sum_duplicates()  # norms go by the stored entries
     values = A.data if sparse.issparse(A) else A
     if not np.isfinite(values).all():
         if sparse.issparse(A):
@@ -63,19 +68,25 @@ def _checked(A, path):
     return A
 
 
+def _load(path, magic, other):
+    """What `numpy.load` reads; a file that begins otherwise it would take for a pickle."""
+    with open(path, "rb") as file:
+        start = file.read(len(magic))
+    if start != magic:
+        raise ValueError(other if start else "it is empty")
+    return np.load(path, allow_pickle=False)
+
+
 def _read_npy(path):
-    A = np.load(path, allow_pickle=False)
-    if not isinstance(A, np.ndarray):
-        raise ValueError("it is an archive of arrays")
-    return A
+    return _load(path, b"\x93NUMPY", "it does not begin like one")
 
 
 def _read_npz(path, key):
-    arrays = np.load(path, allow_pickle=False)
-    if isinstance(arrays, np.ndarray):
-        raise ValueError("it is one array, not an archive")
-    with arrays:
+    with _load(path, b"PK", "it is not an archive of arrays") as arrays:
         names = arrays.files
+        if "mlrops.json" in names:
+            raise CommandError(f"{path} was written by mlrops.save and is no plain matrix; python"
+                               " -m mlrops info describes it")
         if key is None and {"format", "shape", "data"} <= set(names):
             return sparse.load_npz(path)
         if key is None and len(names) != 1:
@@ -148,4 +159,18 @@ def read_tree(path, n):
         if "" in labels:
             raise CommandError(f"{path}, line {table.lines[labels.index('')]}, column {column}:"
                                " a row without a group")
+    _check_nested(path, list(table.columns), levels)
     return Hierarchy.from_labels(*levels)
+
+
+def _check_nested(path, names, levels):
+    """Refuse a group that lies in two groups of the column before."""
+    for (outer, above), (inner, below) in pairwise(zip(names, levels, strict=True)):
+        parent = {}
+        for group, one in zip(below, above, strict=True):
+            other = parent.setdefault(group, one)
+            if other != one:
+                raise CommandError(
+                    f"{path}: group {group} of column {inner} lies in two groups of column {outer},"
+                    f" {other} and {one}; columns go from coarse to fine, each group in one of the"
+                    " column before")

@@ -1,0 +1,326 @@
+"""``python -m mlrops info``: what a file of `mlrops.save` holds, or one of NumPy."""
+
+import inspect
+import json
+import math
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from .._archive import TEXT, VERSION
+from .._nodes import TABLE
+from ..hierarchy import Hierarchy
+from ..io import KIND, load
+from ..models.checkpoint import KIND as CHECKPOINT
+from ..models.text import short
+from ..operators import (
+    MLR,
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    GeneralMLR,
+    Identity,
+    Inverse,
+    Kronecker,
+    LowRankPlusDiagonal,
+    MLRInverse,
+    Permutation,
+    Product,
+    Scaled,
+    StructuredOperator,
+    Transposed,
+    Woodbury,
+)
+from ..operators.woodbury import WoodburyInverse
+from .errors import CommandError
+from .tables import columns, paragraph, table
+
+__all__ = ["info", "logdet_is_cheap", "stored_numbers"]
+
+MOST_PARTS = 40  # of a composed operator that are drawn
+MOST_GROUPS = 12  # of a tree that are drawn
+MOST_NAMES = 6
+CHEAP = 1e9  # flops of a determinant that is computed unasked
+SUMMARY = {"max_factors": 0, "max_equations": 0}
+# Determinants that need no more than those of the parts.
+SPLIT = BlockDiagonal, Inverse, Kronecker, MLRInverse, Product, Scaled, Transposed, WoodburyInverse
+
+
+def info(args):
+    """Run the command: find out what the file is, print it."""
+    path = args.file
+    try:
+        with open(path, "rb") as file:
+            start = file.read(6)
+        if start == b"\x93NUMPY":
+            text = _of_numpy("an array of NumPy", path, [("", path)])
+        elif start[:2] == b"PK":
+            text = _archive(path)
+        else:
+            raise CommandError(f"{path} is {'neither .npz nor .npy' if start else 'empty'}")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error) as error:
+        if str(error).startswith("cannot read"):
+            raise CommandError(error) from None
+        raise CommandError(f"cannot read {path!r}: damaged: {error}") from None
+    print(text)
+
+
+def _archive(path):
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if TEXT not in names:
+            return _of_archive(path, archive, names)
+        kind = _kind(archive)
+    if kind == KIND:
+        obj = load(path)
+        return f"{_front(path, type(obj).__name__)}\n\n{describe(obj)}"
+    use = ("To go on from it, call fit_factor_model with checkpoint= and resume=True."
+           if kind == CHECKPOINT else "mlrops.load does not read it.")
+    return f"{_front(path, f'a {kind}'[:60])}\n\n{use}"
+
+
+def _front(path, what):
+    return f"{path}: {what}, saved by mlrops in format {VERSION}, {_bytes(os.path.getsize(path))}"
+
+
+def _kind(archive):
+    """The kind that an archive of mlrops names; where it is damaged, `load` will say how."""
+    try:
+        header = json.loads(archive.read(TEXT))
+    except (ValueError, RecursionError):
+        return KIND
+    return header.get("kind", KIND) if type(header) is dict else KIND
+
+
+# ---------------------------------------------------------------- files of NumPy
+
+
+def _of_archive(path, archive, names):
+    what = "arrays of NumPy"
+    if {"format.npy", "shape.npy", "data.npy"} <= set(names):
+        with np.load(path, allow_pickle=False) as inside:
+            kind, shape = inside["format"].item().decode(), inside["shape"]
+        what = f"a sparse {kind} matrix of SciPy, {' by '.join(f'{n:,}' for n in shape)}"
+    members = [name for name in names if name.endswith(".npy")]
+    return _of_numpy(what, path, [(name.removesuffix(".npy"), archive, name) for name in members])
+
+
+def _of_numpy(what, path, members):
+    """What NumPy or SciPy wrote: name, shape, dtype and length of each array."""
+    rows = []
+    for name, container, *member in members:
+        with container.open(*member) if member else open(container, "rb") as file:
+            shape, _, dtype = _head(file)
+        rows.append((name, " by ".join(f"{n:,}" for n in shape) or "one number", str(dtype),
+                     _bytes(math.prod(shape) * dtype.itemsize)))
+    front = f"{path}: {what}; not a file of mlrops, {_bytes(os.path.getsize(path))}"
+    return f"{front}\n\n" + (
+        table(("array", "shape", "dtype", "bytes"), rows, left=3) if rows else "It has no arrays.")
+
+
+def _head(file):
+    """Shape, whether in Fortran order, and dtype of a ``.npy`` file, whose data are not read."""
+    version = np.lib.format.read_magic(file)
+    read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+            else np.lib.format.read_array_header_2_0)
+    return read(file)
+
+
+# ---------------------------------------------------------------- objects
+
+
+def describe(obj):
+    """The text on a hierarchy, an operator or a result."""
+    if isinstance(obj, StructuredOperator):
+        return _operator(obj)
+    if isinstance(obj, Hierarchy):
+        return f"{obj.describe(max_groups=MOST_GROUPS)}\n\n{_levels(obj, obj)}"
+    return _result(obj)
+
+
+def _result(fit):
+    """A result's own summary, then the operator it found."""
+    if hasattr(fit, "summary"):
+        known = inspect.signature(fit.summary).parameters
+        summary = str(fit.summary(**{name: x for name, x in SUMMARY.items() if name in known}))
+    else:
+        summary = repr(fit).strip("<>")
+    text = [summary, *_names(fit)]
+    for name in ("covariance", "operator"):
+        operator = getattr(fit, name, None)
+        if isinstance(operator, StructuredOperator):
+            told = "\nlevel " in summary
+            text.append(f"Its {name}: {_operator(operator, levels=not told)}")
+    return "\n\n".join(text)
+
+
+def _names(fit):
+    names = getattr(fit, "feature_names", None)
+    noun = "Features"
+    if names is None and getattr(fit, "data", None) is not None:
+        names, noun = getattr(fit.data.names, "equations", None), "Equations"
+    if names is None:
+        return []
+    shown = ", ".join(short(name) for name in names[:MOST_NAMES])
+    more = f", ... ({len(names):,} in all)" if len(names) > MOST_NAMES else ""
+    return [paragraph(f"{noun}: {shown}{more}")]
+
+
+def _operator(A, levels=True):
+    if _parts(A):
+        text = ["\n".join(_tree(A))]
+    elif isinstance(A, (MLR, GeneralMLR)) and levels:
+        rows, cols = (A.hierarchy,) * 2 if isinstance(A, MLR) else (A.rows, A.cols)
+        m, n = A.shape
+        text = [f"{m:,} by {n:,}, {A.dtype}", _levels(rows, cols, A)]
+    else:
+        text = [_title(A)]
+    return "\n\n".join([*text, _aligned(_facts(A))])
+
+
+def _aligned(pairs):
+    return "\n".join(line.rstrip() for line in columns([*pairs], left=2))
+
+
+def _title(A):
+    return repr(A).removeprefix("<").removesuffix(">")
+
+
+def _facts(A):
+    """Pairs of a name and what is known, or costs little to find out."""
+    m, n = A.shape
+    tags = [word for word, has in (("positive definite", A.positive_definite),
+                                   ("symmetric", A.symmetric)) if has]
+    yield "structure", tags[0] if tags else "not known to be symmetric" if m == n else "rectangular"
+    numbers, order = stored_numbers(A)
+    width = np.dtype(A.dtype).itemsize
+    text = f"{numbers:,} numbers, {_bytes(numbers * width)}"
+    if order:
+        text += f", and {order:,} integers"
+    if isinstance(A, GeneralMLR) and A._B is A._C:
+        text += "; factors of rows and columns are one array"
+    yield "storage", text
+    share = numbers / (m * n) if m * n else 1.0
+    yield "dense", f"{m * n:,} numbers, {_bytes(m * n * width)}" + (
+        f"; storage is {100 * share:.3g}% of it" if share < 1 else "")
+    d = A.D if isinstance(A, (MLR, LowRankPlusDiagonal)) else (
+        A.d if isinstance(A, Diagonal) else None)
+    if d is not None and d.size:
+        yield "diagonal D", f"{d.min():.6g} to {d.max():.6g}"
+    if logdet_is_cheap(A):
+        sign, value = A.slogdet()
+        yield "log|det|", f"{value:.10g}{'' if sign > 0 else f', sign {sign:+.0f}'} (computed now)"
+
+
+def _levels(rows, cols, A=None):
+    """A line a level: groups, smallest and largest group, and of an operator what it stores."""
+    square = rows is cols
+    head = ["level", "groups", "features each" if square else "rows each"]
+    head += ([] if square else ["columns each"]) + ([] if A is None else ["rank", "numbers"])
+    lines = []
+    for level, p in enumerate(rows.group_counts):
+        line = [str(level), f"{p:,}", _sizes(rows, level)]
+        line += [] if square else [_sizes(cols, level)]
+        if A is not None:
+            sides = _sides(A)
+            line += [str(A.ranks[level]), f"{sides * A.ranks[level]:,}"]
+        lines.append(line)
+    if isinstance(A, MLR):
+        lines.append(["D", *[""] * (len(head) - 2), f"{A.shape[0]:,}"])
+    return table(head, lines)
+
+
+def _sides(A):
+    """Numbers that one rank of a level stores."""
+    return A.shape[0] if isinstance(A, MLR) or A._B is A._C else sum(A.shape)
+
+
+def _sizes(h, level):
+    size = h.group_sizes(level)
+    low, high = size.min(), size.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _fields(A):
+    return TABLE[type(A)][0](A) if type(A) in TABLE else {}
+
+
+def _each(value):
+    return value if type(value) is tuple else (value,)
+
+
+def _parts(A):
+    """The operators that an operator is made of."""
+    return [x for value in _fields(A).values() for x in _each(value)
+            if isinstance(x, StructuredOperator)]
+
+
+def stored_numbers(A):
+    """Floating-point numbers and integers in the arrays of an operator; a shared one counts once.
+
+    Returns
+    -------
+    floats, integers : int
+    """
+    seen, alive, counts, pending = set(), [], {"f": 0, "i": 0}, [A]
+    while pending:
+        x = pending.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        alive.append(x)  # no identity is given away twice
+        if isinstance(x, np.ndarray):
+            if x.dtype.kind in counts:
+                counts[x.dtype.kind] += x.size
+        elif isinstance(x, (StructuredOperator, Hierarchy)):
+            pending += [y for value in _fields(x).values() for y in _each(value)]
+    return counts["f"], counts["i"]
+
+
+def _tree(A):
+    """An operator and its parts, a line each; those that were drawn before are not drawn again."""
+    drawn, lines = set(), []
+    pending = [(A, "", "")]
+    while pending and len(lines) < MOST_PARTS:
+        x, before, below = pending.pop()
+        again = id(x) in drawn
+        parts = [] if again else _parts(x)
+        drawn.add(id(x))
+        lines.append(f"{before}{_title(x)}{' (the same as above)' if again else ''}")
+        last = len(parts) - 1
+        pending += reversed([(part, f"{below}{'└─' if i == last else '├─'} ",
+                              f"{below}{'   ' if i == last else '│  '}")
+                             for i, part in enumerate(parts)])
+    return [*lines, "... and more parts"] if pending else lines
+
+
+def logdet_is_cheap(A):
+    """Whether the determinant is known by structure and costs less than a billion flops."""
+    m, n = A.shape
+    if m != n or n == 0:
+        return False
+    if isinstance(A, (Identity, Permutation, Diagonal)):
+        return True
+    if isinstance(A, SPLIT):
+        return all(map(logdet_is_cheap, _parts(A)))
+    if isinstance(A, Woodbury):
+        return n * A.U.shape[1] ** 2 < CHEAP and logdet_is_cheap(A.base)
+    if isinstance(A, (MLR, LowRankPlusDiagonal)):
+        return n * A.F.shape[1] ** 2 < CHEAP
+    return isinstance(A, Dense) and n**3 < CHEAP
+
+
+def _bytes(size):
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:,} {unit[: 4 if size == 1 else None]}" if unit == "bytes" else (
+                f"{size:.3g} {unit}")
+        size /= 1000
