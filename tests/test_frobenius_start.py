@@ -79,7 +79,7 @@ def dense_descent(S, h, ranks, floor, sweeps):
     return sum(parts) + np.diag(D)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("share", [0.01, 0.1])
 @pytest.mark.parametrize("h, ranks", CASES)
 def test_error_is_that_of_dense_descent(h, ranks, share):
     Y = samples(N=200)
@@ -97,7 +97,7 @@ def test_the_end_is_stationary(h, ranks, N):
     """No block has a better approximation, no entry of D a better value."""
     Y = samples(N=N)
     fit, S = begin(Y, h, ranks)
-    fit.run(0, 2000)
+    fit.run(0, 1000)
     left = S - operator(fit, h, ranks)
     F, scale = h._scatter(fit.F), np.linalg.norm(S, 2)
     D, floor = h._scatter(fit.D), LEAST_SHARE * np.diag(S)
@@ -229,8 +229,8 @@ def test_a_sketch_of_many_samples_will_do():
 def test_units(h, ranks, dtype):
     Y = samples().astype(dtype)
     expected = started(Y, ranks, h)
-    for scale in (1e-8, 1e-3, 1e5, 1e8):
-        close(started((Y * scale).astype(dtype), ranks, h) / scale**2, expected,
+    for scale in (1e-14, 1e-8, 1e-3, 1e5, 1e8, 1e14):
+        close(started(Y * dtype(scale), ranks, h) / scale**2, expected,
               1e-4 if dtype == np.float32 else 1e-10)
     assert np.array_equal(started(Y * dtype(2.0**20), ranks, h), expected * 2.0**40)
 
