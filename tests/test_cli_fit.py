@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from scipy.io import mmwrite
 
 import mlrops
 from mlrops.__main__ import main
+from mlrops.cli import fit, outputs
+from mlrops.cli.errors import CommandError, in_options
 from mlrops.cli.fit import default_levels, level_errors, low_rank_error
 from mlrops.cli.matrix_file import read_matrix
 
@@ -46,14 +50,15 @@ def run(folder, *args):
 def refused(capsys, *args):
     """The one line on stderr of a command that is refused."""
     assert main(["fit", *map(str, args)]) == 2
-    err = capsys.readouterr().err.split("\r")[-1].strip(" ")
+    out, err = capsys.readouterr()
+    assert "written" not in out
     assert err.count("\n") == 1 and err.startswith("mlrops fit: error: "), err
     return err
 
 
 def printed(out, label):
     """The number behind a label at the beginning of a line."""
-    return float(re.search(rf"^{re.escape(label)} +([\d.]+)", out, re.MULTILINE)[1])
+    return float(re.search(rf"^{re.escape(label)} +([\d.e-]+)", out, re.MULTILINE)[1])
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +113,7 @@ def test_every_format_is_fitted_and_the_errors_are_true(tmp_path, name, A, optio
     assert float(best[3]) == min(float(row[3]) for row in starts)
     assert tuple(map(int, best[2].split())) == operator.ranks
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert "ranks, start bottom" in err  # the bar
+    assert err == ""  # no bar where nobody looks
     assert "plus diagonal" not in out
 
 
@@ -197,14 +202,23 @@ def with_entry(value, at=(3, 2), dtype=float):
     ("a.npy", RECTANGLE, ("--key", "no"), "--key names an array of an .npz file"),
     ("a.npy", RECTANGLE, ("--rank", "31"), "--rank 31 is too large: .* rank above 30"),
     ("a.npy", RECTANGLE, ("--rank", "0"), "--rank must be at least 1"),
-    ("a.npy", RECTANGLE, ("--levels", "9"), "n_levels = 9 is deeper than the data allow"),
+    ("a.npy", RECTANGLE, ("--levels", "7"), "--levels 7 is too deep: a side of 30 .* 6 levels"),
+    ("a.npy", SYMMETRIC, ("--levels", "7", "--method", "linkage"),
+     "^mlrops fit: error: --levels 7 is deeper than the data allow"),
+    ("a.npy", RECTANGLE, ("--method", "linkage"), "--method linkage needs the distances"),
     ("a.npy", RECTANGLE, ("--levels", "0"), "--levels must be at least 1"),
     ("a.npy", RECTANGLE, ("--start", "middle"), "all or some of uniform,bottom,top"),
-    ("a.npy", RECTANGLE, ("--psd",), "needs a square matrix"),
-    ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--symmetric",), "A is not symmetric: A"),
+    ("a.npy", RECTANGLE, ("--psd",), "error: --psd needs a square matrix"),
+    ("a.npy", RECTANGLE, ("--symmetric",), "error: --symmetric needs a square matrix"),
+    ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--symmetric",), "--symmetric, but A is not symm.*: A"),
+    ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--psd",), "--psd, but A is not symmetric: A"),
+    ("a.npy", SYMMETRIC, ("--psd", "--no-symmetric"), "--psd fits .*: leave out --no-symmetric"),
+    ("a.npy", RECTANGLE, ("--rank", "-2"), "--rank must be at least 1, got -2"),
+    ("a.npy", RECTANGLE, ("--seed", "-1"), "--seed must be at least 0, got -1"),
+    ("a.npy", np.array([["x", 1]], object), (), "it holds Python objects"),
     ("a.npy", RECTANGLE, ("--groups", "g.csv"), "--groups is for square matrices"),
     ("a.npy", SYMMETRIC, ("--groups", "none.csv"), "none.csv cannot be read: No such file"),
-    ("a.npy", RECTANGLE, ("-o", "none/o.npz"), "there is no folder none"),
+    ("a.npy", RECTANGLE, ("-o", "none/o.npz"), "there is no folder .*none"),
 ])
 def test_refusals(tmp_path, capsys, name, A, options, message):
     path = write(tmp_path / name, A)
@@ -218,7 +232,10 @@ def test_refusals(tmp_path, capsys, name, A, options, message):
     ("a.csv", "1,2\n3,nan\n", "line 2, column 2: 'nan' is not a finite number"),
     ("a.csv", "1,2\n3\n", "line 2: 1 cells, but 2"),
     ("a.csv", "a,b\n", "no rows of numbers"),
-    ("a.npy", "text", "not a matrix in .npy format"),
+    ("a.npy", "text", "not a matrix in .npy format: it does not begin like one"),
+    ("a.npy", "", "not a matrix in .npy format: it is empty"),
+    ("a.npz", "", "not a matrix in .npz format: it is empty"),
+    ("a.csv", "", "no rows of numbers"),
     ("a.npz", "text", "not a matrix in .npz format"),
     ("a.mtx", "text", "not a matrix in .mtx format"),
     ("a.xls", "text", "must end in .npy, .npz"),
@@ -242,3 +259,158 @@ def test_groups_that_do_not_fit(tmp_path, capsys):
     (tmp_path / "g.csv").write_text("g,h\n" + "a,b\n" * 39 + ",b\n")
     assert "line 41, column g: a row without a group" in refused(capsys, *given)
     assert "leave out --levels" in refused(capsys, *given, "--levels", 2)
+    crossed = "".join(f"a{i // 10},b{i // 20}\n" for i in range(40))
+    (tmp_path / "g.csv").write_text(f"g,h\n{crossed}")
+    assert "g.csv: group b0 of column h lies in two groups of column g, a0 and a1;" in refused(
+        capsys, *given)
+
+
+def test_a_saved_operator_is_no_plain_matrix(capsys):
+    mlrops.save("o.npz", mlrops.Identity(3))
+    assert "written by mlrops.save and is no plain matrix" in refused(capsys, "o.npz", "--rank", 1)
+
+
+# ---------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("options, message", [
+    (("-o", "a.npy"), "--output a.npy would replace the file of the matrix"),
+    (("--picture", "g.csv", "--groups", "g.csv"), "would replace the file of --groups"),
+    (("-o", "x.png", "--picture", "./x.png"), "--picture ./x.png would replace .* of --output"),
+    (("-o", "."), "--output . cannot be written: it is a folder"),
+    (("-o", os.devnull), "cannot be written: it is not an ordinary file"),
+    (("-o", "a.npy/x"), "cannot be written: there is no folder"),
+    (("--picture", "none/p.png"), "--picture none/p.png cannot be written: there is no folder"),
+    (("--picture", "p.xyz"), "it must end in .*.png"),
+    (("-o", "x" * 300), "cannot be written: File name too long"),
+])
+def test_outputs_are_refused_before_anything_is_read(tmp_path, capsys, options, message):
+    (tmp_path / "a.npy").write_text("text")  # reading it would be the error
+    assert re.search(message, refused(capsys, "a.npy", "--rank", 1, *options))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_a_folder_that_takes_no_files(tmp_path, capsys, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(outputs.tempfile, "TemporaryFile", refuse)
+    assert "--output o.npz cannot be written: Permission denied" in refused(
+        capsys, "none.npy", "--rank", 1, "-o", "o.npz")
+
+
+def test_without_matplotlib_the_operator_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write(tmp_path / "a.npy", RECTANGLE)
+    assert main(["fit", "a.npy", "--rank", "2", "--start", "top"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("There is no matplotlib: the operator will be written, but no picture")
+    assert "Operator written" in out and "Picture written" not in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "mlrops-fit.npz"]
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path):
+    (tmp_path / "p.png").write_text("old")
+
+    class Figure:
+        def savefig(self, file, **_):
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(CommandError, match=r"p.png cannot be written: No space left"):
+        outputs.write_picture(tmp_path / "p.png", Figure())
+    assert (tmp_path / "p.png").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupt_leaves_nothing_behind(tmp_path):
+    x = RNG.uniform(size=(600, 3))
+    write(tmp_path / "a.npy", np.exp(-np.abs(x[:, None] - x).sum(axis=2)))
+    env = {**os.environ, "PYTHONPATH": str(Path(mlrops.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-m", "mlrops", "fit", "a.npy", "--rank", "12"], env=env,
+                          cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          encoding="utf-8") as process:
+        while not process.stdout.readline().startswith("level"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err == "mlrops fit: interrupted\n"
+    assert "written" not in out and [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+def test_a_terminal_gets_a_bar(tmp_path):
+    import fcntl
+    import struct
+    import termios
+
+    write(tmp_path / "a.npy", RECTANGLE)
+    env = {**os.environ, "PYTHONPATH": str(Path(mlrops.__file__).parents[1])}
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen([sys.executable, "-m", "mlrops", "fit", "a.npy", "--rank", "3", "--start",
+                           "bottom"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL,
+                          stderr=theirs) as process:
+        os.close(theirs)
+        err = b""
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 4096):
+                err += part
+    os.close(ours)
+    assert process.returncode == 0 and b"ranks, start bottom" in err and b"finding the tree" in err
+
+
+# ---------------------------------------------------------------- odd matrices
+
+
+@pytest.mark.parametrize("A, rank", [
+    (RECTANGLE[:1], 1), (RECTANGLE[:, :1], 1), (RECTANGLE[:, :3], 1), (np.ones((1, 1)), 1),
+    (RECTANGLE[:3, :3], 1), (RECTANGLE[:6, :6], 1), (RECTANGLE[:11, :7], 2),
+    (RECTANGLE.astype(np.float32), 3), (np.asfortranarray(RECTANGLE), 3),
+    (np.round(9 * RECTANGLE).astype(int), 3)],
+    ids=lambda x: f"{x.dtype}-{x.shape[0]}x{x.shape[1]}" if isinstance(x, np.ndarray) else None)
+def test_odd_matrices_are_fitted(tmp_path, capsys, A, rank):
+    write(tmp_path / "a.npy", A)
+    assert main(["fit", "a.npy", "--rank", str(rank), "--start", "top"]) == 0
+    out = capsys.readouterr().out
+    operator = mlrops.load("mlrops-fit.npz")
+    eps = float(np.finfo(operator.dtype).eps)
+    assert operator.dtype == (np.float32 if A.dtype == np.float32 else np.float64)
+    assert printed(out, "multilevel") == pytest.approx(
+        relative_error(A, operator.toarray()), abs=max(1e-6, 100 * eps), rel=1e-3)
+    assert printed(out, f"low rank {rank} (SVD)") == pytest.approx(
+        svd_error(A.astype(float), rank), abs=max(1e-6, 100 * eps))
+
+
+def test_entries_that_are_stored_twice_are_added(tmp_path):
+    i, j = [0, 0, 1, 2], [1, 1, 2, 0]
+    A = sparse.coo_array((np.array([1.0, 2, 3, 4]), (i, j)), shape=(3, 3))
+    sparse.save_npz(tmp_path / "a.npz", A)
+    B = read_matrix(str(tmp_path / "a.npz"))
+    assert B.nnz == 3 and low_rank_error(B, 1) == pytest.approx(np.sqrt(18 / 34))
+
+
+def test_small_errors_of_a_large_matrix_are_told(monkeypatch):
+    monkeypatch.setattr(fit, "DENSE_SIDE", 10)
+    monkeypatch.setattr(fit, "ROWS", 7)
+    for eps, dtype in ((1e-7, np.float64), (1e-2, np.float32)):
+        s = np.array([1, 0.5, *[eps] * 20])
+        Q, _ = np.linalg.qr(RNG.standard_normal((60, 22)))
+        P, _ = np.linalg.qr(RNG.standard_normal((50, 22)))
+        A = ((Q * s) @ P.T).astype(dtype)
+        assert low_rank_error(A, 2) == pytest.approx(
+            eps * np.sqrt(20) / np.linalg.norm(s), rel=1e-4)
+
+
+def test_parameters_are_said_as_options():
+    names = {"n_levels": "--levels", "symmetric": "--symmetric", "method": "--method"}
+    for text, said in (
+            ("n_levels = 9 is deeper", "--levels 9 is deeper"),
+            ("n_levels must be", "--levels must be"),
+            ("symmetric=True, but A is not symmetric: the method", "--symmetric, but A is not"
+             " symmetric: the method"),
+            ("use symmetric=False or method='linkage'.", "use --no-symmetric or --method linkage."),
+            ("min_size = 1 and my_method=2", "min_size = 1 and my_method=2")):
+        with pytest.raises(CommandError) as caught, in_options(names):
+            raise ValueError(text)
+        assert str(caught.value) == said
