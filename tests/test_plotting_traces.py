@@ -96,6 +96,7 @@ def test_names_of_traces_neither_meet_nor_leave_the_axes(size, gap):
     assert all(a.y1 <= b.y0 + 1 for a, b in zip(found[:-1], found[1:], strict=True))
     inside = ax.get_window_extent()
     assert all(box.x1 <= figure.bbox.x1 for box in found)
+    assert inside.width > 0.6 * figure.bbox.width and inside.height > 0.6 * figure.bbox.height
     assert found[0].y0 >= inside.y0 - 2 and found[-1].y1 <= inside.y1 + 2
 
 

@@ -115,6 +115,7 @@ def color_bar(image, axes, **kwargs):
     bar = figure.colorbar(image, ax=axes, **{"fraction": 0.046, "pad": 0.03, **kwargs})
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7)
+    bar.ax.yaxis.label.set_size(8)
     return bar
 
 
