@@ -189,3 +189,5 @@ def test_kinds_of_nonzeros_are_told_apart():
     for matrix in BLINDNESS.values():
         seen = [lab(np.clip(matrix @ linear(c), 0, 1)) for c in (PLAIN, REDUCED, FILL)]
         assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 30
+    lightness = sorted(lab(linear(c))[0] for c in (PLAIN, REDUCED, FILL, "white"))
+    assert np.min(np.diff(lightness)) > 15

@@ -9,7 +9,7 @@ from ._axes import GRID, check_choice, legend, level_colors, new_axes, operand
 __all__ = ["plot_sparsity"]
 
 MOST_CELLS = 240  # a side of the picture; a cell with a nonzero in it is coloured
-PLAIN, REDUCED, FILL = "#14213d", "#6fa3d0", "#e0701b"
+PLAIN, REDUCED, FILL = "#14213d", "#b3d0ea", "#dd6410"
 UNIT = "#9a9a9a"
 ORDERS = "tree", "natural", "colamd", "mmd"
 
