@@ -191,8 +191,8 @@ def with_entry(value, at=(3, 2), dtype=float):
 
 
 @pytest.mark.parametrize("name, A, options, message", [
-    ("a.npy", with_entry(np.nan), (), r"NaN or infinity in 1 entries: \[3, 2\]"),
-    ("a-sparse.npz", sparse.csr_array(with_entry(np.inf)), (), r"infinity in 1 entries: \[3, 2\]"),
+    ("a.npy", with_entry(np.nan), (), r"NaN or infinity in 1 entry: \[3, 2\]"),
+    ("a-sparse.npz", sparse.csr_array(with_entry(np.inf)), (), r"infinity in 1 entry: \[3, 2\]"),
     ("a.npy", with_entry(1j, dtype=complex), (), "complex numbers"),
     ("a.npy", np.ones(3), (), r"must hold a matrix .* shape \(3,\)"),
     ("a.npy", np.array([["x"]]), (), "must hold numbers, got dtype"),
@@ -230,7 +230,7 @@ def test_refusals(tmp_path, capsys, name, A, options, message):
     ("a.csv", "1,x\n3,4\n", "line 1, column 2: 'x' is not a number"),
     ("a.csv", "1,2\n,4\n", "line 2, column 1: an empty cell is not a number"),
     ("a.csv", "1,2\n3,nan\n", "line 2, column 2: 'nan' is not a finite number"),
-    ("a.csv", "1,2\n3\n", "line 2: 1 cells, but 2"),
+    ("a.csv", "1,2\n3\n", "line 2: 1 cell, but 2"),
     ("a.csv", "a,b\n", "no rows of numbers"),
     ("a.npy", "text", "not a matrix in .npy format: it does not begin like one"),
     ("a.npy", "", "not a matrix in .npy format: it is empty"),
@@ -383,8 +383,7 @@ def test_odd_matrices_are_fitted(tmp_path, capsys, A, rank):
 
 
 def test_entries_that_are_stored_twice_are_added(tmp_path):
-    i, j = [0, 0, 1, 2], [1, 1, 2, 0]
-    A = sparse.coo_array((np.array([1.0, 2, 3, 4]), (i, j)), shape=(3, 3))
+    A = sparse.csr_array((np.array([1.0, 2, 3, 4]), [1, 1, 2, 0], [0, 2, 3, 4]), shape=(3, 3))
     sparse.save_npz(tmp_path / "a.npz", A)
     B = read_matrix(str(tmp_path / "a.npz"))
     assert B.nnz == 3 and low_rank_error(B, 1) == pytest.approx(np.sqrt(18 / 34))
