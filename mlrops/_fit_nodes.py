@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from ._wording import counted
 from .fitting.fit_result import MLRFit, RankAllocation
 from .operators import GeneralMLR
 from .operators.mlr import check_ranks
@@ -32,7 +33,7 @@ def make_allocation(**given):
     _check(given, ALLOCATION)
     operator, history, errors = given["operator"], given["history"], given["errors"]
     if len(history) != errors.size:
-        raise ValueError(f"history must have {errors.size} entries, got {len(history)}")
+        raise ValueError(f"history must have {counted(errors.size, 'entry')}, got {len(history)}")
     for entry, error in zip(history, errors, strict=True):
         if type(entry) is not tuple or len(entry) != 2 or type(entry[0]) is not tuple or (
                 check_ranks(entry[0], operator.rows) != entry[0] or entry[1] != error):

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array, issparse
 
 from ._fit_nodes import fit_fields, make_allocation, make_fit
 from ._system_nodes import make_system, system_fields
+from ._wording import counted
 from .fitting.fit_result import MLRFit, RankAllocation
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
@@ -109,7 +110,8 @@ def _hierarchy(permutation, boundaries, names):
             raise TypeError(f"permutation and boundaries must hold integers, got dtype {x.dtype}")
     h = Hierarchy(permutation, boundaries)
     if type(names) is not tuple or len(names) != h.n_levels:
-        raise ValueError(f"names must be one tuple or None for each of {h.n_levels} levels")
+        raise ValueError(f"names must have {counted(h.n_levels, 'entry')}, one tuple or None a"
+                         " level")
     for level, (given, p) in enumerate(zip(names, h.group_counts, strict=True)):
         if given is not None and (type(given) is not tuple or len(given) != p):
             raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
@@ -198,8 +200,8 @@ def _invertible(base):
     """`base`, once it is known that its inverse is not much larger than itself."""
     n, k = (base.F if isinstance(base, LowRankPlusDiagonal) else base.U).shape
     if k > MAX_WIDTH * max(n, 4):
-        raise ValueError(f"an update of rank k = {k} of n = {n} features has an inverse of k×k"
-                         " numbers, which is not saved")
+        raise ValueError(f"an update of rank k = {k} of n = {counted(n, 'feature')} has an inverse"
+                         " of k×k numbers, which is not saved")
     return base
 
 

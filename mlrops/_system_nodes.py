@@ -4,6 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from ._wording import counted
 from .models.selection import RankRecord, RankSelection
 from .models.sur.als_gls import SUROptions
 from .models.sur.covariance import CovConfig
@@ -140,7 +141,7 @@ def _data(given):
     Y, (N, K) = as_finite(Y, "Y"), Y.shape
     for X in known:
         if not isinstance(X, np.ndarray) or X.dtype != Y.dtype or X.ndim != 2 or len(X) != N:
-            raise ValueError(f"X must hold matrices of {Y.dtype} with {N} rows")
+            raise ValueError(f"X must hold matrices of {Y.dtype} with {counted(N, 'row')}")
         as_finite(X, "X")
     if len(at) != K or any(type(i) is not int for i in at) or set(at) != set(range(len(known))):
         raise ValueError(f"X_of must hold the number of each of the {K} equations' X")
@@ -179,7 +180,7 @@ def _names(given, Xs, Y, m):
     rows = given["rows"]
     if rows is not None:
         if rows.shape != (len(Y),):
-            raise ValueError(f"rows must have {len(Y)} labels, got shape {rows.shape}")
+            raise ValueError(f"rows must have {counted(len(Y), 'label')}, got shape {rows.shape}")
         import pandas as pd
 
         if given["period"] is not None:

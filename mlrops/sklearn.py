@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ._wording import counted
 from .models import fit_factor_model
 
 try:
@@ -213,7 +214,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Z = check_array(Z, dtype=FLOATS, ensure_min_features=0, input_name="Z")
         if Z.shape[1] != self._n_features_out:
             raise ValueError(
-                f"Z must have {self._n_features_out} factors (columns), got shape {Z.shape}")
+                f"Z must have {counted(self._n_features_out, 'factor')} (columns), got shape"
+                f" {Z.shape}")
         return Z @ self.components_ + self.mean_
 
     @property

@@ -256,7 +256,7 @@ def test_refusals():
         allocate_ranks(A, 3, rows, cols, start="middle")
     with pytest.raises(ValueError, match=r"add up to total_rank = 3, got \(1, 1, 0, 0\)"):
         allocate_ranks(A, 3, rows, cols, start=(1, 1, 0, 0))
-    with pytest.raises(ValueError, match="one entry for each of the 4 levels"):
+    with pytest.raises(ValueError, match="4 entries, one a level"):
         allocate_ranks(A, 3, rows, cols, start=(3,))
     with pytest.raises(ValueError, match="A is all zero"):
         allocate_ranks(0 * A, 3, rows, cols)

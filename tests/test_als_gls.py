@@ -76,7 +76,7 @@ def test_same_maximum_as_dense_em(hierarchy, ranks):
 def test_one_em_step_is_that_of_the_book():
     """The dense reference itself: one iteration from the start, equation by equation."""
     Xs, Y, _, _ = draw(hierarchy=TREE, ranks=(1, 0, 1), N=40)
-    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
+    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iteration"):
         one = em_gls(Xs, Y, (1, 0, 1), TREE, max_iter=1, tol=0, gtol=0)
     with pytest.warns(ConvergenceWarning, match="did not converge in 2 iterations"):
         two = em_gls(Xs, Y, (1, 0, 1), TREE, max_iter=2, tol=0, gtol=0)
@@ -357,10 +357,10 @@ def test_grunfeld_like_linearmodels():
 
 def test_caps_are_reported():
     Xs, Y, _, sigma = draw()
-    with pytest.warns(ConvergenceWarning, match="after 1 iterations of cg.*raise max_cg_iter"):
+    with pytest.warns(ConvergenceWarning, match="after 1 iteration of cg.*raise max_cg_iter"):
         fit = als_gls(Xs, Y, covariance=sigma, max_cg_iter=1)
     assert not fit.converged and fit.termination == "max_iter" and fit.cg_iterations == [1]
-    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
+    with pytest.warns(ConvergenceWarning, match="did not converge in 1 iteration"):
         fit = als_gls(Xs, Y, 2, max_iter=1)
     assert (fit.n_iter, fit.converged) == (1, False)
 
@@ -481,7 +481,7 @@ def test_bad_arguments():
             fit(Xs, Y, 1, Hierarchy.flat(9))
         with pytest.raises(TypeError, match="hierarchy must be a Hierarchy, got list"):
             fit(Xs, Y, 1, [1])
-        with pytest.raises(ValueError, match="one entry for each of the 1 levels"):
+        with pytest.raises(ValueError, match="1 entry, one a level"):
             fit(Xs, Y, (1, 1))
         with pytest.raises(ValueError, match="rank of level 0 must be non-negative"):
             fit(Xs, Y, -1)

@@ -258,7 +258,7 @@ def changed(node, **changes):
      {"F": np.ones((2, 2)), "D": np.ones(2)}, "hierarchy must be of type Hierarchy"),
     ([H4, changed(MLR4, values={"ranks": {"$tuple": [1, -1]}})], ALL, "must be non-negative"),
     ([H4, changed(MLR4, values={"ranks": {"$tuple": [2**62, 2**62]}})], ALL, "F must have shape"),
-    ([changed(H4, values={"names": None})], TREE, "names must be one tuple"),
+    ([changed(H4, values={"names": None})], TREE, "names must have .* one tuple or None a level"),
     ([changed(H4, values={"names": {"$tuple": [None, {"$tuple": ["a"]}]}})], TREE, "tuple of 2"),
     ([changed(H4, values={"names": {"$tuple": [{"$tuple": [["a"]]}, None]}})], TREE, "unhashable"),
     ([{"class": "Dense", "arrays": {"A": "x"}, "values": {

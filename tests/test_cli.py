@@ -238,7 +238,7 @@ def test_cells_that_are_no_numbers_are_named(tmp_path, capsys):
     rows[2][1] = "inf"
     assert "'inf' is not a finite number" in refused(capsys, "--data", write(path, rows), *spec)
     rows[2] = [3]
-    assert "line 3: 1 cells, but 2 column names" in refused(capsys, "--data", write(path, rows),
+    assert "line 3: 1 cell, but 2 column names" in refused(capsys, "--data", write(path, rows),
                                                             *spec)
     rows[1:] = [[1, ""], [2, "NA"]]
     assert "column y has no numbers" in refused(capsys, "--data", write(path, rows), *spec)

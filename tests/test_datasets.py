@@ -298,7 +298,7 @@ def test_many_features_need_no_dense_matrix():
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"ranks": [1]}, ValueError, "ranks must have one entry for each of the 2 levels, got 1"),
+        ({"ranks": [1]}, ValueError, "ranks must have 2 entries, one a level, got 1"),
         ({"ranks": [1, -1]}, ValueError, "rank of level 1 must be non-negative, got -1"),
         ({"ranks": [1, 1.5]}, TypeError, "rank of level 1 must be an integer, got 1.5"),
         ({"n_samples": 0}, ValueError, "n_samples must be at least 1, got 0"),

@@ -48,7 +48,7 @@ def silent():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("form", FORMS)
 def test_cells_that_are_no_numbers(form, value):
-    with pytest.raises(ValueError, match=rf"(feature |columns \(){NAMED[form]}\b"):
+    with pytest.raises(ValueError, match=rf"(feature |column \(){NAMED[form]}\b"):
         fit_factor_model(FORMS[form](changed(value, (slice(20, 40), 2))), RANKS, H)
 
 
@@ -72,20 +72,20 @@ def test_rows_that_are_missing_entirely():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_constant_columns(form):
-    with pytest.raises(ValueError, match=rf"1 constant features \({NAMED[form]}\)"):
+    with pytest.raises(ValueError, match=rf"1 constant feature \({NAMED[form]}\)"):
         fit_factor_model(FORMS[form](changed(0.1, (slice(None), 2))), RANKS, H)
     weights = np.ones(N)
     weights[:7] = 0
-    with pytest.raises(ValueError, match=rf"1 constant features \({NAMED[form]}\)"):
+    with pytest.raises(ValueError, match=rf"1 constant feature \({NAMED[form]}\)"):
         fit_factor_model(FORMS[form](changed(0.1, (slice(7, None), 2))), RANKS, H,
                          sample_weight=weights)
 
 
 @pytest.mark.parametrize("form", ["array", "frame"])
 def test_columns_that_are_hardly_observed(form):
-    for seen, message in ((0, "1 columns with fewer than 2 observed cells"),
-                          (1, "1 columns with fewer than 2 observed cells"),
-                          (2, "1 features that are constant where they are observed")):
+    for seen, message in ((0, "1 column with fewer than 2 observed cells"),
+                          (1, "1 column with fewer than 2 observed cells"),
+                          (2, "1 feature that is constant where observed")):
         gaps = changed(np.nan, (slice(None), 2))
         gaps[5 : 5 + seen, 2] = 4.0
         with pytest.raises(ValueError, match=rf"{message} \({NAMED[form]}\)"):
@@ -99,7 +99,7 @@ def test_columns_that_are_hardly_observed(form):
 def test_units_out_of_range(form, scale, dtype):
     x = Y.copy()
     x[:, 2] *= scale
-    with pytest.raises(ValueError, match=f"1 features .* out of the range .* {np.dtype(dtype)}"):
+    with pytest.raises(ValueError, match=f"1 feature .* out of the range .* {np.dtype(dtype)}"):
         fit_factor_model(FORMS[form](x.astype(dtype)), RANKS, H)
 
 
@@ -220,7 +220,7 @@ def test_no_hierarchy():
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("weights, error, message", [
     (-np.ones(N), ValueError, "not be negative, got -1 for sample 0 .60 samples"),
-    (np.where(np.arange(N) == 3, -2, 1), ValueError, r"-2 for sample 3 \(1 samples: 3\)"),
+    (np.where(np.arange(N) == 3, -2, 1), ValueError, r"-2 for sample 3 \(1 sample: 3\)"),
     (np.zeros(N), ValueError, "not all be zero"),
     (np.where(np.arange(N) == 3, np.nan, 1), ValueError, "finite, .*sample 3"),
     (np.full(N, np.inf), ValueError, "finite"),
@@ -241,16 +241,16 @@ def test_bad_weights(form, weights, error, message):
 
 @pytest.mark.parametrize("form", ["array", "sparse", "chunks"])
 @pytest.mark.parametrize("ranks, error, message", [
-    ((1,), ValueError, "one entry for each of the 2 levels, got 1"),
-    ((1, 1, 1), ValueError, "one entry for each of the 2 levels, got 3"),
-    (1, ValueError, "one entry for each of the 2 levels"),
+    ((1,), ValueError, "2 entries, one a level, got 1"),
+    ((1, 1, 1), ValueError, "2 entries, one a level, got 3"),
+    (1, ValueError, "2 entries, one a level"),
     ((1, -1), ValueError, "rank of level 1 must be non-negative, got -1"),
     ((1.0, 1), TypeError, "rank of level 0 must be an integer, got 1.0"),
     ((1, None), TypeError, "rank of level 1 must be an integer, got None"),
     (("1", 1), TypeError, "rank of level 0 must be an integer"),
     ((True, 1), TypeError, "rank of level 0 must be an integer, got True"),
-    ("11", ValueError, "2 levels"),
-    (None, ValueError, "2 levels"),
+    ("11", ValueError, "2 entries, one a level"),
+    (None, ValueError, "2 entries, one a level"),
 ])
 def test_bad_ranks(form, ranks, error, message):
     with pytest.raises(error, match=message):

@@ -197,7 +197,7 @@ def test_integer_columns_with_gaps():
     gaps = COUNTS.astype(float)
     gaps[3, 4] = np.nan
     same(fit(frame, missing="em"), fit(gaps, missing="em"), 1e-11)
-    with pytest.raises(ValueError, match=r"1 missing cells \(NaN\) in 1 columns \(feature 4\)"):
+    with pytest.raises(ValueError, match=r"1 missing cell \(NaN\) in 1 column \(feature 4\)"):
         fit_factor_model(frame, RANKS, H)
 
 

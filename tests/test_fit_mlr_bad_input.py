@@ -197,7 +197,7 @@ def test_frames(fit):
     for gap in (gaps, gaps.astype("Float64")):
         with pytest.raises(ValueError, match=r"A must be finite, .* \(row 4\)"):
             fit(gap)
-    with pytest.raises(TypeError, match=r"A must be numeric, .* in 1 columns \(name\)"):
+    with pytest.raises(TypeError, match=r"A must be numeric, .* in 1 column \(name\)"):
         fit(frame.assign(name="x"))
 
 
@@ -248,8 +248,8 @@ def test_trees_that_are_none(fit):
 
 
 @pytest.mark.parametrize("ranks, error, message", [
-    ((1, 1), ValueError, "one entry for each of the 3 levels, got 2"),
-    (2, ValueError, "one entry for each of the 3 levels, got 1"),
+    ((1, 1), ValueError, "3 entries, one a level, got 2"),
+    (2, ValueError, "3 entries, one a level, got 1"),
     ((1, -1, 1), ValueError, "rank of level 1 must be non-negative, got -1"),
     ((1, 1.5, 1), TypeError, "rank of level 1 must be an integer, got 1.5"),
     ((1, 1, np.nan), TypeError, "rank of level 2 must be an integer, got nan"),
@@ -275,7 +275,7 @@ def test_bad_total_ranks(total, error, message):
     ("middle", ValueError, "'top' or one rank a level, got 'middle'"),
     (None, ValueError, "'top' or one rank a level, got None"),
     (3, ValueError, "'top' or one rank a level, got 3"),
-    ((1, 2), ValueError, "one entry for each of the 3 levels"),
+    ((1, 2), ValueError, "3 entries, one a level"),
     ((4, -1, 0), ValueError, "rank of level 1 must be non-negative"),
     ((1, 1, 0), ValueError, r"add up to total_rank = 3, got \(1, 1, 0\) with the sum 2"),
 ])

@@ -85,7 +85,7 @@ def test_refusals():
         bad(wrong)
     with pytest.raises(TypeError, match="complex"):
         bad(A + 1j)
-    with pytest.raises(ValueError, match="one entry for each of the 3 levels"):
+    with pytest.raises(ValueError, match="3 entries, one a level"):
         bad(ranks=(1, 1))
     with pytest.raises(ValueError, match="rank of level 1 must be non-negative"):
         bad(ranks=(1, -1, 1))

@@ -172,7 +172,7 @@ def test_compress_keeps_symmetry():
     close(small.left[0] @ small.right[0].T, best(top, 4), 1e-12)
     with pytest.raises(ValueError, match="tol must be"):
         A.compress(tol=-1)
-    with pytest.raises(ValueError, match="one entry for each of the 2 levels"):
+    with pytest.raises(ValueError, match="2 entries, one a level"):
         A.compress((1, 2, 3))
 
 

@@ -82,7 +82,7 @@ def test_from_compact():
     assert X.flags.writeable
     with pytest.raises(ValueError, match=r"C must have shape \(n, R\) = \(4, 2\), got \(4, 1\)"):
         GeneralMLR.from_compact(h, h, (2,), X, Y[:, :1])
-    with pytest.raises(ValueError, match="one entry for each of the 1 levels"):
+    with pytest.raises(ValueError, match="1 entry, one a level"):
         GeneralMLR.from_compact(h, h, (2, 1), X, Y)
     X[1, 0] = np.nan
     with pytest.raises(ValueError, match=r"B must be finite.*feature 1"):

@@ -71,7 +71,7 @@ def test_dependent_columns_are_named_by_name():
     with pytest.raises(ValueError, match="columns 'one', 'up', 'down' are dependent; leave out 1"):
         gls(X, np.ones(9), np.ones(9))
     X.loc[3, "other"] = np.nan
-    with pytest.raises(ValueError, match=r"NaN or infinity in 1 columns \('other'\)"):
+    with pytest.raises(ValueError, match=r"NaN or infinity in 1 column \('other'\)"):
         gls(X, np.ones(9), np.ones(9))
 
 
@@ -86,8 +86,8 @@ GOOD = {"X": np.column_stack([np.ones(6), np.arange(6.0)]), "y": np.arange(6.0),
     ({"X": np.ones((5, 1))}, ValueError, r"y must have shape \(5,\)"),
     ({"X": [["a"]] * 6}, TypeError, "X must be numeric"),
     ({"X": np.ones((6, 1)) * 1j}, TypeError, "X must be real"),
-    ({"X": np.full((6, 1), np.nan)}, ValueError, r"NaN or infinity in 1 columns \(0\)"),
-    ({"X": sparse.csr_array([[0, np.inf]] * 6)}, ValueError, r"in 1 columns \(1\)"),
+    ({"X": np.full((6, 1), np.nan)}, ValueError, r"NaN or infinity in 1 column \(0\)"),
+    ({"X": sparse.csr_array([[0, np.inf]] * 6)}, ValueError, r"in 1 column \(1\)"),
     ({"y": np.ones((6, 1))}, ValueError, r"y must have shape \(6,\)"),
     ({"y": [0, 1, np.nan, 3, 4, 5]}, ValueError, r"y must be finite.*observation 2"),
     ({"covariance": np.ones(5)}, ValueError, r"covariance must have shape \(6, 6\)"),

@@ -349,7 +349,7 @@ def test_samples_with_other_cells_are_refused():
     samples = IncompleteSamples(h, np.where(observed, E, np.nan))
     feature = int(np.flatnonzero(observed.all(axis=1))[0])
     E[feature, 3] = np.nan
-    with pytest.raises(ValueError, match=rf"NaN at 1 features \({feature}\)"):
+    with pytest.raises(ValueError, match=rf"NaN at 1 feature \({feature}\)"):
         samples.with_values(E)
     with pytest.raises(ValueError, match=r"\(n, N\) = \(30, 9\), got \(30, 8\)"):
         samples.with_values(E[:, :8])

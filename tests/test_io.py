@@ -256,7 +256,7 @@ def test_what_cannot_be_saved_is_named(path):
         A = Scaled(A, 2.0)
     with pytest.raises(ValueError, match="nested this deep"):
         mlrops.save(path, A)
-    with pytest.raises(ValueError, match="k = 100 of n = 1 features"):
+    with pytest.raises(ValueError, match="k = 100 of n = 1 feature"):
         mlrops.save(path, LowRankPlusDiagonal(np.ones((1, 100)), [1.0]).inv())
     assert not list(path.parent.iterdir())
 

@@ -380,9 +380,9 @@ def spoiled(column, values):
 
 
 @pytest.mark.parametrize("Y, message", [
-    (spoiled(4, []), r"1 columns with fewer than 2 observed cells \({}\)"),
+    (spoiled(4, []), r"1 column with fewer than 2 observed cells \({}\)"),
     (spoiled(4, [1.0]), r"fewer than 2 observed cells \({}\)"),
-    (spoiled(4, [2.5, 2.5, 2.5]), r"constant where they are observed \({}\)"),
+    (spoiled(4, [2.5, 2.5, 2.5]), r"constant where observed \({}\)"),
 ])
 def test_columns_that_cannot_be_fitted_are_named(Y, message):
     h = tree_problem().h
@@ -440,7 +440,7 @@ def test_fit_and_imputation_of_nullable_columns():
     filled = fit.impute(frame)
     assert list(filled.columns) == names and filled.notna().all(axis=None)
     assert np.array_equal(filled.to_numpy(), same.impute(problem.Y))
-    with pytest.raises(ValueError, match=r"constant where they are observed \(gene 4\)"):
+    with pytest.raises(ValueError, match=r"constant where observed \(gene 4\)"):
         fit_factor_model(frame.assign(**{"gene 4": frame["gene 4"] * 0}), problem.ranks, problem.h,
                          missing="em")
 

@@ -115,7 +115,7 @@ def test_bartlett_scores_exist_exactly_where_the_factors_are_independent(case):
     Y = case.rng.standard_normal((2, h.n))
     S, w = spread(h, case.factors).reshape(h.n, -1), 1 / np.sqrt(case.D)
     if S.size and np.linalg.matrix_rank(S) < S.shape[1]:
-        with pytest.raises(np.linalg.LinAlgError, match=r"at level \d+, group \d+ \(\d+ features"):
+        with pytest.raises(np.linalg.LinAlgError, match=r"at level \d+, group \d+ \(\d+ feature"):
             fit.scores(Y, method="bartlett")
         return
     if S.shape[1] and np.linalg.cond(S * w[:, None]) > 1e4:
@@ -403,7 +403,7 @@ def test_degrees_of_freedom_are_never_too_few(case):
 
 
 def test_degrees_of_freedom_refuse():
-    with pytest.raises(ValueError, match="each of the 2 levels"):
+    with pytest.raises(ValueError, match="2 entries, one a level"):
         degrees_of_freedom(Hierarchy.balanced(4, [1, 2]), 1)
     with pytest.raises(TypeError, match="hierarchy must be a Hierarchy"):
         degrees_of_freedom(4, 1)

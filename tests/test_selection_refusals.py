@@ -17,11 +17,11 @@ def small():
 
 
 @pytest.mark.parametrize("options, error, message", [
-    (dict(candidates=[(1, 1), (1, 2, 3)]), ValueError, r"candidates\[1\].*2 levels, got 3"),
-    (dict(candidates=[1, 2]), ValueError, r"candidates\[0\].*2 levels"),
+    (dict(candidates=[(1, 1), (1, 2, 3)]), ValueError, r"candidates\[1\].*2 entries, one a level, got 3"),
+    (dict(candidates=[1, 2]), ValueError, r"candidates\[0\].*2 entries, one a level"),
     (dict(candidates=[(1, -1)]), ValueError, r"candidates\[0\].*level 1.*non-negative"),
     (dict(candidates=[(1, 0.5)]), TypeError, r"candidates\[0\].*integer"),
-    (dict(candidates=[(13, 0)]), ValueError, r"candidates\[0\].*12 features"),
+    (dict(candidates=[(13, 0)]), ValueError, r"candidates\[0\].*hierarchy.n = 12"),
     (dict(candidates=[]), ValueError, "at least one rank vector"),
     (dict(candidates=[(1, 0)], total_rank=3), ValueError, "total_rank generate candidates"),
     (dict(total_rank=-1), ValueError, "total_rank must be non-negative, got -1"),
@@ -29,7 +29,7 @@ def small():
     (dict(max_storage=-1), ValueError, "max_storage must be non-negative"),
     (dict(max_storage=11), ValueError, "the 12 entries of D, got 11"),
     (dict(max_storage=40, total_rank=2), ValueError, "not both"),
-    (dict(max_rank=(1, 2, 3)), ValueError, "2 levels"),
+    (dict(max_rank=(1, 2, 3)), ValueError, "2 entries, one a level"),
     (dict(exact=True), ValueError, "needs total_rank or max_storage"),
     (dict(total_rank=9, max_rank=2, exact=True), ValueError, r"9 cannot be used up.*\(2, 2\), 4"),
     (dict(strategy="grid"), ValueError, "needs max_rank, total_rank or max_storage"),

@@ -293,7 +293,7 @@ def test_scores_that_are_zero_are_refused():
         Xs[4] = np.column_stack([Xs[4], column])
         found = gls(replace(fit.data, Xs=Xs), fit.covariance)
         assert np.isfinite(found.bse[4]).all()
-        with pytest.raises(ValueError, match=r"scores of 1 coefficients are zero in every row or"
+        with pytest.raises(ValueError, match=r"scores of 1 coefficient are zero in every row or"
                                              r" cluster \(2 of equation 4\)"):
             _ = found.with_cov(kind, **options).bse
 

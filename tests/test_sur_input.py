@@ -145,7 +145,7 @@ REFUSED = {
                                            for key, x in e["b"].items()}),
               ValueError, "row labels of equations a and b are of different kinds"),
     "alone": (lambda e: {**e, "b": {key: x.shift(100, freq="D") for key, x in e["b"].items()}},
-              ValueError, r"1 equations share no row with any other one \(b\)"),
+              ValueError, r"1 equation shares no row with any other one \(b\)"),
     "array beside days": (lambda e: {**e, "a": arrays(e)["a"],
                                      "b": {key: x.iloc[1:] for key, x in e["b"].items()}},
                           ValueError, "dependent of equation a .*without labels, those of other"),
@@ -191,10 +191,10 @@ def test_dependent_regressors_are_named():
 def test_equations_without_a_variance_are_named():
     equations = draw()
     X = equations["c"]["exog"]
-    with pytest.raises(ValueError, match=r"1 equations are fitted exactly .*equation c\)"):
+    with pytest.raises(ValueError, match=r"1 equation is fitted exactly .*equation c\)"):
         SUR(changed(equations, "c", dependent=X.sum(axis=1))).fit(ranks=1)
     tiny = changed(equations, "c", dependent=1e-40 * equations["c"]["dependent"])
-    with pytest.raises(ValueError, match=r"Y has 1 features \(c\) with variances out of the range"):
+    with pytest.raises(ValueError, match=r"Y has 1 equation \(c\) with variances out of the range"):
         SUR(tiny).fit(ranks=(0, 1), hierarchy=list("zyzy"))
 
 
@@ -240,11 +240,11 @@ def test_labels_of_one_level(groups):
 
 @pytest.mark.parametrize("groups, error, message", [
     ({"a": "n", "b": "s"}, ValueError, r"no labels for 2 equations \(c, d\)"),
-    (FRAME.loc[["a", "b", "d"]], ValueError, r"no row for 1 equations \(c\).*index must hold"),
+    (FRAME.loc[["a", "b", "d"]], ValueError, r"no row for 1 equation \(c\).*index must hold"),
     (FRAME.loc[["a", "b", "c", "d", "d"]], ValueError, "two rows for d"),
     ({**LABELS, "c": "north"}, ValueError, "equally many labels.*a has 2, not so c"),
-    ({**LABELS, "c": ("north", None)}, ValueError, r"no label for 1 equations \(c\)"),
-    (FRAME.assign(land=["x", np.nan, "y", "z"]), ValueError, r"no label for 1 equations \(b\)"),
+    ({**LABELS, "c": ("north", None)}, ValueError, r"no label for 1 equation \(c\)"),
+    (FRAME.assign(land=["x", np.nan, "y", "z"]), ValueError, r"no label for 1 equation \(b\)"),
     ([list("nsn")], ValueError, "level 1 has 3 labels for 4 equations"),
     ("zone", TypeError, "must be a Hierarchy or labels"),
     (Hierarchy.flat(3), ValueError, "hierarchy's 3 equations, got 4"),
@@ -350,7 +350,7 @@ def test_refuses_covariances(covariance, message):
 
 @pytest.mark.parametrize("options, error, message", [
     (dict(), TypeError, "ranks is needed"),
-    (dict(ranks=(1, 1)), ValueError, "each of the 1 levels"),
+    (dict(ranks=(1, 1)), ValueError, "1 entry, one a level"),
     (dict(ranks=-1), ValueError, "non-negative"),
     (dict(ranks=1.5), TypeError, "integer"),
     (dict(ranks="hqic"), ValueError, "ranks must be numbers or one of 'bic', 'aic', 'cv'"),

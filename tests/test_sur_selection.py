@@ -248,8 +248,8 @@ def test_an_interrupted_fit_ends_the_choice(small, monkeypatch):
 
 
 @pytest.mark.parametrize("options, error, message", [
-    (dict(candidates=[(1, 1)]), ValueError, r"candidates\[0\].*1 levels, got 2"),
-    (dict(candidates=[9]), ValueError, "exceed the 8"),
+    (dict(candidates=[(1, 1)]), ValueError, r"candidates\[0\].*1 entry, one a level, got 2"),
+    (dict(candidates=[9]), ValueError, "exceed hierarchy.n = 8"),
     (dict(criterion="hqic"), ValueError, "criterion must be one of"),
     (dict(criterion="cv", n_folds=61), ValueError, "61 folds need at least 61"),
     (dict(hierarchy=Hierarchy.flat(7)), ValueError, "hierarchy's 7 equations, got 8"),

@@ -206,7 +206,7 @@ def test_bad_input_is_named():
             read_equations(wrong, Y)
     with pytest.raises(ValueError, match="X of equation 2 has 14 rows, Y has 15"):
         read_equations([*Xs[:2], Xs[2][1:], *Xs[3:]], Y)
-    with pytest.raises(ValueError, match="equation 2 has 4 regressors and 4 samples"):
+    with pytest.raises(ValueError, match="equation 2 has 4 regressors and 4 rows"):
         read_equations([X[:4] for X in Xs], Y[:4])
     bad = Xs[3].copy()
     bad[4, 0] = np.nan

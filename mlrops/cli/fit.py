@@ -7,6 +7,7 @@ from scipy.sparse import issparse
 from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
+from .._wording import counted
 from ..fitting.allocate_ranks import STARTS, allocate_ranks
 from ..fitting.fit_mlr import fit_mlr
 from ..fitting.partition import check_symmetry, partition
@@ -125,8 +126,8 @@ def _tree(A, args, symmetric):
         rows, cols = partition(A, levels, method=args.method or "spectral", symmetric=symmetric,
                                random_state=args.seed)
     return rows, cols, paragraph(
-        f"Tree found by partition, method {args.method or 'spectral'}: {levels}"
-        f" level{'s' * (levels != 1)}, {why}.")
+        f"Tree found by partition, method {args.method or 'spectral'}: {counted(levels, 'level')},"
+        f" {why}.")
 
 
 def default_levels(shape, rank):

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import sparse
 from scipy.io import mmread
 
+from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
-from ..operators._validate import name_some
 from .errors import CommandError
 from .table_file import SEPARATORS, TableFile, reading
 
@@ -63,8 +63,8 @@ def _checked(A, path):
             bad = np.argwhere(~np.isfinite(A))
         where = name_some([f"[{i}, {j}]" for i, j in bad[:6]], limit=len(bad[:6]))
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
-        raise CommandError(f"{path} must be finite, got NaN or infinity in {len(bad)} entries:"
-                           f" {where}{more} (row and column, from 0)")
+        raise CommandError(f"{path} must be finite, got NaN or infinity in"
+                           f" {counted(len(bad), 'entry')}: {where}{more} (row and column, from 0)")
     return A
 
 
@@ -90,7 +90,7 @@ def _read_npz(path, key):
         if key is None and {"format", "shape", "data"} <= set(names):
             return sparse.load_npz(path)
         if key is None and len(names) != 1:
-            raise CommandError(f"{path} holds {len(names)} arrays: choose one by --key"
+            raise CommandError(f"{path} holds {counted(len(names), 'array')}: choose one by --key"
                                f" ({name_some(names)})")
         key = names[0] if key is None else key
         if key not in names:
@@ -118,8 +118,8 @@ def _read_text(path):
                 continue
             line = reader.line_num
             if width is not None and len(cells) != width:
-                raise CommandError(f"{path}, line {line}: {len(cells)} cells, but {width} in the"
-                                   " first line")
+                raise CommandError(f"{path}, line {line}: {counted(len(cells), 'cell')}, but"
+                                   f" {width} in the first line")
             first, width = width is None, len(cells)
             try:
                 rows.append(np.array(list(map(float, cells))))
@@ -152,8 +152,8 @@ def read_tree(path, n):
     """The tree of a table with a line for each of n rows, in order: groups, coarse to fine."""
     table = TableFile(path)
     if len(table.rows) != n:
-        raise CommandError(f"{path} must have a line below its head for each of the {n} rows of the"
-                           f" matrix, it has {len(table.rows)}")
+        raise CommandError(f"{path} must have a line below its head for each of the"
+                           f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}")
     levels = list(map(table.text, table.columns))
     for column, labels in zip(table.columns, levels, strict=True):
         if "" in labels:

@@ -9,9 +9,9 @@ from statistics import median
 
 import numpy as np
 
+from .._wording import counted, name_some
 from ..models.sur.model import SUR
 from ..models.text import number, short
-from ..operators._validate import name_some
 from .errors import CommandError, unknown
 from .table_file import TableFile, write_table
 from .tables import paragraph, percent, table
@@ -211,12 +211,12 @@ def named_system(equations):
 
 
 def _where(data, args, model):
-    text = f"{data.path}: {len(data.rows)} rows"
+    text = f"{data.path}: {counted(len(data.rows), 'row')}"
     if args.index_column is not None:
         labels = data.text(args.index_column)
         text += f", {labels[0]} to {labels[-1]}"
     K = model.data.K
-    text += f"; {K} equation{'s' * (K != 1)}"
+    text += f"; {counted(K, 'equation')}"
     if model.data.observed is not None or model.dropped:
         text += f" with {min(model.data.nobs)} to {max(model.data.nobs)} of these rows"
     return text + "."

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from .._wording import counted
 from .errors import CommandError, unknown
 
 __all__ = ["TableFile", "reading", "write_table"]
@@ -47,8 +48,9 @@ class TableFile:
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) != len(names):
-                    raise CommandError(f"{path}, line {reader.line_num}: {len(row)} cells, but"
-                                       f" {len(names)} column names")
+                    raise CommandError(f"{path}, line {reader.line_num}:"
+                                       f" {counted(len(row), 'cell')}, but {len(names)} column"
+                                       " names")
                 self.rows.append(row)
                 self.lines.append(reader.line_num)
         twice = [name for i, name in enumerate(names) if name in names[:i]]

@@ -25,7 +25,7 @@ class GrunfeldPanel:
     Attributes
     ----------
     invest, value, capital : ndarray, shape (20, 11)
-        One year a row, one firm a column.
+        Gross investment, market value and capital stock; one year a row, one firm a column.
     firms : tuple of 11 str
         Names of the firms.
     years : ndarray of int, shape (20,)

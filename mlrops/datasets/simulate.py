@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from .._wording import counted
 from ..hierarchy import Hierarchy
 
 __all__ = ["Simulation", "simulate_factor_model", "simulate_mlr"]
@@ -22,9 +23,18 @@ class Simulation:
         The true covariance; its ``factors`` and ``D`` are the parameters drawn.
     mean : ndarray, shape (n,)
         The true mean.
-    scores : tuple of L ndarrays, shapes (N, p_l, r_l)
-        The factors that moved each group in each sample: features of group g of level l received
+    scores : tuple of L ndarray, shapes (N, p_l, r_l)
+        The factors that moved each group in each sample: feature i in group g of level l received
         ``scores[l][:, g] @ covariance.factors[l][i]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> data = simulate_factor_model(4, 1, n_samples=1000, noise=1e-4, random_state=0)
+    >>> common = data.scores[0][:, 0] @ data.covariance.factors[0].T
+    >>> bool(np.abs(data.Y - common).std() < 0.02)
+    True
     """
 
     Y: np.ndarray
@@ -34,7 +44,8 @@ class Simulation:
 
     def __repr__(self):
         N, n = self.Y.shape
-        return f"<Simulation of {N} samples of {n} features, {self.Y.dtype}; {self.covariance!r}>"
+        return (f"<Simulation of {counted(N, 'sample')} of {counted(n, 'feature')}, {self.Y.dtype};"
+                f" {self.covariance!r}>")
 
 
 def simulate_mlr(
@@ -86,7 +97,7 @@ def simulate_mlr(
     Examples
     --------
     >>> from mlrops.datasets import simulate_mlr
-    >>> from mlrops.hierarchy import Hierarchy
+    >>> from mlrops import Hierarchy
     >>> tree = Hierarchy.balanced(60, [1, 4, 12])
     >>> data = simulate_mlr(tree, [2, 1, 1], n_samples=500, noise=0.5, random_state=0)
     >>> data.Y.shape, data.covariance.ranks
@@ -161,6 +172,11 @@ def simulate_factor_model(
     -------
     Simulation
         Its covariance is an `MLR` on a flat hierarchy: one level, one group.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No features, a negative rank; and as `simulate_mlr`.
 
     Examples
     --------

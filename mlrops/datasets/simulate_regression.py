@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from .simulate import simulate_mlr
 
@@ -16,18 +17,26 @@ class SURSimulation:
 
     Attributes
     ----------
-    Xs : list of K ndarrays, shapes (N, p_j)
+    Xs : list of K ndarray, shapes (N, p_j)
         Regressors of each equation.
     Y : ndarray, shape (N, K)
         Dependent variables: ``Y[:, j] = Xs[j] @ params[j] + errors[:, j]``.
-    params : list of K ndarrays, shapes (p_j,)
+    params : list of K ndarray, shapes (p_j,)
         The true coefficients.
     covariance : MLR
         The true K×K covariance of the errors; its ``factors`` and ``D`` are the parameters drawn.
     errors : ndarray, shape (N, K)
         The errors, one observation a row.
-    scores : tuple of L ndarrays, shapes (N, p_l, r_l)
+    scores : tuple of L ndarray, shapes (N, p_l, r_l)
         The factors that moved each group of equations, as in `Simulation`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.datasets import simulate_sur
+    >>> data = simulate_sur(3, 2, ranks=1, n_samples=50, random_state=0)
+    >>> bool(np.allclose(data.Y[:, 1], data.Xs[1] @ data.params[1] + data.errors[:, 1]))
+    True
     """
 
     Xs: list
@@ -41,8 +50,8 @@ class SURSimulation:
         N, K = self.Y.shape
         total = sum(map(len, self.params))
         return (
-            f"<SURSimulation of {N} observations of {K} equations, {total} coefficients,"
-            f" {self.Y.dtype}; {self.covariance!r}>"
+            f"<SURSimulation of {counted(N, 'observation')} of {counted(K, 'equation')},"
+            f" {counted(total, 'coefficient')}, {self.Y.dtype}; {self.covariance!r}>"
         )
 
 
@@ -62,6 +71,15 @@ class GLSSimulation:
         The N×N covariance of the errors, as given.
     errors : ndarray, shape (N,)
         The errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Identity
+    >>> from mlrops.datasets import simulate_gls
+    >>> data = simulate_gls(2, Identity(50), random_state=0)
+    >>> bool(np.allclose(data.y, data.X @ data.params + data.errors))
+    True
     """
 
     X: np.ndarray
@@ -73,8 +91,8 @@ class GLSSimulation:
     def __repr__(self):
         N, p = self.X.shape
         return (
-            f"<GLSSimulation of {N} observations, {p} coefficients, {self.y.dtype};"
-            f" {self.covariance!r}>"
+            f"<GLSSimulation of {counted(N, 'observation')}, {counted(p, 'coefficient')},"
+            f" {self.y.dtype}; {self.covariance!r}>"
         )
 
 
@@ -151,7 +169,8 @@ def simulate_sur(
     N = _at_least_one(n_samples, "n_samples")
     p = [p] * K if np.ndim(p) == 0 else list(p)
     if len(p) != K:
-        raise ValueError(f"p must be an integer or one for each of the {K} equations, got {len(p)}")
+        raise ValueError(f"p must be an integer or one for each of the {counted(K, 'equation')},"
+                         f" got {len(p)}")
     p = [_at_least_one(p_j, f"p of equation {j}") for j, p_j in enumerate(p)]
     if hierarchy is None:
         if np.ndim(ranks) != 0:
@@ -163,7 +182,8 @@ def simulate_sur(
     elif not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
     elif hierarchy.n != K:
-        raise ValueError(f"hierarchy must group the {K} equations, got one of {hierarchy.n}")
+        raise ValueError(f"hierarchy must group the {counted(K, 'equation')}, got one of"
+                         f" {hierarchy.n}")
 
     dtype = np.dtype(dtype)
     rng = _generator(random_state)

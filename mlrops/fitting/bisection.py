@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from ..operators.bisection import cut_graph, split_balanced, split_free
 
@@ -85,7 +86,8 @@ def _too_deep(level, n_levels, groups, min_size, symmetric):
     return (
         f"n_levels = {n_levels} is deeper than the data allow: no group of level {level - 1} can be"
         f" cut in two to make level {level}; its largest, group {g}, has {largest}, and a cut that"
-        f" leaves min_size = {min_size} on both sides needs {needed}. Ask for {level} levels"
+        f" leaves min_size = {min_size} on both sides needs {needed}. Ask for"
+        f" {counted(level, 'level')}"
     )
 
 

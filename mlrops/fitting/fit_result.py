@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .._wording import counted
 from ..operators.general_mlr import GeneralMLR
 
 __all__ = ["MLRFit", "RankAllocation"]
@@ -119,10 +120,10 @@ class MLRFit:
                 f" {self._summary()}>")
 
     def _summary(self):
-        return f"{self.n_iter} iterations, {self.termination!r}{self._shorter()}"
+        return f"{counted(self.n_iter, 'iteration')}, {self.termination!r}{self._shorter()}"
 
     def _shorter(self):
-        return f", {len(self.capped)} groups capped" if self.capped else ""
+        return f", {counted(len(self.capped), 'group')} capped" if self.capped else ""
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,6 +6,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.sparse.linalg import eigsh, svds
 from scipy.spatial.distance import squareform
 
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from ..operators._validate import as_finite, check_rank, working_dtype
 from .bisection import COMBINATIONS, OrderSplit, SpectralSplit, grow
@@ -299,10 +300,10 @@ class _Closeness:
 
     def __call__(self, rows, cols):
         d = self.distances[np.ix_(rows, cols)].astype(np.float64)
-        counted = np.isfinite(d)
+        known = np.isfinite(d)
         if self.symmetric:
-            np.fill_diagonal(counted, False)
-        s = np.median(d[counted]) if counted.any() else 0
+            np.fill_diagonal(known, False)
+        s = np.median(d[known]) if known.any() else 0
         if s == 0:
             return (d == 0).astype(float)  # at least half of them are in one place
         d /= s
@@ -323,7 +324,7 @@ def _by_linkage(A, n_levels, balanced, symmetric, min_size):
         raise ValueError(
             f"n_levels = {n_levels} is deeper than the data allow: level {level} would cut {n}"
             f" features into {2**level} groups, and group {n} on would be empty. Ask for"
-            f" {level} levels"
+            f" {counted(level, 'level')}"
         )
     if n == 1:
         return Hierarchy.flat(1)

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..operators._validate import as_finite, check_rank, name_some
+from .._wording import name_some
+from ..operators._validate import as_finite, check_rank
 from .bisection import COMBINATIONS, MAX_PASSES, grow, leading_vectors
 from .partition import check_depth
 

@@ -4,8 +4,9 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import aslinearoperator
 
-from ..operators._validate import as_finite, name_some, working_dtype
-from ..operators.base import is_operator
+from .._wording import counted, name_some
+from ..operators._validate import as_finite, working_dtype
+from ..operators.arithmetic import is_operator
 from .bcd import EXTRA
 from .implicit import OperatorResidual, SparseResidual
 from .pairs import GroupPairs
@@ -61,11 +62,13 @@ class Source:
             A = aslinearoperator(A)
         if tuple(A.shape) != self.pairs.shape:
             if cols is None and len(A.shape) == 2 and A.shape[0] == rows.n:
-                raise ValueError(f"A has {A.shape[1]} columns for {rows.n} rows: pass a hierarchy"
-                                 " of its columns, too, of the shape of that of the rows")
+                raise ValueError(f"A has {counted(A.shape[1], 'column')} for"
+                                 f" {counted(rows.n, 'row')}: pass a hierarchy of its columns,"
+                                 " too, of the shape of that of the rows")
             raise ValueError(
-                f"A must have a row for each of the {self.pairs.shape[0]} features of rows and a"
-                f" column for each of the {self.pairs.shape[1]} of cols, got shape {A.shape}"
+                f"A must have a row for each of the {counted(self.pairs.shape[0], 'feature')} of"
+                f" rows and a column for each of the {self.pairs.shape[1]} of cols, got shape"
+                f" {A.shape}"
             )
         self.A = A
         self.dtype = working_dtype(np.float64 if A.dtype is None else A.dtype, "A")

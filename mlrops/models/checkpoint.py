@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._archive import read_archive, remove_leftovers, write_archive
+from .._wording import counted
 from .em import Point
 from .run import Outcome
 
@@ -23,7 +24,8 @@ def fingerprint(hierarchy, ranks, source, **options):
     the samples; for data in chunks that is one pass more.
     """
     return {
-        "shape of the data": f"{source.n_samples} samples of {hierarchy.n} features",
+        "shape of the data": f"{counted(source.n_samples, 'sample')} of"
+                             f" {counted(hierarchy.n, 'feature')}",
         "dtype": str(source.dtype),
         "data": digest(source.variance, source.mean, source.start_data(2, 0)),
         "ranks": str(tuple(ranks)),

@@ -4,8 +4,9 @@ from functools import cached_property
 
 import numpy as np
 
+from .._wording import counted, name_some
 from ..operators import incomplete
-from ..operators._validate import as_features, as_finite, as_real, name_some
+from ..operators._validate import as_features, as_finite, as_real
 
 __all__ = ["Conditional", "condition", "impute", "loglik_samples"]
 
@@ -15,7 +16,7 @@ def _samples(covariance, Y):
     n = covariance.shape[0]
     Y = as_real(Y, "Y", ndim=2)
     if Y.shape[1] != n:
-        raise ValueError(f"Y must have {n} features (columns), got shape {Y.shape}")
+        raise ValueError(f"Y must have {counted(n, 'feature')} (columns), got shape {Y.shape}")
     infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
     if infinite.size:
         raise ValueError(f"Y must not hold infinity, got some in feature {name_some(infinite)}")
@@ -148,7 +149,8 @@ class Conditional:
         return self._mean[self.missing] + (self.mean_map @ (y - self._mean[self.observed]).T).T
 
     def __repr__(self):
-        return f"<{self.missing.size} features given {self.observed.size}: {self.covariance!r}>"
+        return (f"<{counted(self.missing.size, 'feature')} given {self.observed.size}:"
+                f" {self.covariance!r}>")
 
 
 def condition(covariance, mean, observed, names=None):

@@ -5,8 +5,9 @@ from scipy.linalg import qr, solve_triangular
 from scipy.sparse import csc_array, csr_array, diags_array, issparse
 from scipy.sparse.linalg import LinearOperator, lsmr
 
+from .._wording import counted, name_some
 from ..operators import as_operator
-from ..operators._validate import as_finite, name_some, rowwise, working_dtype
+from ..operators._validate import as_finite, rowwise, working_dtype
 from .frames import frame_values
 
 __all__ = ["BLOCK", "Design", "name_dependent", "rounding"]
@@ -51,8 +52,8 @@ class Design:
             raise ValueError(f"X must have at least one column, got shape {X.shape}")
         if N <= p:
             raise ValueError(
-                f"X must have more observations (rows) than coefficients, got {N} rows and {p}"
-                " columns"
+                f"X must have more observations (rows) than coefficients, got {counted(N, 'row')}"
+                f" and {p} columns"
             )
         if isinstance(X, np.ndarray):
             self._factor(X)
@@ -191,6 +192,6 @@ def _named(X):
 def _refuse(columns, names):
     if columns.size:
         raise ValueError(
-            f"X must be finite, got NaN or infinity in {columns.size} columns"
+            f"X must be finite, got NaN or infinity in {counted(columns.size, 'column')}"
             f" ({name_columns(columns, names)}); drop those rows, or the columns"
         )

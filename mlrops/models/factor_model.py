@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._wording import agree, counted
 from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR, check_ranks
 from .ascent import MEMORY, Problem
@@ -266,10 +267,11 @@ def _in_feature_order(hierarchy, ranks, point):
 def _warn(termination, max_iter, boundary, variance_floor, names):
     if termination == "max_iter":
         warnings.warn(
-            f"EM did not converge in {max_iter} updates; raise max_iter or tol",
+            f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
             ConvergenceWarning, stacklevel=3)
     if boundary.size:
         warnings.warn(
-            f"{boundary.size} features have a variance at the floor of {variance_floor:g} of their"
-            f" total (Heywood cases: {named(boundary, names)}); fewer factors may do",
+            f"{counted(boundary.size, 'feature')} {agree(boundary.size, 'has', 'have')} a variance"
+            f" at the floor of {variance_floor:g} of their total (Heywood cases:"
+            f" {named(boundary, names)}); fewer factors may do",
             ConvergenceWarning, stacklevel=3)

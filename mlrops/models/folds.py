@@ -3,6 +3,7 @@
 import numpy as np
 import scipy.sparse
 
+from .._wording import counted
 from ..operators._validate import check_rank
 
 __all__ = ["make_folds", "take_rows"]
@@ -51,7 +52,8 @@ def _check_fold(k, train, test, samples):
         train, test = (np.unique(samples[x if isinstance(x, slice) else np.asarray(x)])
                        for x in (train, test))
     except IndexError as error:
-        raise ValueError(f"fold {k} does not index {samples.size} samples: {error}") from None
+        raise ValueError(f"fold {k} does not index {counted(samples.size, 'sample')}:"
+                         f" {error}") from None
     if train.size < 2 or test.size < 1:
         raise ValueError(
             f"fold {k} needs 2 samples or more to train on and 1 or more to test on, got"

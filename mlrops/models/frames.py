@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..operators._validate import name_some, working_dtype
+from .._wording import counted, name_some
+from ..operators._validate import working_dtype
 
 __all__ = ["check_names", "check_order", "frame_values", "like_frame", "loadings_frame"]
 
@@ -13,7 +14,8 @@ def check_names(got, fitted):
     if got == fitted:
         return
     if len(got) != len(fitted):
-        raise ValueError(f"Y must have the {len(fitted)} columns fitted to, got {len(got)}")
+        raise ValueError(f"Y must have the {counted(len(fitted), 'column')} fitted to, got"
+                         f" {len(got)}")
     first = [f"column {i} is {a!r}, fitted was {b!r}"
              for i, (a, b) in enumerate(zip(got, fitted, strict=True)) if a != b]
     same = sorted(got) == sorted(fitted)
@@ -36,7 +38,7 @@ def frame_values(frame, what):
     bad = [j for j, kind in enumerate(kinds) if getattr(kind, "kind", "O") not in "fiub"]
     if bad:
         raise TypeError(
-            f"{what} must be numeric, got dtype {kinds[bad[0]]} in {len(bad)} columns"
+            f"{what} must be numeric, got dtype {kinds[bad[0]]} in {counted(len(bad), 'column')}"
             f" ({name_some(frame.columns[j] for j in bad)})"
         )
     if not kinds:

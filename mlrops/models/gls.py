@@ -8,8 +8,9 @@ import numpy as np
 from scipy.linalg import qr, solve_triangular
 from scipy.sparse.linalg import LinearOperator, cg, lsmr
 
+from .._wording import counted, name_some
 from ..operators import Dense, Diagonal, as_operator, krylov
-from ..operators._validate import as_finite, check_rank, name_some
+from ..operators._validate import as_finite, check_rank
 from ..operators.convergence import ConvergenceWarning
 from .design import Design, name_dependent, rounding
 from .gls_result import GLSResult
@@ -161,7 +162,7 @@ def _as_covariance(covariance, N):
         if bad.size:
             raise ValueError(
                 f"covariance must hold positive variances, got {variances[bad[0]]:.3g} at"
-                f" observation {bad[0]} ({bad.size} observations: {name_some(bad)})"
+                f" observation {bad[0]} ({counted(bad.size, 'observation')}: {name_some(bad)})"
             )
         covariance = Diagonal(variances)
     elif hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple)):
@@ -197,9 +198,9 @@ def _warn(solver, residual, rtol, n_iter, max_iter):
     other = {"cg": "solver='lsmr', which does not square conditions, or ", "lsmr": "", "qr": ""}
     hint = "raise max_iter" if capped else "rtol is below what rounding allows here: raise it"
     warnings.warn(
-        f"gls: {solver} {'hit the cap of' if capped else 'stopped after'} {n_iter} iterations at a"
-        f" relative residual of the normal equations of {residual:.1e}, {rtol:.0e} was asked for;"
-        f" try {other[solver]}solver='qr', or {hint}",
+        f"gls: {solver} {'hit the cap of' if capped else 'stopped after'}"
+        f" {counted(n_iter, 'iteration')} at a relative residual of the normal equations of"
+        f" {residual:.1e}, {rtol:.0e} was asked for; try {other[solver]}solver='qr', or {hint}",
         ConvergenceWarning, stacklevel=3,
     )
 

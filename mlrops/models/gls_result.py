@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from .._wording import counted
 from .text import WIDTH, coefficient_columns, coefficient_lines, short, side_by_side, title
 
 __all__ = ["GLSResult"]
@@ -77,8 +78,8 @@ class GLSResult:
     def __repr__(self):
         how = "converged" if self.converged else "NOT converged"
         return (
-            f"<GLSResult of {self.params.size} coefficients, {self.resid.size} observations;"
-            f" {self.solver} {how}>"
+            f"<GLSResult of {counted(self.params.size, 'coefficient')},"
+            f" {counted(self.resid.size, 'observation')}; {self.solver} {how}>"
         )
 
     # ---------------------------------------------------------------- size of the errors

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..operators._validate import name_some
+from .._wording import agree, counted, name_some
 from ..operators.incomplete import IncompleteMoments, IncompleteSamples
 from .em import scaled
 
@@ -130,15 +130,16 @@ def _check_columns(Y, observed, names):
     few = np.flatnonzero(n_observed < 2)
     if few.size:
         raise ValueError(
-            f"Y has {few.size} columns with fewer than 2 observed cells ({_named(few, names)}), for"
-            " which no variance can be estimated; leave them out"
+            f"Y has {counted(few.size, 'column')} with fewer than 2 observed cells"
+            f" ({_named(few, names)}), for which no variance can be estimated; leave them out"
         )
     high = np.where(observed, Y, -np.inf).max(axis=0)
     constant = np.flatnonzero(high == np.where(observed, Y, np.inf).min(axis=0))
     if constant.size:
         raise ValueError(
-            f"Y has {constant.size} features that are constant where they are observed"
-            f" ({_named(constant, names)}), for which no variance can be estimated; leave them out"
+            f"Y has {counted(constant.size, 'feature')} that {agree(constant.size, 'is', 'are')}"
+            f" constant where observed ({_named(constant, names)}), for which no variance can be"
+            " estimated; leave them out"
         )
 
 

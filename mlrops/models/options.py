@@ -4,6 +4,7 @@ from numbers import Real
 
 import numpy as np
 
+from .._wording import counted
 from ..operators._validate import check_rank
 from .rows import named
 from .run import Rules
@@ -23,7 +24,7 @@ def check_options(n_init, tol, gtol, max_iter, variance_floor):
     return n_init, Rules(tol, gtol, check_rank(max_iter, "max_iter"))
 
 
-def check_scale(source, hierarchy, names):
+def check_scale(source, hierarchy, names, axis_name="feature"):
     """Refuse variances so large or small that what is computed with them leaves the dtype.
 
     The acceleration holds steps in single precision, whatever the dtype.
@@ -35,8 +36,9 @@ def check_scale(source, hierarchy, names):
     bad = np.flatnonzero(~((variance >= low) & (variance <= high)))
     if bad.size:
         raise ValueError(
-            f"Y has {bad.size} features ({named(bad, names)}) with variances out of the range that"
-            f" can be computed with in {source.dtype}, {low:.0e} to {high:.0e}; change their units"
+            f"Y has {counted(bad.size, axis_name)} ({named(bad, names)}) with variances out of the"
+            f" range that can be computed with in {source.dtype}, {low:.0e} to {high:.0e}; change"
+            " their units"
         )
 
 

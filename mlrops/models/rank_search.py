@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
-from ..operators._validate import name_some
+from .._wording import counted, name_some
 from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR
 from .criteria import degrees_of_freedom
@@ -203,12 +203,12 @@ class Search:
         """One warning for all fits."""
         told = []
         for ranks, what in ((self._unconverged, "did not converge (raise max_iter or tol)"),
-                            (self._boundary, "have variances at the floor (Heywood cases)")):
+                            (self._boundary, "ended with variances at the floor (Heywood cases)")):
             if ranks:
                 told.append(f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}")
         if told:
-            warnings.warn(f"of {self._n_fits} fits, {'; '.join(told)}", ConvergenceWarning,
-                          stacklevel=stacklevel)
+            warnings.warn(f"of {counted(self._n_fits, 'fit')}, {'; '.join(told)}",
+                          ConvergenceWarning, stacklevel=stacklevel)
 
 
 def greedy(search, start, limits, total, exact):

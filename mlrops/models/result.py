@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .._wording import counted
 from ..operators._validate import as_finite, as_real, check_rank
 from ..operators.bartlett import BartlettScores
 from ..operators.mlr import MLR
@@ -93,7 +94,7 @@ class FactorModelResult:
             Y = as_array(Y, names)
         Y = as_real(Y, "Y", ndim=2) if missing else as_finite(Y, "Y", ndim=2, axis=1)
         if Y.shape[1] != n:
-            raise ValueError(f"Y must have {n} features (columns), got shape {Y.shape}")
+            raise ValueError(f"Y must have {counted(n, 'feature')} (columns), got shape {Y.shape}")
         return Y
 
     # ---------------------------------------------------------------- data under the model
@@ -484,5 +485,5 @@ class FactorModelResult:
         return conditional.condition(self.covariance, self.mean, observed, self.feature_names)
 
     def __repr__(self):
-        return (f"<FactorModelResult: loglik {self.loglik:.6g} a sample, {self.n_iter} iterations,"
-                f" {self.termination}, {self.covariance!r}>")
+        return (f"<FactorModelResult: loglik {self.loglik:.6g} a sample,"
+                f" {counted(self.n_iter, 'iteration')}, {self.termination}, {self.covariance!r}>")

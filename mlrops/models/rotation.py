@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..operators._validate import check_rank, name_some
+from .._wording import name_some
+from ..operators._validate import check_rank
 from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR
 from .frames import loadings_frame

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import scipy.sparse
 
-from ..operators._validate import as_finite, name_some, working_dtype
+from .._wording import counted, name_some
+from ..operators._validate import as_finite, working_dtype
 from ..operators.moments import RunningMoments, load_samples
 from .frames import frame_values
 
@@ -49,7 +50,7 @@ class Rows:
             rows = self._check_chunk(chunk, number, first)
             end = count + len(rows)
             if not first and end > self._count:
-                raise RuntimeError(_changed(f"more than {self._count} rows"))
+                raise RuntimeError(_changed(f"more than {counted(self._count, 'row')}"))
             if self._weights is None:
                 keep, weights = range(len(rows)), np.ones(len(rows))
             else:
@@ -71,7 +72,7 @@ class Rows:
             self.weight = float(kept if self._weights is None else
                                 self._weights[self._weights > 0].sum())
         elif count != self._count:
-            raise RuntimeError(_changed(f"{count} rows after {self._count}"))
+            raise RuntimeError(_changed(f"{counted(count, 'row')} after {self._count}"))
 
     def blocks(self, width, place, mean, scale, dtype, first=False):
         """Yield (X, weights): ``X = diag(scale) (rows - mean)ᵀ diag(weights)^½``.
@@ -178,8 +179,8 @@ def named(columns, names):
 def check_features(n, hierarchy, what, shape):
     if n != hierarchy.n:
         raise ValueError(
-            f"{what} must have one column for each of the hierarchy's {hierarchy.n} features,"
-            f" got shape {shape} (samples are rows)"
+            f"{what} must have one column for each of the hierarchy's"
+            f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)"
         )
 
 
@@ -188,8 +189,8 @@ def check_varies(low, high, features, names):
     constant = np.sort(features[low == high])
     if constant.size:
         raise ValueError(
-            f"Y has {constant.size} constant features ({named(constant, names)}), for which no"
-            " variance can be estimated; leave them out"
+            f"Y has {counted(constant.size, 'constant feature')} ({named(constant, names)}), for"
+            " which no variance can be estimated; leave them out"
         )
 
 
@@ -204,7 +205,7 @@ def check_weights(weights, N=None):
     if bad.size:
         raise ValueError(
             f"weights must not be negative, got {weights[bad[0]]:.3g} for sample {bad[0]}"
-            f" ({bad.size} samples: {name_some(bad)})"
+            f" ({counted(bad.size, 'sample')}: {name_some(bad)})"
         )
     if not weights.any():
         raise ValueError("weights must not all be zero")
@@ -212,7 +213,7 @@ def check_weights(weights, N=None):
 
 
 def _wrong_weights(given, N):
-    return f"weights must have one entry for each of the {N} samples, got {given}"
+    return f"weights must have one entry for each of the {counted(N, 'sample')}, got {given}"
 
 
 def check_enough(N):

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
+from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
-from ..operators._validate import check_rank, name_some
+from ..operators._validate import check_rank
 from ..operators.mlr import MLR, check_ranks
 from .folds import make_folds
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
@@ -87,7 +88,7 @@ class RankSelection:
         for record in shown:
             notes = [] if record.converged else ["not converged"]
             if record.n_capped:
-                notes.append(f"{record.n_capped} groups capped")
+                notes.append(f"{counted(record.n_capped, 'group')} capped")
             rows.append(["*" if record.ranks == self.ranks else "",
                          *(_text(getattr(record, name), name) for name in columns),
                          ", ".join(notes)])
@@ -333,7 +334,7 @@ def _check_candidates(candidates, hierarchy):
             raise type(error)(f"candidates[{i}]: {error}") from None
         if max(ranks) > hierarchy.n:
             raise ValueError(
-                f"candidates[{i}]: no rank may exceed the {hierarchy.n} features, got {ranks}")
+                f"candidates[{i}]: no rank may exceed hierarchy.n = {hierarchy.n}, got {ranks}")
         checked.append(ranks)
     return list(dict.fromkeys(checked))
 
@@ -356,7 +357,8 @@ def _check_budget(hierarchy, max_rank, total_rank, max_storage, exact):
         wanted = check_rank(max_storage, "max_storage") // n - 1
         if wanted < 0:
             raise ValueError(
-                f"max_storage must leave room for the {n} entries of D, got {max_storage}")
+                f"max_storage must leave room for the {counted(n, 'entry')} of D, got"
+                f" {max_storage}")
     else:
         return limits, total
     if exact and wanted > total:
@@ -370,8 +372,8 @@ def _check_budget(hierarchy, max_rank, total_rank, max_storage, exact):
 def _check_carried(most, total, exact):
     """The largest total rank that the data carry, too."""
     if exact and total > most:
-        raise ValueError(f"a total rank of {total} cannot be used up: the rows carry {most} factors"
-                         " at most")
+        raise ValueError(f"a total rank of {total} cannot be used up: the rows carry"
+                         f" {counted(most, 'factor')} at most")
     return min(total, most)
 
 

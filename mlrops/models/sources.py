@@ -5,6 +5,7 @@ from collections.abc import Mapping, Set
 import numpy as np
 import scipy.sparse
 
+from .._wording import agree, counted
 from ..hierarchy import Hierarchy
 from ..operators._validate import as_real, working_dtype
 from .data import complete_source
@@ -149,12 +150,14 @@ def _check_cells(Y, names, missing):
     if infinite.any():
         columns = np.flatnonzero(infinite.any(axis=0))
         raise ValueError(f"Y must be finite, got {infinite.sum()} infinite cells in"
-                         f" {columns.size} columns ({named(columns, names)})")
+                         f" {counted(columns.size, 'column')} ({named(columns, names)})")
     gaps = np.isnan(Y)
     if missing == "raise" and gaps.any():
         columns, empty = np.flatnonzero(gaps.any(axis=0)), int(gaps.all(axis=1).sum())
-        rows = f"; {empty} of {len(Y)} rows are missing entirely" if empty else ""
+        rows = (f"; {empty} of {counted(len(Y), 'row')} {agree(empty, 'is', 'are')} missing"
+                " entirely" if empty else "")
         raise ValueError(
-            f"Y has {gaps.sum()} missing cells (NaN) in {columns.size} columns"
+            f"Y has {counted(gaps.sum(), 'missing cell')} (NaN) in"
+            f" {counted(columns.size, 'column')}"
             f' ({named(columns, names)}){rows}; missing="em" fits to the cells that are there'
         )

@@ -6,7 +6,7 @@ import textwrap
 
 import numpy as np
 
-from ..operators._validate import name_some
+from .._wording import name_some
 from .text import WIDTH, paragraph, short, side_by_side, title
 
 __all__ = ["summarize"]

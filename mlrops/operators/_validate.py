@@ -2,24 +2,18 @@
 
 import numpy as np
 
+from .._wording import counted, name_some
+
 __all__ = [
     "as_features",
     "as_finite",
     "as_positive",
     "as_real",
     "check_rank",
-    "name_some",
     "read_only",
     "rowwise",
     "working_dtype",
 ]
-
-
-def name_some(indices, limit=5):
-    """Spell out the first few indices of a list: ``"3, 17, 20 and 4 more"``."""
-    indices = [str(i) for i in indices]
-    shown = ", ".join(indices[:limit])
-    return shown if len(indices) <= limit else f"{shown} and {len(indices) - limit} more"
 
 
 def working_dtype(dtype, what="input"):
@@ -59,8 +53,8 @@ def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0):
             others = tuple(d for d in range(x.ndim) if d != axis)
             where = np.flatnonzero(bad.any(axis=others))
             raise ValueError(
-                f"{what} must be finite, got NaN or infinity in {bad.sum()} of {x.size} entries"
-                f" ({axis_name} {name_some(where)})"
+                f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
+                f" {counted(x.size, 'entry')} ({axis_name} {name_some(where)})"
             )
     return x
 
@@ -74,7 +68,7 @@ def as_positive(d, what, n=None, dtype=None):
     if bad.size:
         raise ValueError(
             f"{what} must be positive, got {d[bad[0]]:.3g} at feature {bad[0]}"
-            f" ({bad.size} features: {name_some(bad)})"
+            f" ({counted(bad.size, 'feature')}: {name_some(bad)})"
         )
     return d
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import kernels
+from .._wording import counted
 from .posterior import FactorMoments, samples_in_tree_order
 
 __all__ = ["BartlettScores"]
@@ -83,8 +84,9 @@ def _factor_without_prior(A):
         level, group = fail
         raise np.linalg.LinAlgError(
             f"least squares scores are not determined: at level {level}, group {group}"
-            f" ({A.hierarchy.group_sizes(level)[group]} features) a factor's loadings depend on"
-            " those of finer levels or of its own group; posterior scores exist for any loadings"
+            f" ({counted(A.hierarchy.group_sizes(level)[group], 'feature')}) a factor's loadings"
+            " depend on those of finer levels or of its own group; posterior scores exist"
+            " for any loadings"
         )
     return K
 

@@ -16,21 +16,14 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
+from .._wording import counted
 from ._validate import as_real, check_rank
+from .arithmetic import Arithmetic
 
 __all__ = ["StructuredOperator"]
 
 
-def is_operator(x):
-    """True for what SciPy takes as a linear operator, subclass or not."""
-    return isinstance(x, LinearOperator) or (hasattr(x, "matvec") and hasattr(x, "shape"))
-
-
-def _is_scalar(x):
-    return not is_operator(x) and not issparse(x) and np.ndim(x) == 0
-
-
-class StructuredOperator(LinearOperator):
+class StructuredOperator(Arithmetic, LinearOperator):
     """Base class of every operator of the package.
 
     Parameters
@@ -42,6 +35,15 @@ class StructuredOperator(LinearOperator):
     symmetric, positive_definite : bool
         Structure that the subclass has *proved*.  ``positive_definite`` implies ``symmetric``.
 
+    Raises
+    ------
+    ValueError
+        `shape` is not a pair.
+
+    See Also
+    --------
+    check_operator : compare an operator with its dense matrix.
+
     Notes
     -----
     Operators are immutable: arrays handed to a constructor are copied and kept read-only, and
@@ -49,16 +51,12 @@ class StructuredOperator(LinearOperator):
     become float64 and float32 stays float32.  An operator computes in its own dtype; the result has
     ``numpy.result_type`` of operator and operand.
 
-    See Also
-    --------
-    check_operator : compare an operator with its dense matrix.
-
     Examples
     --------
     An operator of your own gives its product; what else it knows, it adds.
 
     >>> import numpy as np
-    >>> from mlrops.operators import Identity, StructuredOperator, check_operator
+    >>> from mlrops import Identity, StructuredOperator, check_operator
     >>> class Reversal(StructuredOperator):
     ...     def __init__(self, n):
     ...         super().__init__(np.float64, (n, n), symmetric=True)
@@ -138,7 +136,8 @@ class StructuredOperator(LinearOperator):
             raise TypeError(f"{verb}: expected a dense array, got a sparse {type(x).__name__}")
         x = as_real(x, verb, ndim=(1, 2))
         if x.shape[0] != rows:
-            raise ValueError(f"{verb}: expected {rows} rows, got an array of shape {x.shape}")
+            raise ValueError(f"{verb}: expected {counted(rows, 'row')}, got an array of shape"
+                             f" {x.shape}")
         out = np.result_type(self.dtype, x.dtype)
         return x.astype(self.dtype, copy=False), out
 
@@ -221,8 +220,8 @@ class StructuredOperator(LinearOperator):
         method : {None, "dense", "lanczos"}, optional
             None uses the structure.  Where there is none to use, name a method: ``"dense"`` forms
             the n×n matrix, ``"lanczos"`` estimates (positive definite operators only) by
-            stochastic Lanczos quadrature and returns an estimate with a ``standard_error``.
-        **options
+            stochastic Lanczos quadrature and returns a `LogdetEstimate`.
+        **options : optional
             For ``"lanczos"``: ``n_probes=30``, ``n_steps=50``, ``random_state=None``.
 
         Returns
@@ -231,6 +230,19 @@ class StructuredOperator(LinearOperator):
             1.0, -1.0, or 0.0 for a singular matrix.
         logabsdet : float
             ``-inf`` for a singular matrix.
+
+        Raises
+        ------
+        ValueError
+            `A` is not square, has no structured determinant and no method is named, or is not
+            known to be positive definite (``"lanczos"``).
+        TypeError
+            Options that the method does not take.
+
+        References
+        ----------
+        S. Ubaru, J. Chen, Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos
+        quadrature", 2017.
         """
         self._square("slogdet")
         if method is None:
@@ -243,9 +255,23 @@ class StructuredOperator(LinearOperator):
         return krylov.slogdet(self, method, **options)
 
     def logdet(self, method=None, **options):
-        """Logarithm of the determinant; ValueError when it is negative.
+        """Logarithm of the determinant, where that is not negative.
 
-        Parameters and methods are those of `slogdet`.  A singular matrix gives ``-inf``.
+        Parameters
+        ----------
+        method : {None, "dense", "lanczos"}, optional
+        **options : optional
+            As for `slogdet`.
+
+        Returns
+        -------
+        float
+            ``-inf`` for a singular matrix; a `LogdetEstimate` for ``"lanczos"``.
+
+        Raises
+        ------
+        ValueError
+            The determinant is negative; and as `slogdet`.
         """
         sign, logabs = self.slogdet(method, **options)
         if sign < 0:
@@ -256,7 +282,15 @@ class StructuredOperator(LinearOperator):
         return logabs
 
     def inv(self):
-        """The inverse as an operator; ``A.inv().inv()`` is ``A`` again."""
+        """The inverse as an operator; ``A.inv().inv()`` is ``A`` again.
+
+        Raises
+        ------
+        ValueError
+            `A` is not square.
+        numpy.linalg.LinAlgError
+            `A` is seen to be singular, as a `Diagonal` with zeros; otherwise products raise it.
+        """
         self._square("inv")
         if self._inverse is None:
             inverse = self._inv()
@@ -270,7 +304,7 @@ class StructuredOperator(LinearOperator):
         return self._diagonal()
 
     def trace(self):
-        """Sum of the diagonal (float)."""
+        """Sum of the diagonal (float); ValueError where `A` is not square."""
         self._square("trace")
         return float(self._trace())
 
@@ -279,19 +313,64 @@ class StructuredOperator(LinearOperator):
         return self._mul(np.eye(self.shape[1], dtype=self.dtype))
 
     def whiten(self, x):
-        """``W x`` with ``WᵀW = A⁻¹``: decorrelate.  `x` is (n,) or (n, k); A positive definite."""
+        """``W x`` with ``WᵀW = A⁻¹``: decorrelate.
+
+        Parameters
+        ----------
+        x : array_like, shape (n,) or (n, k)
+
+        Returns
+        -------
+        ndarray, same shape as `x`
+
+        Raises
+        ------
+        ValueError
+            `A` is not known to be positive definite or has no structured square root, or `x` has
+            not n rows.
+        """
         self._need_positive("whiten")
         x, out = self._operand(x, self.shape[0], "whiten")
         return self._whiten(x).astype(out, copy=False)
 
     def color(self, z):
-        """``S z`` with ``S Sᵀ = A``: the inverse map of `whiten`.  `z` is (n,) or (n, k)."""
+        """``S z`` with ``S Sᵀ = A``: the inverse map of `whiten`.
+
+        Parameters
+        ----------
+        z : array_like, shape (n,) or (n, k)
+
+        Returns
+        -------
+        ndarray, same shape as `z`
+
+        Raises
+        ------
+        ValueError
+            `A` is not known to be positive definite or has no structured square root, or `z` has
+            not n rows.
+        """
         self._need_positive("color")
         z, out = self._operand(z, self.shape[0], "color")
         return self._color(z).astype(out, copy=False)
 
     def inv_quad(self, x):
-        """``xᵀ A⁻¹ x``, never negative: a float for (n,), an array (k,) for columns (n, k)."""
+        """``xᵀ A⁻¹ x``, never negative.
+
+        Parameters
+        ----------
+        x : array_like, shape (n,) or (n, k)
+
+        Returns
+        -------
+        float, or ndarray of shape (k,) for columns
+
+        Raises
+        ------
+        ValueError
+            `A` is not known to be positive definite or has no structured square root, or `x` has
+            not n rows.
+        """
         self._need_positive("inv_quad")
         x, _ = self._operand(x, self.shape[0], "inv_quad")
         quad = self._inv_quad(x)
@@ -310,6 +389,11 @@ class StructuredOperator(LinearOperator):
         Returns
         -------
         samples : ndarray, shape (n,) for ``size=None``, else (size, n)
+
+        Raises
+        ------
+        ValueError
+            `A` is not known to be positive definite, or has no structured square root.
         """
         self._need_positive("sample")
         rng = np.random.default_rng(random_state) if not isinstance(
@@ -364,85 +448,6 @@ class StructuredOperator(LinearOperator):
     def _sample(self, size, rng):
         z = rng.standard_normal((size, self.shape[0])).astype(self.dtype, copy=False)
         return self._color(np.ascontiguousarray(z.T)).T
-
-    # ---------------------------------------------------------------- algebra: see closure.py
-
-    def dot(self, x):
-        """``A x`` for an array, ``A B`` for an operator, ``c A`` for a scalar."""
-        from . import closure
-
-        if is_operator(x):
-            return closure.matmul(self, x)
-        if _is_scalar(x):
-            return closure.scale(self, x)
-        return super().dot(x)
-
-    def __matmul__(self, x):
-        if _is_scalar(x):
-            raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
-        return self.dot(x)
-
-    def rdot(self, x):
-        """``x A`` for an operator, an array or a scalar x."""
-        from . import closure
-
-        if is_operator(x):
-            return closure.matmul(x, self)
-        if _is_scalar(x):
-            return closure.scale(self, x)
-        parent = super()  # public since SciPy 1.18
-        return (parent.rdot if hasattr(parent, "rdot") else parent._rdot)(x)
-
-    _rdot = rdot
-
-    def __rmul__(self, x):
-        return self.rdot(x)
-
-    def __rmatmul__(self, x):
-        if _is_scalar(x):
-            raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
-        return self.rdot(x)
-
-    def __truediv__(self, c):
-        from . import closure
-
-        if not _is_scalar(c):
-            raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
-        if c == 0:
-            raise ZeroDivisionError("division of an operator by zero")
-        return closure.scale(self, 1.0 / closure.as_scalar(c))
-
-    def __neg__(self):
-        from . import closure
-
-        return closure.scale(self, -1.0)
-
-    def __add__(self, other):
-        from . import closure
-
-        return closure.add(self, other)
-
-    def __radd__(self, other):
-        from . import closure
-
-        if _is_scalar(other) and other == 0:
-            return self  # the start value of sum()
-        return closure.add(other, self)
-
-    def __sub__(self, other):
-        from . import closure
-
-        return closure.add(self, closure.scale(closure.as_operator(other), -1.0))
-
-    def __rsub__(self, other):
-        from . import closure
-
-        return closure.add(other, closure.scale(self, -1.0))
-
-    def __pow__(self, p):
-        from . import closure
-
-        return closure.power(self, p)
 
     def __repr__(self):
         tags = "positive definite" if self._positive_definite else (

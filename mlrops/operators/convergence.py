@@ -4,4 +4,20 @@ __all__ = ["ConvergenceWarning"]
 
 
 class ConvergenceWarning(UserWarning):
-    """An iteration stopped before it converged, or at the boundary of the parameters."""
+    """An iteration stopped before it converged, or at the boundary of the parameters.
+
+    The message says what was reached and what to do.  Fits return what they have all the same, with
+    ``converged`` False, or the features at the boundary in ``boundary``.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> from mlrops import ConvergenceWarning, fit_factor_model
+    >>> Y = np.random.default_rng(0).standard_normal((50, 6))
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     fit = fit_factor_model(Y, ranks=1, max_iter=2)
+    >>> issubclass(caught[0].category, ConvergenceWarning), fit.converged
+    (True, False)
+    """

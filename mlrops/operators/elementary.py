@@ -8,7 +8,8 @@ from scipy import linalg
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from ._validate import as_finite, check_rank, name_some, read_only, rowwise, working_dtype
+from .._wording import agree, counted, name_some
+from ._validate import as_finite, check_rank, read_only, rowwise, working_dtype
 from .base import StructuredOperator
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank", "Permutation"]
@@ -36,7 +37,7 @@ class Diagonal(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Diagonal
+    >>> from mlrops import Diagonal
     >>> A = Diagonal([1.0, -2.0, 4.0])
     >>> A
     <3x3 Diagonal, symmetric, float64>
@@ -73,8 +74,8 @@ class Diagonal(StructuredOperator):
         zero = np.flatnonzero(self._d == 0)
         if zero.size:
             raise np.linalg.LinAlgError(
-                f"Diagonal is singular: {zero.size} of {self._d.size} entries are zero"
-                f" (feature {name_some(zero)})"
+                f"Diagonal is singular: {zero.size} of {counted(self._d.size, 'entry')}"
+                f" {agree(zero.size, 'is', 'are')} zero (feature {name_some(zero)})"
             )
 
     def _mul(self, x):
@@ -127,7 +128,7 @@ class Identity(Diagonal):
 
     Examples
     --------
-    >>> from mlrops.operators import Identity
+    >>> from mlrops import Identity
     >>> Identity(3) @ [1, 2, 3]
     array([1., 2., 3.])
     >>> 2 * Identity(2)
@@ -185,7 +186,7 @@ class Dense(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Dense
+    >>> from mlrops import Dense
     >>> A = Dense([[2.0, 1.0], [1.0, 2.0]], positive_definite=True)
     >>> A
     <2x2 Dense, positive definite, float64>
@@ -319,7 +320,7 @@ class LowRank(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import LowRank
+    >>> from mlrops import LowRank
     >>> A = LowRank([[1.0], [2.0]])
     >>> A.toarray()
     array([[1., 2.],
@@ -379,8 +380,8 @@ class LowRank(StructuredOperator):
         n, k = self._U.shape
         if k < n:
             raise np.linalg.LinAlgError(
-                f"LowRank of shape {self.shape} with {k} columns is singular: its rank is at most"
-                f" {k}; add a diagonal before solving"
+                f"LowRank of shape {self.shape} with {counted(k, 'column')} is singular: its rank"
+                f" is at most {k}; add a diagonal before solving"
             )
         return Dense(self._U @ self._V.T)
 
@@ -428,7 +429,7 @@ class Permutation(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Permutation
+    >>> from mlrops import Permutation
     >>> P = Permutation([2, 0, 1])
     >>> P @ [10, 20, 30]
     array([30., 10., 20.])

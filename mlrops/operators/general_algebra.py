@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import kernels
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from ._validate import as_positive
 from .mlr import MLR, check_ranks
@@ -294,8 +295,8 @@ def _symmetric_factors(A, level, tol):
         if wrong.any():
             g = int(np.argmax(wrong))
             raise ValueError(
-                f"to_mlr: the block of level {level}, group {g} ({sizes[g]} features) is not"
-                f" {what}, so that it is no F Fᵀ"
+                f"to_mlr: the block of level {level}, group {g} ({counted(sizes[g], 'feature')})"
+                f" is not {what}, so that it is no F Fᵀ"
             )
     return axes * np.repeat(values > 0, sizes, axis=0)
 

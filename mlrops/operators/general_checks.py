@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
-from ._validate import as_finite, name_some
+from ._validate import as_finite
 
 __all__ = ["as_indices", "check_pair", "check_sides", "mirrored"]
 
@@ -50,8 +51,8 @@ def check_sides(rows, cols, left, right):
     for h, side, name in ((rows, left, "left"), (cols, right, "right")):
         if isinstance(side, np.ndarray) and side.ndim == 2:
             raise TypeError(
-                f"{name} must be a sequence of {h.n_levels} arrays ({h.n}, r_l), one a level, got"
-                f" one array of shape {side.shape}; see GeneralMLR.from_compact"
+                f"{name} must be a sequence of {counted(h.n_levels, 'array')} ({h.n}, r_l), one a"
+                f" level, got one array of shape {side.shape}; see GeneralMLR.from_compact"
             )
         side = list(side)
         if len(side) != h.n_levels:
@@ -60,8 +61,8 @@ def check_sides(rows, cols, left, right):
             side[level] = f = as_finite(f, f"{name} factors of level {level}", ndim=2,
                                         axis_name="row")
             if f.shape[0] != h.n:
-                raise ValueError(f"{name} factors of level {level} must have {h.n} rows, got"
-                                 f" shape {f.shape}")
+                raise ValueError(f"{name} factors of level {level} must have"
+                                 f" {counted(h.n, 'row')}, got shape {f.shape}")
         sides.append(side)
     for level, (f, g) in enumerate(zip(*sides, strict=True)):
         if f.shape[1] != g.shape[1]:

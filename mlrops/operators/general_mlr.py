@@ -160,6 +160,11 @@ class GeneralMLR(StructuredOperator):
         Returns
         -------
         GeneralMLR
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `GeneralMLR`.
         """
         check_pair(rows, cols)
         ranks = check_ranks(ranks, rows)
@@ -189,6 +194,11 @@ class GeneralMLR(StructuredOperator):
         GeneralMLR
             Positive definite; its `solve` and square root are those of `A`.  Where the finest level
             of `A` is one of single features already, D joins it.
+
+        Raises
+        ------
+        TypeError
+            `A` is not an `MLR`.
         """
         if not isinstance(A, MLR):
             raise TypeError(f"from_mlr expects an MLR, got {type(A).__name__}")
@@ -307,12 +317,12 @@ class GeneralMLR(StructuredOperator):
 
         Parameters
         ----------
-        i, j : array_like of int
-            Rows and columns, of one shape or broadcast to one; negative ones count from the end.
+        i, j : array_like of int, any shapes that broadcast to one
+            Rows and columns; negative ones count from the end.
 
         Returns
         -------
-        ndarray, of the shape of `i` and `j`
+        ndarray, of that shape
 
         Raises
         ------
@@ -326,12 +336,17 @@ class GeneralMLR(StructuredOperator):
 
         Parameters
         ----------
-        rows, cols : slice or array_like of int
+        rows, cols : slice or array_like of int, shapes (a,) and (b,)
             In the order wanted, repetitions allowed; negative ones count from the end.
 
         Returns
         -------
-        ndarray, shape (number of rows, number of columns)
+        ndarray, shape (a, b)
+
+        Raises
+        ------
+        IndexError, TypeError
+            Out of range, or not integers; masks are not taken.
         """
         return general_entries.block(self, rows, cols)
 
@@ -416,10 +431,20 @@ class GeneralMLR(StructuredOperator):
             ``converged, n_iter, residual_norm, gradient_norm, condition, reason``; a list of them
             for (m, k).
 
+        Raises
+        ------
+        ValueError, TypeError
+            `b` or `x0` of another shape, with NaN or infinity, or complex.
+
         Warns
         -----
         ConvergenceWarning
             `max_iter` was reached, or the condition number is beyond the precision.
+
+        References
+        ----------
+        D. Fong, M. Saunders, "LSMR: an iterative algorithm for sparse least-squares problems",
+        2011.
         """
         return lstsq(self, b, damp, atol, btol, max_iter, x0)
 
@@ -441,6 +466,11 @@ class GeneralMLR(StructuredOperator):
         GeneralMLR
             On the same hierarchies.  Each level's own block is the best approximation of its rank
             in the Frobenius norm, the other levels as they are; the sum over levels need not be.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Not a rank for each level, negative ranks or `tol`.
         """
         return general_algebra.compress(self, ranks, tol)
 

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import structural_rank
 from scipy.sparse.linalg import LinearOperator, lsmr, onenormest, splu
 
 from .. import kernels
+from .._wording import counted
 from ._validate import as_finite
 from .convergence import ConvergenceWarning
 from .elementary import Permutation
@@ -250,7 +251,32 @@ def refined(A, solve, b):
 
 
 class LstsqInfo(NamedTuple):
-    """How a least squares solve by LSMR ended."""
+    """How a least squares solve by LSMR ended.
+
+    Attributes
+    ----------
+    converged : bool
+    n_iter : int
+        Products with A.
+    residual_norm : float
+        ``‖A x - b‖``; with a `damp` the root of ``‖A x - b‖² + damp² ‖x‖²``.
+    gradient_norm : float
+        ``‖Aᵀ (A x - b) + damp² x‖``.
+    condition : float
+        Estimate of the condition number of A, that of ``[A; damp I]`` with a `damp`.
+    reason : str
+        Why it stopped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import GeneralMLR, Hierarchy
+    >>> h = Hierarchy.flat(3)
+    >>> A = GeneralMLR(h, h, [[[1.0], [0], [0]]], [[[2.0], [0], [0]]])
+    >>> x, info = A.lstsq([4.0, 1.0, 0.0])
+    >>> x, info.converged, round(info.residual_norm, 6)
+    (array([2., 0., 0.]), True, 1.0)
+    """
 
     converged: bool
     n_iter: int
@@ -295,7 +321,8 @@ def lstsq(A, b, damp, atol, btol, max_iter, x0):
         if not each.converged:
             of = f" of right-hand side {j}" if b.ndim == 2 else ""
             warnings.warn(
-                f"lstsq{of} stopped after {each.n_iter} iterations: {each.reason} (residual norm"
-                f" {each.residual_norm:.3g}, gradient norm {each.gradient_norm:.3g}); raise"
-                " max_iter, or damp", ConvergenceWarning, stacklevel=3)
+                f"lstsq{of} stopped after {counted(each.n_iter, 'iteration')}: {each.reason}"
+                f" (residual norm {each.residual_norm:.3g}, gradient norm"
+                f" {each.gradient_norm:.3g}); raise max_iter, or damp",
+                ConvergenceWarning, stacklevel=3)
     return x, info

@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from .. import kernels
-from ._validate import as_real, name_some
+from .._wording import counted, name_some
+from ._validate import as_real
 from .base import StructuredOperator
 from .mlr import MLR
 
@@ -91,9 +92,9 @@ class IncompleteSamples:
         bad = np.flatnonzero((np.isnan(other._X) & ~np.isnan(self._X)).any(axis=1))
         if bad.size:
             raise ValueError(
-                f"X must have a number at every observed cell, got NaN at {bad.size} features"
-                f" ({name_some(np.sort(h.permutation[bad]))}); cells that are missing elsewhere"
-                " need samples of their own"
+                f"X must have a number at every observed cell, got NaN at"
+                f" {counted(bad.size, 'feature')} ({name_some(np.sort(h.permutation[bad]))});"
+                " cells that are missing elsewhere need samples of their own"
             )
         other._roots = self._roots.astype(X.dtype, copy=False)
         return other

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.sparse.linalg import cg, gmres, minres
 
+from .._wording import counted
 from ._validate import check_rank
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
@@ -44,7 +45,7 @@ def solve(A, b):
 
     Examples
     --------
-    >>> from mlrops.operators import Diagonal, Permutation, Sum
+    >>> from mlrops import Diagonal, Permutation, Sum
     >>> A = Sum(Permutation([1, 0]), Diagonal([2.0, 3.0]))
     >>> A.solve(A @ [1.0, 2.0]).round(8)
     array([1., 2.])
@@ -105,13 +106,29 @@ def _solve_one(A, b):
             return x
     raise np.linalg.LinAlgError(
         f"solve: {name} on {A!r} reached a relative residual of {reached:.1e} in"
-        f" {counter.iterations} iterations, {rtol:.0e} was asked for; the operator is singular or"
-        " ill-conditioned: solve with a structured operator, or with toarray() where it fits"
+        f" {counted(counter.iterations, 'iteration')}, {rtol:.0e} was asked for; the operator is"
+        " singular or ill-conditioned: solve with a structured operator, or with"
+        " toarray() where it fits"
     )
 
 
 class LogdetEstimate(float):
-    """A float that carries the ``standard_error`` of the estimate it is."""
+    """A float that carries the standard error of the estimate it is; what `slogdet` returns.
+
+    Attributes
+    ----------
+    standard_error : float
+        Of the mean over the random probes; infinite with a single one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Dense
+    >>> A = Dense([[2.0, 1.0], [1.0, 2.0]], positive_definite=True)
+    >>> estimate = A.logdet("lanczos", random_state=0)
+    >>> bool(abs(estimate - np.log(3)) < 3 * estimate.standard_error)
+    True
+    """
 
     def __new__(cls, value, standard_error):
         self = super().__new__(cls, value)
@@ -159,7 +176,7 @@ def slogdet(A, method, *, n_probes=30, n_steps=50, random_state=None):
 
     Examples
     --------
-    >>> from mlrops.operators import Diagonal
+    >>> from mlrops import Diagonal
     >>> A = Diagonal([1.0, 2.0, 3.0])
     >>> sign, logdet = A.slogdet("lanczos", n_probes=4, random_state=0)
     >>> logdet.standard_error, round(logdet, 6), round(A.logdet(), 6)

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import kernels
 from .._grouping import restrict_groups
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from ._validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .base import StructuredOperator
@@ -25,8 +26,8 @@ def check_ranks(ranks, hierarchy):
     ranks = (ranks,) if np.ndim(ranks) == 0 else tuple(ranks)
     if len(ranks) != hierarchy.n_levels:
         raise ValueError(
-            f"ranks must have one entry for each of the {hierarchy.n_levels} levels,"
-            f" got {len(ranks)}: {ranks}"
+            f"ranks must have {counted(hierarchy.n_levels, 'entry')}, one a level, got"
+            f" {len(ranks)}: {ranks}"
         )
     return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(ranks))
 
@@ -96,8 +97,8 @@ class MLR(StructuredOperator):
             raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
         if isinstance(factors, np.ndarray) and factors.ndim == 2:
             raise TypeError(
-                f"factors must be a sequence of {hierarchy.n_levels} arrays (n, r_l), one a level,"
-                f" got one array of shape {factors.shape}; see MLR.from_compact"
+                f"factors must be a sequence of {counted(hierarchy.n_levels, 'array')} (n, r_l),"
+                f" one a level, got one array of shape {factors.shape}; see MLR.from_compact"
             )
         factors = list(factors)
         n, L = hierarchy.n, hierarchy.n_levels
@@ -107,7 +108,8 @@ class MLR(StructuredOperator):
             factors[level] = f = as_finite(f, f"factors of level {level}", ndim=2)
             if f.shape[0] != n:
                 raise ValueError(
-                    f"factors of level {level} must have {n} rows, one a feature, got {f.shape}"
+                    f"factors of level {level} must have {counted(n, 'row')}, one a feature, got"
+                    f" {f.shape}"
                 )
         D = as_positive(D, "D", n)
         dtype = np.result_type(D, *factors)
@@ -152,6 +154,11 @@ class MLR(StructuredOperator):
         Returns
         -------
         MLR
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `MLR`.
         """
         ranks = check_ranks(ranks, hierarchy)
         F = (as_finite if check_finite else as_real)(F, "F", ndim=2)
@@ -254,7 +261,7 @@ class MLR(StructuredOperator):
     def _breakdown(self, level, group):
         return np.linalg.LinAlgError(
             f"factorization broke down at level {level}, group {group}"
-            f" ({self._hierarchy.group_sizes(level)[group]} features): I + Fᵀ D⁻¹ F"
+            f" ({counted(self._hierarchy.group_sizes(level)[group], 'feature')}): I + Fᵀ D⁻¹ F"
             f" overflows {self.dtype}, or D is too small beside F for its precision"
         )
 
@@ -333,7 +340,7 @@ class MLR(StructuredOperator):
     # ---------------------------------------------------------------- more of the same family
 
     def posterior(self, X, check_finite=True):
-        """Distribution of the factors given samples: a `FactorPosterior`.
+        """Distribution of the factors given samples.
 
         Parameters
         ----------
@@ -341,6 +348,17 @@ class MLR(StructuredOperator):
             Centred samples, one a column.
         check_finite : bool, optional
             False skips the pass over X that looks for NaN and infinity.
+
+        Returns
+        -------
+        FactorPosterior
+            ``mean(level)`` (p_l, r_l, N) and ``covariance(level)`` (p_l, r_l, r_l), the latter
+            without the inverse, after K. Takahashi, J. Fagan, M. Chen (1973).
+
+        Raises
+        ------
+        ValueError
+            X has not n rows, or holds NaN or infinity.
         """
         from .posterior import FactorPosterior
 
@@ -383,6 +401,11 @@ class MLR(StructuredOperator):
         MLR
             On the same hierarchy, with the same D.  A truncated column lowers the trace by its
             squared singular value; nothing is moved to D.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Not a rank for each level, negative ranks or `tol`.
         """
         L = self._hierarchy.n_levels
         if ranks is not None:
@@ -421,7 +444,7 @@ class MLR(StructuredOperator):
 
         Parameters
         ----------
-        features : array_like of int
+        features : array_like of int, shape (k,)
             Distinct features, in the order wanted.
 
         Returns
@@ -449,7 +472,7 @@ class MLR(StructuredOperator):
         return expanded_matrix(self)
 
     def expanded_cholesky(self):
-        """Factor the expanded matrix without fill: ``E[order][:, order] = L diag(d) Lᵀ``.
+        """Factor the expanded matrix, ``E[order][:, order] = L diag(d) Lᵀ``, with zero fill.
 
         Returns
         -------
@@ -459,6 +482,12 @@ class MLR(StructuredOperator):
             Pivots: D > 0 for the features, negative for the factors.
         order : ndarray of int, shape (n + s,)
             Elimination order: features, then factors from the finest level to the coarsest.
+
+        Notes
+        -----
+        Once the features are eliminated, ``-(I + Fᵀ D⁻¹ F)`` stands where E has -I: L has entries
+        for pairs of factors that share features, which E has not.  All others would be fill, and
+        eliminating the factors adds none (Parshakova et al., 2024).
         """
         from .expanded import expanded_cholesky
 

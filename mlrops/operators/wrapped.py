@@ -6,8 +6,10 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from .._wording import counted
 from ._validate import as_finite, working_dtype
-from .base import StructuredOperator, is_operator
+from .arithmetic import is_operator
+from .base import StructuredOperator
 from .elementary import Dense
 
 __all__ = ["Wrapped", "as_operator", "as_scalar"]
@@ -72,13 +74,13 @@ class Wrapped(StructuredOperator):
     ----------
     A : sparse array or matrix, or scipy LinearOperator, shape (m, n)
         Sparse entries are copied and must be finite.
+    symmetric : bool, optional
+        Of a foreign operator your word for it.  A sparse array is compared with its transpose; None
+        (default) finds out, True demands it.
     positive_definite : bool, optional
         Your word for it: neither entries nor products prove it at a bearable cost.  It selects the
         method of `solve` and allows ``slogdet("lanczos")``; `check_operator` tells whether it is
         true.
-    symmetric : bool, optional
-        Likewise for a foreign operator.  For a sparse array None (default) compares it with its
-        transpose.
 
     Raises
     ------
@@ -95,7 +97,7 @@ class Wrapped(StructuredOperator):
     Examples
     --------
     >>> from scipy.sparse import csr_array
-    >>> from mlrops.operators import Wrapped
+    >>> from mlrops import Wrapped
     >>> A = Wrapped(csr_array([[2.0, 1.0], [1.0, 3.0]]), positive_definite=True)
     >>> A
     <2x2 Wrapped, positive definite, float64>
@@ -122,7 +124,7 @@ class Wrapped(StructuredOperator):
             if demanded and not equal:
                 raise ValueError(
                     "Wrapped was declared symmetric, but the sparse array differs from its"
-                    f" transpose in {(A != A.T).nnz} entries"
+                    f" transpose in {counted((A != A.T).nnz, 'entry')}"
                 )
             symmetric = equal
         super().__init__(dtype, A.shape, symmetric=bool(symmetric),

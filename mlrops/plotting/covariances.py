@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._wording import counted
 from ..operators import MLR, MLRInverse
 from ._axes import (
     INK,
@@ -60,6 +61,7 @@ def plot_correlation(covariance, names=None, ax=None, *, groups=None):
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
     >>> from mlrops.plotting import plot_correlation
     >>> h = Hierarchy.from_labels(["b", "a", "b", "a"])
@@ -111,7 +113,7 @@ def _group_names(hierarchy, groups):
     groups = list(map(str, groups))
     wanted = 0 if level is None else hierarchy.group_counts[level]
     if groups and len(groups) != wanted:
-        raise ValueError(f"groups must name the {wanted} groups of level {level}, got"
+        raise ValueError(f"groups must name the {counted(wanted, 'group')} of level {level}, got"
                          f" {len(groups)}" if wanted else
                          f"groups must be empty, no level has several, got {len(groups)}")
     return groups
@@ -167,6 +169,7 @@ def plot_variance_shares(covariance, ax=None, *, level=None, by="covariance", na
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
     >>> from mlrops.plotting import plot_variance_shares
     >>> h = Hierarchy.from_labels(["b", "a", "b", "a"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from ._axes import (
     bare,
@@ -122,7 +123,7 @@ def _icicle(ax, hierarchy, names):
     room = width / n
     if names is None or room < 5:
         ax.set_xticks([])
-        ax.set_xlabel(f"{n:,} feature{'' if n == 1 else 's'}, tree order", fontsize=8)
+        ax.set_xlabel(f"{counted(n, 'feature', ',')}, tree order", fontsize=8)
     else:
         size = min(8, 0.85 * room)
         level_off = max(text_width(name, size) for name in names) <= 0.9 * room
@@ -130,7 +131,7 @@ def _icicle(ax, hierarchy, names):
 
 
 def _level_names(hierarchy, between):
-    return [f"level {level}{between}{p:,} group{'' if p == 1 else 's'}"
+    return [f"level {level}{between}{counted(p, 'group', ',')}"
             for level, p in enumerate(hierarchy.group_counts)]
 
 

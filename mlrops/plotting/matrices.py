@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.sparse import issparse
 
+from .._wording import counted
 from ..operators import MLR, GeneralMLR, MLRInverse
 from ._axes import (
     GRID,
@@ -65,6 +66,7 @@ def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
     >>> from mlrops.plotting import plot_levels
     >>> h = Hierarchy.balanced(8, (1, 4))
@@ -83,7 +85,7 @@ def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
     for level, (ax, rank) in enumerate(zip(axes, matrix.ranks, strict=False)):
         bare(ax, rows.n, cols.n)
         groups = rows.group_counts[level]
-        _title(ax, f"level {level}: {groups:,} group{'s' if groups > 1 else ''}, rank {rank}")
+        _title(ax, f"level {level}: {counted(groups, 'group', ',')}, rank {rank}")
     if not general:
         bare(axes[-1], rows.n, rows.n)
         _title(axes[-1], "diagonal 1/D" if isinstance(matrix, MLRInverse) else "diagonal D")
@@ -221,6 +223,7 @@ def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import Hierarchy
     >>> from mlrops.plotting import plot_matrix
     >>> ax = plot_matrix(np.eye(1000), Hierarchy.balanced(1000, [1, 4]))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ..._wording import counted
 from ...hierarchy import Hierarchy
 from ...operators._validate import check_rank
 from ...operators.base import StructuredOperator
@@ -295,8 +296,9 @@ def _feasible(data, covariance, options):
     converged = step.norm <= options.rules.gtol
     if not converged:
         warnings.warn(
-            f"the normal equations' residual is {step.norm:.1e} after {step.n_iter} iterations of"
-            f" {options.solver}, gtol asks for {options.rules.gtol:.0e}; raise max_cg_iter or gtol",
+            f"the normal equations' residual is {step.norm:.1e} after"
+            f" {counted(step.n_iter, 'iteration')} of {options.solver}, gtol asks for"
+            f" {options.rules.gtol:.0e}; raise max_cg_iter or gtol",
             ConvergenceWarning, stacklevel=4)
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from ..._wording import counted
 from ...operators._validate import check_rank
 
 __all__ = ["Bootstrap", "bootstrap", "drawn_data"]
@@ -30,8 +31,8 @@ class Bootstrap:
     unconverged: int
 
     def __repr__(self):
-        return (f"<Bootstrap of {len(self.draws)} draws, {self.failed} refits failed,"
-                f" {self.unconverged} did not converge>")
+        return (f"<Bootstrap of {counted(len(self.draws), 'draw')},"
+                f" {counted(self.failed, 'refit')} failed, {self.unconverged} did not converge>")
 
 
 def drawn_data(result, covariance, rng):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import scipy.linalg
 
-from ...operators._validate import name_some
+from ..._wording import agree, counted, name_some
 from ...operators.convergence import ConvergenceWarning
 from ..ascent import Ascent, Problem
 from ..data import CompleteData
@@ -84,7 +84,8 @@ class Climb:
         self.E = system.residuals(self.gamma)
         system.check_errors(self.E)
         source = self._source(self.E)
-        check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position])
+        check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position],
+                    "equation")
         self.floor = (options.variance_floor * source.variance).astype(source.dtype)
         F, D = residual_start(tree, ranks, source)
         first = Point(F, np.maximum(D, self.floor), source.mean)
@@ -232,16 +233,16 @@ def warn_of(fit, stacklevel=4):
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
     if fit.termination == "max_iter":
-        warn(f"the alternation did not converge in {options.rules.max_iter} iterations;"
+        warn(f"the alternation did not converge in {counted(options.rules.max_iter, 'iteration')};"
              " raise max_iter or tol")
     if alike:
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
     if fit.boundary.size:
-        warn(f"{fit.boundary.size} equations have a variance at the floor of"
-             f" {options.variance_floor:g} of their residual variance (Heywood cases:"
-             f" {name_some(label[i] for i in fit.boundary)})"
+        warn(f"{counted(fit.boundary.size, 'equation')} {agree(fit.boundary.size, 'has', 'have')}"
+             f" a variance at the floor of {options.variance_floor:g} of their residual variance"
+             f" (Heywood cases: {name_some(label[i] for i in fit.boundary)})"
              + ("" if alike else "; fewer factors may do"))
 
 

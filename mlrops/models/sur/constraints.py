@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...operators._validate import as_finite, name_some
+from ..._wording import counted, name_some
+from ...operators._validate import as_finite
 from ..frames import frame_values
 
 __all__ = ["parameter_names", "read_constraints"]
@@ -51,8 +52,8 @@ def read_constraints(R, q, names):
     P = len(_pairs(names))
     R = as_finite(R, "R", dtype=float, ndim=2, axis_name="row")
     if R.shape[1] != P:
-        raise ValueError(f"R must have a column for each of the {P} coefficients, got shape"
-                         f" {R.shape}; the attribute param_names has their order")
+        raise ValueError(f"R must have a column for each of the {counted(P, 'coefficient')}, got"
+                         f" shape {R.shape}; the attribute param_names has their order")
     return R, _values(q, len(R), None), tuple(f"row {i}" for i in range(len(R)))
 
 
@@ -76,7 +77,8 @@ def _values(q, m, index):
         q = q.to_numpy()
     q = as_finite(q, "q", dtype=float, ndim=(0, 1), axis_name="row")
     if q.ndim and q.size != m:
-        raise ValueError(f"q must have one value for each of the {m} rows of R, got {q.size}")
+        raise ValueError(f"q must have one value for each of the {counted(m, 'row')} of R, got"
+                         f" {q.size}")
     return np.broadcast_to(q, m).copy()
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import matmul_toeplitz
 
-from ...operators._validate import name_some
+from ..._wording import counted, name_some
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ..options import check_number
@@ -231,7 +231,7 @@ def _check_scores(result, S, size, weigh):
     silent = (left <= SILENT * size) & (left >= -SILENT * size)
     if silent.any():
         raise ValueError(
-            f"the scores of {np.count_nonzero(silent)} coefficients are zero in every row or"
+            f"the scores of {counted(silent.sum(), 'coefficient')} are zero in every row or"
             f" cluster ({_name(result, silent)}), as those of a regressor that differs from zero in"
             ' one of them only: kind="unadjusted" knows their variance, this one does not')
 

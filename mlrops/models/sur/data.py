@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...operators._validate import as_finite, name_some
+from ..._wording import counted, name_some
+from ...operators._validate import as_finite
 from ..frames import frame_values
 from .system import StackedSystem
 
@@ -180,9 +181,9 @@ def _as_design(X, j, N):
     X = frame_values(X, what) if hasattr(X, "columns") and hasattr(X, "index") else X
     X = as_finite(X, what, ndim=2, axis_name="column", axis=1)
     if len(X) != N:
-        raise ValueError(f"X of equation {j} has {len(X)} rows, Y has {N}: every equation needs"
-                         " the same samples")
+        raise ValueError(f"X of equation {j} has {counted(len(X), 'row')}, Y has {N}: every"
+                         " equation needs the same rows")
     if N <= X.shape[1]:
-        raise ValueError(f"equation {j} has {X.shape[1]} regressors and {N} samples; more samples"
-                         " than regressors are needed")
+        raise ValueError(f"equation {j} has {counted(X.shape[1], 'regressor')} and"
+                         f" {counted(N, 'row')}; more rows than regressors are needed")
     return X

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...operators._validate import as_real, name_some
+from ..._wording import agree, counted, name_some
+from ...operators._validate import as_real
 from ..frames import frame_values
 from .data import SURData, SystemNames, check_distinct
 
@@ -68,8 +69,9 @@ def read_system(equations, missing="cells"):
     if missing == "drop" and dropped:
         incomplete = np.flatnonzero(lacking.any(axis=0))
         warnings.warn(
-            f"{len(dropped)} of {N} rows are left out of all equations because some lack them"
-            f" (rows {name_some(dropped)}; {incomplete.size} equations:"
+            f"{len(dropped)} of {counted(N, 'row')} {agree(len(dropped), 'is', 'are')} left out of"
+            f" all equations because some lack them ({agree(len(dropped), 'row', 'rows')}"
+            f" {name_some(dropped)}; {counted(incomplete.size, 'equation')}:"
             f" {name_some(read[j].name for j in incomplete)})", UserWarning, stacklevel=3)
     _check_cells(read, placed, ~lacking[kept])
     names = SystemNames(tuple(equation.name for equation in read),
@@ -111,7 +113,7 @@ def _read_equation(name, given, known):
     elif isinstance(given, (tuple, list)) and len(given) in (2, 3):
         y, X, weights = *given, *[None] * (3 - len(given))
     else:
-        what = (f"{len(given)} entries" if isinstance(given, (tuple, list))
+        what = (counted(len(given), "entry") if isinstance(given, (tuple, list))
                 else type(given).__name__)
         raise TypeError(f'equation {name} must be a dict with "dependent", "exog" and perhaps'
                         f' "weights", or a tuple of them, got {what}')
@@ -138,8 +140,9 @@ def _with_labels(equation):
     for what, table in equation.parts:
         if table.index is None and not (same and len(table.values) == len(indexes[0])):
             raise ValueError(
-                f"{what} of equation {equation.name} is an array of {len(table.values)} rows, whose"
-                f" labels cannot be those of the rest of the equation ({len(indexes[0])} rows"
+                f"{what} of equation {equation.name} is an array of"
+                f" {counted(len(table.values), 'row')}, whose labels cannot be those of the rest"
+                f" of the equation ({counted(len(indexes[0]), 'row')}"
                 f"{'' if same else ' of different labels'}); give it an index")
     return _Equation(equation.name, *(
         table._replace(index=indexes[0]) if table is not None and table.index is None else table
@@ -169,7 +172,7 @@ def _read_table(x, what):
         raise ValueError(
             f"{what} must not be infinite, got {values[t, i]} in row"
             f" {t if index is None else index[t]} of column {i if columns is None else columns[i]}"
-            f" ({bad.sum()} of {values.size} entries)")
+            f" ({bad.sum()} of {counted(values.size, 'entry')})")
     return _Table(values, columns, index)
 
 
@@ -192,8 +195,9 @@ def _common_rows(read):
             if table.index is None and not (same and len(table.values) == N):
                 other = f"{N} in equation {whose}" if same else "those of other equations differ"
                 raise ValueError(
-                    f"{what} of equation {equation.name} has {len(table.values)} rows without"
-                    f" labels, {other}: arrays need the same rows everywhere; give them an index")
+                    f"{what} of equation {equation.name} has {counted(len(table.values), 'row')}"
+                    f" without labels, {other}: arrays need the same rows everywhere; give them an"
+                    " index")
     return rows if same else _union(indexes)
 
 
@@ -249,7 +253,8 @@ def _first_missing(read, placed, lacking, rows):
                      if np.isnan(values[t]).any())
     column = "" if what != "exog" else f", column {_regressors(read[j])[bad[0]]}"
     return (f"{what} of equation {read[j].name} is missing in row {t if rows is None else rows[t]}"
-            f"{column} ({lacking.sum()} of {lacking.size} cells are); missing=\"cells\" leaves"
+            f"{column} ({lacking.sum()} of {counted(lacking.size, 'cell')}"
+            f" {agree(lacking.sum(), 'is', 'are')}); missing=\"cells\" leaves"
             ' cells out of the likelihood, missing="drop" rows out of all equations')
 
 
@@ -262,8 +267,8 @@ def _check_cells(read, placed, observed):
             which = [_regressors(equation)[i] for i in empty]
             why = f" (column {name_some(which)} has no numbers)" if which else ""
             raise ValueError(
-                f"equation {equation.name} has {X.shape[1]} regressors and {counts[j]} complete"
-                f" rows{why}; more rows than regressors are needed")
+                f"equation {equation.name} has {counted(X.shape[1], 'regressor')} and {counts[j]}"
+                f" complete rows{why}; more rows than regressors are needed")
         if weights is not None and (weights <= 0).any():
             t, index = int(np.flatnonzero(weights[:, 0] <= 0)[0]), equation.weights.index
             raise ValueError(f"weights of equation {equation.name} must be positive, got"
@@ -272,9 +277,9 @@ def _check_cells(read, placed, observed):
     alone = np.flatnonzero(~shared.any(axis=0))
     if alone.size and len(read) > 1:
         raise ValueError(
-            f"{alone.size} equations share no row with any other one"
-            f" ({name_some(read[j].name for j in alone)}): nothing is known of their covariance;"
-            " check the row labels, or fit them by themselves")
+            f"{counted(alone.size, 'equation')} {agree(alone.size, 'shares', 'share')} no row with"
+            f" any other one ({name_some(read[j].name for j in alone)}): nothing is known of their"
+            " covariance; check the row labels, or fit them by themselves")
 
 
 def _assemble(placed, lacking, kept, names):

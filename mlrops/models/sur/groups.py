@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..._wording import counted, name_some
 from ...hierarchy import Hierarchy
-from ...operators._validate import as_finite, name_some
+from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
 from ...operators.elementary import Dense
 
@@ -28,12 +29,13 @@ def read_hierarchy(groups, equations):
             levels = [levels]  # one level
         for i, labels in enumerate(levels):
             if len(labels) != len(equations):
-                raise ValueError(f"hierarchy: level {i + 1} has {len(labels)} labels for"
-                                 f" {len(equations)} equations")
+                raise ValueError(f"hierarchy: level {i + 1} has {counted(len(labels), 'label')} for"
+                                 f" {counted(len(equations), 'equation')}")
     lacks = [name for name, *labels in zip(equations, *levels, strict=True)
              if any(_is_missing(label) for label in labels)]
     if lacks:
-        raise ValueError(f"hierarchy has no label for {len(lacks)} equations ({name_some(lacks)})")
+        raise ValueError(f"hierarchy has no label for {counted(len(lacks), 'equation')}"
+                         f" ({name_some(lacks)})")
     return Hierarchy.from_labels(*levels)
 
 
@@ -49,7 +51,8 @@ def _by_equation(paths, equations):
     """One list of labels a level from a path of labels an equation."""
     lacks = [name for name in equations if name not in paths]
     if lacks:
-        raise ValueError(f"hierarchy has no labels for {len(lacks)} equations ({name_some(lacks)})")
+        raise ValueError(f"hierarchy has no labels for {counted(len(lacks), 'equation')}"
+                         f" ({name_some(lacks)})")
     paths = {name: paths[name] for name in equations}
     depth = len(paths[equations[0]])
     uneven = [name for name, path in paths.items() if len(path) != depth]
@@ -67,8 +70,8 @@ def _from_pandas(groups, equations):
         raise ValueError(f"hierarchy has two rows for {name_some(twice)}")
     lacks = [name for name in equations if name not in index]
     if lacks:
-        raise ValueError(f"hierarchy has no row for {len(lacks)} equations ({name_some(lacks)});"
-                         " its index must hold the names of the equations")
+        raise ValueError(f"hierarchy has no row for {counted(len(lacks), 'equation')}"
+                         f" ({name_some(lacks)}); its index must hold the names of the equations")
     groups = groups.iloc[index.get_indexer(list(equations))]
     return [groups[name] for name in groups] if hasattr(groups, "columns") else [groups]
 

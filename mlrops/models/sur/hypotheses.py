@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc, fdtrc
 
-from ...operators._validate import check_rank, name_some
+from ..._wording import counted, name_some
+from ...operators._validate import check_rank
 from ...operators.convergence import ConvergenceWarning
 from ..criteria import degrees_of_freedom
 from .bootstrap import drawn_data
@@ -93,7 +94,7 @@ def restrictions_test(fit, R, q=None, use_f=None):
         raise ValueError("R must hold at least one restriction, none of zeros alone"
                          + (f", got row {name_some(empty)}" if empty.size else ""))
     short = len(words) <= 2 and not words[0].startswith("row ")
-    null = ", ".join(words) if short else f"{len(R)} linear restriction{'s' * (len(R) > 1)}"
+    null = ", ".join(words) if short else counted(len(R), "linear restriction")
     return wald(fit, R, q, null, use_f)
 
 
@@ -113,8 +114,8 @@ def homogeneity(fit, regressor, use_f=None):
     R[:, at[0]] = 1
     R[np.arange(len(at) - 1), at[1:]] = -1
     what = f"regressor {regressor}" if fit.data.names is None else regressor
-    return wald(fit, R, np.zeros(len(R)), f"one coefficient of {what} in {len(at)} equations",
-                use_f)
+    null = f"one coefficient of {what} in {counted(len(at), 'equation')}"
+    return wald(fit, R, np.zeros(len(R)), null, use_f)
 
 
 def wald(fit, R, q, null, use_f=None):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...operators._validate import name_some
+from ..._wording import counted, name_some
 from ...operators.mlr import check_ranks
 
 __all__ = ["check_bounded", "check_carried"]
@@ -25,9 +25,10 @@ def check_carried(data, hierarchy, ranks):
         j = bad[0]
         label = range(data.K) if data.names is None else data.names.equations
         raise ValueError(
-            f"equation {label[j]} has {data.nobs[j]} rows for {data.p[j]} regressors and"
-            f" {factors[j]} factors; more rows than both together are needed"
-            f" ({bad.size} equations: {name_some(label[i] for i in bad)}): lower the ranks")
+            f"equation {label[j]} has {counted(data.nobs[j], 'row')} for"
+            f" {counted(data.p[j], 'regressor')} and {counted(factors[j], 'factor')}; more rows"
+            f" than both together are needed ({counted(bad.size, 'equation')}:"
+            f" {name_some(label[i] for i in bad)}): lower the ranks")
     return ranks
 
 
@@ -58,7 +59,7 @@ def check_bounded(data, hierarchy, ranks):
         if rank >= data.N - R:
             label = range(data.K) if data.names is None else data.names.equations
             raise ValueError(
-                f"with {R} factors the likelihood has no maximum: equations"
+                f"with {counted(R, 'factor')} the likelihood has no maximum: equations"
                 f" {name_some([label[j] for j in most], limit=R + 1)} have {rank} independent"
-                f" regressors, and {data.N} rows allow {data.N - R - 1} for {R + 1} equations;"
-                " lower the ranks or take a factor_ridge")
+                f" regressors, and {counted(data.N, 'row')} allow {data.N - R - 1} for {R + 1}"
+                " equations; lower the ranks or take a factor_ridge")

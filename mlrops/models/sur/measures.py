@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from ...operators._validate import as_real, name_some
+from ..._wording import name_some
+from ...operators._validate import as_real
 from ...operators.mlr import MLR
 from .. import conditional
 from ..frames import frame_values

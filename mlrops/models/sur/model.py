@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...operators._validate import name_some
+from ..._wording import counted, name_some
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
 from .covariance import CovConfig
@@ -199,18 +199,17 @@ class SUR:
 
     def __repr__(self):
         data = self.data
-        said = [f"{data.K} equation{'s' * (data.K != 1)}", f"{data.p.sum()} coefficients",
-                f"{data.N} rows"]
+        said = [counted(data.K, "equation"), counted(data.p.sum(), "coefficient"),
+                counted(data.N, "row")]
         if data.observed is not None:
-            said.append(f"{data.observed.size - data.observed.sum()} of {data.observed.size} cells"
-                        " missing")
+            said.append(f"{data.observed.size - data.observed.sum()} of"
+                        f" {counted(data.observed.size, 'cell')} missing")
         if self.dropped:
-            said.append(f"{len(self.dropped)} rows dropped")
+            said.append(f"{counted(len(self.dropped), 'row')} dropped")
         if data.weights is not None:
             said.append("weighted")
         if data.constraints is not None:
-            said.append(f"{data.constraints[1].size} constraint"
-                        f"{'s' * (data.constraints[1].size != 1)}")
+            said.append(counted(data.constraints[1].size, "constraint"))
         return f"<SUR: {', '.join(said)}>"
 
     # ---------------------------------------------------------------- constraints

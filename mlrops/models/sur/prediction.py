@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from ..._wording import counted
+
 __all__ = ["SystemPrediction", "predict_system"]
 
 
@@ -48,7 +50,8 @@ class SystemPrediction:
     equations: tuple | None = None
 
     def __repr__(self):
-        return f"<SystemPrediction: {self.mean.shape[0]} rows, {self.mean.shape[1]} equations>"
+        return (f"<SystemPrediction: {counted(self.mean.shape[0], 'row')},"
+                f" {counted(self.mean.shape[1], 'equation')}>")
 
     def _named(self, x):
         if self.equations is None:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..._wording import counted
 from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
 from ..frames import check_order, frame_values
@@ -131,8 +132,8 @@ class SURResult(Inference, SystemTests):
         return self.data.system(beta_ridge=self.options.beta_ridge)
 
     def __repr__(self):
-        return (f"<SURResult: {self.K} equation{'s' * (self.K != 1)}, {self.P} coefficients,"
-                f" {self.N} rows, loglik {self.loglik:.6g} a row, {self.termination}>")
+        return (f"<SURResult: {counted(self.K, 'equation')}, {counted(self.P, 'coefficient')},"
+                f" {counted(self.N, 'row')}, loglik {self.loglik:.6g} a row, {self.termination}>")
 
     # ---------------------------------------------------------------- lists, or with names
 
@@ -229,8 +230,8 @@ class SURResult(Inference, SystemTests):
     def _read_regressors(self, Xs):
         """New regressors, checked: list of K arrays (M, p_j)."""
         if len(Xs) != self.K:
-            raise ValueError(f"Xs must hold one array for each of the {self.K} equations,"
-                             f" got {len(Xs)}")
+            raise ValueError("Xs must hold one array for each of the"
+                             f" {counted(self.K, 'equation')}, got {len(Xs)}")
         out = []
         for j, (X, beta) in enumerate(zip(Xs, self.coefficients, strict=True)):
             what = f"X of equation {j}"

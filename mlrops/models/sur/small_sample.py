@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...operators._validate import as_finite, name_some
+from ..._wording import counted, name_some
+from ...operators._validate import as_finite
 from ...operators.mlr import MLR
 
 __all__ = ["corrected_covariance", "effective_weights", "residual_df", "wald_df"]
@@ -249,8 +250,9 @@ def wald_df(restrictions, params_covariance, equations, df):
     equations = np.asarray(equations)
     m, P = R.shape
     if C.shape != (P, P) or equations.shape != (P,):
-        raise ValueError(f"restrictions have {P} columns, so params_covariance must have shape"
-                         f" ({P}, {P}) and equations ({P},), got {C.shape} and {equations.shape}")
+        raise ValueError(f"restrictions have {counted(P, 'column')}, so params_covariance must"
+                         f" have shape ({P}, {P}) and equations ({P},), got {C.shape} and"
+                         f" {equations.shape}")
     _, axes = np.linalg.eigh(R @ C @ R.T)
     R = axes.T @ R
     involved = np.unique(equations[np.any(R != 0, axis=0)])
@@ -325,14 +327,14 @@ def _check_counts(N, p, K):
         if x.dtype.kind not in "iu":
             raise TypeError(f"{name} must be an integer or integers, got dtype {x.dtype}")
         if x.shape not in ((), (K,)):
-            raise ValueError(f"{name} must be one number or one for each of the {K} equations,"
-                             f" got shape {x.shape}")
+            raise ValueError(f"{name} must be one number or one for each of the"
+                             f" {counted(K, 'equation')}, got shape {x.shape}")
         out.append(np.broadcast_to(x, (K,)).astype(np.float64))
     bad = np.flatnonzero(out[0] <= out[1])
     if bad.size:
         j = bad[0]
         raise ValueError(f"every equation needs more observations than regressors; equation {j} has"
-                         f" {out[0][j]:g} and {out[1][j]:g} ({bad.size} equations:"
+                         f" {out[0][j]:g} and {out[1][j]:g} ({counted(bad.size, 'equation')}:"
                          f" {name_some(bad)})")
     bad = np.flatnonzero(out[1] < 0)
     if bad.size:

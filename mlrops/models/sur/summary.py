@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from ...operators._validate import name_some
+from ..._wording import name_some
 from ..text import (
     NAME,
     WIDTH,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from ...operators._validate import name_some
+from ..._wording import agree, counted, name_some
 from ...operators.incomplete import IncompleteSamples
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 
@@ -113,13 +113,17 @@ class StackedSystem:
 
     def check_errors(self, E):
         """Refuse equations whose regressors leave nothing of Y, E being the residuals (K, N)."""
-        left, whole = (np.einsum("kt,kt->k", x, x, dtype=float) for x in (E, self.Y))
+        size = np.abs(self.Y).max(axis=1, keepdims=True).astype(float)
+        size[size == 0] = 1  # squares of numbers near the ends of the dtype are not seen as zero
+        left, whole = (np.einsum("kt,kt->k", x, x) for x in (E / size, self.Y / size))
         bad = left <= whole * (self.N * np.finfo(self.dtype).eps) ** 2
         if bad.any():
             named = [self.numbers[j] for j in np.flatnonzero(bad)]
             raise ValueError(
-                f"{len(named)} equations are fitted exactly by their regressors (equation"
-                f" {name_some(sorted(named))}): no error variance can be estimated; leave them out")
+                f"{counted(len(named), 'equation')} {agree(len(named), 'is', 'are')} fitted"
+                f" exactly by {agree(len(named), 'its', 'their')} regressors (equation"
+                f" {name_some(sorted(named))}): no error variance can be estimated; leave"
+                f" {agree(len(named), 'it', 'them')} out")
 
     def adjoint(self, V):
         """``Q_j v_j`` of every equation, (P,), for V (K, N)."""
@@ -270,8 +274,8 @@ def _orthonormal(X, numbers, names, ridge):
         columns = name_some(names[which[0]][i] for i in np.flatnonzero(bad[which[0]]))
         raise ValueError(
             f"X of equation {numbers[which[0]]} is rank-deficient: column {columns} depends on"
-            f" those before it ({which.size} equations: {name_some(numbers[i] for i in which)});"
-            " leave such columns out"
+            f" those before it ({counted(which.size, 'equation')}:"
+            f" {name_some(numbers[i] for i in which)}); leave such columns out"
         )
     Q, penalty = Q.swapaxes(1, 2), np.zeros_like(norms)
     if ridge:  # R diag(norms) = U S Vᵀ: the basis Uᵀ Q, and β = V S⁻¹ γ

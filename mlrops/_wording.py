@@ -1,0 +1,21 @@
+"""How messages list and count: one wording for everybody."""
+
+__all__ = ["agree", "counted", "name_some"]
+
+
+def name_some(indices, limit=5):
+    """Spell out the first few indices of a list: ``"3, 17, 20 and 4 more"``."""
+    indices = [str(i) for i in indices]
+    shown = ", ".join(indices[:limit])
+    return shown if len(indices) <= limit else f"{shown} and {len(indices) - limit} more"
+
+
+def agree(n, one, many):
+    """The word that goes with a count: ``agree(n, "has", "have")``."""
+    return one if n == 1 else many
+
+
+def counted(n, noun, spec=""):
+    """A count and its noun: ``"1 entry"``, ``"2 entries"``; `spec` formats the number."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{n:{spec}} {agree(n, noun, plural)}"
