@@ -7,22 +7,23 @@ Every operator here is a `scipy.sparse.linalg.LinearOperator` that also has ``so
 Notation, used everywhere
 -------------------------
 ========== =========================================================================================
-n, N       features (rows of the operator), samples
+n, N       features (rows of the operator); samples, which systems of equations call rows
 L          levels of the hierarchy, coarsest first, l = 0 … L-1; the diagonal is not a level
 p_l, r_l   groups at level l, rank at level l
 R, R_l     total rank Σ r_l; rank of levels 0 … l
 F, D       compact factors (n, R), positive diagonal (n,)
+s          factors of all groups, Σ p_l r_l: the columns of F spread out, (n, s)
 F_l        columns of F that belong to level l, (n, r_l), block diagonal over the groups of level l
 leaf       a group of the finest level; its rows all see the same R factors, one block a level
 Σ          Σ_l F_l F_lᵀ + diag(D)
 Y          data (N, n), one sample a row
-K, k       equations and factors of systems of regressions: loadings (K, k), Xs K arrays (N, p_j)
+K, P       equations and coefficients of a system of regressions, in all; Xs is K arrays (N, p_j)
 ========== =========================================================================================
 
 A worked example
 ----------------
 Four features, two levels: one group of all (rank 1), then the groups {0, 1} and {2, 3} (rank 1).
-F has R = 2 columns, one a level; spread out, the second would be two columns of the matrix.
+F has R = 2 columns, one a level; spread out, the second becomes two, one a group, so that s = 3.
 
 >>> import numpy as np
 >>> from mlrops import MLR, Hierarchy
@@ -41,8 +42,34 @@ True
 >>> b = A @ np.array([1.0, 2.0, 3.0, 4.0])
 >>> np.round(A.solve(b), 12)
 array([1., 2., 3., 4.])
->>> round(float(np.exp(A.logdet())), 9)
+>>> round(float(np.exp(A.logdet())), 9)  # the determinant
 36.0
+
+What is here
+------------
+========================================== =========================================================
+one matrix as an array                     Diagonal, Identity, Permutation, Dense, LowRank
+low rank updates                           LowRankPlusDiagonal, Woodbury
+multilevel low rank matrices               MLR, MLRInverse; rectangular or unsymmetric: GeneralMLR
+matrices of matrices                       Sum, Product, Scaled, Transposed, Inverse, Kronecker,
+                                           BlockDiagonal; ``+ - * / @ **`` find the tightest type
+operators and sparse arrays of others      Wrapped; one of your own: StructuredOperator
+is an operator right?                      check_operator
+a tree of features                         Hierarchy
+a tree found                               partition, partition_points, partition_features
+a matrix approximated by an MLR one        fit_mlr (MLRFit), allocate_ranks (RankAllocation)
+factor models                              fit_factor_model (FactorModelResult); as an estimator
+                                           of scikit-learn `mlrops.sklearn.FactorModel`
+their ranks                                select_ranks (RankSelection)
+one regression, correlated errors          gls (GLSResult)
+a system of regressions                    SUR by names, als_gls by arrays (SURResult); em_gls, the
+                                           dense way; ranks: select_sur_ranks
+fits that did not converge                 ConvergenceWarning
+files                                      save, load; format: ``help(mlrops.io)``
+data, simulators, test matrices            `mlrops.datasets`
+pictures                                   `mlrops.plotting`
+in a shell                                 ``python -m mlrops``
+========================================== =========================================================
 """
 
 from . import datasets

@@ -8,16 +8,20 @@ import operator
 
 import numpy as np
 
+from ._wording import counted, name_some
+
 __all__ = [
     "as_integer",
     "as_integers",
     "as_levels",
     "check_counts",
+    "check_even_counts",
     "check_nested",
     "check_offsets",
     "check_permutation",
     "cut_linkage",
     "factorize",
+    "factorize_all",
     "nest_labels",
 ]
 
@@ -149,12 +153,10 @@ def factorize(labels, what):
     codes, values = _codes(labels, what)
     missing = np.flatnonzero(codes < 0)
     if missing.size:
-        from .operators._validate import name_some  # late: the operators import this package's tree
-
         raise ValueError(
             f"{what}: the label is missing (None, NaN, NA or NaT) for {missing.size} of"
-            f" {codes.size} features ({name_some(missing)}); drop these features or give them a"
-            " label of their own"
+            f" {counted(codes.size, 'feature')} ({name_some(missing)}); drop these features or"
+            " give them a label of their own"
         )
     used, codes = np.unique(codes, return_inverse=True)
     return codes, [values[c] for c in used]
@@ -240,6 +242,25 @@ def _is_missing(value):
 
 
 # ---------------------------------------------------------------- labels of all levels
+
+
+def factorize_all(labels):
+    """Codes and values of `factorize` for one array of labels a level, of one length n > 0."""
+    if not labels:
+        raise ValueError("from_labels needs one array of labels a level, got none")
+    codes, values = zip(
+        *(factorize(x, f"labels[{j}]") for j, x in enumerate(labels)), strict=True
+    )
+    n = codes[0].size
+    for j, code in enumerate(codes):
+        if code.size != n:
+            raise ValueError(
+                "every level needs one label for each feature: labels[0] has"
+                f" {counted(n, 'entry')}, labels[{j}] has {code.size}"
+            )
+    if n == 0:
+        raise ValueError("a hierarchy needs at least one feature, got empty labels")
+    return codes, values
 
 
 def nest_labels(codes, values, qualify, first_level):
@@ -337,10 +358,26 @@ def check_counts(group_counts, n):
             else ""
         )
         raise ValueError(
-            f"group_counts must not decrease from coarse to fine, got {counts[level]} groups at"
-            f" level {level} after {counts[level - 1]} at level {level - 1}{advice}"
+            "group_counts must not decrease from coarse to fine, got"
+            f" {counted(counts[level], 'group')} at level {level} after {counts[level - 1]} at"
+            f" level {level - 1}{advice}"
         )
     return counts
+
+
+def check_even_counts(n, group_counts):
+    """n and group counts as integers, each count a multiple of the one before."""
+    n = as_integer(n, "n")
+    if n < 1:
+        raise ValueError(f"a hierarchy needs at least one feature, got n = {n}")
+    counts = check_counts(group_counts, n)
+    for level, (p, q) in enumerate(zip(counts[:-1], counts[1:], strict=True)):
+        if q % p:
+            raise ValueError(
+                f"each group count must divide the next one: {p} groups of level {level} cannot"
+                f" be split evenly into {q} groups of level {level + 1}"
+            )
+    return n, counts
 
 
 # ---------------------------------------------------------------- a linkage
@@ -415,17 +452,17 @@ def _read_linkage(Z):
         raise ValueError(f"Z is not a linkage: cluster {twice} is merged twice, in rows {rows}")
 
     children = ids.tolist()
-    counted = [1] * n
+    held = [1] * n
     for left, right in children:
-        counted.append(counted[left] + counted[right])
-    wrong = np.flatnonzero(sizes != np.array(counted[n:]))
+        held.append(held[left] + held[right])
+    wrong = np.flatnonzero(sizes != np.array(held[n:]))
     if wrong.size:
         i = wrong[0]
         raise ValueError(
-            f"Z is not a linkage: merge {i} says it holds {sizes[i]:g} features, its clusters hold"
-            f" {counted[n + i]}"
+            f"Z is not a linkage: merge {i} says it holds {counted(sizes[i], 'feature', 'g')}, its"
+            f" clusters hold {held[n + i]}"
         )
-    return children, counted
+    return children, held
 
 
 # ---------------------------------------------------------------- part of a tree

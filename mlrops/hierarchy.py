@@ -13,14 +13,16 @@ from ._grouping import (
     as_integer,
     as_integers,
     as_levels,
-    check_counts,
+    check_even_counts,
     check_nested,
     check_offsets,
     check_permutation,
     cut_linkage,
-    factorize,
+    factorize_all,
     nest_labels,
 )
+from ._tree_text import describe
+from ._wording import counted
 from .kernels.groups import by_size
 
 __all__ = ["Hierarchy"]
@@ -33,8 +35,8 @@ class Hierarchy:
     ----------
     permutation : array_like of int, shape (n,)
         ``permutation[i]`` is the feature at position i of the tree.
-    boundaries : sequence of L array_like of int
-        ``boundaries[l]`` are p_l + 1 increasing offsets into the permuted features, from 0 to n:
+    boundaries : sequence of L array_like of int, shapes (p_l + 1,)
+        ``boundaries[l]`` are increasing offsets into the permuted features, from 0 to n:
         group g of level l holds the positions ``boundaries[l][g]`` to ``boundaries[l][g + 1] - 1``.
         Every offset of a level must be an offset of the next one.
 
@@ -58,7 +60,7 @@ class Hierarchy:
 
     Examples
     --------
-    >>> from mlrops.hierarchy import Hierarchy
+    >>> from mlrops import Hierarchy
     >>> h = Hierarchy([2, 0, 1, 3], [[0, 4], [0, 1, 4]])
     >>> h
     Hierarchy(n=4, n_levels=2, group_counts=(1, 2))
@@ -125,7 +127,7 @@ class Hierarchy:
 
         Examples
         --------
-        >>> from mlrops.hierarchy import Hierarchy
+        >>> from mlrops import Hierarchy
         >>> sector = ["tech", "bank", "tech", "bank", "tech"]
         >>> industry = ["chips", "retail", "web", "retail", "chips"]
         >>> h = Hierarchy.from_labels(sector, industry)
@@ -140,24 +142,12 @@ class Hierarchy:
         >>> h.permutation
         array([1, 3, 0, 4, 2])
         """
-        if not labels:
-            raise ValueError("from_labels needs one array of labels a level, got none")
-        codes, values = zip(
-            *(factorize(x, f"labels[{j}]") for j, x in enumerate(labels)), strict=True
-        )
-        n = codes[0].size
-        for j, code in enumerate(codes):
-            if code.size != n:
-                raise ValueError(
-                    "every level needs one label for each feature: labels[0] has"
-                    f" {n} entries, labels[{j}] has {code.size}"
-                )
-        if n == 0:
-            raise ValueError("a hierarchy needs at least one feature, got empty labels")
+        codes, values = factorize_all(labels)
         root = bool(root)
         permutation, boundaries, names = nest_labels(codes, values, qualify, first_level=int(root))
         if root:
-            boundaries, names = [np.array([0, n]), *boundaries], [None, *names]
+            boundaries = [np.array([0, permutation.size]), *boundaries]
+            names = [None, *names]
         return cls._make(permutation, boundaries, tuple(names))
 
     @classmethod
@@ -166,17 +156,22 @@ class Hierarchy:
 
         Parameters
         ----------
-        boundaries : sequence of L array_like of int
-            As in `Hierarchy`, with the same errors.
+        boundaries : sequence of L array_like of int, shapes (p_l + 1,)
+            As in `Hierarchy`.
         permutation : array_like of int, shape (n,), optional
 
         Returns
         -------
         Hierarchy
 
+        Raises
+        ------
+        ValueError, TypeError
+            As `Hierarchy`.
+
         Examples
         --------
-        >>> from mlrops.hierarchy import Hierarchy
+        >>> from mlrops import Hierarchy
         >>> Hierarchy.from_boundaries([[0, 6], [0, 2, 6], [0, 1, 2, 6]])
         Hierarchy(n=6, n_levels=3, group_counts=(1, 2, 3))
         """
@@ -187,11 +182,20 @@ class Hierarchy:
 
     @classmethod
     def flat(cls, n):
-        """One level of one group that holds all n features: the ordinary factor model.
+        """One level of one group that holds all features: the ordinary factor model.
+
+        Parameters
+        ----------
+        n : int
+            Number of features, at least 1.
+
+        Returns
+        -------
+        Hierarchy
 
         Examples
         --------
-        >>> from mlrops.hierarchy import Hierarchy
+        >>> from mlrops import Hierarchy
         >>> Hierarchy.flat(100)
         Hierarchy(n=100, n_levels=1, group_counts=(1,))
         """
@@ -216,25 +220,18 @@ class Hierarchy:
         Raises
         ------
         ValueError
-            A count that does not divide the next one or is out of range.
+            No features, a count that does not divide the next one or is out of range.
+        TypeError
+            Numbers that are not integers.
 
         Examples
         --------
-        >>> from mlrops.hierarchy import Hierarchy
+        >>> from mlrops import Hierarchy
         >>> h = Hierarchy.balanced(10, [1, 2, 4])
         >>> h.group_sizes(2)
         array([2, 3, 2, 3])
         """
-        n = as_integer(n, "n")
-        if n < 1:
-            raise ValueError(f"a hierarchy needs at least one feature, got n = {n}")
-        counts = check_counts(group_counts, n)
-        for level, (p, q) in enumerate(zip(counts[:-1], counts[1:], strict=True)):
-            if q % p:
-                raise ValueError(
-                    f"each group count must divide the next one: {p} groups of level {level} cannot"
-                    f" be split evenly into {q} groups of level {level + 1}"
-                )
+        n, counts = check_even_counts(n, group_counts)
         # i n // p = (i k) n // (p k): an offset of p groups is one of p k groups, so levels nest.
         return cls._make(None, [np.arange(p + 1) * n // p for p in counts])
 
@@ -259,12 +256,14 @@ class Hierarchy:
         ------
         ValueError
             Z is not a linkage (the message names the merge), or counts decrease or exceed n.
+        TypeError
+            Z is not numeric, counts are not integers.
 
         Examples
         --------
         >>> import numpy as np
         >>> from scipy.cluster.hierarchy import linkage
-        >>> from mlrops.hierarchy import Hierarchy
+        >>> from mlrops import Hierarchy
         >>> x = np.array([[0.0], [10.0], [0.1], [10.1], [12.0]])
         >>> h = Hierarchy.from_linkage(linkage(x, "average"), [1, 2, 3])
         >>> h.labels(2)
@@ -300,31 +299,72 @@ class Hierarchy:
         return self._boundaries
 
     def labels(self, level):
-        """Group number of every feature at a level, in feature order: ints, shape (n,).
+        """Group number of every feature at a level.
 
-        Groups are numbered 0 to p_l - 1 in tree order.  Negative levels count from the finest;
-        IndexError for a level that does not exist.
+        Parameters
+        ----------
+        level : int
+            Negative levels count from the finest.  IndexError for one that does not exist.
+
+        Returns
+        -------
+        ndarray of int, shape (n,)
+            In feature order; groups are numbered 0 to p_l - 1 in tree order.
         """
         sizes = self.group_sizes(level)
         return self._scatter(np.repeat(np.arange(sizes.size), sizes))
 
     def group_sizes(self, level):
-        """Number of features in every group of a level: ints, shape (p_l,)."""
+        """Number of features in every group of a level.
+
+        Parameters
+        ----------
+        level : int
+
+        Returns
+        -------
+        ndarray of int, shape (p_l,)
+        """
         return np.diff(self._boundaries[self._level(level)])
 
     def names(self, level):
-        """The labels of the groups of a level as given to `from_labels` (tuple), else None.
+        """The labels of the groups of a level, as given to `from_labels`.
 
-        Groups told apart by ``qualify=True`` may have the same name; a root has none.
+        Parameters
+        ----------
+        level : int
+
+        Returns
+        -------
+        tuple of length p_l, or None
+            None where there are no labels, as for a root.  Groups told apart by ``qualify=True``
+            may have the same name.
         """
         return self._names[self._level(level)]
 
     def features(self, level, group):
-        """The features of one group (read-only ints), in the order they have in the tree."""
+        """The features of one group, in the order they have in the tree.
+
+        Parameters
+        ----------
+        level, group : int
+            Negative groups count from the last.
+
+        Returns
+        -------
+        ndarray of int, shape (size of the group,)
+            Read-only.
+
+        Raises
+        ------
+        IndexError
+            A level or group that does not exist.
+        """
         offsets = self._boundaries[self._level(level)]
         index, p = as_integer(group, "group"), offsets.size - 1
         if not -p <= index < p:
-            raise IndexError(f"group {group} is out of range: level {level} has {p} groups")
+            raise IndexError(f"group {group} is out of range: level {level} has"
+                             f" {counted(p, 'group')}")
         index %= p
         return self._permutation[offsets[index] : offsets[index + 1]]
 
@@ -332,7 +372,7 @@ class Hierarchy:
         index, L = as_integer(level, "level"), self.n_levels
         if not -L <= index < L:
             raise IndexError(
-                f"level {level} is out of range: this hierarchy has {L} levels"
+                f"level {level} is out of range: this hierarchy has {counted(L, 'level')}"
                 f" (0 to {L - 1}, or -1 to -{L} from the finest)"
             )
         return index % L
@@ -430,9 +470,14 @@ class Hierarchy:
         -------
         str
 
+        Raises
+        ------
+        ValueError
+            `max_groups` is below 1.
+
         Examples
         --------
-        >>> from mlrops.hierarchy import Hierarchy
+        >>> from mlrops import Hierarchy
         >>> print(Hierarchy.balanced(10**6, [1, 100, 10**5]).describe(max_groups=5))
         Hierarchy of 1,000,000 features, groups by level: 1, 100, 100,000
         └─ all: 1,000,000 features in 100 groups
@@ -443,56 +488,10 @@ class Hierarchy:
            ├─ group 1: 10,000 features ... 1,000 more groups
            └─ ... 98 more
         """
-        max_groups = as_integer(max_groups, "max_groups")
-        if max_groups < 1:
-            raise ValueError(f"max_groups must be at least 1, got {max_groups}")
-        counts = ", ".join(f"{p:,}" for p in self.group_counts)
-        lines = [f"Hierarchy of {_count(self.n, 'feature')}, groups by level: {counts}"]
-        self._draw(lines, "", 0, 0, self.group_counts[0], max_groups)
-        return "\n".join(lines)
-
-    def _draw(self, lines, indent, level, first, last, budget):
-        """Draw groups first to last - 1 of a level; `budget` groups at most, subtrees included."""
-        count = last - first
-        shown = min(count, budget)
-        if self._subtree(level, first, last) > budget and level < self.n_levels - 1:
-            shown = min(count, (budget + 1) // 2)  # half goes to width, half to depth
-        spare = budget - shown
-        for g in range(first, first + shown):
-            ends = g == last - 1
-            line = f"{indent}{'└─' if ends else '├─'} {self._title(level, g)}"
-            if level == self.n_levels - 1:
-                lines.append(line)
-                continue
-            a, b = np.searchsorted(self._boundaries[level + 1], self._boundaries[level][g : g + 2])
-            hidden = self._subtree(level + 1, a, b)
-            given = min(hidden, spare)
-            spare -= given
-            if given:
-                lines.append(f"{line} in {_count(b - a, 'group')}")
-                self._draw(lines, indent + ("   " if ends else "│  "), level + 1, a, b, given)
-            else:
-                lines.append(f"{line} ... {_count(hidden, 'more group')}")
-        if shown < count:
-            lines.append(f"{indent}└─ ... {count - shown:,} more")
-
-    def _subtree(self, level, first, last):
-        """Number of groups of this and all finer levels within groups first to last - 1."""
-        span = self._boundaries[level][[first, last]]
-        return sum(int(np.diff(np.searchsorted(b, span))[0]) for b in self._boundaries[level:])
-
-    def _title(self, level, group):
-        names, offsets = self._names[level], self._boundaries[level]
-        default = "all" if offsets.size == 2 else f"group {group}"
-        name = default if names is None else names[group]
-        return f"{name}: {_count(offsets[group + 1] - offsets[group], 'feature')}"
+        return describe(self, max_groups)
 
 
 def _frozen(x):
     x = np.asarray(x)
     x.flags.writeable = False
     return x
-
-
-def _count(k, noun):
-    return f"{k:,} {noun}{'' if k == 1 else 's'}"

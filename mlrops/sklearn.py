@@ -41,14 +41,16 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     Parameters
     ----------
     ranks : int or tuple of int, optional
-        Number of factors of each level, coarsest first.
+        Number of factors of each level, coarsest first; one number where there is one level.
     hierarchy : Hierarchy, optional
         Tree of the features that `fit` sees; default one level with one group.
-    init, n_init, accelerate, center, tol, gtol, max_iter, variance_floor
+    init, n_init, accelerate, center
         As in `fit_factor_model`.
     missing : {"raise", "em"}, optional
         What to do about NaN: refuse it, or leave out the cells it marks, in `fit` as in what is
         done with the fitted model.
+    tol, gtol, max_iter, variance_floor
+        As in `fit_factor_model`.
     random_state : None, int, RandomState or numpy.random.Generator, optional
         Seed of random starts.
 
@@ -209,6 +211,11 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Returns
         -------
         X : ndarray, shape (N, n)
+
+        Raises
+        ------
+        ValueError
+            NaN or infinity, or another number of columns than `transform` gives.
         """
         check_is_fitted(self)
         Z = check_array(Z, dtype=FLOATS, ensure_min_features=0, input_name="Z")
@@ -242,7 +249,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
         Parameters
         ----------
-        input_features : array_like of str, optional
+        input_features : array_like of str, shape (n,), optional
             Only compared with the names of the features fitted to.
 
         Returns

@@ -1,7 +1,6 @@
-"""The house rules: who imports whom, how long files are, public names that explain themselves."""
+"""The house rules: who imports whom, how long files are."""
 
 import ast
-import inspect
 from pathlib import Path
 
 import pytest
@@ -128,14 +127,3 @@ def test_files_are_short(file):
     assert len(text.splitlines()) < 500
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), f"{file.name} does not say what it is for"
-
-
-@pytest.mark.parametrize("name", getattr(mlrops, "__all__", []))
-def test_public_names_have_examples(name):
-    thing = getattr(mlrops, name)
-    if name == "__version__":
-        return
-    doc = inspect.getdoc(thing)
-    assert doc
-    if not (inspect.ismodule(thing) or isinstance(thing, type) and issubclass(thing, Warning)):
-        assert "Examples\n--------\n" in doc and ">>>" in doc

@@ -48,6 +48,15 @@ class FrenchReturns:
         Root, family of portfolios, and size group within the family.
     description, source, license : str
         What the series are, where they come from, and on which terms they ship.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import load_french
+    >>> french = load_french()
+    >>> french.factor_names, str(french.dates[0])
+    (('MktRF', 'SMB', 'HML', 'Mom', 'RF'), '1949-01')
+    >>> french.excess.shape
+    (819, 30)
     """
 
     returns: np.ndarray
@@ -99,7 +108,8 @@ def load_french():
 
     Notes
     -----
-    The arrays are new on every call; change them as you like.
+    The arrays are new on every call; change them as you like.  Returns are fractions a month.  The
+    series are from Kenneth R. French's data library; ``source`` says how to cite it.
 
     Examples
     --------

@@ -25,12 +25,21 @@ class GrunfeldPanel:
     Attributes
     ----------
     invest, value, capital : ndarray, shape (20, 11)
-        Gross investment, market value and capital stock; one year a row, one firm a column.
+        Gross investment, market value and capital stock, millions of US dollars at 1947 prices;
+        one year a row, one firm a column.
     firms : tuple of 11 str
         Names of the firms.
     years : ndarray of int, shape (20,)
         1935 to 1954.
     description, source, license : str
+        What the data are, where they come from, and on which terms they ship.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import load_grunfeld
+    >>> panel = load_grunfeld()
+    >>> panel.invest.shape, panel.to_frame().columns.tolist()
+    ((20, 11), ['invest', 'value', 'capital', 'firm', 'year'])
     """
 
     invest: np.ndarray
@@ -69,6 +78,11 @@ def load_grunfeld():
     GrunfeldPanel
         ``invest``, ``value``, ``capital`` (20, 11), ``firms``, ``years``, ``to_frame()``,
         ``description``, ``source``, ``license``.
+
+    References
+    ----------
+    Y. Grunfeld, "The determinants of corporate investment", 1958; C. Kleiber, A. Zeileis, "The
+    Grunfeld data at 50", 2008.
 
     Examples
     --------

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from .._wording import counted
 from ..hierarchy import Hierarchy
 from ..operators._validate import as_finite, check_rank
 
@@ -20,10 +21,18 @@ class PointMatrix:
     Attributes
     ----------
     A : ndarray, shape (m, n)
+        The matrix.
     targets : ndarray, shape (m, d)
         Points of the rows.
     sources : ndarray, shape (n, d)
         Points of the columns; the same array as `targets` where A is symmetric.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import sphere_kernel
+    >>> data = sphere_kernel(50, random_state=0)
+    >>> data.A.shape, data.targets.shape, data.sources is data.targets
+    ((50, 50), (50, 3), True)
     """
 
     A: np.ndarray
@@ -52,6 +61,11 @@ def gauss_transform(m=800, n=600, k=5.0, *, dimension=3, random_state=None):
     -------
     PointMatrix
         ``A`` (m, n), ``targets`` (m, dimension), ``sources`` (n, dimension).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Counts below 1 or not integers, a width that is not positive, a bad seed.
 
     References
     ----------
@@ -110,6 +124,11 @@ def sphere_kernel(n=1000, kernel="gaussian", scale=0.5, *, m=None, random_state=
     PointMatrix
         ``A`` (m or n, n), ``targets``, ``sources`` (n, 3).
 
+    Raises
+    ------
+    ValueError, TypeError
+        Counts below 1 or not integers, an unknown kernel, a scale that is not positive, a bad seed.
+
     References
     ----------
     G. E. Fasshauer, Meshfree approximation methods with MATLAB, World Scientific (2007), for the
@@ -157,6 +176,12 @@ def graph_distances(graph="small_world", n=1000, *, degree=4, rewire=0.1, random
     -------
     A : ndarray, shape (n, n)
         Symmetric float64, 0 on the diagonal, infinite between vertices that no path joins.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown graph, n below 1, a degree of n or more or odd where it must be even, `rewire`
+        outside of 0 to 1, a bad seed.
 
     References
     ----------
@@ -213,6 +238,11 @@ def toeplitz_matrix(n=1000, m=None, *, decay=1.0, symmetric=True, random_state=N
     A : ndarray, shape (m, n)
         ``A[i, j]`` depends on ``i - j``.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Counts below 1 or not integers, a decay that is not finite, a bad seed.
+
     References
     ----------
     R. M. Gray, Toeplitz and circulant matrices: a review, Foundations and Trends in Communications
@@ -253,6 +283,11 @@ def dct_matrix(n=1000):
     A : ndarray, shape (n, n)
         ``A[i, j] = √(2/n) cos(π i (2j + 1) / 2n)``, row 0 divided by ``√2``; ``A Aᵀ = I``.
 
+    Raises
+    ------
+    ValueError, TypeError
+        n below 1, or not an integer.
+
     References
     ----------
     N. Ahmed, T. Natarajan and K. R. Rao, Discrete cosine transform, IEEE Transactions on Computers
@@ -285,6 +320,11 @@ def hilbert_matrix(n=1000, m=None):
     Returns
     -------
     A : ndarray, shape (m, n)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers below 1, or not integers.
 
     References
     ----------
@@ -330,6 +370,12 @@ def hierarchical_matrix(m, n, group_counts, ranks, *, noise=0.0, shuffle=True, r
         Of m and of n features; blocks stand where group g of a level of one meets group g of the
         same level of the other.
 
+    Raises
+    ------
+    ValueError, TypeError
+        Group counts that do not divide one another or exceed m or n, not a rank for each level,
+        negative ranks or noise, counts that are not integers.
+
     References
     ----------
     T. Parshakova, T. Hastie, E. Darve and S. Boyd, Factor fitting, rank allocation, and
@@ -354,7 +400,7 @@ def hierarchical_matrix(m, n, group_counts, ranks, *, noise=0.0, shuffle=True, r
     rows, cols = trees
     ranks = [check_rank(r, f"ranks[{level}]") for level, r in enumerate(ranks)]
     if len(ranks) != rows.n_levels:
-        raise ValueError(f"ranks must name one rank for each of {rows.n_levels} levels, got"
+        raise ValueError(f"ranks must have {counted(rows.n_levels, 'entry')}, one a level, got"
                          f" {len(ranks)}")
     A = noise * rng.standard_normal((m, n))
     for level, r in enumerate(ranks):

@@ -36,14 +36,18 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
 
     Parameters
     ----------
-    A, rows, cols, symmetric, psd
+    A
         As in `fit_mlr`.
     total_rank : int
         Sum of the ranks, at least 1.
+    rows, cols
+        As in `fit_mlr`.
     start : {"uniform", "bottom", "top"} or sequence of int, optional
         First ranks: the same at every level (what cannot be shared out evenly goes to the coarsest
         ones), all at the finest level, all at the coarsest, or given ones.  The answer depends on
         it: take the best of several.
+    symmetric, psd
+        As in `fit_mlr`.
     max_failures : int, optional
         Exchanges tried in a row without success before it stops; default twice the number of
         levels.

@@ -23,7 +23,26 @@ STATIONARY = 1e-13
 
 @dataclass(frozen=True)
 class MLRIterate:
-    """What a callback sees: the number of iterations so far, the relative error and the ranks."""
+    """What a callback of `fit_mlr` or `allocate_ranks` sees.
+
+    Attributes
+    ----------
+    n_iter : int
+        Iterations, or steps of the allocation, so far.
+    error : float
+        Relative error in the Frobenius norm.
+    ranks : tuple of L int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Hierarchy, fit_mlr
+    >>> x, seen = np.linspace(0, 1, 16), []
+    >>> fit = fit_mlr(np.exp(-np.abs(x[:, None] - x)), [1, 1], Hierarchy.balanced(16, [1, 4]),
+    ...               callback=lambda iterate: seen.append(iterate.error))
+    >>> bool((seen == fit.errors).all())
+    True
+    """
 
     n_iter: int
     error: float
@@ -43,8 +62,8 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
         What to approximate.  Of a sparse array and an operator only products are taken.  Names of a
         DataFrame are not looked at: rows and columns count in their order.
     ranks : int or sequence of int
-        Rank of each level, coarsest first.  A block with a side shorter than its level's rank gets
-        what it can have (``result.capped`` lists them).
+        Rank of each level, coarsest first; one number where there is one level.  A block with a
+        side shorter than its level's rank gets what it can have (``result.capped`` lists them).
     rows : Hierarchy
         Nested partition of the m rows.
     cols : Hierarchy, optional

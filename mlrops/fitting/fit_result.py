@@ -65,7 +65,19 @@ class MLRFit:
     def to_mlr(self, tol=None):
         """The fit as an `MLR`, where it is symmetric positive definite with a diagonal level.
 
-        See `GeneralMLR.to_mlr` for what it takes, and for its errors.
+        Parameters
+        ----------
+        tol : float, optional
+            As for `GeneralMLR.to_mlr`.
+
+        Returns
+        -------
+        MLR
+
+        Raises
+        ------
+        ValueError
+            As `GeneralMLR.to_mlr`.
         """
         return self.operator.to_mlr(tol)
 

@@ -110,16 +110,25 @@ def impute(covariance, mean, Y, return_std=False):
 
 
 class Conditional:
-    """Distribution of some features of a normal sample given the others; see `condition`.
+    """Distribution of some features given the others; what `FactorModelResult.condition` returns.
 
     Attributes
     ----------
-    observed, missing : ndarray of int
+    observed, missing : ndarray of int, shapes (n_observed,) and (n_missing,)
         The features that are given, in the order asked for, and the rest, increasing.
     mean_map : StructuredOperator, shape (n_missing, n_observed)
         ``B = Σ_mo Σ_oo⁻¹``.
     covariance : MLR
         Covariance of the missing features given the observed ones, whatever their values.
+
+    Examples
+    --------
+    >>> from mlrops import fit_factor_model
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> fit = fit_factor_model(simulate_factor_model(6, 1, n_samples=80, random_state=0).Y, 1)
+    >>> rest = fit.condition([0, 4])
+    >>> rest.missing, rest.mean([1.0, -1.0]).shape, rest.covariance.shape
+    (array([1, 2, 3, 5]), (4,), (4, 4))
     """
 
     def __init__(self, covariance, mean, observed, missing):
@@ -128,6 +137,7 @@ class Conditional:
 
     @cached_property
     def covariance(self):
+        """Covariance of the missing features given the observed ones (`MLR`)."""
         return self.mean_map.covariance
 
     def mean(self, y):
@@ -141,6 +151,11 @@ class Conditional:
         Returns
         -------
         mean : ndarray, shape (n_missing,) or (N, n_missing)
+
+        Raises
+        ------
+        ValueError, TypeError
+            NaN or infinity, another number of features, complex values.
         """
         y = as_finite(y, "y", ndim=(1, 2), axis=-1)
         if y.shape[-1] != self.observed.size:

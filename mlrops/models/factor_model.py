@@ -23,7 +23,25 @@ __all__ = ["FactorModelIterate", "fit_factor_model"]
 
 @dataclass(frozen=True)
 class FactorModelIterate:
-    """What a callback sees: parameters after `n_iter` updates and their log-likelihood."""
+    """What a callback of `fit_factor_model` sees.
+
+    Attributes
+    ----------
+    n_iter : int
+        Updates so far.
+    loglik : float
+        Average log-likelihood a sample of the parameters after them.
+    covariance : MLR, shape (n, n)
+
+    Examples
+    --------
+    >>> from mlrops import fit_factor_model
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> Y, seen = simulate_factor_model(8, 1, n_samples=50, random_state=0).Y, []
+    >>> fit = fit_factor_model(Y, 1, callback=lambda iterate: seen.append(iterate.loglik))
+    >>> bool((seen == fit.loglik_trace).all())
+    True
+    """
 
     n_iter: int
     loglik: float
@@ -53,8 +71,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
           an iterator over such*: one pass an iteration, in memory a block of samples about as
           large as the factors.
     ranks : int or sequence of int
-        Number of factors of each level, coarsest first.  A group with fewer features than its
-        level's rank gets as many factors as it has features (``result.capped`` lists them).
+        Number of factors of each level, coarsest first; one number where there is one level.  A
+        group with fewer features than its level's rank gets as many factors as it has features
+        (``result.capped`` lists them).
     hierarchy : Hierarchy, optional
         Tree of the features; default one level with one group.
     init : {"svd", "principal_factor", "frobenius", "random"} or MLR, optional

@@ -24,7 +24,7 @@ ROUNDS = 4
 def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, scale="estimated"):
     """Generalized least squares with any operator as covariance of the errors.
 
-    The coefficients minimize ``(y - Xβ)ᵀ Σ⁻¹ (y - Xβ)``.  Σ is used through its own ``solve`` or
+    The coefficients minimize ``(y - Xβ)ᵀ Σ⁻¹ (y - Xβ)`` [3]_.  Σ is used by its own ``solve`` or
     ``whiten`` alone: no N×N matrix is formed.
 
     Parameters
@@ -96,6 +96,8 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     .. [1] Å. Björck, *Numerical Methods for Least Squares Problems*, SIAM 1996, chapter 7.
     .. [2] D. C.-L. Fong and M. Saunders, "LSMR: an iterative algorithm for sparse least-squares
        problems", SIAM J. Sci. Comput. 33, 2011.
+    .. [3] A. Aitken, "On least squares and linear combination of observations", Proc. R. Soc.
+       Edinburgh 55, 1935.
 
     Examples
     --------

@@ -181,6 +181,11 @@ class GLSResult:
         -------
         interval : ndarray, shape (p, 2)
             Lower and upper ends.
+
+        Raises
+        ------
+        ValueError
+            `alpha` is not between 0 and 1.
         """
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
@@ -194,8 +199,16 @@ class GLSResult:
     def to_frame(self, alpha=0.05):
         """The table of coefficients as a pandas DataFrame, a regressor a row.
 
-        Columns ``coef``, ``std err``, ``t`` and ``P>|t|`` (``z`` where the scale is known), and the
-        ends of the confidence intervals.
+        Parameters
+        ----------
+        alpha : float, default 0.05
+            Confidence intervals have level ``1 - alpha``.
+
+        Returns
+        -------
+        pandas.DataFrame, shape (p, 6)
+            Columns ``coef``, ``std err``, ``t`` and ``P>|t|`` (``z`` where the scale is known), and
+            the ends of the confidence intervals.
         """
         import pandas as pd
 

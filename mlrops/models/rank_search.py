@@ -34,19 +34,49 @@ BLOCK = 1000  # samples scored at a time
 
 
 class RankRecord(NamedTuple):
-    """What is known of one candidate; a row of ``RankSelection.table``."""
+    """What is known of one candidate; a row of ``RankSelection.table``.
 
-    ranks: tuple  #: one rank a level
-    storage: int  #: numbers stored, n R + n
-    df: int  #: free parameters, rotations out (`criteria.degrees_of_freedom`)
-    loglik: float  #: average log-likelihood a sample of the fit to all samples
-    aic: float  #: ``-2 N loglik + 2 df``
-    bic: float  #: ``-2 N loglik + df log N``
-    cv_mean: float  #: held-out log-likelihood a sample, mean over folds
-    cv_se: float  #: its standard error over folds
-    n_iter: int  #: updates of all its fits together
-    converged: bool  #: whether all its fits converged
-    n_capped: int  #: groups with fewer features than their level's rank
+    Attributes
+    ----------
+    ranks : tuple of L int
+    storage : int
+        Numbers stored, n R + n.
+    df : int
+        Free parameters, rotations counted out.
+    loglik : float
+        Average log-likelihood a sample of the fit to all samples.
+    aic, bic : float
+        ``-2 N loglik + 2 df`` and ``-2 N loglik + df log N``.
+    cv_mean, cv_se : float
+        Held-out log-likelihood a sample, mean over folds and its standard error.
+    n_iter : int
+        Updates of all its fits together.
+    converged : bool
+        Whether all its fits converged.
+    n_capped : int
+        Groups with fewer features than their level's rank.
+
+    Examples
+    --------
+    >>> from mlrops import select_ranks
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> Y = simulate_factor_model(8, 1, n_samples=100, random_state=0).Y
+    >>> record = select_ranks(Y, candidates=[1]).table[0]
+    >>> record.ranks, record.storage, record.df
+    ((1,), 16, 24)
+    """
+
+    ranks: tuple
+    storage: int
+    df: int
+    loglik: float
+    aic: float
+    bic: float
+    cv_mean: float
+    cv_se: float
+    n_iter: int
+    converged: bool
+    n_capped: int
 
 
 def merit(record, criterion):

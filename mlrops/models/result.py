@@ -39,7 +39,7 @@ class FactorModelResult:
     termination : str
         Why it stopped: ``"loglik"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
         ``"interrupted"``.
-    boundary : ndarray of int
+    boundary : ndarray of int, shape (number of them,)
         Features whose variance in D stands at the floor (Heywood cases).
     n_samples : int
         Number of samples fitted to.
@@ -120,7 +120,16 @@ class FactorModelResult:
         return -0.5 * (self.mean.size * math.log(2 * math.pi) + self.covariance.logdet() + quad)
 
     def score(self, Y):
-        """Average log-likelihood a sample of data (N, n); see `score_samples`."""
+        """Average log-likelihood a sample.
+
+        Parameters
+        ----------
+        Y : array_like or DataFrame, shape (N, n)
+
+        Returns
+        -------
+        float
+        """
         return float(self.score_samples(Y).mean())
 
     def scores(self, Y, level=None, *, covariance=False, method="posterior"):
@@ -136,7 +145,7 @@ class FactorModelResult:
         method : {"posterior", "bartlett"}, optional
             Posterior means, ``(I + Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (y - μ)`` with F spread out; or weighted
             least squares over all factors jointly, ``(Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (y - μ)``, which is
-            unbiased given the factors.
+            unbiased given the factors (M. Bartlett, 1937).
 
         Returns
         -------
@@ -297,6 +306,11 @@ class FactorModelResult:
         shares : ndarray, shape (L + 1,), or (n, L + 1) by feature
             Levels, coarsest first, then D.  Each row sums to 1.
 
+        Raises
+        ------
+        ValueError
+            Another `by`.
+
         Examples
         --------
         >>> import numpy as np
@@ -322,7 +336,7 @@ class FactorModelResult:
 
     @property
     def degrees_of_freedom(self):
-        """Number of free parameters, rotations counted out; see `models.criteria`."""
+        """Number of free parameters, rotations counted out; see `mlrops.models.criteria`."""
         A = self.covariance
         return criteria.degrees_of_freedom(A.hierarchy, A.ranks, self.mean_is_estimated)
 
@@ -409,8 +423,7 @@ class FactorModelResult:
         Returns
         -------
         pandas.DataFrame, shape (n, R + 2)
-            Columns ``("level 0", "factor 0")``, … , then ``"D"`` and ``"communality"``; the index
-            holds the feature names where there are some.
+            Columns ``("level 0", "factor 0")``, …, ``"D"``, ``"communality"``; index the names.
         """
         return loadings_frame(self, self.covariance.factors)
 
@@ -427,8 +440,7 @@ class FactorModelResult:
 
         Returns
         -------
-        text : str
-            For ``print``.
+        str
         """
         return summarize(self, check_rank(max_factors, "max_factors"), check_rank(top, "top"))
 
@@ -456,12 +468,10 @@ class FactorModelResult:
         >>> import numpy as np
         >>> from mlrops import fit_factor_model
         >>> from mlrops.datasets import simulate_factor_model
-        >>> sim = simulate_factor_model(20, 2, n_samples=300, random_state=0)
-        >>> fit = fit_factor_model(sim.Y, 2)
-        >>> gaps = np.where(np.random.default_rng(0).random(sim.Y.shape) < 0.2, np.nan, sim.Y)
-        >>> filled, std = fit.impute(gaps, return_std=True)
-        >>> z = (filled - sim.Y)[np.isnan(gaps)] / std[np.isnan(gaps)]
-        >>> bool(np.isclose(z.std(), 1, atol=0.1))
+        >>> Y = simulate_factor_model(20, 2, n_samples=300, random_state=0).Y
+        >>> gone = np.random.default_rng(0).random(Y.shape) < 0.2
+        >>> filled, std = fit_factor_model(Y, 2).impute(np.where(gone, np.nan, Y), return_std=True)
+        >>> bool(np.isclose(((filled - Y)[gone] / std[gone]).std(), 1, atol=0.1))
         True
         """
         found = conditional.impute(self.covariance, self.mean, self._rows(Y, missing=True),
@@ -469,7 +479,7 @@ class FactorModelResult:
         return tuple(like_frame(Y, x) for x in found) if return_std else like_frame(Y, found)
 
     def condition(self, observed):
-        """Distribution of the other features given some; see `models.conditional.condition`.
+        """Distribution of the other features given some.
 
         Parameters
         ----------

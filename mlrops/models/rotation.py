@@ -33,6 +33,7 @@ class RotatedLoadings:
     fit : FactorModelResult
         The model whose factors were rotated.
     method : str
+        What `rotate` was asked for.
     loadings : tuple of L ndarray, shapes (n, r_l)
         Λ_l, feature order.  Columns of each group longest first, the entry of largest magnitude
         positive, as in `MLR.principal`.
@@ -42,6 +43,18 @@ class RotatedLoadings:
         Φ_l, unit diagonal; identities but for ``"promax"``.
     converged : bool
         Whether every group came to rest within the number of sweeps allowed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import fit_factor_model
+    >>> from mlrops.datasets import simulate_factor_model
+    >>> fit = fit_factor_model(simulate_factor_model(8, 2, n_samples=90, random_state=0).Y, 2)
+    >>> turned = fit.rotate("promax")
+    >>> turned.loadings[0].shape, turned.rotation[0].shape, turned.oblique
+    ((8, 2), (1, 2, 2), True)
+    >>> bool(np.allclose(turned.covariance.toarray(), fit.covariance.toarray()))
+    True
     """
 
     fit: object
@@ -83,7 +96,18 @@ class RotatedLoadings:
         return dataclasses.replace(self.fit, covariance=self.covariance)
 
     def scores(self, Y, level=None, *, method="posterior"):
-        """Scores of the rotated factors, ``Φ Tᵀ z``; see `FactorModelResult.scores`."""
+        """Scores of the rotated factors, ``Φ Tᵀ z`` with the scores z of the model's own.
+
+        Parameters
+        ----------
+        Y, level, method
+            As for `FactorModelResult.scores`.
+
+        Returns
+        -------
+        scores : ndarray, shape (N, p_l, r_l)
+            A tuple of L arrays for ``level=None``.
+        """
         scores = self.fit.scores(Y, level, method=method)
 
         def turned(z, at):

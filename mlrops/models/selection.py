@@ -167,7 +167,7 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
         Show a progress bar.
     random_state : None, int or numpy.random.Generator, optional
         Seed of the folds, of the warm starts and of what `fit_factor_model` draws.
-    **fit_options
+    **fit_options : optional
         Further options of `fit_factor_model` (``tol``, ``max_iter``, ...).  ``sample_weight`` goes
         with its samples into the folds.
 

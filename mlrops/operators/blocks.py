@@ -107,7 +107,7 @@ class Kronecker(_Blocks):
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.operators import Kronecker
+    >>> from mlrops import Kronecker
     >>> A, B = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])
     >>> X = np.array([[1.0], [10.0]])
     >>> Kronecker(A, B) @ X.ravel()
@@ -175,7 +175,7 @@ class BlockDiagonal(_Blocks):
 
     Examples
     --------
-    >>> from mlrops.operators import BlockDiagonal, Diagonal
+    >>> from mlrops import BlockDiagonal, Diagonal
     >>> A = BlockDiagonal([[0.0, 2.0], [1.0, 0.0]], Diagonal([3.0]))
     >>> A.solve([2.0, 1.0, 3.0])
     array([1., 1., 1.])

@@ -47,6 +47,15 @@ class OperatorReport:
     subject : str
         The operator, as text.
     checks : list of Check
+        Each with ``name``, ``passed`` (None where it was skipped), ``error``, ``tolerance`` and
+        ``reason``.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal, check_operator
+    >>> report = check_operator(Diagonal([1.0, -2.0]))
+    >>> report.passed, report.failed, report.checks[0].name
+    (True, [], 'linear')
     """
 
     subject: str
@@ -88,7 +97,17 @@ class OperatorReport:
         return "\n".join(lines)
 
     def raise_if_failed(self):
-        """Raise AssertionError with the table when a check failed; return the report otherwise."""
+        """The report itself, where no check failed.
+
+        Returns
+        -------
+        OperatorReport
+
+        Raises
+        ------
+        AssertionError
+            A check failed; the message is the table.
+        """
         if not self.passed:
             raise AssertionError(str(self))
         return self
@@ -123,7 +142,7 @@ def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
 
     Examples
     --------
-    >>> from mlrops.operators import LowRankPlusDiagonal, check_operator
+    >>> from mlrops import LowRankPlusDiagonal, check_operator
     >>> report = check_operator(LowRankPlusDiagonal([[1.0], [2.0]], [1.0, 1.0]))
     >>> report.passed
     True

@@ -70,7 +70,7 @@ def add(A, B):
 
     Examples
     --------
-    >>> from mlrops.operators import Diagonal, LowRank
+    >>> from mlrops import Diagonal, LowRank
     >>> LowRank([[1.0], [2.0]]) + Diagonal([1.0, 1.0])
     <2x2 LowRankPlusDiagonal, positive definite, float64>
     >>> LowRank([[1.0], [2.0]]) - Diagonal([1.0, 1.0])
@@ -104,7 +104,7 @@ def matmul(A, B):
 
     Examples
     --------
-    >>> from mlrops.operators import Diagonal, LowRank
+    >>> from mlrops import Diagonal, LowRank
     >>> Diagonal([1.0, 2.0]) @ LowRank([[1.0], [2.0]])
     <2x2 LowRank, float64>
     """
@@ -139,7 +139,7 @@ def scale(A, c):
 
     Examples
     --------
-    >>> from mlrops.operators import LowRankPlusDiagonal
+    >>> from mlrops import LowRankPlusDiagonal
     >>> A = LowRankPlusDiagonal([[1.0], [2.0]], [1.0, 1.0])
     >>> 4 * A
     <2x2 LowRankPlusDiagonal, positive definite, float64>
@@ -174,7 +174,7 @@ def power(A, p):
 
     Examples
     --------
-    >>> from mlrops.operators import Diagonal
+    >>> from mlrops import Diagonal
     >>> (Diagonal([1.0, 2.0]) ** -2).diagonal()
     array([1.  , 0.25])
     """

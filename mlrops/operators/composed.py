@@ -59,7 +59,7 @@ class Sum(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Permutation, Sum
+    >>> from mlrops import Permutation, Sum
     >>> Sum(Permutation([1, 0]), [[1.0, 0.0], [0.0, 2.0]]).toarray()
     array([[1., 1.],
            [1., 2.]])
@@ -135,7 +135,7 @@ class Product(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Dense, Diagonal, Product
+    >>> from mlrops import Dense, Diagonal, Product
     >>> A, D = Dense([[2.0, 1.0], [1.0, 2.0]]), Diagonal([1.0, 3.0])
     >>> Product(A, D)
     <2x2 Product, float64>
@@ -238,7 +238,7 @@ class Scaled(StructuredOperator):
     Raises
     ------
     TypeError
-        `c` is complex or not a number.
+        `c` is complex or not a number, `base` is not a matrix.
     ValueError
         `c` is NaN or infinite.
 
@@ -249,7 +249,7 @@ class Scaled(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Identity, LowRankPlusDiagonal
+    >>> from mlrops import Identity, LowRankPlusDiagonal
     >>> A = LowRankPlusDiagonal([[1.0], [1.0]], [1.0, 1.0])
     >>> -A
     <2x2 Scaled, symmetric, float64>
@@ -333,13 +333,18 @@ class Transposed(StructuredOperator):
     ----------
     base : operator, array or sparse array, shape (m, n)
 
+    Raises
+    ------
+    TypeError
+        `base` is not a matrix.
+
     Notes
     -----
     ``A.T`` returns a tighter type where there is one; `solve` goes through that one.
 
     Examples
     --------
-    >>> from mlrops.operators import LowRank, Transposed
+    >>> from mlrops import LowRank, Transposed
     >>> Transposed(LowRank([[1.0], [2.0]], [[3.0], [4.0]])).toarray()
     array([[3., 6.],
            [4., 8.]])
@@ -400,6 +405,8 @@ class Inverse(StructuredOperator):
     ------
     ValueError
         `base` is not square.
+    TypeError
+        `base` is not a matrix.
 
     Notes
     -----
@@ -408,7 +415,7 @@ class Inverse(StructuredOperator):
 
     Examples
     --------
-    >>> from mlrops.operators import Dense
+    >>> from mlrops import Dense
     >>> A = Dense([[2.0, 0.0], [1.0, 1.0]])
     >>> A.inv() @ [2.0, 2.0]
     array([1., 1.])

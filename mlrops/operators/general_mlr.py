@@ -322,7 +322,7 @@ class GeneralMLR(StructuredOperator):
 
         Returns
         -------
-        ndarray, of that shape
+        ndarray, shape that of the pairs
 
         Raises
         ------

@@ -19,10 +19,18 @@ class MLRInverse(StructuredOperator):
     Parameters
     ----------
     mlr : MLR
-        The matrix to invert; usually built by ``mlr.inv()``.
+        The matrix to invert; ``mlr.inv()`` builds its inverse once.
+
+    Raises
+    ------
+    TypeError
+        `mlr` is not an `MLR`.
 
     Notes
     -----
+    ``H = D⁻¹ F Λ⁻ᵀ`` on the rows of a leaf, ``Λ Λᵀ = I + Fᵀ D⁻¹ F`` along its path: the recursive
+    Sherman-Morrison-Woodbury identity of T. Parshakova, T. Hastie, S. Boyd, "Fitting multilevel
+    factor models" (2024).
     A product costs what a product with the MLR matrix costs (4 n R flops); forming H costs n R²
     after the factorization.  Products are formed as ``x / D - H (Hᵀ x)``: forward stable in
     ``‖Σ⁻¹‖``.  Where backward stability matters more, call ``mlr.solve``.

@@ -66,7 +66,7 @@ class LowRankPlusDiagonal(StructuredOperator):
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.operators import LowRankPlusDiagonal
+    >>> from mlrops import LowRankPlusDiagonal
     >>> A = LowRankPlusDiagonal([[1.0], [1.0], [2.0]], D=[1.0, 2.0, 1.0])
     >>> A.toarray()
     array([[2., 1., 2.],
@@ -284,8 +284,9 @@ class Woodbury(StructuredOperator):
 
         (A + U C Vᵀ)⁻¹ = A⁻¹ - A⁻¹ U C M⁻¹ Vᵀ A⁻¹,      det(A + U C Vᵀ) = det A det M,
 
-    which never needs C⁻¹.  A product costs 4 n k flops more than one with A, a solve 4 n k more
-    than one with A.  `solve` raises ``numpy.linalg.LinAlgError`` when A or M is singular.
+    which never needs C⁻¹ (M. Woodbury, "Inverting modified matrices", 1950).  A product costs 4 n k
+    flops more than one with A, a solve 4 n k more than one with A.  `solve` raises
+    ``numpy.linalg.LinAlgError`` when A or M is singular.
 
     Symmetric when A and C are and V is U; positive definite when in addition A is and C is proved
     to be by a Cholesky factorization (or is the identity).
@@ -293,7 +294,7 @@ class Woodbury(StructuredOperator):
     Examples
     --------
     >>> import numpy as np
-    >>> from mlrops.operators import Diagonal, Woodbury
+    >>> from mlrops import Diagonal, Woodbury
     >>> A = Woodbury(Diagonal([1.0, 2.0, 4.0]), U=np.ones((3, 1)), C=[[-0.25]])
     >>> A.toarray()
     array([[ 0.75, -0.25, -0.25],
@@ -473,7 +474,7 @@ class WoodburyInverse(Woodbury):
 
     Examples
     --------
-    >>> from mlrops.operators import LowRankPlusDiagonal
+    >>> from mlrops import LowRankPlusDiagonal
     >>> A = LowRankPlusDiagonal([[1.0], [1.0]], D=[1.0, 1.0]).inv()
     >>> A
     <2x2 WoodburyInverse, positive definite, float64>

@@ -29,7 +29,7 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
 
     Returns
     -------
-    axes : ndarray of matplotlib Axes
+    axes : ndarray of matplotlib Axes, shape (number of regressors,)
 
     Raises
     ------

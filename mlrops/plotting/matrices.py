@@ -46,7 +46,7 @@ def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
 
     Returns
     -------
-    axes : ndarray of matplotlib Axes
+    axes : ndarray of matplotlib Axes, shape (number of panels,)
         Rows and columns in tree order, coarsest level first; a level of rank 0 is only outlined.
 
     Raises

@@ -61,6 +61,7 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
     >>> from mlrops.plotting import plot_sparsity
     >>> h = Hierarchy.balanced(12, [1, 2, 4])

@@ -34,7 +34,7 @@ def plot_loglik(results, ax=None, *, seconds=None, gap=False):
     results : FactorModelResult, SURResult, or dict of str to them
         At most six; anything with a `loglik_trace`.
     ax : matplotlib Axes, optional
-    seconds : array_like or dict of str to array_like, optional
+    seconds : array_like, shape (n_iter + 1,), or dict of str to such, optional
         When each entry of the trace was reached, for example as noted by the callback of
         `fit_factor_model`; by default they are drawn against the iteration.
     gap : bool, optional
@@ -56,6 +56,7 @@ def plot_loglik(results, ax=None, *, seconds=None, gap=False):
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import fit_factor_model
     >>> from mlrops.plotting import plot_loglik
     >>> Y = np.random.default_rng(0).standard_normal((50, 1)) + np.eye(50, 6)
@@ -182,8 +183,9 @@ def plot_rank_allocation(result, ax=None, *, kind="stack", error_ax=None):
     Examples
     --------
     >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
     >>> from mlrops import Hierarchy
-    >>> from mlrops.fitting import allocate_ranks
+    >>> from mlrops import allocate_ranks
     >>> from mlrops.plotting import plot_rank_allocation
     >>> x = np.linspace(0, 1, 32)
     >>> fit = allocate_ranks(np.exp(-np.abs(x[:, None] - x)), 4, Hierarchy.balanced(32, [1, 2, 4]))

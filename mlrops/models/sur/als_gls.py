@@ -28,11 +28,30 @@ __all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system
 
 
 class SURIterate(NamedTuple):
-    """Where `als_gls` is; what its `callback` is given."""
+    """Where `als_gls` is; what its `callback` is given.
+
+    Attributes
+    ----------
+    n_iter : int
+        Iterations so far.
+    objective : float
+        Log-likelihood a row, less penalties.
+    params : list of K ndarray, shapes (p_j,)
+    covariance : MLR, shape (K, K)
+
+    Examples
+    --------
+    >>> from mlrops import als_gls
+    >>> from mlrops.datasets import simulate_sur
+    >>> sim, seen = simulate_sur(5, 2, ranks=1, n_samples=60, random_state=0), []
+    >>> fit = als_gls(sim.Xs, sim.Y, 1, callback=seen.append)
+    >>> len(seen) == fit.n_iter + 1, bool(seen[-1].objective == fit.objective)
+    (True, True)
+    """
 
     n_iter: int
-    objective: float  # log-likelihood a row, less penalties
-    params: list  # of K arrays (p_j,)
+    objective: float
+    params: list
     covariance: MLR
 
 
@@ -86,9 +105,9 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
         Dependent variables, one equation a column.  Names of columns and rows, of Y or of Xs, are
         those of the results.
     ranks : int or sequence of int
-        Number of factors of each level, coarsest first.  A group with fewer equations than its
-        level's rank gets as many factors as it has equations (``result.capped`` lists them), and no
-        level gets more than there are rows.
+        Number of factors of each level, coarsest first; one number where there is one level.  A
+        group with fewer equations than its level's rank gets as many factors as it has equations
+        (``result.capped`` lists them), and no level gets more than there are rows.
     hierarchy : Hierarchy, optional
         Tree of the equations; default one level with one group.
     covariance : StructuredOperator, shape (K, K), optional

@@ -18,12 +18,21 @@ class Bootstrap:
 
     Attributes
     ----------
-    draws : ndarray, shape (n, P)
+    draws : ndarray, shape (B, P)
         Coefficients, equation by equation, one refit a row.
     failed : int
         Refits that ended with an error; they are not among the draws.
     unconverged : int
         Refits among the draws that stopped at the cap of iterations.
+
+    Examples
+    --------
+    >>> from mlrops import als_gls
+    >>> from mlrops.datasets import simulate_sur
+    >>> sim = simulate_sur(4, 2, ranks=1, n_samples=60, random_state=0)
+    >>> fit = als_gls(sim.Xs, sim.Y, 1).with_cov("bootstrap", n_boot=10)
+    >>> fit.bootstrap.draws.shape, fit.bootstrap.failed
+    ((10, 8), 0)
     """
 
     draws: np.ndarray

@@ -24,9 +24,9 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
 
     Parameters
     ----------
-    Xs, Y, ranks, hierarchy, variance_floor
+    Xs, Y, ranks, hierarchy
         As in `als_gls`.
-    tol, gtol, max_iter : float, float, int
+    tol, gtol, max_iter, variance_floor
         As in `als_gls`; an iteration is one EM step, which gains little, so more are needed.
 
     Returns

@@ -28,8 +28,8 @@ class Inference:
             :math:`s_t = \sum_j x_{tj} (\Sigma^{-1} e_t)_j`,
 
             - ``"unadjusted"``: :math:`A^{-1}`, for errors that are independent across rows with
-              covariance Σ.  Where Σ was estimated, of the Σ that `corrected_covariance` makes of
-              it for small samples;
+              covariance Σ.  Where Σ was estimated, of the Σ that
+              `mlrops.models.corrected_covariance` makes of it for small samples;
             - ``"robust"``: :math:`A^{-1} (\sum_t s_t s_t^T) A^{-1}`, rows with errors of any
               covariance, independent;
             - ``"clustered"``: the same with sums of scores over clusters of rows, independent
@@ -129,8 +129,9 @@ class Inference:
         Parameters
         ----------
         kind : str, optional
-            One of those of `with_cov`, which says what `options` they take.  Default the one in
-            use.
+            One of those of `with_cov`.  Default the one in use.
+        **options : optional
+            Those of the kind, as for `with_cov`.
 
         Returns
         -------
@@ -139,8 +140,9 @@ class Inference:
 
         Raises
         ------
-        ValueError
-            More than 4000 coefficients; `bse` knows the standard errors of any number.
+        ValueError, TypeError
+            As `with_cov`; more than 4000 coefficients: `bse` knows the standard errors of any
+            number.
         """
         if self.P > MOST_COEFFICIENTS:
             raise ValueError(
@@ -159,7 +161,13 @@ class Inference:
 
     @property
     def bootstrap(self):
-        """The draws behind standard errors of the kind "bootstrap" (a `Bootstrap`)."""
+        """The draws behind standard errors of the kind "bootstrap" (a `Bootstrap`).
+
+        Raises
+        ------
+        ValueError
+            The covariance in use is of another kind.
+        """
         if self.cov_kind != "bootstrap":
             raise ValueError('with_cov("bootstrap") makes the draws; the covariance in use is'
                              f' "{self.cov_kind}"')
@@ -231,6 +239,11 @@ class Inference:
         -------
         list of K ndarray, shapes (p_j, 2), or DataFrame
             Lower and upper ends; columns ``lower`` and ``upper``.
+
+        Raises
+        ------
+        ValueError
+            `alpha` is not between 0 and 1.
         """
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")

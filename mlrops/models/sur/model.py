@@ -41,6 +41,7 @@ class SUR:
     data : SURData
         The equations as one table.
     equations : tuple of K str
+        Names of the equations.
     param_names : list of P str
         ``"equation_regressor"``, equation by equation.
     nobs : dict
@@ -64,6 +65,10 @@ class SUR:
     UserWarning
         Rows are dropped by ``missing="drop"``.
 
+    See Also
+    --------
+    als_gls : the same for arrays, without names, weights or missing cells.
+
     Notes
     -----
     *Rows.*  Objects with an index are put together by it: the rows are the union of the labels,
@@ -75,10 +80,6 @@ class SUR:
 
     *One equation* is ordinary (weighted) regression by maximum likelihood: there is no other
     equation to share factors with, and any `ranks` count as 0.
-
-    See Also
-    --------
-    als_gls : the same for arrays, without names, weights or missing cells.
 
     References
     ----------
@@ -137,12 +138,17 @@ class SUR:
         dependent : DataFrame or array_like, shape (N, K)
             Columns without names are called y0, y1, ...
         exog : DataFrame or array_like, shape (N, p)
-        **options
+        **options : optional
             Further arguments of `SUR`.
 
         Returns
         -------
         SUR
+
+        Raises
+        ------
+        ValueError, TypeError
+            `dependent` is no table, has two columns of one name; and as `SUR`.
 
         Examples
         --------
@@ -173,22 +179,22 @@ class SUR:
 
     @property
     def equations(self):
-        """Names of the equations."""
+        """Names of the equations (tuple of K str)."""
         return self.data.names.equations
 
     @property
     def param_names(self):
-        """Names of the coefficients, equation by equation."""
+        """Names of the coefficients, equation by equation (list of P str)."""
         return parameter_names(self.data.names)
 
     @property
     def nobs(self):
-        """Number of cells of each equation."""
+        """Number of cells of each equation (dict)."""
         return dict(zip(self.equations, map(int, self.data.nobs), strict=True))
 
     @property
     def constraints(self):
-        """R with a column of values q, or None."""
+        """R with a column of values q (DataFrame), or None."""
         if self.data.constraints is None:
             return None
         import pandas as pd
@@ -273,13 +279,15 @@ class SUR:
             A Σ to keep, in place of `ranks` and `hierarchy`; a DataFrame is read by the names of
             the equations.  Arrays that are symmetric up to rounding are made so.
         cov_type : str, optional
-            Kind of standard errors, see `SURResult.with_cov`; `cov_config` is a dict of its
-            options.  Clusters with an index are read by the labels of the rows.
+            Kind of standard errors, see `SURResult.with_cov`.
+        cov_config : dict, optional
+            Its options.  Clusters with an index are read by the labels of the rows.
         rank_options : dict, optional
             Options of `select_sur_ranks` where ranks are to be chosen: ``max_rank``, ``n_folds``,
             ``random_state``, ...
-        solver, tol, gtol, max_iter, max_cg_iter, variance_floor, beta_ridge, factor_ridge, \
-progress, callback
+        solver, tol, gtol, max_iter, max_cg_iter, variance_floor
+            As for `als_gls`.
+        beta_ridge, factor_ridge, progress, callback
             As for `als_gls`.
 
         Returns

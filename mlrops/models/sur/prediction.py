@@ -27,6 +27,10 @@ class SystemPrediction:
         mean together.
     df_resid : ndarray, shape (K,)
         Degrees of freedom of the t quantiles; infinity where the covariance of errors is known.
+    mean, variance, error_variance : ndarray, shape (M, K)
+        The means as an array, their variances, and those of the errors of new observations.
+    rows, equations : pandas.Index or None, tuple of K str or None
+        Names, where there are some.
 
     Examples
     --------

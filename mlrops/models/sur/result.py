@@ -55,7 +55,7 @@ class SURResult(Inference, SystemTests):
     normal_norm : float
         Size of the normal equations' residual: 2-norm of the derivatives by the coefficients of
         orthogonal regressors of mean square 1, in units of the errors' partial standard deviations.
-    boundary : ndarray of int
+    boundary : ndarray of int, shape (number of them,)
         Equations whose variance in D stands at the floor (Heywood cases).
     capped : tuple of (int, int, int)
         ``(level, group, equations)`` of groups with fewer equations than their level's rank.
@@ -65,6 +65,10 @@ class SURResult(Inference, SystemTests):
         Kind of the coefficients' covariance and its options; see `with_cov`.
     data : SURData
         The equations as they were read: ``data.Xs``, ``data.Y``, ``data.names``, ...
+    coefficients : list of K ndarray, shapes (p_j,)
+        `params` as arrays, whatever has names.
+    options : SUROptions
+        How it was fitted: tolerances, caps, ridges.
 
     Examples
     --------
@@ -103,17 +107,17 @@ class SURResult(Inference, SystemTests):
 
     @property
     def N(self):
-        """Number of rows."""
+        """Number of rows (int)."""
         return self.data.N
 
     @property
     def K(self):
-        """Number of equations."""
+        """Number of equations (int)."""
         return self.data.K
 
     @property
     def P(self):
-        """Number of coefficients in all."""
+        """Number of coefficients in all (int)."""
         return sum(b.size for b in self.coefficients)
 
     @property
@@ -175,7 +179,7 @@ class SURResult(Inference, SystemTests):
 
     @cached_property
     def params(self):
-        """Coefficients."""
+        """Coefficients, list of K arrays (p_j,) or Series."""
         return self._by_coefficient(np.concatenate(self.coefficients))
 
     @cached_property
@@ -194,12 +198,12 @@ class SURResult(Inference, SystemTests):
 
     @property
     def fittedvalues(self):
-        """Fitted values (N, K)."""
+        """Fitted values, ndarray or DataFrame of shape (N, K); NaN at missing cells."""
         return self._by_row(self.fitted)
 
     @property
     def resid(self):
-        """Residuals (N, K)."""
+        """Residuals, ndarray or DataFrame of shape (N, K); NaN at missing cells."""
         return self._by_row(self.errors)
 
     # ---------------------------------------------------------------- new data
@@ -248,14 +252,39 @@ class SURResult(Inference, SystemTests):
         return out
 
     def score_samples(self, Xs, Y):
-        """Log-likelihood of each row of data (M, K) given its regressors, (M,).
+        """Log-likelihood of each row of data, given its regressors.
 
-        NaN in Y marks a missing cell, which is left out: Σ must then be an MLR.
+        Parameters
+        ----------
+        Xs : list of K array_like or DataFrame, shapes (M, p_j)
+        Y : array_like or DataFrame, shape (M, K)
+            NaN marks a missing cell, which is left out: Σ must then be an `MLR`.
+
+        Returns
+        -------
+        loglik : ndarray, shape (M,)
+
+        Raises
+        ------
+        ValueError, TypeError
+            Shapes or columns other than those of the fit, infinity, missing cells where Σ is no
+            `MLR`.
         """
         if hasattr(Y, "columns") and self.data.names is not None:
             check_order(Y.columns, self.data.names.equations, "Y")
         return measures.loglik_samples(self, Xs, Y)
 
     def score(self, Xs, Y):
-        """Average log-likelihood a row on data (M, K); see `score_samples`."""
+        """Average log-likelihood a row of data.
+
+        Parameters
+        ----------
+        Xs : list of K array_like or DataFrame, shapes (M, p_j)
+        Y : array_like or DataFrame, shape (M, K)
+            As for `score_samples`.
+
+        Returns
+        -------
+        loglik : float
+        """
         return float(self.score_samples(Xs, Y).mean())

@@ -26,14 +26,16 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     Y : array_like or DataFrame, shape (N, K)
     hierarchy : Hierarchy, optional
         Tree of the equations; default one level with one group.
+    candidates
+        As in `select_ranks`, rows in the place of samples and equations in that of features.
     criterion : {"bic", "aic", "cv"}, optional
         ``-2 N loglik + df log N``, ``-2 N loglik + 2 df``, or the average log-likelihood of rows
         that were left out of the fit, coefficients included, averaged over folds.
-    candidates, strategy, max_rank, total_rank, max_storage, exact, start
-        What is compared, as in `select_ranks`, samples being rows and features equations.
+    strategy, max_rank, total_rank, max_storage, exact, start
+        As in `select_ranks`: how candidates are generated.
     n_folds, shuffle, folds, one_standard_error, refit, progress, random_state
         As in `select_ranks`.
-    **fit_options
+    **fit_options : optional
         Further options of `als_gls` (``tol``, ``max_iter``, ...).
 
     Returns
@@ -51,11 +53,16 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     ConvergenceWarning
         Once, with the number of fits that did not converge or have variances at the floor.
 
+    See Also
+    --------
+    select_ranks : the same for factor models; how candidates are generated and compared.
+    SUR.fit : ``ranks="bic"`` or ``"cv"``.
+
     Notes
     -----
-    *Degrees of freedom* are those of Σ, rotations out (`degrees_of_freedom`), and the coefficients
-    that constraints leave free.  In held-out rows with missing cells the likelihood is that of the
-    cells that are there.
+    *Degrees of freedom* are those of Σ, rotations out (`mlrops.models.criteria`), and the
+    coefficients that constraints leave free.  In held-out rows with missing cells the likelihood
+    is that of the cells that are there.
 
     *Ranks are generated* as long as the likelihood has a maximum in every training part.  With R
     factors and N rows it has none where R + 1 equations have N - R regressors or more in all, one
@@ -66,10 +73,7 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     `select_ranks` takes them, needed no fewer updates of Σ (32 equations on a tree, 20 candidates:
     1424 for 1453 at N = 200, 1670 for 1510 at N = 50).
 
-    See Also
-    --------
-    select_ranks : the same for factor models; how candidates are generated and compared.
-    SUR.fit : ``ranks="bic"`` or ``"cv"``.
+    For the criteria see G. Schwarz (1978) and H. Akaike (1987), as in `select_ranks`.
 
     Examples
     --------

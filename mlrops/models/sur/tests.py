@@ -61,7 +61,7 @@ class SystemTests:
         """Number of free parameters (int).
 
         The coefficients less independent constraints on them, and where the covariance was fitted
-        its parameters, rotations counted out; see `models.criteria`.
+        its parameters, rotations counted out; see `mlrops.models.criteria`.
         """
         count = self.system.n_free
         if self.covariance_is_known:
@@ -115,8 +115,8 @@ class SystemTests:
         :math:`W = (R\beta - q)^T (R V R^T)^{-1} (R\beta - q)` with the covariance V of the
         coefficients that `bse` uses (`with_cov`).  Restrictions that follow from the others do not
         count.  W is χ² with m degrees of freedom as N grows.  F is ``W / m``, its denominator
-        degrees of freedom those of Fai and Cornelius from the equations' ``df_resid``; for one
-        coefficient it is the square of its t value.  V comes from one solve with the normal
+        degrees of freedom those of A. Fai, P. Cornelius (1996) from the equations' ``df_resid``;
+        for one coefficient it is the square of its t value.  V comes from one solve with the normal
         equations for each coefficient that R speaks of.
 
         Examples
@@ -138,7 +138,7 @@ class SystemTests:
     def homogeneity_test(self, regressor, *, use_f=None):
         """Wald test that a regressor has one coefficient in all equations that have it.
 
-        Zellner's test for aggregation bias, a regressor at a time.
+        Zellner's test for aggregation bias (1962), a regressor at a time.
 
         Parameters
         ----------
@@ -311,7 +311,7 @@ class SystemTests:
 
         Returns
         -------
-        mse : float, or ndarray (K,) or Series
+        mse : float, or ndarray, shape (K,), or Series
             NaN for an equation without any cell, which the mean over equations leaves out.
 
         Examples
@@ -340,7 +340,8 @@ class SystemTests:
             One level; default all of them.
         method : {"posterior", "bartlett"}, optional
             Posterior means given the residuals, ``Fᵀ Σ⁻¹ e`` with F spread out; or weighted least
-            squares over all factors jointly, which is unbiased given the factors.
+            squares over all factors jointly, which is unbiased given the factors (M. Bartlett,
+            1937).
 
         Returns
         -------
