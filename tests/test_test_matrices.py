@@ -154,7 +154,7 @@ def test_seeds(draw):
     (lambda: graph_distances(n=10, degree=3), ValueError, "degree must be even"),
     (lambda: graph_distances(n=10, rewire=1.5), ValueError, "rewire must be a probability"),
     (lambda: graph_distances("random_regular", 5, degree=3), ValueError, "n = 5 and degree = 3"),
-    (lambda: hierarchical_matrix(8, 8, [1, 2], [1]), ValueError, "2 levels, got 1"),
+    (lambda: hierarchical_matrix(8, 8, [1, 2], [1]), ValueError, "2 entries, one a level, got 1"),
     (lambda: hierarchical_matrix(8, 8, [1], [1], noise=-1), ValueError, "must not be negative"),
 ])
 def test_refusals(call, error, message):
