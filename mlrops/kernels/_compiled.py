@@ -190,15 +190,16 @@ def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
 
 
 @_jit
-def sweep_factor(G, ridge, first, hi, path, cols, zoff, top, stack, K, U, fail):
+def sweep_factor(G, ridge, first, last, tree, top, stack, K, U, fail):
     """Eliminate leaves first; G is (leaves, R, R), stack (L, R, R), zero at the start.
 
     Row i of a node in K holds [X_i | C_i], X = C⁻¹ A_own,anc, C the Cholesky factor of
     A_own,own + diag(ridge).  Lower triangles only.  On a bad pivot fail = (level, group).
     """
+    path, cols, zoff = tree
     L = path.shape[1]
     n_leaves = path.shape[0]
-    for q in range(first, hi):
+    for q in range(first, last):
         level = L - 1
         Rl = cols[level + 1]
         for a in range(Rl):
@@ -254,15 +255,16 @@ def sweep_factor(G, ridge, first, hi, path, cols, zoff, top, stack, K, U, fail):
 
 
 @_jit
-def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, top, stack, W, U):
+def sweep_up(T, first, last, tree, K, eliminate, top, stack, W, U):
     """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; without `eliminate` w = t_own.
 
     T is (leaves, R, k), the stack (L, R, k), zero at the start; node rows of W are (s, k).
     """
+    path, cols, zoff = tree
     L = path.shape[1]
     n_leaves = path.shape[0]
     k = T.shape[2]
-    for q in range(first, hi):
+    for q in range(first, last):
         level = L - 1
         while level >= top and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
             c0 = cols[level]
@@ -318,14 +320,15 @@ def sweep_up(T, first, hi, path, cols, zoff, K, eliminate, top, stack, W, U):
 
 
 @_jit
-def sweep_down(W, start, first, hi, path, cols, zoff, K, top, stack, Z):
+def sweep_down(W, start, first, last, tree, K, top, stack, Z):
     """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] (R, k) is z along the path.
 
     The stack is (R, k).  Levels above `top` hold z already; with top = L all do.
     """
+    path, cols, zoff = tree
     L = path.shape[1]
     k = Z.shape[2]
-    for q in range(first, hi):
+    for q in range(first, last):
         for level in range(L):
             c0 = cols[level]
             r = cols[level + 1] - c0
@@ -362,15 +365,16 @@ def sweep_down(W, start, first, hi, path, cols, zoff, K, top, stack, Z):
 
 
 @_jit
-def sweep_covariance(start, first, hi, path, cols, zoff, K, cov, out):
+def sweep_covariance(start, first, last, tree, K, cov, out):
     """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
 
     B = C⁻ᵀ X:  Cov_own,anc = -B Cov_anc,anc,  Cov_own,own = P⁻¹ - Cov_own,anc Bᵀ.
     """
+    path, cols, zoff = tree
     L = path.shape[1]
     R = cols[L]
     B = np.zeros((R, R), cov.dtype)
-    for q in range(first, hi):
+    for q in range(first, last):
         for level in range(L):
             c0 = cols[level]
             c1 = cols[level + 1]
@@ -418,15 +422,16 @@ def sweep_covariance(start, first, hi, path, cols, zoff, K, cov, out):
 
 
 @_jit
-def sweep_second_moments(cov_path, Z, start, first, hi, path, cols, N, chol, linv, winv, Winv):
+def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, winv, Winv):
     """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
 
     chol and linv (R, R) carry the Cholesky factor of W and its inverse, winv (L + 1, R, R) the
     inverse of each leading block of W.
     """
+    path, cols, _ = tree
     L = path.shape[1]
     k = Z.shape[2]
-    for q in range(first, hi):
+    for q in range(first, last):
         z = Z[q - first]
         cov = cov_path[q - first]
         for level in range(L):
@@ -466,8 +471,9 @@ def sweep_second_moments(cov_path, Z, start, first, hi, path, cols, N, chol, lin
 
 
 @_jit
-def sweep_inverse_rows(F, dinv, lo, hi, leaf_off, path, cols, zoff, K, H):
+def sweep_inverse_rows(F, dinv, lo, hi, leaf_off, tree, K, H):
     """Rows of H with Σ⁻¹ = diag(1/D) - H Hᵀ: h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own, leaf to root."""
+    path, cols, zoff = tree
     L = path.shape[1]
     for q in range(lo, hi):
         for i in range(leaf_off[q], leaf_off[q + 1]):

@@ -86,17 +86,18 @@ def unpack(G, p, first, last, A):
 
 
 @_jit
-def factor_pattern(G, p, ridge, path, cols, zoff, A, stack, K, fail):
+def factor_pattern(G, p, ridge, tree, A, stack, K, fail):
     """K of pattern p from its Gram matrices; returns log det(I + G), 0 after a bad pivot.
 
     A (step, R, R) is room for the leaves that are worked on at a time.
     """
+    path, cols, zoff = tree
     n_leaves, L = path.shape
     nothing = np.zeros((0, 0, 0), K.dtype)
     for first in range(0, n_leaves, A.shape[0]):
         last = min(first + A.shape[0], n_leaves)
         unpack(G, p, first, last, A)
-        sweep_factor(A, ridge, first, last, path, cols, zoff, 0, stack, K, nothing, fail)
+        sweep_factor(A, ridge, first, last, tree, 0, stack, K, nothing, fail)
         if fail[0] >= 0:
             return 0.0
     log = 0.0
@@ -108,12 +109,12 @@ def factor_pattern(G, p, ridge, path, cols, zoff, A, stack, K, fail):
 
 
 @_jit
-def project_pattern(Z, t0, path, cols, zoff, K, T, W):
+def project_pattern(Z, t0, tree, K, T, W):
     """W (s, k) = ``Λ⁻¹ Fᵀ D⁻¹ x`` of the samples of a pattern, which begin at column t0 of Z.
 
     T (step, R, k) is room for the leaves that are worked on at a time.
     """
-    n_leaves, L = path.shape
+    n_leaves, L = tree[0].shape
     R, k = T.shape[1:]
     stack = np.zeros((L, R, k), Z.dtype)
     nothing = np.zeros((0, 0, 0), Z.dtype)
@@ -123,12 +124,11 @@ def project_pattern(Z, t0, path, cols, zoff, K, T, W):
             for j in range(R):
                 for c in range(k):
                     T[q - first, j, c] = Z[q, j, t0 + c]
-        sweep_up(T, first, last, path, cols, zoff, K, True, 0, stack, W, nothing)
+        sweep_up(T, first, last, tree, K, True, 0, stack, W, nothing)
 
 
 @_jit
-def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo, hi, S, logs,
-                   squares, fail):
+def sweep_patterns(G, Z, roots, starts, ridge, tree, step, total, lo, hi, S, logs, squares, fail):
     """Factor, posterior means and path covariances of the patterns lo:hi.
 
     G (leaves, patterns, R (R + 1) / 2) are the Gram matrices of the seen rows; Z (leaves, R, k)
@@ -138,6 +138,7 @@ def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo
     receives the covariances along the paths; with `total` the weighted second moments of (z, 1)
     instead, a sample of weight w standing as √w (z, 1), and Z as √w z.
     """
+    path, cols, zoff = tree
     n_leaves, L = path.shape
     R = cols[L]
     dtype = Z.dtype
@@ -152,13 +153,13 @@ def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo
         weight = dtype.type(0)
         for t in range(t0, t0 + k):
             weight += roots[t] * roots[t]
-        logs[p] = factor_pattern(G, p, ridge, path, cols, zoff, A, gram_stack, K, fail)
+        logs[p] = factor_pattern(G, p, ridge, tree, A, gram_stack, K, fail)
         if fail[0] >= 0:
             return
 
         W = np.empty((zoff[L], k), dtype)
         T = np.empty((step, R, k), dtype)
-        project_pattern(Z, t0, path, cols, zoff, K, T, W)
+        project_pattern(Z, t0, tree, K, T, W)
         down_stack = np.zeros((R, k), dtype)
         for c in range(k):
             squares[0, t0 + c] = 0
@@ -168,8 +169,8 @@ def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo
                 squares[0, t0 + c] += W[i, c] * W[i, c]
         for first in range(0, n_leaves, step):
             last = min(first + step, n_leaves)
-            sweep_down(W, 0, first, last, path, cols, zoff, K, 0, down_stack, T)
-            sweep_covariance(0, first, last, path, cols, zoff, K, cov, A)
+            sweep_down(W, 0, first, last, tree, K, 0, down_stack, T)
+            sweep_covariance(0, first, last, tree, K, cov, A)
             for q in range(first, last):
                 z = T[q - first]
                 for j in range(R):
@@ -198,25 +199,27 @@ def sweep_patterns(G, Z, roots, starts, ridge, path, cols, zoff, step, total, lo
 
 
 @_jit
-def factor_patterns(G, ridge, path, cols, zoff, step, lo, hi, K, logs, fail):
+def factor_patterns(G, ridge, tree, step, lo, hi, K, logs, fail):
     """K[p] (s, R) and logs[p] = log det(I + G) of the patterns lo:hi."""
+    path, cols, zoff = tree
     n_leaves, L = path.shape
     R = cols[L]
     A = np.zeros((step, R, R), K.dtype)
     stack = np.zeros((L, R, R), K.dtype)
     for p in range(lo, hi):
-        logs[p] = factor_pattern(G, p, ridge, path, cols, zoff, A, stack, K[p], fail)
+        logs[p] = factor_pattern(G, p, ridge, tree, A, stack, K[p], fail)
         if fail[0] >= 0:
             return
 
 
 @_jit
-def solve_patterns(Z, K, owner, starts, path, cols, zoff, step, lo, hi, squares):
+def solve_patterns(Z, K, owner, starts, tree, step, lo, hi, squares):
     """Z (leaves, R, k) from ``Fᵀ D⁻¹ x`` to the posterior means, in place, for runs lo:hi.
 
     A run is the columns starts[m]:starts[m + 1], all of one pattern `owner`; squares (k,) are the
     squared lengths of the means over all nodes.
     """
+    path, cols, zoff = tree
     n_leaves, L = path.shape
     R = cols[L]
     for m in range(lo, hi):
@@ -225,11 +228,11 @@ def solve_patterns(Z, K, owner, starts, path, cols, zoff, step, lo, hi, squares)
         p = owner[t0]
         W = np.empty((zoff[L], k), Z.dtype)
         T = np.empty((step, R, k), Z.dtype)
-        project_pattern(Z, t0, path, cols, zoff, K[p], T, W)
+        project_pattern(Z, t0, tree, K[p], T, W)
         stack = np.zeros((R, k), Z.dtype)
         for first in range(0, n_leaves, step):
             last = min(first + step, n_leaves)
-            sweep_down(W, 0, first, last, path, cols, zoff, K[p], 0, stack, T)
+            sweep_down(W, 0, first, last, tree, K[p], 0, stack, T)
             for q in range(first, last):
                 for j in range(R):
                     for c in range(k):
@@ -241,8 +244,9 @@ def solve_patterns(Z, K, owner, starts, path, cols, zoff, step, lo, hi, squares)
 
 
 @_jit
-def covariance_patterns(K, weights, path, cols, zoff, step, lo, hi, S):
+def covariance_patterns(K, weights, tree, step, lo, hi, S):
     """S (leaves, patterns, R (R + 1) / 2): weights[p] times the path covariances of pattern p."""
+    path, cols, zoff = tree
     n_leaves, L = path.shape
     R = cols[L]
     A = np.zeros((step, R, R), K.dtype)
@@ -250,7 +254,7 @@ def covariance_patterns(K, weights, path, cols, zoff, step, lo, hi, S):
     for p in range(lo, hi):
         for first in range(0, n_leaves, step):
             last = min(first + step, n_leaves)
-            sweep_covariance(0, first, last, path, cols, zoff, K[p], cov, A)
+            sweep_covariance(0, first, last, tree, K[p], cov, A)
             for q in range(first, last):
                 at = 0
                 for a in range(R):

@@ -112,14 +112,15 @@ def rows_gradient(F, V, dinv, squares, N, lo, hi, dF, dD):
 
 
 @_jit
-def sweep_moments(Z, first, hi, path, cols, zoff, S):
-    """S += Σ z_own z_pathᵀ of every node whose first leaf is in first:hi; lower triangle.
+def sweep_moments(Z, first, last, tree, S):
+    """S += Σ z_own z_pathᵀ of every node whose first leaf is in first:last; lower triangle.
 
     Z (leaves, R, k) holds the factors along the paths.  Going by the first leaf counts a node once
     whoever else works on the leaves behind it.
     """
+    path, cols, zoff = tree
     L, k = path.shape[1], Z.shape[2]
-    for q in range(first, hi):
+    for q in range(first, last):
         z = Z[q - first]
         for level in range(L):
             if q > 0 and path[q, level] == path[q - 1, level]:
@@ -136,9 +137,10 @@ def sweep_moments(Z, first, hi, path, cols, zoff, S):
 
 
 @_jit
-def add_moments(S, first, hi, path, cols, zoff, N, M):
+def add_moments(S, first, last, tree, N, M):
     """M[q] += S / N along the path of each leaf, both triangles."""
-    for q in range(first, hi):
+    path, cols, zoff = tree
+    for q in range(first, last):
         m = M[q - first]
         for level in range(path.shape[1]):
             c0 = cols[level]
@@ -169,8 +171,9 @@ def rows_rank_one(V, u, Z, off, first, lo, hi):
 
 
 @_jit
-def sparse_tdot(F, dinv, values, columns, at, ends, start, stop, off, lo, hi, T):
+def sparse_tdot(F, dinv, block, off, lo, hi, T):
     """T[g] = Fᵀ diag(dinv) A[:, start:stop] over the rows of piece g, (R, stop - start)."""
+    values, columns, at, ends, start, stop = block
     R, k = F.shape[1], stop - start
     turned = np.empty((k, R), F.dtype)
     for g in range(lo, hi):
@@ -189,8 +192,9 @@ def sparse_tdot(F, dinv, values, columns, at, ends, start, stop, off, lo, hi, T)
 
 
 @_jit
-def sparse_outer(values, columns, at, ends, start, stop, Z, owner, first, off, lo, hi, V):
+def sparse_outer(block, Z, owner, first, off, lo, hi, V):
     """V += A[:, start:stop] Zᵀ on the pieces lo:hi, Z (leaves, R, stop - start); moves `at` on."""
+    values, columns, at, ends, start, stop = block
     R, k = V.shape[1], stop - start
     turned = np.empty((k, R), V.dtype)
     held = -1
@@ -214,13 +218,13 @@ def sparse_outer(values, columns, at, ends, start, stop, Z, owner, first, off, l
 
 
 @_jit
-def subtract_shift(T, shift, root, start):
-    """T[q] -= shift_q rootᵀ, shift (leaves, R, 1), for the samples from `start` on."""
+def subtract_shift(T, shift, root):
+    """T[q] -= shift_q rootᵀ, shift (leaves, R, 1)."""
     for q in range(T.shape[0]):
         for j in range(T.shape[1]):
             u = shift[q, j, 0]
             for c in range(T.shape[2]):
-                T[q, j, c] -= u * root[start + c]
+                T[q, j, c] -= u * root[c]
 
 
 @_jit

@@ -20,8 +20,8 @@ from . import leaf, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS
 from .scratch import scratch
 
-__all__ = ["Patterns", "add_by_class", "add_moments", "batches", "centre", "gradient", "grams",
-           "group", "products", "regress", "sweep", "variance"]
+__all__ = ["Batch", "Patterns", "add_by_class", "add_moments", "batches", "centre", "gradient",
+           "grams", "group", "products", "regress", "sweep", "variance"]
 
 # Numbers in the temporary of a product that is added to a larger array.
 CHUNK_ITEMS = 500_000
@@ -134,6 +134,24 @@ def grams(outer, patterns, p0, p1):
     return G
 
 
+class Batch(NamedTuple):
+    """Consecutive samples, sorted by pattern."""
+
+    patterns: Patterns
+    first: int  # number of its first sample
+    X: np.ndarray  # (n, k) √w x, centred, zero at missing cells
+    roots: np.ndarray  # (k,) √w
+
+    @property
+    def last(self):
+        return self.first + self.X.shape[1]
+
+    @property
+    def shown(self):
+        """(p0, p1, starts) of its patterns, see `Patterns.of`."""
+        return self.patterns.of(self.first, self.last)
+
+
 class Swept(NamedTuple):
     """What a sweep over the patterns of a batch of k samples gives."""
 
@@ -144,46 +162,44 @@ class Swept(NamedTuple):
     fail: tuple | None  # (level, group) of a bad pivot
 
 
-def sweep(F, dinv, outer, X, roots, patterns, layout, first, total):
-    """E-step of the samples X (n, k), zero where missing, that begin at sample `first`.
+def sweep(F, dinv, outer, batch, layout, total):
+    """E-step of a `Batch`; `outer` are the `products` of F and dinv.
 
-    `roots` (N,) are the square roots of the weights that X is multiplied with.  S are path
-    covariances, or with `total` the second moments of ``√w (z, 1)``; see `sweep_patterns`.
+    S are path covariances, or with `total` the second moments of ``√w (z, 1)``; see
+    `sweep_patterns`.
     """
-    k, R, n_leaves, dtype = X.shape[1], layout.R, layout.n_leaves, F.dtype
-    p0, p1, starts = patterns.of(first, first + k)
+    k, R, n_leaves, dtype = batch.X.shape[1], layout.R, layout.n_leaves, F.dtype
+    p0, p1, starts = batch.shown
     P = p1 - p0
-    G = grams(outer, patterns, p0, p1)
+    G = grams(outer, batch.patterns, p0, p1)
     Z = np.empty((n_leaves, R, k), dtype)
     if R:
-        leaf.tdot(F, X, layout, 0, n_leaves, dinv, Z)
+        leaf.tdot(F, batch.X, layout, 0, n_leaves, dinv, Z)
     S = scratch("moments of patterns", (n_leaves, P, (R + 1) * (R + 2) // 2), dtype)
     logdet, squares = np.empty(P), np.empty((2, k))
     fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, dtype)
     longest = int(np.diff(starts).max())
     step = min(n_leaves, max(1, CACHE_ITEMS // (max(R, 1) * max(R, longest))))
-    root = roots[first : first + k]
     cost = starts + R * np.arange(P + 1)  # a factorization costs about as much as R samples
     threads.run(lambda lo, hi: _compiled.sweep_patterns(
-        G, Z, root, starts, ridge, layout.path, layout.cols, layout.zoff, step, total, lo, hi, S,
-        logdet, squares, fail), cost, 0, P, int(cost[-1]) * n_leaves * R * R)
+        G, Z, batch.roots, starts, ridge, layout.tree, step, total, lo, hi, S, logdet, squares,
+        fail), cost, 0, P, int(cost[-1]) * n_leaves * R * R)
     return Swept(Z, S, logdet, squares, tuple(map(int, fail)) if fail[0] >= 0 else None)
 
 
-def add_moments(swept, X, roots, patterns, layout, first, V, W):
+def add_moments(swept, batch, layout, V, W):
     """V (n, R + 1) += ``Σ_t x √w (z, 1)`` and W (classes, packed) += its second moments."""
-    k, R, off = X.shape[1], layout.R, layout.leaf_off
-    p0, p1, _ = patterns.of(first, first + k)
-    Z = swept.Z
+    R, off, X, Z = layout.R, layout.leaf_off, batch.X, swept.Z
+    p0, p1, _ = batch.shown
 
     def cross(q):
         rows = slice(off[q], off[q + 1])
         V[rows, :R] += X[rows] @ Z[q].T
 
-    _by_leaf(np.diff(off), k * R,
+    _by_leaf(np.diff(off), X.shape[1] * R,
              lambda lo, hi: _compiled.rows_cross(X, Z, off, lo, hi, V), cross)
-    V[:, R] += X @ roots[first : first + k]
-    add_by_class(swept.S, patterns, p0, p1, W)
+    V[:, R] += X @ batch.roots
+    add_by_class(swept.S, batch.patterns, p0, p1, W)
 
 
 def add_by_class(S, patterns, p0, p1, W):
@@ -220,10 +236,10 @@ def gradient(F, D, V, W, yy, patterns):
     return dF, dD, dmean
 
 
-def variance(F, D, swept, patterns, layout, first, k):
+def variance(F, D, swept, batch, layout):
     """(n, k) conditional variances of the missing cells of a batch, from its path covariances."""
-    p0, p1, starts = patterns.of(first, first + k)
-    out = np.empty((layout.n, k), F.dtype)
+    patterns, (p0, p1, starts) = batch.patterns, batch.shown
+    out = np.empty_like(batch.X)
     threads.run(lambda lo, hi: _compiled.missing_variance(
         F, D, patterns.seen, patterns.rows, patterns.row_off, patterns.class_off, swept.S, starts,
         p0, lo, hi, out),

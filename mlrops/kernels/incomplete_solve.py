@@ -84,8 +84,8 @@ def factor(F, dinv, patterns, layout):
     for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
         G = grams(outer, patterns, p0, p1)
         threads.run(lambda lo, hi, G=G, p0=p0, p1=p1: _compiled.factor_patterns(
-            G, ridge, layout.path, layout.cols, layout.zoff, step, lo, hi, K[p0:p1], logs[p0:p1],
-            fail), np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
+            G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
+            np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
         if fail[0] >= 0:
             return K, logs, (int(fail[0]), int(fail[1]))
     return K, logs, None
@@ -103,8 +103,8 @@ def solve(F, dinv, K, X, owner, layout, out=None):
     starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
     longest = int(np.diff(starts).max())
     threads.run(lambda lo, hi: _compiled.solve_patterns(
-        Z, K, owner, starts, layout.path, layout.cols, layout.zoff,
-        _leaves_at_once(layout, longest), lo, hi, squares),
+        Z, K, owner, starts, layout.tree, _leaves_at_once(layout, longest), lo, hi,
+        squares),
         starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
     out = np.empty_like(X) if out is None else out
     leaf.dot(F, Z, X, dinv, layout, 0, n_leaves, out, solve=True)
@@ -123,7 +123,7 @@ def inverse_diagonal(F, d, K, counts, patterns, layout):
     for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
         S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), F.dtype)
         threads.run(lambda lo, hi, S=S, p0=p0, p1=p1: _compiled.covariance_patterns(
-            K[p0:p1], weights[p0:p1], layout.path, layout.cols, layout.zoff, step, lo, hi, S),
+            K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
             np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
         add_by_class(S, patterns, p0, p1, W)
     explained, shown = np.empty_like(d), np.empty_like(d)

@@ -51,8 +51,13 @@ class Layout(NamedTuple):
         return self.cols.size - 1
 
     @property
+    def tree(self):
+        """(path, cols, zoff), what a sweep asks of a tree."""
+        return self.path, self.cols, self.zoff
+
+    @property
     def above(self):
-        """path, cols, zoff of the levels above `top`, with its groups for leaves, of rank 0."""
+        """`tree` of the levels above `top`, with its groups for leaves, of rank 0."""
         path = np.ascontiguousarray(self.path[self.top_leaf[:-1], : self.top + 1])
         levels = np.minimum(np.arange(self.top + 2), self.top)
         return path, self.cols[levels], self.zoff[levels]

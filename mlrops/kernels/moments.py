@@ -16,8 +16,9 @@ from .leaf import _chunks, _large, _small_runs
 from .scratch import scratch
 from .tree import _down, _share, _up, _up_with
 
-__all__ = ["SparseRows", "accumulate", "accumulate_sparse", "describe", "describe_sparse",
-           "gradient", "load", "precondition", "regress", "sketch_sparse", "subtract_mean"]
+__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe",
+           "describe_sparse", "gradient", "load", "precondition", "regress", "sketch_sparse",
+           "subtract_mean"]
 
 
 def _share_rows(kernel, n, work):
@@ -82,7 +83,7 @@ def _collect(W, K, layout, outer, S):
     quad = float(np.einsum("sk,sk->", W, W, dtype=np.float64))
 
     def use(lo, hi, Z):
-        _loops.sweep_moments(Z, lo, hi, layout.path, layout.cols, layout.zoff, S)
+        _loops.sweep_moments(Z, lo, hi, layout.tree, S)
         outer(lo, hi, Z)
 
     _down(W, K, layout, use)
@@ -101,18 +102,17 @@ def _path_moments(use, K, S, n_samples, layout, invert):
     M is ``W / N``, ``W = N Cov + Σ z zᵀ``, or ``W⁻¹`` if `invert`.
     """
     R, L, dtype = layout.R, layout.L, K.dtype
-    tree = layout.path, layout.cols, layout.zoff
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
         winv = np.zeros((L + 1, R, R), dtype)
         for lo, hi in blocks(start, stop, R * R, limit):
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
-            _compiled.sweep_covariance(start, lo, hi, *tree, K, cov_stack, M)
-            _loops.add_moments(S, lo, hi, *tree, n_samples, M)
+            _compiled.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
+            _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
             if invert:
                 _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
-                                               *tree[:2], n_samples, chol, linv, winv, Winv)
+                                               layout.tree, n_samples, chol, linv, winv, Winv)
             use(lo, hi, Winv if invert else M)
 
     _share(task, layout, R)
@@ -169,6 +169,25 @@ class SparseRows(NamedTuple):
         return int(rows * (1 + nnz / n * k / N * R))
 
 
+class SparseBlock(NamedTuple):
+    """The samples start:stop of A; blocks are taken from left to right."""
+
+    A: SparseRows
+    start: int
+    stop: int
+    at: np.ndarray  # (n,) the first entry of every row that no earlier block had; moves on
+
+    @property
+    def entries(self):
+        """What the loops over the entries of a block ask of it."""
+        A = self.A
+        return A.values, A.columns, self.at, A.offsets[1:], self.start, self.stop
+
+    @property
+    def root_weight(self):
+        return self.A.root_weight[self.start : self.stop]
+
+
 def describe_sparse(A, weight, center, mean, squares, low, high):
     """Weighted mean (if `center`), squared deviations and range of the rows of A."""
     _share_rows(lambda lo, hi: _loops.sparse_describe(
@@ -176,43 +195,42 @@ def describe_sparse(A, weight, center, mean, squares, low, high):
         high), mean.size, A.values.size)
 
 
-def _sparse_tdot(F, dinv, A, at, start, stop, shift, layout, lo, hi, T):
-    """``F_leafᵀ D⁻¹ (A - mean root_weightᵀ)`` of the leaves lo:hi and samples start:stop."""
+def _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T):
+    """``F_leafᵀ D⁻¹ (A - mean root_weightᵀ)`` of the leaves lo:hi and the samples of a block."""
     pa, pb = int(layout.first_piece[lo]), int(layout.first_piece[hi])
     R, k = T.shape[1:]
     whole = pb - pa == hi - lo
     P = T if whole else np.empty((pb - pa, R, k), F.dtype)
     off = layout.piece_off[pa : pb + 1]
-    threads.run(lambda i, j: _loops.sparse_tdot(
-        F, dinv, A.values, A.columns, at, A.offsets[1:], start, stop, off, i, j, P),
-        off, 0, pb - pa, A.work(int(off[-1] - off[0]), k, R))
+    entries = block.entries
+    threads.run(lambda i, j: _loops.sparse_tdot(F, dinv, entries, off, i, j, P),
+                off, 0, pb - pa, block.A.work(int(off[-1] - off[0]), k, R))
     if not whole:
         np.add.reduceat(P, layout.first_piece[lo:hi] - pa, axis=0, out=T)
-    _loops.subtract_shift(T, shift[lo:hi], A.root_weight, start)
+    _loops.subtract_shift(T, shift[lo:hi], block.root_weight)
 
 
-def _sparse_outer(A, at, start, stop, Z, owner, first, off, V):
-    """``V += A[:, start:stop] Zᵀ`` on pieces of rows, Z (leaves, R, k); moves the cursor on."""
-    threads.run(lambda i, j: _loops.sparse_outer(
-        A.values, A.columns, at, A.offsets[1:], start, stop, Z, owner, first, off, i, j, V),
-        off, 0, off.size - 1, A.work(int(off[-1] - off[0]), stop - start, V.shape[1]))
+def _sparse_outer(block, Z, owner, first, off, V):
+    """``V += A Zᵀ`` on pieces of rows, for a block and Z (leaves, R, k); moves the block on."""
+    entries, k = block.entries, block.stop - block.start
+    threads.run(lambda i, j: _loops.sparse_outer(entries, Z, owner, first, off, i, j, V),
+                off, 0, off.size - 1, block.A.work(int(off[-1] - off[0]), k, V.shape[1]))
 
 
-def accumulate_sparse(F, dinv, K, A, at, start, stop, shift, layout, V, S, totals):
-    """Add the samples start:stop of A: V (without the mean's part), S and `totals`; ``Σ ‖w‖²``.
+def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
+    """Add the samples of a block: V (without the mean's part), S and `totals`; ``Σ ‖w‖²``.
 
-    `at` (n,) is the first entry of every row that earlier samples did not have, and moves on.
     shift (n_leaves, R, 1) is ``F_leafᵀ D⁻¹ mean``; totals (s,) sums ``root_weight z``.
     """
     def outer(lo, hi, Z):
         pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
-        _sparse_outer(A, at, start, stop, Z, layout.piece_leaf[pieces], lo,
+        _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
                       layout.piece_off[pieces.start : pieces.stop + 1], V)
 
-    W = _up_with(lambda lo, hi, T: _sparse_tdot(
-        F, dinv, A, at, start, stop, shift, layout, lo, hi, T), stop - start, F.dtype, K, layout)
+    W = _up_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
+                 block.stop - block.start, F.dtype, K, layout)
     quad = _collect(W, K, layout, outer, S)
-    totals += W @ A.root_weight[start:stop]
+    totals += W @ block.root_weight
     return quad
 
 
@@ -226,7 +244,7 @@ def subtract_mean(V, mean, totals, layout):
     _down(np.ascontiguousarray(totals[:, None]), None, layout, use)
 
 
-def sketch_sparse(A, at, start, stop, draws, out):
-    """``out += A[:, start:stop] draws``, draws (stop - start, width); moves the cursor on."""
+def sketch_sparse(block, draws, out):
+    """``out += A draws`` for the samples of a block, draws (k, width); moves the block on."""
     off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
-    _sparse_outer(A, at, start, stop, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)
+    _sparse_outer(block, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)

@@ -87,13 +87,12 @@ def _projecting(k, dtype, K, layout):
         return np.zeros((layout.L, layout.R, k), dtype)
 
     def sweep(T, a, b, state):
-        _compiled.sweep_up(T, a, b, layout.path, layout.cols, layout.zoff, *factor, top, state,
-                           W, passed)
+        _compiled.sweep_up(T, a, b, layout.tree, *factor, top, state, W, passed)
 
     def finish():
         if top:
             state = np.zeros((top + 1, layout.R, k), dtype)
-            _compiled.sweep_up(passed, 0, len(passed), *layout.above, *factor, 0, state, W,
+            _compiled.sweep_up(passed, 0, len(passed), layout.above, *factor, 0, state, W,
                                passed[:0])
 
     return W, stack, sweep, finish
@@ -108,14 +107,14 @@ def _down(W, K, layout, use=None):
     factor = _or_none(K, W)
     if layout.top and K is not None:
         stack = np.zeros((layout.R, k), dtype)
-        _compiled.sweep_down(W, 0, 0, layout.top_leaf.size - 1, *layout.above, factor, 0, stack,
+        _compiled.sweep_down(W, 0, 0, layout.top_leaf.size - 1, layout.above, factor, 0, stack,
                              np.empty((0, layout.R, k), dtype))
 
     def task(lo, hi, limit):
         stack = np.zeros((layout.R, k), dtype)
         for a, b in blocks(lo, hi, k * layout.R, limit):
             Z = scratch("Z", (b - a if use else 0, layout.R, k), dtype)
-            _compiled.sweep_down(W, lo, a, b, layout.path, layout.cols, layout.zoff, factor,
+            _compiled.sweep_down(W, lo, a, b, layout.tree, factor,
                                  layout.L if K is None else layout.top, stack, Z)
             if use:
                 use(a, b, Z)
@@ -181,14 +180,13 @@ def _factoring(dtype, layout, ridge=None):
         return np.zeros((layout.L, R, R), dtype)
 
     def sweep(G, a, b, state):
-        _compiled.sweep_factor(G, ridge, a, b, layout.path, layout.cols, layout.zoff, top, state,
-                               K, passed, fail)
+        _compiled.sweep_factor(G, ridge, a, b, layout.tree, top, state, K, passed, fail)
         return fail[0] < 0
 
     def finish():
         if top and fail[0] < 0:
             state = np.zeros((top + 1, R, R), dtype)
-            _compiled.sweep_factor(passed, ridge, 0, len(passed), *layout.above, 0, state, K,
+            _compiled.sweep_factor(passed, ridge, 0, len(passed), layout.above, 0, state, K,
                                    passed[:0], fail)
         if fail[0] >= 0:
             return K, np.nan, (int(fail[0]), int(fail[1]))
@@ -251,7 +249,7 @@ def posterior(F, dinv, K, Y, layout, W=None):
 def path_covariance(K, layout):
     """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
     out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
-    _compiled.sweep_covariance(0, 0, layout.n_leaves, layout.path, layout.cols, layout.zoff, K,
+    _compiled.sweep_covariance(0, 0, layout.n_leaves, layout.tree, K,
                                np.zeros((layout.R, layout.R), K.dtype), out)
     return out
 
@@ -270,14 +268,12 @@ def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None, ridge=0.0):
         z_stack = np.zeros((R, k), dtype)
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
             Z = scratch("Z", (hi - lo, R, k), dtype)
-            _compiled.sweep_down(means, start, lo, hi, layout.path, layout.cols, layout.zoff, K, L,
-                                 z_stack, Z)
+            _compiled.sweep_down(means, start, lo, hi, layout.tree, K, L, z_stack, Z)
             cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
-            _compiled.sweep_covariance(start, lo, hi, layout.path, layout.cols, layout.zoff, K,
-                                       cov_stack, cov)
+            _compiled.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
             if ridge:
                 np.einsum("qii->qi", cov)[...] += ridge / n_samples
-            _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.path, layout.cols,
+            _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.tree,
                                            n_samples, chol, linv, winv, Winv)
             if keep is not None:
                 W = np.matmul(Z, Z.swapaxes(1, 2), out=keep[0][lo:hi])
@@ -293,8 +289,7 @@ def inverse_rows(F, dinv, K, layout):
     H = np.empty_like(F)
 
     def task(lo, hi):
-        _compiled.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.path, layout.cols,
-                                     layout.zoff, K, H)
+        _compiled.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.tree, K, H)
 
     threads.run(task, layout.leaf_off, 0, layout.n_leaves, layout.n * layout.R**2 // 2)
     return H

@@ -136,17 +136,17 @@ class IncompleteSamples:
             self._X, np.zeros(h.n, self.dtype), self._roots, 0, self.n_samples))
 
     def _sweeps(self, covariance, mean, total):
-        """Yield (first, last, X, swept): the E-step batch after batch of samples."""
+        """Yield (batch, swept): the E-step batch after batch of samples."""
         A, layout, patterns = covariance, covariance._layout, self._patterns
         mean = A.hierarchy._gather(np.asarray(mean, A.dtype))
         outer = kernels.incomplete.products(A._F, A._dinv, patterns)
         for first, last in kernels.incomplete.batches(patterns, layout):
             X = kernels.incomplete.centre(self._X, mean, self._roots, first, last)
-            swept = kernels.incomplete.sweep(
-                A._F, A._dinv, outer, X, self._roots, patterns, layout, first, total)
+            batch = kernels.incomplete.Batch(patterns, first, X, self._roots[first:last])
+            swept = kernels.incomplete.sweep(A._F, A._dinv, outer, batch, layout, total)
             if swept.fail is not None:
                 raise A._breakdown(*swept.fail)
-            yield first, last, X, swept
+            yield batch, swept
 
 
 class IncompleteMoments:
@@ -189,14 +189,12 @@ class IncompleteMoments:
         self._V = np.zeros((A.shape[0], R + 1), A.dtype)
         self._W = np.zeros((patterns.row_off.size - 1, (R + 1) * (R + 2) // 2), A.dtype)
         squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
-        for first, last, X, swept in samples._sweeps(A, mean, total=True):
-            kernels.incomplete.add_moments(swept, X, samples._roots, patterns, A._layout, first,
-                                           self._V, self._W)
-            squares += np.einsum("ik,ik->i", X, X)
+        for batch, swept in samples._sweeps(A, mean, total=True):
+            kernels.incomplete.add_moments(swept, batch, A._layout, self._V, self._W)
+            squares += np.einsum("ik,ik->i", batch.X, batch.X)
             explained += swept.squares[0].sum()
-            p0, p1, starts = patterns.of(first, last)
-            weights = np.add.reduceat(np.square(samples._roots[first:last], dtype=float),
-                                      starts[:-1])
+            starts = batch.shown[2]
+            weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
             logdet += weights @ swept.logdet
         self._squares = squares.astype(A.dtype)
         d, counts = A._d.astype(float), samples._tree_counts
@@ -266,15 +264,15 @@ def loglik_samples(covariance, mean, samples):
                                 patterns.row_off[:-1])
     constant = per_class @ patterns.seen
     out = np.zeros(samples.n_samples)
-    for first, last, X, swept in samples._sweeps(A, mean, total=False):
-        p0, p1, starts = patterns.of(first, last)
-        left = np.empty_like(X)
-        kernels.leaf.dot(A._F, swept.Z, X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
+    for batch, swept in samples._sweeps(A, mean, total=False):
+        p0, p1, starts = batch.shown
+        left, here = np.empty_like(batch.X), slice(batch.first, batch.last)
+        kernels.leaf.dot(A._F, swept.Z, batch.X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
                          solve=True)
-        left[np.isnan(samples._X[:, first:last])] = 0
+        left[np.isnan(samples._X[:, here])] = 0
         quad = np.einsum("ik,ik,i->k", left, left, A._d) + swept.squares[1]
         of_pattern = constant[p0:p1] + swept.logdet
-        out[samples._order[first:last]] -= 0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
+        out[samples._order[here]] -= 0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
     return out
 
 
@@ -289,14 +287,14 @@ def fill(covariance, mean, samples, return_std=False):
     out = np.empty_like(samples._X)
     std = np.empty_like(out) if return_std else None
     zeros = np.zeros_like(A._d)
-    for first, last, X, swept in samples._sweeps(A, mean, total=False):
-        fitted = np.empty_like(X)
-        kernels.leaf.dot(A._F, swept.Z, X, zeros, layout, 0, layout.n_leaves, fitted)
-        known, columns = samples._X[:, first:last], samples._order[first:last]
+    for batch, swept in samples._sweeps(A, mean, total=False):
+        fitted, here = np.empty_like(batch.X), slice(batch.first, batch.last)
+        kernels.leaf.dot(A._F, swept.Z, batch.X, zeros, layout, 0, layout.n_leaves, fitted)
+        known, columns = samples._X[:, here], samples._order[here]
         out[:, columns] = np.where(np.isnan(known), center[:, None] + fitted, known)
         if return_std:
             std[:, columns] = np.sqrt(kernels.incomplete.variance(
-                A._F, A._d, swept, samples._patterns, layout, first, last - first))
+                A._F, A._d, swept, batch, layout))
     return (h._scatter(out), h._scatter(std)) if return_std else h._scatter(out)
 
 

@@ -132,19 +132,20 @@ class SparseSamples:
         A.data *= self._rows.root_weight[A.indices]
 
     def blocks(self, width):
-        """Yield (start, stop, at) that cover the samples; at (n,) belongs to the kernels."""
+        """Blocks of at most `width` samples that cover them, from left to right."""
         at = self._rows.offsets[:-1].copy()
         for start in range(0, self.shape[1], width):
-            yield start, min(start + width, self.shape[1]), at
+            stop = min(start + width, self.shape[1])
+            yield kernels.moments.SparseBlock(self._rows, start, stop, at)
 
     def product(self, draw, width):
         """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
         out = np.zeros((self.shape[0], width), self.dtype)
         total = np.zeros(width, self.dtype)
-        for start, stop, at in self.blocks(LARGEST_SPARSE_WIDTH):
-            omega = np.ascontiguousarray(draw(start, stop), self.dtype)
-            kernels.moments.sketch_sparse(self._rows, at, start, stop, omega, out)
-            total += self._rows.root_weight[start:stop] @ omega
+        for block in self.blocks(LARGEST_SPARSE_WIDTH):
+            omega = np.ascontiguousarray(draw(block.start, block.stop), self.dtype)
+            kernels.moments.sketch_sparse(block, omega, out)
+            total += block.root_weight @ omega
         out -= self.mean[:, None] * total
         return out
 
@@ -214,15 +215,15 @@ class StreamedMoments:
 
     def _add_sparse(self, samples):
         A = self.covariance
-        layout, rows = A._layout, samples._rows
+        layout = A._layout
         shift = kernels.leaf.tdot(A._F, np.ascontiguousarray(samples.mean[:, None], A.dtype),
                                   layout, 0, layout.n_leaves, A._dinv)
         totals = np.zeros(layout.s, A.dtype)
         width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
-        for start, stop, at in samples.blocks(width):
+        for block in samples.blocks(width):
             self._explained += kernels.moments.accumulate_sparse(
-                A._F, A._dinv, A._factor[0], rows, at, start, stop, shift, layout, self._cross,
-                self._second, totals)
+                A._F, A._dinv, A._factor[0], block, shift, layout, self._cross, self._second,
+                totals)
         kernels.moments.subtract_mean(self._cross, samples.mean, totals, layout)
 
     def total_inv_quad(self, sums_of_squares):
