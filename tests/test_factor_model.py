@@ -474,8 +474,8 @@ def test_bad_data(Y, error, message):
 
 
 @pytest.mark.parametrize("options, error, message", [
-    ({"ranks": (2, 1)}, ValueError, "3 levels"),
-    ({"ranks": 2}, ValueError, "3 levels"),
+    ({"ranks": (2, 1)}, ValueError, "3 entries, one a level"),
+    ({"ranks": 2}, ValueError, "3 entries, one a level"),
     ({"ranks": (2, -1, 1)}, ValueError, "rank of level 1 must be non-negative"),
     ({"ranks": (2, 1.5, 1)}, TypeError, "rank of level 1 must be an integer"),
     ({"ranks": (2, "1", 1)}, TypeError, "rank of level 1"),

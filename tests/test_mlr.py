@@ -233,7 +233,7 @@ def test_compress_arguments(case):
             expected[np.ix_(rows, rows)] += best @ best.T
     assert dropped > 0
     close(cut.toarray(), expected)
-    for bad, message in [((1, 2), "3 levels"), ((1, -1, 2), "level 1")]:
+    for bad, message in [((1, 2), "3 entries, one a level"), ((1, -1, 2), "level 1")]:
         with pytest.raises(ValueError, match=message):
             A.compress(bad)
     for tol in (-1.0, np.inf, np.nan):

@@ -123,8 +123,8 @@ def test_wrong_parts(factors, D, error, message):
 
 
 @pytest.mark.parametrize("ranks, F, D, error, message", [
-    ((1,), np.ones((4, 1)), np.ones(4), ValueError, "2 levels"),
-    (2, np.ones((4, 2)), np.ones(4), ValueError, "2 levels"),
+    ((1,), np.ones((4, 1)), np.ones(4), ValueError, "2 entries, one a level"),
+    (2, np.ones((4, 2)), np.ones(4), ValueError, "2 entries, one a level"),
     ((1, -1), np.ones((4, 1)), np.ones(4), ValueError, "rank of level 1 must be non-negative"),
     ((1, 1.0), np.ones((4, 2)), np.ones(4), TypeError, "rank of level 1 must be an integer"),
     ((1, True), np.ones((4, 2)), np.ones(4), TypeError, "rank of level 1 must be an integer"),

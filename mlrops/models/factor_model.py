@@ -291,6 +291,6 @@ def _warn(termination, max_iter, boundary, variance_floor, names):
     if boundary.size:
         warnings.warn(
             f"{counted(boundary.size, 'feature')} {agree(boundary.size, 'has', 'have')} a variance"
-            f" at the floor of {variance_floor:g} of their total (Heywood cases:"
-            f" {named(boundary, names)}); fewer factors may do",
+            f" at the floor of {variance_floor:g} of {agree(boundary.size, 'its', 'their')} total"
+            f" (Heywood cases: {named(boundary, names)}); fewer factors may do",
             ConvergenceWarning, stacklevel=3)

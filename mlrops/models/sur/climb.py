@@ -241,7 +241,8 @@ def warn_of(fit, stacklevel=4):
              " them out")
     if fit.boundary.size:
         warn(f"{counted(fit.boundary.size, 'equation')} {agree(fit.boundary.size, 'has', 'have')}"
-             f" a variance at the floor of {options.variance_floor:g} of their residual variance"
+             f" a variance at the floor of {options.variance_floor:g} of"
+             f" {agree(fit.boundary.size, 'its', 'their')} residual variance"
              f" (Heywood cases: {name_some(label[i] for i in fit.boundary)})"
              + ("" if alike else "; fewer factors may do"))
 
