@@ -271,7 +271,7 @@ def nest_labels(codes, values, qualify, first_level):
 
     Parameters
     ----------
-    codes : list of L ndarrays (n,)
+    codes : list of L ndarray (n,)
     values : list of L lists
         As `factorize` returns them.
     qualify : bool
@@ -282,7 +282,7 @@ def nest_labels(codes, values, qualify, first_level):
     Returns
     -------
     permutation : ndarray of intp, shape (n,)
-    boundaries : list of L ndarrays (p_l + 1,)
+    boundaries : list of L ndarray (p_l + 1,)
     names : list of L tuples (p_l)
     """
     path = np.zeros(codes[0].size, dtype=np.intp)

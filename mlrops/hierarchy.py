@@ -209,7 +209,7 @@ class Hierarchy:
         ----------
         n : int
             Number of features.
-        group_counts : sequence of L ints
+        group_counts : sequence of L int
             Groups at each level, coarse to fine; each must divide the next, and none exceed n.
 
         Returns
@@ -243,7 +243,7 @@ class Hierarchy:
         ----------
         Z : array_like, shape (n - 1, 4)
             What `scipy.cluster.hierarchy.linkage` returns; heights need not increase.
-        group_counts : sequence of L ints
+        group_counts : sequence of L int
             Groups at each level, coarse to fine, each between 1 and n.
 
         Returns
@@ -285,7 +285,7 @@ class Hierarchy:
 
     @property
     def group_counts(self):
-        """Number of groups p_l at each level (tuple of L ints)."""
+        """Number of groups p_l at each level (tuple of L int)."""
         return tuple(offsets.size - 1 for offsets in self._boundaries)
 
     @property

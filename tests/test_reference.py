@@ -5,7 +5,7 @@ import builtins
 import dataclasses
 import doctest
 import functools
-import importlib
+import importlib.util
 import inspect
 import re
 import textwrap

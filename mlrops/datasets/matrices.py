@@ -353,9 +353,9 @@ def hierarchical_matrix(m, n, group_counts, ranks, *, noise=0.0, shuffle=True, r
     ----------
     m, n : int
         Rows and columns.
-    group_counts : sequence of L ints
+    group_counts : sequence of L int
         Groups at each level, as for `Hierarchy.balanced`.
-    ranks : sequence of L ints
+    ranks : sequence of L int
         Rank of each level's blocks, whose entries have variance 1 on average, or 0 for rank 0.
     noise : float, optional
         Standard deviation of independent normal noise, 0.

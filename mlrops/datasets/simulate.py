@@ -60,7 +60,7 @@ def simulate_mlr(
     ----------
     hierarchy : Hierarchy
         n features, L levels.
-    ranks : sequence of L ints
+    ranks : sequence of L int
         Factors a group at each level; 0 leaves a level out.
     n_samples : int
         Number of samples N, at least 1.

@@ -26,7 +26,7 @@ class SURSimulation:
     covariance : MLR
         The true K×K covariance of the errors; its ``factors`` and ``D`` are the parameters drawn.
     errors : ndarray, shape (N, K)
-        The errors, one observation a row.
+        The errors.
     scores : tuple of L ndarray, shapes (N, p_l, r_l)
         The factors that moved each group of equations, as in `Simulation`.
 
@@ -100,9 +100,9 @@ def simulate_sur(
     K, p, ranks, n_samples, *,
     hierarchy=None, noise=1.0, beta=1.0, dtype=np.float64, random_state=None,
 ):
-    """Draw K regressions whose errors share factors, and observations of them.
+    """Draw K regressions whose errors share factors, and rows of data from them.
 
-    Regressors are standard normal and independent of the errors.  The errors of one observation
+    Regressors are standard normal and independent of the errors.  The errors of one row
     are a draw from the multilevel factor model of `simulate_mlr`, equations in the place of
     features.
 
@@ -110,18 +110,18 @@ def simulate_sur(
     ----------
     K : int
         Number of equations.
-    p : int or sequence of K ints
+    p : int or sequence of K int
         Number of regressors, of all equations or of each.
-    ranks : int or sequence of L ints
+    ranks : int or sequence of L int
         Factors of the errors: one number without a hierarchy, one a level with it.
     n_samples : int
-        Number of observations N, at least 1.
+        Number of rows N, at least 1.
     hierarchy : Hierarchy, optional
         Groups of the K equations.  None is one level with one group.
     noise : float or array_like, shape (K,), default 1.0
         Variances of the part of the errors that is each equation's own.  One number is their
         expected size, an array is taken as it is; see `simulate_mlr`.
-    beta : float or sequence of K array_likes, shapes (p_j,), default 1.0
+    beta : float or sequence of K array_like, shapes (p_j,), default 1.0
         Coefficients.  One number is their standard deviation: they are then drawn from a normal
         distribution of mean zero.  A sequence is taken as it is.
     dtype : {float64, float32}
@@ -144,7 +144,7 @@ def simulate_sur(
 
     Notes
     -----
-    Coefficients, factors and D are drawn before the observations, so that a seed fixes the truth
+    Coefficients, factors and D are drawn before the rows, so that a seed fixes the truth
     whatever `n_samples` is.  No K×K array is formed.
 
     Examples

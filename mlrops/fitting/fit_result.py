@@ -149,7 +149,8 @@ class RankAllocation(MLRFit):
         more, ``"rounding"`` that one or another would, by less than rounding makes of it.  Both
         count as converged.
     errors, times : ndarray, shape (n_iter + 1,)
-        Relative errors of the start, and after every step: an accepted exchange, or a refit.
+        Relative errors of the start, and after every step: an accepted exchange, or a refit; and
+        the seconds at which they were reached.
     history : tuple of (tuple of int, float)
         Rank vectors and errors, one for each entry of `errors`.
     n_iter : int

@@ -31,7 +31,7 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     ----------
     Y : array_like, shape (N, n)
         Data, one sample a row; N may be less than n.
-    ranks : sequence of L ints
+    ranks : sequence of L int
         Factors a group at each level, coarsest first, as for `fit_factor_model`: level 0 is one
         group, level l has ``2^l`` groups unless some were too small to be cut.
     balanced : bool, optional
