@@ -356,6 +356,7 @@ def test_refuses_covariances(covariance, message):
     (dict(ranks="hqic"), ValueError, "ranks must be numbers or one of 'bic', 'aic', 'cv'"),
     (dict(ranks=1, rank_options={"max_rank": 2}), ValueError, "rank_options choose ranks"),
     (dict(ranks="bic", rank_options={"refit": False}), ValueError, "must not hold refit"),
+    (dict(ranks="bic", rank_options={"max_rnak": 2}), TypeError, "select_sur_ranks, got max_rnak"),
     (dict(ranks="bic", covariance=np.eye(4)), ValueError, "covariance is given: there are no"),
     (dict(ranks=1, covariance=np.eye(4)), (TypeError, ValueError), "covariance"),
     (dict(ranks=1, solver="qr"), ValueError, "solver"),

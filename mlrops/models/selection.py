@@ -3,6 +3,7 @@
 import math
 import operator
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -14,10 +15,36 @@ from ..operators.mlr import MLR, check_ranks
 from .folds import make_folds
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
 
-__all__ = ["CRITERIA", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
+__all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
 
 CRITERIA = ("bic", "aic", "cv")
 STRATEGIES = ("greedy", "grid")
+
+
+class RankOptions(NamedTuple):
+    """How ranks are chosen, see `select_ranks`."""
+
+    candidates: Any = None
+    criterion: str = "bic"
+    strategy: str = "greedy"
+    max_rank: Any = None
+    total_rank: int | None = None
+    max_storage: int | None = None
+    exact: bool = False
+    start: Any = None
+    n_folds: int = 5
+    shuffle: bool = True
+    folds: Any = None
+    one_standard_error: bool = False
+    refit: bool = True
+    progress: bool = False
+
+    @property
+    def generates(self):
+        """Names of the options given that generate candidates."""
+        names = "max_rank", "total_rank", "max_storage", "start"
+        return [*(name for name in names if getattr(self, name) is not None),
+                *(["exact"] if self.exact else [])]
 
 
 @dataclass(frozen=True, repr=False)
@@ -231,67 +258,61 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
     _check_fit_options(fit_options)
     rng = np.random.default_rng(random_state)
+    how = RankOptions(
+        candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
+        shuffle, folds, one_standard_error, refit, progress)
     return choose_ranks(
-        FactorFits(Y, hierarchy, fit_options, rng), lambda: _shape(Y)[0], rng,
-        candidates=candidates, criterion=criterion, strategy=strategy, max_rank=max_rank,
-        total_rank=total_rank, max_storage=max_storage, exact=exact, start=start, n_folds=n_folds,
-        shuffle=shuffle, folds=folds, one_standard_error=one_standard_error, refit=refit,
-        progress=progress)
+        FactorFits(Y, hierarchy, fit_options, rng), how, lambda: _shape(Y)[0], rng)
 
 
-def choose_ranks(problem, count_rows, rng, *, candidates=None, criterion="bic", strategy="greedy",
-                 max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
-                 n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
-                 progress=False, carried=None, stacklevel=4):
-    """`select_ranks` for whatever is fitted, see `rank_search`.
+def choose_ranks(problem, how, count_rows, rng, *, carried=None, stacklevel=4):
+    """`select_ranks` for whatever is fitted, see `rank_search`, and `RankOptions`.
 
     `count_rows` is called where folds have to be cut; `carried`, if given, returns for the training
     parts (arrays of row numbers, or None for all) the largest total rank to be generated.
     Warnings point `stacklevel` calls up from where they are raised.
     """
-    hierarchy = problem.hierarchy
-    _check_choice(criterion, CRITERIA, "criterion")
-    _check_choice(strategy, STRATEGIES, "strategy")
+    hierarchy, candidates = problem.hierarchy, how.candidates
+    _check_choice(how.criterion, CRITERIA, "criterion")
+    _check_choice(how.strategy, STRATEGIES, "strategy")
     parts, pairs = [WHOLE], []
-    if criterion == "cv":
-        pairs = make_folds(folds, n_folds, shuffle, count_rows(), rng)
-        parts = [*(parts if refit else []), *pairs]
-    if one_standard_error and len(pairs) < 2:
+    if how.criterion == "cv":
+        pairs = make_folds(how.folds, how.n_folds, how.shuffle, count_rows(), rng)
+        parts = [*(parts if how.refit else []), *pairs]
+    if how.one_standard_error and len(pairs) < 2:
         raise ValueError(
             'one_standard_error needs criterion="cv" and 2 folds or more to estimate it from')
-    budget = dict(max_rank=max_rank, total_rank=total_rank, max_storage=max_storage, start=start)
-    given = [name for name, value in {**budget, "exact": exact or None}.items()
-             if value is not None]
     if candidates is not None:
-        if given:
-            raise ValueError(f"{name_some(given)} generate candidates; candidates are given")
+        if how.generates:
+            raise ValueError(
+                f"{name_some(how.generates)} generate candidates; candidates are given")
         candidates = _check_candidates(candidates, hierarchy)
     else:
-        limits, total = _check_budget(hierarchy, max_rank, total_rank, max_storage, exact)
+        limits, total = _check_budget(hierarchy, how)
         if carried is not None:
-            total = _check_carried(carried([train for train, _ in parts]), total, exact)
-        if strategy == "grid":
-            if not set(given) & {"max_rank", "total_rank", "max_storage"}:
+            total = _check_carried(carried([train for train, _ in parts]), total, how.exact)
+        if how.strategy == "grid":
+            if not set(how.generates) & {"max_rank", "total_rank", "max_storage"}:
                 raise ValueError(
                     'strategy="grid" needs max_rank, total_rank or max_storage to be finite')
-            if start is not None:
+            if how.start is not None:
                 raise ValueError('start is where strategy="greedy" starts, not a grid')
-            candidates = grid(limits, total, exact)
+            candidates = grid(limits, total, how.exact)
         else:
-            start = _check_start(start, hierarchy, limits, total)
+            start = _check_start(how.start, hierarchy, limits, total)
 
-    eligible = total if exact else None
+    eligible = total if how.exact else None
     with tqdm(total=None if candidates is None else len(candidates), desc="ranks",
-              disable=not progress) as bar:
-        search = Search(problem, parts, criterion, one_standard_error, eligible, bar)
+              disable=not how.progress) as bar:
+        search = Search(problem, parts, how.criterion, how.one_standard_error, eligible, bar)
         if candidates is None:
-            greedy(search, start, limits, total, exact)
+            greedy(search, start, limits, total, how.exact)
         else:
             search.best_of(candidates)
     ranks = search.chosen()
-    fit = search.fit_to_all(ranks) if refit else None
+    fit = search.fit_to_all(ranks) if how.refit else None
     search.warn(stacklevel)
-    return RankSelection(ranks, criterion, search.eligible(), fit, bool(one_standard_error))
+    return RankSelection(ranks, how.criterion, search.eligible(), fit, bool(how.one_standard_error))
 
 
 # ---------------------------------------------------------------- what may be asked for
@@ -339,16 +360,17 @@ def _check_candidates(candidates, hierarchy):
     return list(dict.fromkeys(checked))
 
 
-def _check_budget(hierarchy, max_rank, total_rank, max_storage, exact):
+def _check_budget(hierarchy, how):
     """Largest rank of each level and in total."""
     n, L = hierarchy.n, hierarchy.n_levels
+    max_rank, total_rank, max_storage = how.max_rank, how.total_rank, how.max_storage
     limits = [int(hierarchy.group_sizes(level).max()) - 1 for level in range(L)]
     if max_rank is not None:
         wanted = check_ranks((max_rank,) * L if np.ndim(max_rank) == 0 else max_rank, hierarchy)
         limits = list(map(min, limits, wanted))
     if total_rank is not None and max_storage is not None:
         raise ValueError("give total_rank or max_storage, not both")
-    if exact and total_rank is None and max_storage is None:
+    if how.exact and total_rank is None and max_storage is None:
         raise ValueError("exact=True needs total_rank or max_storage, the budget to use up")
     total = sum(limits)
     if total_rank is not None:
@@ -361,7 +383,7 @@ def _check_budget(hierarchy, max_rank, total_rank, max_storage, exact):
                 f" {max_storage}")
     else:
         return limits, total
-    if exact and wanted > total:
+    if how.exact and wanted > total:
         raise ValueError(
             f"a total rank of {wanted} cannot be used up: the levels hold ranks up to"
             f" {tuple(limits)}, {total} in all"

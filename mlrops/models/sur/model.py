@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from ..._wording import counted, name_some
+from ..selection import CRITERIA, RankOptions
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
 from .covariance import CovConfig
 from .equations import read_system
 from .groups import read_covariance, read_hierarchy
-from .selection import CRITERIA, select_system_ranks
+from .selection import select_system_ranks
 
 __all__ = ["SUR"]
 
@@ -350,10 +351,15 @@ class SUR:
         if criterion not in CRITERIA:
             raise ValueError(f"ranks must be numbers or one of {', '.join(map(repr, CRITERIA))},"
                              f" got {criterion!r}")
-        rank_options = dict(rank_options or {})
-        taken = sorted({"criterion", "refit", "progress", "stacklevel"} & set(rank_options))
+        given = dict(rank_options or {})
+        taken = sorted({"criterion", "refit", "progress"} & set(given))
         if taken:
             raise ValueError(f"rank_options must not hold {name_some(taken)}: fit decides them")
-        return select_system_ranks(self.data, hierarchy, options, criterion=criterion,
-                                   progress=progress, callback=callback, stacklevel=6,
-                                   **rank_options)
+        random_state = given.pop("random_state", None)
+        unknown = sorted(set(given) - set(RankOptions._fields))
+        if unknown:
+            raise TypeError("rank_options must be options of select_sur_ranks, got"
+                            f" {name_some(unknown)}")
+        how = RankOptions(**given, criterion=criterion, progress=progress)
+        return select_system_ranks(self.data, hierarchy, how, options, random_state=random_state,
+                                   callback=callback, stacklevel=6)

@@ -6,12 +6,12 @@ import numpy as np
 
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 from ..criteria import degrees_of_freedom
-from ..selection import CRITERIA, choose_ranks
+from ..selection import RankOptions, choose_ranks
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .data import read_equations
 from .system import Weighting
 
-__all__ = ["CRITERIA", "select_sur_ranks", "select_system_ranks"]
+__all__ = ["select_sur_ranks", "select_system_ranks"]
 
 
 def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic", strategy="greedy",
@@ -87,19 +87,20 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     [80, 100, 119, 137, 154]
     """
     options = SUROptions.checked(**fit_options)
-    return select_system_ranks(
-        read_equations(Xs, Y), hierarchy, options, candidates=candidates, criterion=criterion,
-        strategy=strategy, max_rank=max_rank, total_rank=total_rank, max_storage=max_storage,
-        exact=exact, start=start, n_folds=n_folds, shuffle=shuffle, folds=folds,
-        one_standard_error=one_standard_error, refit=refit, progress=progress,
-        random_state=random_state, stacklevel=5)
+    how = RankOptions(
+        candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
+        shuffle, folds, one_standard_error, refit, progress)
+    return select_system_ranks(read_equations(Xs, Y), hierarchy, how, options,
+                               random_state=random_state, stacklevel=5)
 
 
-def select_system_ranks(data, hierarchy, options, *, random_state=None, callback=None, **how):
-    """`select_sur_ranks` for `SURData` and checked options."""
+def select_system_ranks(data, hierarchy, how, options, *, random_state=None, callback=None,
+                        stacklevel=4):
+    """`select_sur_ranks` for `SURData`, `RankOptions` and checked options of the fits."""
     problem = SystemFits(data, check_hierarchy(hierarchy, data.K), options, callback)
     rng = np.random.default_rng(random_state)
-    return choose_ranks(problem, lambda: data.N, rng, carried=problem.carried, **how)
+    return choose_ranks(problem, how, lambda: data.N, rng, carried=problem.carried,
+                        stacklevel=stacklevel)
 
 
 class SystemFits:
