@@ -278,11 +278,22 @@ def test_options_of_a_file_need_a_file(capsys):
     assert "--exog describes columns of a file" in refused(capsys, "--exog", "x")
 
 
-def test_a_picture_that_cannot_be_written(files, capsys, tmp_path):
+def test_outputs_are_refused_before_the_work(files, capsys, tmp_path, monkeypatch):
+    def read(*args):
+        raise AssertionError("the outputs come first")
+
+    monkeypatch.setattr("mlrops.cli.sur.TableFile", read)
+    monkeypatch.setattr("mlrops.datasets.load_french", read)
     spec = "--data", files[0], "--dependent", "ret_*", "--exog", "x", "--ranks", "1"
-    message = refused(capsys, *spec, "-o", tmp_path / "nowhere" / "p.png")
-    assert "the picture cannot be written" in message
-    assert "cannot be written" in refused(capsys, *spec, "--save-table", tmp_path)
+    nowhere = tmp_path / "nowhere" / "p.png"
+    assert "--output " in (message := refused(capsys, *spec, "-o", nowhere))
+    assert f"cannot be written: there is no folder {nowhere.parent}" in message
+    assert "it is a folder" in refused(capsys, *spec, "--save-table", tmp_path)
+    assert "--data" in refused(capsys, *spec, "--save-table", files[0])
+    assert "must end in" in refused(capsys, *spec, "-o", tmp_path / "p.docx")
+    for command in ("demo", "sur"):
+        assert main([command, "-o", str(nowhere)]) == 2
+        assert f"mlrops {command}: error: --output {nowhere}" in capsys.readouterr().err
 
 
 def test_refusals_of_the_models_have_no_traceback(files, tmp_path):

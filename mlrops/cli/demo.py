@@ -5,6 +5,7 @@ from time import perf_counter
 
 import numpy as np
 
+from .outputs import can_draw, check_outputs, save_picture
 from .tables import table
 
 __all__ = ["demo"]
@@ -96,10 +97,7 @@ def _with_scipy(covariance, names):
     print(f"         monthly volatility {risk:.2f}% against {equal:.2f}% at equal weights")
 
 
-def _picture(path, tree, single, names):
-    import matplotlib
-
-    matplotlib.use("Agg")
+def _picture(tree, single, names):
     import matplotlib.pyplot as plt
 
     from ..plotting import plot_correlation, plot_levels, plot_loglik
@@ -114,8 +112,7 @@ def _picture(path, tree, single, names):
     left.set_title("log-likelihood a month, all months", fontsize=10)
     plot_correlation(tree.covariance, names, right)
     right.set_title("implied correlation, tree order", fontsize=10)
-    fig.savefig(path, dpi=130)
-    plt.close(fig)
+    return fig
 
 
 def demo(output):
@@ -123,6 +120,8 @@ def demo(output):
     from ..datasets import load_french
     from ..models import fit_factor_model
 
+    check_outputs({"--output": output}, {})
+    can_draw("--output", output)
     data = load_french()
     months = 100 * data.excess
     print(f"Monthly excess returns (%) of {months.shape[1]} portfolios, {data.dates[0]} to"
@@ -140,9 +139,4 @@ of the root, and {TOTAL} split over root, family and size group by BIC on the mo
 
     print("The fitted covariance in SciPy's solvers, as it is:\n")
     _with_scipy(tree.covariance, data.names)
-    try:
-        _picture(output, tree, single, data.names)
-    except ImportError as error:
-        print(f"\nNo picture: {error}.  Install it with: python -m pip install matplotlib")
-    else:
-        print(f"\nPicture written to {output}")
+    save_picture(output, lambda: _picture(tree, single, data.names))

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..datasets import load_french
 from ..operators.convergence import ConvergenceWarning
-from .sur import CONSTANT, coefficient_table, named_system, save_picture
+from .outputs import can_draw, check_outputs, save_picture
+from .sur import CONSTANT, coefficient_table, named_system
 from .tables import paragraph, percent, table
 
 __all__ = ["french"]
@@ -71,6 +72,8 @@ def choose(model, hierarchy):
 
 def french(output):
     """Run the command; write the picture to `output`."""
+    check_outputs({"--output": output}, {})
+    can_draw("--output", output)
     with warnings.catch_warnings():
         # Variances at the floor in fits with six factors; the likelihoods held out judge them.
         warnings.simplefilter("ignore", ConvergenceWarning)

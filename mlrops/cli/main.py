@@ -195,9 +195,9 @@ def _add_fit(commands):
     run.add_argument("--rank", type=int, required=True, metavar="R",
                      help="sum of the ranks of all levels: (m + n) R numbers are stored")
     run.add_argument("--levels", type=int, metavar="L", help="levels of the tree to be found")
-    run.add_argument("--method", choices=("spectral", "distance", "linkage"),
-                     help="how the tree is found (default: spectral; the others read the matrix as"
-                     " distances)")
+    run.add_argument("--method", choices=("spectral", "order", "distance", "linkage"),
+                     help="how the tree is found (default: spectral; order keeps the order of rows"
+                     " and columns; the others read the matrix as distances)")
     run.add_argument("--groups", metavar="CSV", help="the tree of a square matrix, where known")
     run.add_argument("--start", default="all", metavar="S,...",
                      help="first ranks: uniform, bottom, top or all, the best is kept (default:"

@@ -8,7 +8,7 @@ from pathlib import Path
 from .._archive import _replacing
 from .errors import CommandError
 
-__all__ = ["can_draw", "check_outputs", "write_picture"]
+__all__ = ["can_draw", "check_outputs", "save_picture", "write_picture"]
 
 
 def check_outputs(outputs, inputs):
@@ -21,6 +21,8 @@ def check_outputs(outputs, inputs):
     """
     taken = {os.path.realpath(path): what for what, path in inputs.items() if path is not None}
     for option, path in outputs.items():
+        if path is None:
+            continue
         real = os.path.realpath(path)
         if real in taken:
             raise CommandError(f"{option} {path} would replace the file of {taken[real]}: give"
@@ -73,6 +75,19 @@ def write_picture(path, figure):
             figure.savefig(file, format=_ending(path), dpi=130)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def save_picture(path, draw):
+    """Write the figure that `draw` makes, or say why there is none."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        print(f"\nNo picture: {error}.  Install it with: python -m pip install matplotlib")
+        return
+    figure = draw()
+    write_picture(path, figure)
+    plt.close(figure)
+    print(f"\nPicture written to {path}")
 
 
 def _ending(path):

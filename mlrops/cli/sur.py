@@ -13,10 +13,11 @@ from .._wording import counted, name_some
 from ..models.sur.model import SUR
 from ..models.text import number, short
 from .errors import CommandError, unknown
+from .outputs import can_draw, check_outputs, save_picture
 from .table_file import TableFile, write_table
 from .tables import paragraph, percent, table
 
-__all__ = ["coefficient_table", "named_system", "regress", "save_picture"]
+__all__ = ["coefficient_table", "named_system", "regress"]
 
 CONSTANT = "const"
 CHOICES = "bic", "aic", "cv"
@@ -27,6 +28,9 @@ MOST_PANELS = 6  # of the picture
 
 def regress(args):
     """Run the command: read, fit, print, draw."""
+    check_outputs({"--output": args.output, "--save-table": args.save_table},
+                  {"--data": args.data, "--groups": args.groups})
+    can_draw("--output", args.output)
     data = TableFile(args.data)
     equations = read_specification(data, args)
     groups = None if args.groups is None else read_groups(TableFile(args.groups), equations)
@@ -290,19 +294,3 @@ def _picture(fit, plain, regressors):
 
     axes = plot_coefficients({"least squares": plain, "SUR": fit}, regressors)
     return axes[0].figure
-
-
-def save_picture(path, draw):
-    """Write the figure that `draw` makes, or say why there is none."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        print(f"\nNo picture: {error}.  Install it with: python -m pip install matplotlib")
-        return
-    matplotlib.use("Agg")
-    figure = draw()
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:  # a folder that is not there, an unknown ending
-        raise CommandError(f"the picture cannot be written: {error}") from None
-    print(f"\nPicture written to {path}")
