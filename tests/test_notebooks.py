@@ -63,6 +63,8 @@ def keep(notebook, path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    for library in ("OPENBLAS", "OMP", "MKL", "NUMBA"):  # so that times are no matter of luck
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
     committed = read(path)
     fresh = read(path)
     for cell in fresh.cells:
