@@ -127,3 +127,9 @@ def test_files_are_short(file):
     assert len(text.splitlines()) < 500
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), f"{file.name} does not say what it is for"
+
+
+def test_tests_are_short():
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    assert Path(__file__) in files
+    assert not [f.name for f in files if len(f.read_text(encoding="utf-8").splitlines()) >= 500]
