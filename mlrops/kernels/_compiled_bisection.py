@@ -3,10 +3,10 @@
 Vertices carry signs s = ±1, their *field* is h = W s, and turning vertex i over lowers the weight
 cut by d_i = -s_i h_i; then h changes by -2 s_i times column i of W: O(vertices) a turn.
 
-Weights come in one of three forms: dense and symmetric (`p` = 0), a dense p × q block between rows
-0 ... p-1 and columns p ... p+q-1 that has no other edges, with its transpose `Wt`, or a symmetric
-sparse matrix by rows (then `W` is empty).  No vertex has an edge to itself.  Rows are of kind 0,
-columns of kind 1.
+The weights (W, Wt, data, indices, indptr, p) come in one of three forms: dense and symmetric
+(`p` = 0), a dense p × q block between rows 0 ... p-1 and columns p ... p+q-1 that has no other
+edges, with its transpose `Wt`, or a symmetric sparse matrix by rows (then `W` is empty).  No vertex
+has an edge to itself.  Rows are of kind 0, columns of kind 1.
 """
 
 import numpy as np
@@ -15,8 +15,9 @@ from ._compiled import _jit
 
 
 @_jit
-def turn(W, Wt, data, indices, indptr, p, i, s, h):
+def turn(weights, i, s, h):
     """Turn vertex i over: s_i changes sign, and h stays W s."""
+    W, Wt, data, indices, indptr, p = weights
     a = -2 * s[i]
     s[i] = -s[i]
     if indptr.size:
@@ -51,7 +52,7 @@ def best_by_side(s, h, kind, free, best, value):
 
 
 @_jit
-def swap_pass(W, Wt, data, indices, indptr, p, kind, excess, patience, s, h, turned):
+def swap_pass(weights, kind, excess, patience, s, h, turned):
     """One Kernighan-Lin pass that keeps the sides of each kind equal in number, or one apart.
 
     excess[k] is the number of vertices of kind k on the plus side less those on the minus side.
@@ -88,7 +89,7 @@ def swap_pass(W, Wt, data, indices, indptr, p, kind, excess, patience, s, h, tur
         i = best[choice, side]
         gain += value[choice, side]
         free[i] = False
-        turn(W, Wt, data, indices, indptr, p, i, s, h)
+        turn(weights, i, s, h)
         turned[n_turned] = i
         n_turned += 1
         if excess[choice] == 0:
@@ -96,7 +97,7 @@ def swap_pass(W, Wt, data, indices, indptr, p, kind, excess, patience, s, h, tur
             j = best[choice, 1 - side]
             gain += value[choice, 1 - side]
             free[j] = False
-            turn(W, Wt, data, indices, indptr, p, j, s, h)
+            turn(weights, j, s, h)
             turned[n_turned] = j
             n_turned += 1
         else:
@@ -120,8 +121,7 @@ def normalized_cut(cut, plus, total):
 
 
 @_jit
-def move_pass(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, patience, cut, s, h,
-              turned):
+def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turned):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
     counts[k, side] vertices of kind k are on each side (0 is plus), never fewer than `smallest`.
@@ -157,7 +157,7 @@ def move_pass(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, p
         cut += s[i] * h[i]
         plus -= s[i] * degree[i]
         free[i] = False
-        turn(W, Wt, data, indices, indptr, p, i, s, h)
+        turn(weights, i, s, h)
         turned[n_turned] = i
         n_turned += 1
         if lowest < least:
@@ -171,7 +171,7 @@ def move_pass(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, p
 
 
 @_jit
-def sweep_cut(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, order, s, h):
+def sweep_cut(weights, kind, degree, counts, smallest, order, s, h):
     """Turn all vertices from minus to plus in a given order; length of the prefix of least cut.
 
     On entry s = -1 and counts[k, 1] are the sizes of the kinds.  0 when no prefix leaves
@@ -188,7 +188,7 @@ def sweep_cut(W, Wt, data, indices, indptr, p, kind, degree, counts, smallest, o
         plus += degree[i]
         counts[kind[i], 0] += 1
         counts[kind[i], 1] -= 1
-        turn(W, Wt, data, indices, indptr, p, i, s, h)
+        turn(weights, i, s, h)
         allowed = True
         for k in range(2):
             if counts[k, 0] + counts[k, 1] and min(counts[k, 0], counts[k, 1]) < smallest:

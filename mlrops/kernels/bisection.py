@@ -93,7 +93,7 @@ def improve_swaps(graph, s, max_passes):
     least = LEAST_GAIN * graph.degree.sum()
     for _ in range(max_passes):
         excess = np.subtract(*counts_by_side(graph, s).T)
-        gain = _compiled.swap_pass(*graph.weights, graph.kind, excess, patience(s), s,
+        gain = _compiled.swap_pass(graph.weights, graph.kind, excess, patience(s), s,
                                    field(graph, s), turned)
         if gain <= least:
             break
@@ -106,7 +106,7 @@ def improve_moves(graph, s, smallest, max_passes):
     for _ in range(max_passes):
         h = field(graph, s)
         cut = max((graph.degree.sum() - s @ h) / 4, 0.0)
-        now = _compiled.move_pass(*graph.weights, graph.kind, graph.degree,
+        now = _compiled.move_pass(graph.weights, graph.kind, graph.degree,
                                   counts_by_side(graph, s), smallest, patience(s), cut, s, h,
                                   turned)
         if now >= before * (1 - LEAST_GAIN):
@@ -117,7 +117,7 @@ def improve_moves(graph, s, smallest, max_passes):
 def sweep(graph, order, smallest):
     """Signs of the prefix of `order` with the least normalized cut, or None if none is allowed."""
     s = np.full(graph.kind.size, -1.0)
-    taken = _compiled.sweep_cut(*graph.weights, graph.kind, graph.degree,
+    taken = _compiled.sweep_cut(graph.weights, graph.kind, graph.degree,
                                 counts_by_side(graph, s), smallest, order, s.copy(),
                                 -graph.degree)
     if taken == 0:
