@@ -12,7 +12,7 @@ from .._wording import counted
 from ..hierarchy import Hierarchy
 from ..operators.bisection import cut_graph, split_balanced, split_free
 
-__all__ = ["OrderSplit", "SpectralSplit", "grow", "leading_vectors"]
+__all__ = ["OrderSplit", "SpectralSplit", "grow", "starts"]
 
 # Up to this smaller side all singular vectors are computed; above, the leading ones by Lanczos.
 DENSE_SIDE = 200
@@ -125,12 +125,8 @@ class SpectralSplit:
 
     def _best(self, graph):
         """Signs of the best cut that the starts lead to."""
-        vectors = leading_vectors(graph, COMBINATIONS.shape[1], self.rng)
         best, best_value = None, -np.inf
-        for combination in self.combinations:
-            if combination[vectors.shape[1] :].any():
-                continue
-            scores = vectors @ combination[: vectors.shape[1]]
+        for scores in starts(graph, self.combinations, self.rng):
             signs, value = self._cut(graph, scores)
             if value > best_value * (1 + 1e-12 * np.sign(best_value)) or best is None:
                 best, best_value = signs, value
@@ -177,6 +173,15 @@ def _halves(signs, rows, cols, symmetric):
         return [(rows[side], rows[side]) for side in (plus, minus)]
     p = rows.size
     return [(rows[side[:p]], cols[side[p:]]) for side in (plus, minus)]
+
+
+def starts(graph, combinations, rng):
+    """Scores of the vertices to begin from: combinations of as many vectors as there are."""
+    vectors = leading_vectors(graph, COMBINATIONS.shape[1], rng)
+    k = vectors.shape[1]
+    for combination in combinations:
+        if not combination[k:].any():
+            yield vectors @ combination[:k]
 
 
 def leading_vectors(graph, k, rng):

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._wording import name_some
 from ..operators._validate import as_finite, check_rank
-from .bisection import COMBINATIONS, MAX_PASSES, grow, leading_vectors
+from .bisection import COMBINATIONS, MAX_PASSES, grow, starts
 from .partition import check_depth
 
 __all__ = ["partition_features"]
@@ -160,14 +160,10 @@ class _LikelihoodSplit:
         d = min(d, max(k - 1, 1))
         products = _SquaredProducts(w)
         graph = SimpleNamespace(degree=products @ np.ones(len(w)), product=products, n_rows=len(w))
-        vectors = leading_vectors(graph, COMBINATIONS.shape[1], self.rng)
         smallest = max(self.min_size, min(d + 1, features.size // 2))
         best, best_value = None, -np.inf
-        for combination in self.combinations:
-            if combination[vectors.shape[1] :].any():
-                continue
-            upper = _upper_half(vectors @ combination[: vectors.shape[1]])
-            upper, value = self._climb(v, d, upper, smallest)
+        for scores in starts(graph, self.combinations, self.rng):
+            upper, value = self._climb(v, d, _upper_half(scores), smallest)
             if value > best_value:
                 best, best_value = upper, value
         return [(half, half) for half in (features[best], features[~best])]

@@ -106,19 +106,17 @@ class Checkpoint:
         Seconds between two checkpoints; what comes first counts.
     identity : dict
         See `fingerprint`.
-    resume : bool
-        Read the file if there is one.
-    problem : Problem
-    memory : int
-        Largest number of pairs.
     """
 
-    def __init__(self, path, every, seconds, identity, resume, problem, memory):
+    def __init__(self, path, every, seconds, identity):
         self.path, self.every, self.seconds, self.identity = path, every, seconds, identity
         self.saved, self.restarts = None, None
         self._since, self._at = monotonic(), 0
         remove_leftovers(path)
-        if resume and os.path.exists(path):
+
+    def resume(self, problem, memory):
+        """Go on from the file if there is one; `memory` is the largest number of pairs."""
+        if os.path.exists(self.path):
             self._read(problem, memory + 1 if memory else 0)
 
     def begin(self, ascent, trace):

@@ -206,10 +206,10 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         check_times(checkpoint_every, checkpoint_seconds)
         options = _options_to_resume(init, accelerate, center, variance_floor, n_init, rules,
                                      random_state)
-        keeper = Checkpoint(
-            checkpoint, checkpoint_every, checkpoint_seconds,
-            fingerprint(hierarchy, ranks, source, **options), resume, problem,
-            MEMORY if accelerate else 0)
+        keeper = Checkpoint(checkpoint, checkpoint_every, checkpoint_seconds,
+                            fingerprint(hierarchy, ranks, source, **options))
+        if resume:
+            keeper.resume(problem, MEMORY if accelerate else 0)
         restarts = keeper.restarts = keeper.restarts or restarts
     elif resume:
         raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")
