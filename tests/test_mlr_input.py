@@ -156,3 +156,9 @@ def test_overflow_names_level_and_group():
             with pytest.raises(np.linalg.LinAlgError, match=r"level 1, group 1 \(4 features\)"):
                 verb()
     assert math.isfinite(MLR(h, [F * 0, F], np.full(6, 1e-3)).logdet())  # float64 holds it
+
+
+def test_samples_of_a_posterior_are_real():
+    A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+    with pytest.raises(TypeError, match="X must be real, got complex dtype complex128"):
+        A.posterior(np.full((3, 2), 1 + 1j))

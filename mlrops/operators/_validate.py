@@ -34,7 +34,8 @@ def as_real(x, what, dtype=None, ndim=None):
     if hasattr(x, "toarray") and not isinstance(x, np.ndarray):
         raise TypeError(f"{what} must be a dense array, got {type(x).__name__}")
     x = np.asarray(x)
-    x = np.asarray(x, dtype=working_dtype(x.dtype, what) if dtype is None else dtype)
+    own = working_dtype(x.dtype, what)  # refuses, whatever dtype is asked for
+    x = np.asarray(x, dtype=own if dtype is None else dtype)
     if ndim is not None and x.ndim not in np.atleast_1d(ndim):
         wanted = " or ".join(f"{d}-d" for d in np.atleast_1d(ndim))
         raise ValueError(f"{what} must be {wanted}, got shape {x.shape}")
