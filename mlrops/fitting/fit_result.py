@@ -77,7 +77,8 @@ class MLRFit:
         Raises
         ------
         ValueError
-            As `GeneralMLR.to_mlr`.
+            As `GeneralMLR.to_mlr`: also where coarser levels have taken up a feature's diagonal, so
+            that its entry of the diagonal level is zero.
         """
         return self.operator.to_mlr(tol)
 
