@@ -50,18 +50,22 @@ def invert(case):
     return A.logdet(), A.solve(case.x)
 
 
-def em_step(case, X, squares):
-    """F, D and the log-likelihood by ours; X (n, N) and its sums of squares are made once a fit."""
+def em_step(case, X, squares, out):
+    """F, D and the log-likelihood by ours.
+
+    X (n, N), its sums of squares and `out`, the arrays for F and D, are made once a fit.
+    """
     A = operator(case)
     posterior = A.posterior(X, check_finite=False)
     loglik = log_likelihood(A, posterior.total_inv_quad(squares), X.shape[1])
-    return *posterior.regress(squares), loglik
+    return *posterior.regress(squares, out=out), loglik
 
 
 def sampled(case):
-    """What a fit makes of its data, once."""
+    """What a fit makes of its data, once, and room for an iteration's F and D."""
     X = np.ascontiguousarray(case.Y.T)
-    return X, np.einsum("ik,ik->i", X, X)
+    out = np.empty_like(case.F), np.empty_like(case.D)
+    return X, np.einsum("ik,ik->i", X, X), out
 
 
 def same_inverse(theirs, ours):
@@ -91,7 +95,7 @@ def against_floor(quick, _):
 def em_floor(quick, _):
     """The two products of an iteration; the outcome for a leaf is compared with the recursion's."""
     case = wide(quick, N=100 if quick else 280)
-    X, squares = sampled(case)
+    data = sampled(case)
     Y, F, Z = case.Y, case.F, case.rng.standard_normal((case.F.shape[1], len(case.Y)))
 
     def compare(_, ours):
@@ -101,7 +105,7 @@ def em_floor(quick, _):
         return same(TIGHT, **{name: (a, b) for name, a, b in pairs})
 
     yield Race(case.problem, "EM iteration", "floor: F.T @ Y.T, Z @ Y", lambda: (F.T @ Y.T, Z @ Y),
-               lambda: em_step(case, X, squares), compare)
+               lambda: em_step(case, *data), compare)
 
 
 def against_recursion(quick, _):
@@ -115,11 +119,11 @@ def against_recursion(quick, _):
     yield Race(case.problem, "factor + logdet + solve", "recursion in Python", theirs,
                lambda: invert(case), same_inverse)
     n, N = (200, 20) if quick else (10_000, 100)
-    data = draw(n, (1, n // 100, n // 20), (3, 2, 1), N)
-    X, squares = sampled(data)
-    yield Race(data.problem, "EM iteration", "recursion in Python",
-               lambda: Recursion(data.h, data.ranks, data.F, data.D).em_step(data.Y),
-               lambda: em_step(data, X, squares),
+    case = draw(n, (1, n // 100, n // 20), (3, 2, 1), N)
+    data = sampled(case)
+    yield Race(case.problem, "EM iteration", "recursion in Python",
+               lambda: Recursion(case.h, case.ranks, case.F, case.D).em_step(case.Y),
+               lambda: em_step(case, *data),
                lambda a, b: same(TIGHT, F=(a[0], b[0]), D=(a[1], b[1]), loglik=(a[2], b[2])))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ["Agreement", "PeerError", "Race", "Times", "higher", "of_peer", "race",
            "same"]
 
-SHORT = 0.05  # seconds below which a call is timed in the steady state of a loop
+SHORT = 0.5  # seconds below which a call is timed in the steady state of a loop
 
 
 class Agreement(NamedTuple):
