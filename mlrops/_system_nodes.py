@@ -4,6 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from ._optional import import_pandas
 from ._wording import counted
 from .models.selection import RankRecord, RankSelection
 from .models.sur.als_gls import SUROptions
@@ -181,7 +182,7 @@ def _names(given, Xs, Y, m):
     if rows is not None:
         if rows.shape != (len(Y),):
             raise ValueError(f"rows must have {counted(len(Y), 'label')}, got shape {rows.shape}")
-        import pandas as pd
+        pd = import_pandas()
 
         if given["period"] is not None:
             rows = pd.arrays.PeriodArray(rows, dtype=pd.PeriodDtype(given["period"]))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ._optional import import_pandas
 from ._wording import counted
 from .models import fit_factor_model
 
@@ -153,7 +154,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
         names = getattr(self, "feature_names_in_", None)
         if names is not None and hasattr(X, "iloc"):
-            import pandas as pd
+            pd = import_pandas()
 
             data = pd.DataFrame(data, columns=names, copy=False)
         fit = fit_factor_model(

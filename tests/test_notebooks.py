@@ -62,7 +62,8 @@ def keep(notebook, path):
 @pytest.mark.skipif(not NOTEBOOKS, reason="a package without its checkout has no notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    paths = str(FOLDER.parent), os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     for library in ("OPENBLAS", "OMP", "MKL", "NUMBA"):  # so that times are no matter of luck
         monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
     committed = read(path)

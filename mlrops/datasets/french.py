@@ -6,6 +6,7 @@ from importlib import resources
 
 import numpy as np
 
+from .._optional import import_pandas
 from ..hierarchy import Hierarchy
 
 __all__ = ["FrenchReturns", "load_french"]
@@ -77,7 +78,7 @@ class FrenchReturns:
 
     def to_frame(self):
         """All series as a pandas DataFrame: columns dates, the factors, the portfolios."""
-        import pandas as pd
+        pd = import_pandas()
 
         frame = pd.DataFrame(
             np.hstack([self.factors, self.returns]), columns=[*self.factor_names, *self.names]

@@ -7,6 +7,8 @@ from importlib import resources
 
 import numpy as np
 
+from .._optional import import_pandas
+
 __all__ = ["GrunfeldPanel", "load_grunfeld"]
 
 _DESCRIPTION = """\
@@ -53,7 +55,7 @@ class GrunfeldPanel:
 
     def to_frame(self):
         """A pandas DataFrame of 220 rows, firm by firm: invest, value, capital, firm, year."""
-        import pandas as pd
+        pd = import_pandas()
 
         variables = {name: getattr(self, name).T.ravel() for name in ("invest", "value", "capital")}
         firm = np.repeat(self.firms, len(self.years)).tolist()

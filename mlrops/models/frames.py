@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._optional import import_pandas
 from .._wording import counted, name_some
 from ..operators._validate import working_dtype
 
@@ -56,14 +57,14 @@ def like_frame(Y, x):
     """`x` with rows and columns named as in `Y` where that is a DataFrame."""
     if not (hasattr(Y, "columns") and hasattr(Y, "index")):
         return x
-    import pandas as pd
+    pd = import_pandas()
 
     return pd.DataFrame(x, index=Y.index, columns=Y.columns)
 
 
 def loadings_frame(fit, loadings):
     """Loadings, one array (n, r_l) a level, with variance and communality, as a DataFrame."""
-    import pandas as pd
+    pd = import_pandas()
 
     columns = [(f"level {level}", f"factor {k}")
                for level, F in enumerate(loadings) for k in range(F.shape[1])]

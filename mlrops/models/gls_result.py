@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from .._optional import import_pandas
 from .._wording import counted
 from .text import WIDTH, coefficient_columns, coefficient_lines, short, side_by_side, title
 
@@ -210,7 +211,7 @@ class GLSResult:
             Columns ``coef``, ``std err``, ``t`` and ``P>|t|`` (``z`` where the scale is known), and
             the ends of the confidence intervals.
         """
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.DataFrame(self._table(alpha), index=pd.Index(self._labels()),
                             columns=self._columns(alpha))

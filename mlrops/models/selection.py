@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from .._optional import import_pandas
 from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
 from ..operators._validate import check_rank
@@ -88,7 +89,7 @@ class RankSelection:
 
     def to_frame(self):
         """The table as a pandas DataFrame, one row a candidate."""
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.DataFrame(self.table, columns=RankRecord._fields)
 

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from ..._optional import import_pandas
 from .coefficient_inverse import MOST_COEFFICIENTS
 from .covariance import CovConfig, estimate, one_least_squares
 from .small_sample import residual_df
@@ -154,7 +155,7 @@ class Inference:
         out = self._cov.matrix()
         if self.data.names is None:
             return out
-        import pandas as pd
+        pd = import_pandas()
 
         index = self._index()
         return pd.DataFrame(out, index=index, columns=index)
@@ -253,6 +254,6 @@ class Inference:
         ends = np.stack([params - half, params + half], axis=1)
         if self.data.names is None:
             return np.split(ends, np.cumsum(self.data.p)[:-1])
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.DataFrame(ends, index=self._index(), columns=["lower", "upper"])

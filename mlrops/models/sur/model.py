@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..._optional import import_pandas
 from ..._wording import counted, name_some
 from ..selection import CRITERIA, RankOptions
 from .als_gls import SUROptions, check_hierarchy, fit_system
@@ -198,7 +199,7 @@ class SUR:
         """R with a column of values q (DataFrame), or None."""
         if self.data.constraints is None:
             return None
-        import pandas as pd
+        pd = import_pandas()
 
         R, q = self.data.constraints
         frame = pd.DataFrame(R, index=list(self.data.names.constraints), columns=self.param_names)

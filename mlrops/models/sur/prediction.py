@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from ..._optional import import_pandas
 from ..._wording import counted
 
 __all__ = ["SystemPrediction", "predict_system"]
@@ -60,7 +61,7 @@ class SystemPrediction:
     def _named(self, x):
         if self.equations is None:
             return x
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.DataFrame(x, index=self.rows, columns=pd.Index(self.equations))
 
@@ -134,7 +135,7 @@ class SystemPrediction:
         return self.mean - half, self.mean + half
 
     def _columns(self, parts):
-        import pandas as pd
+        pd = import_pandas()
 
         K = self.mean.shape[1]
         columns = pd.MultiIndex.from_product(

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..._optional import import_pandas
 from ..._wording import counted
 from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
@@ -145,7 +146,7 @@ class SURResult(Inference, SystemTests):
         """One number a coefficient, (P,): a list of K arrays, or a Series."""
         if self.data.names is None:
             return np.split(x, np.cumsum([b.size for b in self.coefficients])[:-1])
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.Series(x, index=self._index())
 
@@ -159,7 +160,7 @@ class SURResult(Inference, SystemTests):
 
     def _index(self):
         """The pandas index (equation, regressor)."""
-        import pandas as pd
+        pd = import_pandas()
 
         names = self.data.names
         pairs = [(equation, regressor) for equation, regressors
@@ -171,7 +172,7 @@ class SURResult(Inference, SystemTests):
         names = self.data.names
         if names is None:
             return x
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.DataFrame(x, index=names.rows, columns=pd.Index(names.equations))
 
@@ -227,7 +228,7 @@ class SURResult(Inference, SystemTests):
         """Numbers (M, K) for new rows: an array, or a DataFrame."""
         if self.data.names is None:
             return x
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.DataFrame(x, index=rows, columns=pd.Index(self.data.names.equations))
 

@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 
+from ..._optional import import_pandas
 from ..._wording import name_some
 from ..text import (
     NAME,
@@ -37,7 +38,7 @@ def _columns(fit, alpha):
 
 def coefficient_frame(fit, alpha):
     """The DataFrame of `SystemTests.to_frame`."""
-    import pandas as pd
+    pd = import_pandas()
 
     names = coefficient_names(fit)
     pairs = [(equation, regressor) for equation, regressors

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..._optional import import_pandas
 from ...operators._validate import check_rank
 from .. import criteria
 from . import hypotheses, measures, prediction, scores, summary
@@ -20,7 +21,7 @@ class SystemTests:
         names = self.data.names
         if names is None:
             return x
-        import pandas as pd
+        pd = import_pandas()
 
         return pd.Series(x, index=pd.Index(names.equations, name="equation"))
 

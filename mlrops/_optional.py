@@ -1,0 +1,13 @@
+"""Packages that only some functions need."""
+
+__all__ = ["import_pandas"]
+
+
+def import_pandas():
+    """The module pandas, or an error that says how to get it."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("results and data with names are kept in pandas, which is not installed:"
+                          ' python -m pip install "mlrops[pandas]"') from error
+    return pandas
