@@ -17,7 +17,8 @@ def small():
 
 
 @pytest.mark.parametrize("options, error, message", [
-    (dict(candidates=[(1, 1), (1, 2, 3)]), ValueError, r"candidates\[1\].*2 entries, one a level, got 3"),
+    (dict(candidates=[(1, 1), (1, 2, 3)]), ValueError,
+     r"candidates\[1\].*2 entries, one a level, got 3"),
     (dict(candidates=[1, 2]), ValueError, r"candidates\[0\].*2 entries, one a level"),
     (dict(candidates=[(1, -1)]), ValueError, r"candidates\[0\].*level 1.*non-negative"),
     (dict(candidates=[(1, 0.5)]), TypeError, r"candidates\[0\].*integer"),
