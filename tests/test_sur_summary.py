@@ -163,7 +163,7 @@ def test_an_equation_without_residuals_has_no_test_of_their_correlation():
     Y = data.Y.copy()
     Y[:, 2] = 0
     fit = known(replace(data, Y=Y), sigma)
-    with pytest.raises(ValueError, match=r"fitted exactly by their regressors \(equation 2\)"):
+    with pytest.raises(ValueError, match=r"fitted exactly by its regressors \(equation 2\)"):
         fit.breusch_pagan()
     assert "none" in [piece.strip() for piece in fact(fit.summary(), "Breusch-Pagan")]
 
