@@ -11,13 +11,14 @@ n, N       features (rows of the operator); samples, which systems of equations 
 L          levels of the hierarchy, coarsest first, l = 0 … L-1; the diagonal is not a level
 p_l, r_l   groups at level l, rank at level l
 R, R_l     total rank Σ r_l; rank of levels 0 … l
-F, D       compact factors (n, R), positive diagonal (n,)
+F, D       compact factors (n, R), positive diagonal (n,), which in products is diag(D)
 s          factors of all groups, Σ p_l r_l: the columns of F spread out, (n, s)
-F_l        columns of F that belong to level l, (n, r_l), block diagonal over the groups of level l
+F_l        columns of F of level l, (n, r_l); spread out, (n, p_l r_l), block diagonal over its groups
 leaf       a group of the finest level; its rows all see the same R factors, one block a level
 Σ          Σ_l F_l F_lᵀ + diag(D)
 Y          data (N, n), one sample a row
-K, P       equations and coefficients of a system of regressions, in all; Xs is K arrays (N, p_j)
+K, P       equations and coefficients of a system of regressions, in all; Xs is K arrays, one an
+           equation, of N rows and as many columns as it has regressors
 ========== =========================================================================================
 
 A worked example
