@@ -13,7 +13,7 @@ p_l, r_l   groups at level l, rank at level l
 R, R_l     total rank Σ r_l; rank of levels 0 … l
 F, D       compact factors (n, R), positive diagonal (n,), which in products is diag(D)
 s          factors of all groups, Σ p_l r_l: the columns of F spread out, (n, s)
-F_l        columns of F of level l, (n, r_l); spread out, (n, p_l r_l), block diagonal over its groups
+F_l        columns of F of level l, (n, r_l); spread out, (n, p_l r_l), block diagonal by groups
 leaf       a group of the finest level; its rows all see the same R factors, one block a level
 Σ          Σ_l F_l F_lᵀ + diag(D)
 Y          data (N, n), one sample a row

@@ -243,6 +243,36 @@ def test_wald_df_keeps_the_mean_of_squared_t():
     assert np.isclose(wald_df(turned, np.diag([1.0, 4.0, 9.0]), [0, 1, 2], df), nu)
 
 
+def test_wald_df_knows_the_hypothesis_not_how_it_is_written():
+    rng = np.random.default_rng(2)
+    C = np.cov(rng.standard_normal((9, 40)))
+    equations, df = np.repeat([0, 1, 2], 3), np.array([6.0, 11.0, 40.0])
+    R = rng.standard_normal((4, 9))
+    nu = wald_df(R, C, equations, df)
+    assert 6 < nu < 57
+    for turn in (np.diag([1e-6, 1.0, 1e6, 1.0]), rng.standard_normal((4, 4))):
+        assert np.isclose(wald_df(turn @ R, C, equations, df), nu, rtol=1e-6)
+    order = rng.permutation(9)
+    assert np.isclose(wald_df(R[:, order], C[np.ix_(order, order)], equations[order], df), nu)
+
+
+def test_wald_df_gives_the_mean_of_the_statistic():
+    """Blocks of the covariance that vary like independent chi squares, nothing in common."""
+    rng = np.random.default_rng(3)
+    df = np.array([20.0, 35.0, 60.0])
+    equations = np.repeat([0, 1, 2], 2)
+    C = np.kron(np.eye(3), np.ones((2, 2))) * np.cov(rng.standard_normal((6, 30)))
+    R = rng.standard_normal((2, 6))
+    b = R @ np.linalg.cholesky(C) @ rng.standard_normal((6, 100_000))
+    scales = rng.chisquare(df, (100_000, 3)) / df
+    parts = [R[:, equations == j] @ C[np.ix_(equations == j, equations == j)]
+             @ R[:, equations == j].T for j in range(3)]
+    V = np.einsum("nj,jab->nab", scales, parts)
+    F = np.einsum("an,na->n", b, np.linalg.solve(V, b.T[:, :, None])[:, :, 0]) / 2
+    expected = scipy.stats.f(2, wald_df(R, C, equations, df)).mean()
+    assert abs(F.mean() - expected) < 0.01 < abs(expected - 1)
+
+
 def test_wald_df_without_a_mean():
     assert wald_df(np.eye(2), np.eye(2), [0, 1], [1.5, 9.0]) == 1.5
 

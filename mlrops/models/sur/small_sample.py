@@ -226,13 +226,18 @@ def wald_df(restrictions, params_covariance, equations, df):
 
     Notes
     -----
-    The method of A. Fai, P. Cornelius, "Approximate F-tests of multiple degree of freedom
-    hypotheses in generalized least squares analyses of unbalanced split-plot experiments" (1996):
-    restrictions are rotated to independent ones; each gets degrees of freedom :math:`\nu_i` by
-    Satterthwaite's rule from the equations' shares s of its variance, :math:`1 / \nu_i = \sum_j
-    s_{ij}^2 / \nu_j`; and those of F give it the mean of their squared t statistics,
-    :math:`\nu / (\nu - 2) = \sum_i \nu_i / (\nu_i - 2) / m`.  Where a :math:`\nu_i` is 2 or less
-    that mean does not exist, and the smallest is taken.
+    A restriction that involves several equations gets degrees of freedom by Satterthwaite's rule
+    from their shares of its variance, :math:`1 / \nu = \sum_j s_j^2 / \nu_j`.  Several restrictions
+    have matrices :math:`G_j` of shares, with :math:`\sum_j G_j = I` in coordinates in which the
+    equations' parts of their covariance add up to the identity; :math:`1 / \nu_i` are the
+    eigenvalues of :math:`\sum_j G_j^2 / \nu_j`, whose trace is half of what the mean of the Wald
+    statistic exceeds m by, to first order.  They do not depend on how the hypothesis is written.
+
+    Where the restrictions are independent this is the method of A. Fai, P. Cornelius, "Approximate
+    F-tests of multiple degree of freedom hypotheses in generalized least squares analyses of
+    unbalanced split-plot experiments" (1996), as is the rest: F gets the mean of squared t
+    statistics with these degrees of freedom, :math:`\nu / (\nu - 2) = \sum_i \nu_i / (\nu_i - 2) /
+    m`.  Where a :math:`\nu_i` is 2 or less that mean does not exist, and the smallest is taken.
 
     Examples
     --------
@@ -253,17 +258,18 @@ def wald_df(restrictions, params_covariance, equations, df):
         raise ValueError(f"restrictions have {counted(P, 'column')}, so params_covariance must"
                          f" have shape ({P}, {P}) and equations ({P},), got {C.shape} and"
                          f" {equations.shape}")
-    _, axes = np.linalg.eigh(R @ C @ R.T)
-    R = axes.T @ R
-    involved = np.unique(equations[np.any(R != 0, axis=0)])
-    if involved.size == 1:
-        return float(df[involved[0]])
-    variances = np.empty((m, involved.size))
-    for i, j in enumerate(involved):
-        own = equations == j
-        variances[:, i] = np.einsum("ma,ab,mb->m", R[:, own], C[np.ix_(own, own)], R[:, own])
-    shares = variances / variances.sum(axis=1, keepdims=True)
-    nu = 1 / (shares**2 / df[involved]).sum(axis=1)
+    involved = np.any(R != 0, axis=0)
+    equations = equations[involved]
+    if np.all(equations == equations[0]):
+        return float(df[equations[0]])
+    same = equations[:, None] == equations
+    R, C = R[:, involved], np.where(same, C[np.ix_(involved, involved)], 0)
+    R = R / np.sqrt(np.einsum("ij,jk,ik->i", R, C, R))[:, None]  # their units do not count
+    values, axes = np.linalg.eigh(R @ C @ R.T)
+    R = (axes / np.sqrt(values)).T @ R
+    # G_j = R_j C_jj R_jᵀ, so that the sum of G_j² / ν_j is R C (R_jᵀ R_j / ν_j on the blocks) C Rᵀ.
+    RC = R @ C
+    nu = 1 / np.linalg.eigvalsh(RC @ np.where(same, R.T @ R / df[equations], 0) @ RC.T)
     if nu.min() <= 2:
         return float(nu.min())
     excess = np.mean(2 / (nu - 2))  # of ν / (ν - 2) over 1
