@@ -213,8 +213,8 @@ def graph_distances(graph="small_world", n=1000, *, degree=4, rewire=0.1, random
         edges = _small_world(n, degree, rewire, rng)
     else:
         edges = _random_regular(n, degree, rng)
-    ones = np.ones(len(edges))
-    adjacency = sparse.csr_array((ones, (edges[:, 0], edges[:, 1])), shape=(n, n))
+    rows, cols = np.asarray(edges, np.int32).T  # SciPy 1.12 finds no paths by wider indices
+    adjacency = sparse.csr_array((np.ones(len(rows)), (rows, cols)), shape=(n, n))
     return csgraph.shortest_path(adjacency, directed=False, unweighted=True)
 
 
