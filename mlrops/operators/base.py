@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
+from .._cached import computed_once
 from .._wording import counted
 from ._validate import as_real, check_rank
 from .arithmetic import Arithmetic
@@ -174,12 +175,7 @@ class StructuredOperator(Arithmetic, LinearOperator):
         """The transpose as an operator: itself when symmetric; ``A.T.T`` is ``A`` again."""
         if self._symmetric:
             return self
-        if self._transposed is None:
-            transposed = self._transpose()
-            if transposed._transposed is None:
-                transposed._transposed = self
-            self._transposed = transposed
-        return self._transposed
+        return computed_once(self, "_transposed", lambda: self._paired("_transposed"))
 
     T = property(transpose)
 
@@ -292,12 +288,14 @@ class StructuredOperator(Arithmetic, LinearOperator):
             `A` is seen to be singular, as a `Diagonal` with zeros; otherwise products raise it.
         """
         self._square("inv")
-        if self._inverse is None:
-            inverse = self._inv()
-            if inverse._inverse is None:
-                inverse._inverse = self
-            self._inverse = inverse
-        return self._inverse
+        return computed_once(self, "_inverse", lambda: self._paired("_inverse"))
+
+    def _paired(self, link):
+        """The inverse or the transpose, with the way back."""
+        other = self._inv() if link == "_inverse" else self._transpose()
+        if getattr(other, link) is None:
+            setattr(other, link, self)
+        return other
 
     def diagonal(self):
         """The main diagonal, ndarray of shape (min(m, n),)."""

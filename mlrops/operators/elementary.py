@@ -1,13 +1,13 @@
 """Elementary operators: identity, diagonal, dense, low rank and permutation matrices."""
 
 import warnings
-from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from .._cached import cached_property
 from .._wording import agree, counted, name_some
 from ._validate import as_finite, check_rank, read_only, rowwise, working_dtype
 from .base import StructuredOperator

@@ -1,10 +1,10 @@
 """`GeneralMLR`: a multilevel low rank matrix without symmetry, rectangular or square."""
 
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from . import general_algebra, general_entries
 from ._validate import as_finite, as_real, read_only
 from .base import StructuredOperator

@@ -1,10 +1,10 @@
 """Solves with the principal blocks of an MLR covariance that samples with missing cells show."""
 
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from ..hierarchy import Hierarchy
 from ._validate import as_real
 from .mlr import MLR

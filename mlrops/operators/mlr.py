@@ -1,11 +1,11 @@
 """`MLR`: a symmetric positive definite multilevel low rank matrix, the main operator here."""
 
 import math
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from .._grouping import restrict_groups
 from .._wording import counted
 from ..hierarchy import Hierarchy

@@ -1,10 +1,10 @@
 """`MLRInverse`: the inverse of an MLR matrix, of the same sparsity."""
 
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from .base import StructuredOperator
 
 __all__ = ["MLRInverse"]

@@ -1,10 +1,10 @@
 """Low rank updates: `LowRankPlusDiagonal` and the general `Woodbury`."""
 
-from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 
+from .._cached import cached_property
 from ._validate import as_finite, as_positive, read_only, rowwise
 from .base import StructuredOperator
 from .composed import Inverse, rdot

@@ -1,12 +1,12 @@
 """The stacked system of K regression equations whose errors are correlated across equations."""
 
 import math
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 
+from ..._cached import cached_property
 from ..._wording import agree, counted, name_some
 from ...operators.incomplete import IncompleteSamples
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
