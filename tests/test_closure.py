@@ -380,8 +380,8 @@ def test_dtype_of_compositions(left, right):
 
 
 @pytest.mark.parametrize("c, error", [
-    (1j, TypeError), (np.complex64(1), TypeError), ("2", TypeError), (None, TypeError),
-    (np.nan, ValueError), (np.inf, ValueError), (-np.inf, ValueError),
+    ("2", TypeError), (None, TypeError), (np.nan, ValueError),
+    (np.inf, ValueError), (-np.inf, ValueError),
 ])
 def test_bad_scalars(c, error):
     with pytest.raises(error):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["column_dots", "corrected"]
+__all__ = ["column_dots", "corrected", "norm_estimate"]
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
@@ -73,3 +73,29 @@ def corrected(solve, multiply, b, dinv, norms):
             y = np.compress(more, y, axis=1)
             y += solve(np.compress(more, residual, axis=1), left)[0]
     return x
+
+
+def norm_estimate(A, steps=4):
+    """A lower bound of ‖A‖, near it, by a few products with A and Aᵀ (float)."""
+    m, n = A.shape
+    v = np.random.default_rng(0).standard_normal((n, 1)).astype(A.dtype)
+    found = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
+            peak = float(np.abs(v).max(initial=0.0))
+            if not 0 < peak < np.inf:
+                break
+            v = v / A.dtype.type(peak)
+            v /= np.sqrt(column_dots(v))
+            w = A._mul(v).astype(np.float64)
+            largest = float(np.abs(w).max(initial=0.0)) or 1.0
+            length = largest * float(np.sqrt(column_dots(w / largest))[0])
+            found = max(found, length) if np.isfinite(length) else found
+            w = (w / largest).astype(A.dtype)
+            try:
+                v = A._rmul(w)
+            except NotImplementedError:
+                if m != n:
+                    break
+                v = w
+    return found
