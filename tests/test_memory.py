@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from test_kernels import in_a_new_process
 
 LIMIT_GB = 3.0
