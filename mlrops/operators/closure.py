@@ -18,7 +18,8 @@ from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .composed import Product, Scaled, Sum
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
-from .woodbury import LowRankPlusDiagonal, Woodbury, WoodburyInverse
+from .low_rank_plus_diagonal import LowRankPlusDiagonal
+from .woodbury import Woodbury, WoodburyInverse
 from .wrapped import as_operator, as_scalar
 
 __all__ = ["add", "as_operator", "as_scalar", "matmul", "power", "scale"]

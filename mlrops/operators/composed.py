@@ -9,6 +9,7 @@ import numpy as np
 
 from .base import StructuredOperator
 from .elementary import Diagonal, Permutation
+from .refine import refined
 from .wrapped import as_operator, as_scalar
 
 __all__ = ["Inverse", "Product", "Scaled", "Sum", "Transposed"]
@@ -190,6 +191,9 @@ class Product(StructuredOperator):
     def _solve(self, b):
         if not all_square(self._ops):
             return super()._solve(b)
+        return refined(self, self._by_factors, b)
+
+    def _by_factors(self, b):
         for op in self._ops:
             b = op.solve(b)
         return b

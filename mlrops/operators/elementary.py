@@ -11,6 +11,7 @@ from .._cached import cached_property
 from .._wording import agree, counted, name_some
 from ._validate import as_finite, check_rank, read_only, rowwise, working_dtype
 from .base import StructuredOperator
+from .refine import refined
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank", "Permutation"]
 
@@ -386,7 +387,7 @@ class LowRank(StructuredOperator):
         return Dense(self._U @ self._V.T)
 
     def _solve(self, b):
-        return self._square_product._solve(b)
+        return refined(self, self._square_product._solve, b)
 
     def _slogdet(self):
         if self.rank < self.shape[0]:

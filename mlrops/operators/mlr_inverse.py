@@ -1,10 +1,10 @@
 """`MLRInverse`: the inverse of an MLR matrix, of the same sparsity."""
 
 
-import numpy as np
 
 from .. import kernels
 from .._cached import cached_property
+from . import accuracy
 from .base import StructuredOperator
 
 __all__ = ["MLRInverse"]
@@ -74,6 +74,7 @@ class MLRInverse(StructuredOperator):
         A = self._inverse
         if not A._F.shape[1]:
             return A._F
+        accuracy.check_inverse(A)
         H = kernels.tree.inverse_rows(A._F, A._dinv, A._factor[0], A._layout)
         H.flags.writeable = False
         return H
@@ -109,7 +110,8 @@ class MLRInverse(StructuredOperator):
         return self._inverse
 
     def _diagonal(self):
-        return self.D - np.einsum("ij,ij->i", self.F, self.F)
+        A = self._inverse
+        return self.hierarchy._scatter(accuracy.unexplained(A) / A._d)
 
     # With A = S Sᵀ: A⁻¹ = WᵀW, so Wᵀ colours the inverse and Sᵀ whitens it.
 

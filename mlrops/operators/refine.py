@@ -114,10 +114,9 @@ def corrected(A, solve, multiply, b, dinv, norms):
             residual = c - multiply(y, left)
             error = lengths(residual) / np.maximum(norm[left] * lengths(y) + lengths(c), tiny)
             better = error < reached / 2
-            smaller = error < reached
             if step:
                 x[:, left[better]] = y[:, better]
-            best[left] = np.where(better if step else True, error, reached)
+            best[left] = np.where(better, error, reached)
             more = better & (error > BACKWARD_ERROR * eps)
             if not more.any():
                 break

@@ -249,7 +249,7 @@ class Weighting:
 def inverse_diagonal(covariance):
     """diag(Σ⁻¹), (K,)."""
     if hasattr(covariance, "partial_variance"):
-        return 1 / covariance.partial_variance()
+        return 1 / covariance._rough_partial_variance()  # for preconditioners, which may be rough
     return covariance.inv().diagonal()
 
 
