@@ -455,6 +455,10 @@ class Inverse(StructuredOperator):
             )
         return sign, -logabs
 
+    def _diagonal(self):
+        known = getattr(self._inverse, "_inverse_diagonal", None)
+        return super()._diagonal() if known is None else known()
+
     def _transpose(self):
         return self._inverse.T.inv()
 

@@ -396,7 +396,7 @@ class GeneralMLR(StructuredOperator):
             known = self._equal_to
             return refined(self, getattr(known, "_by_factors", known._solve), b)
         lu, transposed = self._lu
-        return refined(self, lambda r: lu.solve(r, transposed), b)
+        return refined(self, lambda r: lu.solve(r, transposed), b, units=10)
 
     def _slogdet(self):
         return (self._lu[0] if self._equal_to is None else self._equal_to).slogdet()

@@ -7,6 +7,7 @@ from .._cached import cached_property
 from . import accuracy
 from ._validate import as_finite, as_positive, read_only, rowwise
 from .base import StructuredOperator
+from .composed import Inverse
 from .elementary import Diagonal
 from .refine import LIMIT, of_size_one, unreached
 from .woodbury import WoodburyInverse
@@ -63,7 +64,7 @@ class LowRankPlusDiagonal(StructuredOperator):
     x has to be corrected by :math:`D^{-1} F P^{-1} (z - F^T x)`; a correction costs two more
     passes over F and the backward error ends near rounding however small D is.  What rounding could
     move by more than 1e-7 (float32: 3e-3) raises ``numpy.linalg.LinAlgError``: determinant,
-    inverse, square root and quadratic form, for D very small beside F.
+    diagonal of the inverse, square root and quadratic form, for D very small beside F.
 
     Examples
     --------
@@ -165,6 +166,11 @@ class LowRankPlusDiagonal(StructuredOperator):
         trace = float(self._gram.trace())
         return low * trace, high * trace, high
 
+    @property
+    def _size(self):
+        """A lower bound of ‖Σ‖."""
+        return max(self._factor_square / max(self._F.shape[1], 1), float(self._D.max(initial=0.0)))
+
     def _is_small(self, gap, x_norm, b_norm):
         """Whether ‖z - Fᵀx‖ = `gap`, in units of rounding, is a small backward error of x."""
         low, high, largest = self._square_bounds
@@ -247,10 +253,9 @@ class LowRankPlusDiagonal(StructuredOperator):
 
     def _measure(self, b, x):
         """Refuse x where its backward error is no answer."""
-        eps, norm = np.finfo(self.dtype).eps, max(
-            self._factor_square / self._F.shape[1], float(self._D.max()))
+        eps = np.finfo(self.dtype).eps
         with np.errstate(over="ignore", invalid="ignore"):
-            sizes = norm * _norm(x) + _norm(b)
+            sizes = self._size * _norm(x) + _norm(b)
             error = _norm(b - self._mul(x)) / np.where(sizes > 0, sizes, 1)
             error = np.max(np.where(np.isfinite(_norm(b)), error, 0), initial=0)
         if not error <= LIMIT * eps:
@@ -302,12 +307,13 @@ class LowRankPlusDiagonal(StructuredOperator):
         # Σ⁻¹ = D⁻¹ - H Hᵀ with H = D⁻¹ F C⁻ᵀ
         k = self._F.shape[1]
         scaled = self._F / self._D[:, None]
-        if k:
-            accuracy.check_inverse(self)
         H = scaled if k == 0 else linalg.solve_triangular(
             self._cholesky, scaled.T, lower=True, check_finite=False).T
-        return WoodburyInverse(
+        inverse = WoodburyInverse(
             self, Diagonal(1 / self._D), H, -np.eye(k, dtype=self.dtype), None)
+        loss = accuracy.inverse_loss(self, self._norms[0], self._size, inverse._mul, self._mul)
+        # Where that cancels, an inverse whose products are solves.
+        return inverse if loss <= accuracy.PROMISED[self.dtype] else Inverse(self)
 
     def _inverse_diagonal(self):
         """diag(Σ⁻¹): ``(1 - f P⁻¹ fᵀ) / D``, f a row of D^{-1/2}F."""

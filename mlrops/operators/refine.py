@@ -130,22 +130,23 @@ def corrected(A, solve, multiply, b, dinv, norms):
     return x
 
 
-def refined(A, solve, b):
+def refined(A, solve, b, units=BACKWARD_ERROR):
     """`solve` with steps of iterative refinement as long as they halve the residual.
 
-    Raises LinAlgError where the backward error stays above `LIMIT` units of rounding.
+    None where the residual is below so many `units` of rounding of b.  Raises LinAlgError where the
+    backward error stays above `LIMIT` of them.
     """
-    return of_size_one(lambda b: _refined(A, solve, b), b)
+    return of_size_one(lambda b: _refined(A, solve, b, units), b)
 
 
-def _refined(A, solve, b):
+def _refined(A, solve, b, units):
     eps = np.finfo(A.dtype).eps
     with np.errstate(over="ignore", invalid="ignore"):
         x = solve(b).astype(A.dtype, copy=False)
         residual = b - A._mul(x)
         size, length = np.linalg.norm(residual, axis=0), np.linalg.norm(b, axis=0)
         for _ in range(STEPS):
-            if not np.any(size > 10 * eps * length):
+            if not np.any(size > units * eps * length):
                 break
             trial = x + solve(residual).astype(A.dtype, copy=False)
             left = b - A._mul(trial)

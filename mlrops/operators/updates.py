@@ -8,7 +8,12 @@ import numpy as np
 
 from .elementary import Dense, Diagonal, LowRank
 
-__all__ = ["regular_form"]
+__all__ = ["lacks_rank", "regular_form"]
+
+
+def lacks_rank(A):
+    """Whether the `Woodbury` A is seen to be singular: its update has too few columns."""
+    return isinstance(A.base, Diagonal) and np.count_nonzero(A.base.d == 0) > A.U.shape[1]
 
 
 def regular_form(A):

@@ -6,12 +6,12 @@ from scipy import linalg
 from .._cached import cached_property
 from . import krylov
 from ._validate import as_finite, read_only, rowwise
-from .accuracy import PROMISED, refused
+from .accuracy import PROMISED
 from .base import StructuredOperator
 from .composed import Inverse, rdot
-from .elementary import Dense
-from .refine import refined
-from .updates import regular_form
+from .elementary import Dense, Diagonal
+from .refine import norm_estimate, refined
+from .updates import lacks_rank, regular_form
 from .wrapped import as_operator
 
 __all__ = ["Woodbury", "WoodburyInverse"]
@@ -121,7 +121,8 @@ class Woodbury(StructuredOperator):
 
     @property
     def _has_direct_solve(self):
-        return self._base._has_direct_solve
+        return self._base._has_direct_solve or (
+            isinstance(self._base, Diagonal) and not lacks_rank(self))
 
     def _middle(self, t):
         """C t."""
@@ -172,20 +173,28 @@ class Woodbury(StructuredOperator):
             )
 
     @cached_property
-    def _loss(self):
-        """What rounding may do to M⁻¹, relatively; infinite where A or M is singular."""
+    def _sound(self):
+        """Whether Woodbury's formula holds; not where A⁻¹ is too large."""
         try:
-            self._check_nonsingular()
-            small = np.linalg.inv(self._capacitance.A.astype(float))
+            return self._inverts(self._by_formula)
         except np.linalg.LinAlgError:
-            return np.inf
-        if not small.size:
-            return 0.0
-        with np.errstate(over="ignore"):
-            size = np.linalg.norm(self._V) * np.linalg.norm(
-                self._solved if self._C is None else self._solved @ self._C)
-        loss = float(np.finfo(self.dtype).eps * (1 + size) * np.linalg.norm(small, 2))
-        return loss if np.isfinite(loss) else np.inf
+            return False
+
+    def _inverts(self, product):
+        """Whether `product` is one with the inverse: tried on two vectors."""
+        v = np.random.default_rng(0).standard_normal((self.shape[0], 2)).astype(self.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = product(v)
+            error = np.linalg.norm(v - self._mul(x)) / (
+                norm_estimate(self, 2) * np.linalg.norm(x) + np.linalg.norm(v))
+        return bool(error <= PROMISED[self.dtype] / 30) or v.size == 0
+
+    def _is_singular(self):
+        """Whether M is singular, as far as there is one."""
+        try:
+            return self._capacitance.slogdet()[0] == 0
+        except np.linalg.LinAlgError:
+            return False
 
     @cached_property
     def _regular(self):
@@ -200,7 +209,7 @@ class Woodbury(StructuredOperator):
         except np.linalg.LinAlgError as error:
             if self._regular is not None:
                 return refined(self, self._regular._solve, b)
-            if self._loss <= PROMISED[self.dtype]:
+            if self._is_singular() or lacks_rank(self):
                 raise
             failed = error
         try:
@@ -215,35 +224,39 @@ class Woodbury(StructuredOperator):
         return y - self._solved @ self._middle(self._capacitance.solve(self._V.T @ y))
 
     def _slogdet(self):
-        if self._loss > PROMISED[self.dtype]:
-            if self._regular is not None:
-                return self._regular.slogdet()
-            self._check_determinant()
+        if lacks_rank(self):
+            return 0.0, -np.inf
+        if not self._sound and self._regular is not None:
+            return self._regular.slogdet()
         sign, logabs = self._base.slogdet()
-        small_sign, small = self._capacitance.slogdet()
-        return sign * small_sign, logabs + small
-
-    def _check_determinant(self):
-        if self._base.slogdet()[0] == 0:
+        if sign == 0:
             raise np.linalg.LinAlgError(
                 f"the base of this Woodbury, {self._base!r}, is singular:"
                 " det(A) det(I + Vᵀ A⁻¹ U C) does not exist"
             )
-        if np.isfinite(self._loss):
-            raise refused(self, "slogdet", self._loss)
+        small_sign, small = self._capacitance.slogdet()
+        if small_sign and not self._sound:
+            raise np.linalg.LinAlgError(
+                f"slogdet: the base of this Woodbury, {self._base!r}, is too near a singular matrix"
+                " for det(A) det(I + Vᵀ A⁻¹ U C); ask for method='dense' where that fits")
+        return sign * small_sign, logabs + small
 
     def _inv(self):
         # (A + U C Vᵀ)⁻¹ = A⁻¹ + (A⁻¹U) K (A⁻ᵀV)ᵀ with K = -C M⁻¹
-        if self._loss > PROMISED[self.dtype]:
+        if not self._sound:
+            if self._is_singular() and self._regular is None:
+                self._check_nonsingular()
             return super()._inv()  # its products are solves, which look at their residuals
         k = self._U.shape[1]
         C = np.eye(k, dtype=self.dtype) if self._C is None else self._C
         K = -Dense(self._capacitance.A.T, symmetric=False).solve(C.T).T
+        V = None
         if self.symmetric:
-            # C (I + U'A⁻¹U C)⁻¹ is symmetric; only rounding says otherwise.
-            return WoodburyInverse(self, self._base.inv(), self._solved, (K + K.T) / 2, None)
-        return WoodburyInverse(
-            self, self._base.inv(), self._solved, K, self._base.T.solve(self._V))
+            K = (K + K.T) / 2  # C (I + U'A⁻¹U C)⁻¹ is symmetric; only rounding says otherwise
+        else:
+            V = self._base.T.solve(self._V)
+        inverse = WoodburyInverse(self, self._base.inv(), self._solved, K, V)
+        return inverse if self._inverts(inverse._mul) else super()._inv()
 
     # ---------------------------------------------------------------- square root
     # With A = S Sᵀ and W U = Q R:  A + U C Uᵀ = S (I + Q (R C Rᵀ) Qᵀ) Sᵀ, and the middle factor has
@@ -298,6 +311,9 @@ class WoodburyInverse(Woodbury):
     def __init__(self, original, base, U, C, V):
         self._inverse = original
         super().__init__(base, U, C, V, _positive_definite=original.positive_definite)
+        # A downdate may not know that it is positive definite: its inverse, whose root is that of
+        # the original, must not either.
+        self._positive_definite = original.positive_definite
 
     _solve = Inverse._solve
     _slogdet = Inverse._slogdet
