@@ -166,9 +166,9 @@ forest = MLR(Hierarchy([3, 1, 5, 0, 2, 4], [[0, 2, 6]]), factors[1:], d)
 
 SUMS = [
     (diag, neg, Diagonal), (eye, diag, Diagonal), (eye, eye, Diagonal), (eye, -eye, Diagonal),
-    (low, diag, Woodbury), (low, neg, Woodbury), (low, gaps, Sum),
+    (low, diag, Woodbury), (low, neg, Woodbury), (low, gaps, Woodbury),
     (sym, diag, LowRankPlusDiagonal), (sym, eye, LowRankPlusDiagonal), (sym, neg, Woodbury),
-    (sym, gaps, Sum), (-sym, diag, Woodbury), (-sym, 5 * eye, Woodbury),
+    (sym, gaps, Woodbury), (-sym, diag, Woodbury), (-sym, 5 * eye, Woodbury),
     (sym, low, LowRank), (sym, LowRank(F), LowRank), (sym, -LowRank(F), LowRank),
     (lrd, lrd2, LowRankPlusDiagonal), (lrd, sym, LowRankPlusDiagonal), (lrd, low, Woodbury),
     (lrd, diag, LowRankPlusDiagonal), (lrd, -0.5 * diag, LowRankPlusDiagonal),

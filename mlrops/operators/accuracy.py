@@ -67,11 +67,12 @@ def diagonal_sizes(K, layout):
 
 
 def check_logdet(A, d):
-    """Refuse where the pivots' logarithms could be off by much of all logarithms summed."""
+    """Refuse where the pivots' logarithms could be off by much of their sum with those of D."""
     eps = np.finfo(A.dtype).eps
     sizes, pivots = A._sizes
-    logs = np.abs(np.log(d, dtype=np.float64)).sum() + np.log(pivots).sum()
-    loss = _LOGS * eps * float((sizes / pivots).sum()) / max(logs, 1.0)
+    logs, gained = np.log(d, dtype=np.float64), np.log(pivots).sum()
+    size = max(abs(logs.sum() + gained), 0.05 * (np.abs(logs).sum() + gained), 1.0)
+    loss = _LOGS * eps * float((sizes / pivots).sum()) / size
     if not loss <= PROMISED[A.dtype]:
         raise refused(A, "logdet", loss)
 
