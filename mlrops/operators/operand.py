@@ -3,21 +3,10 @@
 import numpy as np
 from scipy.sparse import issparse
 
-from .._wording import counted, name_some
-from ._validate import as_real
+from .._wording import counted
+from ._validate import as_real, refuse_masked
 
-__all__ = ["linear", "operand", "refuse_masked", "solve_options"]
-
-
-def refuse_masked(x, verb):
-    """A masked cell has no value to compute with: ValueError that names the rows."""
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        mask = np.ma.getmaskarray(x)
-        rows = np.flatnonzero(mask.reshape(mask.shape[0], -1).any(axis=1)) if mask.ndim else [0]
-        raise ValueError(
-            f"{verb}: {counted(int(mask.sum()), 'entry')} of the operand"
-            f" {'is' if mask.sum() == 1 else 'are'} masked (row {name_some(rows)}) and has no"
-            " value; fill them, or leave those rows out")
+__all__ = ["linear", "operand", "solve_options"]
 
 
 def operand(x, dtype, rows, verb):
