@@ -67,7 +67,6 @@ def check(result, dense, solve=True):
 # ---------------------------------------------------------------- every pair of the market
 
 
-@pytest.mark.quick(30)
 @pytest.mark.parametrize("name", NAMES)
 def test_sums(name):
     _, A, a = PAIRS[name]
@@ -79,7 +78,6 @@ def test_sums(name):
             assert type(B + A) is type(total)
 
 
-@pytest.mark.quick(40)
 @pytest.mark.parametrize("name", NAMES)
 def test_products(name):
     _, A, a = PAIRS[name]
@@ -91,7 +89,6 @@ def test_products(name):
                 assert np.allclose((A @ B).rmatvec(y), b.T @ (a.T @ y), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.quick(60)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("c", [2.5, -1.5, 1, 0])
 def test_multiples(name, c):
@@ -121,7 +118,6 @@ def test_powers(name):
             assert np.linalg.norm(got - expected) <= 1e-8 * np.linalg.norm(expected)
 
 
-@pytest.mark.quick(30)
 @pytest.mark.parametrize("name", NAMES)
 def test_arrays_and_strangers(name):
     _, A, a = PAIRS[name]

@@ -158,7 +158,7 @@ def objective(data, fit, ridges):
 
 
 @pytest.mark.quick(1)
-@pytest.mark.parametrize("name, ridges", [("weights", (0, 0)), ("plain", (2.0, 0)), ("gaps", (0, 0)),
+@pytest.mark.parametrize("name, ridges", [("weights", (0, 0)), ("plain", (2, 0)), ("gaps", (0, 0)),
                                           ("all", (0, 0)), ("limits", (0, 0)), ("plain", (0, 3.0)),
                                           ("all", (2.0, 0)), ("weights", (2.0, 3.0))])
 def test_gradient_is_zero_at_the_optimum(name, ridges):
