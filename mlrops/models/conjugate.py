@@ -45,12 +45,12 @@ def conjugate_gradients(product, b, goal, max_iter):
     >>> bool(np.allclose(A @ x, 1)), n_iter
     (True, 2)
     """
-    size = float(np.linalg.norm(b))
-    if not (size > goal and np.isfinite(size)):
+    largest = float(np.abs(b).max(initial=0))
+    if not 0 < largest < np.inf:
         return np.zeros_like(b), 0
     # In units of b, whose squares may be too small or too large for the dtype.
-    x, r = np.zeros_like(b), b / b.dtype.type(size)
-    p, square, goal = r.copy(), float(r @ r), goal / size
+    x, r, goal = np.zeros_like(b), b / b.dtype.type(largest), goal / largest
+    p, square = r.copy(), float(r @ r)
     kept, most = [], max(1, MOST_KEPT // b.size)
     n_iter = 0
     while n_iter < min(max_iter, b.size) and np.sqrt(square) > goal:
@@ -68,4 +68,4 @@ def conjugate_gradients(product, b, goal, max_iter):
             r -= (v @ r) * v
         before, square = square, float(r @ r)
         p = r + b.dtype.type(square / before) * p
-    return x * b.dtype.type(size), n_iter
+    return x * b.dtype.type(largest), n_iter

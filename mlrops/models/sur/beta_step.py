@@ -94,6 +94,9 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         here = trial
         if stalled:
             break
+        if noise is not None:  # residuals may have been larger
+            noise = problem.rounding(here)
+            enough = max(goal, noise)
     if here.size <= goal:
         end = "target"
     elif here.size <= ROUNDING * (problem.rounding(here) if noise is None else noise):
