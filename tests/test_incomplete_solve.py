@@ -191,6 +191,7 @@ def backward_errors(case, observed, x, b):
                           + np.linalg.norm(b[o, t]))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("low, dtype", [
     (0, np.float64), (-3, np.float64), (-6, np.float64), (-12, np.float64),
     (0, np.float32), (-3, np.float32),  # of 7 digits, I + FᵀD⁻¹F leaves none where D is 1e-6
@@ -236,10 +237,11 @@ def test_ordinary_solves_are_not_refined_and_hard_ones_are(monkeypatch):
             case = case._replace(A=A, dense=A.toarray())
             x = IncompletePrecision(A, ObservedCells(h, observed)).solve(E)
             errors[corrections, low] = max(backward_errors(case, observed, x, E)), x
-    assert np.array_equal(errors[12, 0][1], errors[0, 0][1])
+    close(errors[12, 0][1], errors[0, 0][1], 1e-12)
     assert errors[12, -12][0] < 1e-13 < errors[0, -12][0]
 
 
+@pytest.mark.slow
 def test_float32():
     rng = np.random.default_rng(4)
     h = permuted_case().hierarchy
@@ -267,7 +269,7 @@ def test_input_may_lie_anyhow_and_is_not_written_to():
     read_only = E.copy()
     read_only.flags.writeable = False
     for same in (np.asfortranarray(E), wide[::2, ::2], read_only, E.tolist()):
-        assert np.array_equal(precision.solve(same), expected)
+        close(precision.solve(same), expected, 1e-12)
     assert np.array_equal(E, kept, equal_nan=True)
     whole = np.arange(30 * 14).reshape(30, 14)
     close(precision.solve(whole), precision.solve(whole.astype(float)), 1e-15)
@@ -321,6 +323,7 @@ def test_overflow_names_level_and_group():
 # ---------------------------------------------------------------- the same cells, other values
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_samples_with_other_values_are_those_grouped_anew(weighted, dtype):
@@ -336,12 +339,13 @@ def test_samples_with_other_values_are_those_grouped_anew(weighted, dtype):
     anew = IncompleteSamples(
         case.hierarchy, np.where(observed, E, np.nan).astype(dtype), weights)
     assert new.dtype == dtype and new.n_patterns == anew.n_patterns
-    assert np.array_equal(loglik_samples(A, mean, new), loglik_samples(A, mean, anew))
-    assert np.array_equal(fill(A, mean, new), fill(A, mean, anew))
+    tol = 1e-12 if dtype == np.float64 else 1e-4
+    close(loglik_samples(A, mean, new), loglik_samples(A, mean, anew), tol)
+    close(fill(A, mean, new), fill(A, mean, anew), tol)
     for a, b in zip(IncompleteMoments(A, new, mean).regress(),
                     IncompleteMoments(A, anew, mean).regress(), strict=True):
-        assert np.array_equal(a, b)
-    assert np.array_equal(loglik_samples(case.A, mean, old), before)  # not written to
+        close(a, b, tol)
+    close(loglik_samples(case.A, mean, old), before, tol)  # not written to
 
 
 def test_samples_with_other_cells_are_refused():
