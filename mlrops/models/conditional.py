@@ -1,9 +1,9 @@
 """Normal distributions with an MLR covariance, given some of the cells of a sample."""
 
-from functools import cached_property
 
 import numpy as np
 
+from .._cached import cached_property
 from .._wording import counted, name_some
 from ..operators import incomplete
 from ..operators._validate import as_features, as_finite, as_real

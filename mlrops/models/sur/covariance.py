@@ -1,12 +1,12 @@
 """Kinds of covariance of the coefficients of a fitted system."""
 
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import matmul_toeplitz
 
+from ..._cached import cached_property
 from ..._wording import counted, name_some
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR

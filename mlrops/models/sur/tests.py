@@ -1,10 +1,10 @@
 """Tests of hypotheses, measures of fit, predictions and tables of a fitted system."""
 
 import math
-from functools import cached_property
 
 import numpy as np
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from ...operators._validate import check_rank
 from .. import criteria
