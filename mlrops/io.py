@@ -55,7 +55,7 @@ import inspect
 
 import numpy as np
 
-from ._archive import check_plain, read_archive, reading, write_archive
+from ._archive import check_plain, check_regular, read_archive, reading, write_archive
 from ._nodes import MAKERS, TABLE, TRANSPOSE, Limits
 from .fitting.fit_result import MLRFit, RankAllocation
 from .hierarchy import Hierarchy
@@ -90,7 +90,7 @@ def save(path, obj):
     ValueError
         Operators nested more than 100 deep; a positive definite tag that is lost to rounding.
     OSError
-        The file cannot be written.
+        The file cannot be written, or is a folder, a device, a named pipe or a socket.
 
     See Also
     --------
@@ -125,6 +125,7 @@ def save(path, obj):
     >>> bool((B @ np.arange(3.0) == (2 * A) @ np.arange(3.0)).all())
     True
     """
+    check_regular(path)
     writer = _Writer()
     try:
         writer.add(obj, type(obj).__name__)

@@ -1,11 +1,11 @@
 """The arguments of ``python -m mlrops``."""
 
 import argparse
-import os
 import sys
 
 from .. import __version__
 from .errors import CommandError
+from .printing import Unread, printing
 
 __all__ = ["main"]
 
@@ -73,12 +73,26 @@ result; the groups of a tree."""
 
 def main(argv=None):
     """Run a command; the code to exit with."""
-    args = _parser().parse_args(argv)
-    if args.command is None:
-        _parser().print_help()
-        return 0
+    with printing() as out:
+        args = _parser().parse_args(argv)
+        if args.command is None:
+            _parser().print_help()
+            return 0
+        # Where a command has no file to write, nothing is left to do once its reader has gone.
+        out.vital = getattr(args, "output", None) is None
+        code = _run(args)
+        if out.lost is None:
+            return code
+        if not isinstance(out.lost, BrokenPipeError):  # of | head, and nobody wants to know
+            print(f"mlrops {args.command}: warning: not all of the text could be written:"
+                  f" {out.lost}", file=sys.stderr)
+        return code or 1
+
+
+def _run(args):
     try:
         args.run(args)
+        sys.stdout.flush()
     except CommandError as error:
         print(f"mlrops {args.command}: error: {error}", file=sys.stderr)
         return 2
@@ -88,8 +102,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"mlrops {args.command}: interrupted", file=sys.stderr)
         return 130  # as a shell counts it: 128 + SIGINT
-    except BrokenPipeError:  # of | head; nobody is left to be told, at exit neither
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Unread:
         return 1
     return 0
 

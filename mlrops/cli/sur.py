@@ -40,18 +40,19 @@ def regress(args):
         kind, options = covariance_kind(data, args, model.dropped)
         fit = model.fit(ranks, groups, cov_type=kind, cov_config=options)
         plain = model.fit(0, cov_type=kind, cov_config=options)
+        tables = {label: coefficient_table(result)
+                  for label, result in (("sur", fit), ("ols", plain))}
+        if args.save_table is not None:  # before anything else is done with them
+            _save(args.save_table, **tables)
         print(_where(data, args, model))
         if fit.selection is not None:
             print(f"Ranks {fit.selection.ranks} are best by {ranks} of"
                   f" {len(fit.selection.table)} candidates.")
         print(f"\n{fit.summary(max_equations=fit.K if fit.K <= MOST_EQUATIONS else 0)}\n")
-        tables = {label: coefficient_table(result)
-                  for label, result in (("sur", fit), ("ols", plain))}
     print((_beside if fit.K <= MOST_EQUATIONS else _by_regressor)(**tables))
     if len({id(X) for X in model.data.Xs}) == 1 < fit.K:
         print("\nAll equations have the same X: SUR is least squares, whatever the errors.")
     if args.save_table is not None:
-        _save(args.save_table, **tables)
         print(f"\nCoefficients written to {args.save_table}")
     names = [name for name in _most_common(fit) if name != CONSTANT or fit.P == fit.K]
     with said("sur"):
