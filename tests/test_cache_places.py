@@ -167,7 +167,9 @@ def test_an_interrupt_while_compiling_leaves_the_kernel_usable():
     with pytest.raises(KeyboardInterrupt):
         kernel(np.arange(3.0))
     out.set()
-    compiling[0].join()
+    with _jit._busy:  # when it has been compiled
+        pass
+    assert compiling[0] is not threading.main_thread()
     assert len(kernel.overloads) == 1 and works(kernel)
 
 
@@ -208,6 +210,28 @@ def test_failures_are_not_remembered():
         kernel(np.arange(3.0))
     compiler._compile_core = usual
     assert works(kernel)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_child_forked_while_compiling_compiles():
+    """After Ctrl-C the compiler is still at work, with its lock."""
+    kernel, begun, children = fresh(), threading.Event(), []
+    usual = kernel._compile_for_args._compile
+
+    def begins(*args, **kwargs):
+        begun.set()
+        return usual(*args, **kwargs)
+
+    kernel._compile_for_args._compile = begins
+    worker = threading.Thread(target=kernel, args=(np.arange(3.0),))
+    worker.start()
+    begun.wait()
+    for _ in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os._exit(0 if works(kernel) and works(fresh()) else 1)
+    worker.join()
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
 
 
 def test_kernels_compile_in_any_thread():

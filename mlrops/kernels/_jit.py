@@ -5,9 +5,10 @@ cannot be written, and for the rest of the process where an exception has struck
 while they were read.  None of these is a reason not to compute.
 """
 
+import os
 import threading
 import warnings
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numba as nb
 from numba.core.compiler_lock import global_compiler_lock
@@ -96,35 +97,52 @@ class _Whole:
     """Compile to the end or not at all.
 
     Signals reach the main thread only, and there an exception may strike between any two lines of
-    numba.  So another thread compiles, and finishes whatever becomes of the call that waits for it.
+    numba.  So one thread compiles for all, and finishes whatever becomes of the call that waits.
     """
 
     def __init__(self, compile_for_args):
         self._compile = compile_for_args
 
     def __call__(self, *args, **kwargs):
-        if threading.current_thread() is not threading.main_thread():
-            return self._mending(args, kwargs)
-        found = Future()
-
-        def work():
-            try:
-                found.set_result(self._mending(args, kwargs))
-            except BaseException as error:
-                found.set_exception(error)
-
         try:
-            threading.Thread(target=work, name="mlrops compiler").start()
+            found = _compiler().submit(self._mending, args, kwargs)
         except RuntimeError:  # no more threads, or the interpreter is ending
-            work()
+            return self._mending(args, kwargs)
+        while not found.done():  # a signal just before a wait without an end would not end it
+            wait([found], timeout=0.1)
         return found.result()
 
     def _mending(self, args, kwargs):
-        try:
-            return self._compile(*args, **kwargs)
-        except BaseException:
-            _mend()
-            raise
+        with _busy:
+            try:
+                return self._compile(*args, **kwargs)
+            except BaseException:
+                _mend()
+                raise
+
+
+_lock, _busy = threading.Lock(), threading.Lock()
+_pool = None
+
+
+def _compiler():
+    """The thread that compiles."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(1, thread_name_prefix="mlrops compiler")
+        return _pool
+
+
+def _forget():
+    """A forked child has no thread that compiles, and is not forked while there is one at work."""
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), None
+    _busy.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_busy.acquire, after_in_parent=_busy.release, after_in_child=_forget)
 
 
 def _mend():
