@@ -194,6 +194,8 @@ def _config(given, N):
         raise ValueError("field 'clusters' must be there for clustered errors, and for no others")
     if clusters is not None:
         _shaped(clusters, "clusters", "biufmMU", (N,))
+        if (clusters == clusters[0]).all():
+            raise ValueError("clusters must be two at least")
         config = config | {"clusters": clusters}
     config = CovConfig(given["cov_kind"], config)
     with of_field("cov_options"):

@@ -260,7 +260,7 @@ def changed(node, **changes):
     ([H4, changed(MLR4, values={"ranks": {"$tuple": [2**62, 2**62]}})], ALL, "F must have shape"),
     ([changed(H4, values={"names": None})], TREE, "'names' must be a tuple of names"),
     ([changed(H4, values={"names": {"$tuple": [None, {"$tuple": ["a"]}]}})], TREE, "tuple of 2"),
-    ([changed(H4, values={"names": {"$tuple": [{"$tuple": [["a"]]}, None]}})], TREE, "'names' must"),
+    ([changed(H4, values={"names": {"$tuple": [{"$tuple": [["a"]]}, None]}})], TREE, "'names'"),
     ([{"class": "Dense", "arrays": {"A": "x"}, "values": {
         "symmetric": True, "positive_definite": True}}], {"x": -np.eye(2)}, "not positive def"),
     ([{"class": "Dense", "arrays": {"A": "x"}, "values": {
