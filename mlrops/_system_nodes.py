@@ -25,7 +25,7 @@ from ._wording import counted
 from .models.run import TERMINATIONS
 from .models.selection import CRITERIA, RankRecord, RankSelection
 from .models.sur.als_gls import SUROptions
-from .models.sur.covariance import KERNELS, KINDS, CovConfig
+from .models.sur.covariance import KERNELS, KINDS, CovConfig, _cluster_weights
 from .models.sur.data import SURData, SystemNames
 from .models.sur.result import SURResult
 from .operators import MLR, StructuredOperator
@@ -173,16 +173,16 @@ def make_system(**given):
     result = SURResult(
         data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]), covariance=covariance,
         covariance_is_known=known, loglik_trace=trace, options=options,
-        selection=_selection(given["selection"]), cov_config=_config(given, data.N),
+        selection=_selection(given["selection"]), cov_config=_config(given, data),
         **{name: given[name] for name in plain})
     with of_field("X"):  # regressors that depend on one another are found out by what they give
         _ = result.system
     return result
 
 
-def _config(given, N):
+def _config(given, data):
     """The `CovConfig`."""
-    config, clusters = given["cov_options"], given["clusters"]
+    config, clusters, N = given["cov_options"], given["clusters"], data.N
     with of_field("cov_options"):
         check_fields(config, COV_OPTIONS)
         if not 0 <= (config.get("bandwidth") or 0) < N:
@@ -193,9 +193,8 @@ def _config(given, N):
     if (clusters is None) != (given["cov_kind"] != "clustered"):
         raise ValueError("field 'clusters' must be there for clustered errors, and for no others")
     if clusters is not None:
-        _shaped(clusters, "clusters", "biufmMU", (N,))
-        if (clusters == clusters[0]).all():
-            raise ValueError("clusters must be two at least")
+        with of_field("clusters"):
+            _cluster_weights(clusters, data, bool(config.get("group_debias")))
         config = config | {"clusters": clusters}
     config = CovConfig(given["cov_kind"], config)
     with of_field("cov_options"):
