@@ -174,7 +174,8 @@ def test_no_chunks():
 
 COLUMNS = {
     "strings": ["x"] * N, "dates": pd.date_range("2020-01-01", periods=N),
-    "objects": np.array([1.0] * N, object), "categories": pd.Categorical(["u", "v"] * (N // 2)),
+    "objects": np.array([1.0, object()] * (N // 2), object),
+    "categories": pd.Categorical(["u", "v"] * (N // 2)),
     "complex": np.ones(N, complex), "zones": pd.date_range("2020-01-01", periods=N, tz="UTC"),
     "spans": pd.timedelta_range("1s", periods=N), "periods": pd.period_range("2020", periods=N),
 }
@@ -286,6 +287,7 @@ def test_options_that_contradict_the_data():
 # ---------------------------------------------------------------- extremes that work
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", ["array", "sparse", "chunks"])
 @pytest.mark.parametrize("samples", [2, 3])
 def test_fewer_samples_than_factors(form, samples):

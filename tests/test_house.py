@@ -93,8 +93,10 @@ def test_nothing_imports_the_commands():
 
 def test_shared_checks_know_nothing_of_the_package():
     assert {module for module, _ in imports(SHARED)} <= {
-        "numpy", "numbers", "operator", "mlrops._wording"}
+        "numpy", "decimal", "numbers", "operator", "mlrops._wording"}
     assert not set(imports(PACKAGE / "_wording.py"))
+    assert {module for module, _ in imports(PACKAGE / "_labels.py")} <= {
+        "collections.abc", "mlrops._wording"}
 
 
 @pytest.mark.parametrize("file", within("models", "fitting"), ids=lambda f: f.name)

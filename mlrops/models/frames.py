@@ -1,12 +1,16 @@
 """Models and data with named columns."""
 
+from typing import NamedTuple
+
 import numpy as np
 
+from .._labels import labels_of
 from .._optional import import_pandas
 from .._wording import counted, name_some
-from ..operators._validate import working_dtype
+from ..operators._validate import as_real, in_memory, working_dtype
 
-__all__ = ["check_names", "check_order", "frame_values", "like_frame", "loadings_frame"]
+__all__ = ["Table", "check_names", "check_order", "column_names", "frame_values", "is_frame",
+           "is_series", "like_frame", "loadings_frame", "read_table"]
 
 
 def check_names(got, fitted):
@@ -33,19 +37,101 @@ def check_order(got, fitted, what):
             f"{what} must have its columns in the order fitted to, {fitted}, got {got}")
 
 
+class Table(NamedTuple):
+    """Numbers with the labels that they came with."""
+
+    values: np.ndarray  # (N,) or (N, n), float32 or float64; NaN where a cell is missing
+    columns: tuple | None = None  # n str; of a series its name, if it has one
+    index: object = None  # pandas.Index
+
+
+def read_table(x, what, ndim=None):
+    """`x` as a `Table`: an array, or a frame or series of pandas, polars, pyarrow and others.
+
+    Masked cells, None and NA are NaN.  Columns that are no numbers are named.
+    """
+    if not (is_frame(x) or is_series(x)):
+        return Table(as_real(x, what, ndim=ndim))
+    in_memory(x, what)
+    if is_series(x):
+        columns = None if x.name in (None, "") else (str(x.name),)
+        values = _column(x, what)
+    else:
+        columns = column_names(x)
+        values = frame_values(x, what)
+    return Table(as_real(values, what, ndim=ndim), columns, labels_of(x))
+
+
+def is_frame(x):
+    """Whether `x` is a table with named columns."""
+    if _is_foreign(x):
+        return not hasattr(x, "name")
+    return hasattr(x, "iloc") and hasattr(x, "columns")
+
+
+def is_series(x):
+    """Whether `x` is one column of a table."""
+    if _is_foreign(x):
+        return hasattr(x, "name")
+    return hasattr(x, "iloc") and hasattr(x, "name")
+
+
+def _is_foreign(x):
+    """Whether `x` is a table, or a named column of one, of another library than pandas."""
+    return ((hasattr(x, "__dataframe__") or hasattr(x, "__arrow_c_stream__"))
+            and not hasattr(x, "iloc") and (hasattr(x, "columns") or hasattr(x, "name")))
+
+
+def _eager(x):
+    """A frame of another library as one with ``columns`` and columns by name."""
+    if not _is_foreign(x):
+        return x
+    try:
+        import narwhals
+    except ImportError as error:
+        raise ImportError("frames of other libraries than pandas are read by narwhals, which is not"
+                          ' installed: python -m pip install "mlrops[frames]"') from error
+    return narwhals.from_native(x, eager_only=True)
+
+
+def column_names(x):
+    """Names of the columns of a frame as a tuple of str, None for what is no frame."""
+    return tuple(map(str, _eager(x).columns)) if is_frame(x) else None
+
+
 def frame_values(frame, what):
-    """A DataFrame's numbers (N, n) as float32 or float64; columns that are no numbers are named."""
-    kinds = list(frame.dtypes)
-    bad = [j for j, kind in enumerate(kinds) if getattr(kind, "kind", "O") not in "fiub"]
-    if bad:
-        raise TypeError(
-            f"{what} must be numeric, got dtype {kinds[bad[0]]} in {counted(len(bad), 'column')}"
-            f" ({name_some(frame.columns[j] for j in bad)})"
-        )
-    if not kinds:
+    """A frame's numbers (N, n) as float32 or float64; columns that are no numbers are named."""
+    in_memory(frame, what)
+    frame = _eager(frame)
+    names = list(frame.columns)
+    if not names:
         raise ValueError(f"{what} must have at least one feature (column), got {frame.shape}")
-    # What a nullable column lacks becomes NaN.
-    return frame.to_numpy(np.result_type(*map(_computing, kinds)), na_value=np.nan)
+    kinds = [getattr(kind, "kind", "O") for kind in getattr(frame, "dtypes", ())]
+    if kinds and all(kind in "fiub" for kind in kinds):
+        # What a nullable column lacks becomes NaN.
+        dtype = np.result_type(*map(_computing, frame.dtypes))
+        return frame.to_numpy(dtype, na_value=np.nan)
+    columns, bad = [], []
+    for j in range(len(names)):  # names may repeat
+        column = frame.iloc[:, j] if hasattr(frame, "iloc") else frame[names[j]]
+        try:
+            columns.append(_column(column, "a column"))
+        except TypeError as error:
+            bad.append((names[j], column.dtype, error))
+    if bad:
+        name, dtype, error = bad[0]
+        raise TypeError(
+            f"{what} must be numeric, got dtype {dtype} in {counted(len(bad), 'column')}"
+            f" ({name_some(name for name, *_ in bad)}); of {name}: {error}")
+    return np.stack(columns, axis=1)
+
+
+def _column(column, what):
+    """The numbers of one column of any library, (N,), NaN where it lacks one."""
+    kind = getattr(column, "dtype", None)
+    if getattr(kind, "kind", "O") in "fiub" and hasattr(column, "iloc"):
+        return column.to_numpy(_computing(kind), na_value=np.nan)
+    return as_real(column.to_numpy(), what)
 
 
 def _computing(kind):

@@ -1,5 +1,8 @@
 """Checks shared by the public constructors and methods: one wording for one mistake."""
 
+from decimal import Decimal
+from numbers import Complex, Real
+
 import numpy as np
 
 from .._wording import counted, name_some
@@ -10,6 +13,8 @@ __all__ = [
     "as_positive",
     "as_real",
     "check_rank",
+    "in_memory",
+    "plain",
     "read_only",
     "rowwise",
     "working_dtype",
@@ -18,22 +23,72 @@ __all__ = [
 
 def working_dtype(dtype, what="input"):
     """The dtype we compute in: float32 and half stay or become float32, other reals float64."""
-    dtype = np.dtype(dtype)
+    dtype = np.dtype(dtype).newbyteorder("=")
     if dtype.kind == "c":
         raise TypeError(f"{what} must be real, got complex dtype {dtype}; operators here are real")
     if dtype.kind not in "fiub":
         raise TypeError(f"{what} must be numeric, got dtype {dtype}")
-    return np.dtype(np.float32) if dtype in (np.float32, np.float16) else np.dtype(np.float64)
+    return np.dtype(np.float32 if dtype in (np.float32, np.float16) else np.float64)
+
+
+def in_memory(x, what):
+    """Refuse what is no array of numbers, and would have to be computed to become one."""
+    if isinstance(x, np.ndarray):
+        return
+    name = type(x).__name__
+    if hasattr(x, "matvec"):
+        raise TypeError(f"{what} must be numbers, got the operator {name}; see toarray()")
+    if hasattr(x, "toarray"):
+        raise TypeError(f"{what} must be a dense array, got {name}")
+    if hasattr(x, "__dask_graph__"):
+        raise TypeError(f"{what} must be in memory, got a dask {name}, which is not computed"
+                        " unasked: give its compute()")
+    if hasattr(x, "collect") and not hasattr(x, "to_numpy"):
+        raise TypeError(f"{what} must be in memory, got a {name}, which is not computed unasked:"
+                        " give its collect()")
+
+
+def plain(x, what):
+    """`x` as a plain array: masked cells and missing marks among objects (None, NA) become NaN."""
+    in_memory(x, what)
+    if isinstance(x, np.ma.MaskedArray):
+        values, masked = plain(x.data, what), np.ma.getmaskarray(x)
+        if not masked.any():
+            return values
+        return np.where(masked, working_dtype(values.dtype, what).type(np.nan), values)
+    x = np.asarray(x)
+    return _from_objects(x, what) if x.dtype.kind == "O" else x
+
+
+def _from_objects(x, what):
+    """float64 numbers from an object array of numbers, None and NA."""
+    if x.ndim == 0:
+        raise TypeError(f"{what} must be numeric, got {x[()]!r:.40} of type"
+                        f" {type(x[()]).__name__}")
+    out = np.empty(x.size)
+    for i, value in enumerate(x.ravel()):
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            out[i] = np.nan
+        elif isinstance(value, (Real, Decimal, np.bool_)):
+            try:
+                out[i] = value
+            except OverflowError:
+                raise ValueError(f"{what} must be finite, got {value!r:.40}") from None
+        else:
+            at = ", ".join(map(str, np.unravel_index(i, x.shape)))
+            kind = "real" if isinstance(value, Complex) else "numeric"
+            raise TypeError(f"{what} must be {kind}, got {value!r:.40} of type"
+                            f" {type(value).__name__} at entry {at}")
+    return out.reshape(x.shape)
 
 
 def as_real(x, what, dtype=None, ndim=None):
     """`x` as a real float array (float32 kept, everything else float64).
 
-    Raises TypeError for complex, sparse or non-numeric input, ValueError for a wrong dimension.
+    Masked cells become NaN.  Raises TypeError for complex, sparse or non-numeric input, for
+    operators and for what is not in memory, ValueError for a wrong dimension.
     """
-    if hasattr(x, "toarray") and not isinstance(x, np.ndarray):
-        raise TypeError(f"{what} must be a dense array, got {type(x).__name__}")
-    x = np.asarray(x)
+    x = plain(x, what)
     own = working_dtype(x.dtype, what)  # refuses, whatever dtype is asked for
     x = np.asarray(x, dtype=own if dtype is None else dtype)
     if ndim is not None and x.ndim not in np.atleast_1d(ndim):
