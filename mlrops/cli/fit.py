@@ -151,6 +151,8 @@ def _fits(A, rows, cols, symmetric, args, starts):
 
             fits[start] = allocate_ranks(A, args.rank, rows, cols, start=start, callback=show,
                                          symmetric=symmetric, psd=args.psd, random_state=args.seed)
+        if fits[start].termination == "interrupted":
+            raise KeyboardInterrupt
     return fits
 
 
