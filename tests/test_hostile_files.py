@@ -13,10 +13,12 @@ from archives import refused
 from market import market
 from test_allocate_ranks import kernel
 from test_archive_by_hand import ALL, FITTED, H4, MLR4, RESULT, TREE, changed, csr, forge_nodes
+from test_checkpoint import fit
 
 import mlrops
 from mlrops import _nodes, als_gls
 from mlrops._archive import read_archive, write_archive
+from mlrops.models.checkpoint import KIND
 from mlrops.models.selection import RankRecord, RankSelection
 
 NAN, INF = {"$float": "7ff8000000000000"}, {"$float": "7ff0000000000000"}
@@ -215,8 +217,8 @@ def test_any_field_put_to_anything(name, path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_some_fields_put_to_something(name, path, monkeypatch):
     """Every seventh case of operators, every 29th of fits."""
-    fit = name.startswith(("system", "Factor", "MLRFit", "Rank"))
-    put_to_anything(name, path, monkeypatch, 29 if fit else 7)
+    is_fit = name.startswith(("system", "Factor", "MLRFit", "Rank"))
+    put_to_anything(name, path, monkeypatch, 29 if is_fit else 7)
 
 
 # ---------------------------------------------------------------- by hand
@@ -304,3 +306,32 @@ def test_names_of_groups(node, reason, path):
     refused(path, reason)
     forge_nodes(path, [node, MLR4], ALL)
     refused(path, reason)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_with_any_field_put_to_something(path, monkeypatch):
+    """A fit that goes on from a damaged one refuses it, or finds numbers as others would be."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    fit(checkpoint=path, max_iter=5, n_init=2)
+    meta, arrays = read_archive(path, KIND)
+    cases = [(meta | {name: other}, arrays) for name in meta
+             for other in (None, "x", -1, float("nan"), [], {"x": 1})]
+    cases += [(meta | {"restarts": meta["restarts"] | {name: other}}, arrays)
+              for name in meta["restarts"] for other in ("x", -1, 7, float("nan"), [-1], {"x": 1})]
+    cases += [(meta, arrays | {name: other}) for name, x in arrays.items()
+              for other in arrays_instead(x)]
+    refusals = 0
+    for meta, arrays in cases[::3]:
+        write_archive(path, KIND, meta, arrays)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = fit(checkpoint=path, resume=True, max_iter=6, n_init=2)
+            except ValueError as error:
+                assert str(path) in str(error)
+                refusals += 1
+            else:
+                assert np.isfinite(found.loglik_trace).all()
+    assert refusals > len(cases[::3]) / 2
