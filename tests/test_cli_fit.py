@@ -281,7 +281,7 @@ def test_a_saved_operator_is_no_plain_matrix(capsys):
     (("--picture", "g.csv", "--groups", "g.csv"), "would replace the file of --groups"),
     (("-o", "x.png", "--picture", "./x.png"), "--picture ./x.png would replace .* of --output"),
     (("-o", "."), "--output . cannot be written: it is a folder"),
-    (("-o", os.devnull), "cannot be written: it is not an ordinary file"),
+    (("-o", os.devnull), "cannot be written: it is a device, expected an ordinary file"),
     (("-o", "a.npy/x"), "cannot be written: there is no folder"),
     (("--picture", "none/p.png"), "--picture none/p.png cannot be written: there is no folder"),
     (("--picture", "p.xyz"), "it must end in .*.png"),

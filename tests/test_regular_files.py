@@ -31,8 +31,10 @@ def path(tmp_path):
 def special(request, tmp_path):
     """Something in the file system that is no file, and what it is called."""
     place = tmp_path / "special"
-    if request.param == "device":
-        return os.devnull, "a device"
+    if request.param == "device":  # of a terminal: broken code as root would replace the null one
+        master, slave = os.openpty()
+        request.addfinalizer(lambda: (os.close(master), os.close(slave)))
+        return os.ttyname(slave), "a device"
     if request.param == "socket":
         with socket.socket(socket.AF_UNIX) as server:
             os.chdir(tmp_path)
