@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 
 from ..._optional import import_pandas
+from ..._read_hierarchy import read_hierarchy
 from ..._wording import counted, name_some
 from ..selection import CRITERIA, RankOptions
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
 from .covariance import CovConfig
 from .equations import read_system
-from .groups import read_covariance, read_hierarchy
+from .groups import read_covariance
 from .selection import select_system_ranks
 
 __all__ = ["SUR"]
@@ -323,7 +324,7 @@ class SUR:
         options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
                                      beta_ridge, factor_ridge)
         config = self._read_config(cov_type, cov_config)
-        hierarchy = read_hierarchy(hierarchy, self.equations)
+        hierarchy = read_hierarchy(hierarchy, self.equations, axis="equation")
         covariance = read_covariance(covariance, self.equations)
         selection = None
         if isinstance(ranks, str):
