@@ -69,9 +69,10 @@ def match(labels, wanted, what, axis, *, extra=False):
                          f" {name_some(dict.fromkeys(twice))} more than once")
     known = set(wanted)
     if len(known) < len(wanted):
-        twice = [label for i, label in enumerate(wanted) if label in wanted[:i]]
-        raise ValueError(f"{what} cannot be matched by label: the data have the {axis} label"
-                         f" {name_some(dict.fromkeys(twice))} more than once")
+        last = {label: i for i, label in enumerate(wanted)}
+        twice = [label for i, label in enumerate(wanted) if last[label] != i]
+        raise ValueError(f"{what} cannot be matched by label: more than one {axis} of the data is"
+                         f" called {name_some(dict.fromkeys(twice))}")
     lacks = [label for label in wanted if label not in place]
     foreign = [] if extra else [label for label in labels if label not in known]
     if lacks or foreign:

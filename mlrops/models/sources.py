@@ -133,7 +133,8 @@ def _peek(chunks, hierarchy):
     first = next(opened, None)
     if first is None:
         raise ValueError("Y holds no chunks")
-    in_memory(first, "chunk 0")
+    if not scipy.sparse.issparse(first):
+        in_memory(first, "chunk 0")
     shape = getattr(first, "shape", None) or np.shape(first)
     if len(shape) != 2:
         raise ValueError(f"chunks must be 2-d, samples by features, got shape {shape}")
