@@ -102,7 +102,7 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     array([0, 1, 0, 1, 0, 1, 0, 1])
     """
     Y, _, names = without_names(Y, "Y")
-    Y = as_finite(Y, "Y", ndim=2, axis=1)
+    Y = as_finite(Y, "Y", ndim=2, axis=1, labels=names)
     N, n = Y.shape
     if N < 2 or n < 1:
         raise ValueError(f"Y must hold at least two samples of one feature, got shape {Y.shape}")

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from .._labels import labels_of, match
+from .._labels import match
 from ..operators import Dense, as_operator
 from ..operators._validate import as_finite
 from ..operators.mlr import MLR
 from ..operators.traces import in_double, inverse_trace
-from .frames import is_frame, read_table
-from .labelled import column_order, read_values
+from .frames import is_frame, read_square
+from .labelled import read_values
 
 __all__ = ["expected_loglik", "kl_divergence"]
 
@@ -42,18 +42,11 @@ def _operator(true_covariance, covariance, names):
 
 def _in_order(truth, names):
     """A frame, or an MLR with names of features, in the order of the fitted features."""
-    what = "true_covariance"
     if is_frame(truth):
-        values = read_table(truth, what, ndim=2).values
-        columns = column_order(truth, names, f"the columns of {what}")
-        rows = columns
-        if labels_of(truth) is not None:
-            rows = column_order(truth.T, names, f"the rows of {what}")
-        if columns is not None:
-            values = values[:, columns]
-        return values if rows is None else values[rows]
+        return read_square(truth, names, "true_covariance", "feature")
     if isinstance(truth, MLR) and truth.hierarchy.feature_names is not None and names is not None:
-        order = match(truth.hierarchy.feature_names, names, what, "feature")
+        order = match(truth.hierarchy.feature_names, names, "true_covariance",
+                      "feature")
         return truth if order is None else truth.restrict(np.array(order))
     return truth
 

@@ -94,8 +94,11 @@ def as_real(x, what, dtype=None, ndim=None):
     return x
 
 
-def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0):
-    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`."""
+def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0, labels=None):
+    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`.
+
+    They are named by their `labels`, or by number where there are none.
+    """
     x = as_real(x, what, dtype, ndim)
     # One sum decides the usual case without an n-sized mask; an overflow only costs the slow look.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -107,7 +110,8 @@ def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0):
             where = np.flatnonzero(bad.any(axis=others))
             raise ValueError(
                 f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
-                f" {counted(x.size, 'entry')} ({axis_name} {name_some(where)})"
+                f" {counted(x.size, 'entry')} ({axis_name}"
+                f" {name_some(where if labels is None else [labels[i] for i in where])})"
             )
     return x
 

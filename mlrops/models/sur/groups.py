@@ -1,30 +1,27 @@
-"""Covariances of the equations of `SUR` by name."""
+"""Hierarchies and covariances of the equations of `SUR`, by name."""
 
 import numpy as np
 
-from ..._wording import name_some
+from ..._read_hierarchy import read_hierarchy
 from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
 from ...operators.elementary import Dense
+from ..frames import read_square
 
-__all__ = ["read_covariance"]
+__all__ = ["read_covariance", "read_tree"]
 
 
-def read_covariance(covariance, equations):
-    """An operator (K, K) from itself, None, an array, or a DataFrame indexed by equation."""
+def read_tree(hierarchy, data):
+    """A `Hierarchy` of the equations of `SURData`, or None; see `SUR.fit`."""
+    return read_hierarchy(hierarchy, data.equations, data.K, axis="equation")
+
+
+def read_covariance(covariance, equations, K):
+    """An operator (K, K) from itself, None, an array, or a frame by the names of the equations."""
     if covariance is None or isinstance(covariance, StructuredOperator):
         return covariance
-    if hasattr(covariance, "columns") and hasattr(covariance, "index"):
-        rows, columns = covariance.index.map(str), covariance.columns.map(str)
-        for what, labels in (("row", rows), ("column", columns)):
-            if sorted(labels) != sorted(equations):
-                lacks = [name for name in equations if name not in labels]
-                raise ValueError(f"covariance must have one {what} for each equation, named like"
-                                 f" it; {name_some(lacks) or 'several'} differ")
-        at = [index.get_indexer(list(equations)) for index in (rows, columns)]
-        covariance = covariance.to_numpy()[np.ix_(*at)]
-    A = as_finite(covariance, "covariance", ndim=2, axis_name="row")
-    K = len(equations)
+    A = as_finite(read_square(covariance, equations, "covariance", "equation"), "covariance",
+                  ndim=2, axis_name="row")
     if A.shape != (K, K):
         raise ValueError(f"covariance must have shape {(K, K)}, one row an equation, got {A.shape}")
     if np.abs(A - A.T).max() <= 100 * np.finfo(A.dtype).eps * np.abs(A).max():
