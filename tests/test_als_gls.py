@@ -21,6 +21,7 @@ from mlrops.datasets import load_grunfeld
 # ---------------------------------------------------------------- the maximum
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("hierarchy, ranks", [(None, 2), (TREE, (1, 0, 1)), (None, 0)],
                          ids=["flat", "tree", "diagonal"])
 def test_same_maximum_as_dense_em(hierarchy, ranks):
@@ -114,6 +115,7 @@ def test_gradient_is_zero_at_the_maximum(hierarchy, ranks):
     assert abs(slope(by_beta(0, 0))) > 1e-3
 
 
+@pytest.mark.quick(5)
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 @pytest.mark.parametrize("N, ranks, hierarchy", [
     (20, 4, None), (25, (1, 0, 1), TREE), (60, 3, None)])

@@ -71,6 +71,7 @@ def regular(n=600, dtype=np.float64, seed=0, kind="diagonal"):
     return *general(h, g, (3, 1, n // 20), rng, dtype), rng
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["diagonal", "leaves"])
 def test_backward_error_at_size(kind):
     A, dense, rng = regular(kind=kind)
@@ -124,6 +125,7 @@ def deep(kind):
     return *general(h, g, ranks, rng), rng
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, most", [("diagonal", 1.4), ("leaves", 1.3), ("half", 4)])
 def test_fill_stays_small(kind, most):
     A, dense, rng = deep(kind)

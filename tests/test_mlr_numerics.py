@@ -29,6 +29,7 @@ def reference(h, factors, D):
     return multiply, solve, logdet
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("leaves", [
     [12_000],  # one huge leaf, cut into pieces for a single right-hand side
     [5_000, 1, 6_500, 3, 496],
@@ -87,6 +88,7 @@ def twelve_decades(counts, ranks, low, high, n=600):
     return MLR.from_compact(h, ranks, F, D), rng
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("path", ["as shipped", "BLAS for every leaf"])
 @DECADES
 @SHAPES

@@ -54,6 +54,7 @@ def structured(n=60, r=4, seed=0):
 # ---------------------------------------------------------------- any tree
 
 
+@pytest.mark.quick(1)
 @METHODS
 @settings(max_examples=40, deadline=None)
 @given(case=cases())
@@ -86,6 +87,7 @@ def test_a_rotation_changes_axes_and_nothing_else(method, case):
                                atol=1e-9 * np.abs(case.dense).max())
 
 
+@pytest.mark.quick(3)
 @ORTHOGONAL
 @NORMALIZE
 def test_no_group_has_a_better_rotation_nearby(method, normalize):
@@ -134,6 +136,7 @@ def in_convention(Lambda):
     return Lambda * np.sign(Lambda[np.abs(Lambda).argmax(axis=0), np.arange(Lambda.shape[1])])
 
 
+@pytest.mark.slow
 @ORTHOGONAL
 def test_against_statsmodels(method):
     factor_rotation = pytest.importorskip("statsmodels.multivariate.factor_rotation")

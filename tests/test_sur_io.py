@@ -65,6 +65,7 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("case", ["plain", "weights", "limits", "gaps", "all"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_fits_come_back(path, case, dtype):
@@ -199,6 +200,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_cannot_be_is_refused(saved, name):
     change, message = CHANGES[name]
