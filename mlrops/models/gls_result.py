@@ -47,8 +47,10 @@ class GLSResult:
         Name of y, where it had one.
     rows : pandas.Index, tuple or None
         Labels of the rows, where X or y had some.
-    coefficients, errors, fitted : ndarray
-        `params`, `resid` and `fittedvalues` as arrays, whatever has names.
+    coefficients : ndarray, shape (p,)
+        `params` as an array, whatever has names.
+    errors, fitted : ndarray, shape (N,)
+        `resid` and `fittedvalues` as arrays.
 
     Notes
     -----

@@ -147,12 +147,16 @@ def read_equations(Xs, Y):
     label, tables = equations or range(K), {}
     for j, X in enumerate(Xs):
         if id(X) not in tables:
-            tables[id(X)] = _as_design(X, f"X of equation {label[j]}", N)
+            read = read_columns if isinstance(X, Mapping) or is_series(X) else _read_2d
+            tables[id(X)] = read(X, f"X of equation {label[j]}")
     rows = next((table.index for table in (Y, *tables.values()) if table.index is not None), None)
     _check_finite(Y, "Y", "equation", equations)
-    Y = Y.in_order(rows, "Y").values
+    Y = Y.values
+    checked = set()
     for j, X in enumerate(Xs):
-        tables[id(X)] = tables[id(X)].in_order(rows, f"X of equation {label[j]}")
+        if id(X) not in checked:
+            checked.add(id(X))
+            tables[id(X)] = _checked(tables[id(X)], rows, f"X of equation {label[j]}", N)
     dtype = np.result_type(Y.dtype, *{table.values.dtype for table in tables.values()})
     arrays = {key: table.values.astype(dtype, copy=False) for key, table in tables.items()}
     columns = [tables[id(X)].columns for X in Xs]
@@ -204,12 +208,13 @@ def check_names(names):
         check_distinct(regressors, f"regressors of equation {name}")
 
 
-def _as_design(X, what, N):
-    """The `Table` of an equation's regressors, checked."""
-    if isinstance(X, Mapping) or is_series(X):
-        table = read_columns(X, what)
-    else:
-        table = read_table(X, what, ndim=2)
+def _read_2d(X, what):
+    return read_table(X, what, ndim=2)
+
+
+def _checked(table, rows, what, N):
+    """The regressors of an equation in the order of the rows."""
+    table = table.in_order(rows, what)
     n, p = table.values.shape
     if n != N:
         raise ValueError(f"{what} has {counted(n, 'row')}, Y has {N}: every equation needs the same"

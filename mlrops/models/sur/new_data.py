@@ -166,19 +166,20 @@ def _one_order(read):
     rows = next((e.X.index for e in read if e.X.index is not None), None)
     M, Xs = len(read[0].X.values), []
     for equation in read:
-        what, shape = f"X of equation {equation.name}", equation.X.values.shape
-        if shape[0] != M:
-            raise ValueError(f"{what} must have shape {(M, shape[1])}, got {shape}")
-        Xs.append(equation.X.in_order(rows, what).values)
+        what = f"X of equation {equation.name}"
+        X = equation.X.in_order(rows, what).values
+        if len(X) != M:
+            raise ValueError(f"{what} must have shape {(M, X.shape[1])}, got {X.shape}")
+        Xs.append(X)
     return rows, Xs, None
 
 
 def _read_Y(fit, Y, rows, M):
     """Dependent variables (M, K) in the order of the equations and rows, and the rows' labels."""
     Y = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
-    Y = Y.choose(_names(fit)[0], "Y", "equation")
+    rows = Y.index if rows is None else rows
+    Y = Y.choose(_names(fit)[0], "Y", "equation").in_order(rows, "Y")
     if Y.values.shape != (M, fit.K):
         raise ValueError(f"Y must have shape {(M, fit.K)}, as Xs say, got {Y.values.shape}")
     no_infinity(Y._replace(columns=_names(fit)[0]), "Y", "equation")
-    rows = Y.index if rows is None else rows
-    return Y.in_order(rows, "Y").values, rows
+    return Y.values, rows

@@ -218,11 +218,11 @@ class SURResult(Inference, SystemTests):
 
         Parameters
         ----------
-        Xs : list, dict, DataFrame or array_like, optional
-            A list of K regressors, arrays or frames (M, p_j), in the order of the equations.  Or a
-            dict of them by the names of the equations, also in the forms that `SUR` takes, of which
-            only the regressors count: ``{name: X}``, ``{name: (y, X)}``, ``{name: {"exog": X}}``.
-            Or one frame or array (M, p) for all equations.  Default the rows of the fit.
+        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+            Regressors.  A list is in the order of the equations, a dict is by their names.  It may
+            have the forms that `SUR` takes, of which only the regressors count: ``{name: X}``,
+            ``{name: (y, X)}``, ``{name: {"exog": X}}``.  One frame, or one array of two dimensions,
+            is for all equations.  Default the rows of the fit.
 
         Returns
         -------
@@ -264,7 +264,7 @@ class SURResult(Inference, SystemTests):
 
         Parameters
         ----------
-        Xs : list, dict, DataFrame or array_like, optional
+        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
             Regressors as for `predict`; of a dict in the forms that `SUR` takes the dependent
             variables too.  Default the rows of the fit, with their weights.
         Y : array_like, DataFrame or dict, shape (M, K), optional

@@ -265,7 +265,7 @@ class SystemTests:
 
         Parameters
         ----------
-        Xs : list, dict, DataFrame or array_like, optional
+        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
             Regressors as for `SURResult.predict`; default those of the fit.
 
         Returns
