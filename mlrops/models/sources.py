@@ -33,6 +33,10 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
     if isinstance(Y, (str, bytes, Mapping, Set)) and not scipy.sparse.issparse(Y):
         raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
                         f" got {type(Y).__name__}")
+    if hasattr(Y, "__dask_graph__"):
+        raise TypeError(f"Y must be in memory, got a dask {type(Y).__name__}, which is not computed"
+                        " unasked: give Y.compute(), or a function that returns an iterator over"
+                        " computed chunks of rows")
     if not scipy.sparse.issparse(Y):
         in_memory(Y, "Y")
     names, weights = data_names(Y), _relative(align_weights(weights, Y), labels_of(Y))
