@@ -70,7 +70,7 @@ def _in_order(hierarchy, names, axis, what):
                          f" ({name_some(foreign)}): give its labels as a dict, Series or DataFrame,"
                          f" which may speak of more {axis}s, or leave these out")
     order = match(own, names, what, axis)
-    return hierarchy if order is None else hierarchy._restrict(np.array(order))
+    return hierarchy if order is None else hierarchy._reordered(order)
 
 
 def _renamed(hierarchy, names):
