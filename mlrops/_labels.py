@@ -74,8 +74,8 @@ def match(labels, wanted, what, axis, *, extra=False):
         raise ValueError(f"{what} must have each label once to be matched by label, got"
                          f" {name_some(_repeated(labels))} more than once")
     if len(known) < len(wanted):
-        raise ValueError(f"{what} cannot be matched by label: the data have the {axis} label"
-                         f" {name_some(_repeated(wanted))} more than once")
+        raise ValueError(f"{what} cannot be matched by label: more than one {axis} of the data is"
+                         f" called {name_some(_repeated(wanted))}")
     lacks = [label for label in wanted if label not in place]
     foreign = [] if extra else [label for label in labels if label not in known]
     if lacks or foreign:

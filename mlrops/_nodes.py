@@ -103,7 +103,7 @@ def _floating(name):
     return np.dtype(name)
 
 
-def _hierarchy(permutation, boundaries, names):
+def _hierarchy(permutation, boundaries, names, feature_names=None):
     for x in (permutation, *boundaries):
         _need(x, np.ndarray, "permutation or boundaries")
         if x.dtype.kind != "i":
@@ -116,7 +116,11 @@ def _hierarchy(permutation, boundaries, names):
         if given is not None and (type(given) is not tuple or len(given) != p):
             raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
     hash(names)  # lists and dicts are no names
-    return Hierarchy._make(h.permutation, h.boundaries, names)
+    if feature_names is not None and not (
+            type(feature_names) is tuple and len(feature_names) == h.n
+            and all(isinstance(name, str) for name in feature_names)):
+        raise ValueError(f"feature_names must be None or a tuple of {h.n} strings, one a feature")
+    return Hierarchy._make(h.permutation, h.boundaries, names, feature_names)
 
 
 def _mlr(hierarchy, ranks, F, D):
@@ -283,7 +287,7 @@ def _field(*names):
 # class -> (object to its fields, fields to the object)
 TABLE = {
     Hierarchy: (lambda h: {"permutation": h.permutation, "boundaries": h.boundaries,
-                           "names": h._names}, _hierarchy),
+                           "names": h._names, "feature_names": h.feature_names}, _hierarchy),
     MLR: (lambda A: {"hierarchy": A.hierarchy, "ranks": A.ranks, "F": A._F, "D": A._d}, _mlr),
     MLRInverse: (lambda A: {"base": A._inverse}, _mlr_inverse),
     GeneralMLR: (_general_fields, _general),

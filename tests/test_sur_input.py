@@ -239,9 +239,9 @@ def test_labels_of_one_level(groups):
 
 
 @pytest.mark.parametrize("groups, error, message", [
-    ({"a": "n", "b": "s"}, ValueError, r"no labels for 2 equations \(c, d\)"),
-    (FRAME.loc[["a", "b", "d"]], ValueError, r"no row for 1 equation \(c\).*index must hold"),
-    (FRAME.loc[["a", "b", "c", "d", "d"]], ValueError, "two rows for d"),
+    ({"a": "n", "b": "s"}, ValueError, r"has none for 2 equations \(c, d\)"),
+    (FRAME.loc[["a", "b", "d"]], ValueError, r"has none for 1 equation \(c\)"),
+    (FRAME.loc[["a", "b", "c", "d", "d"]], ValueError, "got d more than once"),
     ({**LABELS, "c": "north"}, ValueError, "equally many labels.*a has 2, not so c"),
     ({**LABELS, "c": ("north", None)}, ValueError, r"no label for 1 equation \(c\)"),
     (FRAME.assign(land=["x", np.nan, "y", "z"]), ValueError, r"no label for 1 equation \(b\)"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._labels import check_distinct, labels_of, match
-from .._optional import import_pandas
+from .._optional import import_narwhals, import_pandas
 from .._wording import counted, name_some
 from ..operators._validate import as_real, in_memory, working_dtype
 
@@ -156,12 +156,7 @@ def _eager(x):
     """A frame of another library as one with ``columns`` and columns by name."""
     if not _is_foreign(x):
         return x
-    try:
-        import narwhals
-    except ImportError as error:
-        raise ImportError("frames of other libraries than pandas are read by narwhals, which is not"
-                          ' installed: python -m pip install "mlrops[frames]"') from error
-    return narwhals.from_native(x, eager_only=True)
+    return import_narwhals().from_native(x, eager_only=True)
 
 
 def column_names(x):

@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 
 from .. import kernels
-from .._grouping import restrict_groups
 from .._wording import counted
 from ..hierarchy import Hierarchy
 from ._validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
@@ -454,8 +453,7 @@ class MLR(StructuredOperator):
         """
         features = as_features(features, self.shape[0])
         h = self._hierarchy
-        tree = Hierarchy._make(
-            *restrict_groups(h._position, h.boundaries, h._names, features))
+        tree = h._restrict(features)
         rows = h._position[features][tree.permutation]
         return MLR._from_tree(tree, self._ranks, self._F[rows], self._d[rows])
 
