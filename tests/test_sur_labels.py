@@ -21,7 +21,7 @@ from labelled_regressions import (
     fitted,
 )
 
-from mlrops import SUR, Dense, als_gls, em_gls, gls, load, save, select_sur_ranks
+from mlrops import MLR, SUR, Dense, Hierarchy, als_gls, em_gls, gls, load, save, select_sur_ranks
 
 # ---------------------------------------------------------------- new regressors
 
@@ -289,3 +289,70 @@ def test_rows_are_named_by_whatever_has_labels():
     named = als_gls([XS["u"], *[X.to_numpy() for X in list(XS.values())[1:]]], Y.to_numpy(), 0)
     assert list(named.resid.index) == list(ROWS) and list(named.resid.columns) == ["y0", "y1", "y2"]
     np.testing.assert_allclose(named.resid, plain.resid)
+
+
+def test_pictures_carry_names():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    from mlrops.plotting import plot_coefficients
+
+    other = SUR({name: equations()[name] for name in "wvu"}).fit(
+        (1, 0), {"u": "n", "v": "s", "w": "n"})
+    axes = plot_coefficients({"given": fit(), "tree": other})
+    try:
+        assert [ax.get_title() for ax in axes] == ["a", "b"]
+        named = [text.get_text() for text in axes[0].get_yticklabels()]
+        assert named == ["w", "u", "v"]  # in the order of the tree
+        dots = [line for line in axes[0].lines if line.get_linestyle() == "None"]
+        for line, found in zip(dots, (fit(), other), strict=True):
+            np.testing.assert_allclose(line.get_xdata(), [found.params[x, "a"] for x in named])
+    finally:
+        plt.close(axes[0].figure)
+    lacking = SUR({name: equations()[name] for name in "uv"}).fit(covariance=np.eye(2))
+    with pytest.raises(ValueError, match=r"same equations, less and given differ \(w\)"):
+        plot_coefficients({"given": fit(), "less": lacking})
+
+
+def test_scores_of_factors_carry_names():
+    tree = SUR(equations()).fit((1, 1, 0), {"u": ("n", 1), "v": ("s", 2), "w": ("n", 3)})
+    plain = tree._by_number.factor_scores()
+    for level, found in enumerate(tree.factor_scores()):
+        assert list(found.index) == list(ROWS)
+        np.testing.assert_array_equal(found, plain[level].reshape(N, -1))
+        pd.testing.assert_frame_equal(found, tree.factor_scores(level))
+    assert list(tree.factor_scores(1).columns) == [("n", "factor 0"), ("s", "factor 0")]
+    assert tree.factor_scores(2).shape == (N, 0)
+
+
+def test_operators_with_names_are_matched_to_the_equations_and_rows():
+    tree = Hierarchy.from_labels({"v": "x", "w": "x", "u": "y"})
+    sigma = MLR(tree, [np.ones((3, 1)), np.array([[0.5], [0.6], [0.7]])], [1.0, 2, 3])
+    names = list(tree.feature_names)
+    frame = pd.DataFrame(sigma.toarray(), names, names)
+    for call in (als_gls, lambda Xs, Y, covariance: SUR(equations()).fit(covariance=covariance)):
+        np.testing.assert_allclose(call(XS, Y, covariance=sigma).params,
+                                   call(XS, Y, covariance=frame).params, rtol=1e-9)
+        other = Hierarchy.from_labels({"v": "x", "w": "x", "q": "y"})
+        with pytest.raises(ValueError, match=r"none for 1 equation \(u\).*no equation \(q\)"):
+            call(XS, Y, covariance=MLR(other, sigma.factors, sigma.D))
+    rows = list(ROWS[::-1])
+    tree = Hierarchy.from_labels({row: i // 10 for i, row in enumerate(rows)})
+    rng = np.random.default_rng(0)
+    sigma = MLR(tree, [rng.standard_normal((N, 1))] * 2, rng.uniform(1, 2, N))
+    np.testing.assert_allclose(gls(XS["u"], Y["u"], sigma).params, gls(
+        XS["u"], Y["u"], pd.DataFrame(sigma.toarray(), rows, rows)).params, rtol=1e-8)
+    # Without names it stands in the order of the rows.
+    unnamed = MLR(Hierarchy.from_labels([i // 10 for i in range(N)]), sigma.factors, sigma.D)
+    np.testing.assert_allclose(gls(XS["u"], Y["u"], unnamed).params, gls(
+        XS["u"], Y["u"], unnamed.toarray()).params, rtol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
+def test_groups_are_read_by_name_whatever_takes_them():
+    groups = {"w": "n", "v": "s", "u": "n"}
+    for given in (groups, pd.Series(groups), pd.DataFrame({"side": groups}), ["n", "s", "n"],
+                  Hierarchy.from_labels(groups)):
+        for call in (als_gls, em_gls):
+            found = call(XS, Y, (1, 0), given, max_iter=3)
+            assert found.covariance.hierarchy.labels(1).tolist() == [0, 1, 0]
+        chosen = select_sur_ranks(XS, Y, given, [(0, 0), (1, 0)], max_iter=3)
+        assert chosen.fit.covariance.hierarchy.names(1) == ("n", "s")

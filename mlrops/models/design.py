@@ -7,7 +7,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from .._wording import counted, name_some
 from ..operators import as_operator
-from ..operators._validate import rowwise, working_dtype
+from ..operators._validate import all_finite, rowwise, working_dtype
 from .frames import Table, read_columns
 
 __all__ = ["BLOCK", "Design", "name_dependent", "rounding"]
@@ -172,8 +172,9 @@ def _named(X):
     if isinstance(X, LinearOperator) or hasattr(X, "matvec"):
         return Table(as_operator(X))
     table = read_columns(X, "X")
-    rows, columns = np.nonzero(~np.isfinite(table.values))
-    _refuse(columns, rows, table.columns, table.index)
+    if not all_finite(table.values):
+        rows, columns = np.nonzero(~np.isfinite(table.values))
+        _refuse(columns, rows, table.columns, table.index)
     return table
 
 

@@ -2,14 +2,11 @@
 
 import math
 
-import numpy as np
-
-from .._labels import match
 from ..operators import Dense, as_operator
 from ..operators._validate import as_finite
 from ..operators.mlr import MLR
 from ..operators.traces import in_double, inverse_trace
-from .frames import is_frame, read_square
+from .frames import read_square
 from .labelled import read_values
 
 __all__ = ["expected_loglik", "kl_divergence"]
@@ -30,24 +27,13 @@ def kl_divergence(covariance, mean, true_covariance, true_mean, names=None):
 
 
 def _operator(true_covariance, covariance, names):
-    truth = as_operator(_in_order(true_covariance, names))
+    truth = as_operator(read_square(true_covariance, names, "true_covariance", "feature"))
     if truth.shape != covariance.shape:
         raise ValueError(
             f"true_covariance must have shape {covariance.shape}, got {truth.shape}")
     if isinstance(truth, Dense) and not truth.symmetric:
         raise ValueError(
             "true_covariance must be symmetric; pass (A + A.T) / 2 if that is rounding")
-    return truth
-
-
-def _in_order(truth, names):
-    """A frame, or an MLR with names of features, in the order of the fitted features."""
-    if is_frame(truth):
-        return read_square(truth, names, "true_covariance", "feature")
-    if isinstance(truth, MLR) and truth.hierarchy.feature_names is not None and names is not None:
-        order = match(truth.hierarchy.feature_names, names, "true_covariance",
-                      "feature")
-        return truth if order is None else truth.restrict(np.array(order))
     return truth
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from .._labels import check_distinct, labels_of, match
 from .._optional import import_narwhals, import_pandas
 from .._wording import counted, name_some
+from ..operators import MLR
 from ..operators._validate import as_real, in_memory, working_dtype
 
 __all__ = ["Table", "check_names", "check_order", "column_names", "frame_values", "is_frame",
@@ -120,8 +121,14 @@ def _from_dict(columns, what):
 def read_square(x, labels, what, axis):
     """A matrix of which rows and columns belong to one thing each, in the order of `labels`.
 
-    The rows of a frame without an index are those of its columns.
+    The rows of a frame without an index are those of its columns.  An `MLR` has the names that its
+    hierarchy has; other operators have none.
     """
+    if isinstance(x, MLR):
+        own = x.hierarchy.feature_names
+        order = None if own is None or labels is None else match(
+            own, tuple(map(str, labels)), what, axis)
+        return x if order is None else x.restrict(np.array(order))
     if not is_frame(x):
         return x
     order = match(column_names(x) if _is_foreign(x) else x.columns, labels,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._labels import by_label, check_distinct
 from ..._wording import agree, counted, name_some
+from ...operators._validate import all_finite
 from ..frames import is_frame, is_series, read_columns, read_table
 from .system import StackedSystem
 
@@ -228,9 +229,9 @@ def _checked(table, rows, what, N):
 
 def _check_finite(table, what, axis, names):
     """Refuse NaN and infinity, by column and row."""
-    bad = ~np.isfinite(table.values)
-    if not bad.any():
+    if all_finite(table.values):
         return
+    bad = ~np.isfinite(table.values)
     columns, rows = (np.flatnonzero(bad.any(axis=along)) for along in (0, 1))
     columns = columns if names is None else [names[i] for i in columns]
     rows = rows if table.index is None else [table.index[t] for t in rows]

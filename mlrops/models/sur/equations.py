@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._optional import import_pandas
 from ..._wording import agree, counted, name_some
+from ...operators._validate import all_finite
 from ..frames import Table, read_columns
 from .data import SURData, SystemNames, check_names, default_names
 
@@ -150,8 +151,7 @@ def read_part(x, what, name):
 def no_infinity(table, label, axis="column"):
     """Refuse infinite numbers, naming the first by row and column."""
     values, columns, index = table
-    bad = np.isinf(values)
-    if bad.any():
+    if not all_finite(values) and (bad := np.isinf(values)).any():
         t, i = np.argwhere(bad)[0]
         raise ValueError(
             f"{label} must not be infinite, got {values[t, i]} in row"

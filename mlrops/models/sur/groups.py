@@ -18,10 +18,10 @@ def read_tree(hierarchy, data):
 
 def read_covariance(covariance, equations, K):
     """An operator (K, K) from itself, None, an array, or a frame by the names of the equations."""
+    covariance = read_square(covariance, equations, "covariance", "equation")
     if covariance is None or isinstance(covariance, StructuredOperator):
         return covariance
-    A = as_finite(read_square(covariance, equations, "covariance", "equation"), "covariance",
-                  ndim=2, axis_name="row")
+    A = as_finite(covariance, "covariance", ndim=2, axis_name="row")
     if A.shape != (K, K):
         raise ValueError(f"covariance must have shape {(K, K)}, one row an equation, got {A.shape}")
     if np.abs(A - A.T).max() <= 100 * np.finfo(A.dtype).eps * np.abs(A).max():

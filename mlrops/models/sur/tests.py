@@ -346,8 +346,9 @@ class SystemTests:
 
         Returns
         -------
-        scores : ndarray, shape (N, p_l, r_l)
-            A tuple of L arrays for ``level=None``.
+        scores : ndarray, shape (N, p_l, r_l), or DataFrame
+            A tuple of L of them for ``level=None``.  Where equations have names, DataFrames with
+            the labels of the rows and columns ``(group, factor)``.
 
         Raises
         ------
