@@ -18,7 +18,9 @@ def labels_of(x):
     if isinstance(x, Mapping):
         return tuple(x)
     index = getattr(x, "index", None)
-    return None if callable(index) else index  # lists have a method of that name
+    if callable(index) or hasattr(x, "__dask_graph__"):  # a method of lists; not in memory
+        return None
+    return index
 
 
 def match(labels, wanted, what, axis, *, extra=False):

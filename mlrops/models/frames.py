@@ -107,6 +107,7 @@ def read_square(x, labels, what, axis):
         return x if order is None else x.restrict(np.array(order))
     if not is_frame(x):
         return x
+    in_memory(x, what)
     order = match(column_names(x) if _is_foreign(x) else x.columns, labels,
                   f"{what} (its columns)", axis)
     rows = order if _is_foreign(x) else match(x.index, labels, f"{what} (its index)", axis)

@@ -9,6 +9,7 @@ from scipy.linalg import matmul_toeplitz
 
 from ..._labels import by_label, labels_of
 from ..._wording import counted, name_some
+from ...operators._validate import in_memory
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ..options import check_number
@@ -264,6 +265,7 @@ def _cluster_weights(clusters, data, group_debias):
     """Products with W, whose entries are 1 where two rows share a cluster."""
     if clusters is None:
         raise TypeError('kind="clustered" needs clusters=, one label a row or two')
+    in_memory(clusters, "clusters")
     labels = np.asarray(clusters)
     labels = labels[:, None] if labels.ndim == 1 else labels
     if labels.ndim != 2 or labels.shape[1] not in (1, 2) or len(labels) != data.N:
