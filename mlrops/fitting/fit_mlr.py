@@ -12,6 +12,7 @@ from ..operators.mlr import check_ranks
 from .bcd import ORDERS
 from .descent import Descent
 from .fit_result import MLRFit
+from .labelled import read_trees
 from .source import Source
 
 __all__ = ["MLRIterate", "fit_mlr"]
@@ -59,14 +60,17 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     Parameters
     ----------
     A : array_like, DataFrame, sparse array or LinearOperator, shape (m, n)
-        What to approximate.  Of a sparse array and an operator only products are taken.  Names of a
-        DataFrame are not looked at: rows and columns count in their order.
+        What to approximate.  Of a sparse array and an operator only products are taken.  The rows
+        of a DataFrame that has the same names on both sides are put in the order of its columns,
+        unless there is a hierarchy of each.
     ranks : int or sequence of int
         Rank of each level, coarsest first; one number where there is one level.  A block with a
         side shorter than its level's rank gets what it can have (``result.capped`` lists them).
-    rows : Hierarchy
-        Nested partition of the m rows.
-    cols : Hierarchy, optional
+    rows : Hierarchy or labels
+        Nested partition of the m rows.  Labels are what `Hierarchy.from_labels` takes, one object,
+        or a list of one a level; those with names, and a Hierarchy with names, are matched to the
+        names of a DataFrame.
+    cols : Hierarchy or labels, optional
         Of the n columns, a tree of the same shape; default `rows`.
     method : {"bcd", "als"}, optional
         Block coordinate descent, level after level; or alternating least squares, all left factors
@@ -175,6 +179,7 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
     tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
+    A, rows, cols = read_trees(A, rows, cols)
     source = Source(A, rows, cols, symmetric, psd)
     ranks = check_ranks(ranks, rows)
     init = check_init(init, source, ranks)

@@ -21,16 +21,12 @@ ROUNDING = 1000
 
 
 def _entries(A):
-    """What `as_finite` can look at; names of a DataFrame are left behind."""
+    """What `as_finite` can look at."""
     if np.ma.isMaskedArray(A) and np.ma.is_masked(A):
         mask = np.ma.getmaskarray(A)
         where = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
         raise ValueError(f"A must have all of its entries, got {mask.sum()} masked ones of"
                          f" {mask.size} (row {name_some(where)}); fill them first")
-    if hasattr(A, "columns") and hasattr(A, "to_numpy"):
-        from ..models.frames import frame_values  # models, which import this package, know frames
-
-        return frame_values(A, "A")
     return A
 
 
