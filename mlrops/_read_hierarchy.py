@@ -6,7 +6,7 @@ import numpy as np
 
 from ._labels import labels_of, match
 from ._tree_labels import check_no_gaps, read_levels
-from ._wording import counted
+from ._wording import counted, name_some
 from .hierarchy import Hierarchy
 
 __all__ = ["read_hierarchy"]
@@ -64,8 +64,13 @@ def _in_order(hierarchy, names, axis, what):
     own = hierarchy.feature_names
     if own is None or names is None:
         return hierarchy
+    if not set(own) <= set(names) and set(names) <= set(own):
+        foreign = [name for name in own if name not in set(names)]
+        raise ValueError(f"{what} is of {counted(len(foreign), axis)} that the data lack"
+                         f" ({name_some(foreign)}): give its labels as a dict, Series or DataFrame,"
+                         f" which may speak of more {axis}s, or leave these out")
     order = match(own, names, what, axis)
-    return hierarchy if order is None else hierarchy._restrict(np.array(order))
+    return hierarchy if order is None else hierarchy._reordered(order)
 
 
 def _renamed(hierarchy, names):

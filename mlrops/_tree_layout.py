@@ -66,6 +66,13 @@ class TreeLayout:
             *take_features(self._position, self._boundaries, self._names, features),
             names and tuple(names[i] for i in features))
 
+    def _reordered(self, order):
+        """The tree of all features in another order, which they keep within the finest groups."""
+        tree = self._restrict(np.asarray(order))
+        leaves = np.repeat(np.arange(tree.group_counts[-1]), tree.group_sizes(-1))
+        return type(self)._make(tree._permutation[np.lexsort((tree._permutation, leaves))],
+                                tree._boundaries, tree._names, tree._feature_names)
+
     def _renamed(self, feature_names):
         """The same tree with other names of features, or None for none."""
         if feature_names == self._feature_names:

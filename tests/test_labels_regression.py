@@ -51,6 +51,8 @@ def close(found, expected):
     elif isinstance(expected, pd.Series):
         assert set(found.index) == set(expected.index)
         np.testing.assert_allclose(found.loc[expected.index], expected, rtol=1e-4, atol=1e-6)
+    elif isinstance(expected, str):
+        assert found == expected
     else:
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 

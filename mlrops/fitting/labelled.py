@@ -6,14 +6,15 @@ from .._labels import labels_of, match
 from .._read_hierarchy import read_hierarchy
 from .._tree_labels import names_of_features
 
-__all__ = ["named_tree", "read_trees", "without_names"]
+__all__ = ["named_trees", "read_trees", "without_names"]
 
 
 def without_names(A, what="A", square=False):
     """Numbers of a frame, and the names of its rows and of its columns (tuples of str or None).
 
-    The rows of a `square` frame that has the same names on both sides, in different orders, are put
-    in the order of its columns.  What is no frame is returned as it is.
+    With `square`, the rows of a frame that has the same names on both sides, in different orders,
+    are put in the order of its columns, and one that shares some of them only is refused.  What is
+    no frame is returned as it is.
     """
     from ..models.frames import frame_values, is_frame  # models, which import this package
     from ..models.labelled import data_names
@@ -22,8 +23,8 @@ def without_names(A, what="A", square=False):
         return A, None, None
     rows, cols = names_of_features(labels_of(A)), data_names(A)
     A = frame_values(A, what)
-    if square and rows is not None and cols is not None and rows != cols and (
-            sorted(rows) == sorted(cols)):
+    square = square and rows is not None and cols is not None and len(rows) == len(cols)
+    if square and rows != cols and not set(rows).isdisjoint(cols):
         A = A[match(rows, cols, f"the rows of {what}", "column")]
         rows = cols
     return A, rows, cols
@@ -49,6 +50,8 @@ def _length(shape, axis):
     return shape[axis] if len(shape) == 2 else None
 
 
-def named_tree(hierarchy, names):
-    """A hierarchy that was found, with the names of what it is of."""
-    return hierarchy if names is None else hierarchy._renamed(names)
+def named_trees(rows, cols, row_names, col_names):
+    """Hierarchies that were found, with the names of rows and columns; one object if they agree."""
+    named = rows._renamed(row_names)
+    return (named, named) if rows is cols and row_names == col_names else (
+        named, cols._renamed(col_names))

@@ -10,7 +10,7 @@ from .._wording import counted
 from ..hierarchy import Hierarchy
 from ..operators._validate import as_finite, check_rank, working_dtype
 from .bisection import COMBINATIONS, OrderSplit, SpectralSplit, grow
-from .labelled import named_tree, without_names
+from .labelled import named_trees, without_names
 
 __all__ = ["partition"]
 
@@ -148,8 +148,8 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     symmetric = check_symmetry(A, symmetric)
     rng = np.random.default_rng(random_state)
     if method == "linkage":
-        tree = named_tree(_by_linkage(A, n_levels, balanced, symmetric, min_size), col_names)
-        return tree, tree
+        tree = _by_linkage(A, n_levels, balanced, symmetric, min_size)
+        return named_trees(tree, tree, row_names, col_names)
     if rank:
         A = _left_over(A, rank, symmetric, rng)
     weights = _Closeness(A, symmetric) if method == "distance" else _Squares(A)
@@ -159,9 +159,8 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
         split = OrderSplit(weights, **options)
     else:
         split = SpectralSplit(weights, refine=refine, n_starts=n_starts, rng=rng, **options)
-    rows, cols = grow(*A.shape, n_levels, split, min_size, symmetric)
-    named = named_tree(cols, col_names)
-    return (named, named) if symmetric else (named_tree(rows, row_names), named)
+    trees = grow(*A.shape, n_levels, split, min_size, symmetric)
+    return named_trees(*trees, row_names, col_names)
 
 
 # ---------------------------------------------------------------- checks

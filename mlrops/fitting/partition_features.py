@@ -12,7 +12,7 @@ import numpy as np
 from .._wording import name_some
 from ..operators._validate import as_finite, check_rank
 from .bisection import COMBINATIONS, MAX_PASSES, grow, starts
-from .labelled import named_tree, without_names
+from .labelled import without_names
 from .partition import check_depth
 
 __all__ = ["partition_features"]
@@ -117,7 +117,7 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     split = _LikelihoodSplit(_standardized(Y), ranks, balanced, refine, min_size,
                              COMBINATIONS[:n_starts], np.random.default_rng(random_state))
     hierarchy, _ = grow(n, n, n_levels, split, min_size, symmetric=True)
-    return named_tree(hierarchy, names)
+    return hierarchy._renamed(names)
 
 
 def _standardized(Y):

@@ -5,7 +5,7 @@ import numpy as np
 from .._labels import match
 from ..operators._validate import as_finite
 from .bisection import grow
-from .labelled import named_tree, without_names
+from .labelled import named_trees, without_names
 from .partition import check_depth
 
 __all__ = ["partition_points"]
@@ -87,9 +87,8 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
             sides = x >= cut, y >= cut
         return [(rows[sides[0]], cols[sides[1]]), (rows[~sides[0]], cols[~sides[1]])]
 
-    rows, cols = grow(len(row_points), len(col_points), n_levels, split, min_size, symmetric)
-    named = named_tree(rows, row_names)
-    return (named, named) if symmetric else (named, named_tree(cols, col_names))
+    trees = grow(len(row_points), len(col_points), n_levels, split, min_size, symmetric)
+    return named_trees(*trees, row_names, col_names)
 
 
 def _as_points(points, what):

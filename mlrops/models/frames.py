@@ -11,32 +11,8 @@ from .._wording import counted, name_some
 from ..operators import MLR
 from ..operators._validate import as_real, in_memory, working_dtype
 
-__all__ = ["Table", "check_names", "check_order", "column_names", "frame_values", "is_frame",
-           "is_series", "like_frame", "loadings_frame", "read_columns", "read_square", "read_table"]
-
-
-def check_names(got, fitted):
-    """Refuse columns of other names, or in another order, than those fitted to."""
-    got, fitted = tuple(map(str, got)), tuple(fitted)
-    if got == fitted:
-        return
-    if len(got) != len(fitted):
-        raise ValueError(f"Y must have the {counted(len(fitted), 'column')} fitted to, got"
-                         f" {len(got)}")
-    first = [f"column {i} is {a!r}, fitted was {b!r}"
-             for i, (a, b) in enumerate(zip(got, fitted, strict=True)) if a != b]
-    same = sorted(got) == sorted(fitted)
-    raise ValueError("Y must have the columns fitted to, in their order"
-                     f"{' (these are the same in another order)' if same else ''}:"
-                     f" {name_some(first, limit=3)}")
-
-
-def check_order(got, fitted, what):
-    """Refuse the columns fitted to in another order: they would be taken for one another."""
-    got, fitted = list(map(str, got)), list(fitted)
-    if got != fitted and sorted(got) == sorted(fitted):
-        raise ValueError(
-            f"{what} must have its columns in the order fitted to, {fitted}, got {got}")
+__all__ = ["Table", "column_names", "frame_values", "is_frame", "is_series", "loadings_frame",
+           "read_columns", "read_square", "read_table"]
 
 
 class Table(NamedTuple):
@@ -210,15 +186,6 @@ def _column(column, what):
 def _computing(kind):
     """The dtype to compute in for a column, whose own may be nullable or sparse."""
     return working_dtype(getattr(kind, "numpy_dtype", getattr(kind, "subtype", kind)))
-
-
-def like_frame(Y, x):
-    """`x` with rows and columns named as in `Y` where that is a DataFrame."""
-    if not (hasattr(Y, "columns") and hasattr(Y, "index")):
-        return x
-    pd = import_pandas()
-
-    return pd.DataFrame(x, index=Y.index, columns=Y.columns)
 
 
 def loadings_frame(fit, loadings):

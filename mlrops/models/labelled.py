@@ -50,6 +50,9 @@ def column_order(Y, names, what="Y"):
     if names_of_features(labels) is None and (
             names is None or set(names).isdisjoint(map(str, labels))):
         return None  # numbers of columns are no names
+    if names is None and not set(labels) <= set(range(len(labels))):
+        raise ValueError(f"{what} has names of features ({name_some(labels)}), what it comes to has"
+                         f" none: give {what} as a plain array, features in the order of that")
     return match(labels, names, what, "feature")
 
 

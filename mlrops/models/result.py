@@ -51,7 +51,8 @@ class FactorModelResult(Explained):
         square root of the feature's D, or by log D; variances at the floor count only where they
         would rise.
     feature_names : tuple of str or None
-        Column names of the data where it had some.
+        Column names of the data where it had some, else those of the hierarchy.  Arrays of the
+        result are in their order.
     capped : tuple of (int, int, int)
         ``(level, group, features)`` of groups that have fewer features than their level's rank.
     mean_is_estimated : bool

@@ -18,7 +18,7 @@ from .folds import make_folds
 from .frames import is_frame
 from .labelled import data_names
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
-from .sources import align_weights, as_array, is_chunks, tree_of
+from .sources import align_weights, as_array, check_in_memory, is_chunks, tree_of
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
 
@@ -259,6 +259,7 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     ([(0, 3), (1, 2), (2, 1), (3, 0)], (2, 1))
     """
     _check_fit_options(fit_options)
+    check_in_memory(Y)
     weights, rows = align_weights(fit_options.get("sample_weight"), Y), labels_of(Y)
     if weights is not None:
         fit_options["sample_weight"] = as_real(weights, "sample_weight")

@@ -18,7 +18,7 @@ from .labelled import data_names, named
 from .rows import check_features, check_weights
 from .streamed import chunked_source, compress_chunks, memmap_chunks, sparse_source
 
-__all__ = ["align_weights", "as_array", "is_chunks", "open_source", "tree_of"]
+__all__ = ["align_weights", "as_array", "check_in_memory", "is_chunks", "open_source", "tree_of"]
 
 
 def open_source(Y, hierarchy, center, missing, weights, compress):
@@ -33,8 +33,7 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
     if isinstance(Y, (str, bytes, Mapping, Set)) and not scipy.sparse.issparse(Y):
         raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
                         f" got {type(Y).__name__}")
-    if not scipy.sparse.issparse(Y):
-        in_memory(Y, "Y")
+    check_in_memory(Y)
     names, weights = data_names(Y), _relative(align_weights(weights, Y), labels_of(Y))
     if scipy.sparse.issparse(Y):
         _check_2d(Y)
@@ -72,6 +71,16 @@ def _drop_empty(Y, weights):
     if not empty.any():
         return Y, weights
     return Y[~empty], None if weights is None else weights[~empty]
+
+
+def check_in_memory(Y):
+    """Refuse data that would have to be computed to be read."""
+    if hasattr(Y, "__dask_graph__"):
+        raise TypeError(f"Y must be in memory, got a dask {type(Y).__name__}, which is not computed"
+                        " unasked: give Y.compute(), or a function that returns an iterator over"
+                        " computed chunks of rows")
+    if not scipy.sparse.issparse(Y):
+        in_memory(Y, "Y")
 
 
 def align_weights(weights, Y):
