@@ -154,7 +154,7 @@ def frame_values(frame, what):
     frame = _eager(frame)
     names = list(frame.columns)
     if not names:
-        raise ValueError(f"{what} must have at least one feature (column), got {frame.shape}")
+        return np.empty((len(frame), 0))
     kinds = [getattr(kind, "kind", "O") for kind in getattr(frame, "dtypes", ())]
     if kinds and all(kind in "fiub" for kind in kinds):
         # What a nullable column lacks becomes NaN.

@@ -227,14 +227,15 @@ class SUR:
 
         Parameters
         ----------
-        R : DataFrame, array_like, dict, or list of dict or (dict, float)
+        R : DataFrame, array_like, dict, Series, or list of dict or (dict, float)
             A matrix with one constraint a row: as DataFrame its columns are `param_names`, or a
             MultiIndex of (equation, regressor), in any order; coefficients without a column count
             0.  As array (m, P) its columns are in the order of `param_names`.  Or dicts of factors
             by (equation, regressor) or by name, with a value other than 0 beside them:
-            ``[{("a", "x"): 1, ("b", "x"): -1}, ({("a", "z"): 1}, 0.5)]``.
-        q : array_like (m,), Series or float, optional
-            Values of the rows of a matrix, default 0; a Series is read by R's index.
+            ``[{("a", "x"): 1, ("b", "x"): -1}, ({("a", "z"): 1}, 0.5)]``; one constraint also as a
+            Series.
+        q : array_like (m,), Series, dict or float, optional
+            Values of the rows of a matrix, default 0; a Series or dict is read by R's index.
 
         Raises
         ------
