@@ -101,7 +101,7 @@ def test_names_and_rows(path):
     pd = pytest.importorskip("pandas")
     Xs, Y = grunfeld(2)
     for rows in (pd.RangeIndex(20), pd.Index(range(1935, 1955), name="year"),
-                 pd.date_range("2000-01-31", periods=20, freq="ME"),
+                 pd.date_range("2000-01-01", periods=20, freq="MS"),
                  pd.period_range("1999-05", periods=20, freq="M", name="month"),
                  pd.Index([f"row {i}" for i in range(20)])):
         frames = [pd.DataFrame(X, columns=["const", "value", "capital"], index=rows) for X in Xs]
