@@ -293,10 +293,8 @@ def test_lrd_refuses():
         LowRankPlusDiagonal(F, D[:5])
     with pytest.raises(ValueError, match="2-d"):
         LowRankPlusDiagonal(D, D)
-    with pytest.raises(ValueError, match="F must be finite"):  # None is missing
-        LowRankPlusDiagonal(np.full((6, 2), None), D)
-    with pytest.raises(TypeError, match="F must"):
-        LowRankPlusDiagonal(np.full((6, 2), "a"), D)
+    with pytest.raises(TypeError, match="dtype object|numeric"):
+        LowRankPlusDiagonal(np.full((6, 2), "x", object), D)
 
 
 def test_overflow_is_named():

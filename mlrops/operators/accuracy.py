@@ -66,15 +66,26 @@ def diagonal_sizes(K, layout):
     return sizes, pivots
 
 
-def check_logdet(A, d):
-    """Refuse where the pivots' logarithms could be off by much of their sum with those of D."""
-    eps = np.finfo(A.dtype).eps
-    sizes, pivots = A._sizes
-    logs, gained = np.log(d, dtype=np.float64), np.log(pivots).sum()
-    size = max(abs(logs.sum() + gained), 0.05 * (np.abs(logs).sum() + gained), 1.0)
-    loss = _LOGS * eps * float((sizes / pivots).sum()) / size
-    if not loss <= PROMISED[A.dtype]:
-        raise refused(A, "logdet", loss)
+def check_logdet(A, D, factors, gained):
+    """``log det D``, where the logarithm of P's, `gained`, leaves the sum its digits.
+
+    P is that of so many factors; D and A._F in one order.
+    """
+    eps, F = np.finfo(A.dtype).eps, A._F
+    logs = np.log(D, dtype=np.float64)
+    total = logs.sum()
+    size = max(abs(total + gained), 0.05 * (np.abs(logs).sum() + gained), 1.0)
+    unit = _LOGS * eps / size
+    small = False
+    if 8 * factors > len(F):  # then a bound is cheaper: each P_jj / c² is at most P_jj
+        largest = 1 + len(F) * float(max(F.max(), -F.min())) ** 2 / float(D.min())
+        small = unit * factors * largest <= PROMISED[A.dtype]
+    if not small:
+        sizes, pivots = A._sizes
+        loss = unit * float((sizes / pivots).sum())
+        if not loss <= PROMISED[A.dtype]:
+            raise refused(A, "logdet", loss)
+    return total
 
 
 def inverse_loss(A, above, norm, product, multiply):
@@ -114,6 +125,10 @@ def unexplained(A, check=True):
         lo, hi = int(layout.cols[level]), int(layout.cols[level + 1])
         own = A._sizes[0][int(layout.zoff[level]):int(layout.zoff[level + 1])]
         sizes[:, lo:hi] = own.reshape(-1, hi - lo)[layout.path[:, level]] if hi > lo else 1
+    spread = np.einsum("qii->qi", cov) * sizes  # C_jj P_jj: bounds of all that
+    rough = np.repeat(2 * spread.sum(axis=1), np.diff(layout.leaf_off))
+    if (_PARTIAL * eps * rough <= PROMISED[A.dtype] * left).all():
+        return left
     moved = np.matmul(cov * sizes[:, None].astype(cov.dtype), cov)
     np.einsum("qii->qi", moved)[...] += np.einsum("qii->qi", cov)
     check_left(A, left, kernels.curvature.explained(A._F, A._d, moved, layout),

@@ -248,6 +248,9 @@ class StructuredOperator(Arithmetic, LinearOperator):
             known to be positive definite (``"lanczos"``).
         TypeError
             Options that the method does not take.
+        numpy.linalg.LinAlgError
+            Rounding could move the result by more than 1e-7 (float32: 3e-3), as for an `MLR` with D
+            very small beside F.
 
         References
         ----------
@@ -282,6 +285,8 @@ class StructuredOperator(Arithmetic, LinearOperator):
         ------
         ValueError
             The determinant is negative; and as `slogdet`.
+        numpy.linalg.LinAlgError
+            As `slogdet`.
         """
         sign, logabs = self.slogdet(method, **options)
         if sign < 0:
@@ -340,6 +345,8 @@ class StructuredOperator(Arithmetic, LinearOperator):
         ValueError
             `A` is not known to be positive definite or has no structured square root, or `x` has
             not n rows.
+        numpy.linalg.LinAlgError
+            Rounding leaves too little of the square root; so do `color` and `inv_quad`.
         """
         self._need_positive("whiten")
         x, out = self._operand(x, self.shape[0], "whiten")

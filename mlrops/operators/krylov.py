@@ -6,7 +6,7 @@ from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 from .._wording import counted
 from ._validate import as_finite, check_rank
 from .iterations import cg, column_products, minres
-from .refine import norm_estimate
+from .refine import norm_of
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
 
@@ -223,7 +223,7 @@ class _Columns:
         short = np.flatnonzero(~(reached <= asked))
         eps = np.finfo(self.A.dtype).eps
         if by_default and short.size and (reached[short] <= eps**0.5).all():
-            sizes = np.ldexp(norm_estimate(self.A), -self.size_a[short]) * np.sqrt(
+            sizes = np.ldexp(norm_of(self.A), -self.size_a[short]) * np.sqrt(
                 column_products(x[:, short], x[:, short])) + self.norms[short]
             short = short[reached[short] * self.norms[short] > _BACKWARD_ERROR * eps * sizes]
         if not short.size:

@@ -265,10 +265,11 @@ class LowRankPlusDiagonal(StructuredOperator):
         return self._solve_with_mean(b)[0]
 
     def _slogdet(self):
-        logs = np.log(self._D, dtype=np.float64).sum()
-        if self._F.shape[1]:
-            accuracy.check_logdet(self, self._D)
-        return 1.0, logs + 2 * np.log(self._cholesky.diagonal(), dtype=np.float64).sum()
+        k = self._F.shape[1]
+        if k == 0:
+            return 1.0, np.log(self._D, dtype=np.float64).sum()
+        gained = 2 * np.log(self._cholesky.diagonal(), dtype=np.float64).sum()
+        return 1.0, accuracy.check_logdet(self, self._D, k, gained) + gained
 
     def _inv_quad(self, x):
         # xᵀ Σ⁻¹ x = ‖D^{-1/2}(x - F z)‖² + ‖z‖², where x - F z = D y: nothing cancels.

@@ -285,9 +285,10 @@ class MLR(StructuredOperator):
         return accuracy.diagonal_sizes(self._factor[0], self._layout)
 
     def _slogdet(self):
-        if self._F.shape[1]:
-            accuracy.check_logdet(self, self._d)
-        return 1.0, self._rough_logdet()
+        if not self._F.shape[1]:
+            return 1.0, self._rough_logdet()
+        gained = self._factor[1]
+        return 1.0, accuracy.check_logdet(self, self._d, self._layout.s, gained) + gained
 
     def _rough_logdet(self):
         """`logdet` even where it would be refused: for iterations that have to go on."""

@@ -6,8 +6,9 @@ and b that makes x exact.
 
 import numpy as np
 
-__all__ = ["LIMIT", "column_dots", "corrected", "norm_estimate", "of_size_one", "refined",
-           "unreached"]
+from .._cached import computed_once
+
+__all__ = ["LIMIT", "column_dots", "corrected", "norm_of", "of_size_one", "refined", "unreached"]
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
@@ -17,6 +18,9 @@ CORRECTIONS = 12
 STEPS = 3
 # Above this many units of rounding a solve is no answer.
 LIMIT = 1e4
+# Squared lengths that leave room for what is done with them.
+_SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
+         for info in map(np.finfo, (np.float32, np.float64))}
 
 
 def unreached(A, error, remedy):
@@ -45,10 +49,9 @@ def of_size_one(solve, b, power=1):
     Scaled by powers of two, which changes no bit of what stays in range.  `power` is the degree of
     `solve` in b; it may return a tuple.
     """
-    info = np.finfo(b.dtype)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        squares = np.einsum("i...,i...->...", b, b)
-        inside = (info.tiny / info.eps**2 < squares) & (squares < info.max * info.eps**2)
+    low, high = _SAFE[b.dtype]
+    squares = np.dot(b, b) if b.ndim == 1 else np.einsum("ij,ij->j", b, b)
+    inside = (low < squares) & (squares < high)
     if inside.all():
         return solve(b)
     peak = np.abs(b).max(axis=0, initial=0)
@@ -105,8 +108,9 @@ def corrected(A, solve, multiply, b, dinv, norms):
         gap = (above * np.sqrt(squares)
                + np.sqrt(above) * np.sqrt(column_dots(b, dinv)))
         # Not "greater": what overflows is looked at.
-        doubtful = ~(factors * gap <= BACKWARD_ERROR * (norm * lengths(x) + lengths(b)))
-        left = np.flatnonzero(doubtful & np.isfinite(lengths(b)))
+        size = lengths(b)
+        doubtful = ~(factors * gap <= BACKWARD_ERROR * (norm * lengths(x) + size))
+        left = np.flatnonzero(doubtful & np.isfinite(size))
         best = np.zeros(b.shape[1])
         reached, y = np.full(left.size, np.inf), np.take(x, left, axis=1)
         for step in range(CORRECTIONS if left.size else 0):
@@ -133,8 +137,8 @@ def corrected(A, solve, multiply, b, dinv, norms):
 def refined(A, solve, b, units=BACKWARD_ERROR):
     """`solve` with steps of iterative refinement as long as they halve the residual.
 
-    None where the residual is below so many `units` of rounding of b.  Raises LinAlgError where the
-    backward error stays above `LIMIT` of them.
+    None where the backward error (where `units` are 10 or less: the residual, relative to b) is
+    below so many `units` of rounding.  Raises LinAlgError where it stays above `LIMIT` of them.
     """
     return of_size_one(lambda b: _refined(A, solve, b, units), b)
 
@@ -145,25 +149,33 @@ def _refined(A, solve, b, units):
         x = solve(b).astype(A.dtype, copy=False)
         residual = b - A._mul(x)
         size, length = np.linalg.norm(residual, axis=0), np.linalg.norm(b, axis=0)
+        enough = units * eps * length
+        if np.any(size > enough) and units > 10:
+            enough = enough + units * eps * norm_of(A) * np.linalg.norm(x, axis=0)
         for _ in range(STEPS):
-            if not np.any(size > units * eps * length):
+            if not np.any(size > enough):
                 break
             trial = x + solve(residual).astype(A.dtype, copy=False)
             left = b - A._mul(trial)
             now = np.linalg.norm(left, axis=0)
             better = now < size
             x, residual = np.where(better, trial, x), np.where(better, left, residual)
-            enough = now > size / 2
+            stalled = now > size / 2
             size = np.where(better, now, size)
-            if np.all(enough):
+            if np.all(stalled):
                 break
         short = ~(size <= LIMIT * eps * length) & np.isfinite(length)
         if np.any(short):
-            norms = norm_estimate(A) * np.linalg.norm(x, axis=0) + length
+            norms = norm_of(A) * np.linalg.norm(x, axis=0) + length
             error = np.max(np.where(short, size / np.where(norms > 0, norms, 1), 0))
             if not error <= LIMIT * eps:
                 raise unreached(A, error, "it is singular or ill-conditioned to this precision")
     return x
+
+
+def norm_of(A):
+    """`norm_estimate`, kept with A."""
+    return computed_once(A, "_norm_estimate", lambda: norm_estimate(A))
 
 
 def norm_estimate(A, steps=4):

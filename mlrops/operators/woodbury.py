@@ -10,7 +10,7 @@ from .accuracy import PROMISED
 from .base import StructuredOperator
 from .composed import Inverse, rdot
 from .elementary import Dense, Diagonal
-from .refine import norm_estimate, refined
+from .refine import norm_of, of_size_one, refined
 from .updates import lacks_rank, regular_form
 from .wrapped import as_operator
 
@@ -186,7 +186,7 @@ class Woodbury(StructuredOperator):
         with np.errstate(over="ignore", invalid="ignore"):
             x = product(v)
             error = np.linalg.norm(v - self._mul(x)) / (
-                norm_estimate(self, 2) * np.linalg.norm(x) + np.linalg.norm(v))
+                norm_of(self) * np.linalg.norm(x) + np.linalg.norm(v))
         return bool(error <= PROMISED[self.dtype] / 30) or v.size == 0
 
     def _is_singular(self):
@@ -205,7 +205,7 @@ class Woodbury(StructuredOperator):
         if b.size == 0:
             return b.copy()
         try:
-            return refined(self, self._by_formula, b)
+            return of_size_one(self._measured, b)
         except np.linalg.LinAlgError as error:
             if self._regular is not None:
                 return refined(self, self._regular._solve, b)
@@ -219,9 +219,32 @@ class Woodbury(StructuredOperator):
             raise np.linalg.LinAlgError(text) from None
 
     def _by_formula(self, b):
+        return self._parts(b)[0]
+
+    def _parts(self, b):
+        """``x = y - w`` with ``y = A⁻¹ b``, ``w = A⁻¹ U z``; exactly, ``z = C Vᵀ x``."""
         self._check_nonsingular()
         y = self._base.solve(b)
-        return y - self._solved @ self._middle(self._capacitance.solve(self._V.T @ y))
+        z = self._middle(self._capacitance.solve(self._V.T @ y))
+        w = self._solved @ z
+        return y - w, y, z, w
+
+    @cached_property
+    def _U_norm(self):
+        return float(np.linalg.norm(self._U.T @ self._U, 2)) ** 0.5 if self._U.size else 0.0
+
+    def _measured(self, b):
+        """The formula's x, refined where the residual U (C Vᵀ x - z) or what cancels is large."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            x, y, z, w = self._parts(b)
+            gap = self._middle(self._V.T @ x) - z
+            size = {name: np.linalg.norm(part, axis=0) for name, part in zip(
+                "bxywg", (b, x, y, w, gap), strict=True)}
+            eps = np.finfo(self.dtype).eps
+            residual = self._U_norm * size["g"] + 10 * eps * (
+                norm_of(self._base) * (size["y"] + size["w"]))
+            small = residual <= 1000 * eps * (norm_of(self) * size["x"] + size["b"])
+        return x if np.all(small) else refined(self, self._by_formula, b)
 
     def _slogdet(self):
         if lacks_rank(self):
