@@ -87,7 +87,8 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
         Levels of one sweep of "bcd": coarse to fine and back, or one way only.
     init : GeneralMLR or pair of sequences of arrays, optional
         Where to start from: an operator on the same hierarchies, names included, with the same
-        ranks, or its factors ``(left, right)`` in feature order.  Default: each level top down for what is left.
+        ranks, or its factors ``(left, right)`` in feature order.  Default: each level top down for
+        what is left.
     tol : float, optional
         Stop when an iteration lowers the error by no more than `tol` times itself.
     max_iter : int, optional
