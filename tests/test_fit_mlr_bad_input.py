@@ -195,7 +195,7 @@ def test_frames(fit):
     gaps = frame.copy()
     gaps.iloc[4, 2] = np.nan
     for gap in (gaps, gaps.astype("Float64")):
-        with pytest.raises(ValueError, match=r"A must be finite, .* \(row 4\)"):
+        with pytest.raises(ValueError, match=r"A must be finite, .* \(row r4\)"):
             fit(gap)
     with pytest.raises(TypeError, match=r"A must be numeric, .* in 1 column \(name\)"):
         fit(frame.assign(name="x"))
