@@ -132,7 +132,7 @@ def test_units_within_range():
     (b"Y", TypeError, "row chunks, got bytes"),
     ({"a": [1.0, 2.0]}, TypeError, "row chunks, got dict"),
     ({1.0, 2.0}, TypeError, "row chunks, got set"),
-    (None, ValueError, r"must be 2-d, samples by features, got shape \(\)"),
+    (None, TypeError, "must be numeric, got None"),
     (3.0, ValueError, r"must be 2-d, samples by features, got shape \(\)"),
     ([], ValueError, r"must be 2-d, samples by features, got shape \(0,\)"),
     (Y[0], ValueError, r"must be 2-d, samples by features, got shape \(12,\)"),

@@ -186,6 +186,13 @@ def test_rows_of_a_matrix_with_other_names():
     assert two.operator.cols.feature_names == tuple("stuv")
 
 
+def test_starts_of_other_names():
+    first = fit_mlr(KERNEL, (1, 0), SECTOR, max_iter=2)
+    assert fit_mlr(KERNEL, (1, 0), SECTOR, init=first.operator).error <= first.error * (1 + 1e-12)
+    with pytest.raises(ValueError, match="init must have the rows of A in their order, got d in"):
+        fit_mlr(KERNEL.iloc[::-1, ::-1], (1, 0), SECTOR, init=first.operator)
+
+
 def test_groups_on_the_command_line_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     KERNEL.to_csv("k.csv", index=False)

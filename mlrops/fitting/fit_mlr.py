@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 from tqdm import tqdm
 
+from .._wording import name_some
 from ..operators._validate import check_rank
 from ..operators.general_mlr import GeneralMLR
 from ..operators.mlr import check_ranks
@@ -85,8 +86,9 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     order : {"v", "topdown", "bottomup"}, optional
         Levels of one sweep of "bcd": coarse to fine and back, or one way only.
     init : GeneralMLR or pair of sequences of arrays, optional
-        Where to start from: an operator on the same hierarchies with the same ranks, or its factors
-        ``(left, right)`` in feature order.  Default: each level top down for what is left.
+        Where to start from: an operator on the same hierarchies, names included, with the same
+        ranks, or its factors ``(left, right)`` in feature order.  Default: each level top down for
+        what is left.
     tol : float, optional
         Stop when an iteration lowers the error by no more than `tol` times itself.
     max_iter : int, optional
@@ -258,6 +260,12 @@ def check_init(init, source, ranks):
             raise TypeError("init must be a GeneralMLR or a pair of factors (left, right), got"
                             f" {type(init).__name__}")
         init = GeneralMLR(rows, cols, *init)
+    for got, wanted, side in ((init.rows, rows, "rows"), (init.cols, cols, "columns")):
+        own, names = got.feature_names, wanted.feature_names
+        if own is not None and names is not None and own != names:
+            differ = [f"{a} in place of {b}" for a, b in zip(own, names, strict=False) if a != b]
+            raise ValueError(f"init must have the {side} of A in their order, got"
+                             f" {name_some(differ)}")
     if init.rows != rows or init.cols != cols:
         raise ValueError(f"init must live on the hierarchies of the fit, {rows!r} and {cols!r}, got"
                          f" one on {init.rows!r} and {init.cols!r}")

@@ -45,7 +45,9 @@ class Source:
         self.pairs = GroupPairs(rows, rows if cols is None else cols)
         self.kind = "sparse" if issparse(A) else "operator" if is_operator(A) else "dense"
         if self.kind == "dense":
-            A = as_finite(_entries(A), "A", ndim=2, axis_name="row")
+            h = self.pairs.rows
+            names = h.feature_names if np.shape(A)[:1] == (h.n,) else None
+            A = as_finite(_entries(A), "A", ndim=2, axis_name="row", labels=names)
         elif self.kind == "sparse":
             A = csr_array(A)
             A = A.astype(working_dtype(A.dtype, "A"), copy=False)

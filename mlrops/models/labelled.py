@@ -31,8 +31,9 @@ class Samples(NamedTuple):
             there = np.empty_like(self.order)
             there[self.order] = np.arange(there.size)
             values = values[:, there]
-        columns = getattr(self.given, "columns", None)
-        return like_rows(self.given, values, columns)
+        given = self.given
+        return like_rows(given, values,
+                         given.columns if hasattr(given, "iloc") else column_names(given))
 
 
 def data_names(Y):
