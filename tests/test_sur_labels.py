@@ -388,3 +388,16 @@ def test_messages_name_rows_by_label_and_count_in_plain_words():
         SUR(few)
     with pytest.raises(ValueError, match="got 1 row and 1 column$"):
         gls([[1.0]], [1.0], [1.0])
+
+
+def test_weights_must_have_the_rows_of_their_equation():
+    expected = SUR(equations()).data
+    more = equations()
+    more["u"]["weights"] = pd.concat([WEIGHTS, pd.Series({"later": 1e6})]).iloc[::-1]
+    found = SUR(more)
+    np.testing.assert_allclose(found.data.weights, expected.weights)
+    assert found.dropped == [] and list(found.data.names.rows) == list(ROWS)
+    wrong = equations()
+    wrong["u"]["weights"] = WEIGHTS.rename({"r07": "stranger"})
+    with pytest.raises(ValueError, match=r"weights of equation u .*none for 1 row \(r07\)"):
+        SUR(wrong)

@@ -106,7 +106,22 @@ def _read_equation(name, given, known):
         if x is not None and (id(x), what) not in known:  # a shared object is read once
             known[id(x), what] = read_part(x, what, name)
         tables.append(None if x is None else known[id(x), what])
-    return with_labels(Equation(name, *tables))
+    return with_labels(_weighed(Equation(name, *tables)))
+
+
+def _weighed(equation):
+    """Weights that have labels in the order of the rows of their equation, which they must have.
+
+    There may be weights of more rows.
+    """
+    name, y, X, weights = equation
+    rows = X.index if y.index is None else y.index
+    if weights is None or weights.index is None or rows is None:
+        return equation
+    if X.index is not None and rows is not X.index:
+        rows = rows[rows.isin(X.index)]
+    return equation._replace(weights=weights.in_order(
+        rows, f"weights of equation {name}", extra=True))
 
 
 def split_equation(name, given):
