@@ -8,6 +8,7 @@ import numpy as np
 from .._wording import agree, counted, name_some
 
 __all__ = [
+    "all_finite",
     "as_features",
     "as_finite",
     "as_positive",
@@ -98,22 +99,29 @@ def as_real(x, what, dtype=None, ndim=None):
     return x
 
 
-def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0):
-    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`."""
+def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0, labels=None):
+    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`.
+
+    They are named by their `labels`, or by number where there are none.
+    """
     x = as_real(x, what, dtype, ndim)
+    if not all_finite(x):
+        bad = ~np.isfinite(x)
+        others = tuple(d for d in range(x.ndim) if d != axis)
+        where = np.flatnonzero(bad.any(axis=others))
+        raise ValueError(
+            f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
+            f" {counted(x.size, 'entry')} ({axis_name}"
+            f" {name_some(where if labels is None else [labels[i] for i in where])})"
+        )
+    return x
+
+
+def all_finite(x):
+    """Whether no entry is NaN or infinite."""
     # One sum decides the usual case without an n-sized mask; an overflow only costs the slow look.
     with np.errstate(over="ignore", invalid="ignore"):
-        total = x.sum()
-    if not np.isfinite(total):
-        bad = ~np.isfinite(x)
-        if bad.any():
-            others = tuple(d for d in range(x.ndim) if d != axis)
-            where = np.flatnonzero(bad.any(axis=others))
-            raise ValueError(
-                f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
-                f" {counted(x.size, 'entry')} ({axis_name} {name_some(where)})"
-            )
-    return x
+        return bool(np.isfinite(x.sum())) or bool(np.isfinite(x).all())
 
 
 def as_positive(d, what, n=None, dtype=None):

@@ -78,11 +78,12 @@ def _of_singles(h):
 
 
 def _without_singles(h):
-    return Hierarchy._make(h.permutation, h.boundaries[:-1], h._names[:-1])
+    return Hierarchy._make(h.permutation, h.boundaries[:-1], h._names[:-1], h.feature_names)
 
 
 def _with_singles(h):
-    return Hierarchy._make(h.permutation, (*h.boundaries, np.arange(h.n + 1)), (*h._names, None))
+    return Hierarchy._make(h.permutation, (*h.boundaries, np.arange(h.n + 1)), (*h._names, None),
+                           h.feature_names)
 
 
 def _with_root(h):

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import kernels
 from .._cached import cached_property
-from .._grouping import restrict_groups
+from .._labels import by_label
 from .._wording import counted
 from ..hierarchy import Hierarchy
 from . import accuracy
@@ -105,14 +105,14 @@ class MLR(StructuredOperator):
         n, L = hierarchy.n, hierarchy.n_levels
         if len(factors) != L:
             raise ValueError(f"factors must hold one array a level ({L}), got {len(factors)}")
+        names = hierarchy.feature_names
         for level, f in enumerate(factors):
-            factors[level] = f = as_finite(f, f"factors of level {level}", ndim=2)
+            what = f"factors of level {level}"
+            factors[level] = f = as_finite(by_label(f, names, what, "feature"), what, ndim=2)
             if f.shape[0] != n:
                 raise ValueError(
-                    f"factors of level {level} must have {counted(n, 'row')}, one a feature, got"
-                    f" {f.shape}"
-                )
-        D = as_positive(D, "D", n)
+                    f"{what} must have {counted(n, 'row')}, one a feature, got {f.shape}")
+        D = as_positive(by_label(D, names, "D", "feature"), "D", n)
         dtype = np.result_type(D, *factors)
         F = np.concatenate(factors, axis=1).astype(dtype, copy=False)
         self._adopt(hierarchy, [f.shape[1] for f in factors], hierarchy._gather(F),
@@ -162,11 +162,11 @@ class MLR(StructuredOperator):
             As `MLR`.
         """
         ranks = check_ranks(ranks, hierarchy)
+        F, D = (by_label(x, hierarchy.feature_names, what, "feature")
+                for x, what in ((F, "F"), (D, "D")))
         F = (as_finite if check_finite else as_real)(F, "F", ndim=2)
-        if F.shape != (hierarchy.n, sum(ranks)):
-            raise ValueError(
-                f"F must have shape (n, R) = {(hierarchy.n, sum(ranks))}, got {F.shape}"
-            )
+        if F.shape != (wanted := (hierarchy.n, sum(ranks))):
+            raise ValueError(f"F must have shape (n, R) = {wanted}, got {F.shape}")
         D = as_positive(D, "D", hierarchy.n) if check_finite else as_real(D, "D", ndim=1)
         dtype = np.result_type(F, D)
         kept = read_only if copy and hierarchy._in_order else np.ascontiguousarray
@@ -444,8 +444,7 @@ class MLR(StructuredOperator):
         """
         features = as_features(features, self.shape[0])
         h = self._hierarchy
-        tree = Hierarchy._make(
-            *restrict_groups(h._position, h.boundaries, h._names, features))
+        tree = h._restrict(features)
         rows = h._position[features][tree.permutation]
         return MLR._from_tree(tree, self._ranks, self._F[rows], self._d[rows])
 
