@@ -8,6 +8,7 @@ import numpy as np
 from .._wording import agree, counted
 from ..operators.convergence import ConvergenceWarning
 from ..operators.mlr import MLR, check_ranks
+from ..operators.traces import in_double
 from .ascent import MEMORY, Problem
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
@@ -198,9 +199,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
-    floor = (variance_floor * source.variance).astype(source.dtype)
+    floor = variance_floor * source.variance
     problem = Problem(source, tree, ranks, floor)
-    report = None if callback is None else _Reporter(callback, hierarchy)
+    report = None if callback is None else _Reporter(callback, hierarchy, source.dtype)
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
         check_times(checkpoint_every, checkpoint_seconds)
@@ -235,9 +236,13 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     boundary = np.sort(hierarchy.permutation[found.point.D <= problem.floor])
     capped = capped_groups(hierarchy, ranks)
     _warn(found.termination, max_iter, boundary, variance_floor, names)
+    covariance = _in_feature_order(hierarchy, ranks, found.point, source.dtype).principal()
+    exact_mean, loglik = hierarchy._scatter(found.point.mean), found.trace[-1]
+    mean = exact_mean.astype(source.dtype, copy=False)
+    if source.dtype != np.float64:
+        loglik = _rounded_loglik(source, hierarchy, covariance, mean, exact_mean)
     return FactorModelResult(
-        covariance=_in_feature_order(hierarchy, ranks, found.point).principal(),
-        mean=hierarchy._scatter(found.point.mean), loglik=found.trace[-1],
+        covariance=covariance, mean=mean, loglik=loglik,
         loglik_trace=np.array(found.trace), n_iter=len(found.trace) - 1,
         converged=found.termination in ("loglik", "gradient"), termination=found.termination,
         boundary=boundary, n_samples=source.n_samples, n_evaluations=found.n_evaluations,
@@ -268,19 +273,30 @@ def _seeds(random_state, n_init):
 class _Reporter:
     """Shows the iterates to a callback as the user orders the features."""
 
-    def __init__(self, callback, hierarchy):
-        self.callback, self.hierarchy = callback, hierarchy
+    def __init__(self, callback, hierarchy, dtype):
+        self.callback, self.hierarchy, self.dtype = callback, hierarchy, dtype
 
     def __call__(self, n_iter, state):
         covariance = _in_feature_order(
-            self.hierarchy, state.mapped.covariance.ranks, state.point)
+            self.hierarchy, state.mapped.covariance.ranks, state.point, self.dtype)
         self.callback(FactorModelIterate(n_iter, state.loglik, covariance))
 
 
-def _in_feature_order(hierarchy, ranks, point):
+def _in_feature_order(hierarchy, ranks, point, dtype):
     """The operator that was fitted in tree order, for the features as the user orders them."""
-    return MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
-                            hierarchy._scatter(point.D), check_finite=False)
+    F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (point.F, point.D))
+    return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
+
+
+def _rounded_loglik(source, hierarchy, covariance, mean, exact_mean):
+    """The log-likelihood of parameters that have been rounded to single precision."""
+    rounded = in_double(covariance)
+    F, D, at = map(hierarchy._gather, (rounded.F, rounded.D, mean.astype(float)))
+    in_tree = MLR.from_compact(hierarchy._in_tree_order(), covariance.ranks, F, D)
+    loglik = source.evaluate(in_tree, at).loglik
+    if not source.mean_is_free:  # complete samples are taken about their exact mean
+        loglik -= 0.5 * rounded.inv_quad(mean - exact_mean)
+    return float(loglik)
 
 
 def _warn(termination, max_iter, boundary, variance_floor, names):

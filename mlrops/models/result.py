@@ -9,6 +9,7 @@ from .._wording import counted
 from ..operators._validate import as_finite, as_real, check_rank
 from ..operators.bartlett import BartlettScores
 from ..operators.mlr import MLR
+from ..operators.traces import in_double
 from . import conditional, criteria, divergence
 from .frames import check_names, like_frame, loadings_frame
 from .rotation import rotate
@@ -114,10 +115,11 @@ class FactorModelResult:
             0 for a sample without an observed cell.
         """
         Y = self._rows(Y, missing=True)
+        covariance = in_double(self.covariance)
         if np.isnan(Y).any():
-            return conditional.loglik_samples(self.covariance, self.mean, Y)
-        quad = self.covariance.inv_quad((self._rows(Y) - self.mean).T)
-        return -0.5 * (self.mean.size * math.log(2 * math.pi) + self.covariance.logdet() + quad)
+            return conditional.loglik_samples(covariance, self.mean, Y)
+        quad = covariance.inv_quad((self._rows(Y) - self.mean.astype(float)).T)
+        return -0.5 * (self.mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
     def score(self, Y):
         """Average log-likelihood a sample.

@@ -40,7 +40,7 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         return sparse_source(Y, hierarchy, center, weights), hierarchy, None
     if isinstance(Y, np.memmap) or is_chunks(Y):
         return _chunked(Y, hierarchy, center, missing, weights, compress)
-    Y = as_array(Y, names)
+    Y = np.ascontiguousarray(as_array(Y, names))  # the same bits in whatever order it lies
     hierarchy = hierarchy or Hierarchy.flat(Y.shape[1])
     check_features(Y.shape[1], hierarchy, "Y", Y.shape)
     if weights is not None:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from .beta_step import SOLVERS, beta_step
 from .climb import Climb, warn_of
 from .data import read_equations
 from .limits import check_bounded, check_carried
+from .measures import average_loglik
 from .result import SURResult
 
 __all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
@@ -238,6 +239,8 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
         options=options)
+    if data.Y.dtype != np.float64:
+        fit = replace(fit, loglik=average_loglik(fit, data))
     warn_of(fit)
     return fit
 
@@ -278,8 +281,9 @@ def _coefficients(climb, hierarchy):
 
 def _covariance(climb, hierarchy):
     point, ranks = climb.ascent.state.point, climb.ascent.problem.ranks
-    return MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
-                            hierarchy._scatter(point.D), check_finite=False)
+    F, D = (hierarchy._scatter(x).astype(climb.system.dtype, copy=False)
+            for x in (point.F, point.D))
+    return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
 
 
 def check_hierarchy(hierarchy, K):

@@ -17,7 +17,7 @@ from ..run import independent_loglik
 from ..start import start
 from .beta_step import beta_step
 
-__all__ = ["Climb", "residual_source", "residual_start", "warn_of"]
+__all__ = ["Climb", "residual_source", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -37,41 +37,19 @@ LEAST_GAIN = 1e-9
 def residual_source(E, system=None, tree=None, ridge=0.0):
     """The source of EM that residuals (K, N) in tree order are; their mean is fixed at 0.
 
-    Where cells of the system are missing, they are left out of the likelihood.
+    Where cells of the system are missing, they are left out of the likelihood.  All is float64,
+    whatever the residuals are.
     """
-    K, N = E.shape
+    (K, N), dtype = E.shape, E.dtype
+    E = E.astype(float, copy=False)
     if system is not None and system.observed is not None:
         samples = system.samples(tree, E)
         variance = np.einsum("kt,kt->k", E, E, dtype=float) / samples.counts
-        return IncompleteData(samples, variance, np.zeros(K, E.dtype), False)
+        return IncompleteData(samples, variance, np.zeros(K), False, dtype)
     # The triangular factor of their QR factorization has the same products E Eᵀ.
     X = E if N <= K else np.ascontiguousarray(
         scipy.linalg.qr(E.T, mode="r", check_finite=False)[0][:K].T)
-    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K, E.dtype), N, float(N), ridge)
-
-
-class _Standardized:
-    """What `start` sees of a source, in units of the standard deviations."""
-
-    def __init__(self, source, sd):
-        self.source, self.sd = source, sd
-        self.dtype, self.n_samples = source.dtype, source.n_samples
-        self.variance = np.ones(sd.size, sd.dtype)
-
-    def start_data(self, width, seed):
-        return self.source.start_data(width, seed) / self.sd[:, None].astype(self.dtype)
-
-
-def residual_start(tree, ranks, source):
-    """F and D to climb from, the same whatever the units of the equations.
-
-    Singular vectors of residuals in units of their own would be those of the equations with the
-    largest numbers, from where the climb may end at a lower maximum.
-    """
-    sd = np.sqrt(source.variance)
-    F, D = start("svd", tree, ranks, _Standardized(source, sd), None)
-    return ((F * sd[:, None]).astype(source.dtype, copy=False),
-            (D * sd**2).astype(source.dtype, copy=False))
+    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K), N, float(N), ridge, dtype)
 
 
 class Climb:
@@ -86,8 +64,8 @@ class Climb:
         source = self._source(self.E)
         check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position],
                     "equation")
-        self.floor = (options.variance_floor * source.variance).astype(source.dtype)
-        F, D = residual_start(tree, ranks, source)
+        self.floor = options.variance_floor * source.variance
+        F, D = start("svd", tree, ranks, source, None)
         first = Point(F, np.maximum(D, self.floor), source.mean)
         self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
         self.independent = independent_loglik(source)

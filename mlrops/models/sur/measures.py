@@ -4,16 +4,19 @@ import math
 
 import numpy as np
 
-from ..._wording import name_some
+from ..._wording import counted, name_some
 from ...operators._validate import as_real
+from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.mlr import MLR
+from ...operators.traces import in_double
 from .. import conditional
 from ..frames import frame_values
 from .beta_step import beta_step
 from .data import SURData
+from .system import Weighting
 
-__all__ = ["equation_rsquared", "loglik_samples", "mcelroy", "mean_squares", "new_mean_squares",
-           "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
+__all__ = ["average_loglik", "equation_rsquared", "loglik_samples", "mcelroy", "mean_squares",
+           "new_mean_squares", "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
 
 
 def row_roots(data):
@@ -96,7 +99,7 @@ def new_mean_squares(fit, Xs, Y):
 
 def loglik_samples(fit, Xs, Y):
     """Log-likelihood of each row of new data, (M,); see `SURResult.score_samples`."""
-    E, covariance = new_errors(fit, Xs, Y), fit.covariance
+    E, covariance = new_errors(fit, Xs, Y), _precise(fit.covariance)
     if not np.isnan(E).any():
         quad = np.einsum("kt,kt->t", E.T, covariance.solve(E.T))
         return -0.5 * (fit.K * math.log(2 * math.pi) + covariance.logdet() + quad)
@@ -104,3 +107,33 @@ def loglik_samples(fit, Xs, Y):
         raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
                          f" one: an MLR, got {covariance!r}")
     return conditional.loglik_samples(covariance, np.zeros(fit.K), E)
+
+
+def average_loglik(fit, data):
+    """Average log-likelihood a row of rows of a fit's equations, on the cells there are.
+
+    A row without any cell counts nowhere.
+    """
+    data, covariance = data.in_double(), _precise(fit.covariance)
+    fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
+    E, log_weights, n_cells, n_rows = data.Y - fitted, 0.0, data.Y.size, data.N
+    weighting = Weighting(covariance, data.N)
+    if data.weights is not None:
+        E = E * np.sqrt(data.weights)
+        log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells
+    if data.observed is not None:
+        E, n_cells = np.where(data.observed, E, 0), data.observed.sum()
+        n_rows = np.count_nonzero(data.observed.any(axis=1))
+        cells = ObservedCells(covariance.hierarchy, np.ascontiguousarray(data.observed.T))
+        weighting = IncompletePrecision(covariance, cells)
+    if not n_rows:
+        raise ValueError(f"none of {counted(data.N, 'row')} has a cell to be scored by")
+    E = np.ascontiguousarray(E.T)
+    quad = np.einsum("kt,kt->", E, weighting.solve(E), dtype=float)
+    constant = n_cells * math.log(2 * math.pi)
+    return float(log_weights - 0.5 * (constant + weighting.logdet() + quad)) / n_rows
+
+
+def _precise(covariance):
+    """Σ in float64 where it has factors."""
+    return in_double(covariance) if isinstance(covariance, MLR) else covariance
