@@ -21,6 +21,7 @@ from mlrops.datasets import load_grunfeld
 # ---------------------------------------------------------------- the maximum
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("hierarchy, ranks", [(None, 2), (TREE, (1, 0, 1)), (None, 0)],
                          ids=["flat", "tree", "diagonal"])
 def test_same_maximum_as_dense_em(hierarchy, ranks):

@@ -66,6 +66,7 @@ def test_shared_regressors_give_least_squares():
     assert np.isclose(fit.loglik, dense.loglik, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_single_precision():
     Xs, Y, _, _ = draw()
     double = als_gls(Xs, Y, 2)

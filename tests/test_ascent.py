@@ -343,6 +343,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_80_evaluations_reach_400_updates_of_em(name):
     h, ranks, N = PROBLEMS[name]

@@ -38,6 +38,7 @@ def test_the_covariance_is_that_of_the_draws():
     assert not np.isclose(other.bootstrap.draws, found.draws).any()
 
 
+@pytest.mark.slow
 def test_a_draw_is_a_refit():
     """The first one by hand, with weights, gaps, constraints and a ridge."""
     data = draw(CASE, 60, widths=WIDTHS)
@@ -55,6 +56,7 @@ def test_a_draw_is_a_refit():
     np.testing.assert_allclose(found.draws @ R[0], 0.1, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma, n", [(CASE.A, 400), (Dense(CASE.A.toarray()), 60)])
 def test_with_a_known_covariance_it_estimates_the_exact_one(sigma, n):
     fit = make_fit(covariance=sigma)
@@ -66,6 +68,7 @@ def test_with_a_known_covariance_it_estimates_the_exact_one(sigma, n):
     assert np.abs(draws.mean(axis=0)).max() < 4 / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_it_sees_that_the_covariance_was_estimated():
     """Few rows: more than the model says of Σ as estimated, about what the correction says."""
     fit = make_fit(draw(CASE, 24, widths=WIDTHS))

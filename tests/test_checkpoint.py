@@ -60,6 +60,7 @@ KINDS = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_after_a_cut(kind, path):

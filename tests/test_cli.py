@@ -121,6 +121,7 @@ def test_a_file_of_data_and_a_file_of_groups(files, fit, tmp_path):
         assert re.search(rf"^(?:{name})? +{line}$", out, re.MULTILINE), (name, cells)
 
 
+@pytest.mark.slow
 def test_without_pandas_and_matplotlib_the_numbers_are_the_same(files, tmp_path):
     data, groups = files
     args = ("sur", "--data", data, "--dependent", "ret_*", "--exog", "x,z", "--groups", groups,
@@ -316,6 +317,7 @@ def french(tmp_path_factory):
     return out, err, time.perf_counter() - start, folder / "french.png"
 
 
+@pytest.mark.slow
 def test_french_tables_fit_on_two_screens(french):
     out, err, seconds, picture = french
     lines = out.splitlines()

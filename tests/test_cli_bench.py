@@ -164,6 +164,7 @@ def test_times_have_three_digits(seconds, text):
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_quick_prints_and_writes_every_row(capsys):
     assert main(["bench", "--quick", "-o", "bench.md"]) == 0
     out, err = capsys.readouterr()
@@ -387,6 +388,7 @@ def test_bars_in_cells_do_not_break_markdown():
     assert as_markdown([row]).splitlines()[-1] == "| a \\| b: c | d |  |  |  | e |"
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own():
     """ASCII only, so that every terminal can print it."""
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(

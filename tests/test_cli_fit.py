@@ -86,6 +86,7 @@ def write(path, A):
     return path
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name, A, options", [
     ("a.npy", RECTANGLE, ()),
     ("a.npz", RECTANGLE, ("--key", "wanted")),
@@ -125,6 +126,7 @@ def test_what_is_read_is_what_was_written(tmp_path, name, A):
     assert abs(B - A).max() == 0
 
 
+@pytest.mark.slow
 def test_a_symmetric_matrix_with_a_tree_of_its_own(tmp_path):
     write(tmp_path / "s.npy", SYMMETRIC)
     order = np.argsort(POINTS[:, 0])
@@ -156,6 +158,7 @@ def test_one_level_is_the_truncated_svd(tmp_path):
     assert (tmp_path / "mlrops-fit.npz").exists() and (tmp_path / "mlrops-fit.png").exists()
 
 
+@pytest.mark.slow
 def test_a_seed_tells_everything(tmp_path):
     write(tmp_path / "a.npy", RECTANGLE)
     for name in ("1.npz", "2.npz"):
@@ -363,6 +366,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
 # ---------------------------------------------------------------- odd matrices
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("A, rank", [
     (RECTANGLE[:1], 1), (RECTANGLE[:, :1], 1), (RECTANGLE[:, :3], 1), (np.ones((1, 1)), 1),
     (RECTANGLE[:3, :3], 1), (RECTANGLE[:6, :6], 1), (RECTANGLE[:11, :7], 2),

@@ -103,6 +103,7 @@ def test_multiples(name, c):
         check(A / np.float64(c), a / c)
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize("name", [n for n in NAMES if len(set(PAIRS[n].dense.shape)) == 1])
 def test_powers(name):
     _, A, a = PAIRS[name]

@@ -53,6 +53,7 @@ def check_samples(case, mean, Y, tol=1e-9):
         close(std[t, ~o], np.sqrt(np.diag(C)), tol)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(case=cases(max_n=12, max_levels=4), kind=st.sampled_from(KINDS))
 def test_samples_on_random_trees(case, kind):
@@ -72,6 +73,7 @@ def test_all_ways_of_computing_agree(path):
         check_samples(case, *incomplete(case))
 
 
+@pytest.mark.slow
 def test_single_precision():
     base = permuted_case()
     case = make_case(base.hierarchy, (2, 0, 3), 7, np.float32)

@@ -287,6 +287,7 @@ def test_options_that_contradict_the_data():
 # ---------------------------------------------------------------- extremes that work
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", ["array", "sparse", "chunks"])
 @pytest.mark.parametrize("samples", [2, 3])
 def test_fewer_samples_than_factors(form, samples):

@@ -75,6 +75,7 @@ def test_arrays(layout):
     same(found, reference(), 1e-11)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray, sp.csc_array,
                                     lambda x: [x[:50], x[50:]],
                                     lambda x: pd.DataFrame(x, columns=NAMES)])

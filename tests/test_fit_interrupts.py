@@ -79,6 +79,7 @@ PLACES = {
 MOMENTS = [(name, *place) for name, places in PLACES.items() for place in places]
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name, place, function", MOMENTS,
                          ids=lambda x: x if isinstance(x, str) else x.__name__.split(".")[-1])
 def test_a_step_that_is_broken_off_leaves_the_last_one(name, place, function, monkeypatch):
@@ -177,6 +178,7 @@ print(fit.termination, abs(gap - fit.error) <= 1e-9 * gap, fit.n_iter, flush=Tru
 """
 
 
+@pytest.mark.quick(2)
 @pytest.mark.skipif(os.name == "nt", reason="sends signals to processes")
 @pytest.mark.parametrize("name, updates, wait, bar", [
     ("bcd", 1, 0.0, False), ("bcd", 20, 0.013, True), ("als", 1, 0.004, False),

@@ -79,6 +79,7 @@ def dense_descent(S, h, ranks, floor, sweeps):
     return sum(parts) + np.diag(D)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("share", [0.01, 0.1])
 @pytest.mark.parametrize("h, ranks", CASES)
 def test_error_is_that_of_dense_descent(h, ranks, share):
@@ -91,6 +92,7 @@ def test_error_is_that_of_dense_descent(h, ranks, share):
     assert error <= least * (1 + 1e-6) + 1e-7 * np.linalg.norm(S)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("h, ranks", CASES)
 @pytest.mark.parametrize("N", [12, 200])
 def test_the_end_is_stationary(h, ranks, N):
@@ -179,6 +181,7 @@ def forms(Y):
             "uncompressed": (Y, {"compress": False})}
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("form", forms(samples()))
 @pytest.mark.parametrize("N", [15, 60])
 def test_the_kind_of_data_does_not_matter(form, N):
@@ -224,6 +227,7 @@ def test_a_sketch_of_many_samples_will_do():
     assert gaps["frobenius"] > gaps["svd"]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("dtype", [float, np.float32])
 @pytest.mark.parametrize("h, ranks", [(H, (2, 1, 2)), (FLAT, (2,)), (H, (1, 7, 5))])
 def test_units(h, ranks, dtype):
@@ -258,6 +262,7 @@ def test_idle_columns_begin_small():
 # ---------------------------------------------------------------- EM from there
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("accelerate", [True, False])
 @pytest.mark.parametrize("counts, ranks, N", [
     ([1], (4,), 300), ([1, 5, 20], (3, 2, 1), 200), ([1, 2, 50], (2, 1, 1), 500)])
@@ -281,6 +286,7 @@ def test_returns_with_groups_of_three():
     assert fits[1].loglik_trace[0] > fits[0].loglik_trace[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [[1, 20, 4000], [1, 20000]])
 def test_memory_is_that_of_the_samples(counts):
     n, N = 20_000, 50

@@ -124,6 +124,7 @@ def deep(kind):
     return *general(h, g, ranks, rng), rng
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, most", [("diagonal", 1.4), ("leaves", 1.3), ("half", 4)])
 def test_fill_stays_small(kind, most):
     A, dense, rng = deep(kind)

@@ -137,6 +137,7 @@ def test_statsmodels_by_value(name, solver, constant):
         assert ours.loglik == pytest.approx(theirs.llf, rel=1e-9)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", [sparse.csr_array, sparse.coo_matrix, aslinearoperator, Wrapped])
 def test_sparse_and_operator_designs(solver, kind):

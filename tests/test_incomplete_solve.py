@@ -97,6 +97,7 @@ def test_deep_tree():
     check(case, *make_cells(at_random, n, 30, case.rng))
 
 
+@pytest.mark.slow
 def test_large_unequal_leaves():
     rng = np.random.default_rng(7)
     levels = [[0, 900], [0, 500, 900], [0, 1, 480, 500, 503, 900]]

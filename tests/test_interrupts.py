@@ -224,6 +224,7 @@ def equal(found, expected):
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
 
+@pytest.mark.slow
 @FORKS
 def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
     path = tmp_path / "fit.npz"

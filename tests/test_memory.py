@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from test_kernels import in_a_new_process
 
 LIMIT_GB = 3.0
 
 
+@pytest.mark.slow
 def test_a_million_features():
     out = in_a_new_process("""
         import json, resource, sys, time, warnings

@@ -195,6 +195,7 @@ def test_complete_data_give_the_iterates_of_the_complete_algorithm(N, center):
 # ---------------------------------------------------------------- gradient
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", [at_random, blocks, nothing], ids=lambda kind: kind.__name__)
 def test_gradient_equals_finite_differences(kind):
     problem = tree_problem(kind)

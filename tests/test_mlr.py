@@ -37,6 +37,7 @@ def case():
 # ---------------------------------------------------------------- products and solves
 
 
+@pytest.mark.quick(4)
 @precisions
 @pytest.mark.parametrize("path", PATHS)
 @few

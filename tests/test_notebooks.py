@@ -59,6 +59,7 @@ def keep(notebook, path):
     nbformat.write(notebook, path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NOTEBOOKS, reason="a package without its checkout has no notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):

@@ -51,6 +51,7 @@ def symmetric_weights(n, seed, density=1.0):
 # ---------------------------------------------------------------- planted groups
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("sizes, balanced", [
@@ -64,6 +65,7 @@ def test_planted_rectangular(sizes, balanced, seed, dtype):
     assert same_groups(both, np.concatenate([row_groups, col_groups]))
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("sizes, balanced", [
     ((30, 30), True), ((31, 30), True), ((12, 40), False), ((8, 30), False)])
@@ -126,6 +128,7 @@ def test_band_matrices_keep_their_order():
 # ---------------------------------------------------------------- invariances
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize("shape", [(60, 41), (50, 50), (260, 230)])
 def test_permutation_equivariance(shape, balanced):
@@ -142,6 +145,7 @@ def test_permutation_equivariance(shape, balanced):
             assert same_groups(labels[0][order], labels[1])
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, sp.coo_matrix])
@@ -398,6 +402,7 @@ def test_distances_fit_better_below_a_rank():
     assert errors[1] < 0.75 * errors[0]
 
 
+@pytest.mark.slow
 def test_groups_of_four():
     A = gauss_transform(96, 80, random_state=0).A
     trees = partition(A, 5, random_state=0)

@@ -21,6 +21,7 @@ def misplaced(found, true):
     return min(share, 1 - share)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("ranks", [(2, 5), (0, 8), (5, 5)])
 def test_tree_of_a_covariance_is_found(ranks, seed):
@@ -72,6 +73,7 @@ def test_features_permuted():
     assert float32 == a
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1, 3, 10])
 def test_strong_common_factors_do_not_hide_groups(strength):
     for seed in range(6):

@@ -82,6 +82,7 @@ def untouched(monkeypatch):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize("name", SINGLE)
 def test_axes_given_are_used_and_returned(name, untouched):
     figure, (given, other) = plt.subplots(1, 2)
@@ -99,6 +100,7 @@ def test_axes_of_a_figure_without_pyplot_do(name, untouched):
     assert not plt.get_fignums()
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize("name", SINGLE)
 def test_new_figures_are_not_clipped(name, untouched):
     figure = SINGLE[name](None).figure

@@ -139,6 +139,7 @@ def allocation():
     return allocate_ranks(A, 20, *partition(A, 5, random_state=0), start="bottom", random_state=0)
 
 
+@pytest.mark.quick(1)
 def test_ranks_as_a_heat_map(allocation):
     figure, (above, given) = plt.subplots(2, figsize=(8, 5))
     ax = plot_rank_allocation(allocation, given, kind="heat", error_ax=above)
@@ -230,6 +231,7 @@ def test_thousands_of_features_have_names_of_groups_only():
         plot_correlation(A, ["x", "y", "z"])
 
 
+@pytest.mark.slow
 def test_correlations_of_results_and_inverses(fit, covariance):
     drawn = plot_correlation(fit).images[0].get_array()
     order = fit.covariance.hierarchy.permutation

@@ -54,6 +54,7 @@ def structured(n=60, r=4, seed=0):
 # ---------------------------------------------------------------- any tree
 
 
+@pytest.mark.quick(1)
 @METHODS
 @settings(max_examples=40, deadline=None)
 @given(case=cases())
@@ -134,6 +135,7 @@ def in_convention(Lambda):
     return Lambda * np.sign(Lambda[np.abs(Lambda).argmax(axis=0), np.arange(Lambda.shape[1])])
 
 
+@pytest.mark.slow
 @ORTHOGONAL
 def test_against_statsmodels(method):
     factor_rotation = pytest.importorskip("statsmodels.multivariate.factor_rotation")

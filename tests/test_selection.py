@@ -154,6 +154,7 @@ def test_one_standard_error_rule():
 # ---------------------------------------------------------------- does it find the truth
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("criterion", ["bic", "cv"])
 def test_finds_the_rank_of_one_level(criterion, seed):
@@ -163,6 +164,7 @@ def test_finds_the_rank_of_one_level(criterion, seed):
     assert select_ranks(Y, max_rank=5, criterion=criterion, random_state=seed).ranks == (3,)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("truth", [(2, 1, 1), (1, 0, 2), (0, 2, 0)])
 def test_greedy_finds_the_ranks_of_a_tree(truth):
     for seed in range(3):
@@ -172,6 +174,7 @@ def test_greedy_finds_the_ranks_of_a_tree(truth):
         assert selection.fit.covariance.ranks == truth
 
 
+@pytest.mark.slow
 def test_held_out_likelihood_finds_the_ranks_of_a_tree():
     for seed in range(2):
         Y = simulate_mlr(TREE, (2, 1, 1), 300, random_state=seed).Y
@@ -180,6 +183,7 @@ def test_held_out_likelihood_finds_the_ranks_of_a_tree():
         assert selection.ranks == (2, 1, 1)
 
 
+@pytest.mark.slow
 def test_greedy_is_nearly_always_as_good_as_the_grid():
     agree = 0
     for seed in range(6):
@@ -200,6 +204,7 @@ def neighbours(ranks):
     return {tuple(np.add(ranks, s).tolist()) for s in steps}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("start", [None, (2, 2), (0, 3)])
 def test_greedy_ends_where_no_move_helps(small, start):
     selection = select_ranks(small, SMALL, max_rank=3, start=start, random_state=0, tol=1e-6)
@@ -210,6 +215,7 @@ def test_greedy_ends_where_no_move_helps(small, start):
     assert selection.ranks == min(records, key=lambda r: records[r].bic)
 
 
+@pytest.mark.slow
 def test_grid_is_complete():
     Y = simulate_mlr(TREE, (1, 1, 0), 60, random_state=0).Y
     options = dict(strategy="grid", max_iter=3, tol=0.9)
@@ -226,6 +232,7 @@ def test_grid_is_complete():
     assert all(len({r.ranks for r in s.table}) == len(s.table) for s in (upto, capped, six))
 
 
+@pytest.mark.slow
 def test_greedy_uses_up_the_budget_where_asked(small):
     free = select_ranks(small, SMALL, total_rank=4, random_state=0)
     exact = select_ranks(small, SMALL, total_rank=4, exact=True, random_state=0)

@@ -30,6 +30,7 @@ from mlrops.sklearn import FactorModel  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
 
+@pytest.mark.quick(40)
 @parametrize_with_checks([FactorModel(), FactorModel(missing="em"),
                           FactorModel(2, accelerate=False, center=False)])
 def test_scikit_learn_accepts_it(estimator, check):
@@ -47,6 +48,7 @@ def tumours():
     return StandardScaler().fit_transform(load_breast_cancer().data)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("data, k", [(digits, 5), (tumours, 3)])
 def test_one_level_is_factor_analysis(data, k):
     X = data()
@@ -175,6 +177,7 @@ def test_weights_are_repetitions():
 # ---------------------------------------------------------------- missing cells
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-9), (np.float32, 1e-3)])
 def test_scores_given_the_observed_cells(dtype, tol):
     h, ranks, X = tree_data(dtype=dtype)
@@ -216,6 +219,7 @@ def test_missing_cells_are_refused_by_default():
 # ---------------------------------------------------------------- scikit-learn's tools
 
 
+@pytest.mark.slow
 def test_grid_search_over_ranks():
     h, _, _ = tree_data()
     rng = np.random.default_rng(2)

@@ -151,6 +151,7 @@ def test_known_and_unknown_factors():
         np.testing.assert_allclose(q, expected, atol=0.1)
 
 
+@pytest.mark.slow
 def test_first_order_cost_of_weights():
     """The mean of q is that of Fisher's information on all loadings and variances, to a tenth."""
     for K, k, size in (5, 1, 1.0), (12, 1, 0.5), (30, 2, 1.0):
@@ -313,6 +314,7 @@ def test_shapes_of_wald_df(R, C, equations):
 # ---------------------------------------------------------------- does it work
 
 
+@pytest.mark.slow
 def test_coverage_in_a_small_simulation():
     """Coefficients of twelve slopes, N = 20: 95% intervals, with and without the correction."""
     rng = np.random.default_rng(12)

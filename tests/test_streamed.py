@@ -229,6 +229,7 @@ def peak(task):
     return size
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_samples():
     n, R = 10_000, 40
     h = Hierarchy.balanced(n, [1, 10])
@@ -247,6 +248,7 @@ def test_memory_does_not_grow_with_the_samples():
     assert many < 12 * 8 * n * R + 64e6 < 0.8 * 8 * n * 2000
 
 
+@pytest.mark.slow
 def test_a_file_ten_times_as_large_as_the_cap(tmp_path):
     """RLIMIT_DATA bounds all private memory, which the mapped file is not part of."""
     pytest.importorskip("resource")

@@ -92,6 +92,7 @@ def pair(which):
 FRENCH = "unadjusted", "robust", "robust debiased", "clustered", "groups debiased"
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("which, name", [
     *((which, name) for which in ("grunfeld", "constrained", "weighted") for name in OTHERS),
     *((which, name) for which in ("french", "constrained french") for name in FRENCH),
@@ -179,6 +180,7 @@ SANDWICHES = {
 }
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("name, ridge", [
     ("plain", 0.0), *((name, 0.0) for name in NAMES), ("plain", 3.0), ("all", 3.0)])
 @pytest.mark.parametrize("sandwich", SANDWICHES)
@@ -230,6 +232,7 @@ def test_the_bandwidth_grows_with_persistence():
 # ---------------------------------------------------------------- what they are for
 
 
+@pytest.mark.slow
 def test_they_see_what_the_model_does_not():
     """Ratios to the spread of estimates over draws: of each kind where its assumption holds."""
     rng = np.random.default_rng(0)

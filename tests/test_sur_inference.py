@@ -57,6 +57,7 @@ def check(inverse, data, sigma, ridge, tol=1e-8):
 # ---------------------------------------------------------------- one inverse, three ways
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("ridge", [0.0, 2.0])
 @pytest.mark.parametrize("name", ["plain", *NAMES])
@@ -134,6 +135,7 @@ def test_the_route_follows_the_size(monkeypatch):
     assert route(100, 49, 10**6, gaps, permuted_case().A) == "dense"
 
 
+@pytest.mark.slow
 def test_many_coefficients():
     """Beyond the dense limit, against a run of conjugate gradients and the whole of one factor."""
     rng = np.random.default_rng(0)

@@ -199,6 +199,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_cannot_be_is_refused(saved, name):
     change, message = CHANGES[name]

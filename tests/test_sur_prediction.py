@@ -28,6 +28,7 @@ def blocks(fit):
 # ---------------------------------------------------------------- means and intervals
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", CASES)
 def test_predictions_by_dense_algebra(case):
     data, sigma = draw()
@@ -105,6 +106,7 @@ def test_names():
     assert repr(found) == "<SystemPrediction: 20 rows, 2 equations>"
 
 
+@pytest.mark.slow
 def test_intervals_cover_in_small_samples():
     """20 rows, 5 equations with a common factor: prediction intervals for new rows."""
     rng, hits, mean_hits = np.random.default_rng(0), [], []
@@ -212,6 +214,7 @@ def spread_out(covariance):
     return np.concatenate(columns, axis=1), sizes
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", CASES)
 def test_scores_by_dense_algebra(case):
     data, sigma = draw()

@@ -131,6 +131,7 @@ def chosen(K, k, seed, criterion, **options):
     return select_sur_ranks(sim.Xs, sim.Y, criterion=criterion, random_state=seed, **options).ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K, seeds, least", [(20, 5, 22), (60, 2, 10)])
 def test_bic_finds_the_number_of_factors(K, seeds, least):
     """Of 5 true ranks times the seeds; weak factors are found too few of, never too many."""
@@ -139,12 +140,14 @@ def test_bic_finds_the_number_of_factors(K, seeds, least):
     assert all(r in (k - 1, k) for k, r in found), found
 
 
+@pytest.mark.slow
 def test_held_out_likelihood_finds_the_number_of_factors():
     found = [(k, chosen(20, k, seed, "cv", n_folds=4, refit=False)[0])
              for k in range(5) for seed in range(2)]
     assert sum(k == r for k, r in found) >= 9, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion, seeds, least", [("bic", 5, 4), ("cv", 2, 2)])
 def test_ranks_of_a_tree_are_found(criterion, seeds, least):
     tree = Hierarchy.balanced(32, [1, 4])

@@ -41,6 +41,7 @@ CASES = "plain", "weights", "limits", "gaps", "all"
 # ---------------------------------------------------------------- measures of fit
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", CASES)
 def test_mcelroy_by_dense_algebra(case):
     data, sigma = draw()
@@ -129,6 +130,7 @@ def test_criteria():
 # ---------------------------------------------------------------- restrictions on coefficients
 
 
+@pytest.mark.quick(2)
 @pytest.mark.filterwarnings("ignore:.*Heywood")
 @pytest.mark.parametrize("case", CASES)
 def test_wald_by_dense_algebra(case):
@@ -337,6 +339,7 @@ def test_diagonal_tests_like_linearmodels():
         assert ours.pvalue == pytest.approx(other.pval, rel=1e-5)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.filterwarnings("ignore:.*Heywood")
 @pytest.mark.parametrize("case", CASES)
 def test_likelihood_ratio_against_the_diagonal_maximum(case):
@@ -365,6 +368,7 @@ def test_pairs_that_factors_correlate_are_counted():
     assert test.df == 1 + 6 and test.is_bound and f"p <= {test.pvalue:.4f};" in repr(test)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Heywood")
 def test_simulated_likelihood_ratio():
     data, _ = draw()

@@ -87,6 +87,7 @@ NAMES = "weights", "limits", "gaps", "all"
 # ---------------------------------------------------------------- a covariance that is known
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("ridge", [0.0, 3.0])
 def test_known_covariance_by_value(name, ridge):
@@ -156,9 +157,10 @@ def objective(data, fit, ridges):
     return value, np.concatenate([*fit.coefficients, A.F.ravel(), np.log(A.D)])
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name, ridges", [("weights", (0, 0)), ("limits", (0, 0)), ("gaps", (0, 0)),
                                           ("all", (0, 0)), ("plain", (2.0, 0)), ("plain", (0, 3.0)),
-                                          ("weights", (2.0, 3.0)), ("all", (2.0, 0))])
+                                          ("all", (2.0, 0)), ("weights", (2.0, 3.0))])
 def test_gradient_is_zero_at_the_optimum(name, ridges):
     data, _ = draw(seed=5)
     data = {"plain": data, **variants(data)}[name]
@@ -184,6 +186,7 @@ def test_gradient_is_zero_at_the_optimum(name, ridges):
     np.testing.assert_allclose(fit.loglik - fit.objective, penalty / 2 / data.N, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_ridge_keeps_variances_from_the_floor():
     data, _ = draw(N=12, seed=1)
     with pytest.warns(ConvergenceWarning, match="at the floor"):
@@ -332,6 +335,7 @@ def test_what_missing_cells_exclude():
                                                                     positive_definite=True))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("fit", [als_gls, em_gls])
 def test_units_of_single_equations_do_not_choose_the_maximum(fit):
     """In these units a start from the largest numbers ends 1.1 nats a row lower."""

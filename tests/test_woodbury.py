@@ -36,6 +36,7 @@ def diagonals(n, rng):
 CASES = [(3, 1), (40, 6), (2000, 10), (20_000, 30)]
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("n, k", CASES)
 @pytest.mark.parametrize("which", list(diagonals(2, np.random.default_rng(0))))
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
