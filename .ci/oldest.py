@@ -1,6 +1,7 @@
 """Print the oldest declared version of each package that the tests need, as pip's constraints."""
 
 import re
+
 import tomllib
 
 with open("pyproject.toml", "rb") as file:

@@ -217,9 +217,10 @@ def test_starts():
     assert all(f.loglik > fits[2].loglik_trace[0] for f in fits)
     first = [iterates(Y, exact, h, init="svd", max_iter=0)[0][0].covariance for _ in range(2)]
     assert np.array_equal(first[0].F, first[1].F)
-    # Top-down: the leading directions of all the data, then of what is left in each group.
-    s2 = np.square(np.linalg.svd(X, compute_uv=False)[:2]).sum() / 400
-    assert np.square(first[0].factors[0]).sum() == pytest.approx(s2, rel=1e-9)
+    # Top-down: the leading directions of all standardized data, then of what is left in groups.
+    sd = X.std(axis=0)
+    s2 = np.square(np.linalg.svd(X / sd, compute_uv=False)[:2]).sum() / 400
+    assert np.square(first[0].factors[0] / sd[:, None]).sum() == pytest.approx(s2, rel=1e-9)
 
 
 def test_random_starts_are_seeded():

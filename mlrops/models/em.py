@@ -11,6 +11,8 @@ What EM asks of data is a *source*.  Its arrays are in tree order.
 ``mean_is_free``             whether EM updates the mean; with complete data it knows its place
 ``start_data(width, seed)``  (n, k) array X, ``X Xᵀ / N`` like the covariance of the data: the
                              data themselves, or a sketch of about `width` columns
+``shown(features)``          which of some features the samples show together: (patterns, k) bool,
+                             and the weights (patterns,) of the samples that do
 ``evaluate(Σ, mean)``        the E-step at a covariance (`MLR` in tree order) and mean
 ``shares``                   where cells are missing: (n,) share of the samples with each feature
 ============================ =======================================================================

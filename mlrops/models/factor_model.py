@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._wording import agree, counted
-from ..operators.convergence import ConvergenceWarning
+from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR, check_ranks
 from ..operators.traces import in_double
 from .ascent import MEMORY, Problem
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
+from .limits import run_off, too_few_samples
 from .options import check_options, check_scale, check_times
 from .result import FactorModelResult
 from .rows import named
@@ -145,7 +146,10 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     Warns
     -----
     ConvergenceWarning
-        The iteration cap was reached, or variances stand at the floor (Heywood cases).
+        The iteration cap was reached, or variances stand at the floor (Heywood cases).  A
+        likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
+        features than that (``N - 1`` with ``center=False``), and features that determine one
+        another, such as duplicates, run off too.
 
     Notes
     -----
@@ -235,7 +239,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         found = found._replace(termination=stopped)
     boundary = np.sort(hierarchy.permutation[found.point.D <= problem.floor])
     capped = capped_groups(hierarchy, ranks)
-    _warn(found.termination, max_iter, boundary, variance_floor, names)
+    unbounded = (too_few_samples(hierarchy, ranks, source.n_samples, center)
+                 or run_off(source, hierarchy, ranks, found.point, floor, names))
+    _warn(found.termination, max_iter, boundary, variance_floor, names, unbounded)
     covariance = _in_feature_order(hierarchy, ranks, found.point, source.dtype).principal()
     exact_mean, loglik = hierarchy._scatter(found.point.mean), found.trace[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
@@ -299,12 +305,15 @@ def _rounded_loglik(source, hierarchy, covariance, mean, exact_mean):
     return float(loglik)
 
 
-def _warn(termination, max_iter, boundary, variance_floor, names):
+def _warn(termination, max_iter, boundary, variance_floor, names, unbounded):
     if termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
             ConvergenceWarning, stacklevel=3)
-    if boundary.size:
+    if unbounded is not None:
+        warnings.warn(f"{unbounded}; lower the ranks, all figures depend on the variance_floor of"
+                      f" {variance_floor:g}", UnboundedWarning, stacklevel=3)
+    elif boundary.size:
         warnings.warn(
             f"{counted(boundary.size, 'feature')} {agree(boundary.size, 'has', 'have')} a variance"
             f" at the floor of {variance_floor:g} of {agree(boundary.size, 'its', 'their')} total"

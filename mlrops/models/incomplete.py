@@ -33,6 +33,9 @@ class IncompleteData:
         """
         return self.samples.counts / self.samples.weight
 
+    def shown(self, features):
+        return self.samples.shown(features)
+
     def start_data(self, width, seed):
         """Missing cells at the mean, features scaled to the variance of their observed cells.
 

@@ -9,7 +9,6 @@ from .._wording import counted
 from ..operators._validate import as_finite, as_real, check_rank
 from ..operators.bartlett import BartlettScores
 from ..operators.mlr import MLR
-from ..operators.traces import in_double
 from . import conditional, criteria, divergence
 from .frames import check_names, like_frame, loadings_frame
 from .rotation import rotate
@@ -115,14 +114,10 @@ class FactorModelResult:
             0 for a sample without an observed cell.
         """
         Y = self._rows(Y, missing=True)
-        covariance = in_double(self.covariance)
-        if np.isnan(Y).any():
-            return conditional.loglik_samples(covariance, self.mean, Y)
-        quad = covariance.inv_quad((self._rows(Y) - self.mean.astype(float)).T)
-        return -0.5 * (self.mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
+        return conditional.loglik_samples(self.covariance, self.mean, Y)
 
     def score(self, Y):
-        """Average log-likelihood a sample.
+        """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
         ----------
@@ -132,7 +127,8 @@ class FactorModelResult:
         -------
         float
         """
-        return float(self.score_samples(Y).mean())
+        Y = self._rows(Y, missing=True)
+        return conditional.average(conditional.loglik_samples(self.covariance, self.mean, Y), Y)
 
     def scores(self, Y, level=None, *, covariance=False, method="posterior"):
         r"""Scores of the factors in each sample.

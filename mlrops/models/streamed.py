@@ -75,6 +75,9 @@ class SparseData:
     def variance(self):
         return self.sums_of_squares / self.weight
 
+    def shown(self, features):
+        return np.ones((1, features.size), bool), np.ones(1)
+
     def start_data(self, width, seed):
         N, width = self.n_samples, _sketch_width(width, self.mean.size)
         draw = _draws(width, seed)
@@ -116,6 +119,9 @@ class ChunkedData:
         """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
         for X, _ in self.rows.blocks(width, self.place, self.mean, scale):
             yield X
+
+    def shown(self, features):
+        return np.ones((1, features.size), bool), np.ones(1)
 
     def start_data(self, width, seed):
         n, ones = self.mean.size, np.ones(self.mean.size)

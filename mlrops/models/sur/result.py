@@ -9,6 +9,7 @@ from ..._optional import import_pandas
 from ..._wording import counted
 from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
+from .. import conditional
 from ..frames import check_order, frame_values
 from . import measures
 from .covariance import CovConfig
@@ -276,7 +277,7 @@ class SURResult(Inference, SystemTests):
         return measures.loglik_samples(self, Xs, Y)
 
     def score(self, Xs, Y):
-        """Average log-likelihood a row of data.
+        """Average log-likelihood a row of data; one without a cell of Y counts nowhere.
 
         Parameters
         ----------
@@ -288,4 +289,5 @@ class SURResult(Inference, SystemTests):
         -------
         loglik : float
         """
-        return float(self.score_samples(Xs, Y).mean())
+        loglik = self.score_samples(Xs, Y)
+        return conditional.average(loglik, measures.new_errors(self, Xs, Y))

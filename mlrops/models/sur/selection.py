@@ -126,6 +126,9 @@ class SystemFits:
     def degrees_of_freedom(self, ranks):
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)
 
+    def refusal(self, ranks, rows=None, share=1.0):
+        return None  # `carried` bounds what is generated, and a fit refuses what is listed
+
     def n_samples(self, fit):
         return fit.N
 
