@@ -7,7 +7,7 @@ import numpy as np
 from ..operators.secant import SecantPairs, row_maxima, scaled_difference, scaled_step
 from .em import Point, em_map
 
-__all__ = ["Ascent", "Problem"]
+__all__ = ["Ascent", "Problem", "VanishingVariance"]
 
 # Pairs of vectors that shape a jump: in trials more gained nothing, 3 cost a third more steps.
 MEMORY = 5
@@ -15,6 +15,24 @@ MEMORY = 5
 SHORTER = 0.1, 0.6
 # Largest change of log D in one jump.
 LARGEST = 10.0
+# Share of a feature's variance below which its D loses the digits of a likelihood.
+LEAST = 1e4 * np.finfo(float).eps
+
+
+class VanishingVariance(np.linalg.LinAlgError):
+    """Entries of D go to zero, where no floor holds them."""
+
+    def __init__(self, place):
+        self.place = place  # in tree order
+        super().__init__("variances go to zero")
+
+    def told(self, named, noun):
+        """The error for a user, who knows features by names."""
+        return np.linalg.LinAlgError(
+            f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own, where"
+            f" likelihoods lose all digits: the factors determine these {noun}s (Heywood cases), as"
+            " they do duplicates; leave some out, take fewer factors or a variance_floor above"
+            f" {LEAST:.0e}")
 
 
 class Problem:
@@ -38,6 +56,9 @@ class Problem:
 
     def evaluate(self, point, out, keep):
         """The EM map at a point."""
+        low = np.flatnonzero(point.D < LEAST * self.sd**2)
+        if low.size:
+            raise VanishingVariance(low)
         return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
 
     def difference(self, a, b, v):

@@ -9,7 +9,7 @@ from .._wording import agree, counted
 from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR, check_ranks
 from ..operators.traces import in_double
-from .ascent import MEMORY, Problem
+from .ascent import MEMORY, Problem, VanishingVariance
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
 from .limits import run_off, too_few_samples
@@ -142,6 +142,8 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         NaN or infinity in Y (the features are named), constant features, fewer than 2 samples,
         shapes that do not fit the hierarchy, bad ranks or weights, complex data; a checkpoint that
         is damaged or of another fit.
+    numpy.linalg.LinAlgError
+        With a `variance_floor` near 0, variances that run to zero; the features are named.
 
     Warns
     -----
@@ -228,7 +230,12 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
             seed = restarts.seeds[restarts.number] if how == "random" else None
             F, D = start(how, hierarchy, ranks, source, seed)
             first = Point(F, np.maximum(D, floor), source.mean)
-        outcome = run(problem, first, accelerate, rules, progress, report, keeper)
+        try:
+            outcome = run(problem, first, accelerate, rules, progress, report, keeper)
+        except VanishingVariance as error:
+            low = np.sort(hierarchy.permutation[error.place])
+            raise error.told(f"{counted(low.size, 'feature')} ({named(low, names)})",
+                             "feature") from None
         restarts.finish(outcome)
         if outcome.termination in ("callback", "interrupted"):
             stopped = outcome.termination

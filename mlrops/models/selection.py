@@ -239,7 +239,7 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     generated.  Where a fit runs off all the same, as it can in trees, with missing cells and with
     features that determine one another, its record says so (``refused``) and it is not chosen.
     Unless a budget is named (`max_rank`, `total_rank`, `max_storage`), factors take at most a
-    quarter of the N - 1 dimensions: penalties of BIC and AIC are for many samples a factor.  Without
+    quarter of the N - 1 dimensions: penalties of BIC and AIC are for many samples each.  Without
     `max_rank` no level gets more factors than its largest group has a model for: m features with
     more than ``m + ½ - (2 m + ¼)^½`` factors have more parameters than covariances (Ledermann,
     1937); a pair gets one.  With it, one factor less than features is the most.

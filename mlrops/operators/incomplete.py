@@ -205,8 +205,8 @@ class IncompleteMoments:
         self._squares = squares.astype(A.dtype)
         d, counts = A._d.astype(float), samples._tree_counts
         logdet += counts @ np.log(d)
-        self.loglik = float(-0.5 * (counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d)
-                              - explained) / samples.weight)
+        twice = counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d) - explained
+        self.loglik = -0.5 * float(twice) / samples.weight
 
     def regress(self, mean_is_free=True, out=None):
         """Regress each feature on its factors, and on a constant where the mean is free: M-step.
