@@ -147,6 +147,7 @@ def test_planted_ranks_are_found(start):
     assert fit.error < noise and fit.converged and fit.termination == "exchanges"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("options", [
     {}, {"symmetric": False}, {"psd": True}, {"start": "bottom"}, {"start": "top"}], ids=str)
 def test_history_storage_and_errors_agree(options):

@@ -115,6 +115,7 @@ def test_gradient_is_zero_at_the_maximum(hierarchy, ranks):
     assert abs(slope(by_beta(0, 0))) > 1e-3
 
 
+@pytest.mark.quick(5)
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 @pytest.mark.parametrize("N, ranks, hierarchy", [
     (20, 4, None), (25, (1, 0, 1), TREE), (60, 3, None)])

@@ -168,6 +168,7 @@ def outcome(path, obj):
     return False
 
 
+@pytest.mark.slow
 def test_bytes_flipped(path, sound):
     data, obj = sound
     rng = np.random.default_rng(0)

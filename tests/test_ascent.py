@@ -257,6 +257,7 @@ def test_what_is_alive_is_never_written(missing, accelerate):
     climb(problem, first, accelerate, 60)
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("hows", [
     ["singular"], [math.nan], [-math.inf], [math.inf], [-1e9],
@@ -301,6 +302,7 @@ def test_it_stops_where_rounding_ends_all_gains():
 KINDS = ["plain", "duplicated", "float32", "missing", "few", "missing, duplicated"]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12)
 @given(h=hierarchies(max_n=14, max_levels=4), seed=st.integers(0, 1000), data=st.data())
@@ -359,6 +361,7 @@ def test_80_evaluations_reach_400_updates_of_em(name):
     assert reached > slow.state.loglik
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("missing", [False, True])
 def test_accelerated_fits_reach_what_plain_fits_reach(seed, missing):

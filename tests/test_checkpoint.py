@@ -108,6 +108,7 @@ def three_runs():
 RUNS = {"n_init": 3, "init": "random", "random_state": 5, "tol": 1e-5}
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("run", [0, 1, 2])
 @pytest.mark.parametrize("how, after", [
     (StopIteration, 1), (KeyboardInterrupt, 1), (KeyboardInterrupt, 5)])
@@ -283,6 +284,7 @@ ARRAYS = [
 ]
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("name, change", ARRAYS)
 def test_arrays_that_do_not_fit_the_model(name, change, path):
     options = {"n_init": 2, "random_state": 0, "checkpoint": path}
@@ -303,6 +305,7 @@ def put(value, *keys):
     return change
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("change", [
     put(-1, "count"), put(2, "count"), put("9", "count"), put(True, "count"),
     put(None, "n_evaluations"), put(1, "exhausted"), put([], "restarts", "seeds"),

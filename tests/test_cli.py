@@ -327,6 +327,7 @@ def test_french_tables_fit_on_two_screens(french):
     assert seconds < 90  # 13 s of one core
 
 
+@pytest.mark.slow
 def test_french_numbers_are_those_of_least_squares_where_all_share_one_x(french):
     out = french[0]
     data = load_french()
@@ -339,6 +340,7 @@ def test_french_numbers_are_those_of_least_squares_where_all_share_one_x(french)
         assert row.endswith("+0.0%")
 
 
+@pytest.mark.slow
 def test_french_own_past_year_gains_precision(french):
     out = french[0]
     data = load_french()
@@ -358,6 +360,7 @@ def test_french_own_past_year_gains_precision(french):
     assert np.median(changes) < -50 and max(changes) < -20
 
 
+@pytest.mark.slow
 def test_french_tree_beats_one_level_on_months_held_out(french):
     rows = re.findall(r"^\d: (?:four factors|own past year) +(-.*)$", french[0], re.MULTILINE)
     assert len(rows) == 2

@@ -194,6 +194,7 @@ def test_quick_prints_and_writes_every_row(capsys):
     assert len(rows) >= 8 and rule == "| " + " | ".join(["---"] * len(HEAD)) + " |"
 
 
+@pytest.mark.slow
 def test_only_some_rows_with_their_notes_alone(capsys):
     assert main(["bench", "--quick", "--only", " dense,recursion"]) == 0
     out = capsys.readouterr().out
@@ -272,6 +273,7 @@ def test_a_peer_whose_answer_cannot_be_read(monkeypatch):
     assert row.cells[0] == "als_gls" and row.cells[-1].startswith("failed: TypeError: ")
 
 
+@pytest.mark.slow
 def test_the_next_race_is_run_after_a_failure(monkeypatch):
     decomposition = pytest.importorskip("sklearn.decomposition")
     whole = decomposition.FactorAnalysis
@@ -297,6 +299,7 @@ def test_wrong_answers_are_an_error_of_the_command(monkeypatch, capsys):
                    " leaves: factor + logdet + solve\n")
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("wrong", ["solve", "F", "D", "loglik"])
 def test_every_answer_is_compared(monkeypatch, wrong):
     right = Recursion.em_step
@@ -332,6 +335,7 @@ def test_answers_of_floors_are_compared(monkeypatch, i, name):
     assert holds == [j != i for j in range(3)]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_answers_of_the_em_floor_are_compared(monkeypatch, wrong):
     right = operators.em_step

@@ -325,6 +325,7 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path):
     assert (tmp_path / "p.png").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_an_interrupt_leaves_nothing_behind(tmp_path):
     x = RNG.uniform(size=(600, 3))

@@ -81,6 +81,7 @@ def hello():
     return h, ranks, F, D, Y
 
 
+@pytest.mark.quick(1)
 def test_paper_loglik_of_the_true_model(hello):
     h, ranks, F, D, Y = hello
     assert h.group_counts == (1, 3, 7, 16)
@@ -345,6 +346,7 @@ def test_variances_at_the_floor_are_named():
     assert (np.diff(fit.loglik_trace) >= -1e-10).all()
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 @pytest.mark.parametrize("init", ["svd", "random"])
 @pytest.mark.parametrize("N", [20, 100])

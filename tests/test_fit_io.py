@@ -57,6 +57,7 @@ FITS = {
 }
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_fits_come_back(path, name, dtype):

@@ -136,7 +136,7 @@ def test_scales_within_range(fit, scale, dtype):
     (A + 1j, TypeError, "must be real, got complex"),
     (sparse.csr_array(A + 1j), TypeError, "must be real, got complex"),
     (aslinearoperator(A + 1j), TypeError, "must be real, got complex"),
-    (A.astype(object), TypeError, "must be numeric, got dtype object"),
+    (A.astype(str).astype(object), TypeError, "must be numeric, got .* of type str at entry 0, 0"),
     (A.astype(str), TypeError, "must be numeric, got dtype <U"),
     (np.zeros((n, n), "M8[D]"), TypeError, "must be numeric, got dtype datetime64"),
     ("A.npy", TypeError, "must be numeric"),

@@ -104,6 +104,7 @@ def test_levels_of_single_features_do_not_drift_away():
 # ---------------------------------------------------------------- errors and gains
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_exact_fits_report_what_their_factors_leave(dtype):
     """A residual that is kept up to date goes to zero; the factors' own does not."""

@@ -116,6 +116,7 @@ def test_the_end_is_stationary(h, ranks, N):
             np.testing.assert_allclose(mine, np.maximum(best, 0), atol=1e-5 * scale)
 
 
+@pytest.mark.quick(7)
 @pytest.mark.parametrize("dtype, slack", [(float, 1e-13), (np.float32, 1e-6)])
 @pytest.mark.parametrize("h, ranks", [*CASES, (WIDE, (3, 2, 1)), (WIDE, (0, 30, 4))])
 def test_no_half_step_raises_the_error(h, ranks, dtype, slack):

@@ -71,6 +71,7 @@ def regular(n=600, dtype=np.float64, seed=0, kind="diagonal"):
     return *general(h, g, (3, 1, n // 20), rng, dtype), rng
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["diagonal", "leaves"])
 def test_backward_error_at_size(kind):
     A, dense, rng = regular(kind=kind)

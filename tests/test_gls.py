@@ -84,6 +84,7 @@ def dense_gls(X, y, S):
     return beta, C, r @ inverse @ r
 
 
+@pytest.mark.quick(24)
 @pytest.mark.parametrize("name, solver", PAIRS)
 @pytest.mark.parametrize("scale", ["estimated", "known"])
 def test_every_covariance_by_the_dense_formulas(name, solver, scale):
@@ -115,6 +116,7 @@ def test_every_covariance_by_the_dense_formulas(name, solver, scale):
         assert fit.loglik == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.quick(40)
 @pytest.mark.parametrize("name, solver", PAIRS)
 @pytest.mark.parametrize("constant", ["column", "implied", "none"])
 def test_statsmodels_by_value(name, solver, constant):

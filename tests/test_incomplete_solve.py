@@ -191,6 +191,7 @@ def backward_errors(case, observed, x, b):
                           + np.linalg.norm(b[o, t]))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("low, dtype", [
     (0, np.float64), (-3, np.float64), (-6, np.float64), (-12, np.float64),
     (0, np.float32), (-3, np.float32),  # of 7 digits, I + FᵀD⁻¹F leaves none where D is 1e-6
@@ -240,6 +241,7 @@ def test_ordinary_solves_are_not_refined_and_hard_ones_are(monkeypatch):
     assert errors[12, -12][0] < 1e-13 < errors[0, -12][0]
 
 
+@pytest.mark.slow
 def test_float32():
     rng = np.random.default_rng(4)
     h = permuted_case().hierarchy
@@ -321,6 +323,7 @@ def test_overflow_names_level_and_group():
 # ---------------------------------------------------------------- the same cells, other values
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_samples_with_other_values_are_those_grouped_anew(weighted, dtype):

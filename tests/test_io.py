@@ -112,6 +112,7 @@ def fit():
 # ---------------------------------------------------------------- operators
 
 
+@pytest.mark.quick(90)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_operator_comes_back(pair, path):
     A = pair.operator
@@ -441,6 +442,7 @@ def test_the_disk_has_it_before_the_name(path, monkeypatch):
     assert calls == ["file", "replace", "folder"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_a_killed_process_leaves_a_whole_file(path):
     code = """if True:

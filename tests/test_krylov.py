@@ -109,6 +109,7 @@ def test_lanczos_stops_at_an_invariant_subspace():
     assert list(steps) == [4, 4]
 
 
+@pytest.mark.slow
 def test_lanczos_covers_the_truth():
     errors = []
     exact = np.linalg.slogdet(POSITIVE.toarray())[1]

@@ -29,6 +29,7 @@ def reference(h, factors, D):
     return multiply, solve, logdet
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("leaves", [
     [12_000],  # one huge leaf, cut into pieces for a single right-hand side
     [5_000, 1, 6_500, 3, 496],

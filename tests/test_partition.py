@@ -176,6 +176,7 @@ def test_seeds():
 # ---------------------------------------------------------------- the graph, the cut, refinement
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("n", [12, 260])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_leading_vectors_solve_the_eigenproblem(n, sparse):
@@ -381,6 +382,7 @@ def test_groups_under_a_strong_coarse_level(shape, symmetric, dtype):
     assert wrong() > 0.1 and wrong(rank=3) == 0
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (520, 510)])
 def test_what_a_rank_leaves(shape):
     rng = np.random.default_rng(0)

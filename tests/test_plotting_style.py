@@ -92,6 +92,7 @@ def test_axes_given_are_used_and_returned(name, untouched):
     assert not other.has_data() and given.has_data()
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize("name", SINGLE)
 def test_axes_of_a_figure_without_pyplot_do(name, untouched):
     given = matplotlib.figure.Figure().subplots()

@@ -84,6 +84,7 @@ def test_posterior_scores_on_random_trees(case, N):
         np.testing.assert_array_equal(fit.scores(Y, level), means[level])
 
 
+@pytest.mark.quick(1)
 @DTYPES
 def test_bartlett_scores_are_weighted_least_squares(dtype, tol):
     h = Hierarchy(np.random.default_rng(1).permutation(60), [[0, 40, 60], [0, 9, 40, 60],

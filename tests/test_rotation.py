@@ -87,6 +87,7 @@ def test_a_rotation_changes_axes_and_nothing_else(method, case):
                                atol=1e-9 * np.abs(case.dense).max())
 
 
+@pytest.mark.quick(3)
 @ORTHOGONAL
 @NORMALIZE
 def test_no_group_has_a_better_rotation_nearby(method, normalize):

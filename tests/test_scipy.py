@@ -88,6 +88,7 @@ def test_lobpcg():
     assert_allclose(np.sort(values), np.linalg.eigvalsh(A.toarray())[-3:], rtol=1e-8)
 
 
+@pytest.mark.quick(20)
 @pytest.mark.parametrize("name", REGULAR)
 def test_expm_multiply(name):
     _, A, dense = PAIRS[name]

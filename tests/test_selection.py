@@ -373,6 +373,7 @@ def test_weights_go_with_their_samples_into_training_and_scores(small, monkeypat
     assert record.cv_mean == pytest.approx(np.average(held_out, weights=weight[:20]), rel=1e-9)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["csr_array", "csc_matrix", "coo_array"])
 def test_sparse_data(kind, monkeypatch):
     Y = simulate_mlr(SMALL, (1, 1), 200, noise=0.3, random_state=2).Y

@@ -272,6 +272,7 @@ def runs(Y, **options):
     return [seen[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)], fit
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("init", ["svd", "frobenius", "random"])
 def test_restarts_keep_the_best(init):
     Y = samples()

@@ -279,6 +279,7 @@ def least_squares(data, j):
     return y - X @ np.linalg.lstsq(X, y, rcond=None)[0]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", CASES)
 def test_breusch_pagan_by_pairs(case):
     data, sigma = draw()

@@ -157,9 +157,9 @@ def objective(data, fit, ridges):
     return value, np.concatenate([*fit.coefficients, A.F.ravel(), np.log(A.D)])
 
 
-@pytest.mark.quick(2)
-@pytest.mark.parametrize("name, ridges", [("weights", (0, 0)), ("limits", (0, 0)), ("gaps", (0, 0)),
-                                          ("all", (0, 0)), ("plain", (2.0, 0)), ("plain", (0, 3.0)),
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("name, ridges", [("weights", (0, 0)), ("plain", (2, 0)), ("gaps", (0, 0)),
+                                          ("all", (0, 0)), ("limits", (0, 0)), ("plain", (0, 3.0)),
                                           ("all", (2.0, 0)), ("weights", (2.0, 3.0))])
 def test_gradient_is_zero_at_the_optimum(name, ridges):
     data, _ = draw(seed=5)

@@ -291,7 +291,7 @@ def test_lrd_refuses():
     with pytest.raises(ValueError, match="2-d"):
         LowRankPlusDiagonal(D, D)
     with pytest.raises(TypeError, match="dtype object|numeric"):
-        LowRankPlusDiagonal(np.full((6, 2), None), D)
+        LowRankPlusDiagonal(np.full((6, 2), "x", object), D)
 
 
 def test_overflow_is_named():

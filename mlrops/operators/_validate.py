@@ -62,6 +62,9 @@ def plain(x, what):
 
 def _from_objects(x, what):
     """float64 numbers from an object array of numbers, None and NA."""
+    if x.ndim == 0:
+        raise TypeError(f"{what} must be numeric, got {x[()]!r:.40} of type"
+                        f" {type(x[()]).__name__}")
     out = np.empty(x.size)
     for i, value in enumerate(x.ravel()):
         if value is None or type(value).__name__ in ("NAType", "NaTType"):
@@ -75,7 +78,7 @@ def _from_objects(x, what):
             at = ", ".join(map(str, np.unravel_index(i, x.shape)))
             kind = "real" if isinstance(value, Complex) else "numeric"
             raise TypeError(f"{what} must be {kind}, got {value!r:.40} of type"
-                            f" {type(value).__name__}" + (f" at entry {at}" if at else ""))
+                            f" {type(value).__name__} at entry {at}")
     return out.reshape(x.shape)
 
 
