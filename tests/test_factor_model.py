@@ -338,7 +338,7 @@ def test_variances_at_the_floor_are_named():
     h = Hierarchy(rng.permutation(10), [[0, 10], [0, 5, 10]])
     Y = rng.standard_normal((50, 10))
     Y[:, 7] = Y[:, 2]  # two copies: the factor explains both entirely
-    with pytest.warns(ConvergenceWarning, match="no maximum.*2 features stand that have 1 factor.*2, 7"):
+    with pytest.warns(ConvergenceWarning, match="no maximum.*of 2 features.*2, 7"):
         fit = fit_factor_model(Y, (1, 0), h, max_iter=3000, tol=0, variance_floor=1e-3)
     assert fit.boundary.tolist() == [2, 7]
     close(fit.covariance.D[[2, 7]], 1e-3 * Y.var(axis=0)[[2, 7]], 1e-9)

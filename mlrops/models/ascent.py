@@ -7,7 +7,7 @@ import numpy as np
 from ..operators.secant import SecantPairs, row_maxima, scaled_difference, scaled_step
 from .em import Point, em_map
 
-__all__ = ["Ascent", "Problem", "VanishingVariance"]
+__all__ = ["LEAST", "Ascent", "Problem", "VanishingVariance"]
 
 # Pairs of vectors that shape a jump: in trials more gained nothing, 3 cost a third more steps.
 MEMORY = 5
@@ -29,10 +29,10 @@ class VanishingVariance(np.linalg.LinAlgError):
     def told(self, named, noun):
         """The error for a user, who knows features by names."""
         return np.linalg.LinAlgError(
-            f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own, where"
-            f" likelihoods lose all digits: the factors determine these {noun}s (Heywood cases), as"
-            " they do duplicates; leave some out, take fewer factors or a variance_floor above"
-            f" {LEAST:.0e}")
+            f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own,"
+            f" where likelihoods lose their digits: the factors determine these {noun}s (Heywood"
+            " cases), as they do duplicates; leave some out, take fewer factors or a"
+            f" variance_floor above {LEAST:.0e}")
 
 
 class Problem:

@@ -12,7 +12,7 @@ from ..operators.traces import in_double
 from .ascent import MEMORY, Problem, VanishingVariance
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
-from .limits import run_off, too_few_samples
+from .limits import at_floor, run_off, too_few_samples
 from .options import check_options, check_scale, check_times
 from .result import FactorModelResult
 from .rows import named
@@ -244,10 +244,11 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     found = restarts.best
     if stopped is not None:
         found = found._replace(termination=stopped)
-    boundary = np.sort(hierarchy.permutation[found.point.D <= problem.floor])
+    place = at_floor(found.point.D, floor)
+    boundary = np.sort(hierarchy.permutation[place])
     capped = capped_groups(hierarchy, ranks)
     unbounded = (too_few_samples(hierarchy, ranks, source.n_samples, center)
-                 or run_off(source, hierarchy, ranks, found.point, floor, names))
+                 or run_off(source, hierarchy, ranks, found.point, place, names))
     _warn(found.termination, max_iter, boundary, variance_floor, names, unbounded)
     covariance = _in_feature_order(hierarchy, ranks, found.point, source.dtype).principal()
     exact_mean, loglik = hierarchy._scatter(found.point.mean), found.trace[-1]
@@ -318,8 +319,8 @@ def _warn(termination, max_iter, boundary, variance_floor, names, unbounded):
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
             ConvergenceWarning, stacklevel=3)
     if unbounded is not None:
-        warnings.warn(f"{unbounded}; lower the ranks, all figures depend on the variance_floor of"
-                      f" {variance_floor:g}", UnboundedWarning, stacklevel=3)
+        warnings.warn(f"{unbounded}; lower the ranks or leave features out, all figures depend on"
+                      f" the variance_floor of {variance_floor:g}", UnboundedWarning, stacklevel=3)
     elif boundary.size:
         warnings.warn(
             f"{counted(boundary.size, 'feature')} {agree(boundary.size, 'has', 'have')} a variance"

@@ -1,12 +1,25 @@
 """Where the likelihood of a factor model has no maximum, and how many factors are of use."""
 
+import math
+
 import numpy as np
 
 from .._wording import agree, counted
-from .em import Point, em_map
+from ..operators.mlr import MLR
+from .ascent import LEAST
 from .rows import named
 
-__all__ = ["run_off", "too_few_samples", "useful_ranks"]
+__all__ = ["at_floor", "run_off", "too_few_samples", "useful_ranks"]
+
+# By how much D is lowered to see whether the likelihood goes on rising.
+LOWER = 0.01
+# How near to its floor a variance stands at it: a fit may stop before the last of the way.
+NEAR = 1 + 1e-6
+
+
+def at_floor(D, floor):
+    """Where entries of D stand at their floor."""
+    return np.flatnonzero(NEAR * floor >= D)
 
 
 def useful_ranks(hierarchy):
@@ -53,12 +66,12 @@ def too_few_samples(hierarchy, ranks, n_samples, center, share=1.0):
     return None
 
 
-def run_off(source, hierarchy, ranks, point, floor, names, noun="feature"):
+def run_off(source, hierarchy, ranks, point, place, names, noun="feature"):
     """Why variances at the floor say that the likelihood has no maximum, or None.
 
-    Take the features whose D is at the floor.  Where more of them are seen together than they have
-    factors among them, one of their combinations has the variance of the floor.  If the samples do
-    not vary in it, the log-likelihood a sample rises by a half with every fall of log D.
+    Regular Heywood cases have one where D is zero.  But where the samples do not vary in a
+    combination of features whose D are at the floor, the log-likelihood a sample rises by a half
+    with every fall of log D: it is looked at with D `LOWER`.
 
     Parameters
     ----------
@@ -67,41 +80,23 @@ def run_off(source, hierarchy, ranks, point, floor, names, noun="feature"):
     ranks : tuple of int
     point : Point
         Where the fit ended, in tree order.
-    floor : ndarray, shape (n,)
+    place : ndarray of int
+        Where D is at the floor.
     names : sequence of str or None
     noun : str, optional
         What a feature is called.
     """
-    place = np.flatnonzero(point.D <= floor)
-    if place.size == 0:
-        return None
     shown, weights = source.shown(place)
-    factors = _factors_among(hierarchy, ranks, place, shown)
-    excess = shown.sum(axis=1) - factors
-    if excess.max() <= 0:
+    share = weights @ (shown.sum(axis=1) > 1) / weights.sum()
+    if share == 0 or (LOWER * point.D[place] < LEAST * source.variance[place]).any():
         return None
-    mapped = em_map(source, hierarchy._in_tree_order(), ranks, floor, point,
-                    Point.empty_like(point), keep=True)
-    _, dD, _ = mapped.step.gradient(*mapped.raw)
-    rate = 0.5 * float(weights @ np.maximum(excess, 0)) / weights.sum()
-    if -float(point.D[place] @ dD[place]) < rate / 2:
+    tree, D = hierarchy._in_tree_order(), point.D.copy()
+    D[place] *= LOWER
+    here, below = (source.evaluate(MLR.from_compact(tree, ranks, point.F, d), point.mean).loglik
+                   for d in (point.D, D))
+    if below - here < 0.25 * share * -math.log(LOWER):
         return None
-    t = int(excess.argmax())
-    there = np.sort(hierarchy.permutation[place[shown[t]]])
-    return (f"the likelihood has no maximum: it rises with every lower variance_floor, at which"
-            f" {counted(there.size, noun)} {agree(there.size, 'stands', 'stand')} that"
-            f" {agree(there.size, 'has', 'have')} {counted(factors[t], 'factor')} among"
-            f" {agree(there.size, 'it', 'them')} (Heywood cases: {named(there, names)})")
-
-
-def _factors_among(hierarchy, ranks, place, shown):
-    """Rank of the factors of those features (at `place` in tree order) that each row marks."""
-    count, held, starts = shown.astype(int), np.zeros(shown.shape, int), place
-    for level in range(hierarchy.n_levels - 1, -1, -1):
-        offsets = np.asarray(hierarchy.boundaries[level])
-        group = np.searchsorted(offsets, starts, side="right") - 1
-        first = np.flatnonzero(np.diff(group, prepend=-1))
-        count, held = (np.add.reduceat(x, first, axis=1) for x in (count, held))
-        held = np.minimum(count, held + ranks[level])
-        starts = offsets[group[first]]
-    return held.sum(axis=1)
+    there = np.sort(hierarchy.permutation[place])
+    return (f"the likelihood has no maximum: it rises without limit as variances go to zero that"
+            f" now stand at the floor, those of {counted(there.size, noun)} which the samples tie"
+            f" to one another (Heywood cases: {named(there, names)})")

@@ -107,7 +107,7 @@ class FactorFits:
     def fit(self, ranks, rows=None, near=None):
         options = dict(self._options)
         if near is not None and not {"init", "n_init"} & options.keys():
-            options["init"] = _beside(near.covariance, ranks, self._rng)
+            options["init"] = _beside(near, ranks, self._rng)
         if rows is not None and self._weight is not None:
             options["sample_weight"] = np.asarray(self._weight)[rows]
         Y = self._Y if rows is None else take_rows(self._Y, rows)
@@ -340,16 +340,19 @@ def _step(ranks, up=None, down=None):
     return tuple(r + (level == up) - (level == down) for level, r in enumerate(ranks))
 
 
-def _beside(covariance, ranks, rng):
-    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`."""
-    h = covariance.hierarchy
-    factors = []
-    for level, (F, r) in enumerate(zip(covariance.factors, ranks, strict=True)):
+def _beside(fit, ranks, rng):
+    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`.
+
+    Axes are those of the correlations, which do not depend on units.
+    """
+    h, sd = fit.covariance.hierarchy, np.sqrt(fit.covariance.diagonal().astype(float))
+    near, factors = fit.correlation.principal(), []
+    for level, (F, r) in enumerate(zip(near.factors, ranks, strict=True)):
         sizes = h.group_sizes(level)[h.labels(level)]
         new = rng.standard_normal((h.n, max(r - F.shape[1], 0)))
-        new *= np.sqrt(covariance.D / sizes)[:, None]
-        factors.append(np.concatenate([F[:, :r], new], axis=1))
-    return MLR(h, factors, covariance.D)
+        new *= np.sqrt(near.D / sizes)[:, None]
+        factors.append(np.concatenate([F[:, :r], new], axis=1) * sd[:, None])
+    return MLR(h, factors, near.D * sd**2)
 
 
 def grid(limits, total, exact):

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..._wording import counted
+from ..._wording import counted, name_some
 from ...hierarchy import Hierarchy
 from ...operators._validate import check_rank
 from ...operators.base import StructuredOperator
 from ...operators.convergence import ConvergenceWarning
 from ...operators.mlr import MLR
+from ..ascent import VanishingVariance
 from ..em import loading_penalty
+from ..limits import at_floor, run_off
 from ..options import check_number, check_options
 from ..run import Rules
 from ..start import capped_groups
@@ -225,10 +227,19 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         check_bounded(data, hierarchy, ranks)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     order = hierarchy.permutation
-    climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)
-    trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
+    label = list(range(data.K) if data.names is None else data.names.equations)
+    try:
+        climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)
+        trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
+    except VanishingVariance as error:
+        low = np.sort(order[error.place])
+        raise error.told(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
+                         "equation") from None
     point = climb.ascent.state.point
-    boundary = np.sort(order[point.D <= climb.floor])
+    place = at_floor(point.D, climb.floor)
+    boundary = np.sort(order[place])
+    unbounded = run_off(
+        climb._source(climb.E), hierarchy, ranks, point, place, label, "equation")
     covariance = _covariance(climb, hierarchy).principal()
     penalty = climb._penalty(climb.gamma) + (
         loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
@@ -241,7 +252,7 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         options=options)
     if data.Y.dtype != np.float64:
         fit = replace(fit, loglik=average_loglik(fit, data))
-    warn_of(fit)
+    warn_of(fit, unbounded)
     return fit
 
 

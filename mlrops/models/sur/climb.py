@@ -7,7 +7,7 @@ import numpy as np
 import scipy.linalg
 
 from ..._wording import agree, counted, name_some
-from ...operators.convergence import ConvergenceWarning
+from ...operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..ascent import Ascent, Problem
 from ..data import CompleteData
 from ..em import Point
@@ -198,17 +198,18 @@ class _Profiled:
         return found
 
 
-def warn_of(fit, stacklevel=4):
+def warn_of(fit, unbounded=None, stacklevel=4):
     """Warn of what makes a `SURResult` doubtful.
 
-    A cap that was reached, equations with the same residuals, variances at the floor.
+    A cap that was reached, equations with the same residuals, variances at the floor, a likelihood
+    that is `unbounded`, for a reason.
     """
     names, options = fit.data.names, fit.options
     label = range(fit.K) if names is None else names.equations
     alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
 
-    def warn(message):
-        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
+    def warn(message, category=ConvergenceWarning):
+        warnings.warn(message, category, stacklevel=stacklevel + 1)
 
     if fit.termination == "max_iter":
         warn(f"the alternation did not converge in {counted(options.rules.max_iter, 'iteration')};"
@@ -217,7 +218,10 @@ def warn_of(fit, stacklevel=4):
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
-    if fit.boundary.size:
+    if unbounded is not None:
+        warn(f"{unbounded}; lower the ranks or leave equations out, all figures depend on the"
+             f" variance_floor of {options.variance_floor:g}", UnboundedWarning)
+    elif fit.boundary.size:
         warn(f"{counted(fit.boundary.size, 'equation')} {agree(fit.boundary.size, 'has', 'have')}"
              f" a variance at the floor of {options.variance_floor:g} of"
              f" {agree(fit.boundary.size, 'its', 'their')} residual variance"
