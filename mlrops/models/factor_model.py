@@ -79,10 +79,10 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     hierarchy : Hierarchy, optional
         Tree of the features; default one level with one group.
     init : {"svd", "principal_factor", "frobenius", "random"} or MLR, optional
-        Starting point: top-down truncated SVDs of the running residual, group by group; iterated
-        principal factors (one level of one group only); the model nearest to the sample covariance
-        in the Frobenius norm, see Notes; a seeded random draw; or an operator on the same hierarchy
-        with the same ranks.
+        Starting point, of features in units of their standard deviations: top-down truncated SVDs
+        of the running residual, group by group; iterated principal factors (one level of one group
+        only); the model nearest to the sample correlations in the Frobenius norm, see Notes; a
+        seeded random draw; or an operator on the same hierarchy with the same ranks.
     n_init : int, optional
         Number of starts, of which the best outcome is kept: the first one as `init` says, further
         ones random.
@@ -168,19 +168,19 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     then a plain EM step, which cannot fall, is taken instead.  To get where 400 plain iterations
     get took 33 to 72 evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``;
     SQUAREM took 69 to 141, damped Anderson acceleration 55 to 196, parameter-expanded EM 198 and
-    more.  It needs about twelve more arrays of the size of F, and where there are few samples for
+    more.  It needs about eighteen more arrays of the size of F, and where there are few samples for
     each factor an update takes up to two and a half times as long as a plain one.
 
-    *Frobenius start.*  Block coordinate descent for the least ``‖S - Σ‖`` with D at or above a
-    tenth of the variances: in turn each level gets its best factors for what the others leave of
-    S, by a step of subspace iteration, and D its best values; each of these lowers the error.  Of
-    the covariance S of the data only products are taken: a sweep down and up the levels costs
+    *Frobenius start.*  Block coordinate descent for the least ``‖S - Σ‖``, S the correlations of
+    the data and D at or above a tenth: in turn each level gets its best factors for what the others
+    leave of S, by a step of subspace iteration, and D its best values; each of these lowers the
+    error.  Of S only products are taken: a sweep down and up the levels costs
     ``24 n k Σ(r_l + 3)`` flops for k samples whatever the number of groups (less for small ones),
     memory a few times that of the k samples, and three to ten sweeps are usual, 30 the most.  It is
-    nearer to the maximum than the SVDs where levels compete for the same covariance.  Features
-    of large variance weigh more in it.  Of sparse and streamed data with many samples S is that of
-    a random sketch, missing cells stand at their means.  Columns that a group has no use for, as
-    the factor of a single feature, begin small and random.
+    nearer to the maximum than the SVDs where levels compete for the same covariance.  Of sparse
+    and streamed data with many samples S is that of a random sketch, missing cells stand at their
+    means.  Columns that a group has no use for, as the factor of a single feature, begin small and
+    random.
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then

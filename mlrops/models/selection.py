@@ -247,8 +247,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     *Starts.*  A listed or grid candidate is fitted as `fit_factor_model` does by itself.  A greedy
     candidate starts from its neighbour's fit (each fold from that fold's): the last principal axis
     of a level (of correlations) is dropped, or a column added.  A zero column would be a stationary
-    point of EM, so it is a random direction, with signal-to-noise ratio :math:`\sum_i f_i^2 / D_i` near 1 in
-    each group.  With ``init`` or ``n_init`` given, all fits start that way.
+    point of EM, so it is a random direction, with signal-to-noise ratio :math:`\sum_i f_i^2 / D_i`
+    near 1 in each group.  With ``init`` or ``n_init`` given, all fits start that way.
 
     Each candidate is fitted once.  Its fits are dropped as soon as neither a later start nor the
     result can need them; only `one_standard_error` keeps a fit a candidate to the end.
