@@ -37,7 +37,7 @@ def test_predictions_by_dense_algebra(case):
     new = [rng.standard_normal((7, p)) for p in data.p]
     for fit in fits(data, sigma):
         found = fit.get_prediction(new)
-        np.testing.assert_array_equal(found.predicted_mean, fit.predict(new))
+        np.testing.assert_allclose(found.predicted_mean, fit.predict(new), rtol=1e-12, atol=1e-12)
         var = np.stack([np.diag(X @ V @ X.T) for X, V in zip(new, blocks(fit), strict=True)], 1)
         np.testing.assert_allclose(found.se_mean, np.sqrt(var), rtol=1e-7, atol=1e-12)
         error = np.diag(fit.covariance.toarray())
@@ -60,7 +60,7 @@ def test_rows_of_the_fit_have_their_weights_and_gaps(case):
     seen = seen if data.observed is None else data.observed
     for x in (found.predicted_mean, found.se_mean, found.se_obs):
         np.testing.assert_array_equal(np.isnan(x), ~seen)
-    np.testing.assert_array_equal(found.predicted_mean, fit.fittedvalues)
+    np.testing.assert_allclose(found.predicted_mean, fit.fittedvalues, rtol=1e-12, atol=1e-12)
     weights = np.ones(data.Y.shape) if data.weights is None else data.weights
     error = np.square(found.se_obs) - np.square(found.se_mean)
     np.testing.assert_allclose(error[seen], (sigma.diagonal() / weights)[seen], rtol=1e-10)
@@ -234,7 +234,7 @@ def test_scores_by_dense_algebra(case):
         for level, (found, part) in enumerate(zip(scores, parts, strict=True)):
             assert found.shape == (60, h.group_counts[level], ranks[level])
             np.testing.assert_allclose(found.reshape(60, -1), part, atol=1e-7)
-            np.testing.assert_array_equal(found, fit.factor_scores(level))
+            np.testing.assert_allclose(found, fit.factor_scores(level), rtol=1e-12, atol=1e-12)
 
 
 def test_bartlett_scores_are_those_of_the_factor_model():

@@ -137,7 +137,7 @@ def test_units_and_collinearity_within_an_equation_do_not_matter():
     scales = [np.logspace(-8, 8, X.shape[1]) for X in Xs]
     other = StackedSystem([X * s for X, s in zip(Xs, scales, strict=True)], Y)
     step = beta_step(other, sigma, other.ols, 1e-9)
-    assert step.n_iter == plain.n_iter
+    assert abs(step.n_iter - plain.n_iter) <= 1
     for a, b, s in zip(usual.coefficients(plain.gamma), other.coefficients(step.gamma), scales,
                        strict=True):
         np.testing.assert_allclose(b * s, a, rtol=1e-9)

@@ -6,12 +6,13 @@ from functools import cached_property
 
 import numpy as np
 from scipy.linalg import qr, solve_triangular
-from scipy.sparse.linalg import LinearOperator, cg, lsmr
+from scipy.sparse.linalg import LinearOperator, lsmr
 
 from .._wording import counted, name_some
 from ..operators import Dense, Diagonal, as_operator, krylov
 from ..operators._validate import as_finite, check_rank
 from ..operators.convergence import ConvergenceWarning
+from .conjugate import conjugate_gradients
 from .design import Design, name_dependent, rounding
 from .gls_result import GLSResult
 
@@ -274,12 +275,8 @@ class _Normal:
 
     def step(self, error, gradient, goal, max_iter):
         """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
-        p = self.design.shape[1]
-        counter = _Counter()
-        normal = LinearOperator(
-            (p, p), lambda v: self.gradient(self.design.apply(v.ravel())), dtype=self.dtype)
-        step, _ = cg(normal, gradient, rtol=0.0, atol=goal, maxiter=max_iter, callback=counter)
-        return step, counter.n
+        return conjugate_gradients(
+            lambda v: self.gradient(self.design.apply(v)), gradient, goal, max_iter)
 
     @cached_property
     def root(self):
@@ -362,14 +359,6 @@ class _Direct(_Whitened):
 
 
 SOLVERS = {"cg": _Normal, "lsmr": _Whitened, "qr": _Direct}
-
-
-class _Counter:
-    def __init__(self):
-        self.n = 0
-
-    def __call__(self, _):
-        self.n += 1
 
 
 def _lengths(squares, design):

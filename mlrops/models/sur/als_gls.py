@@ -252,7 +252,7 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         options=options)
     if data.Y.dtype != np.float64:
         fit = replace(fit, loglik=average_loglik(fit, data))
-    warn_of(fit, unbounded)
+    warn_of(fit, climb.solver_end, unbounded)
     return fit
 
 
@@ -327,16 +327,27 @@ def _feasible(data, covariance, options):
     step = beta_step(system, covariance, system.ols, 0.0, *options.how)
     penalty = float(step.gamma @ (system.penalty * step.gamma))
     loglik = system.average_loglik(system.weigh(covariance), step.quad - penalty)
-    converged = step.norm <= options.rules.gtol
+    converged = not step.is_short and step.norm <= options.rules.gtol
     if not converged:
-        warnings.warn(
-            f"the normal equations' residual is {step.norm:.1e} after"
-            f" {counted(step.n_iter, 'iteration')} of {options.solver}, gtol asks for"
-            f" {options.rules.gtol:.0e}; raise max_cg_iter or gtol",
-            ConvergenceWarning, stacklevel=4)
+        warnings.warn(_shortfall(step, options), ConvergenceWarning, stacklevel=4)
+    termination = "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
         loglik=loglik, loglik_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
-        converged=converged, termination="gradient" if converged else "max_iter",
+        converged=converged, termination=termination,
         cg_iterations=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
         boundary=np.array([], int), options=options, covariance_is_known=True)
+
+
+def _shortfall(step, options):
+    """What is wrong with a β-step that did not reach rounding, or rounding not gtol."""
+    said = (f"the normal equations' residual is {step.norm:.1e} after"
+            f" {counted(step.n_iter, 'iteration')} of {options.solver}, ")
+    if step.end == "max_iter":
+        return said + "more than rounding leaves; raise max_cg_iter"
+    if step.end == "stalled":
+        return said + ("more than rounding explains, and falls no further: covariance is too close"
+                       " to singular for it"
+                       + ("" if options.solver == "lsmr" else "; try solver='lsmr'"))
+    return said + (f"which is rounding; gtol asks for {options.rules.gtol:.0e}: raise gtol, or"
+                   " measure Y from nearer its fit")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 from ..._wording import counted, name_some
 from ...operators._validate import as_finite
@@ -106,14 +107,23 @@ class SURData:
         return replace(self, Y=Y.astype(self.Y.dtype, copy=False))
 
     def exact(self, coefficients):
-        """Coefficients (list of K arrays) with those that one constraint gives set to its value.
+        """Coefficients (list of K arrays) for which constraints hold to rounding of their terms.
 
-        They come out of a solver to rounding only, and 1e-17 in place of 0 would be told from 0.
+        They come out of a solver to rounding of fitted values, which large regressors dominate, and
+        1e-17 in place of 0 would be told from 0: what one constraint gives is set to its value.
         """
         if self.constraints is None:
             return coefficients
         R, q = self.constraints
         beta, alone = np.concatenate(coefficients), np.count_nonzero(R, axis=1) == 1
+        unit = 1 / np.concatenate([np.linalg.norm(X, axis=0) for X in self.Xs])
+        rows = R * unit  # by the coefficients of regressors of length 1
+        size = np.abs(rows).max(axis=1, initial=0)
+        rows, used = rows[size > 0] / size[size > 0, None], size > 0
+        gap = (q - R @ beta)[used] / size[used]
+        tol = 10 * max(rows.shape) * np.finfo(self.Y.dtype).eps
+        beta = beta + (unit * scipy.linalg.lstsq(rows, gap, cond=tol, lapack_driver="gelsy")[0]
+                       ).astype(beta.dtype)
         for row, value in zip(R[alone], q[alone], strict=True):
             i = np.flatnonzero(row)[0]
             beta[i] = value / row[i]

@@ -7,7 +7,7 @@ from ...operators.mlr import MLR
 from ..run import SMALL_GAINS, independent_loglik
 from ..start import capped_groups, start
 from .als_gls import SUROptions, check_hierarchy
-from .climb import residual_source, warn_of
+from .climb import LEAST_GAIN, residual_source, warn_of
 from .data import read_equations
 from .limits import check_bounded, check_carried
 from .result import SURResult
@@ -80,8 +80,9 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     independent, trace, termination = independent_loglik(source), [state.loglik], None
     while termination is None:
         new = state.em_step(floor).gls_step()
-        if new.loglik < state.loglik:  # rounding is all that is left
-            termination = "loglik"
+        if new.loglik < state.loglik:  # rounding is all that is left, of the gain or of Σ
+            lost = (state.loglik - new.loglik) / max(trace[-1] - independent, data.K / 2)
+            termination = "loglik" if lost <= max(rules.tol, LEAST_GAIN) else "rounding"
             break
         state = new
         trace.append(state.loglik)
@@ -97,7 +98,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     fit = SURResult(
         data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
         loglik=trace[-1], loglik_trace=np.array(trace), n_iter=len(trace) - 1,
-        converged=termination != "max_iter", termination=termination, cg_iterations=[],
+        converged=termination in ("gradient", "loglik"), termination=termination, cg_iterations=[],
         gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
         boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
     warn_of(fit, stacklevel=3)

@@ -171,7 +171,9 @@ def _independent(fit, R, q, gap):
     system = fit.system
     C = system.pull(R.T.astype(system.dtype))
     length = np.linalg.norm(C, axis=0)
-    C = system.projector(np.ones(system.P, system.dtype))(C / length)
+    C, Z = C / length, system.constraint_columns
+    for _ in range(0 if Z is None else 2):  # the second one for rounding
+        C = C - Z @ (Z.T @ C)
     _, size, Vt = np.linalg.svd(C.astype(float), full_matrices=True)
     tol = 10 * max(C.shape) * np.finfo(system.dtype).eps
     rank = int(np.count_nonzero(size > tol))

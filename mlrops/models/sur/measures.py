@@ -1,11 +1,13 @@
 """How well a system of regressions fits: shares of variation explained, errors, new data."""
 
 import math
+import warnings
 
 import numpy as np
 
 from ..._wording import counted, name_some
 from ...operators._validate import as_real
+from ...operators.convergence import ConvergenceWarning
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.mlr import MLR
 from ...operators.traces import in_double
@@ -71,7 +73,13 @@ def mcelroy(fit):
     one, nothing = np.ones((data.N, 1), data.Y.dtype), np.empty((data.N, 0), data.Y.dtype)
     means = SURData([one if spans else nothing for spans in spans_constant(fit)], data.Y,
                     data.observed, data.weights).system()
-    total = beta_step(means, fit.covariance, means.ols, 0.0).quad
+    step = beta_step(means, fit.covariance, means.ols, 0.0)
+    if step.is_short:
+        warnings.warn(
+            f"the normal equations of the equations' means are left with a residual of"
+            f" {step.norm:.1e}; McElroy's R² has that error or more", ConvergenceWarning,
+            stacklevel=3)
+    total = step.quad
     return float(1 - left / total) if total > 0 else np.nan
 
 

@@ -46,7 +46,9 @@ class SURResult(Inference, SystemTests):
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
     termination : str
-        ``"gradient"``, ``"loglik"``, ``"max_iter"``, ``"callback"`` or ``"interrupted"``.
+        ``"gradient"``, ``"loglik"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
+        (which the solver of the coefficients does not get past), ``"callback"`` or
+        ``"interrupted"``.  The first two count as converged.
     cg_iterations : list of int
         Iterations of the linear solver in each iteration.
     resid, fittedvalues : ndarray or DataFrame, shape (N, K)
