@@ -410,7 +410,7 @@ NAMES = [f"series {j}" for j in range(24)]
     (samples(), {}, ValueError, "chunk 0 must be 2-d"),
     ([samples(), samples().astype(str)], {}, TypeError, "chunk 1 must be numeric"),
     ([samples() * 1j], {}, TypeError, "chunk 0 must be real"),
-    ([samples().astype(object)], {}, TypeError, "numeric"),
+    ([samples().astype(str).astype(object)], {}, TypeError, "numeric"),
     ([scipy.sparse.csr_matrix(samples())], {}, TypeError, "one sparse matrix"),
     (scipy.sparse.csr_matrix(samples()), {}, TypeError, "sparse"),
     (3.0, {}, TypeError, "iterable of arrays or a function"),
@@ -458,7 +458,7 @@ def test_frames_bring_names():
     assert bitwise(run(source, h, RANKS), run(chunked_source([Y], h, True), h, RANKS))
     assert chunked_source([Y], h, True).names is None
     frames[-1] = frames[-1].rename(columns={"series 3": "other"})
-    with pytest.raises(ValueError, match="'other' in place of 'series 3' at column 3"):
+    with pytest.raises(ValueError, match=r"chunk 3 .* none for 1 feature \(series 3\).*other"):
         chunked_source(frames, h, True)
 
 

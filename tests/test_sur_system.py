@@ -197,11 +197,13 @@ def test_dependent_regressors_are_named():
 
 def test_bad_input_is_named():
     Xs, Y = draw()
-    with pytest.raises(ValueError, match="one array for each column of Y"):
+    with pytest.raises(ValueError, match="one array for each equation"):
         read_equations(Xs[:-1], Y)
+    with pytest.raises(ValueError, match="got 1 for 5 equations"):
+        read_equations({"a": Xs[0]}, Y)
     with pytest.raises(ValueError, match="at least one, got 0"):
         read_equations([], Y[:, :0])
-    for wrong in (Xs[0], {"a": Xs[0]}, iter(Xs), "Xs", 3):
+    for wrong in (Xs[0], iter(Xs), "Xs", 3):
         with pytest.raises(TypeError, match="Xs must be a list of K arrays"):
             read_equations(wrong, Y)
     with pytest.raises(ValueError, match="X of equation 2 has 14 rows, Y has 15"):

@@ -1,7 +1,7 @@
 """Matrices in files: NumPy, SciPy sparse, text and Matrix Market."""
 
 import csv
-import re
+import io
 import zipfile
 import zlib
 from itertools import pairwise
@@ -14,9 +14,9 @@ from scipy.io import mmread
 from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
 from .errors import CommandError
-from .table_file import SEPARATORS, TableFile, reading
+from .table_file import TableFile, decoded, separator_of
 
-__all__ = ["read_matrix", "read_tree"]
+__all__ = ["read_matrix", "read_names", "read_tree"]
 
 TEXT = ".csv", ".tsv", ".txt"
 
@@ -33,7 +33,7 @@ def read_matrix(path, key=None):
         A = _read_npz(path, key) if ending == ".npz" else readers[ending](path)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, KeyError, OverflowError, zipfile.BadZipFile,
+    except (ValueError, EOFError, KeyError, OverflowError, csv.Error, zipfile.BadZipFile,
             zlib.error) as error:
         reason = "it holds Python objects" if "allow_pickle" in str(error) else error
         raise CommandError(f"{path} is not a matrix in {ending} format: {reason}") from None
@@ -107,37 +107,44 @@ def _read_market(path):
 def _read_text(path):
     """Rows of numbers; a first line without any number is one of column names."""
     rows, width = [], None
-    with reading(path) as file:
-        head = file.readline()
-        separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
-        file.seek(0)
-        reader = csv.reader(file, delimiter=separator if separator in head else " ",
-                            skipinitialspace=True)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
+    text = decoded(path, encodes=False)
+    reader = csv.reader(io.StringIO(text), delimiter=separator_of(text) or " ",
+                        skipinitialspace=True)
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        line = reader.line_num
+        if width is not None and len(cells) != width:
+            raise CommandError(f"{path}, line {line}: {counted(len(cells), 'cell')}, but"
+                               f" {width} in the first line")
+        first, width = width is None, len(cells)
+        try:
+            rows.append(np.array(list(map(float, cells))))
+        except ValueError:
+            column, cell = next((j, cell) for j, cell in enumerate(cells, 1)
+                                if not _is_number(cell))
+            if first and not any(map(_is_number, cells)):
                 continue
-            line = reader.line_num
-            if width is not None and len(cells) != width:
-                raise CommandError(f"{path}, line {line}: {counted(len(cells), 'cell')}, but"
-                                   f" {width} in the first line")
-            first, width = width is None, len(cells)
-            try:
-                rows.append(np.array(list(map(float, cells))))
-            except ValueError:
-                column, cell = next((j, cell) for j, cell in enumerate(cells, 1)
-                                    if not _is_number(cell))
-                if first and not any(map(_is_number, cells)):
-                    continue
-                what = repr(cell.strip()) if cell.strip() else "an empty cell"
-                raise CommandError(f"{path}, line {line}, column {column}: {what} is not a"
-                                   " number") from None
-            if not np.isfinite(rows[-1]).all():
-                column = np.flatnonzero(~np.isfinite(rows[-1]))[0]
-                raise CommandError(f"{path}, line {line}, column {column + 1}:"
-                                   f" {cells[column].strip()!r} is not a finite number")
+            what = repr(cell.strip()) if cell.strip() else "an empty cell"
+            raise CommandError(f"{path}, line {line}, column {column}: {what} is not a"
+                               " number") from None
+        if not np.isfinite(rows[-1]).all():
+            column = np.flatnonzero(~np.isfinite(rows[-1]))[0]
+            raise CommandError(f"{path}, line {line}, column {column + 1}:"
+                               f" {cells[column].strip()!r} is not a finite number")
     if not rows:
         raise CommandError(f"{path} has no rows of numbers")
     return np.array(rows)
+
+
+def read_names(path):
+    """The head of a text file of numbers as a list of column names; None where there is none."""
+    if Path(path).suffix.lower() not in TEXT:
+        return None
+    head = decoded(path, encodes=False).partition("\n")[0]
+    cells = next(csv.reader([head], delimiter=separator_of(head) or " ", skipinitialspace=True), [])
+    cells = [cell.strip() for cell in cells]
+    return None if any(map(_is_number, cells)) else cells
 
 
 def _is_number(cell):
@@ -148,12 +155,19 @@ def _is_number(cell):
     return True
 
 
-def read_tree(path, n):
-    """The tree of a table with a line for each of n rows, in order: groups, coarse to fine."""
+def read_tree(path, n, names=None):
+    """The tree of a table with a line for each of n rows: groups, coarse to fine.
+
+    Lines stand in the order of the rows, unless the first column holds the names of these.
+    """
     table = TableFile(path)
+    by_name = _by_name(table, names)
+    if by_name is not None:
+        return by_name
     if len(table.rows) != n:
         raise CommandError(f"{path} must have a line below its head for each of the"
-                           f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}")
+                           f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}"
+                           + (": is there no head?" if len(table.rows) == n - 1 else ""))
     levels = list(map(table.text, table.columns))
     for column, labels in zip(table.columns, levels, strict=True):
         if "" in labels:
@@ -161,6 +175,31 @@ def read_tree(path, n):
                                " a row without a group")
     _check_nested(path, list(table.columns), levels)
     return Hierarchy.from_labels(*levels)
+
+
+def _by_name(table, names):
+    """The tree of a table whose first column names the columns of the matrix, or None."""
+    first, *columns = table.columns
+    given = table.text(first)
+    if names is None or not columns or len(set(names)) < len(names) or (
+            set(given).isdisjoint(names)):
+        return None
+    paths = {}
+    for line, *path in zip(table.lines, given, *map(table.text, columns), strict=True):
+        name, *path = path
+        if name in paths:
+            raise CommandError(f"{table.path}, line {line}: {name} has had a line before")
+        if "" in path:
+            raise CommandError(f"{table.path}, line {line}, column {columns[path.index('')]}: a row"
+                               " without a group")
+        paths[name] = path
+    lacks = [name for name in names if name not in paths]
+    if lacks:
+        raise CommandError(f"{table.path} has no line for {len(lacks)} of the {len(names)} columns"
+                           f" of the matrix ({name_some(lacks)})")
+    levels = list(zip(*(paths[name] for name in names), strict=True))
+    _check_nested(table.path, columns, levels)
+    return Hierarchy.from_labels({name: tuple(paths[name]) for name in names})
 
 
 def _check_nested(path, names, levels):

@@ -18,12 +18,12 @@ What is fitted is an object with
 import itertools
 import math
 import warnings
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 
+from .._cached import cached_property
 from .._wording import counted, name_some
 from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR
@@ -32,7 +32,7 @@ from .criteria import degrees_of_freedom
 from .factor_model import fit_factor_model
 from .folds import take_rows
 from .limits import too_few_samples
-from .sources import as_array, column_names, is_chunks
+from .sources import as_array, is_chunks
 
 __all__ = ["WHOLE", "FactorFits", "RankRecord", "Search", "greedy", "grid", "merit"]
 
@@ -120,7 +120,7 @@ class FactorFits:
         for first in range(0, rows.size, BLOCK):
             here = slice(first, first + BLOCK)
             Y = take_rows(self._Y, rows[here])
-            Y = fit._rows(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True)
+            Y = fit._rows(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
             weight = np.where(np.isnan(Y).all(axis=1), 0, weights[here])
             total += weight @ loglik_samples(fit.covariance, fit.mean, Y)
             counted_in += weight.sum()
@@ -145,9 +145,9 @@ class FactorFits:
         """Which samples have a cell and a positive weight; None for chunks, still to be read."""
         if is_chunks(self._Y):
             return None
-        found = np.ones(len(self._Y) if hasattr(self._Y, "columns") else np.shape(self._Y)[0], bool)
+        found = np.ones(np.shape(self._Y)[0], bool)
         if self._options.get("missing") == "em":
-            found &= ~np.isnan(as_array(self._Y, column_names(self._Y))).all(axis=1)
+            found &= ~np.isnan(as_array(self._Y)).all(axis=1)
         if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
             found &= np.asarray(self._weight) > 0
         return found

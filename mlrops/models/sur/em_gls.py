@@ -9,6 +9,7 @@ from ..start import capped_groups, start
 from .als_gls import SUROptions, check_hierarchy
 from .climb import LEAST_GAIN, residual_source, warn_of
 from .data import read_equations
+from .groups import read_tree
 from .limits import check_bounded, check_carried
 from .result import SURResult
 
@@ -66,7 +67,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     options = SUROptions.checked(tol=tol, gtol=gtol, max_iter=max_iter,
                                  variance_floor=variance_floor)
     rules, data = options.rules, read_equations(Xs, Y)
-    hierarchy = check_hierarchy(hierarchy, data.K)
+    hierarchy = check_hierarchy(read_tree(hierarchy, data), data.K)
     ranks = check_carried(data, hierarchy, ranks)
     check_bounded(data, hierarchy, ranks)
     system = data.system()

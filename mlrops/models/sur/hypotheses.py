@@ -136,7 +136,7 @@ def wald(fit, R, q, null, use_f=None):
             f"the {fit.cov_kind} covariance of the coefficients is singular along the {len(W)}"
             " restrictions: test fewer at a time, or with another covariance (with_cov)")
     chi2, m = float(np.sum(np.square(axes.T @ gap) / value)), len(W)
-    df = _joint_df(fit) if across else np.asarray(fit.df_resid, float)
+    df = _joint_df(fit) if across else np.asarray(fit._df_resid, float)
     known = np.isinf(df[equations]).any()
     if use_f is False or (use_f is None and known):
         return HypothesisTest(chi2, float(chdtrc(m, chi2)), m, null=null)
