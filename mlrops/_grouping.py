@@ -133,7 +133,7 @@ def _not_in(coarse, fine):
 # ---------------------------------------------------------------- labels of one level
 
 
-def factorize(labels, what):
+def factorize(labels, what, names=None):
     """Number the distinct labels of one level in their order.
 
     Parameters
@@ -142,6 +142,8 @@ def factorize(labels, what):
         Anything array-like, or a pandas Categorical (Series), whose own order of categories counts.
     what : str
         How an error calls this array.
+    names : sequence of str, optional
+        Names of the features, for errors.
 
     Returns
     -------
@@ -153,6 +155,8 @@ def factorize(labels, what):
     codes, values = _codes(labels, what)
     missing = np.flatnonzero(codes < 0)
     if missing.size:
+        if names is not None and len(names) == codes.size:
+            missing = np.array(names, object)[missing]
         raise ValueError(
             f"{what}: the label is missing (None, NaN, NA or NaT) for {missing.size} of"
             f" {counted(codes.size, 'feature')} ({name_some(missing)}); drop these features or"
@@ -244,12 +248,12 @@ def _is_missing(value):
 # ---------------------------------------------------------------- labels of all levels
 
 
-def factorize_all(labels):
+def factorize_all(labels, names=None):
     """Codes and values of `factorize` for one array of labels a level, of one length n > 0."""
     if not labels:
         raise ValueError("from_labels needs one array of labels a level, got none")
     codes, values = zip(
-        *(factorize(x, f"labels[{j}]") for j, x in enumerate(labels)), strict=True
+        *(factorize(x, f"labels[{j}]", names) for j, x in enumerate(labels)), strict=True
     )
     n = codes[0].size
     for j, code in enumerate(codes):
@@ -463,32 +467,3 @@ def _read_linkage(Z):
             f" clusters hold {held[n + i]}"
         )
     return children, held
-
-
-# ---------------------------------------------------------------- part of a tree
-
-
-def restrict_groups(position, boundaries, names, features):
-    """What is left of a tree when only some features stay; empty groups vanish.
-
-    Parameters
-    ----------
-    position : ndarray of int, shape (n,)
-        Place of every feature in the tree.
-    boundaries, names : sequences of L
-        Offsets of the groups of each level, and their names or None.
-    features : ndarray of int
-        Distinct features; ``features[j]`` becomes feature j.
-
-    Returns
-    -------
-    permutation, boundaries, names
-    """
-    places = position[features]
-    permutation = np.argsort(places)
-    kept = [np.searchsorted(places[permutation], offsets) for offsets in boundaries]
-    left = tuple(
-        labels and tuple(labels[g] for g in np.flatnonzero(np.diff(offsets)))
-        for labels, offsets in zip(names, kept, strict=True)
-    )
-    return permutation, [np.unique(offsets) for offsets in kept], left

@@ -18,7 +18,9 @@ def labels_of(x):
     if isinstance(x, Mapping):
         return tuple(x)
     index = getattr(x, "index", None)
-    return None if callable(index) else index  # lists have a method of that name
+    if callable(index) or hasattr(x, "__dask_graph__"):  # a method of lists; not in memory
+        return None
+    return index
 
 
 def match(labels, wanted, what, axis, *, extra=False):
@@ -49,29 +51,33 @@ def match(labels, wanted, what, axis, *, extra=False):
     Notes
     -----
     Names of features and equations are text: if all wanted labels are, all are compared as text.
+    So are numbers with labels that are text.
     """
+    if hasattr(labels, "equals") and labels.equals(wanted):
+        return None
     labels = list(labels)
     numbered = wanted is None
-    wanted = list(range(len(labels)) if numbered else wanted)
-    if all(isinstance(label, str) for label in wanted):
-        labels = list(map(str, labels))
+    as_text = labels if numbered else wanted
+    if numbered:
+        wanted = range(len(labels))
+    wanted = list(wanted)
+    if as_text is not None and all(isinstance(label, str) for label in as_text):
+        labels, wanted = list(map(str, labels)), list(map(str, wanted))
     if labels == wanted:
         return None
-    if numbered and not set(labels) <= set(wanted):
-        foreign = [label for label in labels if label not in set(wanted)]
+    known = set(wanted)
+    if numbered and not set(labels) <= known:
+        foreign = [label for label in labels if label not in known]
         raise ValueError(
             f"{what} has labels ({name_some(foreign)}), the data have none to match them to: give"
             f" data with labels, or {what} as a plain array in the order of the data")
     place = {label: i for i, label in enumerate(labels)}
     if len(place) < len(labels):
-        twice = [label for i, label in enumerate(labels) if place[label] != i]
         raise ValueError(f"{what} must have each label once to be matched by label, got"
-                         f" {name_some(dict.fromkeys(twice))} more than once")
-    known = set(wanted)
+                         f" {name_some(_repeated(labels))} more than once")
     if len(known) < len(wanted):
-        twice = [label for i, label in enumerate(wanted) if label in wanted[:i]]
-        raise ValueError(f"{what} cannot be matched by label: the data have the {axis} label"
-                         f" {name_some(dict.fromkeys(twice))} more than once")
+        raise ValueError(f"{what} cannot be matched by label: more than one {axis} of the data is"
+                         f" called {name_some(_repeated(wanted))}")
     lacks = [label for label in wanted if label not in place]
     foreign = [] if extra else [label for label in labels if label not in known]
     if lacks or foreign:
@@ -104,8 +110,12 @@ def by_label(x, wanted, what, axis, *, extra=False):
 
 def check_distinct(labels, what):
     """Refuse labels that stand for two things."""
-    labels, seen = list(labels), set()
-    twice = [label for label in labels if label in seen or seen.add(label)]
+    twice = _repeated(labels)
     if twice:
-        raise ValueError(f"{what} must have different names, got {name_some(dict.fromkeys(twice))}"
-                         " more than once")
+        raise ValueError(f"{what} must have different names, got {name_some(twice)} more than once")
+
+
+def _repeated(labels):
+    """Labels that come more than once, each of them once."""
+    seen = set()
+    return list(dict.fromkeys(label for label in labels if label in seen or seen.add(label)))

@@ -118,7 +118,7 @@ def _or_none(V, U):
     return None if V is U else V
 
 
-def _hierarchy(permutation, boundaries, names):
+def _hierarchy(permutation, boundaries, names, feature_names=None):
     h = Hierarchy(permutation, boundaries)
     if type(names) is not tuple or len(names) != h.n_levels:
         raise ValueError(f"names must have {counted(h.n_levels, 'entry')}, one tuple or None a"
@@ -126,7 +126,11 @@ def _hierarchy(permutation, boundaries, names):
     for level, (given, p) in enumerate(zip(names, h.group_counts, strict=True)):
         if given is not None and (type(given) is not tuple or len(given) != p):
             raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
-    return Hierarchy._make(h.permutation, h.boundaries, names)
+    if feature_names is not None and not (
+            type(feature_names) is tuple and len(feature_names) == h.n
+            and all(isinstance(name, str) for name in feature_names)):
+        raise ValueError(f"feature_names must be None or a tuple of {h.n} strings, one a feature")
+    return Hierarchy._make(h.permutation, h.boundaries, names, feature_names)
 
 
 def _mlr(hierarchy, ranks, F, D):
@@ -301,7 +305,8 @@ TAGS = {"symmetric": FLAG, "positive_definite": FLAG}
 CHECKS = {
     "Hierarchy": {"permutation": integers(),
                   "boundaries": tuple_of(integers(), "a list of vectors of signed integers"),
-                  "names": tuple_of(maybe(NAMES), "a tuple of names or None, one a level")},
+                  "names": tuple_of(maybe(NAMES), "a tuple of names or None, one a level"),
+                  "feature_names": maybe(NAMES)},
     "MLR": {"hierarchy": TREE, "ranks": RANKS, "F": floats(2), "D": floats(1)},
     "MLRInverse": {"base": instance(MLR, "of type MLR")},
     "GeneralMLR": {"rows": TREE, "cols": TREE, "ranks": RANKS, "B": floats(2),
@@ -345,7 +350,7 @@ def _field(*names):
 # class -> (object to its fields, fields to the object)
 TABLE = {
     Hierarchy: (lambda h: {"permutation": h.permutation, "boundaries": h.boundaries,
-                           "names": h._names}, _hierarchy),
+                           "names": h._names, "feature_names": h.feature_names}, _hierarchy),
     MLR: (lambda A: {"hierarchy": A.hierarchy, "ranks": A.ranks, "F": A._F, "D": A._d}, _mlr),
     MLRInverse: (lambda A: {"base": A._inverse}, _mlr_inverse),
     GeneralMLR: (_general_fields, _general),

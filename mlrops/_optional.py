@@ -1,6 +1,6 @@
 """Packages that only some functions need."""
 
-__all__ = ["import_pandas"]
+__all__ = ["import_narwhals", "import_pandas"]
 
 
 def import_pandas():
@@ -11,3 +11,13 @@ def import_pandas():
         raise ImportError("results and data with names are kept in pandas, which is not installed:"
                           ' python -m pip install "mlrops[pandas]"') from error
     return pandas
+
+
+def import_narwhals():
+    """The module narwhals, or an error that says how to get it."""
+    try:
+        import narwhals
+    except ImportError as error:
+        raise ImportError("frames of other libraries than pandas are read by narwhals, which is not"
+                          ' installed: python -m pip install "mlrops[frames]"') from error
+    return narwhals

@@ -5,10 +5,10 @@ group of every level stand next to each other.  So a tree over n features is one
 for each level, the offsets at which its groups begin; nothing is a node object, and n may be 10⁷.
 """
 
-from functools import cached_property
 
 import numpy as np
 
+from ._cached import cached_property
 from ._grouping import (
     as_integer,
     as_integers,
@@ -21,14 +21,15 @@ from ._grouping import (
     factorize_all,
     nest_labels,
 )
+from ._tree_labels import read_levels
+from ._tree_layout import TreeLayout, frozen
 from ._tree_text import describe
-from ._wording import counted
-from .kernels.groups import by_size
+from ._wording import counted, name_some
 
 __all__ = ["Hierarchy"]
 
 
-class Hierarchy:
+class Hierarchy(TreeLayout):
     """A nested partition of n features into groups, levels coarse to fine; immutable.
 
     Parameters
@@ -56,7 +57,8 @@ class Hierarchy:
 
     Notes
     -----
-    Two hierarchies are equal when permutation and boundaries are; names do not count.
+    Two hierarchies are equal when permutation and boundaries are; names of groups and of features
+    do not count.
 
     Examples
     --------
@@ -77,20 +79,21 @@ class Hierarchy:
         for level, offsets in enumerate(boundaries):
             check_offsets(offsets, level, permutation.size)
         check_nested(boundaries)
-        self._set(permutation, boundaries, None)
+        self._set(permutation, boundaries, None, None)
 
-    def _set(self, permutation, boundaries, names):
-        self._permutation = _frozen(permutation)
-        self._boundaries = tuple(_frozen(offsets) for offsets in boundaries)
+    def _set(self, permutation, boundaries, names, feature_names):
+        self._permutation = frozen(permutation)
+        self._boundaries = tuple(frozen(offsets) for offsets in boundaries)
         self._names = names or (None,) * len(self._boundaries)
+        self._feature_names = feature_names
 
     @classmethod
-    def _make(cls, permutation, boundaries, names=None):
+    def _make(cls, permutation, boundaries, names=None, feature_names=None):
         """Wrap arrays known to be a tree, unchecked and uncopied; permutation None is identity."""
         self = cls.__new__(cls)
         if permutation is None:
             permutation = np.arange(boundaries[0][-1])
-        self._set(permutation, boundaries, names)
+        self._set(permutation, boundaries, names, feature_names)
         return self
 
     # ---------------------------------------------------------------- constructors
@@ -101,10 +104,14 @@ class Hierarchy:
 
         Parameters
         ----------
-        *labels : array_like, shape (n,)
-            Strings, integers, dates; arrays, lists or pandas Series, all read by position.  Groups
-            are sorted by label within their parent; the categories of a pandas Categorical keep
-            their own order, and those that do not occur are dropped.
+        *labels : array_like, shape (n,), Series, DataFrame or dict
+            Strings, integers, dates.  An array or list is read by position.  The index of a Series,
+            or of a DataFrame with one column a level, and the keys of a dict, whose values are
+            labels or tuples of one label a level, are the names of the features: they are kept, and
+            levels with names are put in the order of the first that has some.  Labels 0 to n - 1
+            are numbers of features, and no names.  Groups are sorted by label within their parent;
+            the categories of a pandas Categorical keep their own order, and those that do not occur
+            are dropped.
         root : bool, default True
             Put a level 0 of one group that holds everything in front, so that ``labels[0]`` is
             level 1.
@@ -120,8 +127,9 @@ class Hierarchy:
         Raises
         ------
         ValueError
-            Missing labels, arrays of different lengths, no features, or a label under two parents
-            (also when the levels were given fine to coarse; the message tells which).
+            Missing labels, arrays of different lengths, levels of different or repeated names, no
+            features, or a label under two parents (also when the levels were given fine to coarse;
+            the message tells which).
         TypeError
             Labels of several types that cannot be sorted, or that are not labels at all.
 
@@ -141,14 +149,17 @@ class Hierarchy:
               └─ web: 1 feature
         >>> h.permutation
         array([1, 3, 0, 4, 2])
+        >>> Hierarchy.from_labels({"AAPL": "tech", "JPM": "bank"})
+        Hierarchy(n=2, n_levels=2, group_counts=(1, 2), features AAPL, JPM)
         """
-        codes, values = factorize_all(labels)
+        labels, feature_names = read_levels(labels)
+        codes, values = factorize_all(labels, feature_names)
         root = bool(root)
         permutation, boundaries, names = nest_labels(codes, values, qualify, first_level=int(root))
         if root:
             boundaries = [np.array([0, permutation.size]), *boundaries]
             names = [None, *names]
-        return cls._make(permutation, boundaries, tuple(names))
+        return cls._make(permutation, boundaries, tuple(names), feature_names)
 
     @classmethod
     def from_boundaries(cls, boundaries, permutation=None):
@@ -289,6 +300,11 @@ class Hierarchy:
         return tuple(offsets.size - 1 for offsets in self._boundaries)
 
     @property
+    def feature_names(self):
+        """Names of the features (tuple of n str), or None where it was made without names."""
+        return self._feature_names
+
+    @property
     def permutation(self):
         """``permutation[i]`` is the feature at tree position i (read-only, shape (n,))."""
         return self._permutation
@@ -377,52 +393,6 @@ class Hierarchy:
             )
         return index % L
 
-    # ---------------------------------------------------------------- for the operators
-
-    @cached_property
-    def _paths(self):
-        """``_paths[q, l]`` is the group of level l that holds leaf q (read-only, int64)."""
-        paths = np.empty((self.group_counts[-1], self.n_levels), dtype=np.int64)
-        for level, offsets in enumerate(self._boundaries):
-            leaves = np.diff(np.searchsorted(self._boundaries[-1], offsets))
-            paths[:, level] = np.repeat(np.arange(leaves.size), leaves)
-        return _frozen(paths)
-
-    @cached_property
-    def _in_order(self):
-        """Whether tree order is feature order."""
-        return bool((self._permutation == np.arange(self.n)).all())
-
-    @cached_property
-    def _position(self):
-        """The position of every feature in the tree: the inverse permutation."""
-        position = np.empty_like(self._permutation)
-        position[self._permutation] = np.arange(self.n)
-        return _frozen(position)
-
-    def _gather(self, x):
-        """Rows of `x` (n, ...) from feature to tree order, C-contiguous; no copy if they are so."""
-        if self._in_order:
-            return np.ascontiguousarray(x)
-        return np.take(x, self._permutation, axis=0)
-
-    def _scatter(self, x):
-        """Rows of `x` (n, ...) from tree order back to feature order; `x` itself when in order."""
-        return x if self._in_order else np.take(x, self._position, axis=0)
-
-    @cached_property
-    def _identity_twin(self):
-        return type(self)._make(None, self._boundaries, self._names)
-
-    def _in_tree_order(self):
-        """This tree for features that already stand in tree order."""
-        return self if self._in_order else self._identity_twin
-
-    def _equal_groups(self, level):
-        """Yield (g, m) arrays of tree positions: the groups of one level, batched by their size."""
-        for rows, _ in by_size(self._boundaries[level]):
-            yield rows
-
     # ---------------------------------------------------------------- object protocol
 
     def __eq__(self, other):
@@ -450,10 +420,13 @@ class Hierarchy:
     def __reduce__(self):
         # By way of _make, because arrays come out of a pickle writeable.
         permutation = None if self._in_order else self._permutation
-        return type(self)._make, (permutation, self._boundaries, self._names)
+        return type(self)._make, (permutation, self._boundaries, self._names, self._feature_names)
 
     def __repr__(self):
-        return f"Hierarchy(n={self.n}, n_levels={self.n_levels}, group_counts={self.group_counts})"
+        names = self._feature_names
+        names = "" if names is None else f", features {name_some(names, limit=3)}"
+        return (f"Hierarchy(n={self.n}, n_levels={self.n_levels}, group_counts={self.group_counts}"
+                f"{names})")
 
     # ---------------------------------------------------------------- text
 
@@ -489,9 +462,3 @@ class Hierarchy:
            └─ ... 98 more
         """
         return describe(self, max_groups)
-
-
-def _frozen(x):
-    x = np.asarray(x)
-    x.flags.writeable = False
-    return x

@@ -3,13 +3,12 @@
 Needs scikit-learn (``pip install "mlrops[sklearn]"``).
 """
 
-from dataclasses import replace
-
 import numpy as np
 
-from ._optional import import_pandas
 from ._wording import counted
 from .models import fit_factor_model
+from .models.sources import align_weights, tree_of
+from .operators._validate import as_real
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -43,8 +42,9 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     ----------
     ranks : int or tuple of int, optional
         Number of factors of each level, coarsest first; one number where there is one level.
-    hierarchy : Hierarchy, optional
-        Tree of the features that `fit` sees; default one level with one group.
+    hierarchy : Hierarchy or labels, optional
+        Tree of the features that `fit` sees, as in `fit_factor_model`; default one level with one
+        group.
     init, n_init, accelerate, center
         As in `fit_factor_model`.
     missing : {"raise", "em"}, optional
@@ -143,8 +143,9 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         X : array_like or DataFrame, shape (N, n)
             Data, one sample a row; at least 2 samples, no constant features.
         y : ignored
-        sample_weight : array_like, shape (N,), optional
-            Non-negative weights of the samples; only their ratios count.
+        sample_weight : array_like or Series, shape (N,), optional
+            Non-negative weights of the samples; only their ratios count.  A Series is matched to
+            the index of a DataFrame.
 
         Returns
         -------
@@ -153,16 +154,14 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         # NaN and infinity are left to fit_factor_model, which tells the columns they are in.
         data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
         names = getattr(self, "feature_names_in_", None)
-        if names is not None and hasattr(X, "iloc"):
-            pd = import_pandas()
-
-            data = pd.DataFrame(data, columns=names, copy=False)
+        hierarchy = tree_of(self.hierarchy, None if names is None else tuple(names), data.shape[1])
         fit = fit_factor_model(
-            data, self.ranks, self.hierarchy, init=self.init, n_init=self.n_init,
+            data, self.ranks, hierarchy, init=self.init, n_init=self.n_init,
             accelerate=self.accelerate, center=self.center, missing=self.missing,
-            sample_weight=sample_weight, tol=self.tol, gtol=self.gtol, max_iter=self.max_iter,
-            variance_floor=self.variance_floor, random_state=_seed(self.random_state))
-        self.result_ = replace(fit, feature_names=None if names is None else tuple(names))
+            sample_weight=_plain_weights(sample_weight, X), tol=self.tol, gtol=self.gtol,
+            max_iter=self.max_iter, variance_floor=self.variance_floor,
+            random_state=_seed(self.random_state))
+        self.result_ = fit
         self.covariance_, self.mean_ = fit.covariance, fit.mean
         self.noise_variance_ = fit.covariance.D
         self.loglik_, self.n_iter_ = fit.loglik, fit.n_iter
@@ -330,6 +329,12 @@ def _groups(hierarchy, level):
     if names is None or len(set(map(str, names))) < count:
         names = range(count)
     return [f"{prefix}{name}_" for name in names]
+
+
+def _plain_weights(weights, X):
+    """Sample weights in the order of the rows of X, without labels."""
+    weights = align_weights(weights, X)
+    return None if weights is None else as_real(weights, "sample_weight")
 
 
 def _seed(random_state):

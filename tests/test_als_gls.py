@@ -333,9 +333,9 @@ def test_predictions_and_scores():
     assert np.isclose(fit.score(new, Y[40:]),
                       dense_loglik(new, Y[40:], fit.params, fit.covariance.toarray()))
     assert (fit.N, fit.K) == (40, 12) and "12 equations, 36 coefficients, 40 rows" in repr(fit)
-    with pytest.raises(ValueError, match="one array for each of the 12 equations, got 11"):
+    with pytest.raises(ValueError, match="one array for each equation .*, got 11 for 12 equations"):
         fit.predict(new[1:])
-    with pytest.raises(ValueError, match=r"X of equation 1 must have shape \(20, 3\)"):
+    with pytest.raises(ValueError, match=r"X of equation 1 must have 3 columns, one a regressor"):
         fit.predict([new[0], new[0], *new[2:]])
     with pytest.raises(ValueError, match=r"Y must have shape \(20, 12\)"):
         fit.score(new, Y)
@@ -346,7 +346,7 @@ def test_bad_arguments():
     for fit in (als_gls, em_gls):
         with pytest.raises(ValueError, match="hierarchy's 9 equations, got 12"):
             fit(Xs, Y, 1, Hierarchy.flat(9))
-        with pytest.raises(TypeError, match="hierarchy must be a Hierarchy, got list"):
+        with pytest.raises(ValueError, match="1 label for 12 equations"):
             fit(Xs, Y, 1, [1])
         with pytest.raises(ValueError, match="1 entry, one a level"):
             fit(Xs, Y, (1, 1))
@@ -362,8 +362,8 @@ def test_bad_arguments():
         als_gls(Xs, Y)
     with pytest.raises(ValueError, match="not both"):
         als_gls(Xs, Y, 1, covariance=sigma)
-    with pytest.raises(TypeError, match="must be an operator of this package .Dense for an array"):
-        als_gls(Xs, Y, covariance=sigma.toarray())
+    with pytest.raises(ValueError, match="covariance must have shape"):
+        als_gls(Xs, Y, covariance=np.eye(3))
     with pytest.raises(ValueError, match=r"covariance must have shape \(12, 12\)"):
         als_gls(Xs, Y, covariance=Dense(np.eye(9)))
     with pytest.raises(ValueError, match="must be symmetric positive definite"):

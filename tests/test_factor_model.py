@@ -421,7 +421,7 @@ def test_score_samples():
     assert "loglik" in repr(fit) and fit.n_samples == 60
     with pytest.raises(ValueError, match="24 features"):
         fit.score_samples(new[:, :5])
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="must not hold infinity"):
         fit.score_samples(np.full((2, 24), np.inf))
 
 
@@ -481,7 +481,7 @@ def test_bad_data(Y, error, message):
     ({"ranks": (2, -1, 1)}, ValueError, "rank of level 1 must be non-negative"),
     ({"ranks": (2, 1.5, 1)}, TypeError, "rank of level 1 must be an integer"),
     ({"ranks": (2, "1", 1)}, TypeError, "rank of level 1"),
-    ({"hierarchy": [[0, 24]]}, TypeError, "must be a Hierarchy, got list"),
+    ({"hierarchy": [[0, 24]]}, ValueError, "level 1 has 2 labels for 24 features"),
     ({"init": "pca"}, ValueError, "svd.*random.*pca"),
     ({"init": None}, ValueError, "svd.*random"),
     ({"init": tree_data(ranks=(1, 1, 1))[1]}, ValueError, r"ranks of the model, \(2, 1, 1\)"),

@@ -232,9 +232,10 @@ def test_names_go_through_results(kind):
     assert filled.columns.equals(frame.columns) and filled.index.equals(frame.index)
     close(filled.to_numpy(), found.impute(gaps.to_numpy()), 1e-12)
     other = frame.set_axis([f"other {j}" for j in range(n)], axis=1)
-    with pytest.raises(ValueError, match="column 0 is 'other 0', fitted was"):
+    distinct = kind not in ("shared", "mixed")
+    with pytest.raises(ValueError, match="labels .*other 0" if distinct else "more than one"):
         found.score_samples(other)
-    with pytest.raises(ValueError, match="column"):
+    with pytest.raises(ValueError, match="none for 1 feature" if distinct else "more than "):
         found.impute(frame.iloc[:, :-1])
     if kind == "shared":
         with pytest.raises(ValueError, match="several features are called x"):
@@ -244,10 +245,9 @@ def test_names_go_through_results(kind):
         assert given.observed.tolist() == [7, 2]
 
 
-def test_columns_in_another_order_are_told_apart():
+def test_columns_in_another_order_are_found_by_name():
     frame = pd.DataFrame(Y, columns=NAMES)
-    with pytest.raises(ValueError, match="the same in another order"):
-        fit(frame).score(frame[NAMES[::-1]])
+    assert fit(frame).score(frame[NAMES[::-1]]) == fit(frame).score(Y)
 
 
 def test_names_of_chunks():

@@ -195,7 +195,7 @@ def test_frames(fit):
     gaps = frame.copy()
     gaps.iloc[4, 2] = np.nan
     for gap in (gaps, gaps.astype("Float64")):
-        with pytest.raises(ValueError, match=r"A must be finite, .* \(row 4\)"):
+        with pytest.raises(ValueError, match=r"A must be finite, .* \(row r4\)"):
             fit(gap)
     with pytest.raises(TypeError, match=r"A must be numeric, .* in 1 column \(name\)"):
         fit(frame.assign(name="x"))
@@ -233,9 +233,11 @@ def test_trees_of_unlike_shape(fit, cols, message):
 
 @BOTH
 def test_trees_that_are_none(fit):
-    for rows in ([0, 1], np.arange(n) // 6):
-        with pytest.raises(TypeError, match="rows must be a Hierarchy, got (list|ndarray)"):
+    for rows in (3, "rows", Hierarchy.flat):
+        with pytest.raises(TypeError, match="rows must be a Hierarchy or labels of the rows, got"):
             fit_mlr(A, (1, 1, 1), rows)
+    with pytest.raises(ValueError, match="rows: level 1 has 2 labels for 24 rows"):
+        fit_mlr(A, (1, 1, 1), [0, 1])
     with pytest.raises(TypeError, match="rows must be a Hierarchy, got NoneType"):
         allocate_ranks(A, 3, None)
     with pytest.raises(ValueError, match="30 features of rows"):

@@ -82,7 +82,7 @@ GOOD = {"X": np.column_stack([np.ones(6), np.arange(6.0)]), "y": np.arange(6.0),
 @pytest.mark.parametrize("change, error, message", [
     ({"X": np.eye(6)}, ValueError, "more observations .* got 6 rows and 6 columns"),
     ({"X": np.ones((6, 0))}, ValueError, "at least one column"),
-    ({"X": np.ones((6, 2, 2))}, ValueError, "X must be 2-d"),
+    ({"X": np.ones((6, 2, 2))}, ValueError, "X must be 1-d or 2-d"),
     ({"X": np.ones((5, 1))}, ValueError, r"y must have shape \(5,\)"),
     ({"X": [["a"]] * 6}, TypeError, "X must be numeric"),
     ({"X": np.ones((6, 1)) * 1j}, TypeError, "X must be real"),

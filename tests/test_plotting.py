@@ -180,7 +180,7 @@ def test_refusals(fits, how, message):
 def test_results_of_other_equations_are_refused(fits):
     rng = np.random.default_rng(0)
     other = als_gls([rng.standard_normal((40, 2))] * 3, rng.standard_normal((40, 3)), 0)
-    with pytest.raises(ValueError, match="same equations in one order, other and OLS differ"):
+    with pytest.raises(ValueError, match="same equations, other and OLS differ"):
         plot_coefficients({**fits, "other": other})
     with pytest.raises(ValueError, match="one to 5 fits, got 0"):
         plot_coefficients({})

@@ -81,7 +81,7 @@ def test_posterior_scores_on_random_trees(case, N):
         assert means[level].shape == z.shape
         np.testing.assert_allclose(means[level], z, atol=1e-9)
         np.testing.assert_allclose(covs[level], cov, atol=1e-9)
-        np.testing.assert_array_equal(fit.scores(Y, level), means[level])
+        np.testing.assert_allclose(fit.scores(Y, level), means[level], atol=1e-12)
 
 
 @pytest.mark.quick(1)
@@ -176,20 +176,20 @@ def test_scores_refuse():
 # ---------------------------------------------------------------- data with names
 
 
-def test_columns_of_a_frame_must_be_those_fitted_to():
+def test_columns_of_a_frame_are_found_by_name():
     pd = pytest.importorskip("pandas")
     c, fit = example()
     names = [f"x{i}" for i in range(30)]
     fit = dataclasses.replace(fit, feature_names=tuple(names))
     frame = pd.DataFrame(c.rng.standard_normal((4, 30)), columns=names)
-    np.testing.assert_array_equal(fit.scores(frame, 0), fit.scores(frame.to_numpy(), 0))
-    np.testing.assert_array_equal(fit.score_samples(frame), fit.score_samples(frame.to_numpy()))
-    with pytest.raises(ValueError, match=r"another order\): column 0 is 'x29', fitted was 'x0',"
-                                         r" .* and 27 more"):
-        fit.score_samples(frame[names[::-1]])
-    with pytest.raises(ValueError, match="order: column 3 is 'y', fitted was 'x3'$"):
+    for data in (frame, frame[names[::-1]]):
+        np.testing.assert_allclose(fit.scores(data, 0).to_numpy(),
+                                   fit.scores(frame.to_numpy(), 0).reshape(4, -1), atol=1e-12)
+        np.testing.assert_allclose(fit.score_samples(data),
+                                   fit.score_samples(frame.to_numpy()), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"none for 1 feature \(x3\), and 1 label .* \(y\)"):
         fit.scores(frame.rename(columns={"x3": "y"}))
-    with pytest.raises(ValueError, match="30 columns fitted to, got 29"):
+    with pytest.raises(ValueError, match=r"none for 1 feature \(x0\)"):
         fit.scores(frame[names[1:]])
 
 

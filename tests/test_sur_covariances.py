@@ -279,7 +279,7 @@ def test_variances_that_are_not_positive_are_refused():
     rng = np.random.default_rng(0)
     labels = np.stack([rng.integers(0, 3, 40), rng.integers(0, 3, 40)], axis=1)
     fit = plain_fit().with_cov("clustered", clusters=labels)
-    with pytest.raises(ValueError, match=r"variances are not positive \(\d of equation \d.*: with"
+    with pytest.raises(ValueError, match=r"(is|are) not positive \(\d of equation \d.*: with"
                                          " two kinds of clusters"):
         _ = fit.bse
     with pytest.raises(ValueError, match="cluster by one of them"):
@@ -344,6 +344,7 @@ def test_clusters_are_matched_by_label():
     clusters = pd.Series(np.arange(40) // 4, index=rows)
     plain = fit.with_cov("clustered", clusters=clusters.to_numpy()).bse
     for given in (clusters, clusters.sample(frac=1, random_state=0)):
-        np.testing.assert_array_equal(fit.with_cov("clustered", clusters=given).bse, plain)
-    with pytest.raises(ValueError, match="clusters must have one label for each row.*r39"):
+        found = fit.with_cov("clustered", clusters=given).bse
+        np.testing.assert_allclose(found, plain, rtol=1e-12)
+    with pytest.raises(ValueError, match="clusters must have the labels .* none for 1 row .r39"):
         fit.with_cov("clustered", clusters=clusters[:-1])

@@ -184,7 +184,7 @@ def test_block_cg():
 
     X, residuals, n_iter = block_cg(product, B, 1e-12, 200)
     assert (np.abs(A @ X - B) <= 1e-10 * np.abs(B).max(axis=0)).all()
-    assert (residuals <= 1e-12).all() and sizes[0] == 3 and n_iter == len(sizes)
+    assert (residuals <= 1e-12).all() and sizes[0] == 3 and n_iter < len(sizes) <= n_iter + 4
     # An eigenvector is done at once and leaves.
     w = np.linalg.eigh(A)[1][:, :1]
     sizes.clear()

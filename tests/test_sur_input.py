@@ -116,7 +116,7 @@ def a_day_twice(equations):
 REFUSED = {
     "no dict": (lambda e: list(e.values()), TypeError, "dict of equations by name"),
     "empty": (lambda e: {}, ValueError, "at least one equation"),
-    "same names": (lambda e: {1: e["a"], "1": e["b"]}, ValueError, "different names, got 1 twice"),
+    "same names": (lambda e: {1: e["a"], "1": e["b"]}, ValueError, "different names, got 1 more"),
     "a frame": (lambda e: {**e, "b": e["b"]["exog"]}, TypeError, "equation b must be a dict"),
     "four": (lambda e: {**e, "b": (1, 2, 3, 4)}, TypeError, "equation b .* got 4 entries"),
     "endog": (lambda e: changed(e, "b", endog=1), ValueError, "equation b has 'endog'.*exogenous"),
@@ -133,7 +133,7 @@ REFUSED = {
     "three axes": (lambda e: changed(arrays(e), "b", exog=np.ones((30, 1, 1))), ValueError,
                    "exog of equation b must be 1-d or 2-d"),
     "same columns": (lambda e: changed(e, "b", exog=e["b"]["exog"].set_axis(["x", "x"], axis=1)),
-                     ValueError, "regressors of equation b must have different names, got x"),
+                     ValueError, "columns of exog of equation b must have different names, got x"),
     "same days": (a_day_twice, ValueError, "rows of exog of equation b .*2020-01-01.*more than"),
     "lengths": (lambda e: changed(arrays(e), "b", exog=np.ones((29, 2))), ValueError,
                 "exog of equation b has 29 rows without labels, 30 in equation a"),
@@ -201,7 +201,7 @@ def test_equations_without_a_variance_are_named():
 def test_multivariate_ls_refuses():
     rng = np.random.default_rng(0)
     Y = pd.DataFrame(rng.standard_normal((20, 2)), columns=["a", "a"])
-    with pytest.raises(ValueError, match="different names, got a twice"):
+    with pytest.raises(ValueError, match="columns of dependent must have different names, got a"):
         SUR.multivariate_ls(Y, np.ones(20))
     with pytest.raises(ValueError, match="table of rows by equations"):
         SUR.multivariate_ls(np.ones(20), np.ones(20))
@@ -239,9 +239,9 @@ def test_labels_of_one_level(groups):
 
 
 @pytest.mark.parametrize("groups, error, message", [
-    ({"a": "n", "b": "s"}, ValueError, r"no labels for 2 equations \(c, d\)"),
-    (FRAME.loc[["a", "b", "d"]], ValueError, r"no row for 1 equation \(c\).*index must hold"),
-    (FRAME.loc[["a", "b", "c", "d", "d"]], ValueError, "two rows for d"),
+    ({"a": "n", "b": "s"}, ValueError, r"has none for 2 equations \(c, d\)"),
+    (FRAME.loc[["a", "b", "d"]], ValueError, r"has none for 1 equation \(c\)"),
+    (FRAME.loc[["a", "b", "c", "d", "d"]], ValueError, "got d more than once"),
     ({**LABELS, "c": "north"}, ValueError, "equally many labels.*a has 2, not so c"),
     ({**LABELS, "c": ("north", None)}, ValueError, r"no label for 1 equation \(c\)"),
     (FRAME.assign(land=["x", np.nan, "y", "z"]), ValueError, r"no label for 1 equation \(b\)"),
@@ -290,7 +290,8 @@ def test_forms_of_constraints_are_one():
     ((np.full((1, 8), np.nan),), ValueError, "R must be finite"),
     ((np.ones((2, 8)), [1, 2, 3]), ValueError, "each of the 2 rows of R, got 3"),
     ((np.ones((2, 8)), [1, np.inf]), ValueError, "q must be finite"),
-    ((pd.DataFrame({"a_x": [1]}, index=["r"]), pd.Series({"s": 1.0})), ValueError, "none.* for r"),
+    ((pd.DataFrame({"a_x": [1]}, index=["r"]), pd.Series({"s": 1.0})), ValueError,
+     "q must have .*none for 1 row .r.*no row .s"),
     (([{}],), TypeError, "constraint 0 must be a dict"),
     (([{"a_x": 1}, 3],), TypeError, "constraint 1 must be a dict"),
     (({"a_x": 1}, 2.0), TypeError, "has its value beside it"),
@@ -339,8 +340,9 @@ def test_forms_of_a_covariance_are_one():
 @pytest.mark.parametrize("covariance, message", [
     (np.eye(3), r"shape \(4, 4\)"), (-np.eye(4), "positive definite"),
     (np.triu(np.ones((4, 4))) + np.eye(4), "symmetric"), (np.full((4, 4), np.nan), "finite"),
-    (pd.DataFrame(np.eye(4), list("abce"), list("abcd")), "one row for each equation.*d differ"),
-    (pd.DataFrame(np.eye(4), list("abcd"), list("abcc")), "one column for each equation.*d differ"),
+    (pd.DataFrame(np.eye(4), list("abce"), list("abcd")),
+     r"its index.*none for 1 equation \(d\).*no equation \(e\)"),
+    (pd.DataFrame(np.eye(4), list("abcd"), list("abcc")), "its columns.*each label once.*got c"),
     (Diagonal(np.ones(3)), r"shape \(4, 4\)"),
 ])
 def test_refuses_covariances(covariance, message):

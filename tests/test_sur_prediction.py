@@ -37,7 +37,7 @@ def test_predictions_by_dense_algebra(case):
     new = [rng.standard_normal((7, p)) for p in data.p]
     for fit in fits(data, sigma):
         found = fit.get_prediction(new)
-        np.testing.assert_array_equal(found.predicted_mean, fit.predict(new))
+        np.testing.assert_allclose(found.predicted_mean, fit.predict(new), rtol=1e-12, atol=1e-12)
         var = np.stack([np.diag(X @ V @ X.T) for X, V in zip(new, blocks(fit), strict=True)], 1)
         np.testing.assert_allclose(found.se_mean, np.sqrt(var), rtol=1e-7, atol=1e-12)
         error = np.diag(fit.covariance.toarray())
@@ -60,7 +60,7 @@ def test_rows_of_the_fit_have_their_weights_and_gaps(case):
     seen = seen if data.observed is None else data.observed
     for x in (found.predicted_mean, found.se_mean, found.se_obs):
         np.testing.assert_array_equal(np.isnan(x), ~seen)
-    np.testing.assert_array_equal(found.predicted_mean, fit.fittedvalues)
+    np.testing.assert_allclose(found.predicted_mean, fit.fittedvalues, rtol=1e-12, atol=1e-12)
     weights = np.ones(data.Y.shape) if data.weights is None else data.weights
     error = np.square(found.se_obs) - np.square(found.se_mean)
     np.testing.assert_allclose(error[seen], (sigma.diagonal() / weights)[seen], rtol=1e-10)
@@ -164,7 +164,7 @@ def test_mean_squared_error():
     with pytest.raises(ValueError, match=r"Y must have shape \(60, 6\)"):
         fit.mean_squared_error(data.Xs, Y[:-1])
     Y[3, 2] = np.inf
-    with pytest.raises(ValueError, match=r"got infinity \(equation 2\)"):
+    with pytest.raises(ValueError, match="Y must not be infinite, got inf in row 3 of equation 2"):
         fit.mean_squared_error(data.Xs, Y)
     np.testing.assert_allclose(fit.mean_squared_error(data.Xs, data.Y, True), fit.mse)
 
@@ -234,7 +234,7 @@ def test_scores_by_dense_algebra(case):
         for level, (found, part) in enumerate(zip(scores, parts, strict=True)):
             assert found.shape == (60, h.group_counts[level], ranks[level])
             np.testing.assert_allclose(found.reshape(60, -1), part, atol=1e-7)
-            np.testing.assert_array_equal(found, fit.factor_scores(level))
+            np.testing.assert_allclose(found, fit.factor_scores(level), rtol=1e-12, atol=1e-12)
 
 
 def test_bartlett_scores_are_those_of_the_factor_model():
@@ -265,7 +265,7 @@ def test_refusals_of_scores():
         known(with_gaps(data, observed), sigma).factor_scores(method="bartlett")
 
 
-def test_columns_in_another_order_are_not_taken_for_one_another():
+def test_columns_in_another_order_are_put_in_that_of_the_fit():
     pd = pytest.importorskip("pandas")
     rng = np.random.default_rng(0)
     frames = [pd.DataFrame(rng.standard_normal((30, 2)), columns=["a", "b"]) for _ in range(3)]
@@ -273,7 +273,5 @@ def test_columns_in_another_order_are_not_taken_for_one_another():
     fit = als_gls(frames, Y, 0)
     assert np.isclose(fit.score(frames, Y), fit.loglik)
     turned = [X[["b", "a"]] for X in frames]
-    with pytest.raises(ValueError, match="X of equation 0 must have its columns in the order"):
-        fit.predict(turned)
-    with pytest.raises(ValueError, match="Y must have its columns in the order"):
-        fit.score(frames, Y[["w", "v", "u"]])
+    pd.testing.assert_frame_equal(fit.predict(turned), fit.predict(frames))
+    assert fit.score(frames, Y[["w", "v", "u"]]) == pytest.approx(fit.score(frames, Y))

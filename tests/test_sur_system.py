@@ -137,7 +137,7 @@ def test_units_and_collinearity_within_an_equation_do_not_matter():
     scales = [np.logspace(-8, 8, X.shape[1]) for X in Xs]
     other = StackedSystem([X * s for X, s in zip(Xs, scales, strict=True)], Y)
     step = beta_step(other, sigma, other.ols, 1e-9)
-    assert step.n_iter == plain.n_iter
+    assert abs(step.n_iter - plain.n_iter) <= 1
     for a, b, s in zip(usual.coefficients(plain.gamma), other.coefficients(step.gamma), scales,
                        strict=True):
         np.testing.assert_allclose(b * s, a, rtol=1e-9)
@@ -197,11 +197,13 @@ def test_dependent_regressors_are_named():
 
 def test_bad_input_is_named():
     Xs, Y = draw()
-    with pytest.raises(ValueError, match="one array for each column of Y"):
+    with pytest.raises(ValueError, match="one array for each equation"):
         read_equations(Xs[:-1], Y)
+    with pytest.raises(ValueError, match="got 1 for 5 equations"):
+        read_equations({"a": Xs[0]}, Y)
     with pytest.raises(ValueError, match="at least one, got 0"):
         read_equations([], Y[:, :0])
-    for wrong in (Xs[0], {"a": Xs[0]}, iter(Xs), "Xs", 3):
+    for wrong in (Xs[0], iter(Xs), "Xs", 3):
         with pytest.raises(TypeError, match="Xs must be a list of K arrays"):
             read_equations(wrong, Y)
     with pytest.raises(ValueError, match="X of equation 2 has 14 rows, Y has 15"):

@@ -14,7 +14,7 @@ from ..fitting.partition import check_symmetry, partition
 from ..hierarchy import Hierarchy
 from ..io import save
 from .errors import CommandError, in_options
-from .matrix_file import read_matrix, read_tree
+from .matrix_file import read_matrix, read_names, read_tree
 from .outputs import can_draw, check_outputs, write_picture
 from .sur import said
 from .tables import paragraph, table
@@ -116,7 +116,7 @@ def _tree(A, args, symmetric):
         if A.shape[0] != A.shape[1]:
             raise CommandError(f"--groups is for square matrices, got {A.shape[0]} by"
                                f" {A.shape[1]}")
-        rows = read_tree(args.groups, A.shape[0])
+        rows = read_tree(args.groups, A.shape[0], read_names(args.matrix))
         return rows, rows, f"Tree of {args.groups}:"
     levels, why = args.levels, "as asked for"
     if levels is None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..datasets import load_french
+from ..models.sur.model import SUR
 from ..operators.convergence import ConvergenceWarning
 from .outputs import can_draw, check_outputs, save_picture
-from .sur import CONSTANT, coefficient_table, named_system
+from .sur import CONSTANT, coefficient_table
 from .tables import paragraph, percent, table
 
 __all__ = ["french"]
@@ -32,8 +33,7 @@ class Spec:
         for _, X in self.columns.values():
             if id(X) not in known:
                 known[id(X)] = {name: x[rows] for name, x in X.items()}
-        return named_system({name: (y[rows], known[id(X)])
-                             for name, (y, X) in self.columns.items()})
+        return SUR({name: (y[rows], known[id(X)]) for name, (y, X) in self.columns.items()})
 
     @property
     def months(self):

@@ -64,7 +64,8 @@ examples:
 
 By default there are 1 + log2(smaller side / rank) levels, rounded: leaves of about the rank.
 groups.csv has a line of column names and then one line a row of the matrix, in order: the groups it
-is in, coarse to fine.  Text files hold numbers separated by commas, semicolons, tabs or spaces; a
+is in, coarse to fine.  Where its first column holds the names at the head of the matrix, lines may
+stand in any order.  Text files hold numbers separated by commas, semicolons, tabs or spaces; a
 first line without any number is a head."""
 
 

@@ -16,7 +16,7 @@ from ..hierarchy import Hierarchy
 from .errors import CommandError
 from .table_file import TableFile, decoded, separator_of
 
-__all__ = ["read_matrix", "read_tree"]
+__all__ = ["read_matrix", "read_names", "read_tree"]
 
 TEXT = ".csv", ".tsv", ".txt"
 
@@ -137,6 +137,16 @@ def _read_text(path):
     return np.array(rows)
 
 
+def read_names(path):
+    """The head of a text file of numbers as a list of column names; None where there is none."""
+    if Path(path).suffix.lower() not in TEXT:
+        return None
+    head = decoded(path, encodes=False).partition("\n")[0]
+    cells = next(csv.reader([head], delimiter=separator_of(head) or " ", skipinitialspace=True), [])
+    cells = [cell.strip() for cell in cells]
+    return None if any(map(_is_number, cells)) else cells
+
+
 def _is_number(cell):
     try:
         float(cell)
@@ -145,9 +155,15 @@ def _is_number(cell):
     return True
 
 
-def read_tree(path, n):
-    """The tree of a table with a line for each of n rows, in order: groups, coarse to fine."""
+def read_tree(path, n, names=None):
+    """The tree of a table with a line for each of n rows: groups, coarse to fine.
+
+    Lines stand in the order of the rows, unless the first column holds the names of these.
+    """
     table = TableFile(path)
+    by_name = _by_name(table, names)
+    if by_name is not None:
+        return by_name
     if len(table.rows) != n:
         raise CommandError(f"{path} must have a line below its head for each of the"
                            f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}"
@@ -159,6 +175,31 @@ def read_tree(path, n):
                                " a row without a group")
     _check_nested(path, list(table.columns), levels)
     return Hierarchy.from_labels(*levels)
+
+
+def _by_name(table, names):
+    """The tree of a table whose first column names the columns of the matrix, or None."""
+    first, *columns = table.columns
+    given = table.text(first)
+    if names is None or not columns or len(set(names)) < len(names) or (
+            set(given).isdisjoint(names)):
+        return None
+    paths = {}
+    for line, *path in zip(table.lines, given, *map(table.text, columns), strict=True):
+        name, *path = path
+        if name in paths:
+            raise CommandError(f"{table.path}, line {line}: {name} has had a line before")
+        if "" in path:
+            raise CommandError(f"{table.path}, line {line}, column {columns[path.index('')]}: a row"
+                               " without a group")
+        paths[name] = path
+    lacks = [name for name in names if name not in paths]
+    if lacks:
+        raise CommandError(f"{table.path} has no line for {len(lacks)} of the {len(names)} columns"
+                           f" of the matrix ({name_some(lacks)})")
+    levels = list(zip(*(paths[name] for name in names), strict=True))
+    _check_nested(table.path, columns, levels)
+    return Hierarchy.from_labels({name: tuple(paths[name]) for name in names})
 
 
 def _check_nested(path, names, levels):

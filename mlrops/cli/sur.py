@@ -3,7 +3,6 @@
 import sys
 import warnings
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from statistics import median
 
@@ -17,7 +16,7 @@ from .outputs import can_draw, check_outputs, save_picture
 from .table_file import Cells, TableFile, write_table
 from .tables import paragraph, percent, table
 
-__all__ = ["coefficient_table", "named_system", "regress"]
+__all__ = ["coefficient_table", "regress"]
 
 CONSTANT = "const"
 CHOICES = "bic", "aic", "cv"
@@ -39,7 +38,7 @@ def regress(args):
         groups = read_groups(TableFile(args.groups, cells, encodes=True), equations)
     ranks = read_ranks(args.ranks or "bic")
     with said("sur"):
-        model = named_system(read_columns(data, equations, not args.no_const))
+        model = SUR(read_columns(data, equations, not args.no_const))
         if data.suspicion() is not None:
             warnings.warn(data.suspicion(), stacklevel=1)
         kind, options = covariance_kind(data, args, model.dropped)
@@ -152,7 +151,7 @@ def _pick(names, data, apart):
 
 
 def read_columns(data, equations, constant):
-    """``{dependent: (y, {regressor: x})}`` for `named_system`."""
+    """``{dependent: (y, {regressor: x})}`` for `SUR`."""
     columns, designs, out = {}, {}, {}
     for name, regressors in equations.items():
         for column in (name, *regressors.values()):
@@ -216,19 +215,6 @@ def covariance_kind(data, args, dropped):
         return kind, None
     labels = np.unique(data.text(args.clusters), return_inverse=True)[1]
     return kind, {"clusters": np.delete(labels, dropped)}
-
-
-def named_system(equations):
-    """`SUR` of ``{name: (y, {regressor: column})}``, equations with one dict sharing their X."""
-    designs = {}
-    for _, columns in equations.values():
-        if id(columns) not in designs:
-            designs[id(columns)] = np.column_stack(list(columns.values()))
-    model = SUR({name: (y, designs[id(columns)]) for name, (y, columns) in equations.items()})
-    names = model.data.names._replace(
-        regressors=tuple(tuple(columns) for _, columns in equations.values()))
-    model.data = replace(model.data, names=names)
-    return model
 
 
 # ---------------------------------------------------------------- what is shown

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from .._labels import by_label
 from .._wording import counted
 from ..hierarchy import Hierarchy
 
@@ -69,7 +70,8 @@ def simulate_mlr(
         between half and one and a half of it.  An array is taken as it is.  For comparison, the
         factors of one level add an expected variance of 1 to each feature.
     mean : float or array_like, shape (n,), default 0.0
-        Mean of the features.
+        Mean of the features.  Both are matched to the names of the hierarchy where they have
+        labels.
     dtype : {float64, float32}
         Precision of data and covariance.  The draws are the same, up to rounding.
     random_state : None, int, numpy.random.Generator or numpy.random.RandomState
@@ -118,6 +120,8 @@ def simulate_mlr(
     dtype = np.dtype(dtype)
     if dtype not in (np.float64, np.float32):
         raise TypeError(f"dtype must be float64 or float32, got {dtype}")
+    noise, mean = (by_label(x, hierarchy.feature_names, what, "feature")
+                   for x, what in ((noise, "noise"), (mean, "mean")))
     drawn = np.ndim(noise) == 0
     noise = as_positive(np.full(n, noise) if drawn else noise, "noise", n)
     mean = as_finite(np.full(n, mean) if np.ndim(mean) == 0 else mean, "mean", ndim=1)

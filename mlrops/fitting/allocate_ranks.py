@@ -9,6 +9,7 @@ from .bcd import improve
 from .descent import Descent
 from .fit_mlr import MLRIterate, check_tol, run
 from .fit_result import RankAllocation
+from .labelled import read_trees
 from .source import Source
 
 __all__ = ["allocate_ranks"]
@@ -116,6 +117,7 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     >>> bool(fit.error < fit.errors[0])
     True
     """
+    A, rows, cols = read_trees(A, rows, cols)
     source = Source(A, rows, cols, symmetric, psd)
     if isinstance(total_rank, (int, np.integer)) and total_rank < 1:
         raise ValueError(f"total_rank must be at least 1, got {total_rank}")

@@ -6,12 +6,14 @@ from numbers import Real
 import numpy as np
 from tqdm import tqdm
 
+from .._wording import name_some
 from ..operators._validate import check_rank
 from ..operators.general_mlr import GeneralMLR
 from ..operators.mlr import check_ranks
 from .bcd import ORDERS
 from .descent import Descent
 from .fit_result import MLRFit
+from .labelled import read_trees
 from .source import Source
 
 __all__ = ["MLRIterate", "fit_mlr"]
@@ -59,14 +61,17 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     Parameters
     ----------
     A : array_like, DataFrame, sparse array or LinearOperator, shape (m, n)
-        What to approximate.  Of a sparse array and an operator only products are taken.  Names of a
-        DataFrame are not looked at: rows and columns count in their order.
+        What to approximate.  Of a sparse array and an operator only products are taken.  The rows
+        of a DataFrame that has the same names on both sides are put in the order of its columns,
+        unless there is a hierarchy of each.
     ranks : int or sequence of int
         Rank of each level, coarsest first; one number where there is one level.  A block with a
         side shorter than its level's rank gets what it can have (``result.capped`` lists them).
-    rows : Hierarchy
-        Nested partition of the m rows.
-    cols : Hierarchy, optional
+    rows : Hierarchy or labels
+        Nested partition of the m rows.  Labels are what `Hierarchy.from_labels` takes, one object,
+        or a list of one a level; those with names, and a Hierarchy with names, are matched to the
+        names of a DataFrame.
+    cols : Hierarchy or labels, optional
         Of the n columns, a tree of the same shape; default `rows`.
     method : {"bcd", "als"}, optional
         Block coordinate descent, level after level; or alternating least squares, all left factors
@@ -81,8 +86,9 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     order : {"v", "topdown", "bottomup"}, optional
         Levels of one sweep of "bcd": coarse to fine and back, or one way only.
     init : GeneralMLR or pair of sequences of arrays, optional
-        Where to start from: an operator on the same hierarchies with the same ranks, or its factors
-        ``(left, right)`` in feature order.  Default: each level top down for what is left.
+        Where to start from: an operator on the same hierarchies, names included, with the same
+        ranks, or its factors ``(left, right)`` in feature order.  Default: each level top down for
+        what is left.
     tol : float, optional
         Stop when an iteration lowers the error by no more than `tol` times itself.
     max_iter : int, optional
@@ -175,6 +181,7 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
     tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
+    A, rows, cols = read_trees(A, rows, cols)
     source = Source(A, rows, cols, symmetric, psd)
     ranks = check_ranks(ranks, rows)
     init = check_init(init, source, ranks)
@@ -253,6 +260,12 @@ def check_init(init, source, ranks):
             raise TypeError("init must be a GeneralMLR or a pair of factors (left, right), got"
                             f" {type(init).__name__}")
         init = GeneralMLR(rows, cols, *init)
+    for got, wanted, side in ((init.rows, rows, "rows"), (init.cols, cols, "columns")):
+        own, names = got.feature_names, wanted.feature_names
+        if own is not None and names is not None and own != names:
+            differ = [f"{a} in place of {b}" for a, b in zip(own, names, strict=False) if a != b]
+            raise ValueError(f"init must have the {side} of A in their order, got"
+                             f" {name_some(differ)}")
     if init.rows != rows or init.cols != cols:
         raise ValueError(f"init must live on the hierarchies of the fit, {rows!r} and {cols!r}, got"
                          f" one on {init.rows!r} and {init.cols!r}")

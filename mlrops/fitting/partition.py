@@ -10,6 +10,7 @@ from .._wording import counted
 from ..hierarchy import Hierarchy
 from ..operators._validate import as_finite, check_rank, working_dtype
 from .bisection import COMBINATIONS, OrderSplit, SpectralSplit, grow
+from .labelled import named_trees, without_names
 
 __all__ = ["partition"]
 
@@ -32,8 +33,10 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
 
     Parameters
     ----------
-    A : array_like or sparse array, shape (m, n)
-        The matrix; for "distance" and "linkage", distances.
+    A : array_like, DataFrame or sparse array, shape (m, n)
+        The matrix; for "distance" and "linkage", distances.  The trees keep the names of the rows
+        and columns of a DataFrame; where both sides have the same names, its rows are put in the
+        order of its columns.
     n_levels : int
         Levels L, the root counted: level 0 is one group, level l has ``2^l`` groups unless some
         were too small to be cut.
@@ -140,12 +143,13 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     if check_rank(rank, "rank") and method in DISTANCES:
         raise ValueError(f"method={method!r} reads distances and takes none of their rank away, got"
                          f" rank = {rank}: leave it out, or use method='spectral'")
+    A, row_names, col_names = without_names(A, square=True)
     A = _as_matrix(A, method)
     symmetric = check_symmetry(A, symmetric)
     rng = np.random.default_rng(random_state)
     if method == "linkage":
         tree = _by_linkage(A, n_levels, balanced, symmetric, min_size)
-        return tree, tree
+        return named_trees(tree, tree, row_names, col_names)
     if rank:
         A = _left_over(A, rank, symmetric, rng)
     weights = _Closeness(A, symmetric) if method == "distance" else _Squares(A)
@@ -155,7 +159,8 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
         split = OrderSplit(weights, **options)
     else:
         split = SpectralSplit(weights, refine=refine, n_starts=n_starts, rng=rng, **options)
-    return grow(*A.shape, n_levels, split, min_size, symmetric)
+    trees = grow(*A.shape, n_levels, split, min_size, symmetric)
+    return named_trees(*trees, row_names, col_names)
 
 
 # ---------------------------------------------------------------- checks

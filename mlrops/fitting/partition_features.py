@@ -12,6 +12,7 @@ import numpy as np
 from .._wording import name_some
 from ..operators._validate import as_finite, check_rank
 from .bisection import COMBINATIONS, MAX_PASSES, grow, starts
+from .labelled import without_names
 from .partition import check_depth
 
 __all__ = ["partition_features"]
@@ -29,8 +30,8 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
 
     Parameters
     ----------
-    Y : array_like, shape (N, n)
-        Data, one sample a row; N may be less than n.
+    Y : array_like or DataFrame, shape (N, n)
+        Data, one sample a row; N may be less than n.  The tree keeps the names of the columns.
     ranks : sequence of L int
         Factors a group at each level, coarsest first, as for `fit_factor_model`: level 0 is one
         group, level l has ``2^l`` groups unless some were too small to be cut.
@@ -100,7 +101,8 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     >>> found.labels(1)[:8]
     array([0, 1, 0, 1, 0, 1, 0, 1])
     """
-    Y = as_finite(Y, "Y", ndim=2)
+    Y, _, names = without_names(Y, "Y")
+    Y = as_finite(Y, "Y", ndim=2, axis=1, labels=names)
     N, n = Y.shape
     if N < 2 or n < 1:
         raise ValueError(f"Y must hold at least two samples of one feature, got shape {Y.shape}")
@@ -115,7 +117,7 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     split = _LikelihoodSplit(_standardized(Y), ranks, balanced, refine, min_size,
                              COMBINATIONS[:n_starts], np.random.default_rng(random_state))
     hierarchy, _ = grow(n, n, n_levels, split, min_size, symmetric=True)
-    return hierarchy
+    return hierarchy._renamed(names)
 
 
 def _standardized(Y):

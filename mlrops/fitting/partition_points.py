@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from .._labels import match
 from ..operators._validate import as_finite
 from .bisection import grow
+from .labelled import named_trees, without_names
 from .partition import check_depth
 
 __all__ = ["partition_points"]
@@ -14,10 +16,11 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
 
     Parameters
     ----------
-    row_points : array_like, shape (m, d)
-        Where the things in the rows are.
-    col_points : array_like, shape (n, d), optional
-        Where the things in the columns are.  By default they are those of the rows.
+    row_points : array_like or DataFrame, shape (m, d)
+        Where the things in the rows are.  The tree keeps the names of the rows of a DataFrame.
+    col_points : array_like or DataFrame, shape (n, d), optional
+        Where the things in the columns are, its coordinates by name if both are DataFrames.  By
+        default they are those of the rows.
     n_levels : int, optional
         Levels L, the root counted, 2 by default: level l has ``2^l`` groups, unless some were too
         small to be cut.
@@ -59,8 +62,16 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
     """
     n_levels, min_size = check_depth(n_levels, min_size)
     symmetric = col_points is None
-    row_points = _as_points(row_points, "row_points")
-    col_points = row_points if symmetric else _as_points(col_points, "col_points")
+    row_points, row_names, axes = without_names(row_points, "row_points")
+    row_points, col_names = _as_points(row_points, "row_points"), row_names
+    if not symmetric:
+        col_points, col_names, col_axes = without_names(col_points, "col_points")
+        col_points = _as_points(col_points, "col_points")
+        order = None if axes is None or col_axes is None else match(
+            col_axes, axes, "col_points", "coordinate")
+        col_points = col_points if order is None else col_points[:, order]
+    else:
+        col_points = row_points
     if row_points.shape[1] != col_points.shape[1]:
         raise ValueError("row_points and col_points must have the same dimension, got"
                          f" {row_points.shape[1]} and {col_points.shape[1]}")
@@ -76,7 +87,8 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
             sides = x >= cut, y >= cut
         return [(rows[sides[0]], cols[sides[1]]), (rows[~sides[0]], cols[~sides[1]])]
 
-    return grow(len(row_points), len(col_points), n_levels, split, min_size, symmetric)
+    trees = grow(len(row_points), len(col_points), n_levels, split, min_size, symmetric)
+    return named_trees(*trees, row_names, col_names)
 
 
 def _as_points(points, what):

@@ -21,16 +21,12 @@ ROUNDING = 1000
 
 
 def _entries(A):
-    """What `as_finite` can look at; names of a DataFrame are left behind."""
+    """What `as_finite` can look at."""
     if np.ma.isMaskedArray(A) and np.ma.is_masked(A):
         mask = np.ma.getmaskarray(A)
         where = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
         raise ValueError(f"A must have all of its entries, got {mask.sum()} masked ones of"
                          f" {mask.size} (row {name_some(where)}); fill them first")
-    if hasattr(A, "columns") and hasattr(A, "to_numpy"):
-        from ..models.frames import frame_values  # models, which import this package, know frames
-
-        return frame_values(A, "A")
     return A
 
 
@@ -49,7 +45,9 @@ class Source:
         self.pairs = GroupPairs(rows, rows if cols is None else cols)
         self.kind = "sparse" if issparse(A) else "operator" if is_operator(A) else "dense"
         if self.kind == "dense":
-            A = as_finite(_entries(A), "A", ndim=2, axis_name="row")
+            h = self.pairs.rows
+            names = h.feature_names if np.shape(A)[:1] == (h.n,) else None
+            A = as_finite(_entries(A), "A", ndim=2, axis_name="row", labels=names)
         elif self.kind == "sparse":
             A = csr_array(A)
             A = A.astype(working_dtype(A.dtype, "A"), copy=False)

@@ -14,7 +14,7 @@ from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
 from .scratch import scratch
 
 __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
-           "posterior", "regress", "solve", "spread", "transfer"]
+           "posterior", "regress", "solve", "spread", "transfer", "up"]
 
 
 def _share(task, layout, k):
@@ -117,6 +117,11 @@ def _down(W, K, layout, use=None):
                 use(a, b, Z)
 
     _share(task, layout, k)
+
+
+def up(F, x, layout):
+    """``F_spreadᵀ x``, node rows (s, k), for x (n, k)."""
+    return _up(F, x, None, None, layout)
 
 
 def multiply(F, p, x, layout, sign=1.0):

@@ -1,12 +1,16 @@
 """Normal distributions with an MLR covariance, given some of the cells of a sample."""
 
-from functools import cached_property
+from collections.abc import Mapping
 
 import numpy as np
 
+from .._cached import cached_property
+from .._labels import labels_of, match
 from .._wording import counted, name_some
 from ..operators import incomplete
 from ..operators._validate import as_features, as_finite, as_real
+from .frames import is_frame
+from .labelled import like_rows, read_samples, read_values, with_names
 
 __all__ = ["Conditional", "condition", "impute", "loglik_samples"]
 
@@ -116,6 +120,8 @@ class Conditional:
     ----------
     observed, missing : ndarray of int, shapes (n_observed,) and (n_missing,)
         The features that are given, in the order asked for, and the rest, increasing.
+    observed_names, missing_names : tuple of str or None
+        Their names, where the features have some.
     mean_map : StructuredOperator, shape (n_missing, n_observed)
         ``B = Σ_mo Σ_oo⁻¹``.
     covariance : MLR
@@ -131,8 +137,11 @@ class Conditional:
     (array([1, 2, 3, 5]), (4,), (4, 4))
     """
 
-    def __init__(self, covariance, mean, observed, missing):
+    def __init__(self, covariance, mean, observed, missing, names=None):
         self.observed, self.missing, self._mean = observed, missing, np.asarray(mean)
+        self.observed_names, self.missing_names = (
+            None if names is None else tuple(names[i] for i in part)
+            for part in (observed, missing))
         self.mean_map = incomplete.ConditionalMap(covariance, observed, missing)
 
     @cached_property
@@ -145,23 +154,32 @@ class Conditional:
 
         Parameters
         ----------
-        y : array_like, shape (n_observed,) or (N, n_observed)
-            Values of the observed features, in the order of `observed`.
+        y : array_like, Series, dict or DataFrame, shape (n_observed,) or (N, n_observed)
+            Values of the observed features, in the order of `observed`; by name where it has names.
 
         Returns
         -------
-        mean : ndarray, shape (n_missing,) or (N, n_missing)
+        mean : ndarray, Series or DataFrame, shape (n_missing,) or (N, n_missing)
+            With names where `y` has some and the features have.
 
         Raises
         ------
         ValueError, TypeError
-            NaN or infinity, another number of features, complex values.
+            NaN or infinity, other features, complex values.
         """
-        y = as_finite(y, "y", ndim=(1, 2), axis=-1)
-        if y.shape[-1] != self.observed.size:
-            raise ValueError(
-                f"y must hold {self.observed.size} observed features, got shape {y.shape}")
-        return self._mean[self.missing] + (self.mean_map @ (y - self._mean[self.observed]).T).T
+        k, names = self.observed.size, self.observed_names or tuple(self.observed.tolist())
+        if is_frame(y):
+            values = read_samples(y, names, k, what="y").values
+        else:
+            values = as_finite(read_values(y, names, "y"), "y", ndim=(1, 2), axis=-1)
+        if values.shape[-1] != k:
+            raise ValueError(f"y must hold {k} observed features, got shape {values.shape}")
+        shift = self.mean_map @ (values - self._mean[self.observed]).T
+        found = self._mean[self.missing] + shift.T
+        if is_frame(y):
+            columns = self.missing if self.missing_names is None else self.missing_names
+            return like_rows(y, found, list(map(str, columns)))
+        return found if labels_of(y) is None else with_names(found, self.missing_names)
 
     def __repr__(self):
         return (f"<{counted(self.missing.size, 'feature')} given {self.observed.size}:"
@@ -175,8 +193,9 @@ def condition(covariance, mean, observed, names=None):
     ----------
     covariance : MLR
     mean : array_like, shape (n,)
-    observed : array_like, shape (n,) of bool or (n_observed,) of int or str
-        The features that are given: a mask, distinct numbers, or names.
+    observed : array_like, shape (n,) of bool or (n_observed,) of int or str, Series or dict
+        The features that are given: a mask, distinct numbers, or names.  A mask that is a Series or
+        dict is matched by name.
     names : sequence of str, optional
         Names of the features, for an `observed` of names.
 
@@ -210,7 +229,7 @@ def condition(covariance, mean, observed, names=None):
            [0.5, 1.5]])
     """
     n = covariance.shape[0]
-    observed = np.asarray(observed)
+    observed = _selection(observed, names)
     if observed.dtype.kind == "b":
         if observed.shape != (n,):
             raise ValueError(f"observed must be a mask of shape ({n},), got {observed.shape}")
@@ -225,7 +244,26 @@ def condition(covariance, mean, observed, names=None):
         raise ValueError(
             f"observed must leave out at least one feature and hold one, got {observed.size} of {n}"
         )
-    return Conditional(covariance, mean, observed, np.flatnonzero(missing))
+    return Conditional(covariance, mean, observed, np.flatnonzero(missing), names)
+
+
+def _selection(observed, names):
+    """Masks, numbers or names as an array; masks with labels in the order of the features."""
+    if is_frame(observed):
+        raise TypeError("observed must be a mask, numbers or names of features, got a table")
+    labels = labels_of(observed)
+    values = list(observed.values()) if isinstance(observed, Mapping) else observed
+    values = np.asarray(values)
+    if values.dtype.kind == "O" and values.size and all(
+            isinstance(x, (bool, np.bool_)) for x in values.ravel()):
+        values = values.astype(bool)
+    if labels is not None and values.dtype.kind == "b":
+        order = match(labels, names, "observed", "feature")
+        return values if order is None else values[order]
+    if isinstance(observed, Mapping):
+        raise TypeError("observed must tell of each feature whether it is given: a dict must hold"
+                        f" True and False, got {values.ravel()[:3].tolist()}")
+    return values
 
 
 def _numbers(wanted, names):

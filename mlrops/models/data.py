@@ -22,6 +22,7 @@ class CompleteData:
     n_samples: int  # N, which k may be smaller than
     weight: float  # Σ w_t
     ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
+    names: tuple | None = None
     mean_is_free = False
 
     @property

@@ -7,8 +7,8 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from .._wording import counted, name_some
 from ..operators import as_operator
-from ..operators._validate import as_finite, rowwise, working_dtype
-from .frames import frame_values
+from ..operators._validate import all_finite, rowwise, working_dtype
+from .frames import Table, read_columns
 
 __all__ = ["BLOCK", "Design", "name_dependent", "rounding"]
 
@@ -24,14 +24,14 @@ class Design:
 
     Parameters
     ----------
-    X : array_like, DataFrame, sparse array or LinearOperator, shape (N, p)
+    X : array_like, DataFrame, dict of columns, sparse array or LinearOperator, shape (N, p)
         A 1-d array is one column.
 
     Attributes
     ----------
     shape : (int, int)
     names : tuple of str or None
-        Column names, where X is a DataFrame or a named Series.
+        Column names, where X is a frame, a dict or a named series.
     index : pandas.Index or None
     dtype : dtype
 
@@ -44,8 +44,6 @@ class Design:
 
     def __init__(self, X):
         X, self.names, self.index = _named(X)
-        if not (issparse(X) or isinstance(X, LinearOperator)):
-            X = as_finite(X, "X", ndim=2)
         self.shape, self.dtype = X.shape, X.dtype
         N, p = X.shape
         if p == 0:
@@ -53,7 +51,7 @@ class Design:
         if N <= p:
             raise ValueError(
                 f"X must have more observations (rows) than coefficients, got {counted(N, 'row')}"
-                f" and {p} columns"
+                f" and {counted(p, 'column')}"
             )
         if isinstance(X, np.ndarray):
             self._factor(X)
@@ -163,35 +161,30 @@ def name_dependent(null, names):
 
 
 def _named(X):
-    """X as an array, csr array or operator, with the names of columns and rows if it has some."""
-    names = index = None
-    if hasattr(X, "columns") and hasattr(X, "index"):
-        names, index = tuple(map(str, X.columns)), X.index
-        X = frame_values(X, "X")
-    elif hasattr(X, "name") and hasattr(X, "index") and hasattr(X, "to_frame"):
-        names, index = None if X.name is None else (str(X.name),), X.index
-        X = frame_values(X.to_frame(), "X")
-    elif issparse(X):
+    """X as an array, csc array or operator, with the names of columns and rows if it has some."""
+    if issparse(X):
         if X.ndim != 2:
             raise ValueError(f"X must be 2-d, got shape {X.shape}")
         X = csc_array(X, dtype=working_dtype(X.dtype, "X"))
-        bad = np.repeat(np.arange(X.shape[1]), np.diff(X.indptr))[~np.isfinite(X.data)]
-        _refuse(np.unique(bad), names)
-        return X, None, None
-    elif isinstance(X, LinearOperator) or hasattr(X, "matvec"):
-        return as_operator(X), None, None
-    else:
-        X = np.asarray(X)
-        X = X[:, None] if X.ndim == 1 else X
-        working_dtype(X.dtype, "X")
-    if X.ndim == 2:
-        _refuse(np.flatnonzero(~np.isfinite(X).all(axis=0)), names)
-    return X, names, index
+        bad = ~np.isfinite(X.data)
+        _refuse(np.repeat(np.arange(X.shape[1]), np.diff(X.indptr))[bad], X.indices[bad])
+        return Table(X)
+    if isinstance(X, LinearOperator) or hasattr(X, "matvec"):
+        return Table(as_operator(X))
+    table = read_columns(X, "X")
+    if not all_finite(table.values):
+        rows, columns = np.nonzero(~np.isfinite(table.values))
+        _refuse(columns, rows, table.columns, table.index)
+    return table
 
 
-def _refuse(columns, names):
+def _refuse(columns, rows, names=None, labels=None):
+    """Refuse numbers in these places, which are not finite."""
+    columns, rows = np.unique(columns), np.unique(rows)
     if columns.size:
+        where = name_some(rows if labels is None else [labels[t] for t in rows])
         raise ValueError(
             f"X must be finite, got NaN or infinity in {counted(columns.size, 'column')}"
-            f" ({name_columns(columns, names)}); drop those rows, or the columns"
+            f" ({name_columns(columns, names)}) and {counted(rows.size, 'row')} ({where}); drop"
+            " those rows, or the columns"
         )

@@ -12,9 +12,9 @@ from ..operators.mlr import MLR, check_ranks
 from .ascent import MEMORY, Problem
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
+from .labelled import named
 from .options import check_options, check_scale, check_times
 from .result import FactorModelResult
-from .rows import named
 from .run import run
 from .sources import open_source
 from .start import capped_groups, start
@@ -65,7 +65,8 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     Y : array_like, DataFrame, sparse matrix, memmap or iterable of row chunks, shape (N, n)
         Data, one sample a row; N at least 2, no constant features.
 
-        - *DataFrame*: its column names are kept and stand in results and errors.
+        - *DataFrame*: its column names are kept and stand in results and errors; those of other
+          libraries (polars, pyarrow) are read by narwhals.
         - *scipy.sparse*: only products with it are taken, centring is implicit.  Entries that are
           not stored are zeros.
         - *numpy.memmap*, *iterable of arrays (c, n)*, or *a function without arguments that returns
@@ -75,13 +76,17 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group with fewer features than its level's rank gets as many factors as it has features
         (``result.capped`` lists them).
-    hierarchy : Hierarchy, optional
-        Tree of the features; default one level with one group.
+    hierarchy : Hierarchy or labels, optional
+        Tree of the features; default one level with one group.  Labels are what
+        `Hierarchy.from_labels` takes, one object, or a list of one a level: a dict, Series or
+        DataFrame is matched to the columns by name, and may speak of features that Y does not have.
+        A Hierarchy with names must have those of the columns, and is put in their order; data
+        without names take over its own.
     init : {"svd", "principal_factor", "frobenius", "random"} or MLR, optional
         Starting point: top-down truncated SVDs of the running residual, group by group; iterated
         principal factors (one level of one group only); the model nearest to the sample covariance
         in the Frobenius norm, see Notes; a seeded random draw; or an operator on the same hierarchy
-        with the same ranks.
+        with the same ranks, matched by name where its hierarchy has names.
     n_init : int, optional
         Number of starts, of which the best outcome is kept: the first one as `init` says, further
         ones random.
@@ -93,9 +98,10 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         What to do about NaN and masked cells: an error that names the columns, or exact EM on the
         cells that are there.  Then rows without an observed cell are left out, and a column needs
         two observed cells that differ.
-    sample_weight : array_like, shape (N,), optional
+    sample_weight : array_like, Series or dict, shape (N,), optional
         Non-negative weights of the samples; only their ratios count.  Samples of weight 0 are left
-        out, whatever they hold.
+        out, whatever they hold.  Labels are matched to the index of a DataFrame; rows of other data
+        have none but their numbers, in chunks counted through.
     compress : bool, optional
         Replace N > n complete samples by n with the same second moments (one QR factorization).
         The iterates stay the same.  Default: for arrays and frames.  For memory maps and chunks

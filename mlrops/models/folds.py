@@ -3,13 +3,14 @@
 import numpy as np
 import scipy.sparse
 
+from .._labels import by_label
 from .._wording import counted
 from ..operators._validate import check_rank
 
 __all__ = ["make_folds", "take_rows"]
 
 
-def make_folds(folds, n_folds, shuffle, n_samples, rng):
+def make_folds(folds, n_folds, shuffle, n_samples, rng, rows=None):
     """List of (train, test) pairs of increasing sample numbers.
 
     Parameters
@@ -21,6 +22,8 @@ def make_folds(folds, n_folds, shuffle, n_samples, rng):
     shuffle : bool
     n_samples : int
     rng : numpy.random.Generator
+    rows : sequence, optional
+        Labels of the samples, to which masks with labels are matched.
     """
     samples = np.arange(n_samples)
     if folds is None:
@@ -44,12 +47,12 @@ def make_folds(folds, n_folds, shuffle, n_samples, rng):
             ) from None
         if not pairs:
             raise ValueError("folds must hold at least one pair (train, test), got none")
-    return [_check_fold(k, train, test, samples) for k, (train, test) in enumerate(pairs)]
+    return [_check_fold(k, train, test, samples, rows) for k, (train, test) in enumerate(pairs)]
 
 
-def _check_fold(k, train, test, samples):
+def _check_fold(k, train, test, samples, rows):
     try:
-        train, test = (np.unique(samples[x if isinstance(x, slice) else np.asarray(x)])
+        train, test = (np.unique(samples[x if isinstance(x, slice) else _chosen(x, rows, k)])
                        for x in (train, test))
     except IndexError as error:
         raise ValueError(f"fold {k} does not index {counted(samples.size, 'sample')}:"
@@ -65,6 +68,13 @@ def _check_fold(k, train, test, samples):
             f"fold {k} tests on {both.size} of the samples it trains on, {both[0]} the first"
         )
     return train, test
+
+
+def _chosen(x, rows, fold):
+    """Numbers or a mask as an array; a mask with labels in the order of the samples."""
+    if getattr(getattr(x, "dtype", None), "kind", "") == "b":
+        x = by_label(x, rows, f"the mask of fold {fold}", "sample")
+    return np.asarray(x)
 
 
 def take_rows(Y, rows):

@@ -1,40 +1,18 @@
 """Models and data with named columns."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from .._labels import labels_of
-from .._optional import import_pandas
+from .._labels import check_distinct, labels_of, match
+from .._optional import import_narwhals, import_pandas
 from .._wording import counted, name_some
+from ..operators import MLR
 from ..operators._validate import as_real, in_memory, working_dtype
 
-__all__ = ["Table", "check_names", "check_order", "column_names", "frame_values", "is_frame",
-           "is_series", "like_frame", "loadings_frame", "read_table"]
-
-
-def check_names(got, fitted):
-    """Refuse columns of other names, or in another order, than those fitted to."""
-    got, fitted = tuple(map(str, got)), tuple(fitted)
-    if got == fitted:
-        return
-    if len(got) != len(fitted):
-        raise ValueError(f"Y must have the {counted(len(fitted), 'column')} fitted to, got"
-                         f" {len(got)}")
-    first = [f"column {i} is {a!r}, fitted was {b!r}"
-             for i, (a, b) in enumerate(zip(got, fitted, strict=True)) if a != b]
-    same = sorted(got) == sorted(fitted)
-    raise ValueError("Y must have the columns fitted to, in their order"
-                     f"{' (these are the same in another order)' if same else ''}:"
-                     f" {name_some(first, limit=3)}")
-
-
-def check_order(got, fitted, what):
-    """Refuse the columns fitted to in another order: they would be taken for one another."""
-    got, fitted = list(map(str, got)), list(fitted)
-    if got != fitted and sorted(got) == sorted(fitted):
-        raise ValueError(
-            f"{what} must have its columns in the order fitted to, {fitted}, got {got}")
+__all__ = ["Table", "column_names", "frame_values", "is_frame", "is_series", "loadings_frame",
+           "read_columns", "read_square", "read_table"]
 
 
 class Table(NamedTuple):
@@ -43,6 +21,26 @@ class Table(NamedTuple):
     values: np.ndarray  # (N,) or (N, n), float32 or float64; NaN where a cell is missing
     columns: tuple | None = None  # n str; of a series its name, if it has one
     index: object = None  # pandas.Index
+
+    def in_order(self, labels, what, axis="row", *, extra=False):
+        """The same with its rows, where they have labels, in the order of the data's `labels`."""
+        order = None if self.index is None else match(self.index, labels, what, axis, extra=extra)
+        return self if order is None else self._replace(values=self.values[order], index=labels)
+
+    def choose(self, names, what, axis, *, extra=False):
+        """The same with its columns, where they have names, in the order of the data's `names`.
+
+        Columns that a library has numbered count as columns without names, unless the data's are
+        numbers too.
+        """
+        if self.columns is None:
+            return self
+        numbers = [str(i) for i in range(len(self.columns))]
+        if list(self.columns) == numbers and set(names or ()).isdisjoint(numbers):
+            return self._replace(columns=None)
+        order = match(self.columns, names, what, axis, extra=extra)
+        return self if order is None else self._replace(values=self.values[:, order],
+                                                        columns=names)
 
 
 def read_table(x, what, ndim=None):
@@ -60,6 +58,62 @@ def read_table(x, what, ndim=None):
         columns = column_names(x)
         values = frame_values(x, what)
     return Table(as_real(values, what, ndim=ndim), columns, labels_of(x))
+
+
+def read_columns(x, what):
+    """`x` as a `Table` of one column or several, (N, n).
+
+    A dict holds columns by name.  Columns of two names are refused.
+    """
+    if isinstance(x, Mapping):
+        return _from_dict(x, what)
+    table = read_table(x, what, ndim=(1, 2))
+    if table.values.ndim == 1:
+        return table._replace(values=table.values[:, None])
+    if table.columns is not None:
+        check_distinct(table.columns, f"columns of {what}")
+    return table
+
+
+def _from_dict(columns, what):
+    """The `Table` of a dict of columns, whose rows are those of the first that has labels."""
+    if not columns:
+        raise ValueError(f"{what} must have at least one column, got an empty dict")
+    names = tuple(map(str, columns))
+    check_distinct(names, f"columns of {what}")
+    named = [f"{what}, column {name}" for name in names]
+    read = [read_table(x, label, ndim=1)
+            for x, label in zip(columns.values(), named, strict=True)]
+    index = next((table.index for table in read if table.index is not None), None)
+    N = len(read[0].values)
+    for table, label in zip(read, named, strict=True):
+        if len(table.values) != N:
+            raise ValueError(f"{label} has {counted(len(table.values), 'row')}, {named[0]} has {N}:"
+                             " columns need the same rows")
+    read = [table.in_order(index, label).values for table, label in zip(read, named, strict=True)]
+    return Table(np.stack(read, axis=1), names, index)
+
+
+def read_square(x, labels, what, axis):
+    """A matrix of which rows and columns belong to one thing each, in the order of `labels`.
+
+    The rows of a frame without an index are those of its columns.  An `MLR` has the names that its
+    hierarchy has; other operators have none.
+    """
+    if isinstance(x, MLR):
+        own = x.hierarchy.feature_names
+        order = None if own is None or labels is None else match(
+            own, tuple(map(str, labels)), what, axis)
+        return x if order is None else x.restrict(np.array(order))
+    if not is_frame(x):
+        return x
+    in_memory(x, what)
+    order = match(column_names(x) if _is_foreign(x) else x.columns, labels,
+                  f"{what} (its columns)", axis)
+    rows = order if _is_foreign(x) else match(x.index, labels, f"{what} (its index)", axis)
+    values = frame_values(x, what)
+    values = values if order is None else values[:, order]
+    return values if rows is None else values[rows]
 
 
 def is_frame(x):
@@ -86,12 +140,7 @@ def _eager(x):
     """A frame of another library as one with ``columns`` and columns by name."""
     if not _is_foreign(x):
         return x
-    try:
-        import narwhals
-    except ImportError as error:
-        raise ImportError("frames of other libraries than pandas are read by narwhals, which is not"
-                          ' installed: python -m pip install "mlrops[frames]"') from error
-    return narwhals.from_native(x, eager_only=True)
+    return import_narwhals().from_native(x, eager_only=True)
 
 
 def column_names(x):
@@ -105,7 +154,7 @@ def frame_values(frame, what):
     frame = _eager(frame)
     names = list(frame.columns)
     if not names:
-        raise ValueError(f"{what} must have at least one feature (column), got {frame.shape}")
+        return np.empty((len(frame), 0))
     kinds = [getattr(kind, "kind", "O") for kind in getattr(frame, "dtypes", ())]
     if kinds and all(kind in "fiub" for kind in kinds):
         # What a nullable column lacks becomes NaN.
@@ -137,15 +186,6 @@ def _column(column, what):
 def _computing(kind):
     """The dtype to compute in for a column, whose own may be nullable or sparse."""
     return working_dtype(getattr(kind, "numpy_dtype", getattr(kind, "subtype", kind)))
-
-
-def like_frame(Y, x):
-    """`x` with rows and columns named as in `Y` where that is a DataFrame."""
-    if not (hasattr(Y, "columns") and hasattr(Y, "index")):
-        return x
-    pd = import_pandas()
-
-    return pd.DataFrame(x, index=Y.index, columns=Y.columns)
 
 
 def loadings_frame(fit, loadings):

@@ -2,17 +2,20 @@
 
 import math
 import warnings
-from functools import cached_property
 
 import numpy as np
 from scipy.linalg import qr, solve_triangular
-from scipy.sparse.linalg import LinearOperator, cg, lsmr
+from scipy.sparse.linalg import LinearOperator, lsmr
 
+from .._cached import cached_property
+from .._labels import by_label, labels_of
 from .._wording import counted, name_some
 from ..operators import Dense, Diagonal, as_operator, krylov
 from ..operators._validate import as_finite, check_rank
 from ..operators.convergence import ConvergenceWarning
+from .conjugate import conjugate_gradients
 from .design import Design, name_dependent, rounding
+from .frames import is_frame, is_series, read_square, read_table
 from .gls_result import GLSResult
 
 __all__ = ["gls"]
@@ -29,13 +32,13 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
 
     Parameters
     ----------
-    X : array_like, DataFrame, sparse array or LinearOperator, shape (N, p)
+    X : array_like, DataFrame, dict of columns, sparse array or LinearOperator, shape (N, p)
         Regressors, N > p.  No constant is added.
-    y : array_like or Series, shape (N,)
+    y : array_like, Series or dict, shape (N,)
         Dependent variable.
-    covariance : StructuredOperator, shape (N, N), or array_like, shape (N, N) or (N,)
-        Covariance Σ of the errors, positive definite; up to a factor unless ``scale="known"``.  A
-        1-d array holds variances.
+    covariance : StructuredOperator, (N, N), or array_like or DataFrame, (N, N), or variances (N,)
+        Covariance Σ of the errors, positive definite; up to a factor unless ``scale="known"``.
+        Variances are an array, a Series, or a dict by row.
     solver : {"cg", "lsmr", "qr"}, default "cg"
         ``"cg"``: conjugate gradients on the normal operator ``Xᵀ Σ⁻¹ X``; an iteration is one solve
         with Σ.  ``"lsmr"``: LSMR on the whitened regressors ``W X``, ``WᵀW = Σ⁻¹``, whose condition
@@ -46,7 +49,7 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
         stops.  Default 1e-10, in single precision (of X or Σ) 1e-5.
     max_iter : int, optional
         Cap on the iterations, default ``10 p``, at least 100.
-    x0 : array_like, shape (p,), optional
+    x0 : array_like, Series or dict by regressor, shape (p,), optional
         Coefficients to start from, default zeros.
     scale : {"estimated", "known"}, default "estimated"
         ``"estimated"``: the covariance of the errors is σ²Σ, σ² is estimated with N - p degrees of
@@ -62,9 +65,9 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     Raises
     ------
     ValueError
-        Shapes that do not match, N <= p, NaN, columns of X that are linearly dependent (named), a
-        covariance not known to be positive definite or, for ``"lsmr"`` and ``"qr"``, without a
-        structured square root.
+        Shapes or labels that do not match, two columns of one name, N <= p, NaN or masked entries,
+        columns of X that are linearly dependent (named), a covariance not known to be positive
+        definite or, for ``"lsmr"`` and ``"qr"``, without a structured square root.
     TypeError
         Complex or non-numeric input.
     numpy.linalg.LinAlgError
@@ -77,11 +80,16 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
 
     Notes
     -----
-    The iteration runs in a basis of the columns of X.  A dense X is replaced by the orthonormal
-    factor of its QR, so that the number of iterations depends on Σ, not on the condition of X; the
-    columns of a sparse X are scaled to unit length (Jacobi preconditioning); a LinearOperator is
-    taken as it is.  After each run of a solver the residual is formed anew from ``y - Xβ``, and up
-    to three more runs solve for what is left [1]_.
+    *Labels.*  Rows are those of X where it has an index, else those of y: y, variances and the rows
+    and columns of a covariance that have labels are put in their order, and refused where the
+    labels differ; so is `x0` by the names of the regressors.  Arrays and operators stand in the
+    order of the rows.  Frames of polars and other libraries have names of columns, but no index.
+
+    *Solution.*  The iteration runs in a basis of the columns of X.  A dense X is replaced by the
+    orthonormal factor of its QR, so that the number of iterations depends on Σ, not on the
+    condition of X; the columns of a sparse X are scaled to unit length (Jacobi preconditioning); a
+    LinearOperator is taken as it is.  After each run of a solver the residual is formed anew from
+    ``y - Xβ``, and up to three more runs solve for what is left [1]_.
 
     `rtol` bounds the gradient of the least squares problem.  With ``W B``, the whitened regressors
     in that basis, of condition κ, coefficients can be off by about ``κ² rtol`` of their size, and
@@ -120,8 +128,8 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
         raise ValueError(f"scale must be 'estimated' or 'known', got {scale!r}")
     design = Design(X)
     N, p = design.shape
-    y, dependent = _dependent(y, design)
-    covariance = _as_covariance(covariance, N)
+    y, dependent, rows = _dependent(y, design)
+    covariance = _as_covariance(covariance, N, rows)
     if rtol is None:
         rtol = max(krylov.RTOL[design.dtype], krylov.RTOL[covariance.dtype])
     if not 0 < rtol < 1:
@@ -137,37 +145,45 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     params = design.coefficients(gamma)
     fitted = design.apply(gamma)
     return GLSResult(
-        params=params, resid=y - fitted, fittedvalues=fitted, covariance=covariance,
+        coefficients=params, errors=y - fitted, fitted=fitted, covariance=covariance,
         solver=solver, n_iter=n_iter, residual=residual, converged=converged, scale_is=scale,
-        names=design.names, dependent=dependent, _problem=problem,
+        names=design.names, dependent=dependent, rows=rows, _problem=problem,
     )
 
 
 def _dependent(y, design):
-    """y as an array (N,), and its name."""
-    N = design.shape[0]
-    index, name = getattr(y, "index", None), getattr(y, "name", None)
-    index = None if callable(index) else index  # lists have a method of that name
-    if design.index is not None and index is not None and not design.index.equals(index):
-        raise ValueError("X and y must have the same index (row labels), in the same order")
-    y = as_finite(y, "y", axis_name="observation")
+    """y as an array (N,) in the order of X, its name, and the labels of the rows."""
+    N, rows = design.shape[0], labels_of(y) if design.index is None else design.index
+    y = by_label(y, rows, "y", "observation")
+    name = y.name if is_series(y) else None
+    y = read_table(y, "y").values
     if y.shape != (N,):
         raise ValueError(f"y must have shape ({N},), one entry a row of X, got {y.shape}")
-    return y, None if name is None else str(name)
+    y = as_finite(y, "y", axis_name="observation", labels=rows)
+    return y, None if name in (None, "") else str(name), rows
 
 
-def _as_covariance(covariance, N):
+def _as_covariance(covariance, N, rows):
     """The covariance as an operator known to be positive definite."""
+    if not is_frame(covariance):
+        covariance = by_label(covariance, rows, "covariance", "observation")
+    if is_series(covariance):
+        covariance = read_table(covariance, "covariance").values
+    covariance = read_square(covariance, rows, "covariance", "observation")
     if np.ndim(covariance) == 1 and not hasattr(covariance, "matvec"):
-        variances = as_finite(covariance, "covariance", axis_name="observation")
+        variances = as_finite(covariance, "covariance", axis_name="observation",
+                              labels=rows if len(covariance) == N else None)
         bad = np.flatnonzero(~(variances > 0))
         if bad.size:
+            where = bad if rows is None or variances.size != N else [rows[i] for i in bad]
             raise ValueError(
                 f"covariance must hold positive variances, got {variances[bad[0]]:.3g} at"
-                f" observation {bad[0]} ({counted(bad.size, 'observation')}: {name_some(bad)})"
+                f" observation {where[0]} ({counted(bad.size, 'observation')}: {name_some(where)})"
             )
         covariance = Diagonal(variances)
     elif hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple)):
+        covariance = as_finite(covariance, "covariance", ndim=2, axis_name="observation",
+                               labels=rows if len(covariance) == N else None)
         covariance = Dense(covariance, positive_definite=True)
     else:
         covariance = as_operator(covariance)
@@ -189,7 +205,8 @@ def _start(x0, design, dtype):
     p = design.shape[1]
     if x0 is None:
         return np.zeros(p, dtype)
-    x0 = as_finite(x0, "x0", axis_name="coefficient")
+    x0 = read_table(by_label(x0, design.names, "x0", "coefficient"), "x0").values
+    x0 = as_finite(x0, "x0", axis_name="coefficient", labels=design.names)
     if x0.shape != (p,):
         raise ValueError(f"x0 must have shape ({p},), one entry a coefficient, got {x0.shape}")
     return design.in_basis(x0).astype(dtype, copy=False)
@@ -274,12 +291,8 @@ class _Normal:
 
     def step(self, error, gradient, goal, max_iter):
         """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
-        p = self.design.shape[1]
-        counter = _Counter()
-        normal = LinearOperator(
-            (p, p), lambda v: self.gradient(self.design.apply(v.ravel())), dtype=self.dtype)
-        step, _ = cg(normal, gradient, rtol=0.0, atol=goal, maxiter=max_iter, callback=counter)
-        return step, counter.n
+        return conjugate_gradients(
+            lambda v: self.gradient(self.design.apply(v)), gradient, goal, max_iter)
 
     @cached_property
     def root(self):
@@ -362,14 +375,6 @@ class _Direct(_Whitened):
 
 
 SOLVERS = {"cg": _Normal, "lsmr": _Whitened, "qr": _Direct}
-
-
-class _Counter:
-    def __init__(self):
-        self.n = 0
-
-    def __call__(self, _):
-        self.n += 1
 
 
 def _lengths(squares, design):

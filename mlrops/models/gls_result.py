@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from .._cached import cached_property
 from .._optional import import_pandas
 from .._wording import counted
 from .text import WIDTH, coefficient_columns, coefficient_lines, short, side_by_side, title
@@ -18,11 +18,14 @@ __all__ = ["GLSResult"]
 class GLSResult:
     """A regression by generalized least squares; what `gls` returns.
 
+    What belongs to the coefficients is an array, or a Series or DataFrame where the regressors have
+    names; what belongs to the rows is one where the rows have labels, those of X or else of y.
+
     Attributes
     ----------
-    params : ndarray, shape (p,)
+    params : ndarray or Series, shape (p,)
         Coefficients.
-    resid, fittedvalues : ndarray, shape (N,)
+    resid, fittedvalues : ndarray or Series, shape (N,)
         ``y - Xβ`` and ``Xβ``.
     covariance : StructuredOperator, shape (N, N)
         Covariance Σ of the errors as given, up to `scale`.
@@ -42,6 +45,12 @@ class GLSResult:
         Names of the regressors, where X had some.
     dependent : str or None
         Name of y, where it had one.
+    rows : pandas.Index, tuple or None
+        Labels of the rows, where X or y had some.
+    coefficients : ndarray, shape (p,)
+        `params` as an array, whatever has names.
+    errors, fitted : ndarray, shape (N,)
+        `resid` and `fittedvalues` as arrays.
 
     Notes
     -----
@@ -63,9 +72,9 @@ class GLSResult:
            [1.871, 2.078]])
     """
 
-    params: np.ndarray
-    resid: np.ndarray
-    fittedvalues: np.ndarray
+    coefficients: np.ndarray
+    errors: np.ndarray
+    fitted: np.ndarray
     covariance: object
     solver: str
     n_iter: int
@@ -74,31 +83,59 @@ class GLSResult:
     scale_is: str
     names: tuple | None = None
     dependent: str | None = None
+    rows: object = None
     _problem: object = None
 
     def __repr__(self):
         how = "converged" if self.converged else "NOT converged"
         return (
-            f"<GLSResult of {counted(self.params.size, 'coefficient')},"
-            f" {counted(self.resid.size, 'observation')}; {self.solver} {how}>"
+            f"<GLSResult of {counted(self.coefficients.size, 'coefficient')},"
+            f" {counted(self.nobs, 'observation')}; {self.solver} {how}>"
         )
+
+    # ---------------------------------------------------------------- arrays, or with names
+
+    def _by_coefficient(self, x):
+        """One number a coefficient, (p,): an array, or a Series."""
+        return x if self.names is None else import_pandas().Series(x, index=list(self.names))
+
+    def _by_row(self, x):
+        """One number a row, (N,): an array, or a Series."""
+        if self.rows is None:
+            return x
+        return import_pandas().Series(x, index=self.rows, name=self.dependent)
+
+    @property
+    def params(self):
+        """Coefficients, ndarray or Series of shape (p,)."""
+        return self._by_coefficient(self.coefficients)
+
+    @property
+    def resid(self):
+        """Residuals ``y - Xβ``, ndarray or Series of shape (N,)."""
+        return self._by_row(self.errors)
+
+    @property
+    def fittedvalues(self):
+        """Fitted values ``Xβ``, ndarray or Series of shape (N,)."""
+        return self._by_row(self.fitted)
 
     # ---------------------------------------------------------------- size of the errors
 
     @property
     def nobs(self):
         """Number of observations N (int)."""
-        return self.resid.size
+        return self.errors.size
 
     @property
     def df_resid(self):
         """Degrees of freedom of the residuals, N - p (int)."""
-        return self.resid.size - self.params.size
+        return self.errors.size - self.coefficients.size
 
     @cached_property
     def ssr(self):
         """Weighted sum of squares of the residuals, ``rᵀ Σ⁻¹ r`` (float)."""
-        return self._problem.quad(self.resid)
+        return self._problem.quad(self.errors)
 
     @property
     def scale(self):
@@ -139,7 +176,7 @@ class GLSResult:
 
         Returns
         -------
-        covariance : ndarray, shape (p, p)
+        covariance : ndarray or DataFrame, shape (p, p)
 
         Raises
         ------
@@ -147,25 +184,39 @@ class GLSResult:
             Columns of X that are linearly dependent, named.
         """
         root = self._problem.root
-        return self.scale * (root @ root.T)
+        out = self.scale * (root @ root.T)
+        if self.names is None:
+            return out
+        return import_pandas().DataFrame(out, index=list(self.names), columns=list(self.names))
 
     @cached_property
-    def bse(self):
-        """Standard errors of the coefficients, ndarray of shape (p,)."""
+    def _standard_errors(self):
         root = self._problem.root
         largest = np.abs(root).max(axis=1)  # squares of quotients do not underflow
         return math.sqrt(self.scale) * largest * np.linalg.norm(root / largest[:, None], axis=1)
 
     @cached_property
-    def tvalues(self):
-        """Coefficients over standard errors, ndarray of shape (p,); z where the scale is known."""
+    def _ratios(self):
         with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit
-            return self.params / self.bse
+            return self.coefficients / self._standard_errors
 
-    @cached_property
+    @property
+    def bse(self):
+        """Standard errors of the coefficients, ndarray or Series of shape (p,)."""
+        return self._by_coefficient(self._standard_errors)
+
+    @property
+    def tvalues(self):
+        """Coefficients over standard errors, shape (p,); z where the scale is known."""
+        return self._by_coefficient(self._ratios)
+
+    @property
     def pvalues(self):
-        """Two-sided p-values of ``β_j = 0``, ndarray of shape (p,)."""
-        below = -np.abs(self.tvalues)
+        """Two-sided p-values of ``β_j = 0``, ndarray or Series of shape (p,)."""
+        return self._by_coefficient(self._probabilities())
+
+    def _probabilities(self):
+        below = -np.abs(self._ratios)
         if self.scale_is == "known":
             return 2 * ndtr(below)
         return 2 * stdtr(self.df_resid, below)
@@ -180,20 +231,26 @@ class GLSResult:
 
         Returns
         -------
-        interval : ndarray, shape (p, 2)
-            Lower and upper ends.
+        interval : ndarray or DataFrame, shape (p, 2)
+            Lower and upper ends; columns ``lower`` and ``upper``.
 
         Raises
         ------
         ValueError
             `alpha` is not between 0 and 1.
         """
+        ends = self._ends(alpha)
+        if self.names is None:
+            return ends
+        return import_pandas().DataFrame(ends, index=list(self.names), columns=["lower", "upper"])
+
+    def _ends(self, alpha):
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
         tail = 1 - alpha / 2
         quantile = ndtri(tail) if self.scale_is == "known" else stdtrit(self.df_resid, tail)
-        half = quantile * self.bse
-        return np.column_stack([self.params - half, self.params + half])
+        half = quantile * self._standard_errors
+        return np.column_stack([self.coefficients - half, self.coefficients + half])
 
     # ---------------------------------------------------------------- tables
 
@@ -234,13 +291,13 @@ class GLSResult:
             *coefficient_lines(self._labels(), self._table(alpha), self._columns(alpha)), rule])
 
     def _table(self, alpha):
-        return np.column_stack([self.params, self.bse, self.tvalues, self.pvalues,
-                                self.conf_int(alpha)])
+        return np.column_stack([self.coefficients, self._standard_errors, self._ratios,
+                                self._probabilities(), self._ends(alpha)])
 
     def _labels(self):
         if self.names is not None:
             return list(self.names)
-        return [f"x{j}" for j in range(self.params.size)]
+        return [f"x{j}" for j in range(self.coefficients.size)]
 
     def _columns(self, alpha):
         return coefficient_columns(alpha, self.scale_is == "known")
@@ -254,7 +311,7 @@ class GLSResult:
         left = [
             ("Dependent", short(self.dependent or "y")),
             ("Observations", f"{self.nobs:,}"),
-            ("Coefficients", f"{self.params.size:,}"),
+            ("Coefficients", f"{self.coefficients.size:,}"),
             ("Df residuals", f"{self.df_resid:,}"),
             ("Covariance", short(type(self.covariance).__name__)),
         ]

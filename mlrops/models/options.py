@@ -6,7 +6,7 @@ import numpy as np
 
 from .._wording import counted
 from ..operators._validate import check_rank
-from .rows import named
+from .labelled import named
 from .run import Rules
 
 __all__ = ["check_options", "check_scale", "check_times"]

@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .._wording import counted
-from ..operators._validate import as_finite, as_real, check_rank
+from ..operators._validate import check_rank
 from ..operators.bartlett import BartlettScores
 from ..operators.mlr import MLR
-from . import conditional, criteria, divergence
-from .frames import check_names, like_frame, loadings_frame
+from . import conditional, divergence
+from .explained import Explained
+from .frames import is_frame, loadings_frame
+from .labelled import factor_columns, like_rows, read_samples, with_names
 from .rotation import rotate
-from .sources import as_array
 from .summary import summarize
 
 __all__ = ["FactorModelResult"]
 
 
 @dataclass(frozen=True, repr=False)
-class FactorModelResult:
+class FactorModelResult(Explained):
     """A fitted factor model; what `fit_factor_model` returns.
 
     Attributes
@@ -50,7 +51,8 @@ class FactorModelResult:
         square root of the feature's D, or by log D; variances at the floor count only where they
         would rise.
     feature_names : tuple of str or None
-        Column names of the data where it had some.
+        Column names of the data where it had some, else those of the hierarchy.  Arrays of the
+        result are in their order.
     capped : tuple of (int, int, int)
         ``(level, group, features)`` of groups that have fewer features than their level's rank.
     mean_is_estimated : bool
@@ -85,17 +87,8 @@ class FactorModelResult:
     mean_is_estimated: bool = True
 
     def _rows(self, Y, missing=False):
-        """Data (N, n) as an array; every method that takes data takes it from here."""
-        n = self.mean.size
-        names = getattr(Y, "columns", None)
-        if names is not None and self.feature_names is not None:
-            check_names(names, self.feature_names)
-        if names is not None:
-            Y = as_array(Y, names)
-        Y = as_real(Y, "Y", ndim=2) if missing else as_finite(Y, "Y", ndim=2, axis=1)
-        if Y.shape[1] != n:
-            raise ValueError(f"Y must have {counted(n, 'feature')} (columns), got shape {Y.shape}")
-        return Y
+        """Data as `Samples`; every method that takes data takes it from here."""
+        return read_samples(Y, self.feature_names, self.mean.size, missing)
 
     # ---------------------------------------------------------------- data under the model
 
@@ -105,18 +98,20 @@ class FactorModelResult:
         Parameters
         ----------
         Y : array_like or DataFrame, shape (N, n)
-            A DataFrame must have the columns of the one fitted to, in that order.  NaN marks a
-            missing cell, which is left out.
+            The columns of a DataFrame stand in any order, and have the names fitted to.  NaN marks
+            a missing cell, which is left out.
 
         Returns
         -------
-        loglik : ndarray, shape (N,)
-            0 for a sample without an observed cell.
+        loglik : ndarray or Series, shape (N,)
+            A Series for a DataFrame; 0 for a sample without an observed cell.
         """
-        Y = self._rows(Y, missing=True)
+        return like_rows(Y, self._loglik(self._rows(Y, missing=True).values), "loglik")
+
+    def _loglik(self, Y):
         if np.isnan(Y).any():
             return conditional.loglik_samples(self.covariance, self.mean, Y)
-        quad = self.covariance.inv_quad((self._rows(Y) - self.mean).T)
+        quad = self.covariance.inv_quad((Y - self.mean).T)
         return -0.5 * (self.mean.size * math.log(2 * math.pi) + self.covariance.logdet() + quad)
 
     def score(self, Y):
@@ -130,7 +125,7 @@ class FactorModelResult:
         -------
         float
         """
-        return float(self.score_samples(Y).mean())
+        return float(self._loglik(self._rows(Y, missing=True).values).mean())
 
     def scores(self, Y, level=None, *, covariance=False, method="posterior"):
         r"""Scores of the factors in each sample.
@@ -149,8 +144,9 @@ class FactorModelResult:
 
         Returns
         -------
-        scores : ndarray, shape (N, p_l, r_l)
-            A tuple of L arrays for ``level=None``.
+        scores : ndarray, shape (N, p_l, r_l), or DataFrame
+            A tuple of L arrays for ``level=None``.  For a DataFrame they are DataFrames with its
+            rows, and columns ``(group, factor)``, in the order of `Hierarchy.names`.
         covariance : ndarray, shape (p_l, r_l, r_l)
             The same for every sample: of the factors given the data, or of the error of the least
             squares scores.  A tuple of L arrays for ``level=None``.  Only with ``covariance=True``.
@@ -179,18 +175,33 @@ class FactorModelResult:
         >>> bool(abs(r) > 0.95), cov.shape
         (True, (1, 1, 1))
         """
+        means, spreads = self._factors(Y, level, method)
+        means = self._named_scores(Y, means, level)
+        if not covariance:
+            return means if level is None else means[0]
+        return (means, spreads()) if level is None else (means[0], spreads()[0])
+
+    def _factors(self, Y, level, method):
+        """Scores (N, p_l, r_l) a level, and what gives their covariances."""
         if method not in ("posterior", "bartlett"):
             raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
         h = self.covariance.hierarchy
         levels = range(h.n_levels) if level is None else (h._level(level),)
-        X = (self._rows(Y) - self.mean).T
+        X = (self._rows(Y).values - self.mean).T
         factors = (self.covariance.posterior(X, check_finite=False) if method == "posterior"
                    else BartlettScores(self.covariance, X, check_finite=False))
         means = tuple(np.moveaxis(factors.mean(at), 2, 0) for at in levels)
-        if not covariance:
-            return means if level is None else means[0]
-        spreads = tuple(factors.covariance(at) for at in levels)
-        return (means, spreads) if level is None else (means[0], spreads[0])
+        return means, lambda: tuple(factors.covariance(at) for at in levels)
+
+    def _named_scores(self, Y, scores, level):
+        """Scores, an array a level, as frames where Y is one."""
+        if not is_frame(Y):
+            return scores
+        A = self.covariance
+        levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
+        return tuple(like_rows(Y, z.reshape(len(z), -1),
+                               factor_columns(A.hierarchy, at, A.ranks[at]))
+                     for at, z in zip(levels, scores, strict=True))
 
     def sample(self, size=None, random_state=None):
         """Draw from the fitted normal distribution.
@@ -205,8 +216,10 @@ class FactorModelResult:
         Returns
         -------
         samples : ndarray, shape (n,) for ``size=None``, else (size, n)
+            A Series or DataFrame of pandas where the features have names.
         """
-        return self.covariance.sample(size, random_state) + self.mean
+        drawn = self.covariance.sample(size, random_state) + self.mean
+        return with_names(drawn.T, self.feature_names).T
 
     # ---------------------------------------------------------------- against a known truth
 
@@ -215,10 +228,11 @@ class FactorModelResult:
 
         Parameters
         ----------
-        true_covariance : operator or array_like, shape (n, n)
-            Its covariance Σ*.
-        true_mean : array_like, shape (n,), optional
-            Its mean; default the fitted one.
+        true_covariance : operator, array_like or DataFrame, shape (n, n)
+            Its covariance Σ*.  The rows and the columns of a DataFrame, and the features of an
+            `MLR` on a hierarchy with names, are those fitted to, in any order.
+        true_mean : array_like or Series, shape (n,), optional
+            Its mean; default the fitted one.  A Series or dict is matched by name.
 
         Returns
         -------
@@ -247,7 +261,8 @@ class FactorModelResult:
         >>> bool(0 < fit.kl_divergence(sim.covariance, sim.mean) < 1)
         True
         """
-        return divergence.expected_loglik(self.covariance, self.mean, true_covariance, true_mean)
+        return divergence.expected_loglik(
+            self.covariance, self.mean, true_covariance, true_mean, self.feature_names)
 
     def kl_divergence(self, true_covariance, true_mean=None):
         """Kullback-Leibler divergence of the fitted distribution from a known normal one.
@@ -267,89 +282,8 @@ class FactorModelResult:
         ValueError, TypeError
             As in `expected_loglik`, or a true covariance without a structured determinant.
         """
-        return divergence.kl_divergence(self.covariance, self.mean, true_covariance, true_mean)
-
-    # ---------------------------------------------------------------- what the factors explain
-
-    @property
-    def correlation(self):
-        """Fitted correlation matrix, an `MLR` on the same hierarchy.
-
-        Factors and D in units of the features' standard deviations; the factors keep their axes.
-        """
-        A = self.covariance
-        sd = np.sqrt(A.diagonal())
-        return MLR.from_compact(A.hierarchy, A.ranks, A.F / sd[:, None], A.D / np.square(sd),
-                                check_finite=False)
-
-    @property
-    def communalities(self):
-        """Share of each feature's variance that its common factors explain, (n,)."""
-        return 1 - self.uniquenesses
-
-    @property
-    def uniquenesses(self):
-        """Share of each feature's variance that is its own, ``D / diag(Σ)``, (n,)."""
-        return self.covariance.D / self.covariance.diagonal()
-
-    def variance_shares(self, by="covariance"):
-        """Share of variance that each level explains.
-
-        Parameters
-        ----------
-        by : {"covariance", "correlation", "feature"}, optional
-            Shares of ``tr Σ``; shares of the trace of the correlation matrix, in which every
-            feature counts the same; or the shares of each feature.
-
-        Returns
-        -------
-        shares : ndarray, shape (L + 1,), or (n, L + 1) by feature
-            Levels, coarsest first, then D.  Each row sums to 1.
-
-        Raises
-        ------
-        ValueError
-            Another `by`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from mlrops import Hierarchy, fit_factor_model
-        >>> from mlrops.datasets import simulate_mlr
-        >>> sim = simulate_mlr(Hierarchy.balanced(60, [1, 4]), (2, 1), 500, random_state=0)
-        >>> fit = fit_factor_model(sim.Y, (2, 1), sim.covariance.hierarchy)
-        >>> np.round(fit.variance_shares(), 1)  # a third each, in the population
-        array([0.3, 0.3, 0.3])
-        """
-        if by not in ("covariance", "correlation", "feature"):
-            raise ValueError(
-                f"by must be 'covariance', 'correlation' or 'feature', got {by!r}")
-        A = self.covariance
-        parts = np.stack([*(np.einsum("ij,ij->i", F, F, dtype=float) for F in A.factors), A.D],
-                         axis=1)
-        if by == "covariance":
-            return parts.sum(axis=0) / parts.sum()
-        shares = parts / parts.sum(axis=1, keepdims=True)
-        return shares.mean(axis=0) if by == "correlation" else shares.astype(A.dtype, copy=False)
-
-    # ---------------------------------------------------------------- comparing models
-
-    @property
-    def degrees_of_freedom(self):
-        """Number of free parameters, rotations counted out; see `mlrops.models.criteria`."""
-        A = self.covariance
-        return criteria.degrees_of_freedom(A.hierarchy, A.ranks, self.mean_is_estimated)
-
-    @property
-    def aic(self):
-        """Akaike's criterion of all samples, ``-2 N loglik + 2 df``; smaller is better."""
-        return -2 * self.n_samples * self.loglik + 2 * self.degrees_of_freedom
-
-    @property
-    def bic(self):
-        """Schwarz's criterion of all samples, ``-2 N loglik + df log N``; smaller is better."""
-        return (-2 * self.n_samples * self.loglik
-                + math.log(self.n_samples) * self.degrees_of_freedom)
+        return divergence.kl_divergence(
+            self.covariance, self.mean, true_covariance, true_mean, self.feature_names)
 
     # ---------------------------------------------------------------- reading the factors
 
@@ -459,7 +393,7 @@ class FactorModelResult:
         Returns
         -------
         filled : ndarray or DataFrame, shape (N, n)
-            A DataFrame for a DataFrame; observed cells as they are.
+            A DataFrame for a DataFrame, with its rows and columns; observed cells as they are.
         std : ndarray or DataFrame, shape (N, n)
             Conditional standard deviations, 0 at observed cells.  Only with ``return_std=True``.
 
@@ -474,17 +408,19 @@ class FactorModelResult:
         >>> bool(np.isclose(((filled - Y)[gone] / std[gone]).std(), 1, atol=0.1))
         True
         """
-        found = conditional.impute(self.covariance, self.mean, self._rows(Y, missing=True),
-                                   return_std)
-        return tuple(like_frame(Y, x) for x in found) if return_std else like_frame(Y, found)
+        samples = self._rows(Y, missing=True)
+        found = conditional.impute(self.covariance, self.mean, samples.values, return_std)
+        found = tuple(map(samples.back, found if return_std else (found,)))
+        return found if return_std else found[0]
 
     def condition(self, observed):
         """Distribution of the other features given some.
 
         Parameters
         ----------
-        observed : array_like, shape (n,) of bool or (n_observed,) of int or str
-            The features that are given: a mask, their numbers, or their names.
+        observed : array_like, shape (n,) of bool or (n_observed,) of int or str, Series or dict
+            The features that are given: a mask, their numbers, or their names.  A mask that is a
+            Series or dict is matched by name.
 
         Returns
         -------

@@ -2,10 +2,10 @@
 
 import dataclasses
 import warnings
-from functools import cached_property
 
 import numpy as np
 
+from .._cached import cached_property
 from .._wording import name_some
 from ..operators._validate import check_rank
 from ..operators.convergence import ConvergenceWarning
@@ -105,17 +105,16 @@ class RotatedLoadings:
 
         Returns
         -------
-        scores : ndarray, shape (N, p_l, r_l)
-            A tuple of L arrays for ``level=None``.
+        scores : ndarray, shape (N, p_l, r_l), or DataFrame
+            A tuple of L arrays for ``level=None``; DataFrames for a DataFrame.
         """
-        scores = self.fit.scores(Y, level, method=method)
-
-        def turned(z, at):
-            return np.einsum("tgr,grs->tgs", z, self.rotation[at] @ self.factor_covariance[at])
-
-        if level is None:
-            return tuple(turned(z, at) for at, z in enumerate(scores))
-        return turned(scores, level)
+        scores, _ = self.fit._factors(Y, level, method)
+        levels = range(len(scores)) if level is None else (level,)
+        scores = tuple(
+            np.einsum("tgr,grs->tgs", z, self.rotation[at] @ self.factor_covariance[at])
+            for at, z in zip(levels, scores, strict=True))
+        scores = self.fit._named_scores(Y, scores, level)
+        return scores if level is None else scores[0]
 
     def to_frame(self):
         """The loadings as a pandas DataFrame; see `FactorModelResult.to_frame`."""

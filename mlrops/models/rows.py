@@ -6,11 +6,12 @@ import numpy as np
 import scipy.sparse
 
 from .._wording import counted, name_some
-from ..operators._validate import as_finite, working_dtype
+from ..operators._validate import as_real, plain, working_dtype
 from ..operators.moments import RunningMoments, load_samples
-from .frames import frame_values
+from .frames import frame_values, is_frame
+from .labelled import column_order, data_names, named
 
-__all__ = ["Rows", "check_enough", "check_features", "check_varies", "check_weights", "named"]
+__all__ = ["Rows", "check_enough", "check_features", "check_varies", "check_weights"]
 
 # Samples in a block of the first pass at least, and the numbers that it has room for at least.
 FIRST_WIDTH = 64
@@ -125,29 +126,21 @@ class Rows:
                 f"chunk {number} is sparse; give all samples as one sparse matrix"
                 " (scipy.sparse.vstack), which is never made dense"
             )
-        columns = getattr(chunk, "columns", None)
-        rows = np.asarray(chunk) if columns is None else frame_values(chunk, f"chunk {number}")
+        what, order = f"chunk {number}", None
+        if is_frame(chunk):
+            rows = frame_values(chunk, what)
+            if first and self.names is None:
+                self.names = data_names(chunk)
+            order = column_order(chunk, self.names, what)
+        else:
+            rows = plain(chunk, what)
         if rows.ndim != 2:
-            raise ValueError(
-                f"chunk {number} must be 2-d, samples by features, got shape {rows.shape}")
-        check_features(rows.shape[1], self._hierarchy, f"chunk {number}", rows.shape)
+            raise ValueError(f"{what} must be 2-d, samples by features, got shape {rows.shape}")
+        check_features(rows.shape[1], self._hierarchy, what, rows.shape)
         if first:
-            dtype = _native(rows.dtype, f"chunk {number}")
+            dtype = _native(rows.dtype, what)
             self.dtype = dtype if self.dtype is None else np.result_type(dtype, self.dtype)
-            if columns is not None:
-                self._check_names(tuple(map(str, columns)), number)
-        return rows
-
-    def _check_names(self, found, number):
-        if self.names is None:
-            self.names = found
-        differ = [j for j in range(self._n) if found[j] != self.names[j]]
-        if differ:
-            j = differ[0]
-            raise ValueError(
-                f"chunk {number} has other column names than the data so far: {found[j]!r} in place"
-                f" of {self.names[j]!r} at column {j} ({len(differ)} differ)"
-            )
+        return rows if order is None else rows[:, order]
 
     def _check_finite(self, piece, number, part):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -171,11 +164,6 @@ def _changed(how):
             " and a function that returns them a new iterator")
 
 
-def named(columns, names):
-    """Spell out columns, by their names where they have some."""
-    return name_some(columns if names is None else [names[j] for j in columns])
-
-
 def check_features(n, hierarchy, what, shape):
     if n != hierarchy.n:
         raise ValueError(
@@ -194,19 +182,21 @@ def check_varies(low, high, features, names):
         )
 
 
-def check_weights(weights, N=None):
-    """Non-negative sample weights (N,) as float64; None stays None."""
+def check_weights(weights, N=None, labels=None):
+    """Non-negative sample weights (N,) as float64; None stays None.  Labels name the samples."""
     if weights is None:
         return None
-    weights = as_finite(weights, "weights", dtype=np.float64, ndim=1, axis_name="sample")
+    weights = as_real(weights, "weights", dtype=np.float64, ndim=1)
     if N is not None and weights.size != N:
         raise ValueError(_wrong_weights(weights.size, N))
-    bad = np.flatnonzero(weights < 0)
-    if bad.size:
-        raise ValueError(
-            f"weights must not be negative, got {weights[bad[0]]:.3g} for sample {bad[0]}"
-            f" ({counted(bad.size, 'sample')}: {name_some(bad)})"
-        )
+    if labels is None or len(labels) != weights.size:
+        labels = range(weights.size)
+    for bad, what in ((~np.isfinite(weights), "be finite"), (weights < 0, "not be negative")):
+        if bad.any():
+            bad = np.flatnonzero(bad)
+            raise ValueError(
+                f"weights must {what}, got {weights[bad[0]]:.3g} for sample {labels[bad[0]]}"
+                f" ({counted(bad.size, 'sample')}: {name_some(labels[i] for i in bad)})")
     if not weights.any():
         raise ValueError("weights must not all be zero")
     return weights

@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from .._labels import labels_of
 from .._optional import import_pandas
 from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
-from ..operators._validate import check_rank
+from ..operators._validate import as_real, check_rank
 from ..operators.mlr import MLR, check_ranks
 from .folds import make_folds
+from .frames import is_frame
+from .labelled import data_names
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
+from .sources import align_weights, as_array, check_in_memory, is_chunks, tree_of
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
 
@@ -158,8 +162,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     Y : array_like, DataFrame or sparse matrix, shape (N, n)
         Data, one sample a row.  With a hierarchy, BIC and AIC take whatever `fit_factor_model`
         takes; held-out likelihood takes data whose rows can be selected.
-    hierarchy : Hierarchy, optional
-        Tree of the features; default one level with one group.
+    hierarchy : Hierarchy or labels, optional
+        Tree of the features, as in `fit_factor_model`; default one level with one group.
     candidates : sequence of (sequence of int), optional
         Rank vectors to compare, coarsest level first; for one level also plain numbers, such as
         ``range(10)``.  Excludes the options that generate candidates.
@@ -184,7 +188,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
         Draw the folds at random; False cuts runs of neighbouring samples, for time series.
     folds : iterable of (train, test), or splitter, optional
         Folds of one's own: sample numbers, masks or slices, or an object with a method
-        ``split`` as in scikit-learn.  Takes the place of `n_folds` and `shuffle`.
+        ``split`` as in scikit-learn.  Takes the place of `n_folds` and `shuffle`.  A mask that is a
+        Series is matched by the labels of the rows.
     one_standard_error : bool, optional
         With ``criterion="cv"``, choose the candidate with the fewest free parameters of those whose
         held-out likelihood is within one standard error (of the best one's) of the best.
@@ -253,32 +258,37 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     >>> [record.ranks for record in splits.table], splits.ranks
     ([(0, 3), (1, 2), (2, 1), (3, 0)], (2, 1))
     """
-    if hierarchy is None:
-        hierarchy = Hierarchy.flat(_shape(Y)[1])
-    elif not isinstance(hierarchy, Hierarchy):
-        raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
     _check_fit_options(fit_options)
+    check_in_memory(Y)
+    weights, rows = align_weights(fit_options.get("sample_weight"), Y), labels_of(Y)
+    if weights is not None:
+        fit_options["sample_weight"] = as_real(weights, "sample_weight")
+    if not (isinstance(hierarchy, Hierarchy) and (hierarchy.feature_names is None
+                                                  or is_chunks(Y))):
+        hierarchy = tree_of(hierarchy, data_names(Y), _shape(Y)[1])
+    if is_frame(Y):  # its names are those of the hierarchy from here on
+        hierarchy, Y = hierarchy._renamed(data_names(Y) or hierarchy.feature_names), as_array(Y)
     rng = np.random.default_rng(random_state)
     how = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     return choose_ranks(
-        FactorFits(Y, hierarchy, fit_options, rng), how, lambda: _shape(Y)[0], rng)
+        FactorFits(Y, hierarchy, fit_options, rng), how, lambda: _shape(Y)[0], rng, rows=rows)
 
 
-def choose_ranks(problem, how, count_rows, rng, *, carried=None, stacklevel=4):
+def choose_ranks(problem, how, count_rows, rng, *, rows=None, carried=None, stacklevel=4):
     """`select_ranks` for whatever is fitted, see `rank_search`, and `RankOptions`.
 
-    `count_rows` is called where folds have to be cut; `carried`, if given, returns for the training
-    parts (arrays of row numbers, or None for all) the largest total rank to be generated.
-    Warnings point `stacklevel` calls up from where they are raised.
+    `count_rows` is called where folds have to be cut, `rows` are labels of the rows; `carried`, if
+    given, returns for the training parts (arrays of row numbers, or None for all) the largest total
+    rank to be generated.  Warnings point `stacklevel` calls up from where they are raised.
     """
     hierarchy, candidates = problem.hierarchy, how.candidates
     _check_choice(how.criterion, CRITERIA, "criterion")
     _check_choice(how.strategy, STRATEGIES, "strategy")
     parts, pairs = [WHOLE], []
     if how.criterion == "cv":
-        pairs = make_folds(how.folds, how.n_folds, how.shuffle, count_rows(), rng)
+        pairs = make_folds(how.folds, how.n_folds, how.shuffle, count_rows(), rng, rows)
         parts = [*(parts if how.refit else []), *pairs]
     if how.one_standard_error and len(pairs) < 2:
         raise ValueError(

@@ -1,24 +1,28 @@
 """From what users hold — arrays, frames, sparse matrices, maps, chunks — to a source of EM."""
 
+import itertools
 from collections.abc import Mapping, Set
 
 import numpy as np
 import scipy.sparse
 
+from .._labels import by_label, labels_of
+from .._read_hierarchy import read_hierarchy
 from .._wording import agree, counted
 from ..hierarchy import Hierarchy
-from ..operators._validate import as_real, working_dtype
+from ..operators._validate import as_real, in_memory, plain, working_dtype
 from .data import complete_source
-from .frames import frame_values
+from .frames import frame_values, is_frame
 from .incomplete import incomplete_source
-from .rows import check_features, check_weights, named
+from .labelled import data_names, named
+from .rows import check_features, check_weights
 from .streamed import chunked_source, compress_chunks, memmap_chunks, sparse_source
 
-__all__ = ["as_array", "open_source"]
+__all__ = ["align_weights", "as_array", "check_in_memory", "is_chunks", "open_source", "tree_of"]
 
 
 def open_source(Y, hierarchy, center, missing, weights, compress):
-    """The source of EM that `Y` is, its hierarchy, and its column names or None.
+    """The source of EM that `Y` is, its hierarchy, and the names of its features or None.
 
     See `fit_factor_model` for what is taken.
     """
@@ -29,19 +33,20 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
     if isinstance(Y, (str, bytes, Mapping, Set)) and not scipy.sparse.issparse(Y):
         raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
                         f" got {type(Y).__name__}")
-    if hierarchy is not None and not isinstance(hierarchy, Hierarchy):
-        raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
-    weights, names = _relative(weights), column_names(Y)
+    check_in_memory(Y)
+    names, weights = data_names(Y), _relative(align_weights(weights, Y), labels_of(Y))
     if scipy.sparse.issparse(Y):
         _check_2d(Y)
         if compress:
             raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
-        hierarchy = hierarchy or Hierarchy.flat(Y.shape[1])
-        return sparse_source(Y, hierarchy, center, weights), hierarchy, None
+        hierarchy = tree_of(hierarchy, None, Y.shape[1])
+        names = hierarchy.feature_names
+        return sparse_source(Y, hierarchy, center, weights, names), hierarchy, names
     if isinstance(Y, np.memmap) or is_chunks(Y):
         return _chunked(Y, hierarchy, center, missing, weights, compress)
-    Y = as_array(Y, names)
-    hierarchy = hierarchy or Hierarchy.flat(Y.shape[1])
+    Y = as_array(Y)
+    hierarchy = tree_of(hierarchy, names, Y.shape[1])
+    names = hierarchy.feature_names if names is None else names
     check_features(Y.shape[1], hierarchy, "Y", Y.shape)
     if weights is not None:
         keep = check_weights(weights, len(Y)) > 0
@@ -68,13 +73,34 @@ def _drop_empty(Y, weights):
     return Y[~empty], None if weights is None else weights[~empty]
 
 
-def _relative(weights):
+def check_in_memory(Y):
+    """Refuse data that would have to be computed to be read."""
+    if hasattr(Y, "__dask_graph__"):
+        raise TypeError(f"Y must be in memory, got a dask {type(Y).__name__}, which is not computed"
+                        " unasked: give Y.compute(), or a function that returns an iterator over"
+                        " computed chunks of rows")
+    if not scipy.sparse.issparse(Y):
+        in_memory(Y, "Y")
+
+
+def align_weights(weights, Y):
+    """Sample weights in the order of the rows of `Y`, whose labels only frames have."""
+    return by_label(weights, labels_of(Y) if is_frame(Y) else None, "sample_weight", "sample")
+
+
+def _relative(weights, labels):
     """Sample weights scaled to mean 1 over those that are positive: only their ratios count."""
     if weights is None:
         return None
-    weights = check_weights(as_real(weights, "weights"))
+    weights = check_weights(as_real(weights, "weights"), labels=labels)
     weights = weights / weights.max()
     return weights * (np.count_nonzero(weights) / weights.sum())
+
+
+def tree_of(given, names, n):
+    """The hierarchy of n features with these names; without one, all are one group."""
+    hierarchy = read_hierarchy(given, names, n)
+    return Hierarchy.flat(n)._renamed(names) if hierarchy is None else hierarchy
 
 
 def is_chunks(Y):
@@ -83,13 +109,8 @@ def is_chunks(Y):
         return True
     if hasattr(Y, "shape") or hasattr(Y, "__array__") or not hasattr(Y, "__iter__"):
         return False
-    return not isinstance(Y, (list, tuple)) or bool(Y) and getattr(Y[0], "ndim", 0) == 2
-
-
-def column_names(Y):
-    """Column names of a DataFrame as a tuple, None for what has none."""
-    columns = getattr(Y, "columns", None)
-    return None if columns is None or callable(columns) else tuple(map(str, columns))
+    return not isinstance(Y, (list, tuple)) or bool(Y) and (
+        is_frame(Y[0]) or getattr(Y[0], "ndim", 0) == 2)
 
 
 def _chunked(Y, hierarchy, center, missing, weights, compress):
@@ -101,36 +122,41 @@ def _chunked(Y, hierarchy, center, missing, weights, compress):
     mapped = isinstance(Y, np.memmap)
     if mapped:
         _check_2d(Y)
-    if hierarchy is None:
-        hierarchy = Hierarchy.flat(Y.shape[1] if mapped else _first_width(Y))
-    chunks = memmap_chunks(Y) if mapped else Y
-    if compress:
-        return compress_chunks(chunks, hierarchy, center, weights), hierarchy, None
-    source = chunked_source(chunks, hierarchy, center, weights)
-    return source, hierarchy, source.names
+    chunks, names, n = Y, None, None
+    if mapped:
+        chunks, n = memmap_chunks(Y), Y.shape[1]
+    elif not isinstance(hierarchy, Hierarchy) or hierarchy.feature_names is not None:
+        chunks, names, n = _peek(Y, hierarchy)
+    hierarchy = tree_of(hierarchy, names, n)
+    open_chunks = compress_chunks if compress else chunked_source
+    source = open_chunks(chunks, hierarchy, center, weights, hierarchy.feature_names)
+    return source, hierarchy._renamed(source.names), source.names
 
 
-def _first_width(chunks):
-    """Number of features of chunks that can be gone through again."""
+def _peek(chunks, hierarchy):
+    """Chunks to go through, with the names and the number of the features of the first one."""
     opened = iter(chunks() if callable(chunks) else chunks)
-    if opened is chunks:
+    if opened is chunks and hierarchy is None:
         raise TypeError("give a hierarchy (Hierarchy.flat(n)) with an iterator that can be used"
                         " only once: it tells the number of features")
     first = next(opened, None)
     if first is None:
         raise ValueError("Y holds no chunks")
-    if np.ndim(first) != 2:
-        raise ValueError(f"chunks must be 2-d, samples by features, got shape {np.shape(first)}")
-    return np.shape(first)[1]
+    if not scipy.sparse.issparse(first):
+        in_memory(first, "chunk 0")
+    shape = getattr(first, "shape", None) or np.shape(first)
+    if len(shape) != 2:
+        raise ValueError(f"chunks must be 2-d, samples by features, got shape {shape}")
+    if opened is chunks:
+        chunks = itertools.chain([first], opened)
+    return chunks, data_names(first), shape[1]
 
 
-def as_array(Y, names):
+def as_array(Y):
     """`Y` as a 2-d array of float32 or float64; columns that are no numbers are named."""
-    if names is not None:
+    if is_frame(Y):
         return frame_values(Y, "Y")
-    if isinstance(Y, np.ma.MaskedArray):
-        Y = Y.astype(working_dtype(Y.dtype, "Y")).filled(np.nan)
-    Y = np.asarray(Y)
+    Y = plain(Y, "Y")
     _check_2d(Y)
     return np.asarray(Y, working_dtype(Y.dtype, "Y"))
 

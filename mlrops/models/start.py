@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._labels import match
 from ..operators.mlr import MLR
 from .frobenius_start import frobenius_start
 
@@ -133,7 +134,8 @@ def random_start(hierarchy, ranks, source, seed):
 def start(init, hierarchy, ranks, source, seed):
     """Compact F (n, R) and D (n,) to start from, in tree order, writeable."""
     if isinstance(init, MLR):
-        if init.hierarchy != hierarchy:
+        init = _by_name(init, hierarchy.feature_names)
+        if not init.hierarchy._same_groups(hierarchy):
             raise ValueError(
                 f"init must live on the hierarchy of the model, {hierarchy!r},"
                 f" got one on {init.hierarchy!r}"
@@ -150,6 +152,13 @@ def start(init, hierarchy, ranks, source, seed):
         raise ValueError(
             f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
     return F.astype(source.dtype, copy=False), D.astype(source.dtype, copy=False)
+
+
+def _by_name(init, names):
+    """An operator in the order of the features, where both have names."""
+    own = init.hierarchy.feature_names
+    order = None if own is None or names is None else match(own, names, "init", "feature")
+    return init if order is None else init.restrict(np.array(order))
 
 
 def capped_groups(hierarchy, ranks):

@@ -17,7 +17,8 @@ from ..operators._validate import working_dtype
 from ..operators.moments import SparseSamples, StreamedMoments, block_width, row_scale
 from .data import CompleteData
 from .em import log_likelihood, scaled
-from .rows import Rows, check_enough, check_features, check_varies, check_weights, named
+from .labelled import named
+from .rows import Rows, check_enough, check_features, check_varies, check_weights
 
 __all__ = ["chunked_source", "compress_chunks", "memmap_chunks", "sparse_source"]
 
@@ -347,7 +348,7 @@ def compress_chunks(chunks, hierarchy, center, weights=None, names=None, dtype=N
     X = np.ascontiguousarray(hierarchy._gather(stack[ones:above, ones:].T), dtype)
     mean = shift + stack[0, 1:] / stack[0, 0] if center else shift
     return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean).astype(dtype),
-                        rows.n_samples, rows.weight)
+                        rows.n_samples, rows.weight, names=rows.names)
 
 
 class memmap_chunks:

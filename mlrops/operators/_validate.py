@@ -5,9 +5,10 @@ from numbers import Complex, Real
 
 import numpy as np
 
-from .._wording import counted, name_some
+from .._wording import agree, counted, name_some
 
 __all__ = [
+    "all_finite",
     "as_features",
     "as_finite",
     "as_positive",
@@ -16,6 +17,7 @@ __all__ = [
     "in_memory",
     "plain",
     "read_only",
+    "refuse_masked",
     "rowwise",
     "working_dtype",
 ]
@@ -97,22 +99,29 @@ def as_real(x, what, dtype=None, ndim=None):
     return x
 
 
-def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0):
-    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`."""
+def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0, labels=None):
+    """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`.
+
+    They are named by their `labels`, or by number where there are none.
+    """
     x = as_real(x, what, dtype, ndim)
+    if not all_finite(x):
+        bad = ~np.isfinite(x)
+        others = tuple(d for d in range(x.ndim) if d != axis)
+        where = np.flatnonzero(bad.any(axis=others))
+        raise ValueError(
+            f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
+            f" {counted(x.size, 'entry')} ({axis_name}"
+            f" {name_some(where if labels is None else [labels[i] for i in where])})"
+        )
+    return x
+
+
+def all_finite(x):
+    """Whether no entry is NaN or infinite."""
     # One sum decides the usual case without an n-sized mask; an overflow only costs the slow look.
     with np.errstate(over="ignore", invalid="ignore"):
-        total = x.sum()
-    if not np.isfinite(total):
-        bad = ~np.isfinite(x)
-        if bad.any():
-            others = tuple(d for d in range(x.ndim) if d != axis)
-            where = np.flatnonzero(bad.any(axis=others))
-            raise ValueError(
-                f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
-                f" {counted(x.size, 'entry')} ({axis_name} {name_some(where)})"
-            )
-    return x
+        return bool(np.isfinite(x.sum())) or bool(np.isfinite(x).all())
 
 
 def as_positive(d, what, n=None, dtype=None):
@@ -129,8 +138,20 @@ def as_positive(d, what, n=None, dtype=None):
     return d
 
 
+def refuse_masked(x, what):
+    """ValueError that names the rows of masked cells, for what has no missing values."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        mask = np.ma.getmaskarray(x)
+        rows = np.flatnonzero(mask.reshape(mask.shape[0], -1).any(axis=1)) if mask.ndim else [0]
+        n = int(mask.sum())
+        raise ValueError(
+            f"{what}: {counted(n, 'entry')} {agree(n, 'is', 'are')} masked (row {name_some(rows)})"
+            f" and {agree(n, 'has', 'have')} no value; fill what is masked, or leave it out")
+
+
 def as_features(features, n, what="features"):
     """Distinct feature numbers 0 to n - 1, at least one; negative ones count from the end."""
+    refuse_masked(features, what)
     features = np.asarray(features)
     if features.dtype.kind not in "iu" or features.ndim != 1 or features.size == 0:
         raise ValueError(

@@ -78,11 +78,16 @@ def _of_singles(h):
 
 
 def _without_singles(h):
-    return Hierarchy._make(h.permutation, h.boundaries[:-1], h._names[:-1])
+    return Hierarchy._make(h.permutation, h.boundaries[:-1], h._names[:-1], h.feature_names)
 
 
 def _with_singles(h):
-    return Hierarchy._make(h.permutation, (*h.boundaries, np.arange(h.n + 1)), (*h._names, None))
+    return Hierarchy._make(h.permutation, (*h.boundaries, np.arange(h.n + 1)), (*h._names, None),
+                           h.feature_names)
+
+
+def _with_root(h):
+    return Hierarchy._make(h.permutation, (np.array([0, h.n]), *h.boundaries), (None, *h._names))
 
 
 def split(A):
@@ -181,9 +186,9 @@ def add_diagonal(a, d):
 
 
 def add_low_rank(a, U, V, symmetric):
-    """``a + U Vᵀ`` where the coarsest level is one group of all, else None."""
+    """``a + U Vᵀ`` in the coarsest level, one group of all; made where there is none."""
     if a.rows.group_counts[0] != 1:
-        return None
+        a = a._replace(rows=_with_root(a.rows), cols=_with_root(a.cols), ranks=(0, *a.ranks))
     wide, L = np.zeros((a.rows.n, 0), U.dtype), len(a.ranks)
     tall = np.zeros((a.cols.n, 0), U.dtype)
     left, right = a.rows._gather(U), a.cols._gather(V)

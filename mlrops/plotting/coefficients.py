@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._wording import name_some
 from ._axes import GRID, new_axes
 
 __all__ = ["plot_coefficients"]
@@ -18,8 +19,8 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
     Parameters
     ----------
     results : SURResult, or dict of str to SURResult
-        Fits of the same equations, at most five; of several, the dots of an equation stand below
-        one another in the order of the dict.
+        Fits of the same equations, in any order, at most five; of several, the dots of an equation
+        stand below one another in the order of the dict.
     regressors : sequence of str, optional
         Default all regressors there are, at most twelve, in the order of their appearance.
     axes : sequence of matplotlib Axes, optional
@@ -60,18 +61,19 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
     results = results if isinstance(results, dict) else {"": results}
     tables = {label: _coefficients(fit, alpha) for label, fit in results.items()}
     equations = _same_equations(tables, results)
+    label, hierarchy = next(((label, fit.covariance.hierarchy) for label, fit in results.items()
+                             if getattr(fit.covariance, "hierarchy", None) is not None
+                             and fit.covariance.hierarchy.n_levels > 1), (None, None))
+    named = list(next(iter(equations.values())))
+    if hierarchy is not None:
+        named = [equations[label][j] for j in hierarchy.permutation]
     known = list(dict.fromkeys(name for table in tables.values() for _, name in table))
     regressors = _check_regressors(regressors, known)
     own = axes is None
-    axes = _panels(len(regressors), len(equations)) if own else np.ravel(np.asarray(axes, object))
+    axes = _panels(len(regressors), len(named)) if own else np.ravel(np.asarray(axes, object))
     if len(axes) != len(regressors):
         raise ValueError(f"axes must hold one for each of {len(regressors)} regressors, got"
                          f" {len(axes)}")
-    hierarchy = next((fit.covariance.hierarchy for fit in results.values()
-                      if getattr(fit.covariance, "hierarchy", None) is not None
-                      and fit.covariance.hierarchy.n_levels > 1), None)
-    order = np.arange(len(equations)) if hierarchy is None else hierarchy.permutation
-    named = [equations[j] for j in order]
     for ax, regressor in zip(axes, regressors, strict=True):
         _draw_coefficients(ax, tables, named, regressor)
         _separate_groups(ax, hierarchy)
@@ -113,10 +115,11 @@ def _same_equations(tables, results):
     equations = {label: coefficient_names(fit).equations for label, fit in results.items()}
     (first, names), *others = equations.items()
     for label, other in others:
-        if other != names:
-            raise ValueError(f"results must have the same equations in one order, {label} and"
-                             f" {first} differ")
-    return names
+        if set(other) != set(names):
+            lacks = [name for name in names if name not in set(other)]
+            raise ValueError(f"results must have the same equations, {label} and {first} differ"
+                             f" ({name_some(lacks or [x for x in other if x not in set(names)])})")
+    return equations
 
 
 def _check_regressors(regressors, known):

@@ -19,7 +19,7 @@ from ._axes import (
     rectangles,
     text_width,
 )
-from .hierarchies import check_names, group_name
+from .hierarchies import check_names, feature_names, group_name
 
 __all__ = ["plot_correlation", "plot_variance_shares"]
 
@@ -36,7 +36,8 @@ def plot_correlation(covariance, names=None, ax=None, *, groups=None):
         Or a result that holds one as `covariance`.  Drawn densely: meant for up to a few thousand
         features.
     names : sequence of str, optional
-        Names of the features, in feature order; written where there is room for letters.
+        Names of the features, in feature order; written where there is room for letters.  Default
+        those of the result or of the hierarchy.  Give ``()`` for none.
     ax : matplotlib Axes, optional
     groups : sequence of str, optional
         Names of the groups of the coarsest level that has several, in tree order, written above
@@ -73,10 +74,9 @@ def plot_correlation(covariance, names=None, ax=None, *, groups=None):
     ['a', 'b']
     >>> plt.close(ax.figure)
     """
-    covariance = operand(covariance, "plot_correlation", MLR, MLRInverse)
+    given, covariance = covariance, operand(covariance, "plot_correlation", MLR, MLRInverse)
     h = covariance.hierarchy
-    if names is not None:
-        names = check_names(names, h.n)
+    names = feature_names(given, h, names)
     groups = _group_names(h, groups)
     ax = new_axes(ax, figsize=(5.8, 4.9))
     scale = 1 / np.sqrt(covariance.diagonal())
@@ -221,8 +221,7 @@ def _bar_names(given, hierarchy, level, names):
             level %= hierarchy.n_levels
             return [group_name(hierarchy, level, group) for group in range(p)]
         return check_names(names, p)
-    names = getattr(given, "feature_names", None) if names is None else names
-    names = check_names(range(hierarchy.n) if names is None else names, hierarchy.n)
+    names = feature_names(given, hierarchy, names) or list(map(str, range(hierarchy.n)))
     return [names[i] for i in hierarchy.permutation]
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._labels import by_label, labels_of
 from .._wording import counted
 from ..hierarchy import Hierarchy
 from ._axes import (
@@ -36,7 +37,8 @@ def plot_hierarchy(hierarchy, ax=None, *, kind="icicle", names=None):
         A row of bars a level, coarsest on top, a bar a group as wide as it has features; or the
         diagonal blocks of a matrix in tree order, the finer ones on the coarser ones.
     names : sequence of str, optional
-        Names of the n features, in feature order; written where there is room for letters.
+        Names of the n features, in feature order; written where there is room for letters.  Default
+        those of the hierarchy.  Give ``()`` for none.
 
     Returns
     -------
@@ -71,8 +73,8 @@ def plot_hierarchy(hierarchy, ax=None, *, kind="icicle", names=None):
         raise TypeError("plot_hierarchy expects a Hierarchy or an operator on one, got"
                         f" {type(hierarchy).__name__}")
     check_choice(kind, "kind", ("icicle", "blocks"))
+    names = feature_names(hierarchy, hierarchy, names)
     if names is not None:
-        names = check_names(names, hierarchy.n)
         names = [names[i] for i in hierarchy.permutation]
     L = hierarchy.n_levels
     size = (4.4, 4.8)
@@ -81,6 +83,21 @@ def plot_hierarchy(hierarchy, ax=None, *, kind="icicle", names=None):
     ax = new_axes(ax, figsize=size)
     (_icicle if kind == "icicle" else _blocks)(ax, hierarchy, names)
     return ax
+
+
+def feature_names(given, hierarchy, names):
+    """Names in feature order: those asked for, or else what the result or hierarchy has, or None.
+
+    Names with labels of their own (a Series or dict) are matched to those of the features.
+    """
+    own = getattr(given, "feature_names", None) or hierarchy.feature_names
+    if names is None:
+        names = own
+    elif labels_of(names) is not None:
+        names = by_label(names, own, "names", "feature")
+    if names is None or isinstance(names, tuple) and not names:
+        return None
+    return check_names(names, hierarchy.n)
 
 
 def check_names(names, n, what="names"):

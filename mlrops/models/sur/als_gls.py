@@ -21,6 +21,7 @@ from ..start import capped_groups
 from .beta_step import SOLVERS, beta_step
 from .climb import Climb, warn_of
 from .data import read_equations
+from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
 from .result import SURResult
 
@@ -99,20 +100,22 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
 
     Parameters
     ----------
-    Xs : list of K array_like or DataFrame, shapes (N, p_j)
-        Regressors; an intercept is a column of ones.  ``N > p_j``, full column rank.
+    Xs : list of K array_like or DataFrame, shapes (N, p_j), or dict of them, or DataFrame
+        Regressors; an intercept is a column of ones.  ``N > p_j``, full column rank.  A list is in
+        the order of the columns of Y, a dict has them by the names of the equations, and one frame
+        is for all equations.
     Y : array_like or DataFrame, shape (N, K)
-        Dependent variables, one equation a column.  Names of columns and rows, of Y or of Xs, are
-        those of the results.
+        Dependent variables, one equation a column.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group with fewer equations than its level's rank gets as many factors as it has equations
         (``result.capped`` lists them), and no level gets more than there are rows.
-    hierarchy : Hierarchy, optional
-        Tree of the equations; default one level with one group.
-    covariance : StructuredOperator, shape (K, K), optional
+    hierarchy : Hierarchy or labels, optional
+        Tree of the equations, as for `SUR.fit`; default one level with one group.
+    covariance : StructuredOperator, array_like or DataFrame, shape (K, K), optional
         A Σ to keep, positive definite, in place of `ranks` and `hierarchy`: feasible GLS, one
-        β-step to rounding.
+        β-step to rounding.  It has converged where no more is left than rounding explains, and no
+        more than `gtol`.  A DataFrame is read by the names of the equations.
     solver : {"cg", "lsmr"}, optional
         For the coefficients: preconditioned conjugate gradients on the normal operator, or LSMR on
         the whitened stacked operator, which does not square its condition number (Σ must know
@@ -125,7 +128,8 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     max_iter : int, optional
         Cap of the iterations, each a Σ-step and a β-step.
     max_cg_iter : int, optional
-        Cap of the solver's iterations in a β-step.
+        Cap of the solver's iterations in a β-step.  A run of conjugate gradients ends after as many
+        as there are free coefficients; what rounding leaves is solved for anew.
     variance_floor : float, optional
         Lower bound of D relative to the residual variances of least squares equation by equation.
     beta_ridge, factor_ridge : float, optional
@@ -145,18 +149,24 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     Raises
     ------
     ValueError, TypeError
-        NaN or infinity, regressors that depend on one another (equation and columns are named), too
-        few rows, shapes that do not fit, equations that their regressors fit exactly, bad ranks; a
-        covariance that is not positive definite.
+        NaN, masked cells or infinity, regressors that depend on one another (equation and columns
+        are named), too few rows, shapes or labels that do not fit, equations that their regressors
+        fit exactly, bad ranks; a covariance that is not positive definite.
 
     Warns
     -----
     ConvergenceWarning
-        A cap was reached, or variances stand at the floor (Heywood cases).  Two equations with the
+        A cap was reached, also that of the solver, the solver stalls above what rounding explains,
+        or variances stand at the floor (Heywood cases).  Two equations with the
         same residuals up to a factor, which make Σ singular, are named.
 
     Notes
     -----
+    *Labels.*  The rows are those of Y, where it has an index, else of the first X that has one;
+    the rows of all others that have labels are put in their order, and refused where the labels
+    differ.  Names of equations (columns of Y, or keys of Xs), of regressors and of rows are those
+    of the result.  Arrays stand in the order of the data.
+
     *β-step.*  The normal equations ``Xᵀ(I⊗Σ⁻¹)(y - Xβ) = 0`` by conjugate gradients,
     preconditioned with the exact blocks ``(Σ⁻¹)_jj X_jᵀX_j``, from the β before.  An iteration is
     one solve with Σ for all rows at once, ``4 K R N`` flops, and two products with the regressors,
@@ -201,8 +211,10 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     """
     options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
                                  beta_ridge, factor_ridge)
-    return fit_system(read_equations(Xs, Y), ranks, hierarchy, options, covariance=covariance,
-                      progress=progress, callback=callback)
+    data = read_equations(Xs, Y)
+    return fit_system(data, ranks, read_tree(hierarchy, data), options, progress=progress,
+                      covariance=read_covariance(covariance, data.equations, data.K),
+                      callback=callback)
 
 
 def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=False, callback=None):
@@ -238,7 +250,7 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
         options=options)
-    warn_of(fit)
+    warn_of(fit, climb.solver_end)
     return fit
 
 
@@ -312,16 +324,27 @@ def _feasible(data, covariance, options):
     step = beta_step(system, covariance, system.ols, 0.0, *options.how)
     penalty = float(step.gamma @ (system.penalty * step.gamma))
     loglik = system.average_loglik(system.weigh(covariance), step.quad - penalty)
-    converged = step.norm <= options.rules.gtol
+    converged = not step.is_short and step.norm <= options.rules.gtol
     if not converged:
-        warnings.warn(
-            f"the normal equations' residual is {step.norm:.1e} after"
-            f" {counted(step.n_iter, 'iteration')} of {options.solver}, gtol asks for"
-            f" {options.rules.gtol:.0e}; raise max_cg_iter or gtol",
-            ConvergenceWarning, stacklevel=4)
+        warnings.warn(_shortfall(step, options), ConvergenceWarning, stacklevel=4)
+    termination = "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
         loglik=loglik, loglik_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
-        converged=converged, termination="gradient" if converged else "max_iter",
+        converged=converged, termination=termination,
         cg_iterations=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
         boundary=np.array([], int), options=options, covariance_is_known=True)
+
+
+def _shortfall(step, options):
+    """What is wrong with a β-step that did not reach rounding, or rounding not gtol."""
+    said = (f"the normal equations' residual is {step.norm:.1e} after"
+            f" {counted(step.n_iter, 'iteration')} of {options.solver}, ")
+    if step.end == "max_iter":
+        return said + "more than rounding leaves; raise max_cg_iter"
+    if step.end == "stalled":
+        return said + ("more than rounding explains, and falls no further: covariance is too close"
+                       " to singular for it"
+                       + ("" if options.solver == "lsmr" else "; try solver='lsmr'"))
+    return said + (f"which is rounding; gtol asks for {options.rules.gtol:.0e}: raise gtol, or"
+                   " measure Y from nearer its fit")

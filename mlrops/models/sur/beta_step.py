@@ -4,8 +4,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, cg, lsmr
+from scipy.sparse.linalg import LinearOperator, lsmr
 
+from ..conjugate import conjugate_gradients
 from .system import inverse_diagonal
 
 __all__ = ["SOLVERS", "BetaStep", "beta_step"]
@@ -13,6 +14,10 @@ __all__ = ["SOLVERS", "BetaStep", "beta_step"]
 SOLVERS = "cg", "lsmr"
 # A round solves for what the true residual of the round before says is left; each takes off RTOL.
 ROUNDS, RTOL = 6, 1e-10
+# Where the residual falls, the quadratic form, a sum of products with Σ⁻¹, may rise by rounding.
+SLACK = 1000
+# A residual this many times as large as rounding explains is more than rounding.
+ROUNDING = 100
 
 
 class BetaStep(NamedTuple):
@@ -24,20 +29,30 @@ class BetaStep(NamedTuple):
     norm: float  # of the normal equations' residual
     first_norm: float  # the same for the γ that came in
     n_iter: int  # iterations of CG or LSMR
+    end: str  # "target", "rounding" (of what the residual is made of), "max_iter" or "stalled"
+
+    @property
+    def is_short(self):
+        """Whether less was reached than the target, or than rounding allows."""
+        return self.end in ("max_iter", "stalled")
 
 
 class _At(NamedTuple):
     gamma: np.ndarray
     residuals: np.ndarray
     quad: float
-    score: np.ndarray
+    score: np.ndarray  # along the directions that constraints allow
+    size: float  # its length
 
 
 def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
     r"""Solve the normal equations ``Xᵀ(I⊗Σ⁻¹)(y - Xβ) = 0`` from a first γ.
 
-    With constraints ``Cᵀγ = q``, which the first γ must satisfy, only directions u with
-    ``Cᵀu = 0`` are searched, and only the part of the residual along them must vanish.
+    With constraints ``Cᵀγ = q``, which the first γ must satisfy, the unknowns are coordinates v on
+    an orthonormal basis Z of the directions that they allow, and only the part ``Zᵀr`` of the
+    residual must vanish.  In these coordinates the normal matrix is positive definite; projected on
+    those directions in the space of γ it would be singular, and rounding in the parts of r that
+    constraints hold, which may be many times as large as the others, would never leave it.
 
     Parameters
     ----------
@@ -46,13 +61,14 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         Σ, positive definite.
     gamma : ndarray, shape (P,)
     target : float
-        Stop where the residual is no larger; 0 goes to rounding.  It is the 2-norm of the
+        Stop where the residual is no larger; 0 goes to what rounding of the data, of the solve
+        with Σ and of the products leaves of it.  It is the 2-norm of the
         derivatives of the average log-likelihood a row by the coefficients of orthogonal regressors
         of mean square 1, in units of the equations' partial standard deviations.
     solver : {"cg", "lsmr"}
         On the normal operator, or on the whitened stacked one.
     max_iter : int
-        Cap of the iterations.
+        Cap of the iterations; of CG a round takes no more than there are free coefficients.
 
     Returns
     -------
@@ -61,38 +77,59 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
     """
     problem = _Problem(system, covariance)
     here, used = problem.look(gamma), 0
-    first_norm = float(np.linalg.norm(here.score)) / math.sqrt(system.N)
-    goal = target * math.sqrt(system.N)
+    goal, first_norm = target * math.sqrt(system.N), here.size / math.sqrt(system.N)
+    noise = problem.rounding(here) if goal < problem.rtol * here.size else None
+    enough = max(goal, noise or 0.0)
     method = _cg if solver == "cg" else _lsmr
     eps = np.finfo(system.dtype).eps
     for _ in range(ROUNDS):
-        size = np.linalg.norm(here.score)
-        if size <= goal or used >= max_iter:
+        if here.size <= enough or used >= max_iter:
             break
-        step, n = method(problem, here, goal / 2, max_iter - used)
+        step, n = method(problem, here, enough / 2, max_iter - used)
         used += n
-        trial = problem.look(here.gamma + problem.unit * problem.project(step))
-        left = np.linalg.norm(trial.score)
-        capped = used >= max_iter  # stopped early: less is left in the norm of Σ⁻¹ only
-        falls = trial.quad <= here.quad * (1 + 4 * eps)
-        if not (falls and (left < size or capped)):
+        trial = problem.look(here.gamma + problem.expand(step))
+        # CG lowers the quadratic form in every step, the residual only in the end.
+        falls = trial.quad < here.quad * (1 - 4 * eps)
+        if not (falls or trial.size < here.size and trial.quad <= here.quad * (1 + SLACK * eps)):
             break
+        stalled = not falls and trial.size > here.size / 2
         here = trial
-        if left > size / 2:
+        if stalled:
             break
-    norm = float(np.linalg.norm(here.score)) / math.sqrt(system.N)
-    return BetaStep(here.gamma, here.residuals, here.quad, norm, first_norm, used)
+        if noise is not None:  # residuals may have been larger
+            noise = problem.rounding(here)
+            enough = max(goal, noise)
+    if here.size <= goal:
+        end = "target"
+    elif here.size <= ROUNDING * (problem.rounding(here) if noise is None else noise):
+        end = "rounding"
+    else:
+        end = "max_iter" if used >= max_iter else "stalled"
+    norm = here.size / math.sqrt(system.N)
+    return BetaStep(here.gamma, here.residuals, here.quad, norm, first_norm, used, end)
 
 
 class _Problem:
-    """The normal equations in ``u = γ / unit``, whose matrix has a diagonal of ones."""
+    """The normal equations for v, ``γ = γ₀ + unit Z v``, whose matrix is ``Zᵀ M Z``.
+
+    M, which scaling by `unit` gives a diagonal of ones, where Z is the identity.
+    """
 
     def __init__(self, system, covariance):
         self.system, self.covariance = system, covariance
         self.weighting = system.weigh(covariance)
         diagonal = system.spread(inverse_diagonal(covariance)) + system.penalty
         self.unit = (1 / np.sqrt(diagonal)).astype(system.dtype)
-        self.project = system.projector(self.unit)
+        self.allowed = system.allowed(self.unit)
+        self.rtol = max(RTOL, 10 * np.finfo(system.dtype).eps)
+
+    def expand(self, v):
+        """The step of γ that v stands for."""
+        return self.unit * self.allowed.expand(v)
+
+    def reduce(self, score):
+        """Derivatives by v of what has these by γ."""
+        return self.allowed.reduce(self.unit * score)
 
     def weigh(self, E):
         return self.weighting.solve(E).astype(self.system.dtype, copy=False)
@@ -105,24 +142,43 @@ class _Problem:
         if system.ridge:
             pull = system.penalty * gamma
             quad, score = quad + float(gamma @ pull), score - pull
-        return _At(gamma, E, quad, self.project(self.unit * score))
+        score = self.reduce(score)
+        return _At(gamma, E, quad, score, float(np.linalg.norm(score)))
 
-    def normal(self, u):
-        """The normal matrix times u, which constraints allow."""
-        gamma = self.unit * u.ravel()
-        out = self.system.adjoint(self.weigh(self.system.fitted(gamma)))
+    def normal(self, v):
+        """The matrix times v."""
+        step = self.expand(v)
+        out = self.system.adjoint(self.weigh(self.system.fitted(step)))
         if self.system.ridge:
-            out += self.system.penalty * gamma
-        return self.project(self.unit * out)
+            out += self.system.penalty * step
+        return self.reduce(out)
+
+    def rounding(self, at):
+        """How long rounding alone makes the score, about.
+
+        Cells of Y and of the fitted values are off by eps times their sizes, and a solve with Σ
+        solves for a Σ that is off by eps times Σ, which is as if ``Σ V`` were; with signs at
+        random the score of such cells is what it does to this one.  The products with Q and Z
+        round once more.
+        """
+        system, E = self.system, at.residuals
+        V = self.weigh(E)
+        sd = np.sqrt(self.covariance.diagonal()).astype(system.dtype)[:, None]
+        cells = np.abs(system.Y) + np.abs(system.Y - E) + sd * (sd * np.abs(V)).sum(axis=0)
+        signs = np.random.default_rng(0).integers(0, 2, cells.shape) * 2 - 1
+        if system.observed is not None:
+            signs *= system.observed
+        score = self.reduce(system.adjoint(self.weigh(signs.astype(system.dtype) * cells)))
+        sums = self.unit * system.spread(np.linalg.norm(V, axis=1))
+        pull = self.unit * system.penalty * at.gamma
+        parts = sum(float(np.linalg.norm(x)) for x in (score, sums, pull))
+        return np.finfo(system.dtype).eps * parts
 
 
 def _cg(problem, here, goal, max_iter):
-    """The step in scaled γ by conjugate gradients, and their number."""
-    system, count = problem.system, _Counter()
-    A = LinearOperator((system.P, system.P), problem.normal, dtype=system.dtype)
-    rtol = max(RTOL, 10 * np.finfo(system.dtype).eps)
-    step, _ = cg(A, here.score, rtol=rtol, atol=goal, maxiter=max_iter, callback=count)
-    return step, count.n
+    """The step v by conjugate gradients, and their number."""
+    goal = max(goal, problem.rtol * here.size)
+    return conjugate_gradients(problem.normal, here.score, goal, max_iter)
 
 
 def _lsmr(problem, here, goal, max_iter):
@@ -130,21 +186,21 @@ def _lsmr(problem, here, goal, max_iter):
 
     A ridge adds a row ``√penalty γ = 0`` for each coefficient.
     """
-    system, covariance, unit = problem.system, problem.covariance, problem.unit
+    system, covariance = problem.system, problem.covariance
     shape, cells = (system.K, system.N), system.K * system.N
     root = np.sqrt(system.penalty) if system.ridge else np.empty(0, system.dtype)
 
-    def product(u):
-        gamma = unit * problem.project(u.ravel())
-        rows = covariance.whiten(system.fitted(gamma)).ravel()
-        return np.concatenate([rows, root * gamma]) if root.size else rows
+    def product(v):
+        step = problem.expand(v.ravel())
+        rows = covariance.whiten(system.fitted(step)).ravel()
+        return np.concatenate([rows, root * step]) if root.size else rows
 
     def adjoint(z):
         V = covariance.solve(covariance.color(z[:cells].reshape(shape)))
-        gamma = system.adjoint(V)
-        return problem.project(unit * (gamma + root * z[cells:] if root.size else gamma))
+        score = system.adjoint(V)
+        return problem.reduce(score + root * z[cells:] if root.size else score)
 
-    B = LinearOperator((cells + root.size, system.P), product, adjoint, dtype=system.dtype)
+    B = LinearOperator((cells + root.size, here.score.size), product, adjoint, dtype=system.dtype)
     b = covariance.whiten(here.residuals).ravel()
     if root.size:
         b = np.concatenate([b, -root * here.gamma])
@@ -152,11 +208,3 @@ def _lsmr(problem, here, goal, max_iter):
               np.finfo(system.dtype).eps)
     found = lsmr(B, b, atol=tol, btol=0.0, conlim=0.0, maxiter=max_iter)
     return found[0].astype(system.dtype, copy=False), int(found[2])
-
-
-class _Counter:
-    def __init__(self):
-        self.n = 0
-
-    def __call__(self, _):
-        self.n += 1

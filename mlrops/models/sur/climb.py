@@ -17,7 +17,7 @@ from ..run import independent_loglik
 from ..start import start
 from .beta_step import beta_step
 
-__all__ = ["Climb", "residual_source", "residual_start", "warn_of"]
+__all__ = ["LEAST_GAIN", "Climb", "residual_source", "residual_start", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -92,6 +92,7 @@ class Climb:
         self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
         self.independent = independent_loglik(source)
         self.normal_norm, self.cg_iterations, self.share = np.inf, [], SHARE
+        self.solver_end = "target"  # of the last β-step
         self.norms = []  # of the gradient that Σ-steps left
 
     def _source(self, E):
@@ -150,6 +151,7 @@ class Climb:
         step = beta_step(self.system, state.mapped.covariance, self.gamma, self._target(gtol),
                          *self.options.how)
         self.cg_iterations.append(step.n_iter + self._iterations_of_updates())
+        self.solver_end = step.end if step.is_short else "target"
         if step.gamma is self.gamma and not self.ascent.exhausted:
             self.normal_norm = step.norm
             return False
@@ -192,7 +194,13 @@ class Climb:
         if still and (not moved or gains[-1] <= rules.tol or gains[-1] <= LEAST_GAIN):
             return "gradient"
         if not moved or gains.size == SMALL_GAINS and gains.max() <= rules.tol:
-            return "loglik"
+            # Gains are no measure of coefficients that the solver leaves on their way.  Where it
+            # stalls at a residual whose square no likelihood shows, they are there.
+            most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
+            if self.solver_end == "target" or self.normal_norm <= max(rules.gtol, most):
+                return "loglik"
+            if not moved:
+                return "max_iter" if self.solver_end == "max_iter" else "rounding"
         return "max_iter" if len(trace) > rules.max_iter else None
 
 
@@ -220,10 +228,11 @@ class _Profiled:
         return found
 
 
-def warn_of(fit, stacklevel=4):
+def warn_of(fit, solver_end="target", stacklevel=4):
     """Warn of what makes a `SURResult` doubtful.
 
-    A cap that was reached, equations with the same residuals, variances at the floor.
+    A cap that was reached, rounding where coefficients are not yet right (`solver_end` says how the
+    last β-step ended), equations with the same residuals, variances at the floor.
     """
     names, options = fit.data.names, fit.options
     label = range(fit.K) if names is None else names.equations
@@ -232,9 +241,18 @@ def warn_of(fit, stacklevel=4):
     def warn(message):
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
-    if fit.termination == "max_iter":
+    if fit.termination == "max_iter" and solver_end == "max_iter":
+        warn(f"the alternation did not converge in {counted(fit.n_iter, 'iteration')} with at most"
+             f" {counted(options.max_cg_iter, 'step')} of {options.solver} each; raise max_cg_iter")
+    elif fit.termination == "max_iter":
         warn(f"the alternation did not converge in {counted(options.rules.max_iter, 'iteration')};"
              " raise max_iter or tol")
+    if fit.termination == "rounding":
+        warn(f"rounding lets no step gain anything where the normal equations leave a residual of"
+             f" {fit.normal_norm:.1e} and the covariance a gradient of {fit.gradient_norm:.1e},"
+             f" {options.rules.gtol:.0e} was asked for: Σ is too close to singular; raise"
+             " variance_floor or gtol" + ("" if options.solver == "lsmr" or not fit.cg_iterations
+                                          else ", or try solver='lsmr'"))
     if alike:
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"

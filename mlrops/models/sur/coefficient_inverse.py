@@ -5,11 +5,10 @@ For coefficients γ on orthonormal bases Q_j of the regressors the normal matrix
 """
 
 import warnings
-from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 
+from ..._cached import cached_property
 from ...operators.convergence import ConvergenceWarning
 from ...operators.elementary import Dense
 from .block_cg import block_cg
@@ -137,10 +136,9 @@ class CoefficientInverse:
 
         Those whose rows of B⁻¹ lie in the span of C; their variance is 0, not rounding.
         """
-        system, C = self.system, self.system.constraint_columns
+        system, Z = self.system, self.system.constraint_columns
         if self._root is None:
             return np.zeros(system.P, bool)
-        Z = scipy.linalg.qr(C, mode="economic", check_finite=False)[0]
         out = [None] * system.K
         for batch, z in zip(system.batches, _by_batch(system, Z), strict=True):
             inside = np.square(batch.inverse @ z).sum(axis=2)
@@ -236,16 +234,17 @@ class _IterativeInverse:
     def times(self, V):
         system, out = self.system, np.empty_like(V)
         rtol = max(RTOL, 10 * np.finfo(system.dtype).eps)
-        width, worst = max(1, CHUNK // (system.K * system.N)), 0.0
+        width, worst, n_iter = max(1, CHUNK // (system.K * system.N)), 0.0, 0
         for start in range(0, V.shape[1], width):
             part = slice(start, start + width)
-            X, residuals, _ = block_cg(self._normal, self.unit * V[:, part], rtol, MAX_ITER)
+            X, residuals, n = block_cg(self._normal, self.unit * V[:, part], rtol, MAX_ITER)
             out[:, part] = self.unit * X
-            worst = max(worst, residuals.max(initial=0))
+            worst, n_iter = max(worst, residuals.max(initial=0)), max(n_iter, n)
         if worst > rtol:
             warnings.warn(
                 f"conjugate gradients for the covariance of coefficients left relative residuals up"
-                f" to {worst:.1e} after {MAX_ITER} iterations; standard errors have that error",
+                f" to {worst:.1e} after {n_iter} iterations, {rtol:.0e} was asked for; standard"
+                " errors have that error or more",
                 ConvergenceWarning, stacklevel=2)
         return out
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..._labels import by_label, check_distinct, labels_of
 from ..._wording import counted, name_some
 from ...operators._validate import as_finite
-from ..frames import frame_values
+from ..frames import is_frame, is_series, read_table
 
 __all__ = ["parameter_names", "read_constraints"]
 
@@ -26,7 +27,7 @@ def read_constraints(R, q, names):
 
     Parameters
     ----------
-    R : DataFrame, array_like (m, P), or sequence of dict or of (dict, float)
+    R : DataFrame, array_like (m, P), dict or Series, or sequence of dict or of (dict, float)
         See `SUR.add_constraints`.
     q : None, float, array_like (m,) or Series
     names : SystemNames
@@ -37,24 +38,32 @@ def read_constraints(R, q, names):
     q : ndarray, shape (m,)
     labels : tuple of m str
     """
+    if is_series(R) and labels_of(R) is not None:  # factors by coefficient, as a dict
+        check_distinct(R.index, "R's coefficients")
+        R = dict(R.items())
     if isinstance(R, Mapping) or _holds_dicts(R):
         if q is not None:
             raise TypeError("q is for R as a matrix; a constraint given as a dict has its value"
                             " beside it, (dict, value)")
         return _from_dicts([R] if isinstance(R, Mapping) else list(R), names)
-    if hasattr(R, "columns") and hasattr(R, "index"):
-        columns = _places(R.columns, names, "column")
-        values = as_finite(frame_values(R, "R"), "R", dtype=float, ndim=2, axis_name="row")
+    if is_frame(R):
+        table = read_table(R, "R")
+        columns = _places(table.columns if table.index is None else R.columns, names, "column")
         whole = np.zeros((len(R), len(_pairs(names))))
-        whole[:, columns] = values
-        labels = tuple(str(x) for x in R.index)
-        return whole, _values(q, len(R), R.index), labels
+        whole[:, columns] = as_finite(table.values, "R", dtype=float, axis_name="row",
+                                      labels=table.index)
+        labels = _row_names(len(R)) if table.index is None else tuple(map(str, table.index))
+        return whole, _values(q, len(R), table.index), labels
     P = len(_pairs(names))
     R = as_finite(R, "R", dtype=float, ndim=2, axis_name="row")
     if R.shape[1] != P:
         raise ValueError(f"R must have a column for each of the {counted(P, 'coefficient')}, got"
                          f" shape {R.shape}; the attribute param_names has their order")
-    return R, _values(q, len(R), None), tuple(f"row {i}" for i in range(len(R)))
+    return R, _values(q, len(R), None), _row_names(len(R))
+
+
+def _row_names(m):
+    return tuple(f"row {i}" for i in range(m))
 
 
 def _holds_dicts(R):
@@ -67,14 +76,8 @@ def _holds_dicts(R):
 def _values(q, m, index):
     if q is None:
         return np.zeros(m)
-    if hasattr(q, "index") and hasattr(q, "to_numpy"):
-        if index is not None:
-            lacking = [label for label in index if label not in q.index]
-            if lacking or not q.index.is_unique:
-                raise ValueError("q must have one value for each row of R, it has none or several"
-                                 f" for {name_some(lacking or index)}")
-            q = q.reindex(index)
-        q = q.to_numpy()
+    q = by_label(q, index, "q", "row")
+    q = read_table(q, "q").values
     q = as_finite(q, "q", dtype=float, ndim=(0, 1), axis_name="row")
     if q.ndim and q.size != m:
         raise ValueError(f"q must have one value for each of the {counted(m, 'row')} of R, got"

@@ -1,13 +1,15 @@
 """Kinds of covariance of the coefficients of a fitted system."""
 
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import matmul_toeplitz
 
-from ..._wording import counted, name_some
+from ..._cached import cached_property
+from ..._labels import by_label, labels_of
+from ..._wording import agree, counted, name_some
+from ...operators._validate import in_memory
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ..options import check_number
@@ -40,20 +42,17 @@ class CovConfig(NamedTuple):
             raise TypeError(f'kind="{self.kind}" takes the options {", ".join(known)}, got'
                             f" {', '.join(strange)}")
 
-
     def aligned(self, rows):
         """The same with clusters that have labels of rows brought to the order of `rows`.
 
-        `rows` is the pandas Index of the data, or None.
+        `rows` is the pandas Index of the data, or None.  There may be clusters of more rows, which
+        equations lack.
         """
         clusters = self.options.get("clusters")
-        if rows is None or not (hasattr(clusters, "index") and hasattr(clusters, "reindex")):
+        if labels_of(clusters) is None:
             return self
-        lacks = rows[~rows.isin(clusters.index)]
-        if len(lacks) or not clusters.index.is_unique:
-            raise ValueError("clusters must have one label for each row, they have none or several"
-                             f" for {name_some(lacks) or 'some'}")
-        return self._replace(options={**self.options, "clusters": clusters.reindex(rows)})
+        clusters = by_label(clusters, rows, "clusters", "row", extra=True)
+        return self._replace(options={**self.options, "clusters": clusters})
 
 
 def estimate(result, config):
@@ -242,16 +241,16 @@ def _check_variances(result, covariance, fixed):
     bad = (variances <= 1e-12 * np.square(covariance.Z).sum(axis=1)) & ~fixed
     if bad.any():
         raise ValueError(
-            f"{np.count_nonzero(bad)} variances are not positive ({_name(result, bad)}): with two"
-            " kinds of clusters their sum less that of the intersections need not be; cluster by"
-            " one of them")
+            f"{counted(np.count_nonzero(bad), 'variance')} {agree(bad.sum(), 'is', 'are')} not"
+            f" positive ({_name(result, bad)}): with two kinds of clusters their sum less that of"
+            " the intersections need not be; cluster by one of them")
 
 
 def _name(result, chosen):
     """Some coefficients by equation and regressor."""
     p, names = result.data.p, result.data.names
     labels = []
-    for c in np.flatnonzero(chosen)[:6]:  # one more than are shown
+    for c in np.flatnonzero(chosen):
         j = int(np.searchsorted(np.cumsum(p), c, side="right"))
         i = int(c - p[:j].sum())
         labels.append(f"{i} of equation {j}" if names is None else
@@ -266,6 +265,7 @@ def _cluster_weights(clusters, data, group_debias):
     """Products with W, whose entries are 1 where two rows share a cluster."""
     if clusters is None:
         raise TypeError('kind="clustered" needs clusters=, one label a row or two')
+    in_memory(clusters, "clusters")
     labels = np.asarray(clusters)
     labels = labels[:, None] if labels.ndim == 1 else labels
     if labels.ndim != 2 or labels.shape[1] not in (1, 2) or len(labels) != data.N:
@@ -273,6 +273,8 @@ def _cluster_weights(clusters, data, group_debias):
                          f" {np.shape(clusters)}")
     missing = labels != labels if labels.dtype.kind in "fO" else np.zeros(labels.shape, bool)
     missing |= np.equal(labels, None)
+    if isinstance(clusters, np.ma.MaskedArray):
+        missing |= np.ma.getmaskarray(clusters).reshape(labels.shape)
     if missing.any():
         raise ValueError("clusters must have a label for every row, there is none for row"
                          f" {name_some(np.flatnonzero(missing.any(axis=1)))}")

@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
-from ..._wording import counted, name_some
-from ...operators._validate import as_finite
-from ..frames import frame_values
+from ..._labels import by_label, check_distinct
+from ..._wording import agree, counted, name_some
+from ...operators._validate import all_finite
+from ..frames import is_frame, is_series, read_columns, read_table
 from .system import StackedSystem
 
-__all__ = ["SURData", "SystemNames", "read_equations"]
+__all__ = ["SURData", "SystemNames", "by_equation", "check_names", "default_names",
+           "read_equations"]
 
 
 class SystemNames(NamedTuple):
@@ -62,6 +65,11 @@ class SURData:
         return self.Y.shape[1]
 
     @property
+    def equations(self):
+        """Names of the equations (tuple of K str), or None."""
+        return None if self.names is None else self.names.equations
+
+    @property
     def p(self):
         """Number of regressors of each equation, (K,)."""
         return np.array([X.shape[1] for X in self.Xs])
@@ -99,14 +107,23 @@ class SURData:
         return replace(self, Y=Y.astype(self.Y.dtype, copy=False))
 
     def exact(self, coefficients):
-        """Coefficients (list of K arrays) with those that one constraint gives set to its value.
+        """Coefficients (list of K arrays) for which constraints hold to rounding of their terms.
 
-        They come out of a solver to rounding only, and 1e-17 in place of 0 would be told from 0.
+        They come out of a solver to rounding of fitted values, which large regressors dominate, and
+        1e-17 in place of 0 would be told from 0: what one constraint gives is set to its value.
         """
         if self.constraints is None:
             return coefficients
         R, q = self.constraints
         beta, alone = np.concatenate(coefficients), np.count_nonzero(R, axis=1) == 1
+        unit = 1 / np.concatenate([np.linalg.norm(X, axis=0) for X in self.Xs])
+        rows = R * unit  # by the coefficients of regressors of length 1
+        size = np.abs(rows).max(axis=1, initial=0)
+        rows, used = rows[size > 0] / size[size > 0, None], size > 0
+        gap = (q - R @ beta)[used] / size[used]
+        tol = 10 * max(rows.shape) * np.finfo(self.Y.dtype).eps
+        beta = beta + (unit * scipy.linalg.lstsq(rows, gap, cond=tol, lapack_driver="gelsy")[0]
+                       ).astype(beta.dtype)
         for row, value in zip(R[alone], q[alone], strict=True):
             i = np.flatnonzero(row)[0]
             beta[i] = value / row[i]
@@ -127,63 +144,109 @@ class SURData:
 
 
 def read_equations(Xs, Y):
-    """`SURData` of the arrays or DataFrames that `als_gls` is given.
+    """`SURData` of the arrays or frames that `als_gls` is given.
 
-    The same object given for several equations stays one array.
+    Rows are those of Y where it has labels, else of the first X that has some.  The same object
+    given for several equations stays one array.
     """
-    equations = rows = None
-    if hasattr(Y, "columns") and hasattr(Y, "index"):
-        equations, rows = tuple(map(str, Y.columns)), Y.index
-        Y = frame_values(Y, "Y")
-    Y = as_finite(Y, "Y", ndim=2, axis_name="equation", axis=1)
-    N, K = Y.shape
-    if (isinstance(Xs, (str, Mapping)) or not hasattr(Xs, "__len__")
-            or getattr(Xs, "ndim", 3) != 3):
-        raise TypeError("Xs must be a list of K arrays (N, p_j), one an equation, got"
-                        f" {type(Xs).__name__}")
-    if len(Xs) != K or K == 0:
-        raise ValueError("Xs must hold one array for each column of Y, at least one, got"
-                         f" {len(Xs)} for Y of shape {Y.shape}")
-    Xs, known, labels = list(Xs), {}, {}  # views of an array of three dimensions stay themselves
+    Y = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
+    N, K = Y.values.shape
+    if getattr(Xs, "ndim", 3) != 3 and not is_frame(Xs):
+        raise _no_list(Xs)
+    # Views of an array of three dimensions stay themselves while the list lives.
+    Xs, equations = by_equation(Xs, Y.columns, K)
+    label, tables = equations or range(K), {}
     for j, X in enumerate(Xs):
-        if id(X) in known:
-            continue
-        if hasattr(X, "columns") and hasattr(X, "index"):
-            labels[id(X)] = tuple(map(str, X.columns))
-            if rows is not None and not X.index.equals(rows):
-                raise ValueError(f"X of equation {equations[j]} and Y must have the same index"
-                                 " (row labels), in the same order")
-        known[id(X)] = _as_design(X, j, N)
-    dtype = np.result_type(Y.dtype, *{X.dtype for X in known.values()})
-    known = {key: X.astype(dtype, copy=False) for key, X in known.items()}
+        if id(X) not in tables:
+            read = read_columns if isinstance(X, Mapping) or is_series(X) else _read_2d
+            tables[id(X)] = read(X, f"X of equation {label[j]}")
+    rows = next((table.index for table in (Y, *tables.values()) if table.index is not None), None)
+    _check_finite(Y, "Y", "equation", equations)
+    Y = Y.values
+    checked = set()
+    for j, X in enumerate(Xs):
+        if id(X) not in checked:
+            checked.add(id(X))
+            tables[id(X)] = _checked(tables[id(X)], rows, f"X of equation {label[j]}", N)
+    dtype = np.result_type(Y.dtype, *{table.values.dtype for table in tables.values()})
+    arrays = {key: table.values.astype(dtype, copy=False) for key, table in tables.items()}
+    columns = [tables[id(X)].columns for X in Xs]
     names = None
-    if equations is not None or labels:
+    if equations is not None or rows is not None or any(columns):
         names = SystemNames(
             equations or tuple(f"y{j}" for j in range(K)),
-            tuple(labels.get(id(X)) or tuple(f"x{i}" for i in range(known[id(X)].shape[1]))
-                  for X in Xs), rows)
-        check_distinct(names)
-    return SURData([known[id(X)] for X in Xs], Y.astype(dtype, copy=False), names=names)
+            tuple(own or default_names(tables[id(X)].values.shape[1])
+                  for own, X in zip(columns, Xs, strict=True)), rows)
+        check_names(names)
+    return SURData([arrays[id(X)] for X in Xs], Y.astype(dtype, copy=False), names=names)
 
 
-def check_distinct(names):
+def by_equation(given, names, K):
+    """What is given for each of K equations, in their order, and the names of the equations.
+
+    A list has one for each.  A dict is read by the `names`, or gives them where there are none.  A
+    frame, or an array of two dimensions, is for all of them.
+    """
+    if is_frame(given) or getattr(given, "ndim", None) == 2:
+        return [given] * K, names
+    if isinstance(given, str) or not hasattr(given, "__len__"):
+        raise _no_list(given)
+    named = isinstance(given, Mapping)
+    if K == 0 or len(given) != K and not (named and names):
+        raise ValueError("Xs must hold one array for each equation (column of Y), at least one, got"
+                         f" {len(given)} for {counted(K, 'equation')}")
+    if not named:
+        return list(given), names
+    if names is None and set(map(str, given)) != set(map(str, range(K))):
+        names = tuple(map(str, given))
+    return list(by_label(given, names, "Xs", "equation")), names
+
+
+def _no_list(given):
+    return TypeError("Xs must be a list of K arrays (N, p_j), one an equation, a dict of them by"
+                     f" equation or one frame for all, got {type(given).__name__}")
+
+
+def default_names(p):
+    """What regressors without names are called."""
+    return tuple(f"x{i}" for i in range(p))
+
+
+def check_names(names):
     """Refuse two equations, or two regressors of an equation, of the same name."""
-    for what, labels in (("equations", names.equations),
-                         *((f"regressors of equation {name}", regressors) for name, regressors
-                           in zip(names.equations, names.regressors, strict=True))):
-        twice = [label for i, label in enumerate(labels) if label in labels[:i]]
-        if twice:
-            raise ValueError(f"{what} must have different names, got {name_some(twice)} twice")
+    check_distinct(names.equations, "equations")
+    for name, regressors in zip(names.equations, names.regressors, strict=True):
+        check_distinct(regressors, f"regressors of equation {name}")
 
 
-def _as_design(X, j, N):
-    what = f"X of equation {j}"
-    X = frame_values(X, what) if hasattr(X, "columns") and hasattr(X, "index") else X
-    X = as_finite(X, what, ndim=2, axis_name="column", axis=1)
-    if len(X) != N:
-        raise ValueError(f"X of equation {j} has {counted(len(X), 'row')}, Y has {N}: every"
-                         " equation needs the same rows")
-    if N <= X.shape[1]:
-        raise ValueError(f"equation {j} has {counted(X.shape[1], 'regressor')} and"
+def _read_2d(X, what):
+    return read_table(X, what, ndim=2)
+
+
+def _checked(table, rows, what, N):
+    """The regressors of an equation in the order of the rows."""
+    table = table.in_order(rows, what)
+    n, p = table.values.shape
+    if n != N:
+        raise ValueError(f"{what} has {counted(n, 'row')}, Y has {N}: every equation needs the same"
+                         " rows")
+    if N <= p:
+        raise ValueError(f"{what.removeprefix('X of ')} has {counted(p, 'regressor')} and"
                          f" {counted(N, 'row')}; more rows than regressors are needed")
-    return X
+    _check_finite(table, what, "column", table.columns)
+    return table
+
+
+def _check_finite(table, what, axis, names):
+    """Refuse NaN and infinity, by column and row."""
+    if all_finite(table.values):
+        return
+    bad = ~np.isfinite(table.values)
+    columns, rows = (np.flatnonzero(bad.any(axis=along)) for along in (0, 1))
+    columns = columns if names is None else [names[i] for i in columns]
+    rows = rows if table.index is None else [table.index[t] for t in rows]
+    raise ValueError(
+        f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
+        f" {counted(bad.size, 'entry')} ({agree(len(columns), axis, axis + 's')}"
+        f" {name_some(columns)}; {agree(len(rows), 'row', 'rows')} {name_some(rows)}); SUR takes"
+        " missing cells")

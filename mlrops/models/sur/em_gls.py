@@ -7,8 +7,9 @@ from ...operators.mlr import MLR
 from ..run import SMALL_GAINS, independent_loglik
 from ..start import capped_groups
 from .als_gls import SUROptions, check_hierarchy
-from .climb import residual_source, residual_start, warn_of
+from .climb import LEAST_GAIN, residual_source, residual_start, warn_of
 from .data import read_equations
+from .groups import read_tree
 from .limits import check_bounded, check_carried
 from .result import SURResult
 
@@ -66,7 +67,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     options = SUROptions.checked(tol=tol, gtol=gtol, max_iter=max_iter,
                                  variance_floor=variance_floor)
     rules, data = options.rules, read_equations(Xs, Y)
-    hierarchy = check_hierarchy(hierarchy, data.K)
+    hierarchy = check_hierarchy(read_tree(hierarchy, data), data.K)
     ranks = check_carried(data, hierarchy, ranks)
     check_bounded(data, hierarchy, ranks)
     system = data.system()
@@ -80,8 +81,9 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     independent, trace, termination = independent_loglik(source), [state.loglik], None
     while termination is None:
         new = state.em_step(floor).gls_step()
-        if new.loglik < state.loglik:  # rounding is all that is left
-            termination = "loglik"
+        if new.loglik < state.loglik:  # rounding is all that is left, of the gain or of Σ
+            lost = (state.loglik - new.loglik) / max(trace[-1] - independent, data.K / 2)
+            termination = "loglik" if lost <= max(rules.tol, LEAST_GAIN) else "rounding"
             break
         state = new
         trace.append(state.loglik)
@@ -97,7 +99,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     fit = SURResult(
         data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
         loglik=trace[-1], loglik_trace=np.array(trace), n_iter=len(trace) - 1,
-        converged=termination != "max_iter", termination=termination, cg_iterations=[],
+        converged=termination in ("gradient", "loglik"), termination=termination, cg_iterations=[],
         gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
         boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
     warn_of(fit, stacklevel=3)

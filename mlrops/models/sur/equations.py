@@ -6,32 +6,29 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..._optional import import_pandas
 from ..._wording import agree, counted, name_some
-from ...operators._validate import as_real
-from ..frames import frame_values
-from .data import SURData, SystemNames, check_distinct
+from ...operators._validate import all_finite
+from ..frames import Table, read_columns
+from .data import SURData, SystemNames, check_names, default_names
 
-__all__ = ["MISSING", "read_system"]
+__all__ = ["MISSING", "Equation", "common_rows", "no_infinity", "place", "read_part",
+           "read_system", "split_equation", "with_labels"]
 
 MISSING = "cells", "drop", "raise"
 
 
-class _Table(NamedTuple):
-    """One variable of an equation: numbers (n, p) with what labels they came with."""
+class Equation(NamedTuple):
+    """What an equation is given, columns and rows as they came."""
 
-    values: np.ndarray
-    columns: tuple | None
-    index: object  # pandas.Index or None
-
-
-class _Equation(NamedTuple):
     name: str
-    y: _Table
-    X: _Table
-    weights: _Table | None
+    y: Table | None
+    X: Table
+    weights: Table | None = None
 
     @property
     def parts(self):
+        """Those that there are, with what they are called."""
         named = ("dependent", self.y), ("exog", self.X), ("weights", self.weights)
         return [(what, table) for what, table in named if table is not None]
 
@@ -54,11 +51,11 @@ def read_system(equations, missing="cells"):
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {', '.join(map(repr, MISSING))}, got {missing!r}")
     read = _read_equations(equations)
-    rows = _common_rows(read)
+    rows = common_rows(read)
     N = len(read[0].y.values) if rows is None else len(rows)
     placed, known = [], {}
     for equation in read:
-        placed.append([None if table is None else _place(table, rows, N, known)
+        placed.append([None if table is None else place(table, rows, N, known)
                        for table in (equation.y, equation.X, equation.weights)])
     lacking = np.stack([_lacking(parts, known) for parts in placed], axis=1)
     if missing == "raise" and lacking.any():
@@ -73,16 +70,16 @@ def read_system(equations, missing="cells"):
             f" all equations because some lack them ({agree(len(dropped), 'row', 'rows')}"
             f" {name_some(dropped)}; {counted(incomplete.size, 'equation')}:"
             f" {name_some(read[j].name for j in incomplete)})", UserWarning, stacklevel=3)
-    _check_cells(read, placed, ~lacking[kept])
+    _check_cells(read, placed, ~lacking[kept], label)
     names = SystemNames(tuple(equation.name for equation in read),
                         tuple(map(_regressors, read)), None if rows is None else rows[kept])
-    check_distinct(names)
+    check_names(names)
     return _assemble(placed, lacking, kept, names), dropped
 
 
 def _regressors(equation):
     X = equation.X
-    return X.columns or tuple(f"x{i}" for i in range(X.values.shape[1]))
+    return X.columns or default_names(X.values.shape[1])
 
 
 # ---------------------------------------------------------------- what was given
@@ -100,38 +97,85 @@ def _read_equations(equations):
 
 
 def _read_equation(name, given, known):
+    y, X, weights = split_equation(name, given)
+    lacks = [key for key, x in (("dependent", y), ("exog", X)) if x is None]
+    if lacks:
+        raise ValueError(f"equation {name} lacks {name_some(map(repr, lacks))}")
+    tables = []
+    for what, x in (("dependent", y), ("exog", X), ("weights", weights)):
+        if x is not None and (id(x), what) not in known:  # a shared object is read once
+            known[id(x), what] = read_part(x, what, name)
+        tables.append(None if x is None else known[id(x), what])
+    return with_labels(_weighed(Equation(name, *tables)))
+
+
+def _weighed(equation):
+    """Weights that have labels in the order of the rows of their equation, which they must have.
+
+    There may be weights of more rows.
+    """
+    name, y, X, weights = equation
+    rows = X.index if y.index is None else y.index
+    if weights is None or weights.index is None or rows is None:
+        return equation
+    if X.index is not None and rows is not X.index:
+        rows = rows[rows.isin(X.index)]
+    return equation._replace(weights=weights.in_order(
+        rows, f"weights of equation {name}", extra=True))
+
+
+def split_equation(name, given):
+    """Dependent variable, regressors and weights of an equation, None where it has none."""
     if isinstance(given, Mapping):
         extra = [key for key in given if key not in ("dependent", "exog", "weights")]
         if extra:
             raise ValueError(f"equation {name} has {name_some(map(repr, extra))}, but an equation"
                              ' has "dependent", "exog" and "weights" only: regressors are taken to'
                              " be exogenous")
-        lacks = [key for key in ("dependent", "exog") if given.get(key) is None]
-        if lacks:
-            raise ValueError(f"equation {name} lacks {name_some(map(repr, lacks))}")
-        y, X, weights = given["dependent"], given["exog"], given.get("weights")
-    elif isinstance(given, (tuple, list)) and len(given) in (2, 3):
-        y, X, weights = *given, *[None] * (3 - len(given))
-    else:
-        what = (counted(len(given), "entry") if isinstance(given, (tuple, list))
-                else type(given).__name__)
-        raise TypeError(f'equation {name} must be a dict with "dependent", "exog" and perhaps'
-                        f' "weights", or a tuple of them, got {what}')
-    tables = []
-    for what, x in (("dependent", y), ("exog", X), ("weights", weights)):
-        if x is None and what == "weights":
-            tables.append(None)
-            continue
-        if id(x) not in known:  # equations that share an object are read once
-            known[id(x)] = _read_table(x, f"{what} of equation {name}")
-        if what != "exog" and known[id(x)].values.shape[1] != 1:
-            raise ValueError(f"{what} of equation {name} must be one column, got"
-                             f" {known[id(x)].values.shape[1]}")
-        tables.append(known[id(x)])
-    return _with_labels(_Equation(name, *tables))
+        return given.get("dependent"), given.get("exog"), given.get("weights")
+    if isinstance(given, (tuple, list)) and len(given) in (2, 3):
+        return *given, *[None] * (3 - len(given))
+    what = (counted(len(given), "entry") if isinstance(given, (tuple, list))
+            else type(given).__name__)
+    raise TypeError(f'equation {name} must be a dict with "dependent", "exog" and perhaps'
+                    f' "weights", or a tuple of them, got {what}')
 
 
-def _with_labels(equation):
+def read_part(x, what, name):
+    """The `Table` of one variable of an equation; `what` is ``"exog"`` or has one column.
+
+    Of a dict, keys are the names of regressors, or for one column the labels of the rows.
+    """
+    label = f"{what} of equation {name}"
+    if isinstance(x, Mapping) and what != "exog":
+        x = import_pandas().Series(x)
+    table = read_columns(x, label)
+    values, _, index = table
+    if len(values) == 0:
+        raise ValueError(f"{label} must have at least one row, got none")
+    if what != "exog" and values.shape[1] != 1:
+        raise ValueError(f"{label} must be one column, got {values.shape[1]}")
+    if index is not None and not index.is_unique:
+        twice = index[index.duplicated()].unique()
+        raise ValueError(f"the rows of {label} must have different labels, got"
+                         f" {name_some(twice)} more than once")
+    no_infinity(table, label)
+    return table
+
+
+def no_infinity(table, label, axis="column"):
+    """Refuse infinite numbers, naming the first by row and column."""
+    values, columns, index = table
+    if not all_finite(values) and (bad := np.isinf(values)).any():
+        t, i = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{label} must not be infinite, got {values[t, i]} in row"
+            f" {t if index is None else index[t]} of {axis}"
+            f" {i if columns is None else columns[i]}"
+            f" ({bad.sum()} of {counted(values.size, 'entry')})")
+
+
+def with_labels(equation):
     """Arrays take the row labels that the rest of their equation has."""
     indexes = [table.index for _, table in equation.parts if table.index is not None]
     if not indexes or len(indexes) == len(equation.parts):
@@ -144,42 +188,15 @@ def _with_labels(equation):
                 f" {counted(len(table.values), 'row')}, whose labels cannot be those of the rest"
                 f" of the equation ({counted(len(indexes[0]), 'row')}"
                 f"{'' if same else ' of different labels'}); give it an index")
-    return _Equation(equation.name, *(
+    return Equation(equation.name, *(
         table._replace(index=indexes[0]) if table is not None and table.index is None else table
         for table in equation[1:]))
-
-
-def _read_table(x, what):
-    columns = index = None
-    if hasattr(x, "index") and hasattr(x, "to_frame") and not hasattr(x, "columns"):
-        columns = None if x.name is None else (str(x.name),)
-        x = x.to_frame(name="x0" if x.name is None else x.name)
-        values, index = frame_values(x, what), x.index
-    elif hasattr(x, "columns") and hasattr(x, "index"):
-        columns, index, values = tuple(map(str, x.columns)), x.index, frame_values(x, what)
-    else:
-        values = as_real(x, what, ndim=(1, 2))
-        values = values[:, None] if values.ndim == 1 else values
-    if len(values) == 0:
-        raise ValueError(f"{what} must have at least one row, got none")
-    if index is not None and not index.is_unique:
-        twice = index[index.duplicated()].unique()
-        raise ValueError(f"the rows of {what} must have different labels, got"
-                         f" {name_some(twice)} more than once")
-    bad = np.isinf(values)
-    if bad.any():
-        t, i = np.argwhere(bad)[0]
-        raise ValueError(
-            f"{what} must not be infinite, got {values[t, i]} in row"
-            f" {t if index is None else index[t]} of column {i if columns is None else columns[i]}"
-            f" ({bad.sum()} of {counted(values.size, 'entry')})")
-    return _Table(values, columns, index)
 
 
 # ---------------------------------------------------------------- rows that belong together
 
 
-def _common_rows(read):
+def common_rows(read):
     """The labels of all rows, None where nothing has any; refuses what cannot be aligned."""
     indexes = {}  # by id, with the first equation that has it: equations may share one object
     for equation in read:
@@ -189,7 +206,7 @@ def _common_rows(read):
     indexes = list(indexes.values())
     same = all(index.equals(indexes[0][0]) for index, _ in indexes[1:])
     rows, whose = indexes[0] if indexes else (None, read[0].name)
-    N = len(read[0].y.values) if rows is None else len(rows)
+    N = len(read[0].parts[0][1].values) if rows is None else len(rows)
     for equation in read:
         for what, table in equation.parts:
             if table.index is None and not (same and len(table.values) == N):
@@ -217,7 +234,7 @@ def _union(indexes):
     return rows
 
 
-def _place(table, rows, N, known):
+def place(table, rows, N, known):
     """The numbers of a table for all rows, NaN where it has none; one array a table."""
     if id(table) not in known:
         values = table.values
@@ -258,7 +275,7 @@ def _first_missing(read, placed, lacking, rows):
             ' cells out of the likelihood, missing="drop" rows out of all equations')
 
 
-def _check_cells(read, placed, observed):
+def _check_cells(read, placed, observed, label):
     """Enough cells in every equation, weights that are positive there, and rows in common."""
     counts = observed.sum(axis=0)
     for j, (equation, (_, X, weights)) in enumerate(zip(read, placed, strict=True)):
@@ -267,12 +284,12 @@ def _check_cells(read, placed, observed):
             which = [_regressors(equation)[i] for i in empty]
             why = f" (column {name_some(which)} has no numbers)" if which else ""
             raise ValueError(
-                f"equation {equation.name} has {counted(X.shape[1], 'regressor')} and {counts[j]}"
-                f" complete rows{why}; more rows than regressors are needed")
+                f"equation {equation.name} has {counted(X.shape[1], 'regressor')} and"
+                f" {counted(counts[j], 'complete row')}{why}; more rows than regressors are needed")
         if weights is not None and (weights <= 0).any():
-            t, index = int(np.flatnonzero(weights[:, 0] <= 0)[0]), equation.weights.index
+            t = int(np.flatnonzero(weights[:, 0] <= 0)[0])
             raise ValueError(f"weights of equation {equation.name} must be positive, got"
-                             f" {weights[t, 0]:g} in row {t if index is None else index[t]}")
+                             f" {weights[t, 0]:g} in row {label[t]}")
     shared = observed & (observed.sum(axis=1) > 1)[:, None]
     alone = np.flatnonzero(~shared.any(axis=0))
     if alone.size and len(read) > 1:

@@ -136,7 +136,7 @@ def wald(fit, R, q, null, use_f=None):
             f"the {fit.cov_kind} covariance of the coefficients is singular along the {len(W)}"
             " restrictions: test fewer at a time, or with another covariance (with_cov)")
     chi2, m = float(np.sum(np.square(axes.T @ gap) / value)), len(W)
-    df = _joint_df(fit) if across else np.asarray(fit.df_resid, float)
+    df = _joint_df(fit) if across else np.asarray(fit._df_resid, float)
     known = np.isinf(df[equations]).any()
     if use_f is False or (use_f is None and known):
         return HypothesisTest(chi2, float(chdtrc(m, chi2)), m, null=null)
@@ -171,7 +171,9 @@ def _independent(fit, R, q, gap):
     system = fit.system
     C = system.pull(R.T.astype(system.dtype))
     length = np.linalg.norm(C, axis=0)
-    C = system.projector(np.ones(system.P, system.dtype))(C / length)
+    C, Z = C / length, system.constraint_columns
+    for _ in range(0 if Z is None else 2):  # the second one for rounding
+        C = C - Z @ (Z.T @ C)
     _, size, Vt = np.linalg.svd(C.astype(float), full_matrices=True)
     tol = 10 * max(C.shape) * np.finfo(system.dtype).eps
     rank = int(np.count_nonzero(size > tol))

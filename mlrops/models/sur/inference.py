@@ -1,11 +1,11 @@
 """Standard errors, intervals and covariances of the coefficients of a fitted system."""
 
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from .coefficient_inverse import MOST_COEFFICIENTS
 from .covariance import CovConfig, estimate, one_least_squares
@@ -43,10 +43,10 @@ class Inference:
             ``"unadjusted"``: False takes Σ as it was estimated, which is too small for few rows;
             default True, and False where Σ is known.  The others: multiply by
             ``N / √((N - p_i) (N - p_j))``, N the cells of an equation; default True.
-        clusters : array_like, shape (N,) or (N, 2)
-            ``"clustered"``: labels of the rows; a Series or DataFrame is matched by its index where
-            the rows of the data have names.  With two of them the covariances by the first and
-            by the second are added and that by their intersections is taken off.
+        clusters : array_like, Series, DataFrame or dict, shape (N,) or (N, 2)
+            ``"clustered"``: labels of the rows; a Series, a DataFrame or a dict is matched to the
+            rows by label, and may have more of them.  With two of them the covariances by the first
+            and by the second are added and that by their intersections is taken off.
         group_debias : bool, optional
             ``"clustered"``: multiply by ``g / (g - 1) (N - 1) / N`` for g clusters; default False.
         kernel : {"bartlett", "parzen", "qs"}, optional
@@ -98,7 +98,7 @@ class Inference:
         names = self.data.names
         config = config.aligned(None if names is None else names.rows)
         out = replace(self, cov_config=config)
-        for name in ("system", "fitted", "errors", "df_resid"):  # what no kind changes
+        for name in ("system", "fitted", "errors", "_df_resid"):  # what no kind changes
             if name in vars(self):
                 vars(out)[name] = vars(self)[name]
         return out
@@ -176,13 +176,17 @@ class Inference:
 
     # ---------------------------------------------------------------- coefficient by coefficient
 
-    @cached_property
+    @property
     def df_resid(self):
-        """Degrees of freedom of Student's t of each equation's coefficients, (K,).
+        """Degrees of freedom of Student's t of each equation's coefficients, (K,) or Series.
 
         ``N - p_j`` less what the factors take, see `residual_df`; infinite, a normal distribution,
         where Σ is known.
         """
+        return self._by_equation(self._df_resid)
+
+    @cached_property
+    def _df_resid(self):
         if self.covariance_is_known:
             return np.full(self.K, np.inf)
         data = self.data
@@ -203,7 +207,7 @@ class Inference:
     @property
     def _df(self):
         """Degrees of freedom of each coefficient, (P,)."""
-        return np.repeat(self.df_resid, self.data.p)
+        return np.repeat(self._df_resid, self.data.p)
 
     @cached_property
     def bse(self):

@@ -1,16 +1,16 @@
 """How well a system of regressions fits: shares of variation explained, errors, new data."""
 
 import math
+import warnings
 
 import numpy as np
 
-from ..._wording import name_some
-from ...operators._validate import as_real
+from ...operators.convergence import ConvergenceWarning
 from ...operators.mlr import MLR
 from .. import conditional
-from ..frames import frame_values
 from .beta_step import beta_step
 from .data import SURData
+from .new_data import linear, read_new
 
 __all__ = ["equation_rsquared", "loglik_samples", "mcelroy", "mean_squares", "new_mean_squares",
            "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
@@ -68,39 +68,40 @@ def mcelroy(fit):
     one, nothing = np.ones((data.N, 1), data.Y.dtype), np.empty((data.N, 0), data.Y.dtype)
     means = SURData([one if spans else nothing for spans in spans_constant(fit)], data.Y,
                     data.observed, data.weights).system()
-    total = beta_step(means, fit.covariance, means.ols, 0.0).quad
+    step = beta_step(means, fit.covariance, means.ols, 0.0)
+    if step.is_short:
+        warnings.warn(
+            f"the normal equations of the equations' means are left with a residual of"
+            f" {step.norm:.1e}; McElroy's R² has that error or more", ConvergenceWarning,
+            stacklevel=3)
+    total = step.quad
     return float(1 - left / total) if total > 0 else np.nan
 
 
-def new_errors(fit, Xs, Y):
-    """Errors of predictions of new data, (M, K); NaN where Y is."""
-    fitted = fit._by_number.predict(Xs)
-    Y = frame_values(Y, "Y") if hasattr(Y, "columns") else Y
-    Y = as_real(Y, "Y", ndim=2)
-    if Y.shape != fitted.shape:
-        raise ValueError(f"Y must have shape {fitted.shape}, as Xs say, got {Y.shape}")
-    infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
-    if infinite.size:
-        raise ValueError("Y must be finite, or NaN where a cell is missing, got infinity (equation"
-                         f" {name_some(infinite)})")
-    return Y - fitted
+def new_errors(new, fit):
+    """Errors of predictions of `NewData`, (M, K); NaN at missing cells."""
+    return new.Y - linear(fit, new.Xs)
 
 
-def new_mean_squares(fit, Xs, Y):
-    """Mean squared errors of each equation on new data, (K,); NaN where there is no cell."""
-    E = new_errors(fit, Xs, Y)
+def new_mean_squares(fit, Xs=None, Y=None):
+    """Mean squared errors of each equation on data, (K,); NaN where there is no cell."""
+    new = read_new(fit, Xs, Y, need_Y=True)
+    E = new_errors(new, fit)
     there = ~np.isnan(E)
+    E = E if new.weights is None else E * np.sqrt(new.weights)
     squares, count = sums_of_squares(np.where(there, E, 0).T), there.sum(axis=0)
     return np.divide(squares, count, out=np.full(count.size, np.nan), where=count > 0)
 
 
-def loglik_samples(fit, Xs, Y):
-    """Log-likelihood of each row of new data, (M,); see `SURResult.score_samples`."""
-    E, covariance = new_errors(fit, Xs, Y), fit.covariance
+def loglik_samples(fit, new):
+    """Log-likelihood of each row of `NewData`, (M,); see `SURResult.score_samples`."""
+    E, covariance, extra = new_errors(new, fit), fit.covariance, 0.0
+    if new.weights is not None:
+        E, extra = E * np.sqrt(new.weights), 0.5 * np.log(new.weights).sum(axis=1)
     if not np.isnan(E).any():
         quad = np.einsum("kt,kt->t", E.T, covariance.solve(E.T))
-        return -0.5 * (fit.K * math.log(2 * math.pi) + covariance.logdet() + quad)
+        return extra - 0.5 * (fit.K * math.log(2 * math.pi) + covariance.logdet() + quad)
     if not isinstance(covariance, MLR):
         raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
                          f" one: an MLR, got {covariance!r}")
-    return conditional.loglik_samples(covariance, np.zeros(fit.K), E)
+    return extra + conditional.loglik_samples(covariance, np.zeros(fit.K), E)

@@ -6,12 +6,13 @@ import numpy as np
 
 from ..._optional import import_pandas
 from ..._wording import counted, name_some
+from ..frames import read_columns
 from ..selection import CRITERIA, RankOptions
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
 from .covariance import CovConfig
 from .equations import read_system
-from .groups import read_covariance, read_hierarchy
+from .groups import read_covariance, read_tree
 from .selection import select_system_ranks
 
 __all__ = ["SUR"]
@@ -27,16 +28,18 @@ class SUR:
     ----------
     equations : dict
         ``{name: {"dependent": y, "exog": X, "weights": w}}`` or ``{name: (y, X, w)}``, weights
-        optional: y one column (N,), X (N, p_j) or one column (N,), w (N,), as arrays or pandas
-        objects.  An intercept is a column of X.  Error variances are proportional to ``1 / w``;
-        weights are scaled to mean 1 in every equation.
+        optional: y one column (N,), X (N, p_j) or one column (N,), w (N,), as arrays, frames or
+        series; X also as a dict of columns, y and w as dicts by row.  An intercept is a column of
+        X.  Error variances are proportional to ``1 / w``; weights are scaled to mean 1 in every
+        equation.
     constraints : optional
         As for `add_constraints`: a matrix, a dict, or a list of dicts or of (dict, value).
     missing : {"cells", "drop", "raise"}, optional
-        Where y, X or w of an equation is NaN, or has no row of that label, the equation lacks this
-        cell.  ``"cells"`` leaves cells out of the likelihood, so that rows with fewer equations
-        count for those they have; ``"drop"`` leaves incomplete rows out of all equations, with a
-        warning; ``"raise"`` refuses them.  Rows without any equation are always left out.
+        Where y, X or w of an equation is NaN, masked or None, or y or X has no row of that label,
+        the equation lacks this cell.  ``"cells"`` leaves cells out of the likelihood, so that rows
+        with fewer equations count for those they have; ``"drop"`` leaves incomplete rows out of all
+        equations, with a warning; ``"raise"`` refuses them.  Rows without any equation are always
+        left out.
 
     Attributes
     ----------
@@ -74,11 +77,15 @@ class SUR:
     Notes
     -----
     *Rows.*  Objects with an index are put together by it: the rows are the union of the labels,
-    sorted where every index is, else in the order in which they come.  Arrays of an equation whose
+    sorted where every index is, else in the order in which they come.  Weights must have the rows
+    of their equation, and may have more.  Arrays of an equation whose
     other variables have an index take their labels; where nothing has labels, all arrays must have
-    the same rows.
+    the same rows.  Frames of polars and other libraries have names of columns, but no labels of
+    rows.
 
-    *Names.*  Regressors are called as the columns of X, or x0, x1, ... where X has no names.
+    *Names.*  Regressors are called as the columns of X, or x0, x1, ... where X has no names.  What
+    later speaks of equations, regressors or rows (covariances, groups, clusters, constraints, new
+    data) is matched to these names, and refused where it has others.
 
     *One equation* is ordinary (weighted) regression by maximum likelihood: there is no other
     equation to share factors with, and any `ranks` count as 0.
@@ -137,9 +144,9 @@ class SUR:
 
         Parameters
         ----------
-        dependent : DataFrame or array_like, shape (N, K)
+        dependent : DataFrame, dict of columns or array_like, shape (N, K)
             Columns without names are called y0, y1, ...
-        exog : DataFrame or array_like, shape (N, p)
+        exog : DataFrame, dict of columns or array_like, shape (N, p)
         **options : optional
             Further arguments of `SUR`.
 
@@ -161,20 +168,14 @@ class SUR:
         >>> model.param_names
         ['y0_x0', 'y1_x0', 'y2_x0']
         """
-        if hasattr(dependent, "columns") and hasattr(dependent, "iloc"):
-            names = [str(name) for name in dependent.columns]
-            twice = {name for name in names if names.count(name) > 1}
-            if twice:
-                raise ValueError("equations must have different names, got"
-                                 f" {name_some(sorted(twice))} twice")
-            columns = [dependent.iloc[:, j] for j in range(len(names))]
-        else:
-            columns = np.asarray(dependent)
-            if columns.ndim != 2:
-                raise ValueError("dependent must be a table of rows by equations, got shape"
-                                 f" {columns.shape}")
-            columns = list(columns.T)
-            names = [f"y{j}" for j in range(len(columns))]
+        Y = read_columns(dependent, "dependent")
+        if np.ndim(dependent) == 1:
+            raise ValueError("dependent must be a table of rows by equations, got shape"
+                             f" {np.shape(dependent)}")
+        columns = list(Y.values.T)
+        if Y.index is not None:
+            columns = [import_pandas().Series(y, index=Y.index) for y in columns]
+        names = Y.columns or [f"y{j}" for j in range(len(columns))]
         return cls({name: (y, exog) for name, y in zip(names, columns, strict=True)}, **options)
 
     # ---------------------------------------------------------------- what is there
@@ -227,14 +228,15 @@ class SUR:
 
         Parameters
         ----------
-        R : DataFrame, array_like, dict, or list of dict or (dict, float)
+        R : DataFrame, array_like, dict, Series, or list of dict or (dict, float)
             A matrix with one constraint a row: as DataFrame its columns are `param_names`, or a
             MultiIndex of (equation, regressor), in any order; coefficients without a column count
             0.  As array (m, P) its columns are in the order of `param_names`.  Or dicts of factors
             by (equation, regressor) or by name, with a value other than 0 beside them:
-            ``[{("a", "x"): 1, ("b", "x"): -1}, ({("a", "z"): 1}, 0.5)]``.
-        q : array_like (m,), Series or float, optional
-            Values of the rows of a matrix, default 0; a Series is read by R's index.
+            ``[{("a", "x"): 1, ("b", "x"): -1}, ({("a", "z"): 1}, 0.5)]``; one constraint also as a
+            Series.
+        q : array_like (m,), Series, dict or float, optional
+            Values of the rows of a matrix, default 0; a Series or dict is read by R's index.
 
         Raises
         ------
@@ -323,8 +325,8 @@ class SUR:
         options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
                                      beta_ridge, factor_ridge)
         config = self._read_config(cov_type, cov_config)
-        hierarchy = read_hierarchy(hierarchy, self.equations)
-        covariance = read_covariance(covariance, self.equations)
+        hierarchy = read_tree(hierarchy, self.data)
+        covariance = read_covariance(covariance, self.equations, self.data.K)
         selection = None
         if isinstance(ranks, str):
             if covariance is not None:

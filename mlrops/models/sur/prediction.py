@@ -7,6 +7,7 @@ from scipy.special import ndtri, stdtrit
 
 from ..._optional import import_pandas
 from ..._wording import counted
+from .new_data import linear, read_new
 
 __all__ = ["SystemPrediction", "predict_system"]
 
@@ -15,7 +16,8 @@ __all__ = ["SystemPrediction", "predict_system"]
 class SystemPrediction:
     """Predictions for M rows and K equations; what `SURResult.get_prediction` returns.
 
-    Arrays (M, K), or DataFrames where equations have names; NaN at missing cells of the fit.
+    Arrays (M, K), or DataFrames where equations or rows have names; NaN at missing cells of the fit
+    and where a new regressor is NaN.
 
     Attributes
     ----------
@@ -31,7 +33,7 @@ class SystemPrediction:
     mean, variance, error_variance : ndarray, shape (M, K)
         The means as an array, their variances, and those of the errors of new observations.
     rows, equations : pandas.Index or None, tuple of K str or None
-        Names, where there are some.
+        Labels of the rows and names of the equations, where there are some.
 
     Examples
     --------
@@ -59,11 +61,9 @@ class SystemPrediction:
                 f" {counted(self.mean.shape[1], 'equation')}>")
 
     def _named(self, x):
-        if self.equations is None:
+        if self.equations is None and self.rows is None:
             return x
-        pd = import_pandas()
-
-        return pd.DataFrame(x, index=self.rows, columns=pd.Index(self.equations))
+        return import_pandas().DataFrame(x, index=self.rows, columns=self.equations)
 
     @property
     def predicted_mean(self):
@@ -102,7 +102,7 @@ class SystemPrediction:
         distribution where the covariance of the errors is known.
         """
         low, high = self._ends(obs, alpha)
-        if self.equations is None:
+        if self.equations is None and self.rows is None:
             return np.stack([low, high], axis=2)
         return self._columns({"lower": low, "upper": high})
 
@@ -147,20 +147,18 @@ class SystemPrediction:
 
 def predict_system(fit, Xs=None):
     """`SystemPrediction` for new regressors, or for the rows of the fit."""
-    data, new = fit.data, Xs is not None
-    rows = getattr(Xs[0], "index", None) if new else None if data.names is None else data.names.rows
-    Xs = fit._read_regressors(Xs) if new else data.Xs
-    mean = np.stack([X @ b for X, b in zip(Xs, fit.coefficients, strict=True)], axis=1)
+    data, new = fit.data, read_new(fit, Xs)
+    mean = linear(fit, new.Xs)
     variance = np.stack([np.einsum("ti,ij,tj->t", X, V, X, dtype=float, optimize=True)
-                         for X, V in zip(Xs, fit._cov_blocks(), strict=True)], axis=1)
+                         for X, V in zip(new.Xs, fit._cov_blocks(), strict=True)], axis=1)
     errors = np.broadcast_to(error_variances(fit), mean.shape)
-    if not new:
+    if Xs is None:
         errors = errors if data.weights is None else errors / data.weights
         if data.observed is not None:
             mean, variance, errors = (np.where(data.observed, x, np.nan)
                                       for x in (mean, variance, errors))
-    return SystemPrediction(mean, np.maximum(variance, 0), errors, np.asarray(fit.df_resid, float),
-                            rows, None if data.names is None else data.names.equations)
+    return SystemPrediction(mean, np.maximum(variance, 0), errors, np.asarray(fit._df_resid, float),
+                            new.rows, None if data.names is None else data.names.equations)
 
 
 def error_variances(fit):

@@ -1,19 +1,18 @@
 """`SURResult`: a fitted system of seemingly unrelated regressions."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from ..._wording import counted
-from ...operators._validate import as_finite
 from ...operators.base import StructuredOperator
-from ..frames import check_order, frame_values
 from . import measures
 from .covariance import CovConfig
 from .data import SURData
 from .inference import Inference
+from .new_data import linear, read_new
 from .tests import SystemTests
 
 __all__ = ["SURResult"]
@@ -45,7 +44,9 @@ class SURResult(Inference, SystemTests):
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
     termination : str
-        ``"gradient"``, ``"loglik"``, ``"max_iter"``, ``"callback"`` or ``"interrupted"``.
+        ``"gradient"``, ``"loglik"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
+        (which the solver of the coefficients does not get past), ``"callback"`` or
+        ``"interrupted"``.  The first two count as converged.
     cg_iterations : list of int
         Iterations of the linear solver in each iteration.
     resid, fittedvalues : ndarray or DataFrame, shape (N, K)
@@ -154,7 +155,8 @@ class SURResult(Inference, SystemTests):
     def _by_number(self):
         """The same result without names: lists and arrays throughout, which need no pandas."""
         out = replace(self, data=replace(self.data, names=None))
-        for name in ("system", "df_resid", "_cov", "_blocks", "_errors_of_coefficients", "_ratios"):
+        for name in ("system", "_df_resid", "_cov", "_blocks", "_errors_of_coefficients",
+                     "_ratios"):
             vars(out)[name] = getattr(self, name)  # computed once for both
         return out
 
@@ -167,14 +169,19 @@ class SURResult(Inference, SystemTests):
                  in zip(names.equations, names.regressors, strict=True) for regressor in regressors]
         return pd.MultiIndex.from_tuples(pairs, names=["equation", "regressor"])
 
-    def _by_row(self, x):
-        """One number a cell, (N, K): an array, or a DataFrame."""
+    def _by_row(self, x, rows=None):
+        """One number a cell, (M, K): an array, or a DataFrame."""
         names = self.data.names
-        if names is None:
+        if names is None and rows is None:
             return x
         pd = import_pandas()
 
-        return pd.DataFrame(x, index=names.rows, columns=pd.Index(names.equations))
+        return pd.DataFrame(x, index=rows, columns=None if names is None else list(names.equations))
+
+    @property
+    def _rows(self):
+        """Labels of the rows of the fit."""
+        return None if self.data.names is None else self.data.names.rows
 
     # ---------------------------------------------------------------- fit
 
@@ -186,8 +193,7 @@ class SURResult(Inference, SystemTests):
     @cached_property
     def fitted(self):
         """Fitted values as an array (N, K), NaN at missing cells."""
-        columns = [X @ b for X, b in zip(self.data.Xs, self.coefficients, strict=True)]
-        return self._observed(np.stack(columns, axis=1))
+        return self._observed(linear(self, self.data.Xs))
 
     @cached_property
     def errors(self):
@@ -200,92 +206,97 @@ class SURResult(Inference, SystemTests):
     @property
     def fittedvalues(self):
         """Fitted values, ndarray or DataFrame of shape (N, K); NaN at missing cells."""
-        return self._by_row(self.fitted)
+        return self._by_row(self.fitted, self._rows)
 
     @property
     def resid(self):
         """Residuals, ndarray or DataFrame of shape (N, K); NaN at missing cells."""
-        return self._by_row(self.errors)
+        return self._by_row(self.errors, self._rows)
 
     # ---------------------------------------------------------------- new data
 
-    def predict(self, Xs):
+    def predict(self, Xs=None):
         """Fitted values for regressors like those of the fit.
 
         Parameters
         ----------
-        Xs : list of K array_like or DataFrame, shapes (M, p_j)
+        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+            Regressors.  A list is in the order of the equations, a dict is by their names.  It may
+            have the forms that `SUR` takes, of which only the regressors count: ``{name: X}``,
+            ``{name: (y, X)}``, ``{name: {"exog": X}}``.  One frame, or one array of two dimensions,
+            is for all equations.  Default the rows of the fit.
 
         Returns
         -------
         ndarray, shape (M, K), or DataFrame
-        """
-        Xs = self._read_regressors(Xs)
-        return self._name_rows(
-            np.stack([X @ b for X, b in zip(Xs, self.coefficients, strict=True)], axis=1))
-
-    def _name_rows(self, x, rows=None):
-        """Numbers (M, K) for new rows: an array, or a DataFrame."""
-        if self.data.names is None:
-            return x
-        pd = import_pandas()
-
-        return pd.DataFrame(x, index=rows, columns=pd.Index(self.data.names.equations))
-
-    def _read_regressors(self, Xs):
-        """New regressors, checked: list of K arrays (M, p_j)."""
-        if len(Xs) != self.K:
-            raise ValueError("Xs must hold one array for each of the"
-                             f" {counted(self.K, 'equation')}, got {len(Xs)}")
-        out = []
-        for j, (X, beta) in enumerate(zip(Xs, self.coefficients, strict=True)):
-            what = f"X of equation {j}"
-            if hasattr(X, "columns"):
-                if self.data.names is not None:
-                    check_order(X.columns, self.data.names.regressors[j], what)
-                X = frame_values(X, what)
-            X = as_finite(X, what, ndim=2, axis_name="column", axis=1)
-            if X.shape[1] != beta.size or len(X) != len(out[0] if out else X):
-                rows = len(out[0]) if out else "M"
-                raise ValueError(f"X of equation {j} must have shape ({rows}, {beta.size}),"
-                                 f" got {X.shape}")
-            out.append(X)
-        return out
-
-    def score_samples(self, Xs, Y):
-        """Log-likelihood of each row of data, given its regressors.
-
-        Parameters
-        ----------
-        Xs : list of K array_like or DataFrame, shapes (M, p_j)
-        Y : array_like or DataFrame, shape (M, K)
-            NaN marks a missing cell, which is left out: Σ must then be an `MLR`.
-
-        Returns
-        -------
-        loglik : ndarray, shape (M,)
+            NaN where a regressor is NaN or masked.
 
         Raises
         ------
         ValueError, TypeError
-            Shapes or columns other than those of the fit, infinity, missing cells where Σ is no
-            `MLR`.
-        """
-        if hasattr(Y, "columns") and self.data.names is not None:
-            check_order(Y.columns, self.data.names.equations, "Y")
-        return measures.loglik_samples(self, Xs, Y)
+            Equations, regressors or rows whose names are not those of the fit, or of one another
+            (the first are named), infinity, shapes that do not fit.
 
-    def score(self, Xs, Y):
+        Notes
+        -----
+        *What has names is matched by name.*  Columns of frames are the regressors of the fit, in
+        any order; a frame for all equations may hold more than one equation needs.  Rows of a list
+        must have the same labels, in any order, and come in that of the first X.  Rows of a dict
+        are put together as `SUR` does it: those that an equation lacks are NaN.  Arrays stand in
+        the order of the fit.
+
+        Examples
+        --------
+        >>> from mlrops.datasets import simulate_sur
+        >>> from mlrops import SUR
+        >>> sim = simulate_sur(2, 2, ranks=1, n_samples=60, random_state=0)
+        >>> equations = {"u": (sim.Y[:, 0], sim.Xs[0]), "v": (sim.Y[:, 1], sim.Xs[1])}
+        >>> fit = SUR(equations).fit(ranks=0)
+        >>> found = fit.predict({"v": [[1.0, 2.0]], "u": [[0.0, 1.0]]})
+        >>> list(found.columns), bool(found["u"][0] == fit.params["u"]["x1"])
+        (['u', 'v'], True)
+        """
+        if Xs is None:
+            return self.fittedvalues
+        new = read_new(self, Xs)
+        return self._by_row(linear(self, new.Xs), new.rows)
+
+    def score_samples(self, Xs=None, Y=None):
+        """Log-likelihood of each row of data, given its regressors.
+
+        Parameters
+        ----------
+        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+            Regressors as for `predict`; of a dict in the forms that `SUR` takes the dependent
+            variables too.  Default the rows of the fit, with their weights.
+        Y : array_like, DataFrame or dict, shape (M, K), optional
+            Dependent variables, matched to the equations by the names of its columns and to Xs by
+            the labels of its rows.  NaN, there or among the regressors, marks a missing cell, which
+            is left out: Σ must then be an `MLR`.
+
+        Returns
+        -------
+        loglik : ndarray, shape (M,), or Series where rows have labels
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `predict`; weights of new rows; missing cells where Σ is no `MLR`.
+        """
+        new = read_new(self, Xs, Y, need_Y=True)
+        loglik = measures.loglik_samples(self, new)
+        return loglik if new.rows is None else import_pandas().Series(loglik, index=new.rows)
+
+    def score(self, Xs=None, Y=None):
         """Average log-likelihood a row of data.
 
         Parameters
         ----------
-        Xs : list of K array_like or DataFrame, shapes (M, p_j)
-        Y : array_like or DataFrame, shape (M, K)
-            As for `score_samples`.
+        Xs, Y : optional
+            As for `score_samples`; default the rows of the fit.
 
         Returns
         -------
         loglik : float
         """
-        return float(self.score_samples(Xs, Y).mean())
+        return float(np.mean(self.score_samples(Xs, Y)))

@@ -2,15 +2,17 @@
 
 import numpy as np
 
+from ..._optional import import_pandas
 from ...operators.bartlett import BartlettScores
 from ...operators.mlr import MLR
+from ..labelled import factor_columns
 from .measures import weighted_errors
 
 __all__ = ["factor_scores"]
 
 
 def factor_scores(fit, level=None, method="posterior"):
-    """Scores of one level (N, p_l, r_l) or a tuple of all; see `SystemTests.factor_scores`."""
+    """Scores of one level or a tuple of all; see `SystemTests.factor_scores`."""
     covariance = fit.covariance
     if not isinstance(covariance, MLR):
         raise TypeError(f"only an MLR has factors with scores, the covariance given is"
@@ -29,7 +31,20 @@ def factor_scores(fit, level=None, method="posterior"):
                          " 'posterior'")
     else:
         found = tuple(_given_some(fit, E, at) for at in levels)
+    if fit.data.names is not None:
+        found = tuple(_named(fit, x, at) for x, at in zip(found, levels, strict=True))
     return found if level is None else found[0]
+
+
+def _named(fit, scores, level):
+    """Scores of a level as a DataFrame with columns (group, factor)."""
+    pd = import_pandas()
+
+    pairs = factor_columns(fit.covariance.hierarchy, level, scores.shape[2])
+    columns = pd.MultiIndex.from_arrays([[pair[i] for pair in pairs] for i in (0, 1)],
+                                        names=["group", "factor"])
+    return pd.DataFrame(scores.reshape(len(scores), -1), index=fit.data.names.rows,
+                        columns=columns)
 
 
 def _given_some(fit, E, level):

@@ -9,6 +9,7 @@ from ..criteria import degrees_of_freedom
 from ..selection import RankOptions, choose_ranks
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .data import read_equations
+from .groups import read_tree
 from .system import Weighting
 
 __all__ = ["select_sur_ranks", "select_system_ranks"]
@@ -22,10 +23,10 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
 
     Parameters
     ----------
-    Xs : list of K array_like or DataFrame, shapes (N, p_j)
-    Y : array_like or DataFrame, shape (N, K)
-    hierarchy : Hierarchy, optional
-        Tree of the equations; default one level with one group.
+    Xs, Y
+        As for `als_gls`, matched by name where they have names.
+    hierarchy : Hierarchy or labels, optional
+        Tree of the equations, as for `SUR.fit`; default one level with one group.
     candidates
         As in `select_ranks`, rows in the place of samples and equations in that of features.
     criterion : {"bic", "aic", "cv"}, optional
@@ -90,7 +91,8 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     how = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
-    return select_system_ranks(read_equations(Xs, Y), hierarchy, how, options,
+    data = read_equations(Xs, Y)
+    return select_system_ranks(data, read_tree(hierarchy, data), how, options,
                                random_state=random_state, stacklevel=5)
 
 

@@ -33,7 +33,7 @@ def _table(fit, alpha):
 
 
 def _columns(fit, alpha):
-    return coefficient_columns(alpha, bool(np.isinf(fit.df_resid).all()))
+    return coefficient_columns(alpha, bool(np.isinf(fit._df_resid).all()))
 
 
 def coefficient_frame(fit, alpha):

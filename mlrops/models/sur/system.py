@@ -1,12 +1,12 @@
 """The stacked system of K regression equations whose errors are correlated across equations."""
 
 import math
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 
+from ..._cached import cached_property
 from ..._wording import agree, counted, name_some
 from ...operators.incomplete import IncompleteSamples
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
@@ -92,7 +92,10 @@ class StackedSystem:
         self._limits = None
         if constraints is not None:
             R, q = constraints
-            self._limits = _Limits(self.pull(R.T), q, self.dtype, constraint_names)
+            size = np.abs(R).max(axis=1, initial=0)  # whose squares may under- or overflow
+            size[size == 0] = 1
+            self._limits = _Limits(self.pull((R / size[:, None]).T), q / size, self.dtype,
+                                   constraint_names)
 
     def _parts(self, gamma):
         """(batch, γ of its equations (K_p, p)) one after the other."""
@@ -151,9 +154,9 @@ class StackedSystem:
         """Number of coefficients that can be chosen: P less the independent constraints."""
         return self.P - (0 if self._limits is None else self._limits.q.size)
 
-    def projector(self, unit):
-        """A function that takes what constraints forbid off a step u of ``γ = unit u``."""
-        return _as_is if self._limits is None else self._limits.projector(unit)
+    def allowed(self, unit):
+        """The directions u that constraints leave to ``γ = unit u`` (an `_Allowed`)."""
+        return _Allowed(None if self._limits is None else self._limits.C * unit[:, None])
 
     # ---------------------------------------------------------------- coefficients
 
@@ -213,8 +216,8 @@ class StackedSystem:
 
     @property
     def constraint_columns(self):
-        """C of ``Cᵀγ = q``, (P, m) with independent columns of length 1, or None."""
-        return None if self._limits is None else self._limits.C
+        """Orthonormal columns (P, m) that span those of C in ``Cᵀγ = q``, or None."""
+        return None if self._limits is None else self._limits.basis
 
     # ---------------------------------------------------------------- dense, for few coefficients
 
@@ -249,7 +252,7 @@ class Weighting:
 def inverse_diagonal(covariance):
     """diag(Σ⁻¹), (K,)."""
     if hasattr(covariance, "partial_variance"):
-        return 1 / covariance.partial_variance()
+        return 1 / covariance._rough_partial_variance()  # for preconditioners, which may be rough
     return covariance.inv().diagonal()
 
 
@@ -299,8 +302,30 @@ def _triangular_inverse(R):
 # ---------------------------------------------------------------- constraints
 
 
-def _as_is(u):
-    return u
+class _Allowed:
+    """An orthonormal basis Z of the vectors u with ``Cᵀu = 0``, C (P, m) of full rank.
+
+    The last columns of the orthogonal factor of C, kept as m reflections: nothing of size P².
+    """
+
+    def __init__(self, C):
+        self.m = 0 if C is None else C.shape[1]
+        if self.m:
+            (self._reflections, self._tau), _ = scipy.linalg.qr(C, mode="raw", check_finite=False)
+            self._multiply, = scipy.linalg.get_lapack_funcs(("ormqr",), (self._reflections,))
+
+    def expand(self, v):
+        """``Z v``, (P,) of v (P - m,)."""
+        return self._rotate(np.concatenate([np.zeros(self.m, v.dtype), v]), "N") if self.m else v
+
+    def reduce(self, u):
+        """``Zᵀ u``."""
+        return self._rotate(u, "T")[self.m :] if self.m else u
+
+    def _rotate(self, u, trans):
+        out, _, info = self._multiply("L", trans, self._reflections, self._tau, u[:, None], 1)
+        assert info == 0
+        return out[:, 0]
 
 
 class _Limits:
@@ -333,9 +358,10 @@ class _Limits:
             gamma = gamma - Z @ scipy.linalg.solve_triangular(T, gap, trans="T", check_finite=False)
         return gamma
 
-    def projector(self, unit):
-        Z = scipy.linalg.qr(self.C * unit[:, None], mode="economic", check_finite=False)[0]
-        return lambda u: u - Z @ (Z.T @ u)
+    @cached_property
+    def basis(self):
+        """Orthonormal columns (P, m) that span those of C."""
+        return scipy.linalg.qr(self.C, mode="economic", check_finite=False)[0]
 
 
 def _contradiction(numbers, names):

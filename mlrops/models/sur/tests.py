@@ -1,10 +1,10 @@
 """Tests of hypotheses, measures of fit, predictions and tables of a fitted system."""
 
 import math
-from functools import cached_property
 
 import numpy as np
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from ...operators._validate import check_rank
 from .. import criteria
@@ -87,14 +87,14 @@ class SystemTests:
 
         Parameters
         ----------
-        R : array_like, DataFrame, dict, or list of dict or of (dict, value)
+        R : array_like, DataFrame, dict, Series, or list of dict or of (dict, value)
             An array (m, P) or (P,), coefficients equation by equation; a DataFrame whose columns
             are (equation, regressor) pairs, those that are left out being zero; or for each
             restriction a dict ``{(equation, regressor): factor}``, with the value beside it where
-            that is not zero.  Equations and regressors go by their names, or by their numbers where
-            they have none.
-        q : float or array_like, shape (m,), optional
-            For R as an array or DataFrame; default zeros.
+            that is not zero; one restriction also as a Series.  Equations and regressors go by
+            their names, or by their numbers where they have none.
+        q : float, array_like, Series or dict, shape (m,), optional
+            For R as an array or DataFrame; default zeros.  A Series or dict is read by R's index.
         use_f : bool, optional
             An F statistic, or a χ² statistic.  Default F, but χ² where the covariance of the errors
             is known.
@@ -265,8 +265,8 @@ class SystemTests:
 
         Parameters
         ----------
-        Xs : list of K array_like or DataFrame, shapes (M, p_j), optional
-            Regressors like those of the fit; default those of the fit.
+        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+            Regressors as for `SURResult.predict`; default those of the fit.
 
         Returns
         -------
@@ -299,14 +299,14 @@ class SystemTests:
         """
         return prediction.predict_system(self, Xs)
 
-    def mean_squared_error(self, Xs, Y, by_equation=False):
+    def mean_squared_error(self, Xs=None, Y=None, by_equation=False):
         """Mean squared error of the predictions of data.
 
         Parameters
         ----------
-        Xs : list of K array_like or DataFrame, shapes (M, p_j)
-        Y : array_like or DataFrame, shape (M, K)
-            NaN marks a missing cell, which is left out.
+        Xs, Y : optional
+            As for `SURResult.score_samples`: new rows, matched by name, whose missing cells are
+            left out.  Default the rows of the fit, weighted as in `mse`.
         by_equation : bool, default False
             One number an equation in place of their mean.
 
@@ -346,8 +346,9 @@ class SystemTests:
 
         Returns
         -------
-        scores : ndarray, shape (N, p_l, r_l)
-            A tuple of L arrays for ``level=None``.
+        scores : ndarray, shape (N, p_l, r_l), or DataFrame
+            A tuple of L of them for ``level=None``.  Where equations have names, DataFrames with
+            the labels of the rows and columns ``(group, factor)``.
 
         Raises
         ------
