@@ -132,7 +132,7 @@ CALLS = {
     "fit_factor_model, hierarchy": lambda change: outcome(fit_factor_model(
         change(Y), (1, 1), Hierarchy.from_labels(change(GROUPS)))),
     "fit_factor_model, missing": lambda change: outcome(fit_factor_model(
-        change(Y.mask(Y > 2.5)), (1, 1), change(GROUPS), missing="em",
+        change(Y.mask(Y > 2.5)), (1, 1), change(GROUPS), missing="em", tol=1e-13, gtol=1e-8,
         sample_weight=change(WEIGHTS))),
     "fit_factor_model, chunks": lambda change: outcome(fit_factor_model(
         [change(Y[:20]), change(Y[20:])], (1, 1), change(GROUPS))),

@@ -100,6 +100,13 @@ class SURData:
                              observed=observed, weights=weights, constraints=constraints,
                              ridge=beta_ridge, **said)
 
+    def in_double(self):
+        """The same equations in float64; these themselves if they are."""
+        if self.Y.dtype == np.float64:
+            return self
+        known = {id(X): X.astype(np.float64) for X in self.Xs}
+        return replace(self, Xs=[known[id(X)] for X in self.Xs], Y=self.Y.astype(np.float64))
+
     def with_Y(self, Y):
         """The same regressors with other dependent variables (N, K)."""
         if self.observed is not None:
