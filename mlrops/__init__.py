@@ -54,7 +54,7 @@ low rank updates                           LowRankPlusDiagonal, Woodbury
 multilevel low rank matrices               MLR, MLRInverse; rectangular or unsymmetric: GeneralMLR
 matrices of matrices                       Sum, Product, Scaled, Transposed, Inverse, Kronecker,
                                            BlockDiagonal; ``+ - * / @ **`` find the tightest type
-operators and sparse arrays of others      Wrapped; one of your own: StructuredOperator
+operators and sparse arrays of others      as_operator, Wrapped; one of your own: StructuredOperator
 is an operator right?                      check_operator
 a tree of features                         Hierarchy
 a tree found                               partition, partition_points, partition_features
@@ -119,6 +119,7 @@ from .operators import (
     Transposed,
     Woodbury,
     Wrapped,
+    as_operator,
     check_operator,
 )
 
@@ -154,6 +155,7 @@ __all__ = [
     "Wrapped",
     "allocate_ranks",
     "als_gls",
+    "as_operator",
     "check_operator",
     "datasets",
     "em_gls",

@@ -35,17 +35,20 @@ import math
 import os
 import re
 import shutil
+import stat
 import struct
 import zipfile
 from contextlib import contextmanager, suppress
 
 import numpy as np
 
-__all__ = ["check_plain", "read_archive", "reading", "remove_leftovers", "write_archive"]
+__all__ = ["check_plain", "check_regular", "read_archive", "reading", "remove_leftovers",
+           "write_archive"]
 
 VERSION = 1
 TEXT = "mlrops.json"
 MAX_NESTING = 50
+FOLDER = "a folder"
 # Letters of a file's name that its temporary files show.
 NAME_SHOWN = 40
 
@@ -86,7 +89,8 @@ def write_archive(path, kind, meta, arrays):
     TypeError, ValueError
         Something that the layout cannot hold, named by its place; nothing has been written then.
     OSError
-        As the file system gives it; the temporary file is removed, the old file stays.
+        As the file system gives it, or because `path` is a folder, a device, a named pipe or a
+        socket; the temporary file is removed, the old file stays.
 
     Notes
     -----
@@ -95,6 +99,7 @@ def write_archive(path, kind, meta, arrays):
     that is killed may leave that temporary file behind, never half an archive at `path`.  Arrays
     are written in pieces of 16 MB, without a copy.  Equal contents give equal files.
     """
+    check_regular(path)
     if type(kind) is not str:
         raise TypeError(f"kind must be a string, got {type(kind).__name__}")
     if type(meta) is not dict:
@@ -105,7 +110,7 @@ def write_archive(path, kind, meta, arrays):
         "arrays": {name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()},
         "meta": _encode(meta, ("meta",)),
     }, allow_nan=False).encode("ascii")
-    with _replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with _replacing(path) as file, _zip(file) as archive:
         archive.writestr(zipfile.ZipInfo(TEXT), text)
         for name, x in arrays.items():
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
@@ -129,18 +134,57 @@ def _check_array(name, x):
 
 
 @contextmanager
+def _zip(file):
+    """An archive to be written; after an exception nothing more is written to it.
+
+    A `zipfile.ZipFile` closes itself even where it is broken off in a member, with an error of its
+    own in place of the KeyboardInterrupt.
+    """
+    archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+    try:
+        yield archive
+        archive.close()
+    except BaseException:
+        archive.fp = None
+        raise
+
+
+def check_regular(path):
+    """Refuse to write where something other than an ordinary file stands, links followed.
+
+    Returns
+    -------
+    str
+        The path of the file itself.
+    """
+    real = os.path.realpath(os.fsdecode(path))
+    other = _no_file(real)
+    if other is not None:
+        error = IsADirectoryError if other == FOLDER else OSError
+        raise error(errno.EISDIR if other == FOLDER else errno.EINVAL,
+                    f"it is {other}, expected an ordinary file", os.fsdecode(path))
+    return real
+
+
+def _no_file(path):
+    """What stands there, if it is something and no ordinary file."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # nothing, or nothing that can be seen: opening it will tell
+        return None
+    kinds = {stat.S_IFDIR: FOLDER, stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+             stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return None if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "no file")
+
+
+@contextmanager
 def _replacing(path):
     """A new binary file that takes the place of `path` if the block succeeds."""
-    path = os.path.realpath(os.fsdecode(path))
+    path = check_regular(path)
     folder, stem = _stem(path)
     temporary = os.path.join(folder, f"{stem}{os.urandom(6).hex()}.tmp")
     try:
-        file = open(temporary, "xb")
-    except OSError as error:
-        error.filename = path
-        raise
-    try:
-        with file:
+        with _created(temporary, path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -152,6 +196,15 @@ def _replacing(path):
             os.unlink(temporary)
         raise
     _flush_folder(folder)
+
+
+def _created(temporary, path):
+    """A new file; errors name `path`, which is what was asked for."""
+    try:
+        return open(temporary, "xb")
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _stem(path):
@@ -236,6 +289,10 @@ def read_archive(path, kind):
     verified.  No name in the file is ever looked up, and nothing is unpickled.
     """
     path = os.fspath(path)
+    with reading(path):
+        other = _no_file(path)
+        if other not in (None, FOLDER):  # a pipe without a writer would be waited for
+            raise ValueError(f"it is {other}, expected an ordinary file")
     with reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = _members(archive, os.fstat(file.fileno()).st_size)
         header = _header(archive, members, kind)

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from ._fields import CAPPED, COUNT, FLAG, check_capped, check_fields, floats, of_field, one_of
 from ._wording import counted
 from .fitting.fit_result import MLRFit, RankAllocation
 from .operators import GeneralMLR
@@ -14,6 +15,11 @@ __all__ = ["fit_fields", "make_allocation", "make_fit"]
 # What each field may be; those of a newer version are refused.
 FIELDS = {"operator": GeneralMLR, "errors": np.ndarray, "times": np.ndarray, "n_iter": int,
           "converged": bool, "termination": str, "capped": tuple}
+# What they must be besides.
+CHECKS = {"errors": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
+          "termination": one_of("tol", "exact", "rounding", "exchanges", "max_iter", "callback",
+                                "interrupted"),
+          "capped": CAPPED, "n_trials": COUNT}
 ALLOCATION = FIELDS | {"history": tuple, "n_trials": int}
 
 
@@ -35,14 +41,14 @@ def make_allocation(**given):
     if len(history) != errors.size:
         raise ValueError(f"history must have {counted(errors.size, 'entry')}, got {len(history)}")
     for entry, error in zip(history, errors, strict=True):
-        if type(entry) is not tuple or len(entry) != 2 or type(entry[0]) is not tuple or (
-                check_ranks(entry[0], operator.rows) != entry[0] or entry[1] != error):
+        with of_field("history"):
+            right = type(entry) is tuple and len(entry) == 2 and type(entry[0]) is tuple and (
+                check_ranks(entry[0], operator.rows) == entry[0] and entry[1] == error)
+        if not right:
             raise ValueError("history must hold ranks, one a level, and the entries of errors")
     if history[-1][0] != operator.ranks or any(
             sum(ranks) != sum(operator.ranks) for ranks, _ in history):
         raise ValueError("history must end with the operator's ranks, and keep their sum")
-    if given["n_trials"] < 0:
-        raise ValueError(f"n_trials must be non-negative, got {given['n_trials']}")
     return RankAllocation(**given)
 
 
@@ -58,6 +64,7 @@ def _check(given, kinds):
         value = given[name]
         if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
             raise TypeError(f"field {name!r} must not be of type {type(value).__name__}")
+    check_fields(given, CHECKS)
     n_iter, operator = given["n_iter"], given["operator"]
     for name in ("errors", "times"):
         x = given[name]
@@ -65,10 +72,7 @@ def _check(given, kinds):
                 x.min() < 0):
             raise ValueError(f"{name} must hold n_iter + 1 = {n_iter + 1} finite numbers of"
                              f" float64, none below zero, got {x.dtype} of shape {x.shape}")
-    for entry in given["capped"]:
-        if type(entry) is not tuple or [type(x) for x in entry] != [int] * 3 or not (
-                0 <= entry[0] < len(operator.ranks)
-                and 0 <= entry[1] < operator.rows.group_counts[entry[0]]
-                and 0 <= entry[2] < operator.ranks[entry[0]]):
-            raise ValueError("capped must hold (level, group, side) of blocks with a side shorter"
-                             f" than their rank, got {str(entry)[:60]}")
+    check_capped(given["capped"], operator.ranks, operator.rows.group_counts)
+    if given["converged"] and given["termination"] in ("max_iter", "callback", "interrupted"):
+        raise ValueError("field 'converged' is True, but field 'termination' is"
+                         f" {given['termination']!r}")

@@ -12,12 +12,30 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
+from ._fields import (
+    BOUNDARY,
+    CAPPED,
+    COUNT,
+    FINITE,
+    FLAG,
+    NAMES,
+    NOT_NEGATIVE,
+    check_capped,
+    check_fields,
+    floats,
+    instance,
+    integers,
+    maybe,
+    one_of,
+    tuple_of,
+)
 from ._fit_nodes import fit_fields, make_allocation, make_fit
 from ._system_nodes import make_system, system_fields
 from ._wording import counted
 from .fitting.fit_result import MLRFit, RankAllocation
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
+from .models.run import TERMINATIONS
 from .models.sur.result import SURResult
 from .operators import (
     MLR,
@@ -34,6 +52,7 @@ from .operators import (
     Permutation,
     Product,
     Scaled,
+    StructuredOperator,
     Sum,
     Transposed,
     Woodbury,
@@ -44,7 +63,7 @@ from .operators.general_checks import check_pair
 from .operators.mlr import check_ranks
 from .operators.woodbury import WoodburyInverse
 
-__all__ = ["MAKERS", "TABLE", "TRANSPOSE", "Limits"]
+__all__ = ["MAKERS", "TABLE", "TRANSPOSE", "Limits", "check_node"]
 
 TRANSPOSE = "transpose"
 
@@ -88,26 +107,18 @@ class Limits:
 # ---------------------------------------------------------------- what needs more than its class
 
 
-def _need(x, kind, name):
-    if not isinstance(x, kind):
-        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(x).__name__}")
+def _one_dtype(**arrays):
+    found = {name: x.dtype for name, x in arrays.items()}
+    if len(set(found.values())) > 1:
+        raise ValueError(f"{' and '.join(found)} must be of one dtype, got"
+                         f" {' and '.join(map(str, found.values()))}")
 
 
 def _or_none(V, U):
     return None if V is U else V
 
 
-def _floating(name):
-    if name not in ("float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, got {str(name)[:40]!r}")
-    return np.dtype(name)
-
-
 def _hierarchy(permutation, boundaries, names, feature_names=None):
-    for x in (permutation, *boundaries):
-        _need(x, np.ndarray, "permutation or boundaries")
-        if x.dtype.kind != "i":
-            raise TypeError(f"permutation and boundaries must hold integers, got dtype {x.dtype}")
     h = Hierarchy(permutation, boundaries)
     if type(names) is not tuple or len(names) != h.n_levels:
         raise ValueError(f"names must have {counted(h.n_levels, 'entry')}, one tuple or None a"
@@ -115,7 +126,6 @@ def _hierarchy(permutation, boundaries, names, feature_names=None):
     for level, (given, p) in enumerate(zip(names, h.group_counts, strict=True)):
         if given is not None and (type(given) is not tuple or len(given) != p):
             raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
-    hash(names)  # lists and dicts are no names
     if feature_names is not None and not (
             type(feature_names) is tuple and len(feature_names) == h.n
             and all(isinstance(name, str) for name in feature_names)):
@@ -124,12 +134,8 @@ def _hierarchy(permutation, boundaries, names, feature_names=None):
 
 
 def _mlr(hierarchy, ranks, F, D):
-    _need(hierarchy, Hierarchy, "hierarchy")
     ranks = check_ranks(ranks, hierarchy)
-    for name, x in (("F", F), ("D", D)):
-        _need(x, np.ndarray, name)
-        if x.dtype != _floating(D.dtype.name):
-            raise ValueError(f"F and D must be of one dtype, got {F.dtype} and {D.dtype}")
+    _one_dtype(F=F, D=D)
     F = as_finite(F, "F", ndim=2, axis_name="tree position")
     if F.shape != (hierarchy.n, sum(ranks)):
         raise ValueError(f"F must have shape (n, R) = {(hierarchy.n, sum(ranks))}, got {F.shape}")
@@ -137,19 +143,13 @@ def _mlr(hierarchy, ranks, F, D):
 
 
 def _general(rows, cols, ranks, B, C, symmetric, equal_to):
-    for name, h in (("rows", rows), ("cols", cols)):
-        _need(h, Hierarchy, name)
     check_pair(rows, cols)
     ranks = check_ranks(ranks, rows)
     C = B if C is None else C
+    _one_dtype(B=B, C=C)
     for name, x, h in (("B", B, rows), ("C", C, cols)):
-        _need(x, np.ndarray, name)
-        if x.dtype != _floating(B.dtype.name):
-            raise ValueError(f"B and C must be of one dtype, got {B.dtype} and {C.dtype}")
         if as_finite(x, name, ndim=2, axis_name="tree position").shape != (h.n, sum(ranks)):
             raise ValueError(f"{name} must have shape {(h.n, sum(ranks))}, got {x.shape}")
-    if not isinstance(equal_to, (MLR, Product, Scaled, type(None))):
-        raise TypeError(f"equal_to must be an MLR, a Product or a Scaled, got {equal_to!r}")
     A = GeneralMLR._from_tree(rows, cols, ranks, B, C)
     if (symmetric and not A.symmetric) or equal_to is not None:
         # Known from the operands when it was made; here a product with any vector has to show it.
@@ -171,7 +171,6 @@ def _general_fields(A):
 
 
 def _mlr_inverse(base):
-    _need(base, MLR, "base")
     return base.inv()
 
 
@@ -210,9 +209,6 @@ def _invertible(base):
 
 
 def _woodbury_inverse(base):
-    if type(base) not in (Woodbury, LowRankPlusDiagonal):
-        raise TypeError("base must be a Woodbury or LowRankPlusDiagonal, got"
-                        f" {type(base).__name__}")
     return _invertible(base).inv()
 
 
@@ -225,14 +221,28 @@ def _sparse_arrays(A):
 
 
 def _wrapped(data, indices, indptr, shape, symmetric, positive_definite):
-    for name, x in (("data", data), ("indices", indices), ("indptr", indptr)):
-        _need(x, np.ndarray, name)
-        if x.ndim != 1 or x.dtype.kind != ("f" if x is data else "i"):
-            raise TypeError(f"{name} must be a vector of {'floats' if x is data else 'integers'},"
-                            f" got dtype {x.dtype} and shape {x.shape}")
+    m, n = shape
+    _check_csr(data, indices, indptr, m, n)
     A = csr_array((data, indices, indptr), shape=shape)
-    A.check_format(full_check=True)
     return Wrapped(A, symmetric=symmetric, positive_definite=positive_definite)
+
+
+def _check_csr(data, indices, indptr, m, n):
+    """Refuse arrays that a product would follow to places that are not theirs.
+
+    SciPy's own check looks no further where the last offset says that there are no entries.
+    """
+    if indptr.size != m + 1:
+        raise ValueError(f"indptr must have m + 1 = {m + 1} entries, got {indptr.size}")
+    if data.size != indices.size:
+        raise ValueError(f"data and indices must be of one length, got {data.size} and"
+                         f" {indices.size}")
+    if indptr[0] != 0 or indptr[-1] > indices.size or (indptr[1:] < indptr[:-1]).any():
+        raise ValueError("indptr must rise from 0 to the number of entries,"
+                         f" {indices.size}, without a step down")
+    if indices.size and not 0 <= indices.min() <= indices.max() < n:
+        raise ValueError(f"indices must lie in 0 to n - 1 = {n - 1}, got {indices.min()} to"
+                         f" {indices.max()}")
 
 
 # ---------------------------------------------------------------- fitted models
@@ -253,17 +263,24 @@ def _result(**given):
                and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise ValueError(f"it has no field {missing[0]!r}")
+    check_fields(given, RESULT)
     result = FactorModelResult(**given)
-    n = result.covariance.shape[0]
-    if result.mean.shape != (n,) or result.mean.dtype.kind != "f" or (
-            not np.isfinite(result.mean).all()):
+    A, trace = result.covariance, result.loglik_trace
+    n = A.shape[0]
+    if result.mean.shape != (n,) or not np.isfinite(result.mean).all():
         raise ValueError(f"mean must hold {n} finite floats, got {result.mean.dtype} of shape"
                          f" {result.mean.shape}")
+    if trace.shape != (result.n_iter + 1,) or not np.isfinite(trace).all():
+        raise ValueError(f"loglik_trace must hold n_iter + 1 = {result.n_iter + 1} finite floats,"
+                         f" got {trace.dtype} of shape {trace.shape}")
     if result.feature_names is not None and len(result.feature_names) != n:
         raise ValueError(f"feature_names must be {n}, got {len(result.feature_names)}")
-    at = result.boundary
-    if at.ndim != 1 or at.dtype.kind not in "iu" or at.size and not 0 <= at.min() <= at.max() < n:
+    if result.boundary.size and result.boundary.max() >= n:
         raise ValueError(f"boundary must hold features, integers from 0 to {n - 1}")
+    if result.converged and result.termination not in ("loglik", "gradient"):
+        raise ValueError(f"field 'converged' is True, but field 'termination' is"
+                         f" {result.termination!r}")
+    check_capped(result.capped, A.ranks, A.hierarchy.group_counts)
     return result
 
 
@@ -275,6 +292,52 @@ def _types(hint):
     kind = origin or hint
     wider = {float: Real, int: Integral, bool: (bool, np.bool_)}
     return (wider.get(kind, kind) if isinstance(kind, type) else object,)
+
+
+# ---------------------------------------------------------------- what fields may hold
+
+OPERATOR = instance(StructuredOperator, "an operator")
+OPERATORS = tuple_of(OPERATOR, "a list of operators")
+TREE = instance(Hierarchy, "of type Hierarchy")
+RANKS = tuple_of(COUNT, "a tuple of integers that are not negative, one a level")
+DTYPE = one_of("float32", "float64")
+TAGS = {"symmetric": FLAG, "positive_definite": FLAG}
+CHECKS = {
+    "Hierarchy": {"permutation": integers(),
+                  "boundaries": tuple_of(integers(), "a list of vectors of signed integers"),
+                  "names": tuple_of(maybe(NAMES), "a tuple of names or None, one a level"),
+                  "feature_names": maybe(NAMES)},
+    "MLR": {"hierarchy": TREE, "ranks": RANKS, "F": floats(2), "D": floats(1)},
+    "MLRInverse": {"base": instance(MLR, "of type MLR")},
+    "GeneralMLR": {"rows": TREE, "cols": TREE, "ranks": RANKS, "B": floats(2),
+                   "C": maybe(floats(2)), "symmetric": FLAG, "equal_to": maybe(instance(
+                       (MLR, Product, Scaled), "an MLR, a Product or a Scaled"))},
+    "LowRankPlusDiagonal": {"F": floats(2), "D": floats(1)},
+    "Woodbury": {"base": OPERATOR, "U": floats(2), "C": maybe(floats(2)), "V": maybe(floats(2)),
+                 **TAGS},
+    "WoodburyInverse": {"base": instance((Woodbury, LowRankPlusDiagonal),
+                                         "a Woodbury or a LowRankPlusDiagonal")},
+    "LowRank": {"U": floats(2), "V": maybe(floats(2))},
+    "Diagonal": {"d": floats(1)},
+    "Identity": {"n": COUNT, "dtype": DTYPE},
+    "Permutation": {"p": integers(), "dtype": DTYPE},
+    "Dense": {"A": floats(2), **TAGS},
+    "Wrapped": {"data": floats(1), "indices": integers(), "indptr": integers(),
+                "shape": tuple_of(COUNT, "a tuple of two integers that are not negative", 2),
+                **TAGS},
+    **dict.fromkeys(("Sum", "Product", "Kronecker", "BlockDiagonal"), {"ops": OPERATORS}),
+    "Scaled": {"base": OPERATOR, "c": FINITE},
+    **dict.fromkeys(("Transposed", "Inverse", TRANSPOSE), {"base": OPERATOR}),
+}
+RESULT = {"mean": floats(1), "loglik": FINITE, "loglik_trace": floats(1), "n_iter": COUNT,
+          "converged": FLAG, "termination": one_of(*TERMINATIONS), "boundary": BOUNDARY,
+          "n_samples": COUNT, "n_evaluations": COUNT, "gradient_norm": NOT_NEGATIVE,
+          "feature_names": maybe(NAMES), "capped": CAPPED, "mean_is_estimated": FLAG}
+
+
+def check_node(kind, given):
+    """Refuse fields of a node of this class that are not of their kind."""
+    check_fields(given, CHECKS.get(kind, {}))
 
 
 # ---------------------------------------------------------------- the table
@@ -297,9 +360,9 @@ TABLE = {
     LowRank: (lambda A: {"U": A.U, "V": _or_none(A.V, A.U)}, lambda U, V: LowRank(U, V)),
     Diagonal: (_field("d"), lambda d: Diagonal(d)),
     Identity: (lambda A: {"n": A.shape[0], "dtype": A.dtype.name},
-               lambda n, dtype: Identity(n, _floating(dtype))),
+               lambda n, dtype: Identity(n, np.dtype(dtype))),
     Permutation: (lambda A: {"p": A.p, "dtype": A.dtype.name},
-                  lambda p, dtype: Permutation(p, _floating(dtype))),
+                  lambda p, dtype: Permutation(p, np.dtype(dtype))),
     Dense: (_dense_fields,
             lambda A, symmetric, positive_definite: Dense(A, symmetric, positive_definite)),
     Wrapped: (_sparse_arrays, _wrapped),

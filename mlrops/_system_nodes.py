@@ -4,11 +4,28 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from ._fields import (
+    BOUNDARY,
+    CAPPED,
+    COUNT,
+    FINITE,
+    FLAG,
+    NOT_NEGATIVE,
+    Check,
+    check_capped,
+    check_fields,
+    floats,
+    maybe,
+    of_field,
+    one_of,
+    tuple_of,
+)
 from ._optional import import_pandas
 from ._wording import counted
-from .models.selection import RankRecord, RankSelection
+from .models.run import TERMINATIONS
+from .models.selection import CRITERIA, RankRecord, RankSelection
 from .models.sur.als_gls import SUROptions
-from .models.sur.covariance import CovConfig
+from .models.sur.covariance import KERNELS, KINDS, CovConfig, _cluster_weights
 from .models.sur.data import SURData, SystemNames
 from .models.sur.result import SURResult
 from .operators import MLR, StructuredOperator
@@ -30,6 +47,30 @@ FIELDS = {
     "gradient_norm": Real, "normal_norm": Real, "boundary": np.ndarray, "capped": tuple,
     "options": dict, "selection": (dict, OPTIONAL), "cov_kind": str, "cov_options": dict,
     "clusters": (np.ndarray, OPTIONAL),
+}
+# What they must be besides.
+CHECKS = {
+    "Y": floats(2), "X": tuple_of(floats(2), "a list of matrices"),
+    "X_of": tuple_of(COUNT, "a tuple of integers that are not negative"),
+    "weights": maybe(floats(2)), "R": maybe(floats(2)), "q": maybe(floats(1)),
+    "coefficients": floats(1), "covariance_is_known": FLAG, "loglik": FINITE,
+    "loglik_trace": floats(1), "n_iter": COUNT, "converged": FLAG,
+    "termination": one_of(*TERMINATIONS),
+    "cg_iterations": Check("a list of integers that are not negative",
+                           lambda x: all(map(COUNT.holds, x))),
+    "gradient_norm": NOT_NEGATIVE, "normal_norm": NOT_NEGATIVE, "boundary": BOUNDARY,
+    "capped": CAPPED, "cov_kind": one_of(*KINDS),
+}
+# What the options of the coefficients' covariance may be.
+COV_OPTIONS = {
+    "debiased": maybe(FLAG), "group_debias": FLAG, "kernel": one_of(*KERNELS),
+    "bandwidth": maybe(FINITE), "n_boot": COUNT, "random_state": maybe(COUNT), "progress": FLAG,
+}
+RECORD = {
+    "ranks": tuple_of(COUNT, "a tuple of integers that are not negative"), "storage": COUNT,
+    "df": COUNT, "n_iter": COUNT, "converged": FLAG, "n_capped": COUNT,
+    **dict.fromkeys(("loglik", "aic", "bic", "cv_mean", "cv_se"),
+                    Check("a number", lambda x: isinstance(x, Real) and FLAG.holds(x) is False)),
 }
 
 
@@ -102,6 +143,7 @@ def make_system(**given):
         value = given.setdefault(name, None)
         if not isinstance(value, kinds):
             raise TypeError(f"field {name!r} must not be of type {type(value).__name__}")
+    check_fields(given, CHECKS)
     data = _data(given)
     K, P = data.K, int(data.p.sum())
     beta = as_finite(given["coefficients"], "coefficients", dtype=given["coefficients"].dtype)
@@ -110,23 +152,54 @@ def make_system(**given):
     if covariance.shape != (K, K) or not (known or isinstance(covariance, MLR)):
         raise ValueError(f"covariance must be of order {K}, an MLR where it was fitted, got"
                          f" {covariance!r}")
-    trace, boundary = given["loglik_trace"], given["boundary"]
-    _shaped(trace, "loglik_trace", "f", (max(trace.size, 1),))
-    _shaped(boundary, "boundary", "iu", (boundary.size,))
-    if boundary.size and not 0 <= boundary.min() <= boundary.max() < K:
+    if not covariance.symmetric:
+        raise ValueError(f"covariance must be symmetric, got {covariance!r}")
+    trace = given["loglik_trace"]
+    _shaped(trace, "loglik_trace", "f", (given["n_iter"] + 1,))
+    as_finite(trace, "loglik_trace")
+    if (given["boundary"] >= K).any():
         raise ValueError(f"boundary must hold equations, integers from 0 to {K - 1}")
-    config = given["cov_options"]
-    if given["clusters"] is not None:
-        config = config | {"clusters": given["clusters"]}
-    config = CovConfig(given["cov_kind"], config)
-    config.check()
+    if given["converged"] and given["termination"] not in ("gradient", "loglik"):
+        raise ValueError("field 'converged' is True, but field 'termination' is"
+                         f" {given['termination']!r}")
+    if isinstance(covariance, MLR):
+        check_capped(given["capped"], covariance.ranks, covariance.hierarchy.group_counts)
+    elif given["capped"]:
+        raise ValueError("field 'capped' must be empty where the covariance is no MLR")
+    with of_field("options"):
+        options = SUROptions.checked(**given["options"])
     plain = ("loglik", "n_iter", "converged", "termination", "cg_iterations", "gradient_norm",
-             "normal_norm", "capped")
-    return SURResult(
+             "normal_norm", "boundary", "capped")
+    result = SURResult(
         data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]), covariance=covariance,
-        covariance_is_known=known, loglik_trace=trace, boundary=boundary,
-        options=SUROptions.checked(**given["options"]), selection=_selection(given["selection"]),
-        cov_config=config, **{name: given[name] for name in plain})
+        covariance_is_known=known, loglik_trace=trace, options=options,
+        selection=_selection(given["selection"]), cov_config=_config(given, data),
+        **{name: given[name] for name in plain})
+    with of_field("X"):  # regressors that depend on one another are found out by what they give
+        _ = result.system
+    return result
+
+
+def _config(given, data):
+    """The `CovConfig`."""
+    config, clusters, N = given["cov_options"], given["clusters"], data.N
+    with of_field("cov_options"):
+        check_fields(config, COV_OPTIONS)
+        if not 0 <= (config.get("bandwidth") or 0) < N:
+            raise ValueError(f"field 'bandwidth' must lie between 0 and the number of rows, {N},"
+                             f" got {config['bandwidth']}")
+        if config.get("n_boot", 2) < 2:
+            raise ValueError(f"field 'n_boot' must be at least 2, got {config['n_boot']}")
+    if (clusters is None) != (given["cov_kind"] != "clustered"):
+        raise ValueError("field 'clusters' must be there for clustered errors, and for no others")
+    if clusters is not None:
+        with of_field("clusters"):
+            _cluster_weights(clusters, data, bool(config.get("group_debias")))
+        config = config | {"clusters": clusters}
+    config = CovConfig(given["cov_kind"], config)
+    with of_field("cov_options"):
+        config.check()
+    return config
 
 
 def _shaped(x, name, kinds, shape):
@@ -137,19 +210,21 @@ def _shaped(x, name, kinds, shape):
 def _data(given):
     """The `SURData`."""
     Y, known, at = given["Y"], given["X"], given["X_of"]
-    if Y.dtype not in (np.float32, np.float64) or Y.ndim != 2 or not Y.size:
-        raise ValueError(f"Y must be a matrix of floats, got dtype {Y.dtype} and shape {Y.shape}")
+    if not Y.size:
+        raise ValueError(f"Y must have rows and columns, got shape {Y.shape}")
     Y, (N, K) = as_finite(Y, "Y"), Y.shape
     for X in known:
-        if not isinstance(X, np.ndarray) or X.dtype != Y.dtype or X.ndim != 2 or len(X) != N:
+        if X.dtype != Y.dtype or len(X) != N:
             raise ValueError(f"X must hold matrices of {Y.dtype} with {counted(N, 'row')}")
         as_finite(X, "X")
-    if len(at) != K or any(type(i) is not int for i in at) or set(at) != set(range(len(known))):
+    if len(at) != K or set(at) != set(range(len(known))):
         raise ValueError(f"X_of must hold the number of each of the {K} equations' X")
     Xs = [known[i] for i in at]
     P = sum(X.shape[1] for X in Xs)
     if given["observed"] is not None:
         _shaped(given["observed"], "observed", "b", (N, K))
+        if Y[~given["observed"]].any():
+            raise ValueError("Y must be 0 in the cells that 'observed' says are missing")
     weights = given["weights"]
     if weights is not None:
         _shaped(weights, "weights", "f", (N, K))
@@ -177,20 +252,36 @@ def _names(given, Xs, Y, m):
         for own, X in zip(regressors, Xs, strict=True)) and len(constraints) in (0, m)
     if not right or not all(type(name) is str for own in (equations, constraints, *regressors)
                             for name in own):
-        raise ValueError("names must be one text for each equation, regressor and constraint")
+        raise ValueError("equations, regressors and constraints must be one text each for what"
+                         " they name")
     rows = given["rows"]
     if rows is not None:
         if rows.shape != (len(Y),):
             raise ValueError(f"rows must have {counted(len(Y), 'label')}, got shape {rows.shape}")
         pd = import_pandas()
 
-        if given["period"] is not None:
-            rows = pd.arrays.PeriodArray(rows, dtype=pd.PeriodDtype(given["period"]))
-        rows = pd.Index(rows, name=given["rows_name"])
+        with of_field("rows" if given["period"] is None else "period"):
+            if given["period"] is not None:
+                rows = pd.arrays.PeriodArray(rows, dtype=pd.PeriodDtype(given["period"]))
+            elif rows.dtype.kind not in "biufmMU":
+                raise ValueError(f"there are no row labels of {rows.dtype}")
+        with of_field("rows_name"):
+            rows = pd.Index(rows, name=given["rows_name"])
     return SystemNames(equations, regressors, rows, constraints)
 
 
 def _selection(given):
+    """The `RankSelection` or None."""
     if given is None:
         return None
-    return RankSelection(**given | {"fit": None, "table": [RankRecord(*r) for r in given["table"]]})
+    with of_field("selection"):
+        check_fields(given, {
+            "ranks": RECORD["ranks"], "criterion": one_of(*CRITERIA), "one_standard_error": FLAG,
+            "table": Check("a list of records", lambda x: type(x) is list and x != []
+                           and all(type(record) is tuple for record in x))})
+        table = [RankRecord(*record) for record in given["table"]]
+        for record in table:
+            check_fields(record._asdict(), RECORD)
+        if given["ranks"] not in [record.ranks for record in table]:
+            raise ValueError(f"the chosen ranks {given['ranks']} are no candidate")
+        return RankSelection(**given | {"fit": None, "table": table})

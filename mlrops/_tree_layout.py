@@ -1,9 +1,8 @@
 """The layout of a tree of features: what operators and fits need of a `Hierarchy`."""
 
-from functools import cached_property
-
 import numpy as np
 
+from ._cached import cached_property
 from ._tree_labels import take_features
 from .kernels.groups import by_size
 

@@ -5,10 +5,10 @@ group of every level stand next to each other.  So a tree over n features is one
 for each level, the offsets at which its groups begin; nothing is a node object, and n may be 10⁷.
 """
 
-from functools import cached_property
 
 import numpy as np
 
+from ._cached import cached_property
 from ._grouping import (
     as_integer,
     as_integers,

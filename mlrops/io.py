@@ -52,11 +52,12 @@ MLRFit, RankAllocation                      their dataclass fields
 """
 
 import inspect
+import re
 
 import numpy as np
 
-from ._archive import check_plain, read_archive, reading, write_archive
-from ._nodes import MAKERS, TABLE, TRANSPOSE, Limits
+from ._archive import check_plain, check_regular, read_archive, reading, write_archive
+from ._nodes import MAKERS, TABLE, TRANSPOSE, Limits, check_node
 from .fitting.fit_result import MLRFit, RankAllocation
 from .hierarchy import Hierarchy
 from .models.result import FactorModelResult
@@ -90,7 +91,7 @@ def save(path, obj):
     ValueError
         Operators nested more than 100 deep; a positive definite tag that is lost to rounding.
     OSError
-        The file cannot be written.
+        The file cannot be written, or is a folder, a device, a named pipe or a socket.
 
     See Also
     --------
@@ -125,6 +126,7 @@ def save(path, obj):
     >>> bool((B @ np.arange(3.0) == (2 * A) @ np.arange(3.0)).all())
     True
     """
+    check_regular(path)
     writer = _Writer()
     try:
         writer.add(obj, type(obj).__name__)
@@ -286,19 +288,30 @@ def _rebuild(meta, arrays):
             raise ValueError(f"node {number} is of class {kind[:60]!r}, which is unknown here")
         try:
             given = _fields(node, arrays, built, limits)
+            check_node(kind, given)
             arguments = inspect.signature(MAKERS[kind]).bind(**given)
             made = MAKERS[kind](*arguments.args, **arguments.kwargs)
             limits.made(made)
         except MemoryError:
             raise
         except Exception as error:
-            raise ValueError(f"node {number} ({kind}): {error}") from None
+            raise ValueError(f"node {number} ({kind}): {error}{_unnamed(node, str(error))}"
+                             ) from None
         built.append(made)
     idle = set(range(len(nodes) - 1)) - {i for node in nodes for i in _flat(node.get("parts", {}))}
     if arrays or idle:
         raise ValueError(f"damaged: no node has the array {min(arrays)!r}" if arrays else
                          f"damaged: node {min(idle)} is part of nothing")
     return built[-1]
+
+
+def _unnamed(node, text):
+    """The fields of a node, for an error that names none of them."""
+    keys = (node.get(key) for key in ("values", "arrays", "parts"))
+    names = [name for found in keys if type(found) is dict for name in found]
+    if not names or any(re.search(rf"\b{re.escape(name)}\b", text) for name in names):
+        return ""
+    return f" (its fields are {', '.join(names)[:200]})"
 
 
 def _fields(node, arrays, built, limits):

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -122,16 +121,21 @@ def test_a_file_of_data_and_a_file_of_groups(files, fit, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_pandas_and_matplotlib_the_numbers_are_the_same(files, tmp_path):
+def test_without_matplotlib_the_numbers_are_the_same(files, tmp_path):
     data, groups = files
     args = ("sur", "--data", data, "--dependent", "ret_*", "--exog", "x,z", "--groups", groups,
             "--ranks", "bic", "-o", tmp_path / "none.png")
-    block = "sys.modules['pandas'] = sys.modules['matplotlib'] = None"
     with_both, _ = run(*args)
-    without, _ = run(*args, before=block)
+    without, _ = run(*args, before="sys.modules['matplotlib'] = None")
     assert "No picture" in without and "pip install matplotlib" in without
     assert without[: without.index("No picture")] == with_both[: with_both.index("Picture written")]
     assert re.search(r"Ranks \(\d, \d\) are best by bic of \d+ candidates\.", without)
+
+
+def test_without_pandas_a_command_says_how_to_get_it(files, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert 'pip install "mlrops[pandas]"' in refused(
+        capsys, "--data", files[0], "--dependent", "ret_*", "--exog", "x")
 
 
 def test_equations_with_regressors_of_their_own(files, system, capsys, tmp_path):
@@ -312,19 +316,17 @@ def french(tmp_path_factory):
     folder = tmp_path_factory.mktemp("french")
     run("sur", "-o", folder / "p.png", "--data", write(
         folder / "d.csv", [["x", "y"], [1, 2], [2, 2], [3, 5]]), "--dependent", "y", "--exog", "x")
-    start = time.perf_counter()
     out, err = run("sur", "-o", folder / "french.png")
-    return out, err, time.perf_counter() - start, folder / "french.png"
+    return out, err, folder / "french.png"
 
 
 @pytest.mark.slow
 def test_french_tables_fit_on_two_screens(french):
-    out, err, seconds, picture = french
+    out, err, picture = french
     lines = out.splitlines()
     assert not err and len(lines) < 105
     assert max(len(line) for line in lines if str(picture) not in line) <= 80
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert seconds < 90  # 13 s of one core
 
 
 @pytest.mark.slow

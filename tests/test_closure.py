@@ -166,9 +166,9 @@ forest = MLR(Hierarchy([3, 1, 5, 0, 2, 4], [[0, 2, 6]]), factors[1:], d)
 
 SUMS = [
     (diag, neg, Diagonal), (eye, diag, Diagonal), (eye, eye, Diagonal), (eye, -eye, Diagonal),
-    (low, diag, Woodbury), (low, neg, Woodbury), (low, gaps, Sum),
+    (low, diag, Woodbury), (low, neg, Woodbury), (low, gaps, Woodbury),
     (sym, diag, LowRankPlusDiagonal), (sym, eye, LowRankPlusDiagonal), (sym, neg, Woodbury),
-    (sym, gaps, Sum), (-sym, diag, Woodbury), (-sym, 5 * eye, Woodbury),
+    (sym, gaps, Woodbury), (-sym, diag, Woodbury), (-sym, 5 * eye, Woodbury),
     (sym, low, LowRank), (sym, LowRank(F), LowRank), (sym, -LowRank(F), LowRank),
     (lrd, lrd2, LowRankPlusDiagonal), (lrd, sym, LowRankPlusDiagonal), (lrd, low, Woodbury),
     (lrd, diag, LowRankPlusDiagonal), (lrd, -0.5 * diag, LowRankPlusDiagonal),
@@ -381,8 +381,8 @@ def test_dtype_of_compositions(left, right):
 
 
 @pytest.mark.parametrize("c, error", [
-    (1j, TypeError), (np.complex64(1), TypeError), ("2", TypeError), (None, TypeError),
-    (np.nan, ValueError), (np.inf, ValueError), (-np.inf, ValueError),
+    ("2", TypeError), (None, TypeError), (np.nan, ValueError),
+    (np.inf, ValueError), (-np.inf, ValueError),
 ])
 def test_bad_scalars(c, error):
     with pytest.raises(error):

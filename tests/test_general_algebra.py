@@ -101,7 +101,7 @@ def test_with_low_rank():
             close(total.toarray(), expected, 1e-12)
     forest, f = general(Hierarchy(h.permutation, h.boundaries[1:]),
                         Hierarchy(h.permutation, h.boundaries[1:]), (9,), rng)
-    assert type(forest + LowRank(U, W)) is Woodbury
+    assert (forest + LowRank(U, W)).ranks == (2, 9)  # in a coarsest level of its own
     close((forest + LowRank(U, W)).toarray(), f + U @ W.T, 1e-12)
 
 

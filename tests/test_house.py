@@ -66,7 +66,7 @@ def test_the_walk_sees_relative_imports():
     assert ("mlrops.operators.base", "StructuredOperator") in set(imports(operator))
     assert reaches(operator, "mlrops.kernels") and reaches(operator, "mlrops.hierarchy")
     assert not reaches(operator, "mlrops.models")
-    assert reaches(PACKAGE / "kernels" / "_compiled.py", "numba")
+    assert reaches(PACKAGE / "kernels" / "_jit.py", "numba")
 
 
 @pytest.mark.parametrize("folders, forbidden", [
@@ -115,7 +115,7 @@ def test_models_factor_no_covariance_of_their_own(file):
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_import_time_dependencies(file):
     heavy = {module.split(".")[0] for module, _ in imports(file, inside_functions=False)} & HEAVY
-    if file.name.startswith("_compiled"):
+    if file.name == "_jit.py":
         assert heavy <= {"numba"}
     elif file.name == "sklearn.py":
         assert heavy <= {"sklearn"}

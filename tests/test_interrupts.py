@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -139,32 +138,44 @@ def test_handlers_of_others_and_other_threads_are_left_alone():
 
 # ---------------------------------------------------------------- processes
 
-# Forks a process for a fit each time it is told to: imports are paid once.
+# Forks a process for a fit each time it is told to: imports are paid once.  The fit sends itself
+# the signal: some milliseconds after an update, in any case before another two are through, so that
+# it is in time on any machine.
 HOST = """
-import os, sys, warnings
+import os, signal, sys, threading, warnings
 import numpy as np
 from mlrops import Hierarchy, fit_factor_model
 warnings.simplefilter("ignore")
+signal.signal(signal.SIGINT, signal.default_int_handler)
 rng = np.random.default_rng(0)
 h = Hierarchy.balanced(160, [1, 4, 16])
 Y = rng.standard_normal((120, 12)) @ rng.standard_normal((12, 160))
 Y += rng.standard_normal((120, 160))
 
-def fit(path):
+def fit(path, number, updates, delay):
+    seen = []
+
+    def tell(iterate):
+        print(iterate.n_iter, flush=True)
+        seen.append(iterate.n_iter)
+        if len(seen) == updates:
+            threading.Timer(delay, os.kill, (os.getpid(), number)).start()
+        if number and len(seen) == updates + 2:
+            threading.Event().wait()
+
     fit = fit_factor_model(
         Y, (3, 2, 1), h, checkpoint=path, resume=True, tol=0, gtol=0, max_iter=600,
-        checkpoint_every=1, checkpoint_seconds=None,
-        callback=lambda iterate: print(iterate.n_iter, flush=True))
+        checkpoint_every=1, checkpoint_seconds=None, callback=tell)
     np.savez(path + ".result.npz", F=fit.covariance.F, D=fit.covariance.D, mean=fit.mean,
              trace=fit.loglik_trace, n_evaluations=fit.n_evaluations)
     print(fit.termination, fit.converged, fit.loglik == fit.loglik_trace.max(), flush=True)
 
 for line in sys.stdin:
+    path, number, updates, delay = line.rstrip().split("|")
     child = os.fork()
     if child == 0:
-        fit(line.rstrip())
+        fit(path, int(number), int(updates), float(delay))
         os._exit(0)
-    print("pid", child, flush=True)
     print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -180,40 +191,30 @@ def host():
         process.stdin.close()
 
 
-class Fit:
-    """A fit in a process of its own, and what it prints."""
+def run(host, path, number=0, updates=0, delay=0.0):
+    """What a fit in a process of its own prints; it sends itself a signal."""
+    host.stdin.write(f"{path}|{int(number)}|{updates}|{delay}\n")
+    host.stdin.flush()
+    said = []
+    for line in iter(host.stdout.readline, ""):
+        said.append(line.rstrip())
+        if line.startswith("exit"):
+            return said
+    raise AssertionError("the host ended")
 
-    def __init__(self, host, path):
-        self.path, self.said, self._lines = path, [], iter(host.stdout.readline, "")
-        host.stdin.write(f"{path}\n")
-        host.stdin.flush()
-        self.pid = None
 
-    def read(self, until):
-        """Read on to the first line for which `until` holds."""
-        for line in self._lines:
-            if line.startswith("pid"):
-                self.pid = int(line.split()[1])
-            else:
-                self.said.append(line.rstrip())
-            if until(self) or line.startswith("exit"):
-                return self
-        raise AssertionError("the host ended")
-
-    def end(self):
-        return self.read(lambda fit: False).said[-1]
-
-    def result(self):
-        with np.load(f"{self.path}.result.npz") as found:
-            return dict(found)
+def result(path):
+    with np.load(f"{path}.result.npz") as found:
+        return dict(found)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(host, tmp_path_factory):
-    fit = Fit(host, tmp_path_factory.mktemp("fit") / "fit.npz")
-    assert fit.end() == "exit 0" and fit.said[-2] == "loglik True True"
-    assert fit.result()["trace"].size > 90  # room for ten kills
-    return fit.result()
+    path = tmp_path_factory.mktemp("fit") / "fit.npz"
+    said = run(host, path)
+    assert said[-1] == "exit 0" and said[-2] == "loglik True True"
+    assert result(path)["trace"].size > 90  # room for ten kills
+    return result(path)
 
 
 def equal(found, expected):
@@ -224,36 +225,31 @@ def equal(found, expected):
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
 
-@pytest.mark.slow
 @FORKS
+@pytest.mark.slow
 def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
     path = tmp_path / "fit.npz"
     rng, reached = np.random.default_rng(7), []
     for _ in range(10):
-        updates = rng.integers(3, 9)
-        run = Fit(host, path).read(lambda fit, k=updates: fit.pid and len(fit.said) > k)
         # The checkpoint of the update is being written: most are killed within.
-        time.sleep(rng.uniform(0, 0.004))
-        os.kill(run.pid, signal.SIGKILL)
-        assert run.end() == "exit -9"
+        said = run(host, path, signal.SIGKILL, rng.integers(3, 7), rng.uniform(0, 0.004))
+        assert said[-1] == "exit -9"
         meta, arrays = read_archive(path, KIND)  # never unreadable
         reached.append(arrays["trace"].size - 1)
-        assert reached[-1] >= int(run.said[updates]) - 1
+        assert int(said[-2]) - 1 <= reached[-1] <= int(said[-2]) + 1
         assert len(list(tmp_path.glob(".*.tmp"))) <= 1
     assert np.all(np.diff(reached) > 0) and reached[-1] < uninterrupted["trace"].size - 1
-    last = Fit(host, path)
-    assert last.end() == "exit 0"
-    assert equal(last.result(), uninterrupted)
+    assert run(host, path)[-1] == "exit 0"
+    assert equal(result(path), uninterrupted)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 @FORKS
 def test_a_process_that_is_interrupted(host, uninterrupted, tmp_path):
     path = tmp_path / "fit.npz"
-    run = Fit(host, path).read(lambda fit: fit.pid and fit.said[-1:] == ["20"])
-    os.kill(run.pid, signal.SIGINT)
-    assert run.end() == "exit 0" and run.said[-2] == "interrupted False True"
-    assert 20 < run.result()["trace"].size < uninterrupted["trace"].size
-    last = Fit(host, path)
-    assert last.end() == "exit 0" and last.said[-2] == "loglik True True"
-    assert equal(last.result(), uninterrupted)
+    said = run(host, path, signal.SIGINT, 20, 0.001)
+    assert said[-1] == "exit 0" and said[-2] == "interrupted False True"
+    assert 20 <= result(path)["trace"].size <= 23 < uninterrupted["trace"].size
+    said = run(host, path)
+    assert said[-1] == "exit 0" and said[-2] == "loglik True True"
+    assert equal(result(path), uninterrupted)

@@ -189,6 +189,8 @@ def test_labels_with_nothing_to_match_are_refused():
     with pytest.raises(ValueError, match="give data with labels, or X of equation 0"):
         als_gls([x.to_numpy() for x in XS.values()], Y.to_numpy(), 0).predict(list(NEW_XS.values()))
     unnamed = als_gls([x.to_numpy() for x in XS.values()], Y.to_numpy(), covariance=np.eye(3))
-    assert unnamed.predict({2: [[0, 1]], 0: [[1, 0]], 1: [[0, 0]]})[0, 1] == 0
+    for numbers in ((2, 0, 1), ("2", "0", "1")):
+        new = dict(zip(numbers, ([[0, 1]], [[1, 0]], [[0, 0]]), strict=True))
+        assert (unnamed.predict(new) == 0).tolist() == [[False, True, False]]
     with pytest.raises(ValueError, match="clusters has labels"):
         unnamed.with_cov("clustered", clusters=CLUSTERS)

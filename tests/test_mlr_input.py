@@ -73,8 +73,9 @@ def test_wrong_right_hand_sides(case, verb):
     for A in (case.A, case.A.inv()):
         call = getattr(A, verb)
         shape = (30, 2) if verb == "matmat" else (30,)
-        with pytest.raises(TypeError, match="real"):
-            call(np.zeros(shape, complex))
+        if verb in ("whiten", "color", "inv_quad"):
+            with pytest.raises(TypeError, match="real"):
+                call(np.zeros(shape, complex))
         with pytest.raises(ValueError, match="29|dimension|30"):
             call(np.zeros((29, *shape[1:])))
         with pytest.raises(ValueError):
@@ -84,8 +85,6 @@ def test_wrong_right_hand_sides(case, verb):
     if verb in ("solve", "whiten", "color", "inv_quad"):
         with pytest.raises(TypeError, match="sparse"):
             getattr(case.A, verb)(sp.eye_array(30, format="csr"))
-    with pytest.raises(TypeError, match="real"):
-        case.A @ np.zeros(30, complex)
     with pytest.raises(ValueError):
         case.A @ np.zeros(29)
 

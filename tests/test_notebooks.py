@@ -73,7 +73,7 @@ def test_runs_from_a_clean_kernel(path, tmp_path, monkeypatch):
         cell.metadata = nbformat.from_dict({})
     for cell in code_cells(fresh):
         cell.outputs, cell.execution_count = [], None
-    client = nbclient.NotebookClient(fresh, timeout=120, kernel_name="python3",
+    client = nbclient.NotebookClient(fresh, timeout=None, kernel_name="python3",
                                      resources={"metadata": {"path": str(tmp_path)}})
     client.execute()  # raises with the cell and the traceback
     assert not list(tmp_path.iterdir()), "a notebook leaves nothing behind"

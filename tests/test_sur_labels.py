@@ -376,3 +376,28 @@ def test_groups_are_read_by_name_whatever_takes_them():
             assert found.covariance.hierarchy.labels(1).tolist() == [0, 1, 0]
         chosen = select_sur_ranks(XS, Y, given, [(0, 0), (1, 0)], max_iter=3)
         assert chosen.fit.covariance.hierarchy.names(1) == ("n", "s")
+
+
+def test_messages_name_rows_by_label_and_count_in_plain_words():
+    wrong = equations()
+    wrong["u"]["weights"] = WEIGHTS.mask(WEIGHTS.index == "r07", -1).iloc[::-1]
+    with pytest.raises(ValueError, match="weights of equation u .* got -1 in row r07"):
+        SUR(wrong)
+    few = {name: (Y[name].iloc[:2], X.iloc[:1]) for name, X in XS.items()}
+    with pytest.raises(ValueError, match="equation u has 2 regressors and 1 complete row;"):
+        SUR(few)
+    with pytest.raises(ValueError, match="got 1 row and 1 column$"):
+        gls([[1.0]], [1.0], [1.0])
+
+
+def test_weights_must_have_the_rows_of_their_equation():
+    expected = SUR(equations()).data
+    more = equations()
+    more["u"]["weights"] = pd.concat([WEIGHTS, pd.Series({"later": 1e6})]).iloc[::-1]
+    found = SUR(more)
+    np.testing.assert_allclose(found.data.weights, expected.weights)
+    assert found.dropped == [] and list(found.data.names.rows) == list(ROWS)
+    wrong = equations()
+    wrong["u"]["weights"] = WEIGHTS.rename({"r07": "stranger"})
+    with pytest.raises(ValueError, match=r"weights of equation u .*none for 1 row \(r07\)"):
+        SUR(wrong)

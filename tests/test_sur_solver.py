@@ -85,6 +85,7 @@ def limits(kind, P):
     return R * np.reshape(size, (3, 1)), q * size
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("kind", [None, "plain", "near", "scaled", "huge"])
 @pytest.mark.parametrize("spread, alike", [(0, 1.0), (0, 1e-3), (6, 1.0)])
 @pytest.mark.parametrize("condition", [10.0, 1e6])

@@ -23,7 +23,7 @@ def _compile(months, hierarchy):
             raise StopIteration
 
     start = perf_counter()
-    print("Compiling kernels (kept on disk for the next run) ...", end=" ", flush=True)
+    print("Compiling kernels, or reading those of the last run ...", end=" ", flush=True)
     fit_factor_model(months, (TOTAL - 1, 1, 0), hierarchy, callback=stop)
     print(f"{perf_counter() - start:.1f} s\n")
 

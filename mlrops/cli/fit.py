@@ -53,20 +53,20 @@ def fit(args):
         print(f"{how}\n\n{_describe(rows, cols)}\n", flush=True)
         fits = _fits(A, rows, cols, symmetric, args, starts)
         best = min(fits, key=lambda label: fits[label].error)
+        found = fits[best]
+        try:  # before anything else is done with it
+            save(args.output, found.operator)
+        except OSError as error:
+            raise CommandError(f"{args.output} cannot be written: {error.strerror}") from None
         print(table(("start", "ranks by level", "relative error", "seconds"), [
             (label + " *" * (label == best), _ranks(found.ranks), _error(found.error),
              f"{found.times[-1]:.1f}") for label, found in fits.items()]))
-        found = fits[best]
         print("\n" + paragraph("* the best, which is kept" + _capped(found)) + "\n", flush=True)
         others = _others(A, args.rank, symmetric, args)
         print(table(("equal storage", "relative error", "against multilevel"), [
             (label, _error(error), _ratio(error, found.error, A.dtype))
             for label, error in (("multilevel", found.error), *others.items())]))
         print(f"\n{_storage(A, found.operator)}\n{_products(A, found.operator)}")
-        try:
-            save(args.output, found.operator)
-        except OSError as error:
-            raise CommandError(f"{args.output} cannot be written: {error.strerror}") from None
         print(f"\nOperator written to {args.output} (mlrops.load reads it)")
         if draws:
             write_picture(args.picture, _picture(A, rows, cols, fits, best, others))
@@ -154,6 +154,8 @@ def _fits(A, rows, cols, symmetric, args, starts):
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(
                 allocate_ranks, A, args.rank, rows, cols, start=start, callback=show,
                 random_state=args.seed))
+        if fits[start].termination == "interrupted":
+            raise KeyboardInterrupt
     return fits
 
 

@@ -1,11 +1,11 @@
 """The arguments of ``python -m mlrops``."""
 
 import argparse
-import os
 import sys
 
 from .. import __version__
 from .errors import CommandError
+from .printing import Unread, printing
 
 __all__ = ["main"]
 
@@ -45,9 +45,12 @@ examples:
       --equation "invest_ge ~ value=value_ge + capital=capital_ge"
 
 The rows must be in order of time for --cov-type hac.
-sectors.csv has one row an equation: its name, then its groups, coarse to fine.  Empty cells, NA and
-NaN are missing: an equation lacks the rows in which one of its columns is missing, the others keep
-them."""
+sectors.csv has a line of column names and one row an equation: its name, then its groups, coarse
+to fine.  Empty cells, NA and NaN are missing: an equation lacks the rows in which one of its
+columns is missing, the others keep them.  pandas reads the files: pip install "mlrops[pandas]".
+One from Excel, with a code for missing cells:
+  python -m mlrops sur --data returns.csv --dependent "ret_*" --exog market --decimal , \\
+      --thousands . --na-values=-99,99 --encoding cp1252"""
 
 _FIT = """\
 Approximate a matrix by a sum of block-diagonal low rank matrices on a hierarchy of its rows and
@@ -74,12 +77,26 @@ result; the groups of a tree."""
 
 def main(argv=None):
     """Run a command; the code to exit with."""
-    args = _parser().parse_args(argv)
-    if args.command is None:
-        _parser().print_help()
-        return 0
+    with printing() as out:
+        args = _parser().parse_args(argv)
+        if args.command is None:
+            _parser().print_help()
+            return 0
+        # Where a command has no file to write, nothing is left to do once its reader has gone.
+        out.vital = getattr(args, "output", None) is None
+        code = _run(args)
+        if out.lost is None:
+            return code
+        if not isinstance(out.lost, BrokenPipeError):  # of | head, and nobody wants to know
+            print(f"mlrops {args.command}: warning: not all of the text could be written:"
+                  f" {out.lost}", file=sys.stderr)
+        return code or 1
+
+
+def _run(args):
     try:
         args.run(args)
+        sys.stdout.flush()
     except CommandError as error:
         print(f"mlrops {args.command}: error: {error}", file=sys.stderr)
         return 2
@@ -89,8 +106,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"mlrops {args.command}: interrupted", file=sys.stderr)
         return 130  # as a shell counts it: 128 + SIGINT
-    except BrokenPipeError:  # of | head; nobody is left to be told, at exit neither
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Unread:
         return 1
     return 0
 
@@ -122,7 +138,8 @@ def _info(args):
 def _sur(args):
     if args.data is None:
         given = [name for name in ("dependent", "exog", "equation", "groups", "ranks", "no_const",
-                                   "cov_type", "clusters", "index_column", "save_table")
+                                   "cov_type", "clusters", "index_column", "save_table",
+                                   "decimal", "thousands", "na_values", "encoding")
                  if getattr(args, name)]
         if given:
             option = "--" + given[0].replace("_", "-")
@@ -175,6 +192,14 @@ def _parser():
     own.add_argument("--clusters", metavar="COLUMN", help="clusters of rows, for clustered")
     own.add_argument("--index-column", metavar="COLUMN",
                      help="labels of the rows, such as dates; never a variable")
+    own.add_argument("--decimal", metavar="SIGN", help='of numbers, such as "," (default: ".")')
+    own.add_argument("--thousands", metavar="SIGN",
+                     help='between thousands, such as "," or " " (default: none)')
+    own.add_argument("--na-values", nargs="+", action="extend", metavar="WORD",
+                     help="cells that are missing, besides empty ones, NA, N/A, NaN, null, none and"
+                     ' "."; such as -99.99 -999')
+    own.add_argument("--encoding", metavar="NAME",
+                     help="of the files, such as latin-1, cp1252, utf-16 (default: utf-8)")
     own.add_argument("--save-table", metavar="CSV", help="write all coefficients")
     run.set_defaults(run=_sur)
     _add_fit(commands)

@@ -1,7 +1,7 @@
 """Matrices in files: NumPy, SciPy sparse, text and Matrix Market."""
 
 import csv
-import re
+import io
 import zipfile
 import zlib
 from itertools import pairwise
@@ -14,7 +14,7 @@ from scipy.io import mmread
 from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
 from .errors import CommandError
-from .table_file import SEPARATORS, TableFile, reading
+from .table_file import TableFile, decoded, separator_of
 
 __all__ = ["read_matrix", "read_names", "read_tree"]
 
@@ -33,7 +33,7 @@ def read_matrix(path, key=None):
         A = _read_npz(path, key) if ending == ".npz" else readers[ending](path)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, KeyError, OverflowError, zipfile.BadZipFile,
+    except (ValueError, EOFError, KeyError, OverflowError, csv.Error, zipfile.BadZipFile,
             zlib.error) as error:
         reason = "it holds Python objects" if "allow_pickle" in str(error) else error
         raise CommandError(f"{path} is not a matrix in {ending} format: {reason}") from None
@@ -107,34 +107,31 @@ def _read_market(path):
 def _read_text(path):
     """Rows of numbers; a first line without any number is one of column names."""
     rows, width = [], None
-    with reading(path) as file:
-        head = file.readline()
-        separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
-        file.seek(0)
-        reader = csv.reader(file, delimiter=separator if separator in head else " ",
-                            skipinitialspace=True)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
+    text = decoded(path, encodes=False)
+    reader = csv.reader(io.StringIO(text), delimiter=separator_of(text) or " ",
+                        skipinitialspace=True)
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        line = reader.line_num
+        if width is not None and len(cells) != width:
+            raise CommandError(f"{path}, line {line}: {counted(len(cells), 'cell')}, but"
+                               f" {width} in the first line")
+        first, width = width is None, len(cells)
+        try:
+            rows.append(np.array(list(map(float, cells))))
+        except ValueError:
+            column, cell = next((j, cell) for j, cell in enumerate(cells, 1)
+                                if not _is_number(cell))
+            if first and not any(map(_is_number, cells)):
                 continue
-            line = reader.line_num
-            if width is not None and len(cells) != width:
-                raise CommandError(f"{path}, line {line}: {counted(len(cells), 'cell')}, but"
-                                   f" {width} in the first line")
-            first, width = width is None, len(cells)
-            try:
-                rows.append(np.array(list(map(float, cells))))
-            except ValueError:
-                column, cell = next((j, cell) for j, cell in enumerate(cells, 1)
-                                    if not _is_number(cell))
-                if first and not any(map(_is_number, cells)):
-                    continue
-                what = repr(cell.strip()) if cell.strip() else "an empty cell"
-                raise CommandError(f"{path}, line {line}, column {column}: {what} is not a"
-                                   " number") from None
-            if not np.isfinite(rows[-1]).all():
-                column = np.flatnonzero(~np.isfinite(rows[-1]))[0]
-                raise CommandError(f"{path}, line {line}, column {column + 1}:"
-                                   f" {cells[column].strip()!r} is not a finite number")
+            what = repr(cell.strip()) if cell.strip() else "an empty cell"
+            raise CommandError(f"{path}, line {line}, column {column}: {what} is not a"
+                               " number") from None
+        if not np.isfinite(rows[-1]).all():
+            column = np.flatnonzero(~np.isfinite(rows[-1]))[0]
+            raise CommandError(f"{path}, line {line}, column {column + 1}:"
+                               f" {cells[column].strip()!r} is not a finite number")
     if not rows:
         raise CommandError(f"{path} has no rows of numbers")
     return np.array(rows)
@@ -144,11 +141,8 @@ def read_names(path):
     """The head of a text file of numbers as a list of column names; None where there is none."""
     if Path(path).suffix.lower() not in TEXT:
         return None
-    with reading(path) as file:
-        head = file.readline()
-    separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
-    cells = next(csv.reader([head], delimiter=separator if separator in head else " ",
-                            skipinitialspace=True), [])
+    head = decoded(path, encodes=False).partition("\n")[0]
+    cells = next(csv.reader([head], delimiter=separator_of(head) or " ", skipinitialspace=True), [])
     cells = [cell.strip() for cell in cells]
     return None if any(map(_is_number, cells)) else cells
 
@@ -172,7 +166,8 @@ def read_tree(path, n, names=None):
         return by_name
     if len(table.rows) != n:
         raise CommandError(f"{path} must have a line below its head for each of the"
-                           f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}")
+                           f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}"
+                           + (": is there no head?" if len(table.rows) == n - 1 else ""))
     levels = list(map(table.text, table.columns))
     for column, labels in zip(table.columns, levels, strict=True):
         if "" in labels:

@@ -1,14 +1,13 @@
 """Files that a command writes: refused before the work begins, written whole or not at all."""
 
 import os
-import stat
 import tempfile
 from pathlib import Path
 
-from .._archive import _replacing
+from .._archive import _replacing, check_regular
 from .errors import CommandError
 
-__all__ = ["can_draw", "check_outputs", "save_picture", "write_picture"]
+__all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_text"]
 
 
 def check_outputs(outputs, inputs):
@@ -37,9 +36,8 @@ def _refusal(path):
     """Why a file cannot come to stand there; None if it can."""
     folder = os.path.dirname(path)
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            return "it is a folder" if stat.S_ISDIR(mode) else "it is not an ordinary file"
+        check_regular(path)
+        os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.isdir(folder):
             return f"there is no folder {folder}"
@@ -66,6 +64,15 @@ def can_draw(option, path):
         raise CommandError(f"{option} {path} cannot be written: it must end in"
                            f" .{', .'.join(known)}")
     return True
+
+
+def write_text(path, text):
+    """Write a text in UTF-8."""
+    try:
+        with _replacing(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def write_picture(path, figure):

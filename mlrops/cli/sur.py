@@ -11,9 +11,9 @@ import numpy as np
 from .._wording import counted, name_some
 from ..models.sur.model import SUR
 from ..models.text import number, short
-from .errors import CommandError, unknown
+from .errors import CommandError
 from .outputs import can_draw, check_outputs, save_picture
-from .table_file import TableFile, write_table
+from .table_file import Cells, TableFile, write_table
 from .tables import paragraph, percent, table
 
 __all__ = ["coefficient_table", "regress"]
@@ -30,27 +30,33 @@ def regress(args):
     check_outputs({"--output": args.output, "--save-table": args.save_table},
                   {"--data": args.data, "--groups": args.groups})
     can_draw("--output", args.output)
-    data = TableFile(args.data)
+    cells = read_cells(args)
+    data = TableFile(args.data, cells, encodes=True)
     equations = read_specification(data, args)
-    groups = None if args.groups is None else read_groups(TableFile(args.groups), equations)
+    groups = None
+    if args.groups is not None:
+        groups = read_groups(TableFile(args.groups, cells, encodes=True), equations)
     ranks = read_ranks(args.ranks or "bic")
     with said("sur"):
         model = SUR(read_columns(data, equations, not args.no_const))
+        if data.suspicion() is not None:
+            warnings.warn(data.suspicion(), stacklevel=1)
         kind, options = covariance_kind(data, args, model.dropped)
         fit = model.fit(ranks, groups, cov_type=kind, cov_config=options)
         plain = model.fit(0, cov_type=kind, cov_config=options)
+        tables = {label: coefficient_table(result)
+                  for label, result in (("sur", fit), ("ols", plain))}
+        if args.save_table is not None:  # before anything else is done with them
+            _save(args.save_table, **tables)
         print(_where(data, args, model))
         if fit.selection is not None:
             print(f"Ranks {fit.selection.ranks} are best by {ranks} of"
                   f" {len(fit.selection.table)} candidates.")
         print(f"\n{fit.summary(max_equations=fit.K if fit.K <= MOST_EQUATIONS else 0)}\n")
-        tables = {label: coefficient_table(result)
-                  for label, result in (("sur", fit), ("ols", plain))}
     print((_beside if fit.K <= MOST_EQUATIONS else _by_regressor)(**tables))
     if len({id(X) for X in model.data.Xs}) == 1 < fit.K:
         print("\nAll equations have the same X: SUR is least squares, whatever the errors.")
     if args.save_table is not None:
-        _save(args.save_table, **tables)
         print(f"\nCoefficients written to {args.save_table}")
     names = [name for name in _most_common(fit) if name != CONSTANT or fit.P == fit.K]
     with said("sur"):
@@ -72,6 +78,15 @@ def said(command):
 
 
 # ---------------------------------------------------------------- what is asked for
+
+
+def read_cells(args):
+    """How the cells of the files are written."""
+    decimal = args.decimal or "."
+    words = args.na_values or ()
+    if decimal != ",":  # a list, as of other options
+        words = [part for word in words for part in word.split(",")]
+    return Cells(args.encoding, decimal, args.thousands, tuple(words)).checked()
 
 
 def read_specification(data, args):
@@ -114,7 +129,7 @@ def _own_equation(text, data):
         regressors[name] = column
     for name in (left, *regressors.values()):
         if name not in data.columns:
-            raise unknown(name, data.columns, data.path)
+            raise data.unknown(name)
     return left, regressors
 
 
@@ -126,7 +141,7 @@ def _pick(names, data, apart):
             out[name] = True
             continue
         if not set(name) & set("*?["):
-            raise unknown(name, data.columns, data.path)
+            raise data.unknown(name)
         found = [column for column in data.columns
                  if fnmatchcase(column, name) and column not in apart]
         if not found:
@@ -163,6 +178,11 @@ def read_groups(groups, equations):
                                f" row in line {groups.lines[at[name]]}")
         at[name] = row
     lacks = [name for name in equations if name not in at]
+    first = next(iter(groups.columns))
+    if first in lacks:
+        raise CommandError(f"{groups.path} must begin with a line of column names, its first line"
+                           f" is that of equation {first}: put a line such as equation,group above"
+                           " it")
     if lacks:
         raise CommandError(f"{groups.path} has no row for {len(lacks)} of {len(equations)}"
                            f" equations ({name_some(lacks)})")

@@ -1,20 +1,98 @@
-"""Tables in text files: read with the standard library, so that nothing else is needed."""
+"""Tables in text files: pandas splits them into cells, here the cells become text and numbers."""
 
+import codecs
 import csv
+import io
 import math
 import re
-from array import array
-from contextlib import contextmanager
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
+from .._optional import import_pandas
 from .._wording import counted
 from .errors import CommandError, unknown
+from .outputs import write_text
 
-__all__ = ["TableFile", "reading", "write_table"]
+__all__ = ["CELLS", "Cells", "TableFile", "decoded", "separator_of", "write_table"]
 
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "."}
 SEPARATORS = ",;\t"
+# What files of French and of others write for a missing number.
+CODES = -99.99, -999.0
+_MARKS = [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"),  # of UTF-32 begin as UTF-16
+          (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+          (codecs.BOM_UTF16_BE, "utf-16")]
+_SPACES = str.maketrans("\u00a0\u202f\u2009", "   ")
+
+
+class Cells(NamedTuple):
+    """How cells are written, in the words of `pandas.read_csv`."""
+
+    encoding: str | None = None
+    decimal: str = "."
+    thousands: str | None = None
+    na_values: tuple = ()
+
+    def checked(self):
+        """The same; refuses signs that cannot be told from one another or from digits."""
+        for option, sign in (("--decimal", self.decimal), ("--thousands", self.thousands)):
+            if sign is not None and (len(sign) != 1 or sign.isalnum() or sign in "+-"):
+                raise CommandError(f"{option} must be one sign, such as a comma, got {sign!r}")
+        if self.decimal == self.thousands:
+            raise CommandError(f"--decimal and --thousands cannot both be {self.decimal!r}")
+        return self
+
+    def parser(self):
+        """A function of a cell: its number, NaN where it is missing, None where it is neither."""
+        decimal, t = re.escape(self.decimal), re.escape(self.thousands or "")
+        whole = rf"\d{{1,3}}(?:{t}\d{{2,3}})*{t}\d{{3}}|\d+" if t else r"\d+"
+        shape = re.compile(rf"[+-]?(?:(?:{whole})(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?",
+                           re.ASCII)
+
+        def number(cell):
+            if self.thousands == " ":
+                cell = cell.translate(_SPACES)
+            if not shape.fullmatch(cell):
+                return None
+            if self.thousands:
+                cell = cell.replace(self.thousands, "")
+            value = float(cell.replace(self.decimal, "."))
+            return value if math.isfinite(value) else None
+
+        words = {str(word).strip() for word in self.na_values}
+        missing = {value for value in map(number, words) if value is not None}
+
+        def parse(cell):
+            if cell.lower() in _MISSING or cell in words:
+                return math.nan
+            value = number(cell)
+            return math.nan if value in missing else value
+
+        return parse
+
+    def advice(self, cell):
+        """What to do about a cell that is no number."""
+        digits = cell.translate(_SPACES).lstrip("+-")
+        if "%" in cell:
+            return "take percent signs out of the column, or divide it by 100"
+        for decimal, thousands in ((".", None), (",", None), *product(".,", ",. '’")):
+            other = self._replace(decimal=decimal, thousands=thousands, na_values=())
+            if decimal == thousands or other.parser()(digits) is None:
+                continue
+            options = [f'{option} "{sign}"' for option, sign, own in (
+                ("--decimal", decimal, self.decimal),
+                ("--thousands", thousands, self.thousands)) if sign not in (None, own)]
+            also = ""
+            if thousands is None and re.fullmatch(r"\d{1,3},\d{3}", digits):
+                also = ', or --thousands "," if its comma separates thousands'
+            if options:
+                return f"give {' and '.join(options)} if it is written like this{also}"
+        return f'give --na-values "{cell}" if it stands for a missing cell, as empty ones and NA do'
+
+
+CELLS = Cells()
 
 
 class TableFile:
@@ -29,30 +107,28 @@ class TableFile:
         Positions of the columns, by name.
     rows : list of list of str
         Rows below the head, blank lines left out.
-    lines : sequence of int
+    lines : list of int
         Where each row ends in the file.
+    codes : dict of str to dict of str to int
+        Of columns read as numbers, how many cells hold what others write for a missing number.
     """
 
-    def __init__(self, path):
-        self.path = str(path)
-        with reading(self.path) as file:
-            head = file.readline()
-            separator = max(SEPARATORS, key=re.sub('"[^"]*"', "", head).count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
-            names = [name.strip() for name in next(reader, [])]
-            if not any(names):
-                raise CommandError(f"{path} must begin with a line of column names, it is empty")
-            self.rows, self.lines = [], array("q")
-            for row in reader:
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) != len(names):
-                    raise CommandError(f"{path}, line {reader.line_num}:"
-                                       f" {counted(len(row), 'cell')}, but {len(names)} column"
-                                       " names")
+    def __init__(self, path, cells=CELLS, encodes=False):
+        self.path, self.cells, self.codes = str(path), cells, {}
+        text = decoded(self.path, cells.encoding, encodes)
+        separator = separator_of(text) or ","
+        names, *rows = self._split(text, separator) or [[]]
+        names = [name.strip() for name in names]
+        if not any(names):
+            raise CommandError(f"{path} must begin with a line of column names, it is empty")
+        self.rows, self.lines = [], []
+        line = 1 + sum(name.count("\n") for name in names)
+        for row in rows:
+            line += 1 + sum(cell.count("\n") for cell in row if cell is not None)
+            if any(cell is not None and cell.strip() for cell in row):
+                self._check_width(sum(cell is not None for cell in row), len(names), line)
                 self.rows.append(row)
-                self.lines.append(reader.line_num)
+                self.lines.append(line)
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
             raise CommandError(f"{path} has two columns {twice[0] or 'without a name'}")
@@ -60,53 +136,118 @@ class TableFile:
             raise CommandError(f"{path} has column names but no rows")
         self.columns = {name: i for i, name in enumerate(names)}
 
+    def _split(self, text, separator):
+        """The cells of all lines; None where a line is shorter than the first."""
+        try:
+            pd = import_pandas()
+        except ImportError:
+            raise CommandError(f"{self.path} is read by pandas, which is not installed: python -m"
+                               ' pip install "mlrops[pandas]"') from None
+        try:
+            frame = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str,
+                                keep_default_na=False, skip_blank_lines=False,
+                                skipinitialspace=True, engine="python")
+        except pd.errors.EmptyDataError:
+            return []
+        except (pd.errors.ParserError, csv.Error) as error:
+            found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+            if found:
+                wanted, line, width = map(int, found.groups())
+                self._check_width(width, wanted, line)
+            raise CommandError(f"{self.path} is not a table: {error}") from None
+        return [[cell if isinstance(cell, str) else None for cell in row]
+                for row in frame.to_numpy(object).tolist()]
+
+    def _check_width(self, width, wanted, line):
+        if width != wanted:
+            decimal = ("" if self.cells.decimal == "." else
+                       "; where cells have a decimal comma, another sign must separate them, or"
+                       " quotes stand around them")
+            raise CommandError(f"{self.path}, line {line}: {counted(width, 'cell')}, but {wanted}"
+                               f" column {'name' if wanted == 1 else 'names'}{decimal}")
+
+    def unknown(self, name):
+        """The error of a column that is not there."""
+        error = unknown(name, self.columns, self.path)
+        if all(CELLS.parser()(column) is not None for column in self.columns):
+            return CommandError(f"{error}: the first line, which must name the columns, holds"
+                                " numbers")
+        return error
+
     def text(self, name):
         """The cells of a column, stripped."""
         if name not in self.columns:
-            raise unknown(name, self.columns, self.path)
+            raise self.unknown(name)
         i = self.columns[name]
         return [row[i].strip() for row in self.rows]
 
     def numbers(self, name):
         """The cells of a column as numbers, NaN where they are missing, (rows,)."""
-        cells = self.text(name)
+        parse, cells = self.cells.parser(), self.text(name)
         out = np.empty(len(cells))
         for t, cell in enumerate(cells):
-            if cell.lower() in _MISSING:
-                out[t] = math.nan
-                continue
-            try:
-                out[t] = float(cell)
-            except ValueError:
-                out[t] = math.inf
-            if math.isinf(out[t]):
+            value = parse(cell)
+            if value is None:
                 raise CommandError(f"{self.path}, line {self.lines[t]}, column {name}: {cell!r} is"
-                                   " not a finite number (missing cells are empty or NA)")
+                                   f" not a finite number; {self.cells.advice(cell)}")
+            out[t] = value
         if np.isnan(out).all():
             raise CommandError(f"{self.path}: column {name} has no numbers")
+        counts = {f"{code:g}": int((out == code).sum()) for code in CODES}
+        self.codes[name] = {code: count for code, count in counts.items() if count}
         return out
 
+    def suspicion(self):
+        """A warning of numbers that may be codes of missing cells, or None."""
+        found = [f"{name} ({counted(count, 'cell')} of {code})"
+                 for name, codes in self.codes.items() for code, count in codes.items()]
+        if not found:
+            return None
+        codes = sorted({code for own in self.codes.values() for code in own}, key=float)[::-1]
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        return (f"{self.path} has numbers that others write for missing cells, in column"
+                f" {', '.join(found[:8])}{more}: they are taken as numbers; if they are none, give"
+                f" --na-values {' '.join(codes)}")
 
-@contextmanager
-def reading(path):
-    """An open text file; what the system or its bytes refuse is an error of the command."""
+
+def decoded(path, encoding=None, encodes=True):
+    """The text of a file: in an encoding, or as its first bytes tell, else in UTF-8.
+
+    `encodes` is whether the command has the option --encoding.
+    """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            yield file
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{path} is not text in UTF-8: {error.reason}") from None
-    except csv.Error as error:
-        raise CommandError(f"{path} is not a table: {error}") from None
+    own = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    hint = "give --encoding, such as latin-1, cp1252 or utf-16" if encodes else "save it in UTF-8"
+    try:
+        text = data.decode(encoding or own)
+    except LookupError:
+        raise CommandError(f"--encoding {encoding} is none that Python knows, such as latin-1,"
+                           " cp1252 or utf-16") from None
+    except UnicodeError as error:
+        at = getattr(error, "start", 0)
+        line = 1 + data.count(b"\n", 0, at)
+        raise CommandError(f"{path}, line {line}, is not text in"
+                           f" {(encoding or own).upper()} ({getattr(error, 'reason', error)}):"
+                           f" {hint}") from None
+    if "\0" in text:
+        raise CommandError(f"{path} is not text in {(encoding or own).upper()}, it has bytes of"
+                           f" zero: {hint}")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def separator_of(text):
+    """The sign of comma, semicolon and tab that the first line has most of, or None."""
+    head = re.sub('"[^"]*"', "", text.split("\n", 1)[0])
+    separator = max(SEPARATORS, key=head.count)
+    return separator if separator in head else None
 
 
 def write_table(path, head, rows):
-    """Write a table as CSV."""
-    try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(head)
-            writer.writerows(rows)
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+    """Write a table as CSV, in UTF-8."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([head, *rows])
+    write_text(path, text.getvalue())

@@ -4,17 +4,14 @@ All two- and three-dimensional arrays are C-contiguous.  The inner loops run alo
 or along the ancestors' columns, which are contiguous, so that they vectorize.
 """
 
-import numba as nb
 import numpy as np
 
-_FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
-_jit = nb.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
-
+from ._jit import jit
 
 # ------------------------------------------------------------------ rows of F
 
 
-@_jit
+@jit
 def rows_tdot(F, scale, x, off, lo, hi, T):
     """T[g] = Fᵀ diag(scale) x over the rows of piece g, (R, k); an empty scale means ones."""
     k, R = x.shape[1], F.shape[1]
@@ -47,7 +44,7 @@ def rows_tdot(F, scale, x, off, lo, hi, T):
             i += 1
 
 
-@_jit
+@jit
 def rows_tdot_vector(F, scale, x, off, lo, hi, T):
     """`rows_tdot` for x (n,) and T (pieces, R): the inner loop runs along the row of F."""
     R = F.shape[1]
@@ -77,7 +74,7 @@ def rows_tdot_vector(F, scale, x, off, lo, hi, T):
             i += 1
 
 
-@_jit
+@jit
 def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
     """out = p x + sign F z, or p (x - F z) when `solve`; z (R, k) is the row's leaf's block."""
     k, R = x.shape[1], F.shape[1]
@@ -108,7 +105,7 @@ def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
                     o[c] = p[i] * x[i, c] + sign * o[c]
 
 
-@_jit
+@jit
 def rows_dot_vector(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
     """`rows_dot` for x, out (n,) and Z (leaves, R)."""
     R = F.shape[1]
@@ -124,7 +121,7 @@ def rows_dot_vector(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
                 out[i] = p[i] * x[i] + sign * s
 
 
-@_jit
+@jit
 def rows_gram(F, scale, off, first, lo, hi, G):
     """G[q] = F_leafᵀ diag(scale) F_leaf, lower triangle."""
     R = F.shape[1]
@@ -146,7 +143,7 @@ def rows_gram(F, scale, off, first, lo, hi, G):
                     A[a, j] += f0 * F[i, j]
 
 
-@_jit
+@jit
 def rows_scale(F, scale, lo, hi, out):
     """out[:hi - lo] = diag(scale) F on the rows lo:hi."""
     for i in range(lo, hi):
@@ -154,7 +151,7 @@ def rows_scale(F, scale, lo, hi, out):
             out[i - lo, j] = scale[i] * F[i, j]
 
 
-@_jit
+@jit
 def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
     """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N; z is (R, k)."""
     k, R = Y.shape[1], F.shape[1]
@@ -189,7 +186,7 @@ def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
 # order whatever the ranges.  A downward sweep opens all levels at its first leaf, `start`.
 
 
-@_jit
+@jit
 def sweep_factor(G, ridge, first, last, tree, top, stack, K, U, fail):
     """Eliminate leaves first; G is (leaves, R, R), stack (L, R, R), zero at the start.
 
@@ -254,7 +251,7 @@ def sweep_factor(G, ridge, first, last, tree, top, stack, K, U, fail):
             level -= 1
 
 
-@_jit
+@jit
 def sweep_up(T, first, last, tree, K, eliminate, top, stack, W, U):
     """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; without `eliminate` w = t_own.
 
@@ -319,7 +316,7 @@ def sweep_up(T, first, last, tree, K, eliminate, top, stack, W, U):
             level -= 1
 
 
-@_jit
+@jit
 def sweep_down(W, start, first, last, tree, K, top, stack, Z):
     """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] (R, k) is z along the path.
 
@@ -364,7 +361,7 @@ def sweep_down(W, start, first, last, tree, K, top, stack, Z):
                     Z[q - first, j, c] = stack[j, c]
 
 
-@_jit
+@jit
 def sweep_covariance(start, first, last, tree, K, cov, out):
     """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
 
@@ -421,7 +418,7 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
         out[q - first] = cov
 
 
-@_jit
+@jit
 def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, winv, Winv):
     """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
 
@@ -470,7 +467,7 @@ def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, w
         Winv[q - first] = winv[L]
 
 
-@_jit
+@jit
 def sweep_inverse_rows(F, dinv, lo, hi, leaf_off, tree, K, H):
     """Rows of H with Σ⁻¹ = diag(1/D) - H Hᵀ: h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own, leaf to root."""
     path, cols, zoff = tree

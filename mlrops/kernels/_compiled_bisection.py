@@ -11,10 +11,10 @@ has an edge to itself.  Rows are of kind 0, columns of kind 1.
 
 import numpy as np
 
-from ._compiled import _jit
+from ._jit import jit
 
 
-@_jit
+@jit
 def turn(weights, i, s, h):
     """Turn vertex i over: s_i changes sign, and h stays W s."""
     W, Wt, data, indices, indptr, p = weights
@@ -37,7 +37,7 @@ def turn(weights, i, s, h):
             h[j] += a * row[j]
 
 
-@_jit
+@jit
 def best_by_side(s, h, kind, free, best, value):
     """Vertex of the largest gain among the free ones of each kind (row) and side (column)."""
     best[:, :] = -1
@@ -51,7 +51,7 @@ def best_by_side(s, h, kind, free, best, value):
                 best[kind[i], side] = i
 
 
-@_jit
+@jit
 def swap_pass(weights, kind, excess, patience, s, h, turned):
     """One Kernighan-Lin pass that keeps the sides of each kind equal in number, or one apart.
 
@@ -112,7 +112,7 @@ def swap_pass(weights, kind, excess, patience, s, h, turned):
     return top
 
 
-@_jit
+@jit
 def normalized_cut(cut, plus, total):
     """cut (1 / vol₊ + 1 / vol₋), infinite when a side has no volume."""
     if plus <= 0 or plus >= total:
@@ -120,7 +120,7 @@ def normalized_cut(cut, plus, total):
     return cut / plus + cut / (total - plus)
 
 
-@_jit
+@jit
 def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turned):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
@@ -170,7 +170,7 @@ def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turn
     return least
 
 
-@_jit
+@jit
 def sweep_cut(weights, kind, degree, counts, smallest, order, s, h):
     """Turn all vertices from minus to plus in a given order; length of the prefix of least cut.
 

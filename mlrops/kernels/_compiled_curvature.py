@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ._compiled import _jit
+from ._jit import jit
 
 __all__ = ["rows_explained", "rows_gradient", "rows_precondition"]
 
 
-@_jit
+@jit
 def rows_gradient(F, D, F1, D1, W, N, scale, off, lo, hi, dF, dD):
     """Per row, with e = (F1_i - F_i) W and ρ = D1_i + e·(F1_i - F_i) / N, the mean square residual:
     dF_i = scale_i e / (N D_i), dD_i = ½ (ρ / D_i - 1) / D_i.
@@ -28,7 +28,7 @@ def rows_gradient(F, D, F1, D1, W, N, scale, off, lo, hi, dF, dD):
             dD[i] = ((D1[i] + s / N) / D[i] - 1) / (2 * D[i])
 
 
-@_jit
+@jit
 def rows_precondition(G, D, Winv, N, off, lo, hi, out):
     """out_i = N D_i G_i W⁻¹."""
     R = G.shape[1]
@@ -42,7 +42,7 @@ def rows_precondition(G, D, Winv, N, off, lo, hi, out):
                     row[j] += f * Winv[q, a, j]
 
 
-@_jit
+@jit
 def rows_explained(F, D, cov, off, lo, hi, out):
     """out_i = F_i Cov F_iᵀ / D_i."""
     R = F.shape[1]

@@ -10,10 +10,11 @@ theirs, so after such a change this file has to be touched.
 
 import numpy as np
 
-from ._compiled import _jit, sweep_covariance, sweep_down, sweep_factor, sweep_up
+from ._compiled import sweep_covariance, sweep_down, sweep_factor, sweep_up
+from ._jit import jit
 
 
-@_jit
+@jit
 def centre(X, mean, roots, first, lo, hi, out):
     """out = √w (x - mean) of the samples that `out` has columns for, 0 at missing cells (NaN)."""
     for i in range(lo, hi):
@@ -22,7 +23,7 @@ def centre(X, mean, roots, first, lo, hi, out):
             out[i, t] = (v - mean[i]) * roots[first + t] if v == v else 0
 
 
-@_jit
+@jit
 def class_products(F, dinv, rows, row_off, lo, hi, outer):
     """outer[c] = Σ f_i f_iᵀ / D_i over the features of class c."""
     for c in range(lo, hi):
@@ -38,7 +39,7 @@ def class_products(F, dinv, rows, row_off, lo, hi, outer):
                 at += a + 1
 
 
-@_jit
+@jit
 def gather_grams(seen, outer, class_off, p0, lo, hi, G):
     """G[q, p] = Σ outer[c] over the classes of leaf q that pattern p sees."""
     for q in range(lo, hi):
@@ -50,7 +51,7 @@ def gather_grams(seen, outer, class_off, p0, lo, hi, G):
                         G[q, p, j] += outer[c, j]
 
 
-@_jit
+@jit
 def scatter_moments(seen, S, class_off, p0, lo, hi, W):
     """W[c] += Σ S[q, p] over the patterns that see class c of leaf q."""
     for q in range(lo, hi):
@@ -61,7 +62,7 @@ def scatter_moments(seen, S, class_off, p0, lo, hi, W):
                         W[c, j] += S[q, p, j]
 
 
-@_jit
+@jit
 def rows_cross(X, Z, off, lo, hi, V):
     """V_i += Σ_t x_ti z_t on the first R columns of V, z (R, k) the block of the row's leaf."""
     for q in range(lo, hi):
@@ -74,7 +75,7 @@ def rows_cross(X, Z, off, lo, hi, V):
                 V[i, j] += s
 
 
-@_jit
+@jit
 def unpack(G, p, first, last, A):
     """Lower triangles A[q - first] = G[q, p] of the leaves first:last."""
     for q in range(first, last):
@@ -85,7 +86,7 @@ def unpack(G, p, first, last, A):
             at += a + 1
 
 
-@_jit
+@jit
 def factor_pattern(G, p, ridge, tree, A, stack, K, fail):
     """K of pattern p from its Gram matrices; returns log det(I + G), 0 after a bad pivot.
 
@@ -108,7 +109,7 @@ def factor_pattern(G, p, ridge, tree, A, stack, K, fail):
     return 2 * log
 
 
-@_jit
+@jit
 def project_pattern(Z, t0, tree, K, T, W):
     """W (s, k) = ``Λ⁻¹ Fᵀ D⁻¹ x`` of the samples of a pattern, which begin at column t0 of Z.
 
@@ -127,7 +128,7 @@ def project_pattern(Z, t0, tree, K, T, W):
         sweep_up(T, first, last, tree, K, True, 0, stack, W, nothing)
 
 
-@_jit
+@jit
 def sweep_patterns(G, Z, roots, starts, ridge, tree, step, total, lo, hi, S, logs, squares, fail):
     """Factor, posterior means and path covariances of the patterns lo:hi.
 
@@ -198,7 +199,7 @@ def sweep_patterns(G, Z, roots, starts, ridge, tree, step, total, lo, hi, S, log
                 squares[1, t0 + c] += W[i, c] * W[i, c]
 
 
-@_jit
+@jit
 def factor_patterns(G, ridge, tree, step, lo, hi, K, logs, fail):
     """K[p] (s, R) and logs[p] = log det(I + G) of the patterns lo:hi."""
     path, cols, zoff = tree
@@ -212,7 +213,7 @@ def factor_patterns(G, ridge, tree, step, lo, hi, K, logs, fail):
             return
 
 
-@_jit
+@jit
 def solve_patterns(Z, K, owner, starts, tree, step, lo, hi, squares):
     """Z (leaves, R, k) from ``Fᵀ D⁻¹ x`` to the posterior means, in place, for runs lo:hi.
 
@@ -243,7 +244,7 @@ def solve_patterns(Z, K, owner, starts, tree, step, lo, hi, squares):
                 squares[t0 + c] += W[i, c] * W[i, c]
 
 
-@_jit
+@jit
 def covariance_patterns(K, weights, tree, step, lo, hi, S):
     """S (leaves, patterns, R (R + 1) / 2): weights[p] times the path covariances of pattern p."""
     path, cols, zoff = tree
@@ -263,7 +264,7 @@ def covariance_patterns(K, weights, tree, step, lo, hi, S):
                     at += a + 1
 
 
-@_jit
+@jit
 def class_forms(F, W, rows, row_off, lo, hi, out):
     """out_i = F_i W_c F_iᵀ for the features i of class c, W (classes, R (R + 1) / 2)."""
     for c in range(lo, hi):
@@ -280,7 +281,7 @@ def class_forms(F, W, rows, row_off, lo, hi, out):
             out[i] = v
 
 
-@_jit
+@jit
 def gather_seen(X, row, column, seen, rows, row_off, owner, fill, lo, hi, out):
     """out[i, t] = X[row[i], column[t]] where owner[t], the pattern of t, shows i, else `fill`."""
     for c in range(lo, hi):
@@ -291,7 +292,7 @@ def gather_seen(X, row, column, seen, rows, row_off, owner, fill, lo, hi, out):
                 out[i, t] = v if seen[c, owner[t]] else fill
 
 
-@_jit
+@jit
 def hide(X, seen, rows, row_off, owner, lo, hi):
     """X[i, t] = 0 where owner[t], the pattern of t, does not show feature i."""
     zero = X.dtype.type(0)
@@ -303,7 +304,7 @@ def hide(X, seen, rows, row_off, owner, lo, hi):
                 X[i, t] = v if seen[c, owner[t]] else zero
 
 
-@_jit
+@jit
 def largest_sums(seen, values, off, lo, hi, out):
     """out[p] = the largest of the sums of values[c] over the classes of a group that p sees."""
     total = np.zeros(hi - lo)
@@ -318,7 +319,7 @@ def largest_sums(seen, values, off, lo, hi, out):
             out[p] = max(out[p], total[p - lo])
 
 
-@_jit
+@jit
 def scatter(X, row, column, lo, hi, out):
     """out[row[i], column[t]] = X[i, t]."""
     for i in range(lo, hi):
@@ -326,7 +327,7 @@ def scatter(X, row, column, lo, hi, out):
             out[row[i], column[t]] = X[i, t]
 
 
-@_jit
+@jit
 def class_regress(V, W, yy, rows, row_off, m, lo, hi, F, D, offset):
     """(F_i, offset_i) = W_c⁻¹ v_i by Cholesky, D_i = (yy_i - (F_i, offset_i)·v_i) / N_i.
 
@@ -364,7 +365,7 @@ def class_regress(V, W, yy, rows, row_off, m, lo, hi, F, D, offset):
             D[i] = (yy[i] - explained) / W[c, W.shape[1] - 1]
 
 
-@_jit
+@jit
 def class_gradient(F, D, V, W, yy, rows, row_off, lo, hi, dF, dD, dmean):
     """Derivatives of ``-½ Σ_i (N_i log D_i + E‖x_i - F_i z‖² / D_i)`` at offset 0.
 
@@ -394,7 +395,7 @@ def class_gradient(F, D, V, W, yy, rows, row_off, lo, hi, dF, dD, dmean):
             dD[i] = (left / D[i] - W[c, at + R]) / (2 * D[i])
 
 
-@_jit
+@jit
 def missing_variance(F, D, seen, rows, row_off, class_off, S, starts, p0, lo, hi, out):
     """out[i, t] = D_i + F_i Cov F_iᵀ where sample t does not see feature i, else 0."""
     R = F.shape[1]

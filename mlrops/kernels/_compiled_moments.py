@@ -3,11 +3,9 @@
 The conventions are those of `_compiled`.
 """
 
-import numba as nb
 import numpy as np
 
-_FAST = {"reassoc", "contract", "nsz"}  # as in `_compiled`
-_jit = nb.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+from ._jit import jit
 
 TILE = 16  # features that are transposed at a time, so that a cache line read is used whole
 
@@ -15,7 +13,7 @@ TILE = 16  # features that are transposed at a time, so that a cache line read i
 # ------------------------------------------------------------------ dense blocks of samples
 
 
-@_jit
+@jit
 def rows_load(Y, place, mean, scale, root, at, lo, hi, X):
     """X[p, at + t] = scale_p (Y[t, i] - mean_p) root_t, p = place_i, for the features lo:hi.
 
@@ -31,7 +29,7 @@ def rows_load(Y, place, mean, scale, root, at, lo, hi, X):
                 X[p, at + t] = dtype((Y[t, i] - mean[p]) * (scale[p] * w))
 
 
-@_jit
+@jit
 def rows_describe(X, weight, before, lo, hi, mean, squares, low, high):
     """Merge the first ``weight.size`` columns of X into the running moments of the features lo:hi.
 
@@ -57,7 +55,7 @@ def rows_describe(X, weight, before, lo, hi, mean, squares, low, high):
         squares[i] += s + gap * gap * (before * added / after)
 
 
-@_jit
+@jit
 def rows_outer(X, Z, off, first, lo, hi, V):
     """V_leaf += X_leaf Zᵀ, Z (leaves, R, k)."""
     k, R = X.shape[1], V.shape[1]
@@ -71,7 +69,7 @@ def rows_outer(X, Z, off, first, lo, hi, V):
                 V[i, j] += s
 
 
-@_jit
+@jit
 def rows_right(A, M, off, first, lo, hi, out):
     """out_leaf = A_leaf M_leaf for symmetric M (leaves, R, R)."""
     R = A.shape[1]
@@ -85,7 +83,7 @@ def rows_right(A, M, off, first, lo, hi, out):
                 out[i, j] = s
 
 
-@_jit
+@jit
 def rows_residual(V, F, squares, N, lo, hi, D):
     """D_i = (squares_i - F_i·V_i) / N."""
     for i in range(lo, hi):
@@ -95,7 +93,7 @@ def rows_residual(V, F, squares, N, lo, hi, D):
         D[i] = (squares[i] - s) / N
 
 
-@_jit
+@jit
 def rows_gradient(F, V, dinv, squares, N, lo, hi, dF, dD):
     """From ``F W / N`` in dF: derivatives by F and D of the average log-likelihood."""
     for i in range(lo, hi):
@@ -111,7 +109,7 @@ def rows_gradient(F, V, dinv, squares, N, lo, hi, dF, dD):
 # ------------------------------------------------------------------ second moments of the factors
 
 
-@_jit
+@jit
 def sweep_moments(Z, first, last, tree, S):
     """S += Σ z_own z_pathᵀ of every node whose first leaf is in first:last; lower triangle.
 
@@ -136,7 +134,7 @@ def sweep_moments(Z, first, last, tree, S):
                     S[z0 + i, j] += s
 
 
-@_jit
+@jit
 def add_moments(S, first, last, tree, N, M):
     """M[q] += S / N along the path of each leaf, both triangles."""
     path, cols, zoff = tree
@@ -154,7 +152,7 @@ def add_moments(S, first, last, tree, N, M):
                 m[c0 + i, c0 + i] += S[z0 + i, c0 + i] / N
 
 
-@_jit
+@jit
 def rows_rank_one(V, u, Z, off, first, lo, hi):
     """V_i -= u_i z, z (R,) the entry of Z (leaves, R, 1) of the row's leaf."""
     for q in range(lo, hi):
@@ -170,7 +168,7 @@ def rows_rank_one(V, u, Z, off, first, lo, hi):
 # numbers that are next to each other.
 
 
-@_jit
+@jit
 def sparse_tdot(F, dinv, block, off, lo, hi, T):
     """T[g] = Fᵀ diag(dinv) A[:, start:stop] over the rows of piece g, (R, stop - start)."""
     values, columns, at, ends, start, stop = block
@@ -191,7 +189,7 @@ def sparse_tdot(F, dinv, block, off, lo, hi, T):
                 T[g, j, c] = turned[c, j]
 
 
-@_jit
+@jit
 def sparse_outer(block, Z, owner, first, off, lo, hi, V):
     """V += A[:, start:stop] Zᵀ on the pieces lo:hi, Z (leaves, R, stop - start); moves `at` on."""
     values, columns, at, ends, start, stop = block
@@ -217,7 +215,7 @@ def sparse_outer(block, Z, owner, first, off, lo, hi, V):
             at[i] = e
 
 
-@_jit
+@jit
 def subtract_shift(T, shift, root):
     """T[q] -= shift_q rootᵀ, shift (leaves, R, 1)."""
     for q in range(T.shape[0]):
@@ -227,7 +225,7 @@ def subtract_shift(T, shift, root):
                 T[q, j, c] -= u * root[c]
 
 
-@_jit
+@jit
 def sparse_describe(values, columns, off, weight, total, center, lo, hi, mean, squares, low, high):
     """Weighted mean (if `center`), squared deviations and range of rows, zeros included."""
     for i in range(lo, hi):

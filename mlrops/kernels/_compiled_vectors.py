@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ._compiled import _jit
+from ._jit import jit
 
 __all__ = ["combine", "dots", "row_maxima", "rows_difference", "rows_step"]
 
 
-@_jit
+@jit
 def dots(M, x, lo, hi, out):
     """out = M[:, lo:hi] x[lo:hi], summed in double."""
     part = x[lo:hi]
@@ -19,7 +19,7 @@ def dots(M, x, lo, hi, out):
         out[i] = s
 
 
-@_jit
+@jit
 def combine(c, M, lo, hi, out):
     """out[lo:hi] += c M[:, lo:hi], a stretch that stays in cache at a time.
 
@@ -36,7 +36,7 @@ def combine(c, M, lo, hi, out):
                 part[j] += f * row[j]
 
 
-@_jit
+@jit
 def rows_difference(A, B, scale, lo, hi, out):
     """out = diag(1 / scale) (A - B)."""
     for i in range(lo, hi):
@@ -45,7 +45,7 @@ def rows_difference(A, B, scale, lo, hi, out):
             out[i, j] = (A[i, j] - B[i, j]) * f
 
 
-@_jit
+@jit
 def rows_step(A, d, scale, lo, hi, out):
     """out = A + diag(scale) d."""
     for i in range(lo, hi):
@@ -53,7 +53,7 @@ def rows_step(A, d, scale, lo, hi, out):
             out[i, j] = A[i, j] + scale[i] * d[i, j]
 
 
-@_jit
+@jit
 def row_maxima(A, lo, hi, out):
     """Largest magnitude in each row."""
     for i in range(lo, hi):

@@ -21,7 +21,7 @@ def _by_leaf(small, large, layout):
         for a, b in leaf._small_runs(blas, lo, hi):
             threads.run(small, off, a, b, int(off[b] - off[a]) * work)
         for q in blas:
-            for rows in leaf._chunks(layout, q):
+            for rows in leaf._chunks(layout, q, layout.R):
                 large(q, rows)
 
     tree._share(task, layout, layout.R)

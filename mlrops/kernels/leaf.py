@@ -40,10 +40,10 @@ def _small_runs(large, lo, hi):
             yield int(a), int(b)
 
 
-def _chunks(layout, q):
-    """Slices of equal length, at most CHUNK, that cover leaf q."""
+def _chunks(layout, q, k):
+    """Slices of equal length, at most CHUNK, that cover leaf q, for products with k columns."""
     lo, hi = int(layout.leaf_off[q]), int(layout.leaf_off[q + 1])
-    parts = -(-(hi - lo) // CHUNK)
+    parts = -(-(hi - lo) // threads.blas_rows(layout.R * k, CHUNK))
     for j in range(parts):
         yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
@@ -85,7 +85,7 @@ def tdot(F, x, layout, lo, hi, scale=None, out=None):
         if not whole:
             np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
     for q in blas:
-        for number, rows in enumerate(_chunks(layout, q)):
+        for number, rows in enumerate(_chunks(layout, q, k)):
             X = F[rows] if scale is None else _scaled(F, scale, rows)
             _add(T[q - lo], X.T, x[rows], number)
     return T
@@ -113,7 +113,7 @@ def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
 
         threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
     for q in blas:
-        for rows in _chunks(layout, q):
+        for rows in _chunks(layout, q, k):
             Fz = F[rows] @ Z[q - lo]
             if solve:
                 np.subtract(x[rows], Fz, out=Fz)
@@ -138,7 +138,7 @@ def gram(F, scale, layout, lo, hi, out=None):
     if len(blas):
         root = np.sqrt(scale)
         for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
-            for number, rows in enumerate(_chunks(layout, q)):
+            for number, rows in enumerate(_chunks(layout, q, R)):
                 X = _scaled(F, root, rows)
                 _add(G[q - lo], X.T, X, number)
     return G
@@ -152,7 +152,7 @@ def gram_and_tdot(F, scale, x, layout, lo, hi, G, T):
         return
     root = np.sqrt(scale)
     for q in range(lo, hi):
-        for number, rows in enumerate(_chunks(layout, q)):
+        for number, rows in enumerate(_chunks(layout, q, max(F.shape[1], x.shape[1]))):
             X = _scaled(F, root, rows)
             _add(G[q - lo], X.T, X, number)  # a symmetric rank-k product
             _compiled.rows_scale(X, root[rows], 0, len(X), X)
@@ -175,7 +175,7 @@ def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
 
         threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * (N + R))
     for q in blas:
-        for s in _chunks(layout, q):
+        for s in _chunks(layout, q, max(N, R)):
             # Transposed, (R, rows): BLAS is fastest where the long side is contiguous.
             V, B = scratch("moments", (2, R, s.stop - s.start), F.dtype)
             np.matmul(Z[q - lo], Y[s].T, out=V)

@@ -57,7 +57,7 @@ def _add_outer(X, Z, layout, lo, hi, V):
         threads.run(lambda i, j: _loops.rows_outer(X, Z, off, lo, i, j, V),
                     off, a, b, int(off[b] - off[a]) * R * k)
     for q in large:
-        for rows in _chunks(layout, q):
+        for rows in _chunks(layout, q, k):
             part = scratch("product", (R, rows.stop - rows.start), V.dtype)
             V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
 
@@ -71,8 +71,8 @@ def _times(A, M, layout, lo, hi, out):
         threads.run(lambda i, j: _loops.rows_right(A, M, off, lo, i, j, out),
                     off, a, b, int(off[b] - off[a]) * R * R)
     for q in large:
-        rows = slice(int(off[q]), int(off[q + 1]))
-        np.matmul(A[rows], M[q - lo], out=out[rows])
+        for rows in _chunks(layout, q, R):
+            np.matmul(A[rows], M[q - lo], out=out[rows])
 
 
 # ------------------------------------------------------------------ E-step, block by block

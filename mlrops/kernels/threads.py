@@ -4,12 +4,11 @@ import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 
-__all__ = ["blas_can_rest", "count", "one_blas_thread", "run"]
+__all__ = ["blas_keeps_to_one", "blas_rows", "count", "run"]
 
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
 MIN_WORK = 1_000_000
@@ -35,11 +34,9 @@ def count():
 
 def _forget():
     """A forked child has no worker threads: let it start a pool of its own."""
-    global _pool, _lock, _resting
+    global _pool, _lock
     _pool, _lock = None, threading.Lock()
-    if _resting:
-        _resting = 0
-        _blas()[1](_before)
+    _local.inside = False
 
 
 if hasattr(os, "register_at_fork"):
@@ -47,51 +44,42 @@ if hasattr(os, "register_at_fork"):
 
 
 # ------------------------------------------------------------------ BLAS threads
-# Two levels of threads fight for the cores: while ours share the leaves out, BLAS has one each.
-# NumPy has no call for it; OpenBLAS, which its wheels carry, can be reached through its library.
+# Two levels of threads fight for the cores: while ours share the leaves out, BLAS should use the
+# thread that calls it.  How many threads it has is the caller's to say, for the whole process: it
+# is read here and never set.  OpenBLAS, which NumPy's wheels carry, takes one thread for products
+# that are small, whatever it was told.
 
-_resting, _before = 0, 1
+# Multiply-adds of the largest such product.
+BLAS_ALONE = 262_144
+# Rows of F below which such a product is not worth its call.
+BLAS_ROWS = 32
 
 
 @cache
 def _blas():
-    """What gets and sets OpenBLAS's number of threads; None where NumPy uses another BLAS."""
+    """What gets OpenBLAS's number of threads; None where NumPy uses another BLAS."""
     core = getattr(np, "_core", None) or np.core
     try:
         library = ctypes.CDLL(core._multiarray_umath.__file__)
     except (OSError, AttributeError):
         return None
-    for prefix, suffix in (("scipy_openblas_", "64_"), ("openblas_", "64_"), ("openblas_", "")):
-        try:
-            return [getattr(library, f"{prefix}{verb}_num_threads{suffix}")
-                    for verb in ("get", "set")]
-        except AttributeError:
-            continue
+    for name in ("scipy_openblas_get_num_threads64_", "openblas_get_num_threads64_",
+                 "openblas_get_num_threads"):
+        if hasattr(library, name):
+            return getattr(library, name)
     return None
 
 
-def blas_can_rest():
-    """Whether `one_blas_thread` has an effect."""
-    return _blas() is not None
+def blas_keeps_to_one(width):
+    """Whether products of F with `width` multiply-adds a row can keep to the thread they are in."""
+    return _blas() is not None and (_blas()() == 1 or BLAS_ROWS * width <= BLAS_ALONE)
 
 
-@contextmanager
-def one_blas_thread():
-    """Within, NumPy's matrix products use the thread they are called in, and no other."""
-    global _resting, _before
-    get, put = _blas()
-    with _lock:
-        _resting += 1
-        if _resting == 1:
-            _before = get()
-            put(1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _resting -= 1
-            if _resting == 0:
-                put(_before)
+def blas_rows(width, longest):
+    """Rows to multiply at a time, at most `longest`: few enough for one thread within `run`."""
+    if not _local.inside or _blas() is None or _blas()() == 1:
+        return longest
+    return min(longest, max(BLAS_ROWS, BLAS_ALONE // width))
 
 
 def _executor(threads):

@@ -7,8 +7,6 @@ Every sweep goes over the tree in blocks of leaves: leaf products into a tempora
 cache, then the tree kernel on it.  Subtrees are shared out to threads.
 """
 
-from contextlib import nullcontext
-
 import numpy as np
 
 from . import _compiled, leaf, threads
@@ -16,31 +14,30 @@ from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
 from .scratch import scratch
 
 __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
-           "posterior", "regress", "solve", "spread", "transfer"]
+           "posterior", "regress", "solve", "spread", "transfer", "up"]
 
 
 def _share(task, layout, k):
     """Call ``task(lo, hi, limit)`` on ranges of leaves made of whole groups of the top level.
 
     `limit` bounds the numbers in a block's temporary.  Large leaves are work for BLAS: threads
-    share them too where BLAS can be told to keep to one thread and no group holds most of the
-    rows; else one task covers the tree and BLAS has all threads.
+    share them too where BLAS keeps to one thread and no group holds most of the rows; else one task
+    covers the tree and BLAS has all threads.
     """
     at = layout.top_leaf
     longest = int(np.diff(layout.leaf_off).max())
     large = leaf.is_large(longest, layout.R, k)
-    if longest > PIECE_ROWS and not large or large and not _evenly(layout):
+    if longest > PIECE_ROWS and not large or large and not _evenly(layout, k):
         task(0, layout.n_leaves, BLOCK_ITEMS)
         return
-    with threads.one_blas_thread() if large else nullcontext():
-        threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at],
-                    0, at.size - 1, layout.n * layout.R * k)
+    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at],
+                0, at.size - 1, layout.n * layout.R * k)
 
 
-def _evenly(layout):
+def _evenly(layout, k):
     """Whether threads with one BLAS thread each can share the groups of the top level evenly."""
     biggest, count = int(np.diff(layout.leaf_off[layout.top_leaf]).max()), threads.count()
-    return count > 1 and threads.blas_can_rest() and 2 * count * biggest <= layout.n
+    return count > 1 and 2 * count * biggest <= layout.n and threads.blas_keeps_to_one(layout.R * k)
 
 
 def _or_none(K, like):
@@ -120,6 +117,11 @@ def _down(W, K, layout, use=None):
                 use(a, b, Z)
 
     _share(task, layout, k)
+
+
+def up(F, x, layout):
+    """``F_spreadᵀ x``, node rows (s, k), for x (n, k)."""
+    return _up(F, x, None, None, layout)
 
 
 def multiply(F, p, x, layout, sign=1.0):

@@ -88,7 +88,7 @@ class Problem:
         and mean are longer by the ratio of the two, steps in log D by its power 3/2; with EM's own,
         fits with variances near the floor took ten times the evaluations.
         """
-        ratio = mapped.covariance.partial_variance() / point.D
+        ratio = mapped.covariance._rough_partial_variance() / point.D
         twice = 2 * ratio**1.5
         twice[held] = 0
 

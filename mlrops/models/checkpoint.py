@@ -184,7 +184,8 @@ class Checkpoint:
         (n, R), dtype, k = problem.shape, np.float64, len(arrays["S"])
         wanted = {"S": (k, problem.size), "Y": (k, problem.size), "SY": (rows, rows)}
         for name, shape in wanted.items():
-            _expect(arrays[name].shape == shape and arrays[name].dtype.kind == "f", name)
+            _expect(arrays[name].shape == shape and arrays[name].dtype.kind == "f"
+                    and np.isfinite(arrays[name]).all(), name)
         for which in ("", "best_") if "best_F" in arrays else ("",):
             F, D, mean, trace = (arrays[which + name] for name in ("F", "D", "mean", "trace"))
             _expect(F.shape == (n, R) and F.dtype == dtype and np.isfinite(F).all(), which + "F")

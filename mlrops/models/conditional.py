@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 
 import numpy as np
 
+from .._cached import cached_property
 from .._labels import labels_of, match
 from .._wording import counted, name_some
 from ..operators import incomplete

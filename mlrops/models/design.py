@@ -51,7 +51,7 @@ class Design:
         if N <= p:
             raise ValueError(
                 f"X must have more observations (rows) than coefficients, got {counted(N, 'row')}"
-                f" and {p} columns"
+                f" and {counted(p, 'column')}"
             )
         if isinstance(X, np.ndarray):
             self._factor(X)

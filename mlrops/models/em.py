@@ -81,7 +81,7 @@ def em_map(source, tree, ranks, floor, point, out, keep=False):
 def log_likelihood(covariance, total_quad, n_samples):
     """Average normal log-likelihood a sample, ``-½ (n log 2π + log det Σ + tr Σ⁻¹S)``."""
     n = covariance.shape[0]
-    return -0.5 * (n * math.log(2 * math.pi) + covariance.logdet() + total_quad / n_samples)
+    return -0.5 * (n * math.log(2 * math.pi) + covariance._rough_logdet() + total_quad / n_samples)
 
 
 def loading_penalty(covariance, ridge):

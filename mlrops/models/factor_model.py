@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._archive import check_regular
 from .._wording import agree, counted
 from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR, check_ranks
@@ -207,6 +208,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     True
     """
     n_init, rules = check_options(n_init, tol, gtol, max_iter, variance_floor)
+    if checkpoint is not None:  # before the data are gone through
+        check_regular(checkpoint)
+        check_times(checkpoint_every, checkpoint_seconds)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     ranks = check_ranks(ranks, hierarchy)
@@ -217,7 +221,6 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     report = None if callback is None else _Reporter(callback, hierarchy, source.dtype)
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
-        check_times(checkpoint_every, checkpoint_seconds)
         options = _options_to_resume(init, accelerate, center, variance_floor, n_init, rules,
                                      random_state)
         keeper = Checkpoint(checkpoint, checkpoint_every, checkpoint_seconds,

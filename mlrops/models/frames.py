@@ -22,9 +22,9 @@ class Table(NamedTuple):
     columns: tuple | None = None  # n str; of a series its name, if it has one
     index: object = None  # pandas.Index
 
-    def in_order(self, labels, what, axis="row"):
+    def in_order(self, labels, what, axis="row", *, extra=False):
         """The same with its rows, where they have labels, in the order of the data's `labels`."""
-        order = None if self.index is None else match(self.index, labels, what, axis)
+        order = None if self.index is None else match(self.index, labels, what, axis, extra=extra)
         return self if order is None else self._replace(values=self.values[order], index=labels)
 
     def choose(self, names, what, axis, *, extra=False):
@@ -154,7 +154,7 @@ def frame_values(frame, what):
     frame = _eager(frame)
     names = list(frame.columns)
     if not names:
-        raise ValueError(f"{what} must have at least one feature (column), got {frame.shape}")
+        return np.empty((len(frame), 0))
     kinds = [getattr(kind, "kind", "O") for kind in getattr(frame, "dtypes", ())]
     if kinds and all(kind in "fiub" for kind in kinds):
         # What a nullable column lacks becomes NaN.

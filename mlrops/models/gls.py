@@ -2,12 +2,12 @@
 
 import math
 import warnings
-from functools import cached_property
 
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 from scipy.sparse.linalg import LinearOperator, lsmr
 
+from .._cached import cached_property
 from .._labels import by_label, labels_of
 from .._wording import counted, name_some
 from ..operators import Dense, Diagonal, as_operator, krylov

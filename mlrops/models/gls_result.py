@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from .._cached import cached_property
 from .._optional import import_pandas
 from .._wording import counted
 from .text import WIDTH, coefficient_columns, coefficient_lines, short, side_by_side, title

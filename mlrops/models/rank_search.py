@@ -18,12 +18,12 @@ What is fitted is an object with
 import itertools
 import math
 import warnings
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 
+from .._cached import cached_property
 from .._wording import counted, name_some
 from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR

@@ -2,10 +2,10 @@
 
 import dataclasses
 import warnings
-from functools import cached_property
 
 import numpy as np
 
+from .._cached import cached_property
 from .._wording import name_some
 from ..operators._validate import check_rank
 from ..operators.convergence import ConvergenceWarning

@@ -10,9 +10,10 @@ from .convergence import ConvergenceWarning
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
 from .general_mlr import GeneralMLR
 from .general_solve import LstsqInfo
+from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
-from .woodbury import LowRankPlusDiagonal, Woodbury
+from .woodbury import Woodbury
 from .wrapped import Wrapped, as_operator
 
 __all__ = [

@@ -5,7 +5,7 @@ from numbers import Complex, Real
 
 import numpy as np
 
-from .._wording import counted, name_some
+from .._wording import agree, counted, name_some
 
 __all__ = [
     "all_finite",
@@ -17,6 +17,7 @@ __all__ = [
     "in_memory",
     "plain",
     "read_only",
+    "refuse_masked",
     "rowwise",
     "working_dtype",
 ]
@@ -137,8 +138,20 @@ def as_positive(d, what, n=None, dtype=None):
     return d
 
 
+def refuse_masked(x, what):
+    """ValueError that names the rows of masked cells, for what has no missing values."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        mask = np.ma.getmaskarray(x)
+        rows = np.flatnonzero(mask.reshape(mask.shape[0], -1).any(axis=1)) if mask.ndim else [0]
+        n = int(mask.sum())
+        raise ValueError(
+            f"{what}: {counted(n, 'entry')} {agree(n, 'is', 'are')} masked (row {name_some(rows)})"
+            f" and {agree(n, 'has', 'have')} no value; fill what is masked, or leave it out")
+
+
 def as_features(features, n, what="features"):
     """Distinct feature numbers 0 to n - 1, at least one; negative ones count from the end."""
+    refuse_masked(features, what)
     features = np.asarray(features)
     if features.dtype.kind not in "iu" or features.ndim != 1 or features.size == 0:
         raise ValueError(

@@ -4,6 +4,8 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
+from ._validate import refuse_masked
+
 __all__ = ["Arithmetic", "is_operator"]
 
 
@@ -12,37 +14,49 @@ def is_operator(x):
     return isinstance(x, LinearOperator) or (hasattr(x, "matvec") and hasattr(x, "shape"))
 
 
+def _is_complex_number(x):
+    return _is_scalar(x) and np.asarray(x).dtype.kind == "c"
+
+
 def _is_scalar(x):
     return not is_operator(x) and not issparse(x) and np.ndim(x) == 0
 
 
 class Arithmetic:
-    """What `StructuredOperator` puts in the place of SciPy's own arithmetic."""
+    """What `StructuredOperator` puts in the place of SciPy's own arithmetic.
+
+    Complex multiples are SciPy's scaled operators: storage here is real, operands need not be.
+    """
 
     def dot(self, x):
         """``A x`` for an array, ``A B`` for an operator, ``c A`` for a number.
 
         Parameters
         ----------
-        x : array_like, shape (n,) or (n, k), operator, shape (n, k), or float
+        x : array_like, shape (n,) or (n, k), operator, shape (n, k), or number
+            Complex arrays and numbers are taken as SciPy's operators take them.
 
         Returns
         -------
         ndarray, shape (m,) or (m, k), or StructuredOperator
+            For a complex number SciPy's scaled operator.
 
         Raises
         ------
         ValueError
-            Shapes that do not match.
+            Shapes that do not match, or masked entries.
         TypeError
-            Complex or not numeric.
+            Not numeric.
         """
         from . import closure
 
         if is_operator(x):
             return closure.matmul(self, x)
+        if _is_complex_number(x):
+            return super().dot(complex(x))
         if _is_scalar(x):
             return closure.scale(self, x)
+        refuse_masked(x, "product")
         return super().dot(x)
 
     def __matmul__(self, x):
@@ -70,8 +84,11 @@ class Arithmetic:
 
         if is_operator(x):
             return closure.matmul(x, self)
+        if _is_complex_number(x):
+            return super().dot(complex(x))
         if _is_scalar(x):
             return closure.scale(self, x)
+        refuse_masked(getattr(x, "T", x), "product")
         parent = super()  # public since SciPy 1.18
         return (parent.rdot if hasattr(parent, "rdot") else parent._rdot)(x)
 
@@ -92,6 +109,8 @@ class Arithmetic:
             raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
         if c == 0:
             raise ZeroDivisionError("division of an operator by zero")
+        if _is_complex_number(c):
+            return self.dot(1.0 / complex(c))
         return closure.scale(self, 1.0 / closure.as_scalar(c))
 
     def __neg__(self):

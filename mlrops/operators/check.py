@@ -4,8 +4,9 @@ import copy
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from .arithmetic import is_operator
 from .base import StructuredOperator
 from .composed import Inverse
 from .wrapped import as_operator
@@ -119,7 +120,8 @@ def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
     Parameters
     ----------
     A : StructuredOperator or scipy LinearOperator, shape (m, n)
-        For an operator of another package the checks that apply are made.
+        Or anything with ``shape`` and ``matvec``.  For an operator of another package the checks
+        that apply are made.
     rtol : float, optional
         Allowed relative error; default 1e-9, for float32 2e-4.  Errors of inverse, determinant and
         square root may exceed it by the condition number times the rounding unit.
@@ -138,7 +140,7 @@ def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
     ValueError
         A dimension exceeds `max_size`.
     TypeError
-        `A` is not a LinearOperator, or complex.
+        `A` is not an operator, or complex.
 
     Examples
     --------
@@ -149,8 +151,10 @@ def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
     >>> str(report).splitlines()[0]
     '<2x2 LowRankPlusDiagonal, positive definite, float64>'
     """
-    if not isinstance(A, LinearOperator):
+    if not is_operator(A):
         raise TypeError(f"check_operator expects a LinearOperator, got {type(A).__name__}")
+    if not isinstance(A, LinearOperator):
+        A = aslinearoperator(A)
     if max(A.shape) > max_size:
         raise ValueError(
             f"check_operator forms the dense matrix; the operator has shape {A.shape}, more than"

@@ -18,7 +18,8 @@ from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .composed import Product, Scaled, Sum
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
-from .woodbury import LowRankPlusDiagonal, Woodbury, WoodburyInverse
+from .low_rank_plus_diagonal import LowRankPlusDiagonal
+from .woodbury import Woodbury, WoodburyInverse
 from .wrapped import as_operator, as_scalar
 
 __all__ = ["add", "as_operator", "as_scalar", "matmul", "power", "scale"]
@@ -283,7 +284,7 @@ def _(A, B):  # (diag(a) + U₁C₁V₁ᵀ) + (diag(b) + U₂C₂V₂ᵀ) = diag
     d = b.d if a.d is None else a.d if b.d is None else a.d + b.d
     if C is None and V is U and (d > 0).all():
         return LowRankPlusDiagonal(U, d)
-    if d.all():
+    if np.count_nonzero(d == 0) <= U.shape[1]:  # so many zeros the update can mend
         return Woodbury(Diagonal(d), U, C, V, _positive_definite=_proved(A, B))
     return None
 

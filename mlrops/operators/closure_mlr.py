@@ -17,9 +17,10 @@ from .general_algebra import (
     split,
 )
 from .general_mlr import GeneralMLR
+from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
-from .woodbury import LowRankPlusDiagonal, Woodbury
+from .woodbury import Woodbury
 
 __all__ = []
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .base import StructuredOperator
 from .elementary import Diagonal, Permutation
+from .refine import refined
 from .wrapped import as_operator, as_scalar
 
 __all__ = ["Inverse", "Product", "Scaled", "Sum", "Transposed"]
@@ -190,6 +191,9 @@ class Product(StructuredOperator):
     def _solve(self, b):
         if not all_square(self._ops):
             return super()._solve(b)
+        return refined(self, self._by_factors, b)
+
+    def _by_factors(self, b):
         for op in self._ops:
             b = op.solve(b)
         return b
@@ -450,6 +454,10 @@ class Inverse(StructuredOperator):
                 f"the inverse of a singular {type(self._inverse).__name__} has no determinant"
             )
         return sign, -logabs
+
+    def _diagonal(self):
+        known = getattr(self._inverse, "_inverse_diagonal", None)
+        return super()._diagonal() if known is None else known()
 
     def _transpose(self):
         return self._inverse.T.inv()

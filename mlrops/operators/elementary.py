@@ -1,16 +1,17 @@
 """Elementary operators: identity, diagonal, dense, low rank and permutation matrices."""
 
 import warnings
-from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from .._cached import cached_property
 from .._wording import agree, counted, name_some
-from ._validate import as_finite, check_rank, read_only, rowwise, working_dtype
+from ._validate import as_finite, check_rank, read_only, refuse_masked, rowwise, working_dtype
 from .base import StructuredOperator
+from .refine import refined
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank", "Permutation"]
 
@@ -196,9 +197,9 @@ class Dense(StructuredOperator):
     array([6.])
     """
 
-    def __init__(self, A, symmetric=None, positive_definite=False, *, _proved=False):
+    def __init__(self, A, symmetric=None, positive_definite=False, *, _proved=False, _order="C"):
         # _proved: positive definite by construction, a sum or multiple of such; not factored yet.
-        A = read_only(as_finite(A, "A", ndim=2, axis_name="row"), order="K")
+        A = read_only(as_finite(A, "A", ndim=2, axis_name="row"), _order)
         demanded = symmetric or positive_definite
         if demanded and A.shape[0] != A.shape[1]:
             raise ValueError(f"A symmetric Dense must be square, got shape {A.shape}")
@@ -277,7 +278,7 @@ class Dense(StructuredOperator):
         return self._A.diagonal().copy()
 
     def _transpose(self):
-        return Dense(self._A.T, symmetric=False)
+        return Dense(self._A.T, symmetric=False, _order="K")
 
     def toarray(self):
         """A copy of the matrix, shape (m, n)."""
@@ -386,7 +387,7 @@ class LowRank(StructuredOperator):
         return Dense(self._U @ self._V.T)
 
     def _solve(self, b):
-        return self._square_product._solve(b)
+        return refined(self, self._square_product._solve, b)
 
     def _slogdet(self):
         if self.rank < self.shape[0]:
@@ -440,6 +441,7 @@ class Permutation(StructuredOperator):
     """
 
     def __init__(self, p, dtype=np.float64):
+        refuse_masked(p, "p")
         p = np.asarray(p)
         if p.ndim != 1:
             raise ValueError(f"p must be 1-d, got shape {p.shape}")

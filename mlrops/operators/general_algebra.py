@@ -86,6 +86,10 @@ def _with_singles(h):
                            h.feature_names)
 
 
+def _with_root(h):
+    return Hierarchy._make(h.permutation, (np.array([0, h.n]), *h.boundaries), (None, *h._names))
+
+
 def split(A):
     """The parts of an MLR, a GeneralMLR or a multiple of one; None for anything else."""
     from .composed import Scaled
@@ -182,9 +186,9 @@ def add_diagonal(a, d):
 
 
 def add_low_rank(a, U, V, symmetric):
-    """``a + U Vᵀ`` where the coarsest level is one group of all, else None."""
+    """``a + U Vᵀ`` in the coarsest level, one group of all; made where there is none."""
     if a.rows.group_counts[0] != 1:
-        return None
+        a = a._replace(rows=_with_root(a.rows), cols=_with_root(a.cols), ranks=(0, *a.ranks))
     wide, L = np.zeros((a.rows.n, 0), U.dtype), len(a.ranks)
     tall = np.zeros((a.cols.n, 0), U.dtype)
     left, right = a.rows._gather(U), a.cols._gather(V)

@@ -4,7 +4,7 @@ import numpy as np
 
 from .._wording import counted, name_some
 from ..hierarchy import Hierarchy
-from ._validate import as_finite
+from ._validate import as_finite, refuse_masked
 
 __all__ = ["as_indices", "check_pair", "check_sides", "mirrored"]
 
@@ -99,6 +99,7 @@ def as_indices(which, n, name, ndim=None):
     """
     if isinstance(which, slice):
         return np.arange(n)[which]
+    refuse_masked(which, name)
     index = np.asarray(which)
     if index.size == 0:
         index = index.astype(np.intp)

@@ -1,16 +1,17 @@
 """`GeneralMLR`: a multilevel low rank matrix without symmetry, rectangular or square."""
 
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from . import general_algebra, general_entries
 from ._validate import as_finite, as_real, read_only
 from .base import StructuredOperator
 from .general_checks import check_pair, check_sides, mirrored
-from .general_solve import ExpandedLU, lstsq, refined
+from .general_solve import ExpandedLU, lstsq
 from .mlr import MLR, check_ranks
+from .refine import refined
 
 __all__ = ["GeneralMLR"]
 
@@ -392,9 +393,10 @@ class GeneralMLR(StructuredOperator):
         if isinstance(self._equal_to, MLR):
             return self._equal_to._solve(b)
         if self._equal_to is not None:
-            return refined(self, self._equal_to.solve, b)
+            known = self._equal_to
+            return refined(self, getattr(known, "_by_factors", known._solve), b)
         lu, transposed = self._lu
-        return refined(self, lambda r: lu.solve(r, transposed), b)
+        return refined(self, lambda r: lu.solve(r, transposed), b, units=10)
 
     def _slogdet(self):
         return (self._lu[0] if self._equal_to is None else self._equal_to).slogdet()

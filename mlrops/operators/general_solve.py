@@ -25,7 +25,7 @@ from ._validate import as_finite
 from .convergence import ConvergenceWarning
 from .elementary import Permutation
 
-__all__ = ["ExpandedLU", "LstsqInfo", "lstsq", "refined"]
+__all__ = ["ExpandedLU", "LstsqInfo", "lstsq"]
 
 # Scale of the factor rows of the finest level, its decrease from level to level, the smallest.
 SHARED_ROW = 1e-2
@@ -33,8 +33,6 @@ COARSER_ROW = 0.3
 LEAST_ROW = 1e-6
 # Passes of equilibration: each takes the square root of what is left to do.
 PASSES = 12
-# Steps of iterative refinement at most.
-CORRECTIONS = 3
 
 
 # ---------------------------------------------------------------- the expanded matrix
@@ -224,27 +222,6 @@ class ExpandedLU:
         logs = np.log(np.abs(pivots)).sum() - sum(
             np.log(scale).sum() for scale in (self._r, self._c, self._w))
         return sign * (-1.0) ** flips, logs
-
-
-def refined(A, solve, b):
-    """`solve` with steps of iterative refinement as long as they halve the residual."""
-    x = solve(b).astype(A.dtype, copy=False)
-    residual = b - A._mul(x)
-    size = np.linalg.norm(residual, axis=0)
-    small = 10 * np.finfo(A.dtype).eps * np.linalg.norm(b, axis=0)
-    for _ in range(CORRECTIONS):
-        if not np.any(size > small):
-            break
-        trial = x + solve(residual).astype(A.dtype, copy=False)
-        left = b - A._mul(trial)
-        now = np.linalg.norm(left, axis=0)
-        better = now < size
-        x, residual = np.where(better, trial, x), np.where(better, left, residual)
-        enough = now > size / 2
-        size = np.where(better, now, size)
-        if np.all(enough):
-            break
-    return x
 
 
 # ---------------------------------------------------------------- least squares

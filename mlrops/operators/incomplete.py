@@ -7,11 +7,11 @@ tree.  Nothing is filled in before it is estimated.
 
 import copy
 import math
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from .._wording import counted, name_some
 from ._validate import as_real
 from .base import StructuredOperator

@@ -1,10 +1,10 @@
 """Solves with the principal blocks of an MLR covariance that samples with missing cells show."""
 
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from ..hierarchy import Hierarchy
 from ._validate import as_real
 from .mlr import MLR
@@ -254,7 +254,8 @@ class IncompletePrecision:
             return kernels.incomplete_solve.hide(
                 kernels.tree.multiply(A._F, A._d, x, A._layout), patterns, owner[columns])
 
-        return corrected(solve, multiply, X, A._dinv, [bound[owner] for bound in self._norms])
+        bounds = [bound[owner] for bound in self._norms]
+        return corrected(A, solve, multiply, X, A._dinv, bounds)
 
     def inv_quad(self, E):
         """``e_Oᵀ Σ_OO⁻¹ e_O`` of each sample, (N,), never negative; 0 for one without any cell.

@@ -1,31 +1,50 @@
 """What is left where no structure helps: iterative solves and determinants asked for by name."""
 
 import numpy as np
-from scipy.sparse.linalg import cg, gmres, minres
+from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 
 from .._wording import counted
-from ._validate import check_rank
+from ._validate import as_finite, check_rank
+from .iterations import cg, column_products, minres
+from .refine import norm_of
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
 
 # Relative residual ‖b - A x‖ / ‖b‖ that a solve reaches, or it raises.
 RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 
+# Where rounding keeps the residual above that, a backward error of so many units of rounding will
+# do, and a relative residual of at most √eps, beyond which A counts as singular.
+_BACKWARD_ERROR = 100
+
 # A round iterates on the residual left by the round before it.
 _ROUNDS = 4
 _RESTART = 200
 
+# A cycle of GMRES that leaves more than this of a residual is the last one.
+_STALLED = 0.9
 
-def solve(A, b):
-    """Solve ``A x = b`` by products with A alone, to a relative residual of `RTOL`.
 
-    Conjugate gradients when A is known to be positive definite, MINRES when it is known to be
-    symmetric, restarted GMRES otherwise; one right-hand side after the other.
+def solve(A, b, *, rtol=None, maxiter=None, M=None, x0=None):
+    """Solve ``A x = b`` by products with A alone, to a relative residual of `rtol`.
+
+    Conjugate gradients when A is known to be positive definite and MINRES when it is known to be
+    symmetric, for all right-hand sides at once; otherwise restarted GMRES, one right-hand side
+    after the other, and LSMR where that stalls and A has an adjoint product.
 
     Parameters
     ----------
     A : StructuredOperator, shape (n, n)
     b : ndarray, shape (n,) or (n, k), of the dtype of A
+    rtol : float, optional
+        ``‖b - A x‖ <= rtol ‖b‖``, for each column.  Default `RTOL`, or else what rounding allows: a
+        backward error of 100 units of rounding.
+    maxiter : int, optional
+        Products with A, for one column where they go one by one; default ``10 n``, at least 1000.
+    M : operator, array or sparse array, shape (n, n), optional
+        Approximates A⁻¹; symmetric positive definite where A is symmetric.
+    x0 : ndarray, same shape as `b`, optional
+        Where to start.
 
     Returns
     -------
@@ -34,14 +53,18 @@ def solve(A, b):
     Raises
     ------
     ValueError
-        NaN or infinity in `b`.
+        NaN or infinity in `b` or `x0`, options out of range or of a wrong shape.
+    TypeError
+        Options of a wrong type.
     numpy.linalg.LinAlgError
         The true residual stays above the tolerance; the message names method, iterations and the
         residual reached.
 
     Notes
     -----
-    An iteration is one product with A; GMRES keeps up to 200 vectors of length n.
+    Each right-hand side is scaled to size one by a power of two first, and so is what A makes of
+    it: neither 1e-300 nor 1e+300 under- or overflows on the way.  An iteration is one product with
+    A; GMRES keeps up to 200 vectors of length n.
 
     Examples
     --------
@@ -53,63 +76,167 @@ def solve(A, b):
     if not np.isfinite(b).all():
         rows = np.flatnonzero(~np.isfinite(b.reshape(b.shape[0], -1)).all(axis=1))
         raise ValueError(f"solve: the right-hand side has NaN or infinity (row {rows[0]})")
-    if b.ndim == 1:
-        return _solve_one(A, b)
-    x = np.empty_like(b)
-    for j in range(b.shape[1]):
-        x[:, j] = _solve_one(A, np.ascontiguousarray(b[:, j]))
-    return x
-
-
-class _Counter:
-    """Counts the products with an operator: the iterations of a Krylov method."""
-
-    def __init__(self):
-        self.iterations = 0
-
-    def __call__(self, _):
-        self.iterations += 1
-
-
-def _method(A, counter):
-    """(name, function of (b, rtol)) for one round."""
     n = A.shape[0]
-    if A.positive_definite:
-        return "cg", lambda b, rtol: cg(A, b, rtol=rtol, atol=0.0, callback=counter)[0]
-    if A.symmetric:
-        return "minres", lambda b, rtol: minres(A, b, rtol=rtol, callback=counter)[0]
-    restart = min(n, _RESTART)
-    return "gmres", lambda b, rtol: gmres(
-        A, b, rtol=rtol, atol=0.0, restart=restart, maxiter=max(1, 10 * n // restart),
-        callback=counter, callback_type="pr_norm")[0]
+    if rtol is not None and not (np.ndim(rtol) == 0 and 0 <= rtol < np.inf):
+        raise ValueError(f"solve: rtol must be finite and non-negative, got {rtol!r}")
+    if maxiter is not None and check_rank(maxiter, "maxiter") == 0:
+        raise ValueError("solve: maxiter must be positive")
+    if M is not None:
+        M = _preconditioner(M, n)
+    if x0 is not None:
+        x0 = as_finite(x0, "x0", dtype=A.dtype, axis_name="row")
+        if x0.shape != b.shape:
+            raise ValueError(f"solve: x0 must have the shape of b, {b.shape}, got {x0.shape}")
+        x0 = x0.reshape(n, -1)
+    limit = max(10 * n, 1000) if maxiter is None else maxiter
+    columns = _Columns(A, b.reshape(n, -1), M, limit)
+    return columns.solve(rtol, x0).reshape(b.shape)
 
 
-def _solve_one(A, b):
-    size, rtol = np.linalg.norm(b), RTOL[A.dtype]
-    x = np.zeros_like(b)
-    if size == 0:
-        return x
-    counter = _Counter()
-    name, iterate = _method(A, counter)
-    residual, reached = b, 1.0
-    for _ in range(_ROUNDS):
-        # The residual that a method recurs drifts from the true one: ask for less, look, go on.
-        step = iterate(residual, 0.1 * rtol / reached)
-        if not np.isfinite(step).all():
-            break
-        trial = b - A.matvec(x + step)
-        left = np.linalg.norm(trial) / size
-        if left >= reached:
-            break
-        x, residual, reached = x + step, trial, left
-        if reached <= rtol:
-            return x
-    raise np.linalg.LinAlgError(
-        f"solve: {name} on {A!r} reached a relative residual of {reached:.1e} in"
-        f" {counted(counter.iterations, 'iteration')}, {rtol:.0e} was asked for; the operator is"
-        " singular or ill-conditioned: solve with a structured operator, or with"
-        " toarray() where it fits"
-    )
+def _preconditioner(M, n):
+    from .wrapped import as_operator
+
+    M = as_operator(M)
+    if M.shape != (n, n):
+        raise ValueError(f"solve: M must have the shape of A, {(n, n)}, got {M.shape}")
+    return M
+
+
+def _exponents(x):
+    """Exponents e of the columns of x, whose largest entries lie in [2^(e-1), 2^e); 0 for zero."""
+    return np.frexp(np.abs(x).max(axis=0, initial=0))[1]
+
+
+class _Columns:
+    """Right-hand sides, with A and M, scaled to size one by powers of two, column by column."""
+
+    def __init__(self, A, b, M, limit):
+        self.A, self.M, self.limit, self.count = A, M, limit, 0
+        self.size_b = _exponents(b)
+        self.b = np.ldexp(b, -self.size_b)
+        self.norms = np.sqrt(column_products(self.b, self.b))
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.size_a = _exponents(A._mul(self.b))
+            self.size_m = 0 if M is None else _exponents(M.matmat(self.b))
+        self.method = "cg" if A.positive_definite else "minres" if A.symmetric else "gmres"
+        self.used = self.method
+
+    def multiply(self, x, columns):
+        return np.ldexp(self.A._mul(x), -self.size_a[columns])
+
+    def precondition(self, r, columns):
+        if self.M is None:
+            return r
+        z = self.M.matmat(r).astype(r.dtype, copy=False)
+        return np.ldexp(z, -self.size_m[columns])
+
+    def residual(self, x, columns):
+        with np.errstate(over="ignore", invalid="ignore"):
+            r = self.b[:, columns] - self.multiply(x, columns)
+            reached = np.sqrt(column_products(r, r)) / self.norms[columns]
+        return r, np.where(np.isfinite(reached), reached, np.inf)
+
+    def solve(self, rtol, x0):
+        asked = RTOL[self.A.dtype] if rtol is None else rtol
+        back = self.size_b - self.size_a
+        left = np.flatnonzero(self.norms > 0)
+        x, r, reached = np.zeros_like(self.b), self.b, np.where(self.norms > 0, 1.0, 0.0)
+        if x0 is not None and left.size:
+            with np.errstate(over="ignore"):
+                x[:, left] = np.ldexp(x0[:, left], -back[left])
+            r, reached = r.copy(), reached.copy()
+            r[:, left], reached[left] = self.residual(x[:, left], left)
+        left = left[reached[left] > asked]
+        for _ in range(_ROUNDS if self.A.symmetric else self.limit):
+            if not left.size or self.count >= self.limit:
+                break
+            # The residual that a method recurs drifts from the true one: ask for less, look, go on.
+            with np.errstate(over="ignore", invalid="ignore"):
+                trial = x[:, left] + self.step(r[:, left], left, 0.1 * asked * self.norms[left])
+            now, now_reached = self.residual(trial, left)
+            better = now_reached < reached[left]
+            gained = left[better]
+            going = now_reached < _STALLED * reached[left]  # of what it was before this round
+            r = r.copy() if r is self.b else r
+            x[:, gained], r[:, gained] = trial[:, better], now[:, better]
+            reached[gained] = now_reached[better]
+            if self.method == "gmres" and not going.all() and self.has_other():
+                self.method, self.used = "lsmr", "gmres, then lsmr,"
+                going[:] = True
+            left = left[going & (reached[left] > asked)]
+        self.check(x, r, reached, asked, rtol is None)
+        with np.errstate(over="ignore"):
+            out = np.ldexp(x, back)
+        if not np.isfinite(out).all():
+            raise np.linalg.LinAlgError(
+                f"solve: the solution overflows {self.A.dtype}; scale the right-hand side down")
+        return out
+
+    def step(self, r, columns, tolerance):
+        """One round on the residuals r of these columns."""
+        limit = self.limit - self.count
+        if self.A.symmetric:
+            method = cg if self.method == "cg" else minres
+            step, count = method(lambda x: self.multiply(x, columns),
+                                 lambda x: self.precondition(x, columns), r, tolerance, limit)
+            self.count += count
+            return step
+        steps, counts = zip(*(
+            self.step_of_one(np.ascontiguousarray(r[:, j]), columns[j:j + 1], tolerance[j], limit)
+            for j in range(columns.size)), strict=True)
+        self.count += max(counts)
+        return np.stack(steps, axis=1)
+
+    def step_of_one(self, r, column, tolerance, limit):
+        n = r.size
+        size, counter = np.linalg.norm(r), []
+
+        def product(verb):
+            return lambda x: verb(x.reshape(n, 1).astype(r.dtype, copy=False), column).ravel()
+
+        def transposed(x, column):
+            return np.ldexp(self.A._rmul(x), -self.size_a[column])
+
+        A = LinearOperator((n, n), product(self.multiply), product(transposed), dtype=r.dtype)
+        if self.method == "lsmr":
+            # Its tests speak of products with Aᵀ too: only the residual and the limit count here.
+            x, _, count, *_ = lsmr(A, r, atol=0, btol=tolerance / size, conlim=0, maxiter=limit)
+            return x.astype(r.dtype), count
+        M = None if self.M is None else LinearOperator(
+            (n, n), product(self.precondition), dtype=r.dtype)
+        x, _ = gmres(A, r, rtol=tolerance / size, atol=0.0, restart=min(n, _RESTART, limit),
+                     maxiter=1, M=M, callback=counter.append, callback_type="pr_norm")
+        return x, max(len(counter), 1)
+
+    def has_other(self):
+        """Whether LSMR can go on: it needs products with Aᵀ, and takes no M."""
+        if self.M is not None:
+            return False
+        try:
+            self.A._rmul(np.zeros((self.A.shape[0], 1), self.A.dtype))
+        except NotImplementedError:
+            return False
+        return True
+
+    def check(self, x, r, reached, asked, by_default):
+        """Raise where a column falls short; `by_default` of what rounding allows."""
+        short = np.flatnonzero(~(reached <= asked))
+        eps = np.finfo(self.A.dtype).eps
+        if by_default and short.size and (reached[short] <= eps**0.5).all():
+            sizes = np.ldexp(norm_of(self.A), -self.size_a[short]) * np.sqrt(
+                column_products(x[:, short], x[:, short])) + self.norms[short]
+            short = short[reached[short] * self.norms[short] > _BACKWARD_ERROR * eps * sizes]
+        if not short.size:
+            return
+        worst = short[reached[short].argmax()]
+        column = f" for column {worst}" if reached.size > 1 else ""
+        raise np.linalg.LinAlgError(
+            f"solve: {self.used} on {self.A!r} reached a relative residual of"
+            f" {reached[worst]:.1e}{column} in {counted(self.count, 'iteration')},"
+            f" {asked:.0e} was asked for; the operator is singular or ill-conditioned, or"
+            " the iteration needs a preconditioner M or a larger maxiter: else solve with a"
+            " structured operator, or with toarray() where it fits"
+        )
 
 
 class LogdetEstimate(float):

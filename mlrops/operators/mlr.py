@@ -1,17 +1,18 @@
 """`MLR`: a symmetric positive definite multilevel low rank matrix, the main operator here."""
 
-import math
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
 from .._labels import by_label
 from .._wording import counted
 from ..hierarchy import Hierarchy
+from . import accuracy
 from ._validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .base import StructuredOperator
-from .refine import column_dots, corrected
+from .refine import column_dots
 
 __all__ = ["MLR"]
 
@@ -233,13 +234,18 @@ class MLR(StructuredOperator):
         return self.D + np.einsum("ij,ij->i", self.F, self.F)
 
     def partial_variance(self):
-        """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,); at most D / eps."""
-        explained = 0.0
-        if self._F.shape[1]:
-            cov = kernels.tree.path_covariance(self._factor[0], self._layout)
-            explained = kernels.curvature.explained(self._F, self._d, cov, self._layout)
-        eps = np.finfo(self.dtype).eps
-        return self._hierarchy._scatter(self._d / np.maximum(1 - explained, eps))
+        """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,).
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            Rounding could move one by more than 1e-7 (float32: 3e-3); the message names features.
+        """
+        return self._hierarchy._scatter(self._d / accuracy.unexplained(self))
+
+    def _rough_partial_variance(self):
+        """What is left of `partial_variance` where it would be refused; at most D / eps."""
+        return self._hierarchy._scatter(self._d / accuracy.unexplained(self, check=False))
 
     # ---------------------------------------------------------------- factor, then apply
 
@@ -268,37 +274,26 @@ class MLR(StructuredOperator):
     def _solve(self, b):
         if self._F.shape[1] == 0 or b.size == 0:
             return (b.T / self.D).T
-        return self._apply(self._corrected, b)
+        return self._apply(partial(accuracy.solve, self), b)
 
     @cached_property
     def _norms(self):
-        """Bounds from the traces of the groups: of ‖I + FᵀD⁻¹F‖ and ‖F‖ above, of ‖Σ‖ below."""
-        scaled, plain, below = 1.0, 0.0, float(self._diagonal().max())
-        for level, (f, offsets) in enumerate(zip(
-                np.split(self._F, self._layout.cols[1:-1], axis=1),
-                self._hierarchy.boundaries, strict=True)):
-            squares = np.einsum("ij,ij->i", f, f, dtype=np.float64)
-            largest = np.add.reduceat(squares, offsets[:-1]).max()
-            plain += largest
-            below = max(below, largest / max(self._ranks[level], 1))
-            scaled += np.add.reduceat(squares * self._dinv, offsets[:-1]).max()
-        return scaled, math.sqrt(plain), below
+        return accuracy.norms(self)
 
-    def _corrected(self, b):
-        layout = self._layout
-
-        def solve(b, columns):
-            x, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], b, layout)
-            return x, column_dots(z)
-
-        def multiply(x, columns):
-            return kernels.tree.multiply(self._F, self._d, x, layout)
-
-        return corrected(solve, multiply, b, self._dinv, self._norms)
+    @cached_property
+    def _sizes(self):
+        return accuracy.diagonal_sizes(self._factor[0], self._layout)
 
     def _slogdet(self):
+        if not self._F.shape[1]:
+            return 1.0, self._rough_logdet()
+        gained = self._factor[1]
+        return 1.0, accuracy.check_logdet(self, self._d, self._layout.s, gained) + gained
+
+    def _rough_logdet(self):
+        """`logdet` even where it would be refused: for iterations that have to go on."""
         logs = np.log(self._d, dtype=np.float64).sum()
-        return 1.0, logs + (self._factor[1] if self._F.shape[1] else 0.0)
+        return float(logs + (self._factor[1] if self._F.shape[1] else 0.0))
 
     def _inv(self):
         from .mlr_inverse import MLRInverse
@@ -306,23 +301,18 @@ class MLR(StructuredOperator):
         return MLRInverse(self)
 
     def _inv_quad(self, x):
-        # min over z of ‖D^{-1/2}(x - F z)‖² + ‖z‖², attained at the posterior mean: a sum of
-        # squares, where xᵀD⁻¹x - ‖w‖² would cancel.
         t = _columns(self._hierarchy._gather(x))
         if self._F.shape[1] == 0 or x.size == 0:
-            y, squares = t * self._dinv[:, None], 0.0
+            quad = column_dots(t, self._dinv)
         else:
-            y, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], t, self._layout)
-            squares = np.einsum("sk,sk->k", z, z)
-        quad = np.einsum("ik,ik,i->k", y, y, self._d) + squares  # x - F z = D y
+            quad = accuracy.inv_quad(self, t)
         return quad[0] if x.ndim == 1 else quad
 
     # ---------------------------------------------------------------- square root
 
     @cached_property
     def _root(self):
-        return kernels.root.square_root(
-            self._F, self._d, self._hierarchy.boundaries, self._layout.cols)
+        return accuracy.tree_root(self)
 
     def _color(self, z):
         return self._apply(lambda t: kernels.root.color(self._root, self._d, t), z)

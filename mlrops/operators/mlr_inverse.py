@@ -1,10 +1,10 @@
 """`MLRInverse`: the inverse of an MLR matrix, of the same sparsity."""
 
-from functools import cached_property
 
-import numpy as np
 
 from .. import kernels
+from .._cached import cached_property
+from . import accuracy
 from .base import StructuredOperator
 
 __all__ = ["MLRInverse"]
@@ -33,7 +33,8 @@ class MLRInverse(StructuredOperator):
     factor models" (2024).
     A product costs what a product with the MLR matrix costs (4 n R flops); forming H costs n R²
     after the factorization.  Products are formed as ``x / D - H (Hᵀ x)``: forward stable in
-    ``‖Σ⁻¹‖``.  Where backward stability matters more, call ``mlr.solve``.
+    ``‖1/D‖``.  Where that is too much, for D very small beside F, products are solves, and H, `F`,
+    raises ``numpy.linalg.LinAlgError``.  Where backward stability matters more, call ``mlr.solve``.
 
     Examples
     --------
@@ -79,8 +80,24 @@ class MLRInverse(StructuredOperator):
         return H
 
     @cached_property
+    def _loss(self):
+        A = self._inverse
+        if not A._F.shape[1]:
+            return 0.0
+        return accuracy.inverse_loss(
+            A, A._norms[0], A._norms[2], self._product,
+            lambda x: kernels.tree.multiply(A._F, A._d, x, A._layout))
+
+    def _product(self, t):
+        """``t / D - H (Hᵀ t)`` in tree order."""
+        A = self._inverse
+        return kernels.tree.multiply(self._h, A._dinv, t, A._layout, sign=-1.0)
+
+    @cached_property
     def F(self):
         """H: compact factors of what is taken off the diagonal, (n, R), feature order."""
+        if self._loss > accuracy.PROMISED[self.dtype]:
+            raise accuracy.refused(self._inverse, "inverse", self._loss)
         H = self.hierarchy._scatter(self._h)
         H.flags.writeable = False
         return H
@@ -94,10 +111,11 @@ class MLRInverse(StructuredOperator):
 
     def _mul(self, x):
         A = self._inverse
-        if self._h.shape[1] == 0 or x.size == 0:
+        if A._F.shape[1] == 0 or x.size == 0:
             return (x.T * self.D).T
-        return A._apply(
-            lambda t: kernels.tree.multiply(self._h, A._dinv, t, A._layout, sign=-1.0), x)
+        if self._loss > accuracy.PROMISED[self.dtype]:
+            return A._solve(x)
+        return A._apply(self._product, x)
 
     def _solve(self, b):
         return self._inverse._mul(b)
@@ -109,7 +127,8 @@ class MLRInverse(StructuredOperator):
         return self._inverse
 
     def _diagonal(self):
-        return self.D - np.einsum("ij,ij->i", self.F, self.F)
+        A = self._inverse
+        return self.hierarchy._scatter(accuracy.unexplained(A) / A._d)
 
     # With A = S Sᵀ: A⁻¹ = WᵀW, so Wᵀ colours the inverse and Sᵀ whitens it.
 

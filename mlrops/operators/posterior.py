@@ -1,10 +1,10 @@
 """Conditional distribution of the factors of an MLR covariance given samples: the E-step, once."""
 
-from functools import cached_property
 
 import numpy as np
 
 from .. import kernels
+from .._cached import cached_property, computed_once
 from ._validate import as_finite, as_real
 
 __all__ = ["FactorMoments", "FactorPosterior", "samples_in_tree_order"]
@@ -88,9 +88,12 @@ class FactorPosterior(FactorMoments):
         self._X = samples_in_tree_order(A, X, check_finite)
         N, W = self._X.shape[1], None
         if A._layout.R and N:
-            if "_factor" not in vars(A):  # one pass over F does both
+            def factor():
+                nonlocal W  # one pass over F does both
                 found, W = kernels.tree.factor_and_project(A._F, A._dinv, self._X, A._layout)
-                vars(A)["_factor"] = A._checked(*found)
+                return A._checked(*found)
+
+            computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(
                 A._F, A._dinv, A._factor[0], self._X, A._layout, W)
         else:

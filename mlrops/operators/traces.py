@@ -5,8 +5,8 @@ import numpy as np
 from .. import kernels
 from ..hierarchy import Hierarchy
 from .elementary import Diagonal
+from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
-from .woodbury import LowRankPlusDiagonal
 
 __all__ = ["in_double", "inverse_trace"]
 

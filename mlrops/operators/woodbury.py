@@ -1,261 +1,23 @@
-"""Low rank updates: `LowRankPlusDiagonal` and the general `Woodbury`."""
-
-from functools import cached_property
+"""Low rank updates of any operator: `Woodbury` and its inverse."""
 
 import numpy as np
 from scipy import linalg
 
-from ._validate import as_finite, as_positive, read_only, rowwise
+from .._cached import cached_property
+from . import krylov
+from ._validate import as_finite, read_only, rowwise
+from .accuracy import PROMISED
 from .base import StructuredOperator
 from .composed import Inverse, rdot
 from .elementary import Dense, Diagonal
+from .refine import norm_of, of_size_one, refined
+from .updates import lacks_rank, regular_form
 from .wrapped import as_operator
 
-__all__ = ["LowRankPlusDiagonal", "Woodbury", "WoodburyInverse"]
+__all__ = ["Woodbury", "WoodburyInverse"]
 
-# Rows of F scaled at a time: this many times k numbers stay in a level 2 cache.
-_CHUNK = 1024
-
-# A solve is corrected until the bound of its backward error is this many units of rounding.
-_BACKWARD_ERROR = 100
-_MAX_CORRECTIONS = 4
-
-
-class LowRankPlusDiagonal(StructuredOperator):
-    r"""Low rank plus diagonal matrix :math:`\Sigma = F F^T + \mathrm{diag}(D)`, positive definite.
-
-    Parameters
-    ----------
-    F : array_like, shape (n, k)
-        Factors; k may be 0.
-    D : array_like, shape (n,)
-        Positive diagonal.
-
-    Raises
-    ------
-    ValueError
-        Wrong shapes, NaN or infinity, ``D <= 0``; the message names the features.
-    TypeError
-        Complex, sparse or non-numeric entries.
-
-    Notes
-    -----
-    ==================  ============  =============
-    operation           flops         reads of F
-    ==================  ============  =============
-    ``A @ x``           4 n k         2
-    factor (once)       n k²          1
-    ``solve``           4 n k         2
-    ``whiten, color``   4 n k         2
-    ``inv``             n k² (H)      1
-    ==================  ============  =============
-
-    Stored are (n + 1) k numbers, and two k×k matrices once factored.  With
-    :math:`\tilde F = D^{-1/2} F` the factorization is the Cholesky factorization of
-    :math:`P = I + \tilde F^T \tilde F`, and the square root is symmetric in the scaled features:
-
-    .. math:: S = D^{1/2} (I + \tilde F\, \varphi(\tilde F^T \tilde F)\, \tilde F^T),
-              \quad \varphi(\lambda) = 1 / (1 + \sqrt{1 + \lambda}).
-
-    `solve` forms :math:`z = P^{-1} F^T D^{-1} b` and :math:`x = D^{-1} (b - F z)`.  Exactly,
-    :math:`z = F^T x`, and the residual of x is :math:`F (z - F^T x)`; for b close to the range of F
-    and D small rounding alone makes this large.  A bound on it, from norms at hand, tells whether
-    x has to be corrected by :math:`D^{-1} F P^{-1} (z - F^T x)`; a correction costs two more
-    passes over F and the backward error ends near rounding however small D is.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import LowRankPlusDiagonal
-    >>> A = LowRankPlusDiagonal([[1.0], [1.0], [2.0]], D=[1.0, 2.0, 1.0])
-    >>> A.toarray()
-    array([[2., 1., 2.],
-           [1., 3., 2.],
-           [2., 2., 5.]])
-    >>> np.round(A.solve([5.0, 6.0, 9.0]), 12)
-    array([1., 1., 1.])
-    >>> round(A.logdet(), 6)  # log 13
-    2.564949
-    >>> A.inv().inv() is A
-    True
-    """
-
-    def __init__(self, F, D):
-        F = as_finite(F, "F", ndim=2)
-        D = as_positive(D, "D", F.shape[0])
-        dtype = np.result_type(F, D)
-        self._F = read_only(F.astype(dtype, copy=False))
-        self._D = read_only(D.astype(dtype, copy=False))
-        super().__init__(dtype, (D.size, D.size), positive_definite=True)
-
-    @property
-    def F(self):
-        """Factors, read-only ndarray of shape (n, k)."""
-        return self._F
-
-    @property
-    def D(self):
-        """Diagonal part, read-only ndarray of shape (n,)."""
-        return self._D
-
-    def _mul(self, x):
-        y = self._F @ (self._F.T @ x)
-        y += rowwise(self._D, x) * x
-        return y
-
-    def _diagonal(self):
-        return self._D + np.einsum("ij,ij->i", self._F, self._F)
-
-    # ---------------------------------------------------------------- factor
-
-    @cached_property
-    def _gram(self):
-        """G = Fᵀ D⁻¹ F, from D^{-1/2} F a chunk of rows at a time."""
-        from ..kernels._compiled import rows_scale  # imports numba: not before there is work
-
-        n, k = self._F.shape
-        scale = 1 / np.sqrt(self._D)
-        G = np.zeros((k, k), self.dtype)
-        scaled = np.empty((min(n, _CHUNK), k), self.dtype)
-        for start in range(0, n, _CHUNK):
-            rows = self._F[start:start + _CHUNK]
-            part = scaled[:rows.shape[0]]
-            rows_scale(self._F, scale, start, start + rows.shape[0], part)
-            G += part.T @ part
-        if not np.isfinite(G).all():
-            raise np.linalg.LinAlgError(
-                f"Fᵀ D⁻¹ F overflows {self.dtype}: entries of F reach {np.abs(self._F).max():.3g}"
-                f" and of D fall to {self._D.min():.3g}; rescale the features"
-            )
-        return G
-
-    @cached_property
-    def _cholesky(self):
-        """Lower triangular C with C Cᵀ = P = I + Fᵀ D⁻¹ F."""
-        P = self._gram + np.eye(self._F.shape[1], dtype=self.dtype)
-        return linalg.cholesky(P, lower=True, check_finite=False)
-
-    def _posterior(self, t):
-        """P⁻¹ t."""
-        return linalg.cho_solve((self._cholesky, True), t, check_finite=False)
-
-    @cached_property
-    def _norms(self):
-        """Upper bounds of ‖P‖ and ‖D^{-1/2}F‖."""
-        spread = float(np.abs(self._gram).sum(axis=0).max())
-        return 1 + spread, spread**0.5
-
-    @cached_property
-    def _factor_square(self):
-        """‖F‖², Frobenius."""
-        return float(np.vdot(self._F, self._F))
-
-    @cached_property
-    def _square_bounds(self):
-        """min D tr G <= ‖F‖² <= max D tr G, and max D: for nothing."""
-        low, high = float(self._D.min()), float(self._D.max())
-        trace = float(self._gram.trace())
-        return low * trace, high * trace, high
-
-    def _is_small(self, gap, x_norm, b_norm):
-        """Whether ‖z - Fᵀx‖ = `gap`, in units of rounding, is a small backward error of x."""
-        low, high, largest = self._square_bounds
-
-        def small(low, high):
-            norm = max(low / self._F.shape[1], largest)  # ‖Σ‖ is no less
-            return np.all(high**0.5 * gap <= _BACKWARD_ERROR * (norm * x_norm + b_norm))
-
-        return small(low, high) or small(self._factor_square, self._factor_square)
-
-    @cached_property
-    def _root(self):
-        """φ(G) and ψ(G), the small matrices of the square root and of its inverse."""
-        values, Q = np.linalg.eigh(self._gram)
-        root = np.sqrt(1 + np.maximum(values, 0))  # G is a Gram matrix: below 0 is rounding
-        return (Q / (1 + root)) @ Q.T, (Q / (root * (1 + root))) @ Q.T
-
-    # ---------------------------------------------------------------- apply
-
-    def _solve_with_mean(self, b):
-        """x = Σ⁻¹ b and the posterior mean z = Fᵀ x of the factors."""
-        F, D = self._F, rowwise(self._D, b)
-        if F.shape[1] == 0 or b.size == 0:
-            return b / D, np.zeros(F.shape[1:] + b.shape[1:], self.dtype)
-        x = b / D
-        squares = _dots(b, x)
-        z = self._posterior(F.T @ x)
-        np.matmul(F, z, out=x)
-        np.subtract(b, x, out=x)
-        x /= D
-
-        # Rounding in D⁻¹b, in Fᵀ(D⁻¹b) and in P⁻¹ moves z - Fᵀx by about
-        # ‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖ units at most.  A correction by P⁻¹ of that gap leaves
-        # ‖P‖ times its own length and what cancels between x and its correction.
-        P_norm, scaled_norm = self._norms
-        x_norm, b_norm = _norm(x), _norm(b)
-        gap = P_norm * _norm(z) + scaled_norm * np.sqrt(squares)
-        for _ in range(_MAX_CORRECTIONS):
-            if self._is_small(gap, x_norm, b_norm):
-                break
-            step = self._posterior(z - F.T @ x)
-            z -= step
-            x += (F @ step) / D
-            gap = P_norm * _norm(step) + self._factor_square**0.5 * x_norm
-            x_norm = _norm(x)
-        return x, z
-
-    def _solve(self, b):
-        return self._solve_with_mean(b)[0]
-
-    def _slogdet(self):
-        logs = np.log(self._D, dtype=np.float64).sum()
-        return 1.0, logs + 2 * np.log(self._cholesky.diagonal(), dtype=np.float64).sum()
-
-    def _inv_quad(self, x):
-        # xᵀ Σ⁻¹ x = ‖D^{-1/2}(x - F z)‖² + ‖z‖², where x - F z = D y: nothing cancels.
-        y, z = self._solve_with_mean(x)
-        return _dots(rowwise(self._D, y) * y, y) + _dots(z, z)
-
-    def _color(self, z):
-        # S z = D^{1/2} z + F φ(G) Fᵀ D^{-1/2} z
-        root = np.sqrt(rowwise(self._D, z))
-        x = self._F @ (self._root[0] @ (self._F.T @ (z / root)))
-        x += root * z
-        return x
-
-    def _whiten(self, x):
-        # W x = D^{-1/2} (x - F ψ(G) Fᵀ D⁻¹ x)
-        D = rowwise(self._D, x)
-        y = self._F @ (self._root[1] @ (self._F.T @ (x / D)))
-        np.subtract(x, y, out=y)
-        y /= np.sqrt(D)
-        return y
-
-    def _sample(self, size, rng):
-        n, k = self._F.shape
-        z = rng.standard_normal((size, k)).astype(self.dtype, copy=False)
-        e = rng.standard_normal((size, n)).astype(self.dtype, copy=False)
-        e *= np.sqrt(self._D)
-        e += z @ self._F.T
-        return e
-
-    def _inv(self):
-        # Σ⁻¹ = D⁻¹ - H Hᵀ with H = D⁻¹ F C⁻ᵀ
-        k = self._F.shape[1]
-        scaled = self._F / self._D[:, None]
-        H = scaled if k == 0 else linalg.solve_triangular(
-            self._cholesky, scaled.T, lower=True, check_finite=False).T
-        return WoodburyInverse(
-            self, Diagonal(1 / self._D), H, -np.eye(k, dtype=self.dtype), None)
-
-
-def _dots(x, y):
-    """Inner products of the columns of x and y."""
-    return np.dot(x, y) if x.ndim == 1 else np.einsum("ij,ij->j", x, y)
-
-
-def _norm(x):
-    return np.sqrt(_dots(x, x))
+# Products with an update of a singular base, where only iteration is left, at most.
+_ITERATIONS = 1000
 
 
 class Woodbury(StructuredOperator):
@@ -285,8 +47,12 @@ class Woodbury(StructuredOperator):
         (A + U C Vᵀ)⁻¹ = A⁻¹ - A⁻¹ U C M⁻¹ Vᵀ A⁻¹,      det(A + U C Vᵀ) = det A det M,
 
     which never needs C⁻¹ (M. Woodbury, "Inverting modified matrices", 1950).  A product costs 4 n k
-    flops more than one with A, a solve 4 n k more than one with A.  `solve` raises
-    ``numpy.linalg.LinAlgError`` when A or M is singular.
+    flops more than one with A, a solve 8 n k more than one product and one solve with A: it looks
+    at its residual, refines it, and raises ``numpy.linalg.LinAlgError`` where it stays.
+
+    Where A is singular, or nearly so, the formula fails though the sum may be well-conditioned: the
+    update of a `Dense` is then factored whole, that of a `Diagonal` moved away from zero, that of a
+    `GeneralMLR` taken into its coarsest level; others are solved by iteration.
 
     Symmetric when A and C are and V is U; positive definite when in addition A is and C is proved
     to be by a Cholesky factorization (or is the identity).
@@ -355,7 +121,8 @@ class Woodbury(StructuredOperator):
 
     @property
     def _has_direct_solve(self):
-        return self._base._has_direct_solve
+        return self._base._has_direct_solve or (
+            isinstance(self._base, Diagonal) and not lacks_rank(self))
 
     def _middle(self, t):
         """C t."""
@@ -405,12 +172,85 @@ class Woodbury(StructuredOperator):
                 f" {self._capacitance.shape}, has a zero pivot"
             )
 
+    @cached_property
+    def _sound(self):
+        """Whether Woodbury's formula holds; not where A⁻¹ is too large."""
+        try:
+            return self._inverts(self._by_formula)
+        except np.linalg.LinAlgError:
+            return False
+
+    def _inverts(self, product):
+        """Whether `product` is one with the inverse: tried on two vectors."""
+        v = np.random.default_rng(0).standard_normal((self.shape[0], 2)).astype(self.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = product(v)
+            error = np.linalg.norm(v - self._mul(x)) / (
+                norm_of(self) * np.linalg.norm(x) + np.linalg.norm(v))
+        return bool(error <= PROMISED[self.dtype] / 30) or v.size == 0
+
+    def _is_singular(self):
+        """Whether M is singular, as far as there is one."""
+        try:
+            return self._capacitance.slogdet()[0] == 0
+        except np.linalg.LinAlgError:
+            return False
+
+    @cached_property
+    def _regular(self):
+        """An operator equal to this one that does without A⁻¹, where there is one."""
+        return regular_form(self)
+
     def _solve(self, b):
+        if b.size == 0:
+            return b.copy()
+        try:
+            return of_size_one(self._measured, b)
+        except np.linalg.LinAlgError as error:
+            if self._regular is not None:
+                return refined(self, self._regular._solve, b)
+            if self._is_singular() or lacks_rank(self):
+                raise
+            failed = error
+        try:
+            return krylov.solve(self, b, maxiter=_ITERATIONS)
+        except np.linalg.LinAlgError as error:
+            text = f"{failed}; without the inverse of the base: {error}"
+            raise np.linalg.LinAlgError(text) from None
+
+    def _by_formula(self, b):
+        return self._parts(b)[0]
+
+    def _parts(self, b):
+        """``x = y - w`` with ``y = A⁻¹ b``, ``w = A⁻¹ U z``; exactly, ``z = C Vᵀ x``."""
         self._check_nonsingular()
         y = self._base.solve(b)
-        return y - self._solved @ self._middle(self._capacitance.solve(self._V.T @ y))
+        z = self._middle(self._capacitance.solve(self._V.T @ y))
+        w = self._solved @ z
+        return y - w, y, z, w
+
+    @cached_property
+    def _U_norm(self):
+        return float(np.linalg.norm(self._U.T @ self._U, 2)) ** 0.5 if self._U.size else 0.0
+
+    def _measured(self, b):
+        """The formula's x, refined where the residual U (C Vᵀ x - z) or what cancels is large."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            x, y, z, w = self._parts(b)
+            gap = self._middle(self._V.T @ x) - z
+            size = {name: np.linalg.norm(part, axis=0) for name, part in zip(
+                "bxywg", (b, x, y, w, gap), strict=True)}
+            eps = np.finfo(self.dtype).eps
+            residual = self._U_norm * size["g"] + 10 * eps * (
+                norm_of(self._base) * (size["y"] + size["w"]))
+            small = residual <= 1000 * eps * (norm_of(self) * size["x"] + size["b"])
+        return x if np.all(small) else refined(self, self._by_formula, b)
 
     def _slogdet(self):
+        if lacks_rank(self):
+            return 0.0, -np.inf
+        if not self._sound and self._regular is not None:
+            return self._regular.slogdet()
         sign, logabs = self._base.slogdet()
         if sign == 0:
             raise np.linalg.LinAlgError(
@@ -418,19 +258,28 @@ class Woodbury(StructuredOperator):
                 " det(A) det(I + Vᵀ A⁻¹ U C) does not exist"
             )
         small_sign, small = self._capacitance.slogdet()
+        if small_sign and not self._sound:
+            raise np.linalg.LinAlgError(
+                f"slogdet: the base of this Woodbury, {self._base!r}, is too near a singular matrix"
+                " for det(A) det(I + Vᵀ A⁻¹ U C); ask for method='dense' where that fits")
         return sign * small_sign, logabs + small
 
     def _inv(self):
         # (A + U C Vᵀ)⁻¹ = A⁻¹ + (A⁻¹U) K (A⁻ᵀV)ᵀ with K = -C M⁻¹
-        self._check_nonsingular()
+        if not self._sound:
+            if self._is_singular() and self._regular is None:
+                self._check_nonsingular()
+            return super()._inv()  # its products are solves, which look at their residuals
         k = self._U.shape[1]
         C = np.eye(k, dtype=self.dtype) if self._C is None else self._C
         K = -Dense(self._capacitance.A.T, symmetric=False).solve(C.T).T
+        V = None
         if self.symmetric:
-            # C (I + U'A⁻¹U C)⁻¹ is symmetric; only rounding says otherwise.
-            return WoodburyInverse(self, self._base.inv(), self._solved, (K + K.T) / 2, None)
-        return WoodburyInverse(
-            self, self._base.inv(), self._solved, K, self._base.T.solve(self._V))
+            K = (K + K.T) / 2  # C (I + U'A⁻¹U C)⁻¹ is symmetric; only rounding says otherwise
+        else:
+            V = self._base.T.solve(self._V)
+        inverse = WoodburyInverse(self, self._base.inv(), self._solved, K, V)
+        return inverse if self._inverts(inverse._mul) else super()._inv()
 
     # ---------------------------------------------------------------- square root
     # With A = S Sᵀ and W U = Q R:  A + U C Uᵀ = S (I + Q (R C Rᵀ) Qᵀ) Sᵀ, and the middle factor has
@@ -485,11 +334,18 @@ class WoodburyInverse(Woodbury):
     def __init__(self, original, base, U, C, V):
         self._inverse = original
         super().__init__(base, U, C, V, _positive_definite=original.positive_definite)
+        # A downdate may not know that it is positive definite: its inverse, whose root is that of
+        # the original, must not either.
+        self._positive_definite = original.positive_definite
 
     _solve = Inverse._solve
     _slogdet = Inverse._slogdet
     _whiten = Inverse._whiten
     _color = Inverse._color
+
+    def _diagonal(self):
+        known = getattr(self._inverse, "_inverse_diagonal", None)
+        return super()._diagonal() if known is None else known()
 
     def _transpose(self):
         return self._inverse.T.inv()

@@ -15,38 +15,59 @@ from .elementary import Dense
 __all__ = ["Wrapped", "as_operator", "as_scalar"]
 
 
-def as_operator(x):
+def as_operator(x, *, symmetric=None, positive_definite=False):
     """Make an operator of this package out of anything that is a matrix.
 
     Parameters
     ----------
-    x : StructuredOperator, array_like, sparse array or matrix, or scipy LinearOperator
-        Or anything with ``shape`` and ``matvec``, as in `scipy.sparse.linalg.aslinearoperator`.
+    x : StructuredOperator, array_like, sparse array or scipy LinearOperator, shape (m, n)
+        Or anything with ``shape`` and ``matvec``, as the operators of PyLops; ``rmatvec``,
+        ``matmat``, ``rmatmat`` and ``dtype`` are used where there are any.
+    symmetric : bool, optional
+        Structure that `x` has.  Entries that are at hand prove it: those of an array and of a
+        sparse array.  Of an operator it is your word.  None (default): what can be seen.
+    positive_definite : bool, optional
+        The same; an array is factored to prove it.
 
     Returns
     -------
     StructuredOperator
-        `x` itself, a `Dense` for a 2-d array, a `Wrapped` for a sparse or foreign operator.
+        `x` itself, a `Dense` for a 2-d array, a `Wrapped` for a sparse or foreign operator, and for
+        one of ours that does not know of the structure named.
 
     Raises
     ------
     TypeError
         `x` is none of these, is not 2-d, or is complex.
+    ValueError, numpy.linalg.LinAlgError
+        Not finite, or entries that belie the structure.
+
+    See Also
+    --------
+    check_operator : whether the structure is there.
 
     Examples
     --------
-    >>> from mlrops.operators import as_operator
+    >>> import numpy as np
+    >>> from scipy.sparse.linalg import LinearOperator
+    >>> from mlrops import as_operator
     >>> as_operator([[1.0, 2.0], [2.0, 5.0]])
     <2x2 Dense, symmetric, float64>
+    >>> foreign = LinearOperator((3, 3), matvec=lambda v: 2 * v + v.sum(), dtype=float)
+    >>> A = as_operator(foreign, positive_definite=True)
+    >>> A
+    <3x3 Wrapped, positive definite, float64>
+    >>> A.solve(A @ [1.0, 2.0, 3.0]).round(8)
+    array([1., 2., 3.])
     """
+    tags = {"symmetric": symmetric, "positive_definite": positive_definite}
     if isinstance(x, StructuredOperator):
-        return x
-    if issparse(x):
-        return Wrapped(x)
-    if is_operator(x):
-        return Wrapped(aslinearoperator(x))
+        known = x.positive_definite or not positive_definite and (x.symmetric or not symmetric)
+        return x if known else Wrapped(x, **tags)
+    if issparse(x) or is_operator(x):
+        return Wrapped(x, **tags)
     if np.ndim(x) == 2:
-        return Dense(x)
+        return Dense(x, **tags)
     raise TypeError(
         "expected an operator, a 2-d array, a sparse array or a scipy LinearOperator, got"
         f" {type(x).__name__}" + (f" of shape {np.shape(x)}" if np.ndim(x) else "")
@@ -73,7 +94,8 @@ class Wrapped(StructuredOperator):
     Parameters
     ----------
     A : sparse array or matrix, or scipy LinearOperator, shape (m, n)
-        Sparse entries are copied and must be finite.
+        Or anything with ``shape`` and ``matvec``, see `as_operator`.  Sparse entries are copied and
+        must be finite.
     symmetric : bool, optional
         Of a foreign operator your word for it.  A sparse array is compared with its transpose; None
         (default) finds out, True demands it.
@@ -85,7 +107,7 @@ class Wrapped(StructuredOperator):
     Raises
     ------
     TypeError
-        `A` is not sparse or a LinearOperator, or is complex.
+        `A` is not sparse or an operator, or is complex.
     ValueError
         Not finite; or declared symmetric and found not to be, or not square.
 
@@ -106,11 +128,13 @@ class Wrapped(StructuredOperator):
     """
 
     def __init__(self, A, *, symmetric=None, positive_definite=False):
-        if not (issparse(A) or isinstance(A, LinearOperator)):
+        if not (issparse(A) or is_operator(A)):
             raise TypeError(
-                "Wrapped expects a sparse array or a scipy LinearOperator, got"
-                f" {type(A).__name__}; see as_operator"
+                "Wrapped expects a sparse array, a scipy LinearOperator or an object with shape"
+                f" and matvec, got {type(A).__name__}; see as_operator"
             )
+        if not (issparse(A) or isinstance(A, LinearOperator)):
+            A = aslinearoperator(A)
         if A.ndim != 2:
             raise TypeError(f"Wrapped expects a 2-d sparse array, got shape {A.shape}")
         dtype = working_dtype(np.float64 if A.dtype is None else A.dtype, "Wrapped operator")

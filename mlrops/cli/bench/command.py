@@ -18,7 +18,7 @@ import numpy as np
 from ... import __version__
 from ...kernels import threads
 from ..errors import CommandError
-from ..outputs import check_outputs
+from ..outputs import check_outputs, write_text
 from ..tables import columns, paragraph
 from . import operators, peers
 from .race import PeerError, of_peer, race
@@ -111,9 +111,10 @@ def bench(args):
     if args.quick:
         took += "  --quick: problems are too small for their times to mean anything."
     notes = [METHOD, *dict.fromkeys(COMPARISONS[name].note for name in chosen), machine()]
+    if args.output is not None:
+        write_text(args.output, "\n\n".join([as_markdown(rows), *map(paragraph, notes)]) + "\n")
     print(as_text(rows), *map(paragraph, notes), took, sep="\n\n")
     if args.output is not None:
-        _write(args.output, "\n\n".join([as_markdown(rows), *map(paragraph, notes)]) + "\n")
         print(f"\nTable written to {args.output}")
     differ = [f"{row.problem}: {row.task}" for row in rows if not row.holds]
     if differ:
@@ -239,11 +240,3 @@ def _progress(text):
     """One line on stderr that is written over, on a terminal only."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _write(path, text):
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None

@@ -7,7 +7,7 @@ import numpy as np
 from ...datasets import simulate_factor_model, simulate_sur
 from ...models import als_gls, fit_factor_model
 from ...operators.elementary import Dense
-from ...operators.woodbury import LowRankPlusDiagonal
+from ...operators.low_rank_plus_diagonal import LowRankPlusDiagonal
 from .race import Agreement, Race, higher, same
 
 __all__ = ["against_alsgls", "against_linearmodels", "against_pylops", "against_sklearn"]

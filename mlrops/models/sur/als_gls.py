@@ -117,7 +117,8 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
         Tree of the equations, as for `SUR.fit`; default one level with one group.
     covariance : StructuredOperator, array_like or DataFrame, shape (K, K), optional
         A Σ to keep, positive definite, in place of `ranks` and `hierarchy`: feasible GLS, one
-        β-step to rounding.  A DataFrame is read by the names of the equations.
+        β-step to rounding.  It has converged where no more is left than rounding explains, and no
+        more than `gtol`.  A DataFrame is read by the names of the equations.
     solver : {"cg", "lsmr"}, optional
         For the coefficients: preconditioned conjugate gradients on the normal operator, or LSMR on
         the whitened stacked operator, which does not square its condition number (Σ must know
@@ -130,7 +131,8 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     max_iter : int, optional
         Cap of the iterations, each a Σ-step and a β-step.
     max_cg_iter : int, optional
-        Cap of the solver's iterations in a β-step.
+        Cap of the solver's iterations in a β-step.  A run of conjugate gradients ends after as many
+        as there are free coefficients; what rounding leaves is solved for anew.
     variance_floor : float, optional
         Lower bound of D relative to the residual variances of least squares equation by equation.
     beta_ridge, factor_ridge : float, optional
@@ -157,7 +159,8 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     Warns
     -----
     ConvergenceWarning
-        A cap was reached, or variances stand at the floor (Heywood cases).  Two equations with the
+        A cap was reached, also that of the solver, the solver stalls above what rounding explains,
+        or variances stand at the floor (Heywood cases).  Two equations with the
         same residuals up to a factor, which make Σ singular, are named.
 
     Notes

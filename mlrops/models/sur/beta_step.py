@@ -14,6 +14,8 @@ __all__ = ["SOLVERS", "BetaStep", "beta_step"]
 SOLVERS = "cg", "lsmr"
 # A round solves for what the true residual of the round before says is left; each takes off RTOL.
 ROUNDS, RTOL = 6, 1e-10
+# Where the residual falls, the quadratic form, a sum of products with Σ⁻¹, may rise by rounding.
+SLACK = 1000
 # A residual this many times as large as rounding explains is more than rounding.
 ROUNDING = 100
 
@@ -88,7 +90,7 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         trial = problem.look(here.gamma + problem.expand(step))
         # CG lowers the quadratic form in every step, the residual only in the end.
         falls = trial.quad < here.quad * (1 - 4 * eps)
-        if not (falls or trial.size < here.size and trial.quad <= here.quad * (1 + 4 * eps)):
+        if not (falls or trial.size < here.size and trial.quad <= here.quad * (1 + SLACK * eps)):
             break
         stalled = not falls and trial.size > here.size / 2
         here = trial

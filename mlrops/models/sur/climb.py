@@ -172,8 +172,10 @@ class Climb:
         if still and (not moved or gains[-1] <= rules.tol or gains[-1] <= LEAST_GAIN):
             return "gradient"
         if not moved or gains.size == SMALL_GAINS and gains.max() <= rules.tol:
-            # Gains are no measure of coefficients that the solver leaves on their way.
-            if self.solver_end == "target" or self.normal_norm <= rules.gtol:
+            # Gains are no measure of coefficients that the solver leaves on their way.  Where it
+            # stalls at a residual whose square no likelihood shows, they are there.
+            most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
+            if self.solver_end == "target" or self.normal_norm <= max(rules.gtol, most):
                 return "loglik"
             if not moved:
                 return "max_iter" if self.solver_end == "max_iter" else "rounding"

@@ -5,10 +5,10 @@ For coefficients γ on orthonormal bases Q_j of the regressors the normal matrix
 """
 
 import warnings
-from functools import cached_property
 
 import numpy as np
 
+from ..._cached import cached_property
 from ...operators.convergence import ConvergenceWarning
 from ...operators.elementary import Dense
 from .block_cg import block_cg

@@ -1,13 +1,13 @@
 """Kinds of covariance of the coefficients of a fitted system."""
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import matmul_toeplitz
 
+from ..._cached import cached_property
 from ..._labels import by_label, labels_of
-from ..._wording import counted, name_some
+from ..._wording import agree, counted, name_some
 from ...operators._validate import in_memory
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
@@ -233,16 +233,16 @@ def _check_variances(result, covariance, fixed):
     bad = (variances <= 1e-12 * np.square(covariance.Z).sum(axis=1)) & ~fixed
     if bad.any():
         raise ValueError(
-            f"{np.count_nonzero(bad)} variances are not positive ({_name(result, bad)}): with two"
-            " kinds of clusters their sum less that of the intersections need not be; cluster by"
-            " one of them")
+            f"{counted(np.count_nonzero(bad), 'variance')} {agree(bad.sum(), 'is', 'are')} not"
+            f" positive ({_name(result, bad)}): with two kinds of clusters their sum less that of"
+            " the intersections need not be; cluster by one of them")
 
 
 def _name(result, chosen):
     """Some coefficients by equation and regressor."""
     p, names = result.data.p, result.data.names
     labels = []
-    for c in np.flatnonzero(chosen)[:6]:  # one more than are shown
+    for c in np.flatnonzero(chosen):
         j = int(np.searchsorted(np.cumsum(p), c, side="right"))
         i = int(c - p[:j].sum())
         labels.append(f"{i} of equation {j}" if names is None else

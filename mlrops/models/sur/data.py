@@ -204,7 +204,7 @@ def by_equation(given, names, K):
                          f" {len(given)} for {counted(K, 'equation')}")
     if not named:
         return list(given), names
-    if names is None and set(given) != set(range(K)):
+    if names is None and set(map(str, given)) != set(map(str, range(K))):
         names = tuple(map(str, given))
     return list(by_label(given, names, "Xs", "equation")), names
 

@@ -70,7 +70,7 @@ def read_system(equations, missing="cells"):
             f" all equations because some lack them ({agree(len(dropped), 'row', 'rows')}"
             f" {name_some(dropped)}; {counted(incomplete.size, 'equation')}:"
             f" {name_some(read[j].name for j in incomplete)})", UserWarning, stacklevel=3)
-    _check_cells(read, placed, ~lacking[kept])
+    _check_cells(read, placed, ~lacking[kept], label)
     names = SystemNames(tuple(equation.name for equation in read),
                         tuple(map(_regressors, read)), None if rows is None else rows[kept])
     check_names(names)
@@ -106,7 +106,22 @@ def _read_equation(name, given, known):
         if x is not None and (id(x), what) not in known:  # a shared object is read once
             known[id(x), what] = read_part(x, what, name)
         tables.append(None if x is None else known[id(x), what])
-    return with_labels(Equation(name, *tables))
+    return with_labels(_weighed(Equation(name, *tables)))
+
+
+def _weighed(equation):
+    """Weights that have labels in the order of the rows of their equation, which they must have.
+
+    There may be weights of more rows.
+    """
+    name, y, X, weights = equation
+    rows = X.index if y.index is None else y.index
+    if weights is None or weights.index is None or rows is None:
+        return equation
+    if X.index is not None and rows is not X.index:
+        rows = rows[rows.isin(X.index)]
+    return equation._replace(weights=weights.in_order(
+        rows, f"weights of equation {name}", extra=True))
 
 
 def split_equation(name, given):
@@ -260,7 +275,7 @@ def _first_missing(read, placed, lacking, rows):
             ' cells out of the likelihood, missing="drop" rows out of all equations')
 
 
-def _check_cells(read, placed, observed):
+def _check_cells(read, placed, observed, label):
     """Enough cells in every equation, weights that are positive there, and rows in common."""
     counts = observed.sum(axis=0)
     for j, (equation, (_, X, weights)) in enumerate(zip(read, placed, strict=True)):
@@ -269,12 +284,12 @@ def _check_cells(read, placed, observed):
             which = [_regressors(equation)[i] for i in empty]
             why = f" (column {name_some(which)} has no numbers)" if which else ""
             raise ValueError(
-                f"equation {equation.name} has {counted(X.shape[1], 'regressor')} and {counts[j]}"
-                f" complete rows{why}; more rows than regressors are needed")
+                f"equation {equation.name} has {counted(X.shape[1], 'regressor')} and"
+                f" {counted(counts[j], 'complete row')}{why}; more rows than regressors are needed")
         if weights is not None and (weights <= 0).any():
-            t, index = int(np.flatnonzero(weights[:, 0] <= 0)[0]), equation.weights.index
+            t = int(np.flatnonzero(weights[:, 0] <= 0)[0])
             raise ValueError(f"weights of equation {equation.name} must be positive, got"
-                             f" {weights[t, 0]:g} in row {t if index is None else index[t]}")
+                             f" {weights[t, 0]:g} in row {label[t]}")
     shared = observed & (observed.sum(axis=1) > 1)[:, None]
     alone = np.flatnonzero(~shared.any(axis=0))
     if alone.size and len(read) > 1:

@@ -6,8 +6,8 @@ import numpy as np
 
 from ...hierarchy import Hierarchy
 from ...operators.elementary import Dense
+from ...operators.low_rank_plus_diagonal import LowRankPlusDiagonal
 from ...operators.mlr import MLR
-from ...operators.woodbury import LowRankPlusDiagonal
 
 __all__ = ["FactorElimination", "as_mlr", "size_of_elimination"]
 

@@ -1,11 +1,11 @@
 """Standard errors, intervals and covariances of the coefficients of a fitted system."""
 
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from .coefficient_inverse import MOST_COEFFICIENTS
 from .covariance import CovConfig, estimate, one_least_squares

@@ -35,9 +35,9 @@ class SUR:
     constraints : optional
         As for `add_constraints`: a matrix, a dict, or a list of dicts or of (dict, value).
     missing : {"cells", "drop", "raise"}, optional
-        Where y, X or w of an equation is NaN, masked, None, or has no row of that label, the
-        equation lacks this cell.  ``"cells"`` leaves cells out of the likelihood, so that rows with
-        fewer equations count for those they have; ``"drop"`` leaves incomplete rows out of all
+        Where y, X or w of an equation is NaN, masked or None, or y or X has no row of that label,
+        the equation lacks this cell.  ``"cells"`` leaves cells out of the likelihood, so that rows
+        with fewer equations count for those they have; ``"drop"`` leaves incomplete rows out of all
         equations, with a warning; ``"raise"`` refuses them.  Rows without any equation are always
         left out.
 
@@ -77,7 +77,8 @@ class SUR:
     Notes
     -----
     *Rows.*  Objects with an index are put together by it: the rows are the union of the labels,
-    sorted where every index is, else in the order in which they come.  Arrays of an equation whose
+    sorted where every index is, else in the order in which they come.  Weights must have the rows
+    of their equation, and may have more.  Arrays of an equation whose
     other variables have an index take their labels; where nothing has labels, all arrays must have
     the same rows.  Frames of polars and other libraries have names of columns, but no labels of
     rows.
@@ -227,14 +228,15 @@ class SUR:
 
         Parameters
         ----------
-        R : DataFrame, array_like, dict, or list of dict or (dict, float)
+        R : DataFrame, array_like, dict, Series, or list of dict or (dict, float)
             A matrix with one constraint a row: as DataFrame its columns are `param_names`, or a
             MultiIndex of (equation, regressor), in any order; coefficients without a column count
             0.  As array (m, P) its columns are in the order of `param_names`.  Or dicts of factors
             by (equation, regressor) or by name, with a value other than 0 beside them:
-            ``[{("a", "x"): 1, ("b", "x"): -1}, ({("a", "z"): 1}, 0.5)]``.
-        q : array_like (m,), Series or float, optional
-            Values of the rows of a matrix, default 0; a Series is read by R's index.
+            ``[{("a", "x"): 1, ("b", "x"): -1}, ({("a", "z"): 1}, 0.5)]``; one constraint also as a
+            Series.
+        q : array_like (m,), Series, dict or float, optional
+            Values of the rows of a matrix, default 0; a Series or dict is read by R's index.
 
         Raises
         ------

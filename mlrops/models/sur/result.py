@@ -1,10 +1,10 @@
 """`SURResult`: a fitted system of seemingly unrelated regressions."""
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from ..._wording import counted
 from ...operators.base import StructuredOperator

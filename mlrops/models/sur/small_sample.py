@@ -301,7 +301,7 @@ def _weights(covariance):
         unknown += v[group]
         mean_leverage += ((told_apart - v) / sizes)[group]
         others = np.maximum(others, sizes[group] - 1)
-    leverage = np.clip(1 - noise / covariance.partial_variance(), 0, 1)
+    leverage = np.clip(1 - noise / covariance._rough_partial_variance(), 0, 1)
     number = factors + (factors + 2) * np.maximum(leverage, mean_leverage) + unknown
     return _Weights(np.minimum(number, others), leverage, alone)
 

@@ -1,12 +1,12 @@
 """The stacked system of K regression equations whose errors are correlated across equations."""
 
 import math
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 
+from ..._cached import cached_property
 from ..._wording import agree, counted, name_some
 from ...operators.incomplete import IncompleteSamples
 from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
@@ -252,7 +252,7 @@ class Weighting:
 def inverse_diagonal(covariance):
     """diag(Σ⁻¹), (K,)."""
     if hasattr(covariance, "partial_variance"):
-        return 1 / covariance.partial_variance()
+        return 1 / covariance._rough_partial_variance()  # for preconditioners, which may be rough
     return covariance.inv().diagonal()
 
 

@@ -1,10 +1,10 @@
 """Tests of hypotheses, measures of fit, predictions and tables of a fitted system."""
 
 import math
-from functools import cached_property
 
 import numpy as np
 
+from ..._cached import cached_property
 from ..._optional import import_pandas
 from ...operators._validate import check_rank
 from .. import criteria
@@ -87,14 +87,14 @@ class SystemTests:
 
         Parameters
         ----------
-        R : array_like, DataFrame, dict, or list of dict or of (dict, value)
+        R : array_like, DataFrame, dict, Series, or list of dict or of (dict, value)
             An array (m, P) or (P,), coefficients equation by equation; a DataFrame whose columns
             are (equation, regressor) pairs, those that are left out being zero; or for each
             restriction a dict ``{(equation, regressor): factor}``, with the value beside it where
-            that is not zero.  Equations and regressors go by their names, or by their numbers where
-            they have none.
-        q : float or array_like, shape (m,), optional
-            For R as an array or DataFrame; default zeros.
+            that is not zero; one restriction also as a Series.  Equations and regressors go by
+            their names, or by their numbers where they have none.
+        q : float, array_like, Series or dict, shape (m,), optional
+            For R as an array or DataFrame; default zeros.  A Series or dict is read by R's index.
         use_f : bool, optional
             An F statistic, or a χ² statistic.  Default F, but χ² where the covariance of the errors
             is known.

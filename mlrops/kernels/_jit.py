@@ -1,0 +1,168 @@
+"""How loops are compiled: signatures are lazy, the code is cached on disk where there is a place.
+
+numba gives up where it finds no folder for its cache, where a file of the cache is damaged or
+cannot be written, and for the rest of the process where an exception has struck its registries
+while they were read.  None of these is a reason not to compute.
+"""
+
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numba as nb
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.utils import stream_list
+
+__all__ = ["jit"]
+
+_FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
+
+_kernels = []
+_told = False
+
+
+def jit(function):
+    """Compile a function without the GIL, for each signature when it is first called."""
+    kernel = nb.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
+    try:
+        kernel.enable_caching()
+        kernel._cache = _Cache(kernel._cache)
+    except (RuntimeError, OSError) as error:
+        kernel._cache = _NoCache(error)
+    kernel._compile_for_args = _Whole(kernel._compile_for_args)
+    _kernels.append(kernel)
+    return kernel
+
+
+# ---------------------------------------------------------------- the cache
+
+
+class _Cache:
+    """numba's cache of one kernel; what goes wrong with its files costs time and nothing else."""
+
+    def __init__(self, cache):
+        self._cache = cache
+
+    def __getattr__(self, name):
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature, context):
+        try:
+            return self._cache.load_overload(signature, context)
+        except Exception as error:  # a damaged file may raise anything
+            _tell(error)
+            return None
+
+    def save_overload(self, signature, compiled):
+        try:
+            self._cache.save_overload(signature, compiled)
+        except Exception as error:
+            _tell(error)
+
+
+class _NoCache:
+    """Where there is no place for a cache."""
+
+    cache_path = None
+
+    def __init__(self, reason):
+        self._reason = reason
+
+    def load_overload(self, signature, context):
+        _tell(self._reason)
+
+    def save_overload(self, signature, compiled):
+        pass
+
+    def flush(self):
+        pass
+
+
+def _tell(error):
+    """Say once that this process compiles for itself alone."""
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(
+            "compiled kernels are not kept for the next process, which will compile them again:"
+            f" {error}. Set the environment variable NUMBA_CACHE_DIR to a folder that can be"
+            " written to before Python starts", stacklevel=2)
+
+
+# ---------------------------------------------------------------- exceptions while compiling
+
+
+class _Whole:
+    """Compile to the end or not at all.
+
+    Signals reach the main thread only, and there an exception may strike between any two lines of
+    numba.  So one thread compiles for all, and finishes whatever becomes of the call that waits.
+    """
+
+    def __init__(self, compile_for_args):
+        self._compile = compile_for_args
+
+    def __call__(self, *args, **kwargs):
+        try:
+            found = _compiler().submit(self._mending, args, kwargs)
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            return self._mending(args, kwargs)
+        while not found.done():  # a signal just before a wait without an end would not end it
+            wait([found], timeout=0.1)
+        return found.result()
+
+    def _mending(self, args, kwargs):
+        with _busy:
+            try:
+                return self._compile(*args, **kwargs)
+            except BaseException:
+                _mend()
+                raise
+
+
+_lock, _busy = threading.Lock(), threading.Lock()
+_pool = None
+
+
+def _compiler():
+    """The thread that compiles."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(1, thread_name_prefix="mlrops compiler")
+        return _pool
+
+
+def _forget():
+    """A forked child has no thread that compiles, and is not forked while there is one at work."""
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), None
+    _busy.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_busy.acquire, after_in_parent=_busy.release, after_in_child=_forget)
+
+
+def _mend():
+    """Take back what an exception left in numba: failures that it remembers, streams that it ended.
+
+    A context reads each registry by generators, which give what is new since the last time.
+    """
+    with global_compiler_lock:
+        for kernel in _kernels:
+            kernel._compiler._failed_cache.clear()
+        for context in (_kernels[0].typingctx, _kernels[0].targetctx):
+            for registry, loader in list(context._registries.items()):
+                for name, stream in loader._registrations.items():
+                    if stream.gi_frame is None:
+                        loader._registrations[name] = stream_list(_missing(context, registry, name))
+
+
+def _missing(context, registry, name):
+    """Entries of a registry; of globals those that the context lacks, it refuses the others."""
+    entries = getattr(registry, name)
+    if name != "globals":
+        return entries
+    return [entry for entry in entries if context._lookup_global(entry[0]) is None]

@@ -1,0 +1,61 @@
+"""What a verb of an operator takes: checked, real, in C order and of the operator's dtype."""
+
+import numpy as np
+from scipy.sparse import issparse
+
+from .._wording import counted
+from ._validate import as_real, refuse_masked
+
+__all__ = ["linear", "operand", "solve_options"]
+
+
+def operand(x, dtype, rows, verb):
+    """The operand (n,) or (n, k) in `dtype`, and the dtype of the result.
+
+    In C order: no bit of a result depends on how the operand lies in memory.
+    """
+    if issparse(x):
+        raise TypeError(f"{verb}: expected a dense array, got a sparse {type(x).__name__}")
+    refuse_masked(x, verb)
+    x = as_real(x, verb, ndim=(1, 2))
+    if x.shape[0] != rows:
+        raise ValueError(f"{verb}: expected {counted(rows, 'row')}, got an array of shape"
+                         f" {x.shape}")
+    return np.ascontiguousarray(x, dtype), np.result_type(dtype, x.dtype)
+
+
+def _real_columns(z):
+    """Real and imaginary parts of z (n,) or (n, k), side by side: (n, 2 k)."""
+    z = np.asarray(z).reshape(np.shape(z)[0], -1)
+    return np.hstack([z.real, z.imag])
+
+
+def _is_complex(x):
+    return np.iscomplexobj(x) and not issparse(x) and np.ndim(x) in (1, 2)
+
+
+def linear(hook, x, dtype, rows, verb):
+    """``hook(x)`` in the dtype of the result; A z = A Re z + i A Im z for a complex operand."""
+    if not _is_complex(x):
+        x, out = operand(x, dtype, rows, verb)
+        return hook(x).astype(out, copy=False)
+    refuse_masked(x, verb)
+    y = linear(hook, _real_columns(x), dtype, rows, verb)
+    k = y.shape[1] // 2
+    out = np.empty((y.shape[0], k), np.result_type(y.dtype, np.complex64))
+    out.real, out.imag = y[:, :k], y[:, k:]
+    return out.reshape(y.shape[0], *np.shape(x)[1:])
+
+
+def solve_options(A, b, options):
+    """The options of `solve` that are given, for an operator A that iterates."""
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and A._has_direct_solve:
+        raise TypeError(
+            f"solve: {type(A).__name__} is solved by its structure and takes no"
+            f" {' or '.join(options)}; such options steer an iteration, as of a Sum or a Wrapped")
+    if "x0" in options:
+        refuse_masked(options["x0"], "solve: x0")
+        if _is_complex(b):
+            options["x0"] = _real_columns(options["x0"])
+    return options
