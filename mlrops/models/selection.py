@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from tqdm import tqdm
 
 from .._labels import labels_of
@@ -15,7 +16,6 @@ from ..hierarchy import Hierarchy
 from ..operators._validate import as_real, check_rank
 from ..operators.mlr import MLR, check_ranks
 from .folds import make_folds
-from .frames import is_frame
 from .labelled import data_names
 from .limits import useful_ranks
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
@@ -283,7 +283,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     if not (isinstance(hierarchy, Hierarchy) and (hierarchy.feature_names is None
                                                   or is_chunks(Y))):
         hierarchy = tree_of(hierarchy, data_names(Y), _shape(Y)[1])
-    if is_frame(Y):  # its names are those of the hierarchy from here on
+    if not (scipy.sparse.issparse(Y) or isinstance(Y, np.memmap) or is_chunks(Y)):
+        # Names are those of the hierarchy from here on, masked cells are NaN.
         hierarchy, Y = hierarchy._renamed(data_names(Y) or hierarchy.feature_names), as_array(Y)
     rng = np.random.default_rng(random_state)
     how = RankOptions(

@@ -301,5 +301,5 @@ class SURResult(Inference, SystemTests):
         loglik : float
         """
         new = read_new(self, Xs, Y, need_Y=True)
-        return conditional.average(measures.loglik_samples(self, new),
-                                   measures.new_errors(new, self))
+        loglik = measures.loglik_samples(self, new)
+        return conditional.average(loglik, measures.new_errors(new, self))
