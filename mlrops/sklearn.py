@@ -282,7 +282,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self.result_.score_samples(X)
 
     def score(self, X, y=None):
-        """Average log-likelihood a sample.
+        """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
         ----------
@@ -293,7 +293,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         -------
         loglik : float
         """
-        return float(self.score_samples(X).mean())
+        X = self._check(X)
+        return self.result_.score(X)
 
     def get_covariance(self):
         """Fitted covariance as a dense array (n, n); `covariance_` is the operator."""

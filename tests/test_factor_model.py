@@ -218,9 +218,10 @@ def test_starts():
     assert all(f.loglik > fits[2].loglik_trace[0] for f in fits)
     first = [iterates(Y, exact, h, init="svd", max_iter=0)[0][0].covariance for _ in range(2)]
     assert np.array_equal(first[0].F, first[1].F)
-    # Top-down: the leading directions of all the data, then of what is left in each group.
-    s2 = np.square(np.linalg.svd(X, compute_uv=False)[:2]).sum() / 400
-    assert np.square(first[0].factors[0]).sum() == pytest.approx(s2, rel=1e-9)
+    # Top-down: the leading directions of all standardized data, then of what is left in groups.
+    sd = X.std(axis=0)
+    s2 = np.square(np.linalg.svd(X / sd, compute_uv=False)[:2]).sum() / 400
+    assert np.square(first[0].factors[0] / sd[:, None]).sum() == pytest.approx(s2, rel=1e-9)
 
 
 def test_random_starts_are_seeded():
@@ -337,7 +338,7 @@ def test_variances_at_the_floor_are_named():
     h = Hierarchy(rng.permutation(10), [[0, 10], [0, 5, 10]])
     Y = rng.standard_normal((50, 10))
     Y[:, 7] = Y[:, 2]  # two copies: the factor explains both entirely
-    with pytest.warns(ConvergenceWarning, match=r"2 features have a variance at the floor.*2, 7"):
+    with pytest.warns(ConvergenceWarning, match="no maximum.*of 2 features.*2, 7"):
         fit = fit_factor_model(Y, (1, 0), h, max_iter=3000, tol=0, variance_floor=1e-3)
     assert fit.boundary.tolist() == [2, 7]
     close(fit.covariance.D[[2, 7]], 1e-3 * Y.var(axis=0)[[2, 7]], 1e-9)
@@ -346,21 +347,6 @@ def test_variances_at_the_floor_are_named():
 
 
 @pytest.mark.quick(4)
-@pytest.mark.parametrize("scale", [1e-8, 1e8])
-@pytest.mark.parametrize("init", ["svd", "random"])
-@pytest.mark.parametrize("N", [20, 100])
-def test_scale_equivariance(scale, init, N):
-    h, _, Y = tree_data(N=N)
-    options = dict(init=init, random_state=0, tol=1e-5, gtol=0, accelerate=False)
-    one = fit_factor_model(Y, (2, 1, 1), h, **options)
-    many = fit_factor_model(Y * scale, (2, 1, 1), h, **options)
-    assert many.n_iter == one.n_iter and many.termination == one.termination == "loglik"
-    close(many.covariance.F, one.covariance.F * scale, 1e-7)
-    close(many.covariance.D, one.covariance.D * scale**2, 1e-7)
-    assert np.array_equal(many.boundary, one.boundary)
-    close(many.loglik_trace + 24 * math.log(scale), one.loglik_trace, 1e-9)
-
-
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_accelerated_fits_to_data_in_other_units_converge_to_the_same(scale):
     h, _, Y = tree_data(N=300)

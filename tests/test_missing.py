@@ -156,10 +156,13 @@ def test_one_level(ranks):
 
 
 def test_single_precision():
+    """Of the data: all that follows from them is computed in double."""
     problem = tree_problem(dtype=np.float32)
-    check_iterates(problem, 3, problem.weights, True, 2e-4)
-    last = list(em(problem, 1))[-1]
-    assert last.F.dtype == last.D.dtype == last.mean.dtype == np.float32
+    for name in ("F", "D", "mean"):
+        setattr(problem, name, getattr(problem, name).astype(float))
+    check_iterates(problem, 3, problem.weights, True)
+    source = incomplete_source(problem.Y, problem.h, True)
+    assert source.dtype == np.float32 and source.samples.dtype == source.mean.dtype == np.float64
 
 
 @settings(max_examples=15)
@@ -449,9 +452,8 @@ def test_fit_and_imputation_of_nullable_columns():
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_fit_does_not_depend_on_units(scale):
     h = Hierarchy.balanced(60, (1, 4, 12))
-    Y = simulate_mlr(h, (2, 1, 1), 150, random_state=0).Y
+    Y = simulate_mlr(h, (2, 1, 1), 300, random_state=0).Y
     Y[at_random(Y.shape, np.random.default_rng(0))] = np.nan
-    one, many = (fit_factor_model(Y * s, (2, 1, 1), h, missing="em", tol=1e-6)
-                 for s in (1, scale))
-    assert one.n_iter == many.n_iter and one.termination == many.termination == "loglik"
+    one, many = (fit_factor_model(Y * s, (2, 1, 1), h, missing="em") for s in (1, scale))
+    assert one.converged and many.converged and not one.boundary.size
     close(many.covariance.toarray(), one.covariance.toarray() * scale**2, 1e-6)

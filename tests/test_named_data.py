@@ -281,6 +281,16 @@ MISSING = {
 
 
 @pytest.mark.parametrize("form", MISSING)
+def test_missing_cells_are_left_out_of_folds_in_every_form(form):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found, expected = (select_ranks(data, candidates=[1], criterion="cv", shuffle=False,
+                                        refit=False, missing="em", max_iter=5).table[0].cv_mean
+                           for data in (MISSING[form], MISSING["NaN"]))
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("form", MISSING)
 def test_missing_cells_are_missing_in_every_form(form):
     data, plain = MISSING[form], MISSING["NaN"]
     assert fitted(data, missing="em").loglik == pytest.approx(fitted(plain, missing="em").loglik)

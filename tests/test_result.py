@@ -475,8 +475,9 @@ def test_a_fit_of_float32_stays_float32():
                        random_state=0)
     fit = fit_factor_model(sim.Y, (1, 1), sim.covariance.hierarchy)
     outputs = [*fit.scores(sim.Y), *fit.scores(sim.Y, method="bartlett"), fit.communalities,
-               fit.score_samples(sim.Y), fit.sample(2), fit.correlation.D,
+               fit.sample(2), fit.correlation.D,
                *fit.rotate("promax").loadings, *fit.rotate().result.covariance.factors]
     assert {x.dtype for x in outputs} == {np.dtype(np.float32)}
+    assert fit.score_samples(sim.Y).dtype == np.float64  # likelihoods do not bear less
     close(fit.covariance.toarray(), dense_mlr(fit.covariance.hierarchy, fit.covariance.factors,
                                               fit.covariance.D), 1e-5)

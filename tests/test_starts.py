@@ -36,7 +36,7 @@ def started(Y, ranks, h, init, seed=None, **options):
     source, h, _ = open_source(Y, h, True, "em", options.get("sample_weight"),
                                options.get("compress"))
     F, D = start(init, h, ranks, source, seed)
-    assert F.dtype == D.dtype == source.dtype and F.shape == (h.n, sum(ranks))
+    assert F.dtype == D.dtype == np.float64 and F.shape == (h.n, sum(ranks))
     return h._scatter(F), h._scatter(D)
 
 
@@ -44,8 +44,12 @@ def started(Y, ranks, h, init, seed=None, **options):
 
 
 def svd_reference(Y, ranks, h):
-    """Level after level, group after group: leading singular vectors of what is left."""
-    left = (Y - Y.mean(axis=0)).T / np.sqrt(len(Y))
+    """Level after level, group after group: leading singular vectors of what is left.
+
+    Of features in units of their standard deviations.
+    """
+    sd = Y.std(axis=0)
+    left = ((Y - Y.mean(axis=0)) / sd).T / np.sqrt(len(Y))
     variance, levels = np.square(left).sum(axis=1), []
     for level, r in enumerate(ranks):
         labels, S = h.labels(level), np.zeros((h.n, h.n))
@@ -55,8 +59,8 @@ def svd_reference(Y, ranks, h):
             best = (U[:, :r] * s[:r]) @ Vt[:r]
             S[np.ix_(rows, rows)] = best @ best.T
             left[rows] -= best
-        levels.append(S)
-    return levels, np.maximum(np.square(left).sum(axis=1), LEAST_SHARE * variance)
+        levels.append(S * np.outer(sd, sd))
+    return levels, sd**2 * np.maximum(np.square(left).sum(axis=1), LEAST_SHARE * variance)
 
 
 @pytest.mark.parametrize("N", [4, 19, 60])

@@ -121,7 +121,7 @@ def test_weights_are_multiplicities():
 def test_float32():
     h, Y = tree(), samples().astype(np.float32)
     source = chunked_source(split_rows(Y, 1), h, True)
-    assert source.dtype == source.mean.dtype == np.float32
+    assert source.dtype == np.float32 and source.mean.dtype == np.float64
     point = some_point(h, RANKS, source)
     wide = type(point)(*(x.astype(float) for x in point))
     expected = run(dense_data(Y.astype(float), h), h, RANKS, point=wide)
@@ -381,7 +381,7 @@ def test_compression_keeps_small_deviations():
     X = (Y - Y.mean(axis=0)).T[h.permutation]
     close(found.X @ found.X.T, X @ X.T, 1e-8)
     narrow = compress_chunks(np.array_split(Y.astype(np.float32), 7), h, True)
-    assert narrow.dtype == narrow.mean.dtype == np.float32
+    assert narrow.dtype == np.float32 and narrow.X.dtype == narrow.mean.dtype == np.float64
     close(narrow.X @ narrow.X.T, X @ X.T, 1e-5)
 
 
@@ -468,10 +468,10 @@ def test_the_first_pass_looks_at_every_row():
     for width in (1, 3, 7, 20, 50):
         rows = Rows(split_rows(Y, width), h, None, None)
         seen = [X[:, : w.size].T.copy() for X, w in rows.blocks(
-            width, np.arange(3), np.zeros(3), np.ones(3), float, first=True)]
+            width, np.arange(3), np.zeros(3), np.ones(3), first=True)]
         assert np.array_equal(np.concatenate(seen), Y)
         again = [X.T.copy() for X, _ in rows.blocks(
-            width, np.arange(3), np.zeros(3), np.ones(3), float)]
+            width, np.arange(3), np.zeros(3), np.ones(3))]
         assert np.array_equal(np.concatenate(again), Y)
         lengths = [len(X) for X in again]
         assert max(lengths) <= width and max(lengths) - min(lengths) < len(lengths)

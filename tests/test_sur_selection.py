@@ -13,7 +13,8 @@ from mlrops.datasets import simulate_sur
 from mlrops.models.criteria import degrees_of_freedom
 from mlrops.models.sur import selection as sur_selection
 from mlrops.models.sur.data import SURData, read_equations
-from mlrops.models.sur.selection import held_out_loglik, select_sur_ranks
+from mlrops.models.sur.measures import average_loglik
+from mlrops.models.sur.selection import select_sur_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
@@ -91,10 +92,10 @@ def test_held_out_likelihood_by_dense_blocks(small, kind):
     fit = als_gls(small.Xs, small.Y, (1, 1), TREE)
     rows = np.array([1, 4, 5, 30, 58])
     part = data.take(rows)
-    assert held_out_loglik(fit, part) == pytest.approx(dense_loglik(part, fit), rel=1e-10)
+    assert average_loglik(fit, part) == pytest.approx(dense_loglik(part, fit), rel=1e-10)
     if kind == "complete":
         expected = fit.score([X[rows] for X in small.Xs], small.Y[rows])
-        assert held_out_loglik(fit, part) == pytest.approx(expected, rel=1e-12)
+        assert average_loglik(fit, part) == pytest.approx(expected, rel=1e-12)
 
 
 def test_folds_by_hand(small):

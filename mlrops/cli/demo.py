@@ -8,7 +8,7 @@ import numpy as np
 from .outputs import can_draw, check_outputs, save_picture
 from .tables import table
 
-__all__ = ["demo"]
+__all__ = ["choose", "demo", "held_out"]
 
 # Factors in all, to be split over the levels of the tree.
 TOTAL = 6
@@ -28,31 +28,37 @@ def _compile(months, hierarchy):
     print(f"{perf_counter() - start:.1f} s\n")
 
 
-def _choose(months, hierarchy):
-    """Split the factors over the levels by BIC on these months; the selection."""
+def choose(months, hierarchy, **how):
+    """Split the factors over the levels by BIC, or as said, on these months; the selection."""
     from ..models import ConvergenceWarning, select_ranks
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of splits that are not chosen
-        return select_ranks(months, hierarchy, total_rank=TOTAL, exact=True, tol=1e-6, gtol=1e-3,
-                            random_state=0)
+        return select_ranks(months, hierarchy, total_rank=TOTAL, exact=True, random_state=0, **how)
+
+
+def held_out(data, months):
+    """Hold out each fifth of the months; fit to the others, by tree and by a single level.
+
+    Yields (block, selection, log-likelihood of a month in the tree, in the single level).
+    """
+    from ..models import fit_factor_model
+
+    for block in np.array_split(np.arange(len(months)), 5):
+        train = np.delete(months, block, axis=0)
+        chosen, single = choose(train, data.hierarchy), fit_factor_model(train, TOTAL)
+        yield block, chosen, chosen.fit.score(months[block]), single.score(months[block])
 
 
 def _hold_out(data, months):
-    """Hold out each fifth of the months; fit to the others, by tree and by a single level."""
-    from ..models import fit_factor_model
-
-    rows, gains = [], []
-    for block in np.array_split(np.arange(len(months)), 5):
-        start = perf_counter()
-        train = np.delete(months, block, axis=0)
-        chosen = _choose(train, data.hierarchy)
-        single = fit_factor_model(train, TOTAL).score(months[block])
-        tree = chosen.fit.score(months[block])
+    """Print what `held_out` finds."""
+    rows, gains, start = [], [], perf_counter()
+    for block, chosen, tree, single in held_out(data, months):
         gains.append(tree - single)
         rows.append((f"{data.dates[block[0]]} to {data.dates[block[-1]]}",
                      " + ".join(map(str, chosen.ranks)), f"{tree:.3f}", f"{single:.3f}",
                      f"{tree - single:+.3f}", f"{perf_counter() - start:.1f}"))
+        start = perf_counter()
     print(table(("months held out", "ranks chosen", "tree", "single level", "gain", "seconds"),
                  rows))
     print(f"\nmean gain {np.mean(gains):+.3f} a month")
@@ -134,7 +140,7 @@ Log-likelihood of a held-out month under two models that store equally many numb
 of the root, and {TOTAL} split over root, family and size group by BIC on the months fitted to.
 """)
     _hold_out(data, months)
-    tree, single = _choose(months, data.hierarchy).fit, fit_factor_model(months, TOTAL)
+    tree, single = choose(months, data.hierarchy).fit, fit_factor_model(months, TOTAL)
     print(f"\nFitted to all months:\n\n{tree.summary(max_factors=0)}\n")
 
     print("The fitted covariance in SciPy's solvers, as it is:\n")

@@ -1,5 +1,6 @@
 """``python -m mlrops fit``: a multilevel low rank matrix near to that of a file."""
 
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..fitting.partition import check_symmetry, partition
 from ..hierarchy import Hierarchy
 from ..io import save
 from .errors import CommandError, in_options
+from .info import stored_numbers
 from .matrix_file import read_matrix, read_names, read_tree
 from .outputs import can_draw, check_outputs, write_picture
 from .sur import said
@@ -149,11 +151,26 @@ def _fits(A, rows, cols, symmetric, args, starts):
                 bar.set_postfix(error=f"{iterate.error:.5f}", ranks=iterate.ranks, refresh=False)
                 bar.update()
 
-            fits[start] = allocate_ranks(A, args.rank, rows, cols, start=start, callback=show,
-                                         symmetric=symmetric, psd=args.psd, random_state=args.seed)
+            fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(
+                allocate_ranks, A, args.rank, rows, cols, start=start, callback=show,
+                random_state=args.seed))
         if fits[start].termination == "interrupted":
             raise KeyboardInterrupt
     return fits
+
+
+def _nearest(A, rows, cols, symmetric, psd, fit):
+    """The fit with the smallest error of those to the family asked for and to all it contains.
+
+    Symmetric matrices are general ones, positive semidefinite ones symmetric; but a search that
+    may go further need not end lower.
+    """
+    families = [{"symmetric": symmetric, "psd": psd}]
+    if rows == cols and check_symmetry(A, None):
+        families += [family for family in ({"symmetric": True, "psd": False},
+                                           {"symmetric": True, "psd": True})
+                     if (family["psd"], family["symmetric"]) > (psd, symmetric)]
+    return min((fit(**family) for family in families), key=lambda found: found.error)
 
 
 # ---------------------------------------------------------------- what it is compared with
@@ -166,8 +183,8 @@ def _others(A, rank, symmetric, args):
     if symmetric and 1 < n <= DIAGONAL_SIDE:
         # A level of single features with rank 1 is a diagonal.
         tree = Hierarchy.balanced(n, [1, n])
-        plus = fit_mlr(A, (rank - 1, 1), tree, symmetric=True, psd=args.psd,
-                       random_state=args.seed)
+        plus = _nearest(A, tree, tree, True, args.psd, partial(
+            fit_mlr, A, (rank - 1, 1), tree, random_state=args.seed))
         out[f"low rank {rank - 1} plus diagonal"] = plus.error
     return out
 
@@ -239,10 +256,10 @@ def _capped(found):
 
 def _storage(A, operator):
     dense = A.shape[0] * A.shape[1]
-    text = (f"Storage: {operator.storage:,} numbers, {100 * operator.storage / dense:.1f}% of the"
-            f" dense {dense:,}")
+    numbers, _ = stored_numbers(operator)  # what `info` says of the file
+    text = f"Storage: {numbers:,} numbers, {100 * numbers / dense:.1f}% of the dense {dense:,}"
     if issparse(A):
-        text += f", {100 * operator.storage / max(A.nnz, 1):.1f}% of the {A.nnz:,} stored entries"
+        text += f", {100 * numbers / max(A.nnz, 1):.1f}% of the {A.nnz:,} stored entries"
     return text + "."
 
 

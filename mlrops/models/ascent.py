@@ -7,7 +7,7 @@ import numpy as np
 from ..operators.secant import SecantPairs, row_maxima, scaled_difference, scaled_step
 from .em import Point, em_map
 
-__all__ = ["Ascent", "Problem"]
+__all__ = ["LEAST", "Ascent", "Problem", "VanishingVariance"]
 
 # Pairs of vectors that shape a jump: in trials more gained nothing, 3 cost a third more steps.
 MEMORY = 5
@@ -15,6 +15,24 @@ MEMORY = 5
 SHORTER = 0.1, 0.6
 # Largest change of log D in one jump.
 LARGEST = 10.0
+# Share of a feature's variance below which its D loses the digits of a likelihood.
+LEAST = 1e4 * np.finfo(float).eps
+
+
+class VanishingVariance(np.linalg.LinAlgError):
+    """Entries of D go to zero, where no floor holds them."""
+
+    def __init__(self, place):
+        self.place = place  # in tree order
+        super().__init__("variances go to zero")
+
+    def told(self, named, noun):
+        """The error for a user, who knows features by names."""
+        return np.linalg.LinAlgError(
+            f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own,"
+            f" where likelihoods lose their digits: the factors determine these {noun}s (Heywood"
+            " cases), as they do duplicates; leave some out, take fewer factors or a"
+            f" variance_floor above {LEAST:.0e}")
 
 
 class Problem:
@@ -26,7 +44,7 @@ class Problem:
 
     def __init__(self, source, tree, ranks, floor):
         self.source, self.tree, self.ranks, self.floor = source, tree, ranks, floor
-        self.sd = np.sqrt(source.variance).astype(source.dtype)
+        self.sd = np.sqrt(source.variance)
         n, R = tree.n, sum(ranks)
         self.shape, self.cuts = (n, R), (n * R, n * R + n)
         self.size = n * R + n + n * source.mean_is_free
@@ -38,22 +56,25 @@ class Problem:
 
     def evaluate(self, point, out, keep):
         """The EM map at a point."""
+        low = np.flatnonzero(point.D < LEAST * self.sd**2)
+        if low.size:
+            raise VanishingVariance(low)
         return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
 
     def difference(self, a, b, v):
-        """``v(a) - v(b)`` in single precision."""
+        """``v(a) - v(b)``."""
         F, D, mean = self.parts(v)
         scaled_difference(a.F, b.F, self.sd, F)
-        np.log(a.D / b.D, out=D, casting="same_kind")
+        np.log(a.D / b.D, out=D)
         if mean.size:
             mean[:] = (a.mean - b.mean) / self.sd
 
     def gradient(self, point, mapped):
         """Derivatives by v; zero for a variance at the floor that would go lower."""
-        g = np.empty(self.size, np.float32)
+        g = np.empty(self.size)
         F, D, mean = self.parts(g)
         _, dD, dmean = mapped.step.gradient(*mapped.raw, scale=self.sd, out=F)
-        np.multiply(dD, point.D, out=D, casting="same_kind")
+        np.multiply(dD, point.D, out=D)
         D[(point.D <= self.floor) & (D < 0)] = 0
         if mean.size:
             mean[:] = dmean * self.sd
@@ -78,7 +99,7 @@ class Problem:
             out = np.empty_like(q)
             oF, oD, omean = self.parts(out)
             _, shift = mapped.step.precondition(F, mean, scale=scale, out=oF)
-            np.multiply(D, twice, out=oD, casting="same_kind")
+            np.multiply(D, twice, out=oD)
             if mean.size:
                 omean[:] = shift
             return out
@@ -88,7 +109,7 @@ class Problem:
     def move(self, point, d, share, out):
         """The point at ``v + share d``, D clipped at the floor, written to `out`."""
         F, D, mean = self.parts(d)
-        scaled_step(point.F, F, (share * self.sd).astype(out.F.dtype), out.F)
+        scaled_step(point.F, F, share * self.sd, out.F)
         growth = np.exp(np.clip(share * D, -LARGEST, LARGEST))
         np.maximum(point.D * growth, self.floor, out=out.D)
         shifted = point.mean + share * self.sd * mean if mean.size else point.mean
@@ -123,9 +144,9 @@ class Ascent:
     """Steps uphill from a first point; `state` is always the best point so far.
 
     A jump goes along the quasi-Newton direction whose rough inverse Hessian is EM's own answer to a
-    gradient.  Where it would let the log-likelihood fall, it is tried once more at the maximum of
-    the cubic through values and slopes; failing that, the plain EM step is taken, which cannot
-    fall, and the pairs are forgotten.
+    gradient.  Where it would let the log-likelihood fall, it is tried once more where the slopes at
+    its ends say that the maximum is; failing that, the plain EM step is taken, which cannot fall,
+    and the pairs are forgotten.
 
     Parameters
     ----------
@@ -165,7 +186,7 @@ class Ascent:
         if not math.isfinite(trial.loglik):
             raise FloatingPointError(
                 f"the log-likelihood is {trial.loglik} after {self.n_evaluations} evaluations of"
-                f" the EM map; the data's scale may be out of range for {self.problem.source.dtype}"
+                f" the EM map; the data's scale may be out of range"
             )
         if trial.loglik < self.state.loglik:
             self._discard(trial)
@@ -203,7 +224,7 @@ class Ascent:
                 self._accept(trial)
                 return True
             if not last:
-                share = _shorter(trial.loglik - here.loglik, slope, float(d @ trial.gradient))
+                share = _shorter(slope, float(d @ trial.gradient))
             self._discard(trial)
         self.pairs.clear()
         return False
@@ -223,13 +244,10 @@ class Ascent:
         return trial
 
 
-def _shorter(rise, slope, end_slope):
-    """Where the cubic with these values and slopes at 0 and 1 is largest, within SHORTER."""
-    a = slope + end_slope - 3 * rise
-    square = a * a - slope * end_slope
-    share = 0.3
-    if square >= 0:
-        root = math.sqrt(square)
-        bottom = slope - end_slope + 2 * root
-        share = 1 - (root - end_slope + a) / bottom if bottom else share
+def _shorter(slope, end_slope):
+    """Where the line through the slopes at 0 and 1 is zero, within SHORTER.
+
+    Slopes are known to rounding, also where two log-likelihoods differ by little else.
+    """
+    share = slope / (slope - end_slope) if end_slope < 0 else 0.3
     return min(max(share, SHORTER[0]), SHORTER[1])

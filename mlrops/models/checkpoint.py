@@ -181,7 +181,7 @@ class Checkpoint:
             _expect({name: type(x) for name, x in best.items()} == kinds, "'best'")
 
     def _check_arrays(self, arrays, problem, rows):
-        (n, R), dtype, k = problem.shape, problem.source.dtype, len(arrays["S"])
+        (n, R), dtype, k = problem.shape, np.float64, len(arrays["S"])
         wanted = {"S": (k, problem.size), "Y": (k, problem.size), "SY": (rows, rows)}
         for name, shape in wanted.items():
             _expect(arrays[name].shape == shape and arrays[name].dtype.kind == "f"

@@ -1,5 +1,6 @@
 """Normal distributions with an MLR covariance, given some of the cells of a sample."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,10 +10,11 @@ from .._labels import labels_of, match
 from .._wording import counted, name_some
 from ..operators import incomplete
 from ..operators._validate import as_features, as_finite, as_real
+from ..operators.traces import in_double
 from .frames import is_frame
 from .labelled import like_rows, read_samples, read_values, with_names
 
-__all__ = ["Conditional", "condition", "impute", "loglik_samples"]
+__all__ = ["Conditional", "average", "condition", "impute", "loglik_samples"]
 
 
 def _samples(covariance, Y):
@@ -63,7 +65,47 @@ def loglik_samples(covariance, mean, Y):
     """
     if not len(Y):
         return np.empty(0)
-    return incomplete.loglik_samples(covariance, mean, _samples(covariance, Y))
+    covariance, mean = in_double(covariance), np.asarray(mean, float)
+    if np.isnan(Y).any():
+        return incomplete.loglik_samples(covariance, mean, _samples(covariance, Y))
+    quad = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
+    return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
+
+
+def average(loglik, Y, weights=None):
+    """Average log-likelihood of the samples that have a cell; the others count nowhere.
+
+    Parameters
+    ----------
+    loglik : ndarray, shape (N,)
+        Of each sample.
+    Y : ndarray, shape (N, n)
+        NaN marks a missing cell.
+    weights : ndarray, shape (N,), optional
+        Of the samples.
+
+    Returns
+    -------
+    loglik : float
+
+    Raises
+    ------
+    ValueError
+        No sample has a cell, or only samples of weight 0 have one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.models.conditional import average
+    >>> average(np.array([-3.0, 0.0, -5.0]), np.array([[1.0, 2], [np.nan, np.nan], [3, 4]]))
+    -4.0
+    """
+    counted_in = ~np.isnan(Y).all(axis=1)
+    weights = counted_in if weights is None else np.where(counted_in, weights, 0)
+    if not weights.any():
+        raise ValueError(f"none of {counted(len(Y), 'sample')} has an observed cell and a positive"
+                         " weight: there is nothing to average the log-likelihood over")
+    return float(weights @ loglik / weights.sum())
 
 
 def impute(covariance, mean, Y, return_std=False):

@@ -23,20 +23,20 @@ class CompleteData:
     weight: float  # Σ w_t
     ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
     names: tuple | None = None
+    dtype: np.dtype = np.dtype(float)
     mean_is_free = False
-
-    @property
-    def dtype(self):
-        return self.X.dtype
 
     @property
     def variance(self):
         """Mean square of each feature."""
-        return self.sums_of_squares.astype(float) / self.weight
+        return self.sums_of_squares / self.weight
+
+    def shown(self, features):
+        return np.ones((1, features.size), bool), np.ones(1)
 
     def start_data(self, width, seed):
         same = self.weight == self.n_samples
-        return self.X if same else self.X * self.dtype.type((self.n_samples / self.weight) ** 0.5)
+        return self.X if same else self.X * (self.n_samples / self.weight) ** 0.5
 
     def evaluate(self, covariance, mean):
         return Complete(covariance, self)
@@ -59,8 +59,7 @@ def complete_source(Y, hierarchy, center, weights=None, names=None, compress=Tru
     mean = np.zeros(n)
     if center:
         mean = Y.mean(axis=0, dtype=np.float64) if weights is None else weighted_mean(Y, weights)
-    mean = mean.astype(Y.dtype)
-    root = 1 if weights is None else np.sqrt(weights).astype(Y.dtype)[:, None]
+    root = 1 if weights is None else np.sqrt(weights)[:, None]
     if N > n and compress:
         centred = (Y - mean) * root
         X = scipy.linalg.qr(centred, mode="r", overwrite_a=True, check_finite=False)[0][:n].T
@@ -69,7 +68,8 @@ def complete_source(Y, hierarchy, center, weights=None, names=None, compress=Tru
         X *= root if weights is None else root.T
     X = np.ascontiguousarray(hierarchy._gather(X))
     weight = float(N if weights is None else weights.sum())
-    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N, weight)
+    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N, weight,
+                        dtype=Y.dtype)
 
 
 def weighted_mean(Y, weights):

@@ -4,12 +4,15 @@ What EM asks of data is a *source*.  Its arrays are in tree order.
 
 ============================ =======================================================================
 ``n_samples``                number of samples N (int)
-``dtype``                    of factors and variances
+``dtype``                    of the data, and of what is returned in the end; all that is computed
+                             between is float64, likelihoods do not bear less
 ``variance``                 (n,) variance of the observed cells of each feature, float64
 ``mean``                     (n,) where the mean starts
 ``mean_is_free``             whether EM updates the mean; with complete data it knows its place
 ``start_data(width, seed)``  (n, k) array X, ``X Xᵀ / N`` like the covariance of the data: the
                              data themselves, or a sketch of about `width` columns
+``shown(features)``          which of some features the samples show together: (patterns, k) bool,
+                             and the weights (patterns,) of the samples that do
 ``evaluate(Σ, mean)``        the E-step at a covariance (`MLR` in tree order) and mean
 ``shares``                   where cells are missing: (n,) share of the samples with each feature
 ============================ =======================================================================
@@ -70,7 +73,7 @@ def em_map(source, tree, ranks, floor, point, out, keep=False):
     covariance = MLR.from_compact(tree, ranks, point.F, point.D, copy=False, check_finite=False)
     step = source.evaluate(covariance, point.mean)
     F, D, mean = step.update((out.F, out.D), keep)
-    raw = Point(F, D, mean.astype(point.mean.dtype, copy=False))
+    raw = Point(F, D, mean)
     image = Point(raw.F, np.maximum(raw.D, floor), raw.mean)
     return Mapped(step.loglik, covariance, image, raw, step)
 

@@ -7,12 +7,14 @@ import numpy as np
 
 from .._archive import check_regular
 from .._wording import agree, counted
-from ..operators.convergence import ConvergenceWarning
+from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR, check_ranks
-from .ascent import MEMORY, Problem
+from ..operators.traces import in_double
+from .ascent import MEMORY, Problem, VanishingVariance
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
 from .labelled import named
+from .limits import at_floor, run_off, too_few_samples
 from .options import check_options, check_scale, check_times
 from .result import FactorModelResult
 from .run import run
@@ -83,10 +85,11 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         A Hierarchy with names must have those of the columns, and is put in their order; data
         without names take over its own.
     init : {"svd", "principal_factor", "frobenius", "random"} or MLR, optional
-        Starting point: top-down truncated SVDs of the running residual, group by group; iterated
-        principal factors (one level of one group only); the model nearest to the sample covariance
-        in the Frobenius norm, see Notes; a seeded random draw; or an operator on the same hierarchy
-        with the same ranks, matched by name where its hierarchy has names.
+        Starting point, of features in units of their standard deviations: top-down truncated SVDs
+        of the running residual, group by group; iterated principal factors (one level of one group
+        only); the model nearest to the sample correlations in the Frobenius norm, see Notes; a
+        seeded random draw; or an operator on the same hierarchy with the same ranks,
+        matched by name where its hierarchy has names.
     n_init : int, optional
         Number of starts, of which the best outcome is kept: the first one as `init` says, further
         ones random.
@@ -147,11 +150,16 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
         NaN or infinity in Y (the features are named), constant features, fewer than 2 samples,
         shapes that do not fit the hierarchy, bad ranks or weights, complex data; a checkpoint that
         is damaged or of another fit.
+    numpy.linalg.LinAlgError
+        With a `variance_floor` near 0, variances that run to zero; the features are named.
 
     Warns
     -----
     ConvergenceWarning
-        The iteration cap was reached, or variances stand at the floor (Heywood cases).
+        The iteration cap was reached, or variances stand at the floor (Heywood cases).  A
+        likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
+        features than that (``N - 1`` with ``center=False``), and features that determine one
+        another, such as duplicates, run off too.
 
     Notes
     -----
@@ -168,19 +176,19 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     then a plain EM step, which cannot fall, is taken instead.  To get where 400 plain iterations
     get took 33 to 72 evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``;
     SQUAREM took 69 to 141, damped Anderson acceleration 55 to 196, parameter-expanded EM 198 and
-    more.  It needs about twelve more arrays of the size of F, and where there are few samples for
+    more.  It needs about eighteen more arrays of the size of F, and where there are few samples for
     each factor an update takes up to two and a half times as long as a plain one.
 
-    *Frobenius start.*  Block coordinate descent for the least ``‖S - Σ‖`` with D at or above a
-    tenth of the variances: in turn each level gets its best factors for what the others leave of
-    S, by a step of subspace iteration, and D its best values; each of these lowers the error.  Of
-    the covariance S of the data only products are taken: a sweep down and up the levels costs
+    *Frobenius start.*  Block coordinate descent for the least ``‖S - Σ‖``, S the correlations of
+    the data and D at or above a tenth: in turn each level gets its best factors for what the others
+    leave of S, by a step of subspace iteration, and D its best values; each of these lowers the
+    error.  Of S only products are taken: a sweep down and up the levels costs
     ``24 n k Σ(r_l + 3)`` flops for k samples whatever the number of groups (less for small ones),
     memory a few times that of the k samples, and three to ten sweeps are usual, 30 the most.  It is
-    nearer to the maximum than the SVDs where levels compete for the same covariance.  Features
-    of large variance weigh more in it.  Of sparse and streamed data with many samples S is that of
-    a random sketch, missing cells stand at their means.  Columns that a group has no use for, as
-    the factor of a single feature, begin small and random.
+    nearer to the maximum than the SVDs where levels compete for the same covariance.  Of sparse
+    and streamed data with many samples S is that of a random sketch, missing cells stand at their
+    means.  Columns that a group has no use for, as the factor of a single feature, begin small and
+    random.
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
@@ -208,9 +216,9 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     tree = hierarchy._in_tree_order()
-    floor = (variance_floor * source.variance).astype(source.dtype)
+    floor = variance_floor * source.variance
     problem = Problem(source, tree, ranks, floor)
-    report = None if callback is None else _Reporter(callback, hierarchy)
+    report = None if callback is None else _Reporter(callback, hierarchy, source.dtype)
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
         options = _options_to_resume(init, accelerate, center, variance_floor, n_init, rules,
@@ -232,7 +240,12 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
             seed = restarts.seeds[restarts.number] if how == "random" else None
             F, D = start(how, hierarchy, ranks, source, seed)
             first = Point(F, np.maximum(D, floor), source.mean)
-        outcome = run(problem, first, accelerate, rules, progress, report, keeper)
+        try:
+            outcome = run(problem, first, accelerate, rules, progress, report, keeper)
+        except VanishingVariance as error:
+            low = np.sort(hierarchy.permutation[error.place])
+            raise error.told(f"{counted(low.size, 'feature')} ({named(low, names)})",
+                             "feature") from None
         restarts.finish(outcome)
         if outcome.termination in ("callback", "interrupted"):
             stopped = outcome.termination
@@ -241,12 +254,19 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     found = restarts.best
     if stopped is not None:
         found = found._replace(termination=stopped)
-    boundary = np.sort(hierarchy.permutation[found.point.D <= problem.floor])
+    place = at_floor(found.point.D, floor)
+    boundary = np.sort(hierarchy.permutation[place])
     capped = capped_groups(hierarchy, ranks)
-    _warn(found.termination, max_iter, boundary, variance_floor, names)
+    unbounded = (too_few_samples(hierarchy, ranks, source.n_samples, center)
+                 or run_off(source, hierarchy, ranks, found.point, place, names))
+    _warn(found.termination, max_iter, boundary, variance_floor, names, unbounded)
+    covariance = _in_feature_order(hierarchy, ranks, found.point, source.dtype).principal()
+    exact_mean, loglik = hierarchy._scatter(found.point.mean), found.trace[-1]
+    mean = exact_mean.astype(source.dtype, copy=False)
+    if source.dtype != np.float64:
+        loglik = _rounded_loglik(source, hierarchy, covariance, mean, exact_mean)
     return FactorModelResult(
-        covariance=_in_feature_order(hierarchy, ranks, found.point).principal(),
-        mean=hierarchy._scatter(found.point.mean), loglik=found.trace[-1],
+        covariance=covariance, mean=mean, loglik=loglik,
         loglik_trace=np.array(found.trace), n_iter=len(found.trace) - 1,
         converged=found.termination in ("loglik", "gradient"), termination=found.termination,
         boundary=boundary, n_samples=source.n_samples, n_evaluations=found.n_evaluations,
@@ -277,27 +297,41 @@ def _seeds(random_state, n_init):
 class _Reporter:
     """Shows the iterates to a callback as the user orders the features."""
 
-    def __init__(self, callback, hierarchy):
-        self.callback, self.hierarchy = callback, hierarchy
+    def __init__(self, callback, hierarchy, dtype):
+        self.callback, self.hierarchy, self.dtype = callback, hierarchy, dtype
 
     def __call__(self, n_iter, state):
         covariance = _in_feature_order(
-            self.hierarchy, state.mapped.covariance.ranks, state.point)
+            self.hierarchy, state.mapped.covariance.ranks, state.point, self.dtype)
         self.callback(FactorModelIterate(n_iter, state.loglik, covariance))
 
 
-def _in_feature_order(hierarchy, ranks, point):
+def _in_feature_order(hierarchy, ranks, point, dtype):
     """The operator that was fitted in tree order, for the features as the user orders them."""
-    return MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
-                            hierarchy._scatter(point.D), check_finite=False)
+    F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (point.F, point.D))
+    return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
 
 
-def _warn(termination, max_iter, boundary, variance_floor, names):
+def _rounded_loglik(source, hierarchy, covariance, mean, exact_mean):
+    """The log-likelihood of parameters that have been rounded to single precision."""
+    rounded = in_double(covariance)
+    F, D, at = map(hierarchy._gather, (rounded.F, rounded.D, mean.astype(float)))
+    in_tree = MLR.from_compact(hierarchy._in_tree_order(), covariance.ranks, F, D)
+    loglik = source.evaluate(in_tree, at).loglik
+    if not source.mean_is_free:  # complete samples are taken about their exact mean
+        loglik -= 0.5 * rounded.inv_quad(mean - exact_mean)
+    return float(loglik)
+
+
+def _warn(termination, max_iter, boundary, variance_floor, names, unbounded):
     if termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
             ConvergenceWarning, stacklevel=3)
-    if boundary.size:
+    if unbounded is not None:
+        warnings.warn(f"{unbounded}; lower the ranks or leave features out, all figures depend on"
+                      f" the variance_floor of {variance_floor:g}", UnboundedWarning, stacklevel=3)
+    elif boundary.size:
         warnings.warn(
             f"{counted(boundary.size, 'feature')} {agree(boundary.size, 'has', 'have')} a variance"
             f" at the floor of {variance_floor:g} of {agree(boundary.size, 'its', 'their')} total"

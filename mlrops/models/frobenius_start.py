@@ -81,17 +81,15 @@ class FrobeniusFit:
 def frobenius_start(hierarchy, ranks, source, least_share, seed):
     """Factors F (n, R) and D (n,) nearest to the sample covariance, D at least so much of it.
 
-    All is computed in units of the features' mean variance, so that squares of covariances stay
-    within single precision.  Where a source gives a sketch of its samples, it is asked for one that
-    is as large as what the acceleration of EM holds.
+    The source's features are to be of like variance: those of large variance weigh more.  Where a
+    source gives a sketch of its samples, it is asked for one that is as large as what the
+    acceleration of EM holds.
     """
     X = source.start_data(8 * sum(ranks) + 20, seed)
-    unit = 4.0 ** np.round(np.log2(source.variance.mean()) / 2)  # of 4: its root rounds nothing
-    X = X / X.dtype.type(np.sqrt(source.n_samples * unit))
-    fit = FrobeniusFit(X, hierarchy, ranks, least_share * source.variance / unit)
+    X = X / X.dtype.type(np.sqrt(source.n_samples))
+    fit = FrobeniusFit(X, hierarchy, ranks, least_share * source.variance)
     fit.run(LEAST_GAIN, MAX_SWEEPS)
-    F = _without_idle(fit.F, fit.D, hierarchy, ranks)
-    return F * F.dtype.type(np.sqrt(unit)), fit.D * unit
+    return _without_idle(fit.F, fit.D, hierarchy, ranks), fit.D
 
 
 def _without_idle(F, D, hierarchy, ranks):

@@ -19,14 +19,11 @@ class IncompleteData:
     variance: np.ndarray  # (n,) mean square of the observed cells about `mean`
     mean: np.ndarray  # (n,) mean of the observed cells, or zeros where it is fixed
     mean_is_free: bool
+    dtype: np.dtype = np.dtype(float)
 
     @property
     def n_samples(self):
         return self.samples.n_samples
-
-    @property
-    def dtype(self):
-        return self.samples.dtype
 
     @property
     def shares(self):
@@ -36,13 +33,16 @@ class IncompleteData:
         """
         return self.samples.counts / self.samples.weight
 
+    def shown(self, features):
+        return self.samples.shown(features)
+
     def start_data(self, width, seed):
         """Missing cells at the mean, features scaled to the variance of their observed cells.
 
         A place to start from and nothing more: EM itself fills in nothing.
         """
         X = self.samples.zero_filled()
-        X *= np.sqrt(self.samples.weight / self.samples.counts)[:, None].astype(X.dtype)
+        X *= np.sqrt(self.samples.weight / self.samples.counts)[:, None]
         return X
 
     def evaluate(self, covariance, mean):
@@ -115,14 +115,13 @@ def incomplete_source(Y, hierarchy, center, weights=None, names=None):
         # About a first value of each column: sums of large equal numbers lose digits.
         origin = Y[observed.argmax(axis=0), np.arange(Y.shape[1])].astype(float)
         mean = origin + weights @ np.where(observed, Y - origin, 0) / counts
-        mean = mean.astype(Y.dtype)
     else:
-        mean = np.zeros(Y.shape[1], Y.dtype)
+        mean = np.zeros(Y.shape[1])
     X = Y - mean
-    variance = weights @ np.square(np.where(observed, X, 0), dtype=float) / counts
+    variance = weights @ np.square(np.where(observed, X, 0)) / counts
     gather = hierarchy._gather
     samples = IncompleteSamples(hierarchy._in_tree_order(), gather(X.T), weights)
-    return IncompleteData(samples, gather(variance), gather(mean), bool(center))
+    return IncompleteData(samples, gather(variance), gather(mean), bool(center), Y.dtype)
 
 
 def _check_columns(Y, observed, names):

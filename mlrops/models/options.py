@@ -27,7 +27,7 @@ def check_options(n_init, tol, gtol, max_iter, variance_floor):
 def check_scale(source, hierarchy, names, axis_name="feature"):
     """Refuse variances so large or small that what is computed with them leaves the dtype.
 
-    The acceleration holds steps in single precision, whatever the dtype.
+    Limits of double precision are those of squares of variances.
     """
     limits = np.finfo(source.dtype)
     low = max(float(limits.tiny / limits.eps), 1e-60)

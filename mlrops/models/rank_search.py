@@ -9,7 +9,10 @@ What is fitted is an object with
 ``score(fit, rows)``
     the average held-out log-likelihood of rows;
 ``degrees_of_freedom(ranks)`` and ``n_samples(fit)``
-    for information criteria.
+    for information criteria;
+``refusal(ranks, rows, share)``
+    why these rows have no maximum of the likelihood, or None; a share below 1 asks for so many
+    rows more.
 """
 
 import itertools
@@ -20,12 +23,16 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
+from .._cached import cached_property
 from .._wording import counted, name_some
-from ..operators.convergence import ConvergenceWarning
+from ..operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..operators.mlr import MLR
+from .conditional import loglik_samples
 from .criteria import degrees_of_freedom
 from .factor_model import fit_factor_model
 from .folds import take_rows
+from .limits import too_few_samples
+from .sources import as_array, is_chunks
 
 __all__ = ["WHOLE", "FactorFits", "RankRecord", "Search", "greedy", "grid", "merit"]
 
@@ -55,6 +62,9 @@ class RankRecord(NamedTuple):
         Whether all its fits converged.
     n_capped : int
         Groups with fewer features than their level's rank.
+    refused : str
+        Why it cannot be chosen: one of its fits has a likelihood without a maximum.  Empty where
+        it can; else NaN stands for its likelihoods, which are what the floor of D makes them.
 
     Examples
     --------
@@ -77,10 +87,13 @@ class RankRecord(NamedTuple):
     n_iter: int
     converged: bool
     n_capped: int
+    refused: str = ""
 
 
 def merit(record, criterion):
     """What is smallest for the best candidate; of equals, that with fewer parameters."""
+    if record.refused:
+        return math.inf, record.df
     return (-record.cv_mean if criterion == "cv" else getattr(record, criterion)), record.df
 
 
@@ -94,7 +107,7 @@ class FactorFits:
     def fit(self, ranks, rows=None, near=None):
         options = dict(self._options)
         if near is not None and not {"init", "n_init"} & options.keys():
-            options["init"] = _beside(near.covariance, ranks, self._rng)
+            options["init"] = _beside(near, ranks, self._rng)
         if rows is not None and self._weight is not None:
             options["sample_weight"] = np.asarray(self._weight)[rows]
         Y = self._Y if rows is None else take_rows(self._Y, rows)
@@ -102,15 +115,42 @@ class FactorFits:
 
     def score(self, fit, rows):
         """Average log-likelihood of samples, some rows at a time: they are made dense."""
-        loglik = []
+        weights = np.ones(rows.size) if self._weight is None else np.asarray(self._weight)[rows]
+        total, counted_in = 0.0, 0.0
         for first in range(0, rows.size, BLOCK):
-            Y = take_rows(self._Y, rows[first : first + BLOCK])
-            loglik.append(fit.score_samples(Y.toarray() if scipy.sparse.issparse(Y) else Y))
-        weights = None if self._weight is None else np.asarray(self._weight)[rows]
-        return np.average(np.concatenate(loglik), weights=weights)
+            here = slice(first, first + BLOCK)
+            Y = take_rows(self._Y, rows[here])
+            Y = fit._rows(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
+            weight = np.where(np.isnan(Y).all(axis=1), 0, weights[here])
+            total += weight @ loglik_samples(fit.covariance, fit.mean, Y)
+            counted_in += weight.sum()
+        if not counted_in:
+            raise ValueError(f"none of {counted(rows.size, 'sample')} has an observed cell and a"
+                             " positive weight")
+        return total / counted_in
 
     def degrees_of_freedom(self, ranks):
         return degrees_of_freedom(self.hierarchy, ranks, mean=self._options.get("center", True))
+
+    def refusal(self, ranks, rows=None, share=1.0):
+        counted_in = self._counted_in
+        if counted_in is None:
+            return None
+        n_samples = np.count_nonzero(counted_in if rows is None else counted_in[rows])
+        center = self._options.get("center", True)
+        return too_few_samples(self.hierarchy, ranks, n_samples, center, share)
+
+    @cached_property
+    def _counted_in(self):
+        """Which samples have a cell and a positive weight; None for chunks, still to be read."""
+        if is_chunks(self._Y):
+            return None
+        found = np.ones(np.shape(self._Y)[0], bool)
+        if self._options.get("missing") == "em":
+            found &= ~np.isnan(as_array(self._Y)).all(axis=1)
+        if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
+            found &= np.asarray(self._weight) > 0
+        return found
 
     def n_samples(self, fit):
         return fit.n_samples
@@ -119,12 +159,12 @@ class FactorFits:
 class Search:
     """Fits candidates, each once, and keeps the fits that may be asked for again."""
 
-    def __init__(self, problem, parts, criterion, one_standard_error, total, bar):
-        self._problem, self._parts = problem, parts
+    def __init__(self, problem, parts, criterion, one_standard_error, total, bar, allowed):
+        self._problem, self._parts, self._allowed = problem, parts, allowed
         self._criterion, self._one_standard_error = criterion, one_standard_error
         self._total, self._bar = total, bar
         self._records, self._fits = {}, {}
-        self._n_fits, self._unconverged, self._boundary = 0, [], []
+        self._n_fits, self._unconverged, self._boundary, self._refused = 0, [], [], []
 
     def eligible(self):
         """Records of the candidates that may be chosen."""
@@ -143,6 +183,8 @@ class Search:
     def chosen(self):
         """Ranks that the criterion chooses of the candidates seen so far."""
         best = self._best()
+        if best is not None and best.refused:
+            return None
         if best is None or not self._one_standard_error:
             return best and best.ranks
         within = [record for record in self.eligible()
@@ -150,9 +192,9 @@ class Search:
         return min(within, key=lambda record: (record.df, -record.cv_mean)).ranks
 
     def best_of(self, candidates, parent=None):
-        """Fit candidates, starting from the fits of `parent`; the best of them."""
+        """Fit those candidates that are allowed, from the fits of `parent`; the best of them."""
         best = None
-        for ranks in candidates:
+        for ranks in filter(self._allowed, candidates):
             if ranks not in self._records:
                 self._evaluate(ranks, parent)
             if best is None or self.better(ranks, best):
@@ -167,15 +209,30 @@ class Search:
                       if ranks in kept or self._one_standard_error}
 
     def _evaluate(self, ranks, parent):
-        fits, held_out = [], []
+        fits, held_out, refused = [], [], ""
         for part, (_, test) in enumerate(self._parts):
-            fits.append(self._fit(ranks, part, parent))
+            fit, refused = self._fit(ranks, part, parent)
+            fits.append(fit)
+            if refused:
+                if test is not None:
+                    refused = f"in the training part of fold {self._fold(part)} {refused}"
+                break
             if test is not None:
-                held_out.append(self._problem.score(fits[-1], test))
+                held_out.append(self._score(fit, part))
         self._fits[ranks] = fits
-        self._records[ranks] = self._record(ranks, fits, held_out)
+        self._records[ranks] = self._record(ranks, fits, held_out, refused)
         self._bar.update()
         self._bar.set_postfix(ranks=ranks, best=self.chosen(), refresh=False)
+
+    def _score(self, fit, part):
+        try:
+            return self._problem.score(fit, self._parts[part][1])
+        except ValueError as error:
+            raise ValueError(f"the test samples of fold {self._fold(part)} cannot be scored:"
+                             f" {error}; use fewer folds, or shuffle them") from error
+
+    def _fold(self, part):
+        return part - (self._parts[0] is WHOLE)
 
     def _fit(self, ranks, part, parent=None):
         train, _ = self._parts[part]
@@ -186,10 +243,9 @@ class Search:
         try:
             return self._run(ranks, train, near)
         except ValueError as error:
-            fold = part - (self._parts[0] is WHOLE)
             raise ValueError(
-                f"the {train.size} training samples of fold {fold} cannot be fitted: {error};"
-                " use fewer folds, or shuffle them"
+                f"the {train.size} training samples of fold {self._fold(part)} cannot be fitted:"
+                f" {error}; use fewer folds, or shuffle them"
             ) from error
 
     def _run(self, ranks, rows, near):
@@ -205,15 +261,19 @@ class Search:
         self._n_fits += 1
         if not fit.converged:
             self._unconverged.append(ranks)
-        if len(fit.boundary):
+        refused = "".join(str(w.message) for w in caught
+                          if issubclass(w.category, UnboundedWarning))
+        if refused:
+            self._refused.append(ranks)
+        elif len(fit.boundary):
             self._boundary.append(ranks)
-        return fit
+        return fit, refused
 
-    def _record(self, ranks, fits, held_out):
-        h, n_folds = self._problem.hierarchy, len(held_out)
+    def _record(self, ranks, fits, held_out, refused):
+        h, n_folds = self._problem.hierarchy, 0 if refused else len(held_out)
         df = self._problem.degrees_of_freedom(ranks)
         loglik = aic = bic = math.nan
-        if self._parts[0] is WHOLE:
+        if self._parts[0] is WHOLE and not refused:
             loglik, n_samples = fits[0].loglik, self._problem.n_samples(fits[0])
             aic = -2 * n_samples * loglik + 2 * df
             bic = -2 * n_samples * loglik + df * math.log(n_samples)
@@ -223,7 +283,8 @@ class Search:
             cv_se=(float(np.std(held_out, ddof=1) / math.sqrt(n_folds)) if n_folds > 1
                    else math.nan),
             n_iter=sum(fit.n_iter for fit in fits), converged=all(fit.converged for fit in fits),
-            n_capped=sum(int((h.group_sizes(level) < r).sum()) for level, r in enumerate(ranks)))
+            n_capped=sum(int((h.group_sizes(level) < r).sum()) for level, r in enumerate(ranks)),
+            refused=refused)
 
     def fit_to_all(self, ranks):
         """The fit of one candidate to all samples."""
@@ -233,7 +294,8 @@ class Search:
         """One warning for all fits."""
         told = []
         for ranks, what in ((self._unconverged, "did not converge (raise max_iter or tol)"),
-                            (self._boundary, "ended with variances at the floor (Heywood cases)")):
+                            (self._boundary, "ended with variances at the floor (Heywood cases)"),
+                            (self._refused, "have a likelihood without a maximum (refused)")):
             if ranks:
                 told.append(f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}")
         if told:
@@ -278,16 +340,19 @@ def _step(ranks, up=None, down=None):
     return tuple(r + (level == up) - (level == down) for level, r in enumerate(ranks))
 
 
-def _beside(covariance, ranks, rng):
-    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`."""
-    h = covariance.hierarchy
-    factors = []
-    for level, (F, r) in enumerate(zip(covariance.factors, ranks, strict=True)):
+def _beside(fit, ranks, rng):
+    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`.
+
+    Axes are those of the correlations, which do not depend on units.
+    """
+    h, sd = fit.covariance.hierarchy, np.sqrt(fit.covariance.diagonal().astype(float))
+    near, factors = fit.correlation.principal(), []
+    for level, (F, r) in enumerate(zip(near.factors, ranks, strict=True)):
         sizes = h.group_sizes(level)[h.labels(level)]
         new = rng.standard_normal((h.n, max(r - F.shape[1], 0)))
-        new *= np.sqrt(covariance.D / sizes)[:, None]
-        factors.append(np.concatenate([F[:, :r], new], axis=1))
-    return MLR(h, factors, covariance.D)
+        new *= np.sqrt(near.D / sizes)[:, None]
+        factors.append(np.concatenate([F[:, :r], new], axis=1) * sd[:, None])
+    return MLR(h, factors, near.D * sd**2)
 
 
 def grid(limits, total, exact):

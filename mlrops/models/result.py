@@ -106,16 +106,12 @@ class FactorModelResult(Explained):
         loglik : ndarray or Series, shape (N,)
             A Series for a DataFrame; 0 for a sample without an observed cell.
         """
-        return like_rows(Y, self._loglik(self._rows(Y, missing=True).values), "loglik")
-
-    def _loglik(self, Y):
-        if np.isnan(Y).any():
-            return conditional.loglik_samples(self.covariance, self.mean, Y)
-        quad = self.covariance.inv_quad((Y - self.mean).T)
-        return -0.5 * (self.mean.size * math.log(2 * math.pi) + self.covariance.logdet() + quad)
+        Y_in_order = self._rows(Y, missing=True).values
+        return like_rows(Y, conditional.loglik_samples(self.covariance, self.mean, Y_in_order),
+                         "loglik")
 
     def score(self, Y):
-        """Average log-likelihood a sample.
+        """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
         ----------
@@ -125,7 +121,8 @@ class FactorModelResult(Explained):
         -------
         float
         """
-        return float(self._loglik(self._rows(Y, missing=True).values).mean())
+        Y = self._rows(Y, missing=True).values
+        return conditional.average(conditional.loglik_samples(self.covariance, self.mean, Y), Y)
 
     def scores(self, Y, level=None, *, covariance=False, method="posterior"):
         r"""Scores of the factors in each sample.

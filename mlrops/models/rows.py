@@ -75,7 +75,7 @@ class Rows:
         elif count != self._count:
             raise RuntimeError(_changed(f"{counted(count, 'row')} after {self._count}"))
 
-    def blocks(self, width, place, mean, scale, dtype, first=False):
+    def blocks(self, width, place, mean, scale, first=False):
         """Yield (X, weights): ``X = diag(scale) (rows - mean)ᵀ diag(weights)^½``.
 
         Feature i goes to row ``place[i]``, where its mean and scale are too.  X (n, k) is good
@@ -85,7 +85,7 @@ class Rows:
         left = math.inf if first else self.n_samples
         if not first:
             width = -(-left // -(-left // width))  # blocks of nearly equal width
-        store, filled = np.empty(self._n * width, dtype), 0
+        store, filled = np.empty(self._n * width), 0
         for at, piece, weights in self.pieces(width, first):
             if at == 0:
                 k = min(width, left)
@@ -104,13 +104,13 @@ class Rows:
         """The first pass: mean (zero unless `center`), sums of squares about it, and the dtype."""
         n, moments = self._n, RunningMoments(self._n)
         width = max(FIRST_WIDTH, FIRST_ITEMS // n)
-        for X, weights in self.blocks(width, np.arange(n), np.zeros(n), np.ones(n), np.float64,
+        for X, weights in self.blocks(width, np.arange(n), np.zeros(n), np.ones(n),
                                       first=True):
             moments.add(X, weights)
         self.check_first_pass(moments.low, moments.high)
         dtype = self.dtype if dtype is None else working_dtype(dtype)
-        mean = moments.mean.astype(dtype) if center else np.zeros(n, dtype)
-        return mean, moments.about(mean.astype(np.float64)), dtype
+        mean = moments.mean if center else np.zeros(n)
+        return mean, moments.about(mean), dtype
 
     def check_first_pass(self, low, high):
         """Check what only the end of the pass tells: numbers of rows, constant features."""

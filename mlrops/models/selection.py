@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from tqdm import tqdm
 
 from .._labels import labels_of
@@ -15,13 +16,16 @@ from ..hierarchy import Hierarchy
 from ..operators._validate import as_real, check_rank
 from ..operators.mlr import MLR, check_ranks
 from .folds import make_folds
-from .frames import is_frame
 from .labelled import data_names
+from .limits import useful_ranks
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
 from .sources import align_weights, as_array, check_in_memory, is_chunks, tree_of
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
 
+# Share of the samples' dimensions that factors may take unless the user names a budget: with N = 8
+# of 40 features that have one factor, BIC falls to the last rank, at half of the dimensions, too.
+DEFAULT_SHARE = 0.25
 CRITERIA = ("bic", "aic", "cv")
 STRATEGIES = ("greedy", "grid")
 
@@ -65,7 +69,7 @@ class RankSelection:
     table : list of RankRecord
         One record a candidate, in the order in which they were tried: ``ranks``, ``storage``,
         ``df``, ``loglik``, ``aic``, ``bic``, ``cv_mean``, ``cv_se``, ``n_iter``, ``converged``,
-        ``n_capped``.  NaN stands for what was not computed.
+        ``n_capped``, ``refused``.  NaN stands for what was not computed.
     fit : FactorModelResult, SURResult or None
         The fit with the chosen ranks to all samples; None with ``refit=False``.
     one_standard_error : bool
@@ -121,6 +125,8 @@ class RankSelection:
             notes = [] if record.converged else ["not converged"]
             if record.n_capped:
                 notes.append(f"{counted(record.n_capped, 'group')} capped")
+            if record.refused:
+                notes.append("refused: no maximum")
             rows.append(["*" if record.ranks == self.ranks else "",
                          *(_text(getattr(record, name), name) for name in columns),
                          ", ".join(notes)])
@@ -214,12 +220,14 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
         Candidates that do not fit the hierarchy or exceed n, a budget below zero or too small for
         D, fewer samples than folds, a fold whose training part cannot be fitted (the fold and the
         features are named), options that contradict one another; and what `fit_factor_model`
-        raises.
+        raises.  Ranks for which the likelihood has no maximum, see Notes: the candidate and the
+        reason are named.
 
     Warns
     -----
     ConvergenceWarning
-        Once, with the number of fits that did not converge or have variances at the floor.
+        Once, with the number of fits that did not converge, have variances at the floor or a
+        likelihood without a maximum.
 
     Notes
     -----
@@ -228,15 +236,24 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
 
     *The greedy search* tries one more factor at each level and takes the best; where none helps,
     one factor less, or one moved from a level to another; it ends where no move lowers the
-    criterion.  With `exact`, factors are added until the budget is used, then moved.  No level gets
-    more than one factor less than its largest group has features: those already give every
-    covariance of the group.
+    criterion.  With `exact`, factors are added until the budget is used, then moved.
+
+    *How far it goes.*  A candidate must have a likelihood with a maximum.  N samples (those of
+    positive weight that have a cell, in every training part) less one for the mean carry ``N - 2``
+    factors of more features than that; listed candidates with more are refused, and none are
+    generated.  Where a fit runs off all the same, as it can in trees, with missing cells and with
+    features that determine one another, its record says so (``refused``) and it is not chosen.
+    Unless a budget is named (`max_rank`, `total_rank`, `max_storage`), factors take at most a
+    quarter of the N - 1 dimensions: penalties of BIC and AIC are for many samples each.  Without
+    `max_rank` no level gets more factors than its largest group has a model for: m features with
+    more than ``m + ½ - (2 m + ¼)^½`` factors have more parameters than covariances (Ledermann,
+    1937); a pair gets one.  With it, one factor less than features is the most.
 
     *Starts.*  A listed or grid candidate is fitted as `fit_factor_model` does by itself.  A greedy
-    candidate starts from its neighbour's fit (each fold from that fold's): the last principal
-    axis of a level is dropped, or a column added.  A zero column would be a stationary point of EM,
-    so it is a random direction, with signal-to-noise ratio :math:`\sum_i f_i^2 / D_i` near 1 in
-    each group.  With ``init`` or ``n_init`` given, all fits start that way.
+    candidate starts from its neighbour's fit (each fold from that fold's): the last principal axis
+    of a level (of correlations) is dropped, or a column added.  A zero column would be a stationary
+    point of EM, so it is a random direction, with signal-to-noise ratio :math:`\sum_i f_i^2 / D_i`
+    near 1 in each group.  With ``init`` or ``n_init`` given, all fits start that way.
 
     Each candidate is fitted once.  Its fits are dropped as soon as neither a later start nor the
     result can need them; only `one_standard_error` keeps a fit a candidate to the end.
@@ -266,7 +283,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     if not (isinstance(hierarchy, Hierarchy) and (hierarchy.feature_names is None
                                                   or is_chunks(Y))):
         hierarchy = tree_of(hierarchy, data_names(Y), _shape(Y)[1])
-    if is_frame(Y):  # its names are those of the hierarchy from here on
+    if not (scipy.sparse.issparse(Y) or isinstance(Y, np.memmap) or is_chunks(Y)):
+        # Names are those of the hierarchy from here on, masked cells are NaN.
         hierarchy, Y = hierarchy._renamed(data_names(Y) or hierarchy.feature_names), as_array(Y)
     rng = np.random.default_rng(random_state)
     how = RankOptions(
@@ -290,6 +308,7 @@ def choose_ranks(problem, how, count_rows, rng, *, rows=None, carried=None, stac
     if how.criterion == "cv":
         pairs = make_folds(how.folds, how.n_folds, how.shuffle, count_rows(), rng, rows)
         parts = [*(parts if how.refit else []), *pairs]
+    maxima = _Maxima(problem, parts, 1.0)
     if how.one_standard_error and len(pairs) < 2:
         raise ValueError(
             'one_standard_error needs criterion="cv" and 2 folds or more to estimate it from')
@@ -298,7 +317,11 @@ def choose_ranks(problem, how, count_rows, rng, *, rows=None, carried=None, stac
             raise ValueError(
                 f"{name_some(how.generates)} generate candidates; candidates are given")
         candidates = _check_candidates(candidates, hierarchy)
+        for i, ranks in enumerate(candidates):
+            maxima.check(ranks, f"candidates[{i}]: ")
     else:
+        if not how.generates:  # nobody says how far to go
+            maxima = _Maxima(problem, parts, DEFAULT_SHARE)
         limits, total = _check_budget(hierarchy, how)
         if carried is not None:
             total = _check_carried(carried([train for train, _ in parts]), total, how.exact)
@@ -308,25 +331,65 @@ def choose_ranks(problem, how, count_rows, rng, *, rows=None, carried=None, stac
                     'strategy="grid" needs max_rank, total_rank or max_storage to be finite')
             if how.start is not None:
                 raise ValueError('start is where strategy="greedy" starts, not a grid')
-            candidates = grid(limits, total, how.exact)
+            every = grid(limits, total, how.exact)
+            candidates = list(filter(maxima.exists, every))
+            if every and not candidates:
+                maxima.check(every[0])
         else:
             start = _check_start(how.start, hierarchy, limits, total)
+            maxima.check(start, "start: ")
 
     eligible = total if how.exact else None
     with tqdm(total=None if candidates is None else len(candidates), desc="ranks",
               disable=not how.progress) as bar:
-        search = Search(problem, parts, how.criterion, how.one_standard_error, eligible, bar)
+        search = Search(problem, parts, how.criterion, how.one_standard_error, eligible, bar,
+                        maxima.exists)
         if candidates is None:
             greedy(search, start, limits, total, how.exact)
         else:
             search.best_of(candidates)
     ranks = search.chosen()
+    if ranks is None:
+        raise ValueError(_why_none(search.eligible(), total if how.exact else None))
     fit = search.fit_to_all(ranks) if how.refit else None
     search.warn(stacklevel)
     return RankSelection(ranks, how.criterion, search.eligible(), fit, bool(how.one_standard_error))
 
 
 # ---------------------------------------------------------------- what may be asked for
+
+
+class _Maxima:
+    """Whether the likelihoods of all training parts have a maximum, by the number of samples."""
+
+    def __init__(self, problem, parts, share):
+        self._problem, self._parts, self._share = problem, parts, share
+
+    def exists(self, ranks):
+        return self._refusal(ranks) is None
+
+    def check(self, ranks, what=""):
+        refusal = self._refusal(ranks)
+        if refusal is not None:
+            raise ValueError(f"{what}{refusal}; lower the ranks")
+
+    def _refusal(self, ranks):
+        for part, (train, _) in enumerate(self._parts):
+            found = self._problem.refusal(ranks, train, self._share)
+            if found is not None:
+                fold = part - (self._parts[0] is WHOLE)
+                return found if train is None else f"in the training part of fold {fold} {found}"
+        return None
+
+
+def _why_none(records, total):
+    """Why no candidate can be chosen."""
+    if not records:
+        return (f"no split of a total rank of {total} can be reached whose likelihood has a"
+                " maximum; lower it")
+    refused = records[0]
+    return (f"{counted(len(records), 'candidate')}, and all of them refused: with ranks"
+            f" {refused.ranks} {refused.refused}")
 
 
 def _shape(Y):
@@ -375,8 +438,9 @@ def _check_budget(hierarchy, how):
     """Largest rank of each level and in total."""
     n, L = hierarchy.n, hierarchy.n_levels
     max_rank, total_rank, max_storage = how.max_rank, how.total_rank, how.max_storage
-    limits = [int(hierarchy.group_sizes(level).max()) - 1 for level in range(L)]
+    limits = useful_ranks(hierarchy)
     if max_rank is not None:
+        limits = [int(hierarchy.group_sizes(level).max()) - 1 for level in range(L)]
         wanted = check_ranks((max_rank,) * L if np.ndim(max_rank) == 0 else max_rank, hierarchy)
         limits = list(map(min, limits, wanted))
     if total_rank is not None and max_storage is not None:

@@ -44,7 +44,7 @@ def open_source(Y, hierarchy, center, missing, weights, compress):
         return sparse_source(Y, hierarchy, center, weights, names), hierarchy, names
     if isinstance(Y, np.memmap) or is_chunks(Y):
         return _chunked(Y, hierarchy, center, missing, weights, compress)
-    Y = as_array(Y)
+    Y = np.ascontiguousarray(as_array(Y))  # the same bits in whatever order it lies
     hierarchy = tree_of(hierarchy, names, Y.shape[1])
     names = hierarchy.feature_names if names is None else names
     check_features(Y.shape[1], hierarchy, "Y", Y.shape)

@@ -63,9 +63,27 @@ def _right_vectors(X, q):
     return np.matmul(Q, U[:, :, ::-1][:, :, :q])
 
 
+class _Standardized:
+    """A source in units of its features' standard deviations, all that a start is told of it.
+
+    In units of their own the features with the largest numbers would decide where the climb begins,
+    and so at which of several maxima it may end.
+    """
+
+    def __init__(self, source):
+        self.source, self.sd = source, np.sqrt(source.variance)
+        self.n_samples = source.n_samples
+        self.variance = np.ones(self.sd.size)
+
+    def start_data(self, width, seed):
+        return self.source.start_data(width, seed) / self.sd[:, None]
+
+
 def _data(source, ranks, seed):
     """Data of the features' covariance, (n, k) with ``X Xᵀ`` like it."""
-    return source.start_data(2 * sum(ranks) + 20, seed) / np.sqrt(source.n_samples)
+    X = source.start_data(2 * sum(ranks) + 20, seed)
+    X /= X.dtype.type(np.sqrt(source.n_samples))
+    return X
 
 
 def svd_start(hierarchy, ranks, source, seed):
@@ -96,8 +114,7 @@ def principal_factor_start(hierarchy, ranks, source, seed):
             'init="principal_factor" is for a single level of one group, got group counts'
             f' {hierarchy.group_counts}; init="svd" is for trees'
         )
-    sd = np.sqrt(source.variance)
-    X = _data(source, ranks, seed) / sd[:, None].astype(source.dtype)
+    X = _data(source, ranks, seed)
     r, n = min(ranks[0], *X.shape), hierarchy.n
     psi = np.full(n, 0.5)
     F = np.zeros((n, ranks[0]))
@@ -106,7 +123,7 @@ def principal_factor_start(hierarchy, ranks, source, seed):
         V, s = _left_singular(scaled, r)
         F[:, :r] = np.sqrt(psi)[:, None] * V * np.sqrt(np.maximum(s**2 - 1, 0))
         psi = np.clip(1 - np.square(F).sum(axis=1), LEAST_UNIQUENESS, 1)
-    return F * sd[:, None], psi * source.variance
+    return F, psi
 
 
 def _left_singular(X, r):
@@ -132,7 +149,10 @@ def random_start(hierarchy, ranks, source, seed):
 
 
 def start(init, hierarchy, ranks, source, seed):
-    """Compact F (n, R) and D (n,) to start from, in tree order, writeable."""
+    """Compact F (n, R) and D (n,) to start from, in tree order, writeable.
+
+    The same whatever the units of the features: times s, F is times s and D times s².
+    """
     if isinstance(init, MLR):
         init = _by_name(init, hierarchy.feature_names)
         if not init.hierarchy._same_groups(hierarchy):
@@ -146,12 +166,14 @@ def start(init, hierarchy, ranks, source, seed):
     elif isinstance(init, str) and init in STARTS:
         how = {"svd": svd_start, "principal_factor": principal_factor_start,
                "frobenius": _frobenius, "random": random_start}[init]
+        source = _Standardized(source)
         F, D = how(hierarchy, ranks, source, seed)
         _cap(F, hierarchy, ranks)
+        F, D = F * source.sd[:, None], D * source.sd**2
     else:
         raise ValueError(
             f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
-    return F.astype(source.dtype, copy=False), D.astype(source.dtype, copy=False)
+    return F.astype(float, copy=False), D.astype(float, copy=False)
 
 
 def _by_name(init, names):

@@ -61,11 +61,8 @@ class SparseData:
     n_samples: int  # samples of positive weight
     weight: float
     names: tuple | None = None
+    dtype: np.dtype = np.dtype(float)
     mean_is_free = False
-
-    @property
-    def dtype(self):
-        return self.samples.dtype
 
     @property
     def mean(self):
@@ -78,6 +75,9 @@ class SparseData:
     @property
     def variance(self):
         return self.sums_of_squares / self.weight
+
+    def shown(self, features):
+        return np.ones((1, features.size), bool), np.ones(1)
 
     def start_data(self, width, seed):
         N, width = self.n_samples, _sketch_width(width, self.mean.size)
@@ -116,27 +116,29 @@ class ChunkedData:
     def variance(self):
         return self.sums_of_squares / self.weight
 
-    def _blocks(self, width, scale, dtype):
+    def _blocks(self, width, scale):
         """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
-        mean = self.mean.astype(float)
-        for X, _ in self.rows.blocks(width, self.place, mean, scale, dtype):
+        for X, _ in self.rows.blocks(width, self.place, self.mean, scale):
             yield X
+
+    def shown(self, features):
+        return np.ones((1, features.size), bool), np.ones(1)
 
     def start_data(self, width, seed):
         n, ones = self.mean.size, np.ones(self.mean.size)
         width = _sketch_width(width, n)
         if self.n_samples <= width:
-            return _to_variance(self, next(self._blocks(self.n_samples, ones, self.dtype)))
+            return _to_variance(self, next(self._blocks(self.n_samples, ones)))
         draw = _draws(width, seed)
-        out = np.zeros((n, width), self.dtype)
-        for X in self._blocks(max(width, LEAST_WIDTH), ones, self.dtype):
-            omega = draw(X.shape[1]).astype(self.dtype)
+        out = np.zeros((n, width))
+        for X in self._blocks(max(width, LEAST_WIDTH), ones):
+            omega = draw(X.shape[1])
             for a in range(0, n, 4096):  # the product stays in cache
                 out[a : a + 4096] += X[a : a + 4096] @ omega
         return _to_variance(self, out)
 
     def evaluate(self, covariance, mean):
-        blocks = self._blocks(block_width(covariance), row_scale(covariance), covariance.dtype)
+        blocks = self._blocks(block_width(covariance), row_scale(covariance))
         return StreamedStep(StreamedMoments(covariance, blocks), self)
 
 
@@ -157,8 +159,8 @@ def _sketch_width(width, n):
 
 def _to_variance(data, X):
     """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
-    lengths = np.einsum("ik,ik->i", X, X, dtype=np.float64)
-    X *= np.sqrt(data.n_samples * data.variance / lengths)[:, None].astype(X.dtype)
+    lengths = np.einsum("ik,ik->i", X, X)
+    X *= np.sqrt(data.n_samples * data.variance / lengths)[:, None]
     return X
 
 
@@ -214,7 +216,7 @@ def sparse_source(Y, hierarchy, center, weights=None, names=None):
     names = None if names is None else tuple(names)
     check_features(n, hierarchy, "Y", Y.shape)
     weights, n_samples = check_weights(weights, N), N
-    A = scipy.sparse.csc_array(Y, dtype=dtype, copy=True)
+    A = scipy.sparse.csc_array(Y, dtype=np.float64, copy=True)
     if weights is None:
         weights = np.ones(N)
     elif (weights == 0).any():
@@ -233,7 +235,7 @@ def sparse_source(Y, hierarchy, center, weights=None, names=None):
     A.sort_indices()
     samples = SparseSamples(A, np.sqrt(weights), center)
     check_varies(samples.low, samples.high, hierarchy.permutation, names)
-    return SparseData(samples, n_samples, float(weights.sum()), names)
+    return SparseData(samples, n_samples, float(weights.sum()), names, dtype)
 
 
 def chunked_source(chunks, hierarchy, center, weights=None, names=None, dtype=None):
@@ -252,7 +254,7 @@ def chunked_source(chunks, hierarchy, center, weights=None, names=None, dtype=No
     names : sequence of str, optional
         Names of the features; DataFrames bring their own.
     dtype : dtype, optional
-        Of the computation: float32 or float64.  Default float32 if all chunks are, else float64.
+        Of the results: float32 or float64.  Default float32 if all chunks are, else float64.
 
     Returns
     -------
@@ -331,7 +333,7 @@ def compress_chunks(chunks, hierarchy, center, weights=None, names=None, dtype=N
 
     for at, piece, weight in rows.pieces(width, first=True):
         if above == filled == 0 and center:
-            shift = piece.mean(axis=0, dtype=np.float64)
+            shift = np.ascontiguousarray(piece).mean(axis=0, dtype=np.float64)
         np.minimum(low, piece.min(axis=0), out=low)
         np.maximum(high, piece.max(axis=0), out=high)
         root = np.sqrt(weight)[:, None]
@@ -345,10 +347,10 @@ def compress_chunks(chunks, hierarchy, center, weights=None, names=None, dtype=N
         above = reduce()
     rows.check_first_pass(low, high)
     dtype = rows.dtype if dtype is None else working_dtype(dtype)
-    X = np.ascontiguousarray(hierarchy._gather(stack[ones:above, ones:].T), dtype)
+    X = np.ascontiguousarray(hierarchy._gather(stack[ones:above, ones:].T))
     mean = shift + stack[0, 1:] / stack[0, 0] if center else shift
-    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean).astype(dtype),
-                        rows.n_samples, rows.weight, names=rows.names)
+    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean),
+                        rows.n_samples, rows.weight, names=rows.names, dtype=dtype)
 
 
 class memmap_chunks:

@@ -1,6 +1,6 @@
 """The warning of iterations that stop early, or at the boundary of the parameters."""
 
-__all__ = ["ConvergenceWarning"]
+__all__ = ["ConvergenceWarning", "UnboundedWarning"]
 
 
 class ConvergenceWarning(UserWarning):
@@ -20,4 +20,24 @@ class ConvergenceWarning(UserWarning):
     ...     fit = fit_factor_model(Y, ranks=1, max_iter=2)
     >>> issubclass(caught[0].category, ConvergenceWarning), fit.converged
     (True, False)
+    """
+
+
+class UnboundedWarning(ConvergenceWarning):
+    """The likelihood has no maximum: what a fit returns is what a floor of its variances makes it.
+
+    The message says which variables run off, and how many factors there are for them.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> from mlrops import fit_factor_model
+    >>> from mlrops.operators.convergence import UnboundedWarning
+    >>> Y = np.random.default_rng(0).standard_normal((5, 20))
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     fit = fit_factor_model(Y, ranks=4)
+    >>> issubclass(caught[0].category, UnboundedWarning)
+    True
     """

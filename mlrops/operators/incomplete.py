@@ -129,6 +129,12 @@ class IncompleteSamples:
         """Summed weights of the samples that show each feature, (n,), feature order."""
         return self.hierarchy._scatter(self._tree_counts)
 
+    def shown(self, features):
+        """Which of k features, in tree order, each pattern shows: (P, k) bool; its weight (P,)."""
+        patterns, cls = self._patterns, np.empty(self.hierarchy.n, int)
+        cls[patterns.rows] = np.repeat(np.arange(patterns.sizes.size), patterns.sizes)
+        return patterns.seen[cls[features]].T, self._pattern_weights
+
     def zero_filled(self):
         """``√w x`` with zeros for missing cells, (n, N), feature order; samples in some order."""
         h = self.hierarchy
@@ -199,8 +205,8 @@ class IncompleteMoments:
         self._squares = squares.astype(A.dtype)
         d, counts = A._d.astype(float), samples._tree_counts
         logdet += counts @ np.log(d)
-        self.loglik = -0.5 * (counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d)
-                              - explained) / samples.weight
+        twice = counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d) - explained
+        self.loglik = -0.5 * float(twice) / samples.weight
 
     def regress(self, mean_is_free=True, out=None):
         """Regress each feature on its factors, and on a constant where the mean is free: M-step.

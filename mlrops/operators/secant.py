@@ -30,21 +30,24 @@ class SecantPairs:
     matrices with limited storage", 1980).  The recursion runs on the inner products of the pairs,
     so that a direction reads every vector a fixed number of times.
 
-    Pairs are held in single precision: they shape a direction, the objective judges it.
-
     Parameters
     ----------
     memory : int
         0 keeps nothing.
     size : int
         Length of the vectors.
+
+    Notes
+    -----
+    Pairs are held in double precision.  Rounded to single they would blow up differences of 1e-16
+    between two machines, or two units of the data, to 1e-8 in a few steps.
     """
 
     def __init__(self, memory, size):
         self.memory = memory
         rows = memory + 1 if memory else 0  # one to write the next pair to
-        self.S = np.zeros((rows, size), np.float32)
-        self.Y = np.zeros((rows, size), np.float32)
+        self.S = np.zeros((rows, size))
+        self.Y = np.zeros((rows, size))
         self.SY = np.zeros((rows, rows))  # s_i · y_j
         self.count = 0  # pairs taken since the last `clear`; pair t lies in row t modulo the rows
 

@@ -1,28 +1,24 @@
 """Held-out log-likelihood of the French returns: a tree against a single level of equal storage.
 
 The split of the six factors over the levels is chosen by `select_ranks` on the training months
-alone.  Two ways to hold out: the last third of the months, and each of five blocks in turn.
+alone, as `python -m mlrops demo` does.  Two ways to hold out: the last third of the months, and
+each of five blocks in turn.
 """
-
-import warnings
 
 import numpy as np
 import pytest
 
-from mlrops import ConvergenceWarning, fit_factor_model, select_ranks
+from mlrops import fit_factor_model
+from mlrops.cli.demo import TOTAL, choose, held_out
 from mlrops.datasets import load_french
 
 COLUMNS = ("held out", "criterion", "ranks chosen", "tree", "single level, rank 6", "difference")
-TOTAL = 6
 
 
 def chosen_and_scored(train, test, hierarchy, criterion):
     """Ranks chosen on `train`, and the two average log-likelihoods of `test`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        selection = select_ranks(train, hierarchy, strategy="grid", total_rank=TOTAL, exact=True,
-                                 criterion=criterion, shuffle=False, random_state=0)
-        single = fit_factor_model(train, TOTAL)
+    selection = choose(train, hierarchy, criterion=criterion, shuffle=False)
+    single = fit_factor_model(train, TOTAL)
     return selection.ranks, selection.fit.score(test), single.score(test)
 
 
@@ -40,15 +36,9 @@ def test_last_third(criterion, benchmark, record_in):
 def test_five_blocks(benchmark, record_in):
     data = load_french()
     months = 100 * data.excess
-    blocks = np.array_split(np.arange(len(months)), 5)
-
-    def all_blocks():
-        for block in blocks:
-            train = np.delete(months, block, axis=0)
-            yield chosen_and_scored(train, months[block], data.hierarchy, "bic")
-
-    ranks, tree, single = zip(*benchmark.pedantic(lambda: list(all_blocks()), rounds=1),
-                              strict=True)
+    _, chosen, tree, single = zip(*benchmark.pedantic(
+        lambda: list(held_out(data, months)), rounds=1), strict=True)
+    ranks = [selection.ranks for selection in chosen]
     gap = np.subtract(tree, single)
     record_in("French returns, log-likelihood a month", COLUMNS, "five blocks in turn, mean", "bic",
               ", ".join(map(str, sorted(set(ranks)))), f"{np.mean(tree):.3f}",

@@ -2,19 +2,21 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from ..._wording import counted
+from ..._wording import counted, name_some
 from ...hierarchy import Hierarchy
 from ...operators._validate import check_rank
 from ...operators.base import StructuredOperator
 from ...operators.convergence import ConvergenceWarning
 from ...operators.mlr import MLR
+from ..ascent import VanishingVariance
 from ..em import loading_penalty
+from ..limits import at_floor, run_off
 from ..options import check_number, check_options
 from ..run import Rules
 from ..start import capped_groups
@@ -23,6 +25,7 @@ from .climb import Climb, warn_of
 from .data import read_equations
 from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
+from .measures import average_loglik
 from .result import SURResult
 
 __all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
@@ -236,10 +239,19 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         check_bounded(data, hierarchy, ranks)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     order = hierarchy.permutation
-    climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)
-    trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
+    label = list(range(data.K) if data.names is None else data.names.equations)
+    try:
+        climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)
+        trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
+    except VanishingVariance as error:
+        low = np.sort(order[error.place])
+        raise error.told(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
+                         "equation") from None
     point = climb.ascent.state.point
-    boundary = np.sort(order[point.D <= climb.floor])
+    place = at_floor(point.D, climb.floor)
+    boundary = np.sort(order[place])
+    unbounded = run_off(
+        climb._source(climb.E), hierarchy, ranks, point, place, label, "equation")
     covariance = _covariance(climb, hierarchy).principal()
     penalty = climb._penalty(climb.gamma) + (
         loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
@@ -250,7 +262,9 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
         options=options)
-    warn_of(fit, climb.solver_end)
+    if data.Y.dtype != np.float64:
+        fit = replace(fit, loglik=average_loglik(fit, data))
+    warn_of(fit, climb.solver_end, unbounded)
     return fit
 
 
@@ -290,8 +304,9 @@ def _coefficients(climb, hierarchy):
 
 def _covariance(climb, hierarchy):
     point, ranks = climb.ascent.state.point, climb.ascent.problem.ranks
-    return MLR.from_compact(hierarchy, ranks, hierarchy._scatter(point.F),
-                            hierarchy._scatter(point.D), check_finite=False)
+    F, D = (hierarchy._scatter(x).astype(climb.system.dtype, copy=False)
+            for x in (point.F, point.D))
+    return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
 
 
 def check_hierarchy(hierarchy, K):

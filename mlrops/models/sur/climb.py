@@ -7,7 +7,7 @@ import numpy as np
 import scipy.linalg
 
 from ..._wording import agree, counted, name_some
-from ...operators.convergence import ConvergenceWarning
+from ...operators.convergence import ConvergenceWarning, UnboundedWarning
 from ..ascent import Ascent, Problem
 from ..data import CompleteData
 from ..em import Point
@@ -17,7 +17,7 @@ from ..run import independent_loglik
 from ..start import start
 from .beta_step import beta_step
 
-__all__ = ["LEAST_GAIN", "Climb", "residual_source", "residual_start", "warn_of"]
+__all__ = ["LEAST_GAIN", "Climb", "residual_source", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -37,41 +37,19 @@ LEAST_GAIN = 1e-9
 def residual_source(E, system=None, tree=None, ridge=0.0):
     """The source of EM that residuals (K, N) in tree order are; their mean is fixed at 0.
 
-    Where cells of the system are missing, they are left out of the likelihood.
+    Where cells of the system are missing, they are left out of the likelihood.  All is float64,
+    whatever the residuals are.
     """
-    K, N = E.shape
+    (K, N), dtype = E.shape, E.dtype
+    E = E.astype(float, copy=False)
     if system is not None and system.observed is not None:
         samples = system.samples(tree, E)
         variance = np.einsum("kt,kt->k", E, E, dtype=float) / samples.counts
-        return IncompleteData(samples, variance, np.zeros(K, E.dtype), False)
+        return IncompleteData(samples, variance, np.zeros(K), False, dtype)
     # The triangular factor of their QR factorization has the same products E Eᵀ.
     X = E if N <= K else np.ascontiguousarray(
         scipy.linalg.qr(E.T, mode="r", check_finite=False)[0][:K].T)
-    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K, E.dtype), N, float(N), ridge)
-
-
-class _Standardized:
-    """What `start` sees of a source, in units of the standard deviations."""
-
-    def __init__(self, source, sd):
-        self.source, self.sd = source, sd
-        self.dtype, self.n_samples = source.dtype, source.n_samples
-        self.variance = np.ones(sd.size, sd.dtype)
-
-    def start_data(self, width, seed):
-        return self.source.start_data(width, seed) / self.sd[:, None].astype(self.dtype)
-
-
-def residual_start(tree, ranks, source):
-    """F and D to climb from, the same whatever the units of the equations.
-
-    Singular vectors of residuals in units of their own would be those of the equations with the
-    largest numbers, from where the climb may end at a lower maximum.
-    """
-    sd = np.sqrt(source.variance)
-    F, D = start("svd", tree, ranks, _Standardized(source, sd), None)
-    return ((F * sd[:, None]).astype(source.dtype, copy=False),
-            (D * sd**2).astype(source.dtype, copy=False))
+    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K), N, float(N), ridge, dtype)
 
 
 class Climb:
@@ -86,8 +64,8 @@ class Climb:
         source = self._source(self.E)
         check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position],
                     "equation")
-        self.floor = (options.variance_floor * source.variance).astype(source.dtype)
-        F, D = residual_start(tree, ranks, source)
+        self.floor = options.variance_floor * source.variance
+        F, D = start("svd", tree, ranks, source, None)
         first = Point(F, np.maximum(D, self.floor), source.mean)
         self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
         self.independent = independent_loglik(source)
@@ -228,18 +206,19 @@ class _Profiled:
         return found
 
 
-def warn_of(fit, solver_end="target", stacklevel=4):
+def warn_of(fit, solver_end="target", unbounded=None, stacklevel=4):
     """Warn of what makes a `SURResult` doubtful.
 
     A cap that was reached, rounding where coefficients are not yet right (`solver_end` says how the
-    last β-step ended), equations with the same residuals, variances at the floor.
+    last β-step ended), equations with the same residuals, variances at the floor, a likelihood that
+    is `unbounded`, for a reason.
     """
     names, options = fit.data.names, fit.options
     label = range(fit.K) if names is None else names.equations
     alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
 
-    def warn(message):
-        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
+    def warn(message, category=ConvergenceWarning):
+        warnings.warn(message, category, stacklevel=stacklevel + 1)
 
     if fit.termination == "max_iter" and solver_end == "max_iter":
         warn(f"the alternation did not converge in {counted(fit.n_iter, 'iteration')} with at most"
@@ -257,7 +236,10 @@ def warn_of(fit, solver_end="target", stacklevel=4):
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
-    if fit.boundary.size:
+    if unbounded is not None:
+        warn(f"{unbounded}; lower the ranks or leave equations out, all figures depend on the"
+             f" variance_floor of {options.variance_floor:g}", UnboundedWarning)
+    elif fit.boundary.size:
         warn(f"{counted(fit.boundary.size, 'equation')} {agree(fit.boundary.size, 'has', 'have')}"
              f" a variance at the floor of {options.variance_floor:g} of"
              f" {agree(fit.boundary.size, 'its', 'their')} residual variance"

@@ -1,6 +1,5 @@
 """Kinds of covariance of the coefficients of a fitted system."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from ..._wording import agree, counted, name_some
 from ...operators._validate import in_memory
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
+from ...operators.traces import in_double
 from ..options import check_number
 from .bootstrap import bootstrap
 from .coefficient_inverse import CoefficientInverse
@@ -65,18 +65,10 @@ def estimate(result, config):
 
 def precise(result):
     """The system and Σ of a result, in double precision."""
-    data, covariance = result.data, result.covariance
-    if data.Y.dtype != np.float64:
-        known = {id(X): X.astype(np.float64) for X in data.Xs}
-        data = replace(data, Xs=[known[id(X)] for X in data.Xs], Y=data.Y.astype(np.float64))
-        system = data.system(beta_ridge=result.options.beta_ridge)
-    else:
-        system = result.system
-    if covariance.dtype != np.float64 and isinstance(covariance, MLR):
-        covariance = MLR.from_compact(covariance.hierarchy, covariance.ranks,
-                                      covariance.F.astype(np.float64),
-                                      covariance.D.astype(np.float64))
-    return system, covariance
+    data, covariance = result.data.in_double(), result.covariance
+    system = (result.system if data is result.data
+              else data.system(beta_ridge=result.options.beta_ridge))
+    return system, in_double(covariance) if isinstance(covariance, MLR) else covariance
 
 
 # ---------------------------------------------------------------- from the model

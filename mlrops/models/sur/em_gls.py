@@ -5,9 +5,9 @@ import numpy as np
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ..run import SMALL_GAINS, independent_loglik
-from ..start import capped_groups
+from ..start import capped_groups, start
 from .als_gls import SUROptions, check_hierarchy
-from .climb import LEAST_GAIN, residual_source, residual_start, warn_of
+from .climb import LEAST_GAIN, residual_source, warn_of
 from .data import read_equations
 from .groups import read_tree
 from .limits import check_bounded, check_carried
@@ -75,7 +75,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     system.check_errors(E)
     source = residual_source(hierarchy._gather(E))
     F, D = map(hierarchy._scatter,
-               residual_start(hierarchy._in_tree_order(), ranks, source))
+               start("svd", hierarchy._in_tree_order(), ranks, source, None))
     floor = hierarchy._scatter(variance_floor * source.variance).astype(D.dtype)
     state = _State(system, system.ols, hierarchy, ranks, F, np.maximum(D, floor))
     independent, trace, termination = independent_loglik(source), [state.loglik], None

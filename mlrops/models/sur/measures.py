@@ -5,15 +5,19 @@ import warnings
 
 import numpy as np
 
+from ..._wording import counted
 from ...operators.convergence import ConvergenceWarning
+from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.mlr import MLR
+from ...operators.traces import in_double
 from .. import conditional
 from .beta_step import beta_step
 from .data import SURData
 from .new_data import linear, read_new
+from .system import Weighting
 
-__all__ = ["equation_rsquared", "loglik_samples", "mcelroy", "mean_squares", "new_mean_squares",
-           "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
+__all__ = ["average_loglik", "equation_rsquared", "loglik_samples", "mcelroy", "mean_squares",
+           "new_mean_squares", "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
 
 
 def row_roots(data):
@@ -79,8 +83,9 @@ def mcelroy(fit):
 
 
 def new_errors(new, fit):
-    """Errors of predictions of `NewData`, (M, K); NaN at missing cells."""
-    return new.Y - linear(fit, new.Xs)
+    """Errors of predictions of `NewData`, (M, K) in float64; NaN at missing cells."""
+    known = {id(X): X.astype(float, copy=False) for X in new.Xs}
+    return new.Y - linear(fit, [known[id(X)] for X in new.Xs])
 
 
 def new_mean_squares(fit, Xs=None, Y=None):
@@ -95,7 +100,7 @@ def new_mean_squares(fit, Xs=None, Y=None):
 
 def loglik_samples(fit, new):
     """Log-likelihood of each row of `NewData`, (M,); see `SURResult.score_samples`."""
-    E, covariance, extra = new_errors(new, fit), fit.covariance, 0.0
+    E, covariance, extra = new_errors(new, fit), _precise(fit.covariance), 0.0
     if new.weights is not None:
         E, extra = E * np.sqrt(new.weights), 0.5 * np.log(new.weights).sum(axis=1)
     if not np.isnan(E).any():
@@ -105,3 +110,33 @@ def loglik_samples(fit, new):
         raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
                          f" one: an MLR, got {covariance!r}")
     return extra + conditional.loglik_samples(covariance, np.zeros(fit.K), E)
+
+
+def average_loglik(fit, data):
+    """Average log-likelihood a row of rows of a fit's equations, on the cells there are.
+
+    A row without any cell counts nowhere.
+    """
+    data, covariance = data.in_double(), _precise(fit.covariance)
+    fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
+    E, log_weights, n_cells, n_rows = data.Y - fitted, 0.0, data.Y.size, data.N
+    weighting = Weighting(covariance, data.N)
+    if data.weights is not None:
+        E = E * np.sqrt(data.weights)
+        log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells
+    if data.observed is not None:
+        E, n_cells = np.where(data.observed, E, 0), data.observed.sum()
+        n_rows = np.count_nonzero(data.observed.any(axis=1))
+        cells = ObservedCells(covariance.hierarchy, np.ascontiguousarray(data.observed.T))
+        weighting = IncompletePrecision(covariance, cells)
+    if not n_rows:
+        raise ValueError(f"none of {counted(data.N, 'row')} has a cell to be scored by")
+    E = np.ascontiguousarray(E.T)
+    quad = np.einsum("kt,kt->", E, weighting.solve(E), dtype=float)
+    constant = n_cells * math.log(2 * math.pi)
+    return float(log_weights - 0.5 * (constant + weighting.logdet() + quad)) / n_rows
+
+
+def _precise(covariance):
+    """Σ in float64 where it has factors."""
+    return in_double(covariance) if isinstance(covariance, MLR) else covariance

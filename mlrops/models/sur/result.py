@@ -8,6 +8,7 @@ from ..._cached import cached_property
 from ..._optional import import_pandas
 from ..._wording import counted
 from ...operators.base import StructuredOperator
+from .. import conditional
 from . import measures
 from .covariance import CovConfig
 from .data import SURData
@@ -288,7 +289,7 @@ class SURResult(Inference, SystemTests):
         return loglik if new.rows is None else import_pandas().Series(loglik, index=new.rows)
 
     def score(self, Xs=None, Y=None):
-        """Average log-likelihood a row of data.
+        """Average log-likelihood a row of data; one without a cell of Y counts nowhere.
 
         Parameters
         ----------
@@ -299,4 +300,6 @@ class SURResult(Inference, SystemTests):
         -------
         loglik : float
         """
-        return float(np.mean(self.score_samples(Xs, Y)))
+        new = read_new(self, Xs, Y, need_Y=True)
+        loglik = measures.loglik_samples(self, new)
+        return conditional.average(loglik, measures.new_errors(new, self))

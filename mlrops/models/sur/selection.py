@@ -1,16 +1,13 @@
 """`select_sur_ranks`: the ranks of a system's error covariance, by BIC or held-out likelihood."""
 
-import math
-
 import numpy as np
 
-from ...operators.incomplete_solve import IncompletePrecision, ObservedCells
 from ..criteria import degrees_of_freedom
 from ..selection import RankOptions, choose_ranks
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .data import read_equations
 from .groups import read_tree
-from .system import Weighting
+from .measures import average_loglik
 
 __all__ = ["select_sur_ranks", "select_system_ranks"]
 
@@ -118,7 +115,7 @@ class SystemFits:
         return fit_system(data, ranks, self.hierarchy, self._options, callback=self._callback)
 
     def score(self, fit, rows):
-        return held_out_loglik(fit, self._take(rows))
+        return average_loglik(fit, self._take(rows))
 
     def _take(self, rows):
         """The data of some rows, one copy for all candidates; the key lives as long as it."""
@@ -130,6 +127,9 @@ class SystemFits:
 
     def degrees_of_freedom(self, ranks):
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)
+
+    def refusal(self, ranks, rows=None, share=1.0):
+        return None  # `carried` bounds what is generated, and a fit refuses what is listed
 
     def n_samples(self, fit):
         return fit.N
@@ -147,21 +147,3 @@ class SystemFits:
         widths = sorted({id(X): X.shape[1] for X in self.data.Xs}.values(), reverse=True)
         total = np.cumsum(widths + [0] * (rows - len(widths)))[:rows]  # of R + 1 equations
         return max(0, int(np.count_nonzero(np.arange(rows) + total < rows)) - 1)
-
-
-def held_out_loglik(fit, data):
-    """Average log-likelihood a row of other rows of a fit's equations, on the cells there are."""
-    fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
-    E, log_weights, n_cells = data.Y - fitted, 0.0, data.Y.size
-    weighting = Weighting(fit.covariance, data.N)
-    if data.weights is not None:
-        E = E * np.sqrt(data.weights)
-        log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells
-    if data.observed is not None:
-        E, n_cells = np.where(data.observed, E, 0), data.observed.sum()
-        cells = ObservedCells(fit.covariance.hierarchy, np.ascontiguousarray(data.observed.T))
-        weighting = IncompletePrecision(fit.covariance, cells)
-    E = np.ascontiguousarray(E.T, dtype=fit.covariance.dtype)
-    quad = np.einsum("kt,kt->", E, weighting.solve(E), dtype=float)
-    constant = n_cells * math.log(2 * math.pi)
-    return float(log_weights - 0.5 * (constant + weighting.logdet() + quad)) / data.N
