@@ -364,7 +364,8 @@ TABLE = {
     Permutation: (lambda A: {"p": A.p, "dtype": A.dtype.name},
                   lambda p, dtype: Permutation(p, np.dtype(dtype))),
     Dense: (_dense_fields,
-            lambda A, symmetric, positive_definite: Dense(A, symmetric, positive_definite)),
+            lambda A, symmetric, positive_definite: Dense(
+                A, symmetric, positive_definite, _order="K")),
     Wrapped: (_sparse_arrays, _wrapped),
     Sum: (_field("ops"), lambda ops: Sum(ops)),
     Product: (_field("ops"), lambda ops: Product(ops)),

@@ -135,7 +135,7 @@ def test_a_child_forked_in_a_sweep_has_the_limits_and_sweeps(case, monkeypatch):
 
 
 @pytest.mark.parametrize("blas, k, shared", [
-    (1, 60, True), (4, 60, True), (4, 600, False), (1, 600, True), (None, 30, False)])
+    (1, 90, True), (4, 90, True), (4, 1200, False), (1, 1200, True), (None, 30, False)])
 def test_products_shared_by_threads_are_small_where_blas_has_threads(blas, k, shared, case,
                                                                      monkeypatch):
     """BLAS takes one thread for small products: what is shared is cut into such ones."""

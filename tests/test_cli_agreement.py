@@ -19,19 +19,20 @@ def folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def kernel(seed, kind, n=40):
+def kernel(seed, kind, n=24):
     x = np.random.default_rng(seed).random((n, 2))
     d = np.linalg.norm(x[:, None] - x, axis=2)
     return {"exponential": np.exp(-4 * d), "gauss": np.exp(-20 * d**2),
             "nugget": np.exp(-2 * d) + 0.3 * np.eye(n)}[kind]
 
 
-KERNELS = [(0, "exponential"), (2, "gauss"), (5, "nugget"), (6, "gauss")]
+KERNELS = [(2, "gauss"), (4, "nugget"), (5, "gauss"), (6, "nugget")]  # a search of each ends badly
 
 
 def fitted(capsys, *options):
     """Relative errors that the command prints, and what it says of storage."""
-    assert main(["fit", "a.npy", "--rank", "6", "--levels", "3", "--output", "fit.npz", "--picture",
+    assert main(["fit", "a.npy", "--rank", "5", "--levels", "2",
+                 "--start", "uniform", "--output", "fit.npz", "--picture",
                  "fit.png", *options]) == 0
     out = capsys.readouterr().out
     errors = {label: float(error) for label, error in re.findall(
@@ -52,8 +53,8 @@ def test_a_wider_family_does_not_end_higher(seed, kind, capsys):
 @pytest.mark.parametrize("seed, kind", KERNELS)
 def test_families_are_nested(seed, kind):
     A = kernel(seed, kind)
-    tree, _ = partition(A, 3, symmetric=True, random_state=0)
-    fit = partial(allocate_ranks, A, 6, tree, tree, random_state=0)
+    tree, _ = partition(A, 2, symmetric=True, random_state=0)
+    fit = partial(allocate_ranks, A, 5, tree, tree, random_state=0)
     found = [_nearest(A, tree, tree, symmetric, psd, fit).error
              for symmetric, psd in ((False, False), (True, False), (True, True))]
     assert found[0] <= found[1] <= found[2]
@@ -63,7 +64,7 @@ def test_families_are_nested(seed, kind):
 
 
 @pytest.mark.parametrize("options", [[], ["--psd"], ["--no-symmetric"]])
-@pytest.mark.parametrize("shape", [(40, 40), (40, 30)])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 20)])
 def test_one_figure_of_storage(options, shape, capsys):
     if shape[0] != shape[1] and options != []:
         pytest.skip("rectangular matrices are of no other family")

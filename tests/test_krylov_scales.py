@@ -18,6 +18,7 @@ from mlrops import (
     Scaled,
     StructuredOperator,
     Sum,
+    Woodbury,
     Wrapped,
 )
 
@@ -215,3 +216,16 @@ def test_direct_solves_take_no_options(option):
     for A in (low, low.inv(), -low, Diagonal([1.0, 2.0, 3.0]), Dense(np.eye(3)), low @ low):
         with pytest.raises(TypeError, match=f"by its structure and takes no {[*option][0]}"):
             A.solve(np.ones(3), **option)
+
+
+def test_factors_that_iterate():
+    """Products and updates of operators that iterate reach what an iteration promises."""
+    rng = np.random.default_rng(5)
+    shift = Permutation(np.roll(np.arange(n), 1)) + Diagonal(rng.uniform(2, 3, n))
+    b = rng.standard_normal((n, 2))
+    for A in (Product(POSITIVE, shift), Product(shift.T, POSITIVE, shift),
+              Woodbury(POSITIVE, rng.standard_normal((n, 2))),
+              Woodbury(shift, rng.standard_normal((n, 2)), None, rng.standard_normal((n, 2)))):
+        assert not A._has_direct_solve
+        assert residual(A, A.solve(b), b) <= 1e-10
+        assert residual(A, A.inv() @ b, b) <= 1e-8

@@ -157,17 +157,12 @@ def test_sparse_is_dense(form, symmetric, balanced):
     assert partition(form(A), 4, **options) == partition(A, 4, **options)
 
 
-def blocks_in_blocks():
-    """Integers (30, 24), large within 2, 4 and 8 groups: no cut is a tie that rounding decides."""
-    rng = np.random.default_rng(0)
+def test_scale_and_integers_do_not_matter():
+    rng = np.random.default_rng(0)  # large within 2, 4 and 8 groups: no cut is nearly a tie
     A, rows, cols = rng.integers(-1, 2, (30, 24)), np.sort(np.arange(30) % 8), np.arange(24) // 3
     for groups, size in ((4, 12), (2, 6), (1, 20)):
         A += (rows[:, None] // groups == cols // groups) * rng.choice([-size, size], (30, 24))
-    return A[rng.permutation(30)][:, rng.permutation(24)]
-
-
-def test_scale_and_integers_do_not_matter():
-    A = blocks_in_blocks()
+    A = A[rng.permutation(30)][:, rng.permutation(24)]
     expected = partition(A, 4)
     for other in (A * 1e-170, A * 1e160, A.astype(np.float32), A.tolist(), np.asfortranarray(A)):
         assert partition(other, 4) == expected

@@ -288,12 +288,14 @@ def test_greedy_starts_beside_the_neighbour(counted, small):
 
 
 def test_warm_start_keeps_what_was_found(small):
-    """Kept columns are the leading ones, new ones have signal-to-noise ratio about 1 a group."""
+    """Kept columns are the leading ones of correlations; new ones have a signal-to-noise ratio near
+    1 in each group."""
     fit = fit_factor_model(small, (2, 1), SMALL)
-    start = rank_search._beside(fit.covariance, (1, 41), np.random.default_rng(0))
-    assert np.array_equal(start.D, fit.covariance.D)
-    assert np.array_equal(start.factors[0], fit.covariance.factors[0][:, :1])
-    assert np.array_equal(start.factors[1][:, :1], fit.covariance.factors[1])
+    start = rank_search._beside(fit, (1, 41), np.random.default_rng(0))
+    sd, axes = np.sqrt(fit.covariance.diagonal())[:, None], fit.correlation.principal().factors
+    np.testing.assert_allclose(start.D, fit.covariance.D, rtol=1e-12)
+    np.testing.assert_allclose(start.factors[0], sd * axes[0][:, :1], rtol=1e-12)
+    np.testing.assert_allclose(start.factors[1][:, :1], sd * axes[1], rtol=1e-12)
     new = start.factors[1][:, 1:] ** 2 / start.D[:, None]
     for g in range(2):
         assert new[SMALL.labels(1) == g].sum(axis=0).mean() == pytest.approx(1, abs=0.3)

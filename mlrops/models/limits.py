@@ -7,7 +7,7 @@ import numpy as np
 from .._wording import agree, counted
 from ..operators.mlr import MLR
 from .ascent import LEAST
-from .rows import named
+from .labelled import named
 
 __all__ = ["at_floor", "run_off", "too_few_samples", "useful_ranks"]
 

@@ -145,7 +145,7 @@ class FactorFits:
         """Which samples have a cell and a positive weight; None for chunks, still to be read."""
         if is_chunks(self._Y):
             return None
-        found = np.ones(len(self._Y) if hasattr(self._Y, "columns") else np.shape(self._Y)[0], bool)
+        found = np.ones(np.shape(self._Y)[0], bool)
         if self._options.get("missing") == "em":
             found &= ~np.isnan(as_array(self._Y)).all(axis=1)
         if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it

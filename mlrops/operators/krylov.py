@@ -6,12 +6,9 @@ from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 from .._wording import counted
 from ._validate import as_finite, check_rank
 from .iterations import cg, column_products, minres
-from .refine import norm_of
+from .refine import RTOL, norm_of
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
-
-# Relative residual ‖b - A x‖ / ‖b‖ that a solve reaches, or it raises.
-RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 
 # Where rounding keeps the residual above that, a backward error of so many units of rounding will
 # do, and a relative residual of at most √eps, beyond which A counts as singular.

@@ -318,6 +318,8 @@ class LowRankPlusDiagonal(StructuredOperator):
 
     def _inverse_diagonal(self):
         """diag(Σ⁻¹): ``(1 - f P⁻¹ fᵀ) / D``, f a row of D^{-1/2}F."""
+        if self._F.shape[1] == 0:
+            return 1 / self._D
         f = self._F / np.sqrt(self._D)[:, None]
         C = self._posterior(np.eye(f.shape[1], dtype=self.dtype))
         left = 1 - np.einsum("ij,ij->i", f @ C, f)

@@ -95,7 +95,13 @@ class MLRInverse(StructuredOperator):
 
     @cached_property
     def F(self):
-        """H: compact factors of what is taken off the diagonal, (n, R), feature order."""
+        """H: compact factors of what is taken off the diagonal, (n, R), feature order.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            Products with H would cancel: D is too small beside F.
+        """
         if self._loss > accuracy.PROMISED[self.dtype]:
             raise accuracy.refused(self._inverse, "inverse", self._loss)
         H = self.hierarchy._scatter(self._h)

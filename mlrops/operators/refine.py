@@ -8,7 +8,8 @@ import numpy as np
 
 from .._cached import computed_once
 
-__all__ = ["LIMIT", "column_dots", "corrected", "norm_of", "of_size_one", "refined", "unreached"]
+__all__ = ["LIMIT", "RTOL", "column_dots", "corrected", "norm_of", "of_size_one", "refined",
+           "unreached"]
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
@@ -18,6 +19,9 @@ CORRECTIONS = 12
 STEPS = 3
 # Above this many units of rounding a solve is no answer.
 LIMIT = 1e4
+# Relative residual ‖b - A x‖ / ‖b‖ that a solve by iteration reaches, or it raises.
+RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
+
 # Squared lengths that leave room for what is done with them.
 _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
          for info in map(np.finfo, (np.float32, np.float64))}
@@ -134,12 +138,15 @@ def corrected(A, solve, multiply, b, dinv, norms):
     return x
 
 
-def refined(A, solve, b, units=BACKWARD_ERROR):
+def refined(A, solve, b, units=None):
     """`solve` with steps of iterative refinement as long as they halve the residual.
 
     None where the backward error (where `units` are 10 or less: the residual, relative to b) is
-    below so many `units` of rounding.  Raises LinAlgError where it stays above `LIMIT` of them.
+    below so many `units` of rounding; by default 100, and what an iteration promises where parts of
+    A are solved by one.  Raises LinAlgError where it stays above `LIMIT`, or `units`, of them.
     """
+    if units is None:
+        units = BACKWARD_ERROR if A._has_direct_solve else RTOL[A.dtype] / np.finfo(A.dtype).eps
     return of_size_one(lambda b: _refined(A, solve, b, units), b)
 
 
@@ -164,11 +171,12 @@ def _refined(A, solve, b, units):
             size = np.where(better, now, size)
             if np.all(stalled):
                 break
-        short = ~(size <= LIMIT * eps * length) & np.isfinite(length)
+        limit = max(LIMIT, units) * eps
+        short = ~(size <= limit * length) & np.isfinite(length)
         if np.any(short):
             norms = norm_of(A) * np.linalg.norm(x, axis=0) + length
             error = np.max(np.where(short, size / np.where(norms > 0, norms, 1), 0))
-            if not error <= LIMIT * eps:
+            if not error <= limit:
                 raise unreached(A, error, "it is singular or ill-conditioned to this precision")
     return x
 

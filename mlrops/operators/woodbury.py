@@ -205,7 +205,9 @@ class Woodbury(StructuredOperator):
         if b.size == 0:
             return b.copy()
         try:
-            return of_size_one(self._measured, b)
+            if self._base._has_direct_solve:
+                return of_size_one(self._measured, b)
+            return refined(self, self._by_formula, b)
         except np.linalg.LinAlgError as error:
             if self._regular is not None:
                 return refined(self, self._regular._solve, b)

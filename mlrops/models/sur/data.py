@@ -128,9 +128,11 @@ class SURData:
         size = np.abs(rows).max(axis=1, initial=0)
         rows, used = rows[size > 0] / size[size > 0, None], size > 0
         gap = (q - R @ beta)[used] / size[used]
-        tol = 10 * max(rows.shape) * np.finfo(self.Y.dtype).eps
-        beta = beta + (unit * scipy.linalg.lstsq(rows, gap, cond=tol, lapack_driver="gelsy")[0]
-                       ).astype(beta.dtype)
+        Z, T, order = scipy.linalg.qr(rows.T, mode="economic", pivoting=True)
+        tol = 10 * max(rows.shape, default=1) * np.finfo(self.Y.dtype).eps
+        rank = int(np.count_nonzero(np.abs(np.diagonal(T)) > tol))
+        step = scipy.linalg.solve_triangular(T[:rank, :rank], gap[order[:rank]], trans="T")
+        beta = beta + (unit * (Z[:, :rank] @ step)).astype(beta.dtype)
         for row, value in zip(R[alone], q[alone], strict=True):
             i = np.flatnonzero(row)[0]
             beta[i] = value / row[i]

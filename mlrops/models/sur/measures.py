@@ -83,8 +83,9 @@ def mcelroy(fit):
 
 
 def new_errors(new, fit):
-    """Errors of predictions of `NewData`, (M, K); NaN at missing cells."""
-    return new.Y - linear(fit, new.Xs)
+    """Errors of predictions of `NewData`, (M, K) in float64; NaN at missing cells."""
+    known = {id(X): X.astype(float, copy=False) for X in new.Xs}
+    return new.Y - linear(fit, [known[id(X)] for X in new.Xs])
 
 
 def new_mean_squares(fit, Xs=None, Y=None):
