@@ -1,6 +1,6 @@
 """The hierarchy that a function is given, beside data whose features may have names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def read_hierarchy(given, names, n=None, *, axis="feature", what="hierarchy"):
         return None
     if isinstance(given, Hierarchy):
         return _renamed(_in_order(given, names, axis, what), names)
-    if isinstance(given, (str, bytes)) or not (
+    if isinstance(given, (str, bytes, Set)) or not (
             isinstance(given, Mapping) or hasattr(given, "__iter__")) or hasattr(given, "matvec"):
         raise TypeError(f"{what} must be a Hierarchy or labels of the {axis}s, got {given!r:.60}")
     names = None if names is None else tuple(names)

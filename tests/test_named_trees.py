@@ -151,6 +151,12 @@ def test_hierarchies_that_do_not_fit_the_data(given, names, message):
         read_hierarchy(given, names, 4)
 
 
+@pytest.mark.parametrize("given", ["x", {"x", "y"}, 3, Hierarchy.flat, MLR])
+def test_what_is_no_hierarchy(given):
+    with pytest.raises(TypeError, match="hierarchy must be a Hierarchy or labels of the features"):
+        read_hierarchy(given, NAMES)
+
+
 def test_equations_of_a_system():
     rng = np.random.default_rng(0)
     equations = {name: (rng.standard_normal(40), rng.standard_normal((40, 1))) for name in "abcd"}

@@ -47,7 +47,8 @@ class MLR(StructuredOperator):
         Row i of ``factors[l]`` is the loading of feature i on the r_l factors of its group at level
         l; rows in feature order.  r_l may be 0.
     D : array_like, shape (n,)
-        Positive diagonal.
+        Positive diagonal.  A Series, dict or DataFrame with labels, here or among the factors, is
+        matched to the names of the hierarchy (`Hierarchy.feature_names`).
 
     Raises
     ------
