@@ -65,7 +65,7 @@ their ranks                                select_ranks (RankSelection)
 one regression, correlated errors          gls (GLSResult)
 a system of regressions                    SUR by names, als_gls by arrays (SURResult); em_gls, the
                                            dense way; ranks: select_sur_ranks
-fits that did not converge                 ConvergenceWarning
+fits that did not converge, or cannot      ConvergenceWarning, UnboundedWarning
 files                                      save, load; format: ``help(mlrops.io)``
 data, simulators, test matrices            `mlrops.datasets`
 pictures                                   `mlrops.plotting`
@@ -117,6 +117,7 @@ from .operators import (
     StructuredOperator,
     Sum,
     Transposed,
+    UnboundedWarning,
     Woodbury,
     Wrapped,
     as_operator,
@@ -151,6 +152,7 @@ __all__ = [
     "StructuredOperator",
     "Sum",
     "Transposed",
+    "UnboundedWarning",
     "Woodbury",
     "Wrapped",
     "allocate_ranks",

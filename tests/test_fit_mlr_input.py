@@ -99,6 +99,8 @@ def test_refusals():
     with pytest.raises(ValueError, match="max_iter must be non-negative"):
         bad(max_iter=-1)
     with pytest.raises(TypeError, match="rows must be a Hierarchy"):
+        bad(rows=2)
+    with pytest.raises(ValueError, match="rows: level 1 has 2 labels for 26 rows"):
         bad(rows=[1, 2])
     with pytest.raises(ValueError, match="level 1 has 2 and 3"):
         bad(cols=Hierarchy.balanced(21, [1, 3, 6]))

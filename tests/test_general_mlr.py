@@ -10,6 +10,7 @@ from paired_trees import example, factors, operators
 from trees import PATHS, close, computing, make_case
 
 from mlrops import Diagonal, GeneralMLR, Hierarchy, _nodes
+from mlrops._fields import check_fields
 from mlrops.kernels import paired
 from mlrops.operators import Product, check_operator
 
@@ -220,12 +221,13 @@ def test_tags_in_a_file_have_to_be_true():
     for change, error, message in (
             ({"symmetric": True}, ValueError, "tagged symmetric or equal to a product, but it is"),
             ({"equal_to": Product(Q, P)}, ValueError, "tagged symmetric or equal to a product"),
-            ({"equal_to": Diagonal(np.ones(9))}, TypeError, "equal_to must be an MLR, a Product"),
+            ({"equal_to": Diagonal(np.ones(9))}, ValueError, "field 'equal_to' must be an MLR, a"),
             ({"ranks": (3, 2, 2)}, ValueError, r"B must have shape \(9, 7\)"),
             ({"B": good["B"].astype(np.float32)}, ValueError, "B and C must be of one dtype"),
             ({"cols": Hierarchy.flat(9)}, ValueError, "equally many levels"),
-            ({"rows": None}, TypeError, "rows must be of type Hierarchy")):
+            ({"rows": None}, ValueError, "field 'rows' must be of type Hierarchy")):
         with pytest.raises(error, match=message):
+            check_fields(good | change, _nodes.CHECKS["GeneralMLR"])
             _nodes._general(**(good | change))
 
 

@@ -6,7 +6,7 @@ from .blocks import BlockDiagonal, Kronecker
 from .check import OperatorReport, check_operator
 from .closure import add, matmul, power, scale
 from .composed import Inverse, Product, Scaled, Sum, Transposed
-from .convergence import ConvergenceWarning
+from .convergence import ConvergenceWarning, UnboundedWarning
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
 from .general_mlr import GeneralMLR
 from .general_solve import LstsqInfo
@@ -37,6 +37,7 @@ __all__ = [
     "StructuredOperator",
     "Sum",
     "Transposed",
+    "UnboundedWarning",
     "Woodbury",
     "Wrapped",
     "add",

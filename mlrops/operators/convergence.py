@@ -32,8 +32,7 @@ class UnboundedWarning(ConvergenceWarning):
     --------
     >>> import warnings
     >>> import numpy as np
-    >>> from mlrops import fit_factor_model
-    >>> from mlrops.operators.convergence import UnboundedWarning
+    >>> from mlrops import UnboundedWarning, fit_factor_model
     >>> Y = np.random.default_rng(0).standard_normal((5, 20))
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
