@@ -99,7 +99,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="max_iter must be non-negative"):
         bad(max_iter=-1)
     with pytest.raises(TypeError, match="rows must be a Hierarchy"):
-        bad(rows=[1, 2])
+        bad(rows=3)
     with pytest.raises(ValueError, match="level 1 has 2 and 3"):
         bad(cols=Hierarchy.balanced(21, [1, 3, 6]))
     with pytest.raises(ValueError, match="group 0 of level 1 has 2 children"):
