@@ -1,5 +1,6 @@
 """Files with one field of one object put to something else: refused when read, or sound."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -19,6 +20,7 @@ import mlrops
 from mlrops import _nodes, als_gls
 from mlrops._archive import read_archive, write_archive
 from mlrops.models.checkpoint import KIND
+from mlrops.models.run import TERMINATIONS
 from mlrops.models.selection import RankRecord, RankSelection
 
 NAN, INF = {"$float": "7ff8000000000000"}, {"$float": "7ff0000000000000"}
@@ -54,7 +56,7 @@ def regressions():
     constrained.add_constraints([{("w", "a"): 1.0, ("x", "a"): -1.0}])
     found = constrained.fit(1, cov_type="hac", cov_config={"bandwidth": 2.0})
     table = [RankRecord((1,), 8, 9, 1.5, 1.5, 1.5, 1.5, 1.5, 3, True, 0)]
-    chosen = mlrops.models.sur.result.replace(
+    chosen = dataclasses.replace(
         found, selection=RankSelection((1,), "bic", table, None))
     clustered = als_gls([X.to_numpy() for X in Xs], Y.to_numpy(), 1).with_cov(
         "clustered", clusters=np.arange(40) // 4)
@@ -294,6 +296,17 @@ def test_damaged_numbers_of_a_result(changes, arrays, reason, path):
     """They are refused when read, not in the summary."""
     forge_nodes(path, [H4, MLR4, changed(RESULT, values=changes)], FITTED | arrays)
     refused(path, reason)
+
+
+@pytest.mark.parametrize("kind", [mlrops.FactorModelResult, mlrops.SURResult])
+def test_every_word_for_the_end_of_a_fit_is_read(kind, path):
+    told = kind.__doc__.split("termination : str", 1)[1].split("\n    boundary", 1)[0]
+    words = set(re.findall('``"([a-z_]+)"``', told.split(" : ")[0]))
+    assert words and words <= set(TERMINATIONS)
+    fit = objects()["FactorModelResult" if kind is mlrops.FactorModelResult else "system chosen"]
+    for word in TERMINATIONS:
+        mlrops.save(path, dataclasses.replace(fit, termination=word, converged=False))
+        assert mlrops.load(path).termination == word
 
 
 @pytest.mark.parametrize("node, reason", [

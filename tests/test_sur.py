@@ -247,7 +247,8 @@ def test_standard_errors_of_other_kinds(grunfeld):
     pd.testing.assert_series_equal(by_label.bse, by_place.bse)
     assert np.abs(by_label.bse / fit.bse - 1).max() > 0.1
     for config, message in (({"clusters": decades.iloc[1:]}, "none for 1 row .1935"),
-                            ({"clusters": decades.iloc[[0, *range(20)]]}, "each label once .*got 1935")):
+                            ({"clusters": decades.iloc[[0, *range(20)]]},
+                             "each label once .*got 1935")):
         with pytest.raises(ValueError, match=message):
             model.fit(ranks=1, cov_type="clustered", cov_config=config)
     with pytest.raises(ValueError, match="kind must be one of"):

@@ -15,7 +15,7 @@ from .em import Point
 __all__ = ["TERMINATIONS", "Outcome", "Rules", "run"]
 
 # Why a fit of a model may have stopped.
-TERMINATIONS = "gradient", "loglik", "max_iter", "callback", "interrupted"
+TERMINATIONS = "gradient", "loglik", "rounding", "max_iter", "callback", "interrupted"
 
 # Updates whose gains must all be small: one small gain is no proof that the next is small, too.
 SMALL_GAINS = 3
