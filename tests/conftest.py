@@ -18,7 +18,7 @@ settings.load_profile("mlrops")
 def pytest_collection_modifyitems(items):
     cases = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("quick"):
+        if item.get_closest_marker("quick") and not item.get_closest_marker("slow"):
             cases[item.nodeid.split("[")[0]].append(item)
     for of_one in cases.values():
         count = of_one[0].get_closest_marker("quick").args[0]

@@ -176,6 +176,7 @@ def test_found_ranks_beat_the_start_fitted_for_long():
         assert fit.error < 0.95 * plain.error
 
 
+@pytest.mark.slow
 def test_a_discrete_gauss_transform():
     rng = np.random.default_rng(0)
     t, s = (rng.random((k, 3)) for k in (160, 120))

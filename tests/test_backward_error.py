@@ -175,6 +175,7 @@ def test_features_are_named():
     assert A.shape == (6, 6)
 
 
+@pytest.mark.quick(2)
 @both
 @pytest.mark.parametrize("n, tree, rank", [(100_000, [1], 5), (20_000, [1, 20, 2000], 2),
                                            (300, [1, 3, 150], 3)])

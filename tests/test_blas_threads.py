@@ -159,6 +159,7 @@ def test_products_shared_by_threads_are_small_where_blas_has_threads(blas, k, sh
         assert min(work for _, work in longest) == 500 * 15 * k
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("blas", [1, 4, None])
 @pytest.mark.parametrize("count", ["1", "2", "5"])
 def test_large_leaves_however_they_are_shared(blas, count, monkeypatch):

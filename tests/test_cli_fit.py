@@ -86,7 +86,7 @@ def write(path, A):
     return path
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name, A, options", [
     ("a.npy", RECTANGLE, ()),
     ("a.npz", RECTANGLE, ("--key", "wanted")),
@@ -151,6 +151,7 @@ def test_a_symmetric_matrix_with_a_tree_of_its_own(tmp_path):
     assert ", symmetric" not in out and "2 levels, as asked for" in out
 
 
+@pytest.mark.slow
 def test_one_level_is_the_truncated_svd(tmp_path):
     write(tmp_path / "a.npy", RECTANGLE)
     out, _ = run(tmp_path, "a.npy", "--rank", 3, "--levels", 1)
@@ -377,7 +378,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
 # ---------------------------------------------------------------- odd matrices
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("A, rank", [
     (RECTANGLE[:1], 1), (RECTANGLE[:, :1], 1), (RECTANGLE[:, :3], 1), (np.ones((1, 1)), 1),
     (RECTANGLE[:3, :3], 1), (RECTANGLE[:6, :6], 1), (RECTANGLE[:11, :7], 2),

@@ -104,6 +104,7 @@ def test_booleans():
 # ---------------------------------------------------------------- sparse, chunks, maps
 
 
+@pytest.mark.quick(5)
 @pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
 @pytest.mark.parametrize("format", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
 @pytest.mark.parametrize("kind", ["array", "matrix"])

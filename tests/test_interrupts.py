@@ -244,6 +244,7 @@ def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 @FORKS
 def test_a_process_that_is_interrupted(host, uninterrupted, tmp_path):
     path = tmp_path / "fit.npz"

@@ -467,6 +467,7 @@ def test_equal_objects_give_equal_files(tmp_path, fit):
     assert Path(tmp_path / "a").read_bytes() == Path(tmp_path / "b").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_million_features_take_one_copy(path):
     h = Hierarchy.balanced(1_000_000, [1, 1000, 100_000])
     A = MLR._from_tree(h, (4, 4, 4), np.ones((h.n, 12)), np.ones(h.n))

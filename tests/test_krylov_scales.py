@@ -75,6 +75,7 @@ def test_tridiagonal_without_a_tag():
     assert residual(A.T, A.T.solve(B), B) <= 1.1e-10
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("seed", range(20))
 def test_indefinite_and_unsymmetric_sums(seed):
     rng, n = np.random.default_rng(seed), 40

@@ -449,6 +449,7 @@ def test_fit_and_imputation_of_nullable_columns():
                          missing="em")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_fit_does_not_depend_on_units(scale):
     h = Hierarchy.balanced(60, (1, 4, 12))

@@ -119,6 +119,7 @@ def test_ordinary_solves_are_corrected_where_they_cancel():
         assert residual < 1e-14 * (norm * np.linalg.norm(x) + np.linalg.norm(c))
 
 
+@pytest.mark.quick(2)
 @DECADES
 @SHAPES
 def test_determinant_and_quadratic_form_over_twelve_decades(counts, ranks, low, high):

@@ -99,6 +99,7 @@ def same(found, expected):
         assert_array_equal(a, b, strict=True)
 
 
+@pytest.mark.quick(30)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CONSTRUCTORS)

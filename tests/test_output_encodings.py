@@ -67,6 +67,7 @@ def test_what_an_encoding_lacks_is_replaced(encoding, text):
     assert written(out) == expected and expected.isascii() >= (encoding == "ascii")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_fit_and_info_in_narrow_encodings(encoding, matrix, monkeypatch):
     """Standard output and error; the files that are written are complete."""
@@ -149,6 +150,7 @@ def test_processes_of_whole_commands(command, file, encoding, matrix):
 # ---------------------------------------------------------------- readers that go
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("error, after", [
     (BrokenPipeError(32, "Broken pipe"), 0), (BrokenPipeError(32, "Broken pipe"), 5),
     (OSError(28, "No space"), 3), (ValueError("I/O operation on closed file"), 0)], ids=repr)

@@ -232,6 +232,7 @@ TINY = [(4, 4, True), (7, 7, True), (8, 8, True), (4, 6, False), (5, 4, False), 
         (2, 2, False), (2, 3, False), (2, 2, True), (3, 3, True)]
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("p, q, symmetric", TINY)
 def test_cuts_of_tiny_graphs_are_the_best(p, q, symmetric, sparse):

@@ -114,6 +114,7 @@ def test_folds_count_their_training_parts():
     assert max(record.ranks for record in selection.table) <= (2,)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("data, options", [
     (FEW, {"hierarchy": TREE}), (gaps(FEW), {"missing": "em"}),
     (gaps(FEW), {"missing": "em", "hierarchy": TREE})])

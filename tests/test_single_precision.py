@@ -43,6 +43,7 @@ FORMS = {
 }
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_likelihood_is_that_of_what_is_returned(case, form):

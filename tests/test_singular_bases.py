@@ -51,6 +51,7 @@ def near(A, dtype, det=True):
 both = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
 
+@pytest.mark.quick(6)
 @both
 @pytest.mark.parametrize("counts, ranks", [([2, 4], (2, 1)), ([1, 2, 4], (1, 2, 1))], ids=str)
 @pytest.mark.parametrize("seed", range(3))
@@ -75,6 +76,7 @@ def test_low_rank_updates_of_general_matrices(seed, counts, ranks, dtype):
         near(A + LowRankPlusDiagonal(U, d), dtype)
 
 
+@pytest.mark.quick(12)
 @both
 @pytest.mark.parametrize("small", [0.0, 1e-15, 1e-9, 1e-4])
 @pytest.mark.parametrize("seed", range(3))

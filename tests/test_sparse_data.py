@@ -106,6 +106,7 @@ def test_duplicates_and_stored_zeros():
         assert np.array_equal(matrix.data, stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64, bool, np.float32, np.float64])
 def test_dtypes(dtype):
     h = tree()

@@ -236,6 +236,7 @@ def test_a_fit_can_go_on_from_its_result():
 # ---------------------------------------------------------------- groups smaller than their rank
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("accelerate", [True, False])
 @pytest.mark.parametrize("init", ["svd", "frobenius", "random"])
 @pytest.mark.parametrize("form", ["array", "sparse", "missing"])

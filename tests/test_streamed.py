@@ -118,6 +118,7 @@ def test_weights_are_multiplicities():
     same_iterates(run(source, h, RANKS), expected)
 
 
+@pytest.mark.slow
 def test_float32():
     h, Y = tree(), samples().astype(np.float32)
     source = chunked_source(split_rows(Y, 1), h, True)

@@ -36,6 +36,7 @@ def scaled(data, s):
     return sp.csr_array(data * s) if sp.issparse(data) else data * s
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_fits_are_equivariant(kind, scale):
@@ -109,6 +110,7 @@ LAYOUTS = {"Fortran": np.asfortranarray, "strided": spread_out, "read-only": rea
            "turned": lambda x: x[::-1].copy()[::-1]}
 
 
+@pytest.mark.quick(16)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", ["array", "few", "uncompressed", "weights", "missing"])
