@@ -168,6 +168,7 @@ def test_history_storage_and_errors_agree(options):
     assert set(moves) <= {0, 2} and 2 in moves
 
 
+@pytest.mark.slow
 def test_found_ranks_beat_the_start_fitted_for_long():
     A, tree = kernel()
     fit = allocate_ranks(A, 7, tree, random_state=0, symmetric=False)

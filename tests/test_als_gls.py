@@ -159,6 +159,7 @@ def test_default_rules_stop_close_to_the_maximum():
         np.testing.assert_allclose(flat(usual.params), flat(sharp.params), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 def test_few_rows_do_not_stall(monkeypatch):
     """Where each half-step holds the other back, the two are taken together."""

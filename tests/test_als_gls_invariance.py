@@ -87,6 +87,7 @@ def test_fewer_rows_than_equations():
     assert np.isclose(fit.loglik, dense.loglik, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_of_size_K_by_K_is_formed():
     K, N = 2000, 40
     rng = np.random.default_rng(0)

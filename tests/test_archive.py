@@ -52,6 +52,7 @@ def bits(x):
     return type(x), struct.pack("<d", x) if type(x) is float else x
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(meta=metas)
 def test_meta_comes_back_bit_for_bit(folder, meta):

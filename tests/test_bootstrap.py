@@ -23,6 +23,7 @@ def make_fit(data=None, covariance=None, **options):
     return fit_system(data, *how, SUROptions.checked(**options), covariance=covariance)
 
 
+@pytest.mark.slow
 def test_the_covariance_is_that_of_the_draws():
     fit = make_fit().with_cov("bootstrap", n_boot=12, random_state=3)
     found = fit.bootstrap

@@ -284,7 +284,7 @@ ARRAYS = [
 ]
 
 
-@pytest.mark.quick(12)
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("name, change", ARRAYS)
 def test_arrays_that_do_not_fit_the_model(name, change, path):
     options = {"n_init": 2, "random_state": 0, "checkpoint": path}

@@ -40,7 +40,7 @@ def fitted(capsys, *options):
     return errors, re.search(r"^Storage: ([\d,]+) numbers", out, re.MULTILINE)[1]
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("seed, kind", KERNELS)
 def test_a_wider_family_does_not_end_higher(seed, kind, capsys):
     """Positive semidefinite matrices are symmetric ones, and these general ones."""
@@ -65,7 +65,7 @@ def test_families_are_nested(seed, kind):
     assert not alone[0] <= alone[1] <= alone[2] or found == alone
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--psd"], ["--no-symmetric"]])
 @pytest.mark.parametrize("shape", [(24, 24), (24, 20)])
 def test_one_figure_of_storage(options, shape, capsys):

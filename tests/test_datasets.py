@@ -226,6 +226,7 @@ def test_covariance_is_the_sum_of_the_levels():
     assert np.allclose(A.toarray(), dense, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_sample_covariance_converges_to_the_true_one():
     h = shuffled_tree()
     errors = []

@@ -122,6 +122,7 @@ def test_symmetric_fits_stay_symmetric(monkeypatch):
         assert part.operator.symmetric and sum(part.ranks) == 7
 
 
+@pytest.mark.slow
 def test_an_interrupted_refit_keeps_its_gains(monkeypatch):
     """Of the long refit at the end of exchanges whole iterations are kept, as a step."""
     S, tree = kernel()
@@ -184,7 +185,7 @@ print(fit.termination, abs(gap - fit.error) <= 1e-9 * gap, fit.n_iter, flush=Tru
 """
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="sends signals to processes")
 @pytest.mark.parametrize("name, updates, wait, bar", [
     ("bcd", 1, 0.0, False), ("bcd", 20, 0.013, True), ("als", 1, 0.004, False),

@@ -67,7 +67,7 @@ def test_the_row_that_fills_batches_up_stays_zero():
     np.testing.assert_array_equal(x, [[1, 1]] * 4 + [[0, 0]])
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_als_stays_downhill_where_fine_levels_repeat_each_other(dtype):
     A = gaussian(120, 90).astype(dtype)

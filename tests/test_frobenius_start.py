@@ -92,7 +92,7 @@ def test_error_is_that_of_dense_descent(h, ranks, share):
     assert error <= least * (1 + 1e-6) + 1e-7 * np.linalg.norm(S)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("h, ranks", CASES)
 @pytest.mark.parametrize("N", [12, 200])
 def test_the_end_is_stationary(h, ranks, N):

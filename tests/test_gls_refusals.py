@@ -28,6 +28,7 @@ def test_dependent_columns_are_named():
                 _ = gls(A, y, np.ones(30), solver=solver).bse
 
 
+@pytest.mark.slow
 def test_dependent_columns_where_the_covariance_solves_by_iteration():
     # What should be zero comes out as rounding, of either sign.
     rng = np.random.default_rng(23)

@@ -378,6 +378,7 @@ def test_describe_refuses_a_useless_size():
         Hierarchy.flat(3).describe("all")
 
 
+@pytest.mark.slow
 def test_a_million_features_take_a_moment():
     n = 10**6
     rng = np.random.default_rng(0)

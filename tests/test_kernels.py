@@ -59,6 +59,7 @@ def same(found, expected):
 # ---------------------------------------------------------------- threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n, leaf", [(60_000, 50), (30_000, 10_000)])
 def test_any_number_of_threads_gives_the_same_answer(monkeypatch, n, leaf):
     found = []

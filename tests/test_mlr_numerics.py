@@ -88,7 +88,7 @@ def twelve_decades(counts, ranks, low, high, n=600):
     return MLR.from_compact(h, ranks, F, D), rng
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("path", ["as shipped", "BLAS for every leaf"])
 @DECADES
 @SHAPES

@@ -199,6 +199,7 @@ def test_starts_of_other_names():
         fit_mlr(KERNEL.iloc[::-1, ::-1], (1, 0), SECTOR, init=first.operator)
 
 
+@pytest.mark.slow
 def test_groups_on_the_command_line_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     KERNEL.to_csv("k.csv", index=False)

@@ -207,6 +207,7 @@ def test_the_result_is_written_before_it_is_described(matrix, monkeypatch, capsy
         assert mlrops.load(f"{name}.npz").shape == (24, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="closes a pipe")
 def test_a_process_whose_pipe_is_closed(matrix):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -139,7 +139,7 @@ def allocation():
     return allocate_ranks(A, 20, *partition(A, 5, random_state=0), start="bottom", random_state=0)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 def test_ranks_as_a_heat_map(allocation):
     figure, (above, given) = plt.subplots(2, figsize=(8, 5))
     ax = plot_rank_allocation(allocation, given, kind="heat", error_ax=above)
@@ -261,6 +261,7 @@ def shares_of(ax, bars):
             np.concatenate([widths(c) for c in collections[half:]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["covariance", "correlation"])
 def test_shares_are_those_of_the_result(fit, by):
     ax = plot_variance_shares(fit, by=by, names=[f"n{i}" for i in range(8)])

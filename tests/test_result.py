@@ -211,6 +211,7 @@ def test_to_frame(named):
 # ---------------------------------------------------------------- sampling, likelihood
 
 
+@pytest.mark.slow
 def test_samples_have_the_mean_and_covariance():
     c, fit = example()
     fit = dataclasses.replace(fit, mean=10 * fit.mean)

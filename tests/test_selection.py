@@ -138,6 +138,7 @@ def test_one_fold_has_no_standard_error(small):
     assert math.isfinite(record.cv_mean) and math.isnan(record.cv_se)
 
 
+@pytest.mark.slow
 def test_one_standard_error_rule():
     Y = simulate_factor_model(15, 2, 60, noise=3.0, random_state=3).Y
     options = dict(candidates=[3, 2, 1, 0, 4], criterion="cv", random_state=0, tol=1e-6)
@@ -164,7 +165,7 @@ def test_finds_the_rank_of_one_level(criterion, seed):
     assert select_ranks(Y, max_rank=5, criterion=criterion, random_state=seed).ranks == (3,)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [(2, 1, 1), (1, 0, 2), (0, 2, 0)])
 def test_greedy_finds_the_ranks_of_a_tree(truth):
     for seed in range(3):
@@ -301,6 +302,7 @@ def test_warm_start_keeps_what_was_found(small):
         assert new[SMALL.labels(1) == g].sum(axis=0).mean() == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.slow
 def test_same_seed_same_answer(small):
     one, two = (select_ranks(small, SMALL, criterion="cv", n_folds=3, max_rank=2, random_state=7,
                              tol=1e-5) for _ in range(2))

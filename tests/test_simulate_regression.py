@@ -84,6 +84,7 @@ def test_coefficients_given_or_of_a_given_size():
     assert not np.concatenate(simulate_sur(4, 2, 1, 1, beta=0, random_state=0).params).any()
 
 
+@pytest.mark.slow
 def test_simulate_gls_draws_from_the_operator_it_was_given():
     case = permuted_case()
     data = simulate_gls(4, case.A, random_state=2)

@@ -30,7 +30,7 @@ from mlrops.sklearn import FactorModel  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
 
-@pytest.mark.quick(40)
+@pytest.mark.quick(24)
 @parametrize_with_checks([FactorModel(), FactorModel(missing="em"),
                           FactorModel(2, accelerate=False, center=False)])
 def test_scikit_learn_accepts_it(estimator, check):

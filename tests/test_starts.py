@@ -208,6 +208,7 @@ def test_random_starts_in_other_units(scale):
     close(other.D, one.D * scale**2, 1e-12)
 
 
+@pytest.mark.slow
 def test_random_starts_have_the_variance_of_the_data():
     Y = samples()
     mean = np.mean([begin(Y, init="random", random_state=s).diagonal() for s in range(300)], axis=0)

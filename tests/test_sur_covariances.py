@@ -92,7 +92,7 @@ def pair(which):
 FRENCH = "unadjusted", "robust", "robust debiased", "clustered", "groups debiased"
 
 
-@pytest.mark.quick(12)
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("which, name", [
     *((which, name) for which in ("grunfeld", "constrained", "weighted") for name in OTHERS),
     *((which, name) for which in ("french", "constrained french") for name in FRENCH),
@@ -180,7 +180,7 @@ SANDWICHES = {
 }
 
 
-@pytest.mark.quick(12)
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("name, ridge", [
     ("plain", 0.0), *((name, 0.0) for name in NAMES), ("plain", 3.0), ("all", 3.0)])
 @pytest.mark.parametrize("sandwich", SANDWICHES)

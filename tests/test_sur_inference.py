@@ -102,6 +102,7 @@ def test_products_of_operators(route):
     check(CoefficientInverse(data.system(), sigma, route), data, sigma.toarray(), 0.0)
 
 
+@pytest.mark.slow
 def test_chunks_do_not_matter(monkeypatch):
     from mlrops.models.sur import factor_elimination
 

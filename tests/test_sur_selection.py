@@ -159,6 +159,7 @@ def test_ranks_of_a_tree_are_found(criterion, seeds, least):
     assert found.count((2, 1)) >= least, found
 
 
+@pytest.mark.slow
 def test_gaps_and_weights_do_not_hide_the_rank():
     sim = simulate_sur(12, 2, ranks=2, n_samples=150, random_state=3)
     rng = np.random.default_rng(3)
