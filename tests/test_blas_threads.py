@@ -134,6 +134,7 @@ def test_a_child_forked_in_a_sweep_has_the_limits_and_sweeps(case, monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blas, k, shared", [
     (1, 90, True), (4, 90, True), (4, 1200, False), (1, 1200, True), (None, 30, False)])
 def test_products_shared_by_threads_are_small_where_blas_has_threads(blas, k, shared, case,

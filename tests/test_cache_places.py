@@ -80,6 +80,7 @@ def run(folder, **places):
     return second
 
 
+@pytest.mark.slow
 def test_a_read_only_installation_without_a_home(sealed):
     said = run(sealed)
     assert said.startswith("1 compiled kernels are not kept") and "NUMBA_CACHE_DIR" in said

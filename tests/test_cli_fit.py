@@ -303,6 +303,7 @@ def test_a_folder_that_takes_no_files(tmp_path, capsys, monkeypatch):
         capsys, "none.npy", "--rank", 1, "-o", "o.npz")
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_operator_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     write(tmp_path / "a.npy", RECTANGLE)
@@ -379,7 +380,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
 # ---------------------------------------------------------------- odd matrices
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("A, rank", [
     (RECTANGLE[:1], 1), (RECTANGLE[:, :1], 1), (RECTANGLE[:, :3], 1), (np.ones((1, 1)), 1),
     (RECTANGLE[:3, :3], 1), (RECTANGLE[:6, :6], 1), (RECTANGLE[:11, :7], 2),

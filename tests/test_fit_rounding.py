@@ -175,6 +175,7 @@ def test_exchanges_that_rounding_hides_end_the_search(monkeypatch):
     assert fit.error == pytest.approx(true_error(A, fit), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [csr_array, aslinearoperator])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_searches_of_products_end_at_rounding(kind, dtype):

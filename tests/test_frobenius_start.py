@@ -228,7 +228,7 @@ def test_a_sketch_of_many_samples_will_do():
     assert gaps["frobenius"] > gaps["svd"]
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [float, np.float32])
 @pytest.mark.parametrize("h, ranks", [(H, (2, 1, 2)), (FLAT, (2,)), (H, (1, 7, 5))])
 def test_units(h, ranks, dtype):
@@ -264,7 +264,7 @@ def test_idle_columns_begin_small():
 # ---------------------------------------------------------------- EM from there
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("accelerate", [True, False])
 @pytest.mark.parametrize("counts, ranks, N", [
     ([1], (4,), 300), ([1, 5, 20], (3, 2, 1), 200), ([1, 2, 50], (2, 1, 1), 500)])

@@ -61,6 +61,7 @@ def with_mlr(draw):
     return A, dense, *made
 
 
+@pytest.mark.slow
 @given(case=with_mlr())
 def test_with_mlr(case):
     A, dense, P, Q = case

@@ -198,7 +198,7 @@ def test_complete_data_give_the_iterates_of_the_complete_algorithm(N, center):
 # ---------------------------------------------------------------- gradient
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [at_random, blocks, nothing], ids=lambda kind: kind.__name__)
 def test_gradient_equals_finite_differences(kind):
     problem = tree_problem(kind)
@@ -449,7 +449,7 @@ def test_fit_and_imputation_of_nullable_columns():
                          missing="em")
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_fit_does_not_depend_on_units(scale):
     h = Hierarchy.balanced(60, (1, 4, 12))

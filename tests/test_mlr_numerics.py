@@ -197,6 +197,7 @@ def test_a_posterior_factors_on_its_way(path, case):
         close(at_once.mean(level), after.mean(level), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=15)
 @given(case=cases())

@@ -100,7 +100,7 @@ def same(found, expected):
 
 
 @pytest.mark.quick(30)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_the_same_bits(name, layout, dtype):

@@ -150,7 +150,7 @@ def test_processes_of_whole_commands(command, file, encoding, matrix):
 # ---------------------------------------------------------------- readers that go
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("error, after", [
     (BrokenPipeError(32, "Broken pipe"), 0), (BrokenPipeError(32, "Broken pipe"), 5),
     (OSError(28, "No space"), 3), (ValueError("I/O operation on closed file"), 0)], ids=repr)
@@ -187,6 +187,7 @@ def test_errors_of_a_command_come_out_where_its_text_does_not(monkeypatch, capsy
     assert "missing.npz cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_streams_at_all(matrix, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)

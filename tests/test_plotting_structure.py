@@ -137,6 +137,7 @@ def general():
                                     for h in (rows, cols)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [
     random_mlr(permuted(12, [1, 3, 6]), (2, 0, 1)),
     random_mlr(permuted(12, [1, 3, 6]), (2, 0, 1)).inv(), general()],

@@ -84,6 +84,7 @@ def test_seconds_take_the_place_of_iterations():
         plot_loglik(two["fit 0"], seconds=[1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(2.5, 1.8), (6.4, 4.8)])
 @pytest.mark.parametrize("gap", [False, True])
 def test_names_of_traces_neither_meet_nor_leave_the_axes(size, gap):

@@ -112,6 +112,7 @@ def test_no_group_has_a_better_rotation_nearby(method, normalize):
             np.testing.assert_allclose(G, G.T, atol=1e-8 * len(rows))
 
 
+@pytest.mark.slow
 @ORTHOGONAL
 @NORMALIZE
 def test_two_factors_against_a_grid_of_angles(method, normalize):

@@ -96,6 +96,7 @@ def by_hand(Y, h, ranks, folds, **options):
     return np.mean(scores), np.std(scores, ddof=1) / math.sqrt(len(scores))
 
 
+@pytest.mark.slow
 def test_contiguous_folds_by_hand(small):
     cuts = [0, 27, 54, 80]
     folds = [(np.r_[0:a, b:80], np.arange(a, b)) for a, b in itertools.pairwise(cuts)]
@@ -125,6 +126,7 @@ def test_own_folds_in_every_form(small):
         assert record.cv_se == pytest.approx(se, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_splitter_of_scikit_learn(small):
     splitter = pytest.importorskip("sklearn.model_selection").KFold(4)
     ours, theirs = (select_ranks(small, SMALL, [(1, 0), (1, 1)], criterion="cv", **how)
@@ -155,7 +157,7 @@ def test_one_standard_error_rule():
 # ---------------------------------------------------------------- does it find the truth
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("criterion", ["bic", "cv"])
 def test_finds_the_rank_of_one_level(criterion, seed):
@@ -205,7 +207,7 @@ def neighbours(ranks):
     return {tuple(np.add(ranks, s).tolist()) for s in steps}
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [None, (2, 2), (0, 3)])
 def test_greedy_ends_where_no_move_helps(small, start):
     selection = select_ranks(small, SMALL, max_rank=3, start=start, random_state=0, tol=1e-6)

@@ -178,7 +178,7 @@ def test_weights_are_repetitions():
 # ---------------------------------------------------------------- missing cells
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-9), (np.float32, 1e-3)])
 def test_scores_given_the_observed_cells(dtype, tol):
     h, ranks, X = tree_data(dtype=dtype)
@@ -300,6 +300,7 @@ def test_what_is_refused():
         FactorModel(ranks, h).fit(X).inverse_transform(X)
 
 
+@pytest.mark.slow
 def test_without_scikit_learn():
     code = "import sys; sys.modules['sklearn'] = None; import mlrops; import mlrops.sklearn"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -65,9 +65,10 @@ def assert_same(a, b):
         np.testing.assert_allclose(x, y, rtol=1e-5 if x.dtype == np.float32 else 1e-10)
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("case", ["plain", "weights", "limits", "gaps", "all"])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64,
+                                   pytest.param(np.float32, marks=pytest.mark.slow)])
 def test_fits_come_back(path, case, dtype):
     data, _ = draw(dtype=dtype)
     data = data if case == "plain" else variants(data)[case]

@@ -86,6 +86,7 @@ def variants(sim, seed=0):
             "both": replace(gaps, weights=weights)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["complete", "weighted", "gaps", "both"])
 def test_held_out_likelihood_by_dense_blocks(small, kind):
     data = variants(small)[kind]
@@ -114,6 +115,7 @@ def test_folds_by_hand(small):
         assert abs(record.n_iter - n_iter) <= 2 and math.isnan(record.bic)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_folds(small):
     def means(seed):
         table = select_sur_ranks(small.Xs, small.Y, candidates=[1], criterion="cv", n_folds=3,
@@ -176,6 +178,7 @@ def test_gaps_and_weights_do_not_hide_the_rank():
 # ---------------------------------------------------------------- SUR.fit
 
 
+@pytest.mark.slow
 def test_fit_keeps_the_table(small):
     groups = {f"e{j}": "xy"[label] for j, label in enumerate(TREE.labels(1))}
     model = SUR(named(small))
