@@ -2,7 +2,10 @@
 
 import re
 
-import tomllib
+try:
+    import tomllib
+except ImportError:  # before Python 3.11; pip comes with its own
+    from pip._vendor import tomli as tomllib
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
