@@ -55,7 +55,7 @@ def stored(x):
     """What an object is made of: its attributes without what it has computed since."""
     computed = {name for kind in type(x).__mro__ for name, value in vars(kind).items()
                 if isinstance(value, cached_property)}
-    links = {"_transposed"}
+    links = {"_transposed", "_norm_estimate"}
     if not type(x).__name__.endswith("Inverse"):
         links.add("_inverse")
     return {key: value for key, value in vars(x).items() if key not in computed | links}

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_kernels import in_a_new_process
 
-LIMIT_GB = 3.0
+LIMIT_GB = 3.5
 
 
 @pytest.mark.slow

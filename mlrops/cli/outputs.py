@@ -76,24 +76,26 @@ def write_text(path, text):
 
 
 def write_picture(path, figure):
-    """Write a matplotlib figure in the format that its name tells."""
+    """Write a figure of pyplot in the format that its name tells, and close it."""
+    import matplotlib.pyplot as plt
+
     try:
         with _replacing(path) as file:
             figure.savefig(file, format=_ending(path), dpi=130)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        plt.close(figure)
 
 
 def save_picture(path, draw):
     """Write the figure that `draw` makes, or say why there is none."""
     try:
-        import matplotlib.pyplot as plt
+        import matplotlib.pyplot  # noqa: F401 - whether it is there
     except ImportError as error:
         print(f"\nNo picture: {error}.  Install it with: python -m pip install matplotlib")
         return
-    figure = draw()
-    write_picture(path, figure)
-    plt.close(figure)
+    write_picture(path, draw())
     print(f"\nPicture written to {path}")
 
 
