@@ -8,6 +8,7 @@ Solves measure their backward error instead; see `refine`.
 """
 
 import math
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -139,7 +140,8 @@ def unexplained(A, check=True):
         return left
     left = left.copy()
     for part in np.array_split(doubtful, -(-doubtful.size // _BLOCK)):
-        left[part], moved[part] = _left_by_solves(A, part)
+        with suppress(np.linalg.LinAlgError):  # then what there is is refused, by name
+            left[part], moved[part] = _left_by_solves(A, part)
     check_left(A, left, moved, A._hierarchy.permutation, "partial variance")
     return left
 
