@@ -4,6 +4,7 @@ A test marked ``slow`` waits for ``python -m pytest -m ""``.  So do most cases o
 ``quick(k)``: k of them, evenly spread, run by default.  A failure is named as soon as it is there.
 """
 
+import gc
 from collections import defaultdict
 
 import pytest
@@ -26,6 +27,10 @@ def pytest_collection_modifyitems(items):
         for number, item in enumerate(of_one):
             if number not in kept:
                 item.add_marker("slow")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # thousands of items, which the collector of garbage need not look at again
 
 
 class NamesOfFailures:

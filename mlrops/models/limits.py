@@ -14,7 +14,7 @@ __all__ = ["at_floor", "run_off", "too_few_samples", "useful_ranks"]
 # By how much D is lowered to see whether the likelihood goes on rising.
 LOWER = 0.01
 # How near to its floor a variance stands at it: a fit may stop before the last of the way.
-NEAR = 1 + 1e-6
+NEAR = 2.0
 
 
 def at_floor(D, floor):
