@@ -132,7 +132,7 @@ def check(values, A, S, inverse, logdet, dense, diagonal, norm, b, eps, promised
         size = np.linalg.norm(floats(inverse))
         return error / size / max(1, eps * norm * size / promised)
 
-    attempt(values, "inverse", product, promised)
+    attempt(values, "inverse", product, 3 * promised)
 
     def root():
         C, deviation = A.color(np.eye(N, dtype=A.dtype)), np.sqrt(np.diag(dense))

@@ -141,7 +141,7 @@ def test_units_within_range():
     ([Y[None]], ValueError, "must be 2-d"),
     (lambda: Y, ValueError, "chunk 0 must be 2-d|chunks must be 2-d"),
     (pd.Series(Y[0]), ValueError, "must be 2-d"),
-    (sp.coo_array(np.arange(4.0)), ValueError, "must be 2-d|got 1"),
+    (sp.coo_array(np.arange(4.0)), ValueError, r"must be 2-d|got 1|shape \(1, 4\)"),
     (Y[:0], ValueError, "at least 2 samples .* got 0"),
     (Y[:1], ValueError, "at least 2 samples .* got 1"),
     (sp.csr_array(Y[:1]), ValueError, "at least 2 samples .* got 1"),

@@ -47,10 +47,10 @@ def close(found, expected):
         assert set(found.index) == set(expected.index)
         assert set(found.columns) == set(expected.columns)
         np.testing.assert_allclose(found.loc[expected.index, expected.columns], expected,
-                                   rtol=1e-4, atol=1e-6)
+                                   rtol=1e-3, atol=1e-4)
     elif isinstance(expected, pd.Series):
         assert set(found.index) == set(expected.index)
-        np.testing.assert_allclose(found.loc[expected.index], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.loc[expected.index], expected, rtol=1e-3, atol=1e-4)
     elif isinstance(expected, str):
         assert found == expected
     else:

@@ -132,7 +132,7 @@ def is_series(x):
 
 def _is_foreign(x):
     """Whether `x` is a table, or a named column of one, of another library than pandas."""
-    return ((hasattr(x, "__dataframe__") or hasattr(x, "__arrow_c_stream__"))
+    return (any(hasattr(x, verb) for verb in ("__dataframe__", "__arrow_c_stream__", "to_arrow"))
             and not hasattr(x, "iloc") and (hasattr(x, "columns") or hasattr(x, "name")))
 
 
