@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import importlib.metadata
 import pickle
 import subprocess
 import sys
