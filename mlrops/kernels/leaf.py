@@ -42,8 +42,13 @@ def _small_runs(large, lo, hi):
 
 def _chunks(layout, q, k):
     """Slices of equal length, at most CHUNK, that cover leaf q, for products with k columns."""
+    return _slices(layout, q, threads.blas_rows(layout.R * k, CHUNK))
+
+
+def _slices(layout, q, most):
+    """Slices of equal length, at most `most`, that cover leaf q."""
     lo, hi = int(layout.leaf_off[q]), int(layout.leaf_off[q + 1])
-    parts = -(-(hi - lo) // threads.blas_rows(layout.R * k, CHUNK))
+    parts = -(-(hi - lo) // most)
     for j in range(parts):
         yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
@@ -61,6 +66,26 @@ def _scaled(F, scale, rows):
     out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
     _compiled.rows_scale(F, scale, rows.start, rows.stop, out)
     return out
+
+
+def _add_square(out, X, number):
+    """out = XᵀX for the first of several terms, out += XᵀX for the others.
+
+    Cut as in `_chunks`, but in one call: many short ones would wait for those of other threads.
+    """
+    m, R = X.shape
+    rows = min(m, threads.blas_rows(R * R, CHUNK))
+    whole = m // rows
+    parts = X[: whole * rows].reshape(whole, rows, R)
+    products = scratch("squares", (whole, R, R), X.dtype)
+    np.matmul(parts.transpose(0, 2, 1), parts, out=products)
+    if number == 0:
+        np.sum(products, axis=0, out=out)
+    else:
+        out += products.sum(axis=0)
+    if whole * rows < m:
+        rest = X[whole * rows :]
+        out += rest.T @ rest
 
 
 def tdot(F, x, layout, lo, hi, scale=None, out=None):
@@ -138,9 +163,8 @@ def gram(F, scale, layout, lo, hi, out=None):
     if len(blas):
         root = np.sqrt(scale)
         for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
-            for number, rows in enumerate(_chunks(layout, q, R)):
-                X = _scaled(F, root, rows)
-                _add(G[q - lo], X.T, X, number)
+            for number, rows in enumerate(_slices(layout, q, CHUNK)):
+                _add_square(G[q - lo], _scaled(F, root, rows), number)
     return G
 
 
