@@ -4,6 +4,7 @@ import numpy as np
 
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
+from ..limits import at_floor
 from ..run import SMALL_GAINS, independent_loglik
 from ..start import capped_groups, start
 from .als_gls import SUROptions, check_hierarchy
@@ -94,7 +95,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
             termination = "loglik"
         elif len(trace) > rules.max_iter:
             termination = "max_iter"
-    boundary = np.flatnonzero(state.D <= floor)
+    boundary = at_floor(state.D, floor)
     covariance = MLR.from_compact(hierarchy, ranks, state.F, state.D).principal()
     fit = SURResult(
         data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
