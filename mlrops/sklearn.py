@@ -5,10 +5,10 @@ Needs scikit-learn (``pip install "mlrops[sklearn]"``).
 
 import numpy as np
 
-from ._wording import counted
-from .models import fit_factor_model
-from .models.sources import align_weights, tree_of
-from .operators._validate import as_real
+from ._common.validate import as_real
+from ._common.wording import counted
+from .factor import fit_factor_model
+from .factor.estep.sources import align_weights, tree_of
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

@@ -10,7 +10,6 @@ from scipy.linalg import block_diag
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from mlrops.hierarchy import Hierarchy
 from mlrops.operators import (
     MLR,
     BlockDiagonal,
@@ -31,6 +30,7 @@ from mlrops.operators import (
     Woodbury,
     Wrapped,
 )
+from mlrops.tree.hierarchy import Hierarchy
 
 TOLERANCE = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 2e-4}
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from trees import close, dense_mlr, hierarchies
 
 from mlrops import MLR, Hierarchy
-from mlrops.models.data import CompleteData
-from mlrops.models.em import Point, em_map
+from mlrops.factor.em import Point, em_map
+from mlrops.factor.estep.complete import CompleteData
 
 
 def dense_data(Y, h, center=True, weights=None):

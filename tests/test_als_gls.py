@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 from systems import SHARP, TREE, dense_loglik, draw, flat
 
-from mlrops import (
-    MLR,
-    ConvergenceWarning,
-    Dense,
-    Hierarchy,
-    LowRankPlusDiagonal,
-    als_gls,
-    em_gls,
-)
+from mlrops import MLR, ConvergenceWarning, Dense, Hierarchy, LowRankPlusDiagonal, als_gls, em_gls
 from mlrops.datasets import load_grunfeld
 
 # ---------------------------------------------------------------- the maximum
@@ -130,7 +122,7 @@ def test_the_likelihood_never_falls(N, ranks, hierarchy, solver, seed):
 
 
 def test_a_step_that_loses_is_not_taken(monkeypatch):
-    module = sys.modules["mlrops.models.sur.climb"]
+    module = sys.modules["mlrops.regression.sur.climb"]
     Xs, Y, _, _ = draw()
     honest = module.beta_step
     calls = []
@@ -169,7 +161,7 @@ def test_few_rows_do_not_stall(monkeypatch):
     value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
     assert np.isclose(fit.loglik, value, rtol=1e-10)
     assert (np.diff(fit.loglik_trace) >= 0).all() and len(fit.cg_iterations) == fit.n_iter
-    monkeypatch.setattr(sys.modules["mlrops.models.sur.climb"], "SEPARATE", 10**6)
+    monkeypatch.setattr(sys.modules["mlrops.regression.sur.climb"], "SEPARATE", 10**6)
     alone = als_gls(Xs, Y, 3, variance_floor=1e-4)
     assert alone.n_iter > 1.5 * fit.n_iter and alone.loglik <= fit.loglik + 1e-9
 

@@ -12,7 +12,7 @@ from test_io import assert_same
 
 import mlrops
 from mlrops import Diagonal, Hierarchy, Permutation, Scaled, Sum
-from mlrops._archive import read_archive, reading, write_archive
+from mlrops.io.archive import read_archive, reading, write_archive
 
 
 @pytest.fixture

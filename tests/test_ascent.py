@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from trees import close, dense_mlr, hierarchies, same_group
 
 from mlrops import MLR, Hierarchy, fit_factor_model
+from mlrops.factor.ascent import SHORTER, Ascent, Problem, _shorter
+from mlrops.factor.em import Point
+from mlrops.factor.estep.sources import open_source
+from mlrops.factor.secant import SecantPairs
+from mlrops.factor.start import start
 from mlrops.kernels import vectors
-from mlrops.models.ascent import SHORTER, Ascent, Problem, _shorter
-from mlrops.models.em import Point
-from mlrops.models.sources import open_source
-from mlrops.models.start import start
-from mlrops.operators.secant import SecantPairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

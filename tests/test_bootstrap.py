@@ -10,8 +10,8 @@ from test_sur_variants import vary, with_gaps
 from trees import make_case
 
 from mlrops import ConvergenceWarning, Dense, Hierarchy
-from mlrops.models.sur import covariance as sur_covariance
-from mlrops.models.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur import covariance as sur_covariance
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
 
 CASE = make_case(Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 3, 6]]), (1, 0), 4)
 WIDTHS = 2, 3, 1, 2, 3, 4
@@ -89,7 +89,7 @@ def test_failures_are_counted(monkeypatch):
             raise np.linalg.LinAlgError("Σ broke down")
         return replace(fit_system(*args, **options), converged=len(calls) != 1)
 
-    monkeypatch.setattr(sys.modules["mlrops.models.sur.als_gls"], "fit_system", failing)
+    monkeypatch.setattr(sys.modules["mlrops.regression.sur.als_gls"], "fit_system", failing)
     with pytest.warns(ConvergenceWarning, match="of 9 refits of the bootstrap 3 failed and 1 did"):
         found = fit.with_cov("bootstrap", n_boot=9).bootstrap
     assert (len(found.draws), found.failed, found.unconverged) == (6, 3, 1)

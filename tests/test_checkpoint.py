@@ -5,9 +5,9 @@ import pytest
 import scipy.sparse as sp
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
-from mlrops._archive import read_archive, remove_leftovers, write_archive
-from mlrops.models import checkpoint
-from mlrops.models.checkpoint import KIND
+from mlrops.factor import checkpoint
+from mlrops.factor.checkpoint import KIND
+from mlrops.io.archive import read_archive, remove_leftovers, write_archive
 
 RANKS = (2, 1, 1)
 

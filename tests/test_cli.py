@@ -15,7 +15,7 @@ from mlrops import SUR
 from mlrops.__main__ import main
 from mlrops.cli.table_file import TableFile
 from mlrops.datasets import load_french, simulate_sur
-from mlrops.hierarchy import Hierarchy
+from mlrops.tree.hierarchy import Hierarchy
 
 GROUPS = ["north", "north", "north", "south", "south", "south"]
 NAMES = [f"ret_{letter}" for letter in "abcdef"]

@@ -7,10 +7,10 @@ import pytest
 from scipy import sparse
 
 import mlrops
-from mlrops import _archive
 from mlrops.__main__ import main
 from mlrops.cli import info as module
 from mlrops.cli.info import describe, logdet_is_cheap, stored_numbers
+from mlrops.io import archive as _archive
 
 RNG = np.random.default_rng(0)
 TREE = mlrops.Hierarchy.from_labels(list("aaabbcccc"), list("xxyzzuuvv"))

@@ -7,7 +7,6 @@ from scipy.linalg import block_diag
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from mlrops.hierarchy import Hierarchy
 from mlrops.operators import (
     MLR,
     BlockDiagonal,
@@ -27,6 +26,7 @@ from mlrops.operators import (
     Wrapped,
     as_operator,
 )
+from mlrops.tree.hierarchy import Hierarchy
 
 PAIRS = {pair.name: pair for pair in market()}
 NAMES = list(PAIRS)

@@ -13,7 +13,7 @@ import pytest
 
 import mlrops
 from mlrops.datasets import load_french, load_grunfeld, simulate_factor_model, simulate_mlr
-from mlrops.hierarchy import Hierarchy
+from mlrops.tree.hierarchy import Hierarchy
 
 # ---------------------------------------------------------------- the French portfolios
 

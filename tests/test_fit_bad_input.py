@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from trees import close
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model, select_ranks
-from mlrops.operators.convergence import UnboundedWarning
+from mlrops._common.convergence import UnboundedWarning
 
 pd = pytest.importorskip("pandas")
 

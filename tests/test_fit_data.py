@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from trees import close, dense_mlr
 
 from mlrops import MLR, Hierarchy, fit_factor_model
-from mlrops.models.sources import open_source
+from mlrops.factor.estep.sources import open_source
 
 pd = pytest.importorskip("pandas")
 RANKS = (2, 1, 1)

@@ -12,7 +12,7 @@ from test_allocate_ranks import kernel, planted
 
 import mlrops
 from mlrops import Hierarchy, MLRFit, RankAllocation, allocate_ranks, fit_mlr
-from mlrops._archive import read_archive, write_archive
+from mlrops.io.archive import read_archive, write_archive
 
 
 @pytest.fixture

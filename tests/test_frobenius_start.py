@@ -10,9 +10,9 @@ from trees import close, dense_mlr, same_group
 
 from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.datasets import load_french, simulate_mlr
-from mlrops.models.frobenius_start import IDLE, FrobeniusFit
-from mlrops.models.sources import open_source
-from mlrops.models.start import LEAST_SHARE, start
+from mlrops.factor.estep.sources import open_source
+from mlrops.factor.frobenius_start import IDLE, FrobeniusFit
+from mlrops.factor.start import LEAST_SHARE, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

@@ -9,8 +9,9 @@ from market import TOLERANCE
 from paired_trees import example, factors, operators
 from trees import PATHS, close, computing, make_case
 
-from mlrops import Diagonal, GeneralMLR, Hierarchy, _nodes
-from mlrops._fields import check_fields
+from mlrops import Diagonal, GeneralMLR, Hierarchy
+from mlrops.io import nodes as _nodes
+from mlrops.io.fields import check_fields
 from mlrops.kernels import paired
 from mlrops.operators import Product, check_operator
 

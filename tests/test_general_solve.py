@@ -11,7 +11,8 @@ from paired_trees import factors, general, pairs, twin
 from trees import close, make_case
 
 from mlrops import Diagonal, GeneralMLR, Hierarchy
-from mlrops.operators import ConvergenceWarning, general_solve
+from mlrops._common.convergence import ConvergenceWarning
+from mlrops.operators.general import solve as general_solve
 
 
 def backward_error(dense, x, b, norm=None):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster import hierarchy as sch
 
-from mlrops.hierarchy import Hierarchy
+from mlrops.tree.hierarchy import Hierarchy
 
 
 @st.composite

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mlrops.hierarchy import Hierarchy
+from mlrops.tree.hierarchy import Hierarchy
 
 SECTOR = ["tech", "bank", "tech", "bank", "tech"]
 INDUSTRY = ["chips", "retail", "web", "retail", "chips"]

@@ -17,11 +17,12 @@ from test_archive_by_hand import ALL, FITTED, H4, MLR4, RESULT, TREE, changed, c
 from test_checkpoint import fit
 
 import mlrops
-from mlrops import _nodes, als_gls
-from mlrops._archive import read_archive, write_archive
-from mlrops.models.checkpoint import KIND
-from mlrops.models.run import TERMINATIONS
-from mlrops.models.selection import RankRecord, RankSelection
+from mlrops import als_gls
+from mlrops.factor.checkpoint import KIND
+from mlrops.factor.run import TERMINATIONS
+from mlrops.factor.selection import RankRecord, RankSelection
+from mlrops.io import nodes as _nodes
+from mlrops.io.archive import read_archive, write_archive
 
 NAN, INF = {"$float": "7ff8000000000000"}, {"$float": "7ff0000000000000"}
 # What a field that is no array is put to.

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from trees import PATHS, cases, close, computing, make_case, permuted_case
 
 from mlrops import MLR, Hierarchy
-from mlrops.kernels import incomplete_solve
-from mlrops.operators import refine
-from mlrops.operators.incomplete import (
+from mlrops.factor.estep.incomplete_samples import (
     IncompleteMoments,
     IncompleteSamples,
     fill,
     loglik_samples,
 )
-from mlrops.operators.incomplete_solve import IncompletePrecision, ObservedCells
+from mlrops.factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
+from mlrops.factor.estep.kernels import incomplete_solve
+from mlrops.operators import refine
 
 
 def make_cells(kind, n, N, rng):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_checkpoint import fit, same, stop_after
 
-from mlrops._archive import read_archive, write_archive
-from mlrops.models import ascent, checkpoint
-from mlrops.models.checkpoint import KIND
+from mlrops.factor import ascent, checkpoint
+from mlrops.factor.checkpoint import KIND
+from mlrops.io.archive import read_archive, write_archive
 
 
 @pytest.fixture

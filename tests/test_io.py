@@ -42,9 +42,9 @@ from mlrops import (
     SURResult,
     Woodbury,
     Wrapped,
-    _nodes,
-    io,
 )
+from mlrops.io import nodes as _nodes
+from mlrops.io import saving as io
 
 STRANGERS = {"wrapped operator", "wrapped without adjoint"}
 PAIRS = [pytest.param(pair, id=f"{pair.name} {np.dtype(dtype)}")

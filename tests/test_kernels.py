@@ -189,7 +189,7 @@ def test_import_compiles_nothing():
         import json, sys
         import mlrops
         from mlrops.operators.mlr import MLR
-        from mlrops.models.factor_model import fit_factor_model
+        from mlrops.factor.factor_model import fit_factor_model
         loaded = [m for m in ("numba", "llvmlite", "pandas", "sklearn", "matplotlib", "pylops")
                   if m in sys.modules]
         kernels = [m for m in sys.modules if m.startswith("mlrops.kernels._compiled")]

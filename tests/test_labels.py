@@ -12,8 +12,8 @@ from test_labels_regression import OneForeign, as_given, close, shuffled
 
 import mlrops
 from mlrops import plotting
-from mlrops.models.conditional import Conditional
-from mlrops.models.rotation import RotatedLoadings
+from mlrops.factor.conditional import Conditional
+from mlrops.factor.rotation import RotatedLoadings
 from mlrops.operators import StructuredOperator
 
 # ---------------------------------------------------------------- the walk

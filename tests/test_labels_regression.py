@@ -15,8 +15,8 @@ from labelled_regressions import (
 )
 
 from mlrops import SUR, GLSResult, als_gls, gls
-from mlrops.models.sur.prediction import SystemPrediction
-from mlrops.models.sur.result import SURResult
+from mlrops.regression.sur.prediction import SystemPrediction
+from mlrops.regression.sur.result import SURResult
 
 # ---------------------------------------------------------------- every call, labels shuffled
 

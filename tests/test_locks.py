@@ -14,7 +14,7 @@ import pytest
 
 import mlrops
 from mlrops import LowRankPlusDiagonal
-from mlrops._cached import _computing, cached_property
+from mlrops._common.cached import _computing, cached_property
 
 WAIT = 60  # seconds until a deadlock is called one
 

@@ -13,8 +13,8 @@ def test_a_million_features():
     out = in_a_new_process("""
         import json, resource, sys, time, warnings
         import numpy as np
-        from mlrops.hierarchy import Hierarchy
-        from mlrops.models.factor_model import fit_factor_model
+        from mlrops.tree.hierarchy import Hierarchy
+        from mlrops.factor.factor_model import fit_factor_model
         from mlrops.operators.mlr import MLR
 
         n, N, ranks = 1_000_000, 20, (2,) * 6

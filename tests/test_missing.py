@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import PATHS, close, computing, dense_mlr, hierarchies, spread
 
-from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model, kernels
+from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
 from mlrops.datasets import simulate_mlr
-from mlrops.models.conditional import loglik_samples
-from mlrops.models.data import complete_source
-from mlrops.models.incomplete import incomplete_source
-from mlrops.models.start import start
+from mlrops.factor.conditional import loglik_samples
+from mlrops.factor.estep import kernels
+from mlrops.factor.estep.complete import complete_source
+from mlrops.factor.estep.incomplete import incomplete_source
+from mlrops.factor.start import start
 
 
 def make(h, ranks, N, kind, seed, dtype=float):

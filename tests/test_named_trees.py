@@ -11,7 +11,7 @@ import pytest
 import mlrops
 from mlrops import MLR, SUR, Hierarchy, allocate_ranks, fit_mlr, partition, partition_points
 from mlrops.__main__ import main
-from mlrops._read_hierarchy import read_hierarchy
+from mlrops.tree.reading import read_hierarchy
 
 NAMES = ("d", "a", "c", "b")
 SECTOR = pd.Series(["x", "y", "x", "y"], NAMES)

@@ -11,11 +11,11 @@ from scipy.spatial.distance import cdist
 
 from mlrops import Hierarchy, fit_mlr
 from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix
+from mlrops.fitting import bisection_kernel as kernel
 from mlrops.fitting.bisection import SpectralSplit, leading_vectors
+from mlrops.fitting.bisection_pieces import cut_graph, split_balanced, split_free
 from mlrops.fitting.partition import _Closeness, _left_over, partition
 from mlrops.fitting.partition_points import partition_points
-from mlrops.kernels import bisection as kernel
-from mlrops.operators.bisection import cut_graph, split_balanced, split_free
 
 
 def same_groups(a, b):

@@ -12,8 +12,7 @@ from scipy.sparse import csr_array  # noqa: E402
 from mlrops import MLR, GeneralMLR, Hierarchy, als_gls  # noqa: E402
 from mlrops.datasets import simulate_sur  # noqa: E402
 from mlrops.fitting import allocate_ranks  # noqa: E402
-from mlrops.models.sur.model import SUR  # noqa: E402
-from mlrops.plotting import (  # noqa: E402
+from mlrops.plotting import (
     plot_coefficients,
     plot_correlation,
     plot_levels,
@@ -21,6 +20,7 @@ from mlrops.plotting import (  # noqa: E402
     plot_matrix,
     plot_rank_allocation,
 )
+from mlrops.regression.sur.model import SUR  # noqa: E402
 
 FAMILY = ["b", "a", "b", "a", "c", "c", "a", "b"]
 TEAM = ["b1", "a1", "b2", "a1", "c1", "c2", "a2", "b1"]

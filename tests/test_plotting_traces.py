@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from mlrops import MLR, Hierarchy, fit_factor_model, partition  # noqa: E402
 from mlrops.datasets import gauss_transform  # noqa: E402
 from mlrops.fitting import allocate_ranks  # noqa: E402
-from mlrops.plotting import (  # noqa: E402
+from mlrops.plotting import (
     plot_correlation,
     plot_loglik,
     plot_rank_allocation,

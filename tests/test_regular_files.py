@@ -13,10 +13,10 @@ from test_checkpoint import fit, same
 from test_io import assert_same
 
 import mlrops
-from mlrops import _archive
-from mlrops._archive import read_archive, write_archive
 from mlrops.cli.main import main
-from mlrops.models.checkpoint import KIND
+from mlrops.factor.checkpoint import KIND
+from mlrops.io import archive as _archive
+from mlrops.io.archive import read_archive, write_archive
 
 OLD, NEW = mlrops.Identity(3), mlrops.Diagonal(np.arange(1.0, 5.0))
 POSIX = pytest.mark.skipif(os.name == "nt", reason="devices and named pipes of POSIX")
@@ -69,7 +69,7 @@ def test_what_is_no_file_is_neither_written_nor_read(special, monkeypatch):
     assert caught.value.filename == str(place)
     refused(place, reason)  # at once: a pipe without a writer would be waited for
     # Before the data are looked at.
-    monkeypatch.setattr("mlrops.models.factor_model.open_source", lambda *args: 1 / 0)
+    monkeypatch.setattr("mlrops.factor.factor_model.open_source", lambda *args: 1 / 0)
     for resume in (False, True):
         with pytest.raises(OSError, match=reason):
             fit(checkpoint=place, resume=resume)

@@ -23,7 +23,7 @@ from mlrops import (
     fit_factor_model,
 )
 from mlrops.datasets import simulate_mlr
-from mlrops.models.criteria import degrees_of_freedom
+from mlrops.factor.criteria import degrees_of_freedom
 
 DTYPES = pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-9), (np.float32, 2e-4)])
 

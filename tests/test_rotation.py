@@ -10,7 +10,7 @@ from test_result import result_of
 from trees import cases, close, make_case, permuted_case
 
 from mlrops import MLR, ConvergenceWarning, FactorModelResult, Hierarchy
-from mlrops.models import rotation
+from mlrops.factor import rotation
 
 METHODS = pytest.mark.parametrize("method", ["varimax", "quartimax", "promax"])
 ORTHOGONAL = pytest.mark.parametrize("method", ["varimax", "quartimax"])

@@ -10,8 +10,8 @@ import scipy.sparse
 
 from mlrops import ConvergenceWarning, Hierarchy, RankSelection, fit_factor_model, select_ranks
 from mlrops.datasets import simulate_factor_model, simulate_mlr
-from mlrops.models import rank_search
-from mlrops.models.criteria import degrees_of_freedom
+from mlrops.factor import rank_search
+from mlrops.factor.criteria import degrees_of_freedom
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

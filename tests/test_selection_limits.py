@@ -8,10 +8,10 @@ import pytest
 from trees import close
 
 from mlrops import ConvergenceWarning, Hierarchy, als_gls, fit_factor_model, select_ranks
+from mlrops._common.convergence import UnboundedWarning
 from mlrops.datasets import simulate_factor_model, simulate_sur
-from mlrops.models.criteria import degrees_of_freedom
-from mlrops.models.limits import too_few_samples, useful_ranks
-from mlrops.operators.convergence import UnboundedWarning
+from mlrops.factor.criteria import degrees_of_freedom
+from mlrops.factor.limits import too_few_samples, useful_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from trees import dense_mlr, permuted_case
 
-from mlrops import (
-    Dense,
-    Diagonal,
-    Hierarchy,
-    Identity,
-    Kronecker,
-    LowRankPlusDiagonal,
-)
+from mlrops import Dense, Diagonal, Hierarchy, Identity, Kronecker, LowRankPlusDiagonal
 from mlrops.datasets import simulate_gls, simulate_sur
 
 TREE = Hierarchy.from_labels(list("bababab"), [1, 3, 1, 3, 2, 4, 1])

@@ -8,7 +8,7 @@ import scipy.stats
 from trees import close, dense_mlr, make_case, permuted_case, same_group, spread
 
 from mlrops import MLR, ConvergenceWarning, Dense, Hierarchy, als_gls
-from mlrops.models.sur.small_sample import (
+from mlrops.regression.sur.small_sample import (
     corrected_covariance,
     effective_weights,
     residual_df,

@@ -22,9 +22,9 @@ from test_streamed import random_weights
 from trees import PATHS, close, computing
 
 from mlrops import Hierarchy
-from mlrops.models.em import Point
-from mlrops.models.start import start
-from mlrops.models.streamed import sparse_source
+from mlrops.factor.em import Point
+from mlrops.factor.estep.streamed import sparse_source
+from mlrops.factor.start import start
 
 RANKS = (2, 0, 3)
 
@@ -72,9 +72,9 @@ def test_many_blocks(monkeypatch, weights):
     h, Y = tree(), counts()
     expected = run(dense_data(Y, h, True, weights), h, RANKS)
     source = sparse_source(sp.csr_array(Y), h, True, weights)
-    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.SKETCH_ITEMS", 0)
     sketch = source.start_data(20, 3)
-    monkeypatch.setattr("mlrops.operators.moments.LARGEST_SPARSE_WIDTH", 7)
+    monkeypatch.setattr("mlrops.factor.estep.moments.LARGEST_SPARSE_WIDTH", 7)
     same_iterates(run(source, h, RANKS), expected)
     close(source.start_data(20, 3), sketch, 1e-12)
 
@@ -216,7 +216,7 @@ def test_one_node_mean_a_sample_is_too_much():
 @pytest.mark.parametrize("weights", [None, random_weights(100)], ids=["equal", "weighted"])
 @pytest.mark.parametrize("center", [True, False])
 def test_start_data(weights, center, monkeypatch):
-    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.SKETCH_ITEMS", 0)
     h, Y = tree(), counts()
     source = sparse_source(sp.csr_array(Y), h, center, weights)
     data = dense_data(Y, h, center, weights)

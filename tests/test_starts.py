@@ -6,10 +6,10 @@ import scipy.sparse as sp
 from trees import close
 
 from mlrops import MLR, Hierarchy, fit_factor_model
-from mlrops.models.data import complete_source
-from mlrops.models.incomplete import incomplete_source
-from mlrops.models.sources import open_source
-from mlrops.models.start import LEAST_SHARE, LEAST_UNIQUENESS, start
+from mlrops.factor.estep.complete import complete_source
+from mlrops.factor.estep.incomplete import incomplete_source
+from mlrops.factor.estep.sources import open_source
+from mlrops.factor.start import LEAST_SHARE, LEAST_UNIQUENESS, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

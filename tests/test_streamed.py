@@ -24,10 +24,10 @@ from test_kernels import in_a_new_process
 from trees import PATHS, close, computing
 
 from mlrops import Hierarchy
-from mlrops.models.em import Point
-from mlrops.models.rows import Rows
-from mlrops.models.start import start
-from mlrops.models.streamed import chunked_source, compress_chunks, memmap_chunks
+from mlrops.factor.em import Point
+from mlrops.factor.estep.rows import Rows
+from mlrops.factor.estep.streamed import chunked_source, compress_chunks, memmap_chunks
+from mlrops.factor.start import start
 
 RANKS = (2, 0, 3)
 
@@ -74,10 +74,10 @@ def test_iterates_whichever_way_they_are_computed(path):
 def test_many_blocks(monkeypatch):
     h, Y = tree(), samples(200)
     expected = run(dense_data(Y, h), h, RANKS)
-    monkeypatch.setattr("mlrops.operators.moments.LEAST_ITEMS", 1)
-    monkeypatch.setattr("mlrops.operators.moments.LEAST_WIDTH", 3)
-    monkeypatch.setattr("mlrops.models.rows.FIRST_ITEMS", 1)
-    monkeypatch.setattr("mlrops.models.rows.FIRST_WIDTH", 7)
+    monkeypatch.setattr("mlrops.factor.estep.moments.LEAST_ITEMS", 1)
+    monkeypatch.setattr("mlrops.factor.estep.moments.LEAST_WIDTH", 3)
+    monkeypatch.setattr("mlrops.factor.estep.rows.FIRST_ITEMS", 1)
+    monkeypatch.setattr("mlrops.factor.estep.rows.FIRST_WIDTH", 7)
     same_iterates(run(chunked_source(split_rows(Y, 1), h, True), h, RANKS), expected)
     weights = random_weights(200)
     same_iterates(run(chunked_source(split_rows(Y, 1), h, True, weights), h, RANKS),
@@ -86,7 +86,7 @@ def test_many_blocks(monkeypatch):
 
 @pytest.mark.parametrize("weights", [None, random_weights(150)], ids=["equal", "weighted"])
 def test_chunks_do_not_matter(weights, monkeypatch):
-    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.SKETCH_ITEMS", 0)
     h, Y = tree(), samples(150)
     one = chunked_source([Y], h, True, weights)
     for chunks in (list(Y[:, None, :]), split_rows(Y, 3), lambda: iter(split_rows(Y, 4))):
@@ -326,7 +326,7 @@ def test_memmap_chunks(tmp_path):
 @pytest.mark.parametrize("weights", [None, random_weights(60)], ids=["equal", "weighted"])
 @pytest.mark.parametrize("center", [True, False])
 def test_start_data(weights, center, monkeypatch):
-    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.SKETCH_ITEMS", 0)
     h, Y = tree(), samples(60)
     source = chunked_source(split_rows(Y, 0), h, center, weights)
     data = dense_data(Y, h, center, weights)
@@ -344,7 +344,7 @@ def test_start_data(weights, center, monkeypatch):
 
 
 def test_a_start_from_a_sketch_is_a_start(monkeypatch):
-    monkeypatch.setattr("mlrops.models.streamed.SKETCH_ITEMS", 0)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.SKETCH_ITEMS", 0)
     rng = np.random.default_rng(0)
     h = Hierarchy(rng.permutation(60), [[0, 60], [0, 30, 60]])
     Y = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 60))

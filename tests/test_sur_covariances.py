@@ -11,9 +11,9 @@ from trees import close, make_case
 
 from mlrops import Dense, Hierarchy, als_gls
 from mlrops.datasets import load_french, load_grunfeld
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.covariance import automatic_bandwidth, kernel_weights
-from mlrops.models.sur.data import SURData
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.covariance import automatic_bandwidth, kernel_weights
+from mlrops.regression.sur.data import SURData
 
 TREE = Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 2, 6], [0, 2, 4, 6]])
 

@@ -12,12 +12,12 @@ from test_sur_variants import NAMES, stacked, variants
 from trees import cases, close, make_case, permuted_case
 
 from mlrops import ConvergenceWarning, Dense, Hierarchy, Kronecker, LowRankPlusDiagonal, als_gls
-from mlrops.models.sur import coefficient_inverse
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.block_cg import block_cg
-from mlrops.models.sur.coefficient_inverse import CoefficientInverse
-from mlrops.models.sur.data import SURData
-from mlrops.models.sur.small_sample import corrected_covariance, residual_df
+from mlrops.regression.sur import coefficient_inverse
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.block_cg import block_cg
+from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
+from mlrops.regression.sur.data import SURData
+from mlrops.regression.sur.small_sample import corrected_covariance, residual_df
 
 ROUTES = "dense", "factors", "cg"
 
@@ -104,7 +104,7 @@ def test_products_of_operators(route):
 
 @pytest.mark.slow
 def test_chunks_do_not_matter(monkeypatch):
-    from mlrops.models.sur import factor_elimination
+    from mlrops.regression.sur import factor_elimination
 
     case = permuted_case()
     data = draw(case, 7)

@@ -11,11 +11,11 @@ from test_sur_variants import TREE, draw, variants
 
 import mlrops
 from mlrops import Dense, Diagonal, Kronecker, als_gls
-from mlrops._archive import read_archive, write_archive
-from mlrops.models.selection import RankRecord, RankSelection
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.data import SystemNames
-from mlrops.models.sur.result import SURResult
+from mlrops.factor.selection import RankRecord, RankSelection
+from mlrops.io.archive import read_archive, write_archive
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.data import SystemNames
+from mlrops.regression.sur.result import SURResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Heywood")
 

@@ -10,8 +10,8 @@ from test_sur_tests import CASES, OPTIONS, everything, grunfeld, known
 from test_sur_variants import TREE, draw, with_gaps
 
 from mlrops import Diagonal, als_gls, fit_factor_model
-from mlrops.models.sur.als_gls import fit_system
-from mlrops.models.sur.data import SystemNames
+from mlrops.regression.sur.als_gls import fit_system
+from mlrops.regression.sur.data import SystemNames
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Heywood")
 

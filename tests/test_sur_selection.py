@@ -10,11 +10,11 @@ import pytest
 
 from mlrops import SUR, ConvergenceWarning, Hierarchy, RankSelection, als_gls
 from mlrops.datasets import simulate_sur
-from mlrops.models.criteria import degrees_of_freedom
-from mlrops.models.sur import selection as sur_selection
-from mlrops.models.sur.data import SURData, read_equations
-from mlrops.models.sur.measures import average_loglik
-from mlrops.models.sur.selection import select_sur_ranks
+from mlrops.factor.criteria import degrees_of_freedom
+from mlrops.regression.sur import selection as sur_selection
+from mlrops.regression.sur.data import SURData, read_equations
+from mlrops.regression.sur.measures import average_loglik
+from mlrops.regression.sur.selection import select_sur_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

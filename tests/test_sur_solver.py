@@ -8,12 +8,12 @@ import pytest
 
 from mlrops import SUR, ConvergenceWarning, Dense, als_gls, em_gls, gls
 from mlrops.datasets import load_grunfeld
-from mlrops.models.conjugate import conjugate_gradients
-from mlrops.models.sur import em_gls as em_module
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.block_cg import block_cg
-from mlrops.models.sur.coefficient_inverse import CoefficientInverse
-from mlrops.models.sur.data import SURData
+from mlrops.regression.conjugate import conjugate_gradients
+from mlrops.regression.sur import em_gls as em_module
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.block_cg import block_cg
+from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
+from mlrops.regression.sur.data import SURData
 
 SOLVERS = "cg", "lsmr"
 

@@ -8,8 +8,8 @@ from test_sur_tests import OPTIONS, grunfeld, known
 from test_sur_variants import TREE, draw, variants
 
 from mlrops import Hierarchy, als_gls
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.data import SystemNames
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.data import SystemNames
 
 NAMES = ["General Motors Corporation", "US Steel", "GE"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mlrops import MLR, Dense, Diagonal, Hierarchy, LowRankPlusDiagonal
-from mlrops.models.sur.beta_step import beta_step
-from mlrops.models.sur.coefficient_inverse import CoefficientInverse
-from mlrops.models.sur.data import read_equations
-from mlrops.models.sur.system import StackedSystem, inverse_diagonal
+from mlrops.regression.sur.beta_step import beta_step
+from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
+from mlrops.regression.sur.data import read_equations
+from mlrops.regression.sur.system import StackedSystem, inverse_diagonal
 
 
 def dense_gls(Xs, Y, sigma):

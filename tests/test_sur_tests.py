@@ -10,12 +10,12 @@ from test_sur_variants import SHARP, TREE, draw, stacked, variants
 
 from mlrops import MLR, Dense, Diagonal, Hierarchy, als_gls
 from mlrops.datasets import load_grunfeld
-from mlrops.models.criteria import degrees_of_freedom
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.bootstrap import drawn_data
-from mlrops.models.sur.data import SURData
-from mlrops.models.sur.hypotheses import HypothesisTest
-from mlrops.models.sur.small_sample import wald_df
+from mlrops.factor.criteria import degrees_of_freedom
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.bootstrap import drawn_data
+from mlrops.regression.sur.data import SURData
+from mlrops.regression.sur.hypotheses import HypothesisTest
+from mlrops.regression.sur.small_sample import wald_df
 
 OPTIONS = SUROptions.checked(**SHARP)
 
@@ -320,7 +320,7 @@ def test_breusch_pagan_leaves_out_pairs_that_share_no_row(monkeypatch):
     fit = known(data, MLR(Hierarchy.flat(6), [np.zeros((6, 0))], np.ones(6)))
     test = fit.breusch_pagan()
     assert test.df == 14
-    monkeypatch.setattr("mlrops.models.sur.hypotheses.PAIRS", 12)  # two equations at a time
+    monkeypatch.setattr("mlrops.regression.sur.hypotheses.PAIRS", 12)  # two equations at a time
     blocked = fit.breusch_pagan()
     assert blocked.df == 14 and blocked.statistic == pytest.approx(test.statistic, rel=1e-12)
 

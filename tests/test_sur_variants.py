@@ -9,9 +9,9 @@ import scipy.optimize
 import scipy.stats
 
 from mlrops import MLR, ConvergenceWarning, Dense, Hierarchy, als_gls, em_gls
-from mlrops.models.sur.als_gls import SUROptions, fit_system
-from mlrops.models.sur.beta_step import beta_step
-from mlrops.models.sur.data import SURData
+from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.beta_step import beta_step
+from mlrops.regression.sur.data import SURData
 
 TREE = Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 2, 6], [0, 2, 4, 6]])
 WIDTHS = 2, 3, 1, 2, 3, 4
@@ -287,7 +287,7 @@ def test_callback_sees_every_iterate_and_can_stop():
 
 @pytest.mark.parametrize("when", [3, 40, 90])
 def test_ctrl_c_returns_the_best_so_far(monkeypatch, when):
-    from mlrops.models.sur import climb as sur_climb
+    from mlrops.regression.sur import climb as sur_climb
 
     data, _ = draw(N=14, seed=2)
     honest, calls = sur_climb.beta_step, []

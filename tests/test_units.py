@@ -7,8 +7,8 @@ from trees import close
 
 from mlrops import Hierarchy, als_gls, fit_factor_model, select_ranks
 from mlrops.datasets import simulate_mlr, simulate_sur
-from mlrops.models.sources import open_source
-from mlrops.models.start import STARTS, start
+from mlrops.factor.estep.sources import open_source
+from mlrops.factor.start import STARTS, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 

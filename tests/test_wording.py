@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlrops import Diagonal, als_gls, fit_factor_model
-from mlrops._wording import agree, counted, name_some
+from mlrops._common.wording import agree, counted, name_some
 
 
 @pytest.mark.parametrize("n, noun, spec, said", [

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from mlrops import MLR, Hierarchy
-from mlrops.kernels import incomplete, incomplete_solve, layout, leaf, threads, tree
+from mlrops.factor.estep.kernels import incomplete, incomplete_solve
+from mlrops.kernels import layout, leaf, threads, tree
 
 
 class Case(NamedTuple):

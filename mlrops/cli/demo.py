@@ -16,7 +16,7 @@ TOTAL = 6
 
 def _compile(months, hierarchy):
     """Two steps of a fit, so that the seconds of the fits are theirs alone."""
-    from ..models import fit_factor_model
+    from ..factor import fit_factor_model
 
     def stop(iterate):
         if iterate.n_iter == 2:
@@ -30,7 +30,8 @@ def _compile(months, hierarchy):
 
 def choose(months, hierarchy, **how):
     """Split the factors over the levels by BIC, or as said, on these months; the selection."""
-    from ..models import ConvergenceWarning, select_ranks
+    from .._common.convergence import ConvergenceWarning
+    from ..factor import select_ranks
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of splits that are not chosen
@@ -42,7 +43,7 @@ def held_out(data, months):
 
     Yields (block, selection, log-likelihood of a month in the tree, in the single level).
     """
-    from ..models import fit_factor_model
+    from ..factor import fit_factor_model
 
     for block in np.array_split(np.arange(len(months)), 5):
         train = np.delete(months, block, axis=0)
@@ -124,7 +125,7 @@ def _picture(tree, single, names):
 def demo(output):
     """Run the demo; write the picture to `output`."""
     from ..datasets import load_french
-    from ..models import fit_factor_model
+    from ..factor import fit_factor_model
 
     check_outputs({"--output": output}, {})
     can_draw("--output", output)

@@ -8,12 +8,12 @@ from scipy.sparse import issparse
 from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
-from .._wording import counted
+from .._common.wording import counted
 from ..fitting.allocate_ranks import STARTS, allocate_ranks
 from ..fitting.fit_mlr import fit_mlr
 from ..fitting.partition import check_symmetry, partition
-from ..hierarchy import Hierarchy
-from ..io import save
+from ..io.saving import save
+from ..tree.hierarchy import Hierarchy
 from .errors import CommandError, in_options
 from .info import stored_numbers
 from .matrix_file import read_matrix, read_names, read_tree

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._common.convergence import ConvergenceWarning
 from ..datasets import load_french
-from ..models.sur.model import SUR
-from ..operators.convergence import ConvergenceWarning
+from ..regression.sur.model import SUR
 from .outputs import can_draw, check_outputs, save_picture
 from .sur import CONSTANT, coefficient_table
 from .tables import paragraph, percent, table

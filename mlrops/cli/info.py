@@ -9,12 +9,11 @@ import zlib
 
 import numpy as np
 
-from .._archive import TEXT, VERSION
-from .._nodes import TABLE
-from ..hierarchy import Hierarchy
-from ..io import KIND, load
-from ..models.checkpoint import KIND as CHECKPOINT
-from ..models.text import short
+from .._common.text import short
+from ..factor.checkpoint import KIND as CHECKPOINT
+from ..io.archive import TEXT, VERSION
+from ..io.nodes import TABLE
+from ..io.saving import KIND, load
 from ..operators import (
     MLR,
     BlockDiagonal,
@@ -34,6 +33,7 @@ from ..operators import (
     Woodbury,
 )
 from ..operators.woodbury import WoodburyInverse
+from ..tree.hierarchy import Hierarchy
 from .errors import CommandError
 from .tables import columns, paragraph, table
 

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import sparse
 from scipy.io import mmread
 
-from .._wording import counted, name_some
-from ..hierarchy import Hierarchy
+from .._common.wording import counted, name_some
+from ..tree.hierarchy import Hierarchy
 from .errors import CommandError
 from .table_file import TableFile, decoded, separator_of
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from .._archive import _replacing, check_regular
+from ..io.archive import _replacing, check_regular
 from .errors import CommandError
 
 __all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_text"]

@@ -8,9 +8,9 @@ from statistics import median
 
 import numpy as np
 
-from .._wording import counted, name_some
-from ..models.sur.model import SUR
-from ..models.text import number, short
+from .._common.text import number, short
+from .._common.wording import counted, name_some
+from ..regression.sur.model import SUR
 from .errors import CommandError
 from .outputs import can_draw, check_outputs, save_picture
 from .table_file import Cells, TableFile, write_table

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._optional import import_pandas
-from .._wording import counted
+from .._common.optional import import_pandas
+from .._common.wording import counted
 from .errors import CommandError, unknown
 from .outputs import write_text
 

@@ -6,8 +6,8 @@ from importlib import resources
 
 import numpy as np
 
-from .._optional import import_pandas
-from ..hierarchy import Hierarchy
+from .._common.optional import import_pandas
+from ..tree.hierarchy import Hierarchy
 
 __all__ = ["FrenchReturns", "load_french"]
 

@@ -7,7 +7,7 @@ from importlib import resources
 
 import numpy as np
 
-from .._optional import import_pandas
+from .._common.optional import import_pandas
 
 __all__ = ["GrunfeldPanel", "load_grunfeld"]
 

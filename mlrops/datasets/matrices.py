@@ -6,9 +6,9 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from .._wording import counted
-from ..hierarchy import Hierarchy
-from ..operators._validate import as_finite, check_rank
+from .._common.validate import as_finite, check_rank
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
 
 __all__ = ["PointMatrix", "dct_matrix", "gauss_transform", "graph_distances", "hierarchical_matrix",
            "hilbert_matrix", "sphere_kernel", "toeplitz_matrix"]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from .._labels import by_label
-from .._wording import counted
-from ..hierarchy import Hierarchy
+from .._common.labels import by_label
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
 
 __all__ = ["Simulation", "simulate_factor_model", "simulate_mlr"]
 
@@ -107,7 +107,7 @@ def simulate_mlr(
     >>> data.scores[1].shape
     (500, 4, 1)
     """
-    from ..operators._validate import as_finite, as_positive, check_rank
+    from .._common.validate import as_finite, as_positive, check_rank
     from ..operators.mlr import MLR, check_ranks
 
     if not isinstance(hierarchy, Hierarchy):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._wording import counted
-from ..hierarchy import Hierarchy
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
 from .simulate import simulate_mlr
 
 __all__ = ["GLSSimulation", "SURSimulation", "simulate_gls", "simulate_sur"]
@@ -163,7 +163,7 @@ def simulate_sur(
     >>> [len(b) for b in data.params]
     [1, 2, 3, 1, 2, 3]
     """
-    from ..operators._validate import check_rank
+    from .._common.validate import check_rank
 
     K = _at_least_one(K, "K")
     N = _at_least_one(n_samples, "n_samples")
@@ -252,7 +252,7 @@ def simulate_gls(p, covariance, *, beta=1.0, random_state=None):
 
 
 def _at_least_one(count, what):
-    from ..operators._validate import check_rank
+    from .._common.validate import check_rank
 
     count = check_rank(count, what)
     if count < 1:
@@ -268,7 +268,7 @@ def _generator(random_state):
 
 def _coefficients(beta, p, rng):
     """Coefficients of each equation: drawn with standard deviation `beta`, or as they are given."""
-    from ..operators._validate import as_finite
+    from .._common.validate import as_finite
 
     if np.isscalar(beta) or isinstance(beta, np.ndarray) and beta.ndim == 0:
         scale = float(as_finite(beta, "beta"))

@@ -3,7 +3,7 @@
 import numpy as np
 from tqdm import tqdm
 
-from ..operators._validate import check_rank
+from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
 from .bcd import improve
 from .descent import Descent

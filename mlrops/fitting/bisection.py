@@ -8,9 +8,9 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from .._wording import counted
-from ..hierarchy import Hierarchy
-from ..operators.bisection import cut_graph, split_balanced, split_free
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
+from .bisection_pieces import cut_graph, split_balanced, split_free
 
 __all__ = ["OrderSplit", "SpectralSplit", "grow", "starts"]
 

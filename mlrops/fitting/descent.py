@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from ..operators.general_mlr import GeneralMLR
+from ..operators.general.mlr import GeneralMLR
 from .als import half_step, losses
 from .bcd import Factors, improve, order_of
 

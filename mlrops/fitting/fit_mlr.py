@@ -6,9 +6,9 @@ from numbers import Real
 import numpy as np
 from tqdm import tqdm
 
-from .._wording import name_some
-from ..operators._validate import check_rank
-from ..operators.general_mlr import GeneralMLR
+from .._common.validate import check_rank
+from .._common.wording import name_some
+from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
 from .bcd import ORDERS
 from .descent import Descent

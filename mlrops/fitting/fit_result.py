@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .._wording import counted
-from ..operators.general_mlr import GeneralMLR
+from .._common.wording import counted
+from ..operators.general.mlr import GeneralMLR
 
 __all__ = ["MLRFit", "RankAllocation"]
 

@@ -7,7 +7,7 @@ result is ``Σ_j (A - Σ_l B_l C_lᵀ)_ij Q_j`` over the columns j of row i's ow
 import numpy as np
 from scipy.sparse import csr_array
 
-from .._wording import name_some
+from .._common.wording import name_some
 from .pairs import put, take
 
 __all__ = ["OperatorResidual", "SparseResidual"]

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from .._labels import labels_of, match
-from .._read_hierarchy import read_hierarchy
-from .._tree_labels import names_of_features
+from .._common.frames import frame_values, is_frame
+from .._common.labelled import data_names
+from .._common.labels import labels_of, match, names_of_features
+from ..tree.reading import read_hierarchy
 
 __all__ = ["named_trees", "read_trees", "without_names"]
 
@@ -16,9 +17,6 @@ def without_names(A, what="A", square=False):
     are put in the order of its columns, and one that shares some of them only is refused.  What is
     no frame is returned as it is.
     """
-    from ..models.frames import frame_values, is_frame  # models, which import this package
-    from ..models.labelled import data_names
-
     if not is_frame(A):
         return A, None, None
     rows, cols = names_of_features(labels_of(A)), data_names(A)

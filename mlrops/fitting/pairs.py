@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..operators.general_checks import check_pair
+from ..operators.general.checks import check_pair
 
 __all__ = ["Batch", "GroupPairs", "put", "take"]
 

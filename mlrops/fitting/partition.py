@@ -6,9 +6,9 @@ from scipy.cluster.hierarchy import linkage
 from scipy.sparse.linalg import eigsh, svds
 from scipy.spatial.distance import squareform
 
-from .._wording import counted
-from ..hierarchy import Hierarchy
-from ..operators._validate import as_finite, check_rank, working_dtype
+from .._common.validate import as_finite, check_rank, working_dtype
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
 from .bisection import COMBINATIONS, OrderSplit, SpectralSplit, grow
 from .labelled import named_trees, without_names
 

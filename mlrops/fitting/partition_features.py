@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from .._wording import name_some
-from ..operators._validate import as_finite, check_rank
+from .._common.validate import as_finite, check_rank
+from .._common.wording import name_some
 from .bisection import COMBINATIONS, MAX_PASSES, grow, starts
 from .labelled import without_names
 from .partition import check_depth

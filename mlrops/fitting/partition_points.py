@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .._labels import match
-from ..operators._validate import as_finite
+from .._common.labels import match
+from .._common.validate import as_finite
 from .bisection import grow
 from .labelled import named_trees, without_names
 from .partition import check_depth

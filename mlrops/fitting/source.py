@@ -4,8 +4,8 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import aslinearoperator
 
-from .._wording import counted, name_some
-from ..operators._validate import as_finite, working_dtype
+from .._common.validate import as_finite, working_dtype
+from .._common.wording import counted, name_some
 from ..operators.arithmetic import is_operator
 from .bcd import EXTRA
 from .implicit import OperatorResidual, SparseResidual

@@ -1,7 +1,7 @@
 """A fitted multilevel low rank matrix as text."""
 
-from .._wording import name_some
-from ..models.text import WIDTH, paragraph, side_by_side, title
+from .._common.text import WIDTH, paragraph, side_by_side, title
+from .._common.wording import name_some
 
 __all__ = ["summarize"]
 

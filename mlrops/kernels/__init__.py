@@ -10,13 +10,8 @@ leaf is the slice ``leaf_off[q]:leaf_off[q + 1]``, and level l owns the columns
 ``s = Σ p_l r_l``.  Right-hand sides travel through the tree as ``(R, k)`` blocks, one a leaf.
 """
 
-from importlib import import_module
+from .._common.lazy import lazy_names
 
-_LAZY = ("bisection", "curvature", "groups", "incomplete", "incomplete_solve", "layout", "leaf",
-         "moments", "paired", "root", "scratch", "tree", "vectors")
-
-
-def __getattr__(name):
-    if name in _LAZY:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, modules=(
+    "curvature", "groups", "layout", "leaf", "paired", "root", "scratch", "threads", "tree",
+    "vectors"))

@@ -1,15 +1,15 @@
 """Matrices as SciPy linear operators with solve, determinant, inverse and square root."""
 
+from .._common.deprecated import moved_names
 from . import closure_mlr  # noqa: F401 - enters its rules in the tables of closure
 from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .check import OperatorReport, check_operator
 from .closure import add, matmul, power, scale
 from .composed import Inverse, Product, Scaled, Sum, Transposed
-from .convergence import ConvergenceWarning, UnboundedWarning
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
-from .general_mlr import GeneralMLR
-from .general_solve import LstsqInfo
+from .general.mlr import GeneralMLR
+from .general.solve import LstsqInfo
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
@@ -19,7 +19,6 @@ from .wrapped import Wrapped, as_operator
 __all__ = [
     "MLR",
     "BlockDiagonal",
-    "ConvergenceWarning",
     "Dense",
     "Diagonal",
     "GeneralMLR",
@@ -37,7 +36,6 @@ __all__ = [
     "StructuredOperator",
     "Sum",
     "Transposed",
-    "UnboundedWarning",
     "Woodbury",
     "Wrapped",
     "add",
@@ -47,3 +45,6 @@ __all__ = [
     "power",
     "scale",
 ]
+
+__getattr__ = moved_names(
+    __name__, dict.fromkeys(("ConvergenceWarning", "UnboundedWarning"), "mlrops"))

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from .. import kernels
-from .._wording import name_some
+from .._common.wording import name_some
 from .refine import column_dots, corrected, of_size_one
 
 __all__ = ["check_left", "check_logdet", "check_quad", "checked_root",

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
-from ._validate import refuse_masked
+from .._common.validate import refuse_masked
 
 __all__ = ["Arithmetic", "is_operator"]
 

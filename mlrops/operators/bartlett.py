@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import kernels
-from .._wording import counted
+from .._common.wording import counted
 from .posterior import FactorMoments, samples_in_tree_order
 
 __all__ = ["BartlettScores"]

@@ -17,8 +17,8 @@ from functools import partial
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from .._cached import computed_once
-from ._validate import check_rank
+from .._common.cached import computed_once
+from .._common.validate import check_rank
 from .arithmetic import Arithmetic
 from .operand import linear, operand, solve_options
 

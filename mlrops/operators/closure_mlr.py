@@ -8,15 +8,8 @@ from .base import StructuredOperator
 from .closure import ADD, MATMUL, SCALE, _rule, _split, scale
 from .composed import Product, Scaled, _is_transpose
 from .elementary import Diagonal, Identity, LowRank
-from .general_algebra import (
-    add_diagonal,
-    add_low_rank,
-    add_parts,
-    join,
-    multiply_parts,
-    split,
-)
-from .general_mlr import GeneralMLR
+from .general.algebra import add_diagonal, add_low_rank, add_parts, join, multiply_parts, split
+from .general.mlr import GeneralMLR
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse

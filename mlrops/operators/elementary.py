@@ -7,9 +7,16 @@ from scipy import linalg
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from .._cached import cached_property
-from .._wording import agree, counted, name_some
-from ._validate import as_finite, check_rank, read_only, refuse_masked, rowwise, working_dtype
+from .._common.cached import cached_property
+from .._common.validate import (
+    as_finite,
+    check_rank,
+    read_only,
+    refuse_masked,
+    rowwise,
+    working_dtype,
+)
+from .._common.wording import agree, counted, name_some
 from .base import StructuredOperator
 from .refine import refined
 

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 
-from .._wording import counted
-from ._validate import as_finite, check_rank
+from .._common.validate import as_finite, check_rank
+from .._common.wording import counted
 from .iterations import cg, column_products, minres
 from .refine import RTOL, norm_of
 

@@ -3,9 +3,9 @@
 import numpy as np
 from scipy import linalg
 
-from .._cached import cached_property
+from .._common.cached import cached_property
+from .._common.validate import as_finite, as_positive, read_only, rowwise
 from . import accuracy
-from ._validate import as_finite, as_positive, read_only, rowwise
 from .base import StructuredOperator
 from .composed import Inverse
 from .elementary import Diagonal

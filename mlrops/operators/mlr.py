@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 
 from .. import kernels
-from .._cached import cached_property
-from .._labels import by_label
-from .._wording import counted
-from ..hierarchy import Hierarchy
+from .._common.cached import cached_property
+from .._common.labels import by_label
+from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
 from . import accuracy
-from ._validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .base import StructuredOperator
 from .refine import column_dots
 
@@ -426,7 +426,7 @@ class MLR(StructuredOperator):
         -------
         GeneralMLR
         """
-        from .general_mlr import GeneralMLR
+        from .general.mlr import GeneralMLR
 
         return GeneralMLR.from_mlr(self)
 

@@ -3,7 +3,7 @@
 
 
 from .. import kernels
-from .._cached import cached_property
+from .._common.cached import cached_property
 from . import accuracy
 from .base import StructuredOperator
 

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.sparse import issparse
 
-from .._wording import counted
-from ._validate import as_real, refuse_masked
+from .._common.validate import as_real, refuse_masked
+from .._common.wording import counted
 
 __all__ = ["linear", "operand", "solve_options"]
 

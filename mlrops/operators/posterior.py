@@ -4,8 +4,8 @@
 import numpy as np
 
 from .. import kernels
-from .._cached import cached_property, computed_once
-from ._validate import as_finite, as_real
+from .._common.cached import cached_property, computed_once
+from .._common.validate import as_finite, as_real
 
 __all__ = ["FactorMoments", "FactorPosterior", "samples_in_tree_order"]
 

@@ -6,7 +6,7 @@ and b that makes x exact.
 
 import numpy as np
 
-from .._cached import computed_once
+from .._common.cached import computed_once
 
 __all__ = ["LIMIT", "RTOL", "column_dots", "corrected", "norm_of", "of_size_one", "refined",
            "unreached"]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import kernels
-from ..hierarchy import Hierarchy
+from ..tree.hierarchy import Hierarchy
 from .elementary import Diagonal
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR

@@ -22,7 +22,7 @@ def regular_form(A):
     It holds no more numbers than A does, up to a factor.
     """
     from .closure import add
-    from .general_mlr import GeneralMLR
+    from .general.mlr import GeneralMLR
     from .woodbury import Woodbury
 
     base, left = A.base, A._left

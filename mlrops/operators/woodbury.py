@@ -3,9 +3,9 @@
 import numpy as np
 from scipy import linalg
 
-from .._cached import cached_property
+from .._common.cached import cached_property
+from .._common.validate import as_finite, read_only, rowwise
 from . import krylov
-from ._validate import as_finite, read_only, rowwise
 from .accuracy import PROMISED
 from .base import StructuredOperator
 from .composed import Inverse, rdot

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from .._wording import counted
-from ._validate import as_finite, working_dtype
+from .._common.validate import as_finite, working_dtype
+from .._common.wording import counted
 from .arithmetic import is_operator
 from .base import StructuredOperator
 from .elementary import Dense

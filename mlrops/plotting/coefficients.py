@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._wording import name_some
+from .._common.wording import name_some
 from ._axes import GRID, new_axes
 
 __all__ = ["plot_coefficients"]
@@ -98,7 +98,7 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
 
 def _coefficients(fit, alpha):
     """``{(equation, regressor): (coefficient, low, high)}`` of a result."""
-    from ..models.sur.hypotheses import coefficient_names
+    from ..regression.sur.hypotheses import coefficient_names
 
     bare, names = fit._by_number, coefficient_names(fit)
     return {(equation, regressor): (b, *ends) for equation, own, params, intervals
@@ -108,7 +108,7 @@ def _coefficients(fit, alpha):
 
 
 def _same_equations(tables, results):
-    from ..models.sur.hypotheses import coefficient_names
+    from ..regression.sur.hypotheses import coefficient_names
 
     if not tables or len(tables) > len(_RESULT_STYLES):
         raise ValueError(f"results must be one to {len(_RESULT_STYLES)} fits, got {len(tables)}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._wording import counted
+from .._common.wording import counted
 from ..operators import MLR, MLRInverse
 from ._axes import (
     INK,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .._labels import by_label, labels_of
-from .._wording import counted
-from ..hierarchy import Hierarchy
+from .._common.labels import by_label, labels_of
+from .._common.wording import counted
+from ..tree.hierarchy import Hierarchy
 from ._axes import (
     bare,
     check_choice,

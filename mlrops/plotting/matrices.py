@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import issparse
 
-from .._wording import counted
+from .._common.wording import counted
 from ..operators import MLR, GeneralMLR, MLRInverse
 from ._axes import (
     GRID,

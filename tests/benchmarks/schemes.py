@@ -6,10 +6,10 @@ monotone: where a jump lets the log-likelihood fall, the plain EM step is taken.
 
 import numpy as np
 
-from mlrops.models.ascent import Problem
-from mlrops.models.em import Point
-from mlrops.models.sources import open_source
-from mlrops.models.start import start
+from mlrops.factor.ascent import Problem
+from mlrops.factor.em import Point
+from mlrops.factor.estep.sources import open_source
+from mlrops.factor.start import start
 
 
 class Map:

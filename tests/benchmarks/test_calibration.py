@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, als_gls
-from mlrops.models.sur.small_sample import corrected_covariance, residual_df, wald_df
+from mlrops.regression.sur.small_sample import corrected_covariance, residual_df, wald_df
 
 p = 3
 DESIGNS = 4  # regressors and truths

@@ -6,9 +6,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import splu
 
-from ...hierarchy import Hierarchy
-from ...models.em import log_likelihood
+from ...factor.em import log_likelihood
 from ...operators.mlr import MLR
+from ...tree.hierarchy import Hierarchy
 from .race import Race, same
 from .recursion import Recursion
 

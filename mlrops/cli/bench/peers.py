@@ -5,9 +5,10 @@ import math
 import numpy as np
 
 from ...datasets import simulate_factor_model, simulate_sur
-from ...models import als_gls, fit_factor_model
+from ...factor import fit_factor_model
 from ...operators.elementary import Dense
 from ...operators.low_rank_plus_diagonal import LowRankPlusDiagonal
+from ...regression import als_gls
 from .race import Agreement, Race, higher, same
 
 __all__ = ["against_alsgls", "against_linearmodels", "against_pylops", "against_sklearn"]

@@ -1,0 +1,1 @@
+"""What every room uses: words, argument checks, labels, frames, warnings."""

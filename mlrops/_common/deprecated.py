@@ -1,0 +1,77 @@
+"""Names of earlier versions, which work for one version more and say what they are called now."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+__all__ = ["moved_names", "old_attribute", "renamed_options", "warn_old"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that `old` is called `new` now."""
+    warnings.warn(f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
+                  DeprecationWarning, stacklevel=stacklevel)
+
+
+def old_attribute(old: str, new: str) -> property:
+    """A property of the name that an attribute had, which gives the attribute `new`."""
+
+    def read(self: Any) -> Any:
+        kind = type(self).__name__
+        warn_old(f"{kind}.{old}", f"{kind}.{new}")
+        return getattr(self, new)
+
+    return property(read, doc=f"Earlier name of `{new}`.")
+
+
+def renamed_options(**renamed: str) -> Callable[[F], F]:
+    """Decorator of a function some options of which were called otherwise: ``old="new"``.
+
+    >>> @renamed_options(steps="max_iter")
+    ... def fit(max_iter=10):
+    ...     return max_iter
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as seen:
+    ...     warnings.simplefilter("always")
+    ...     fit(steps=3)
+    3
+    >>> print(seen[0].message)
+    fit(steps=) is called max_iter= since version 0.2.0; the old name goes in 0.3.0
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            return function(*args, **_new_names(function.__name__, renamed, options))
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _new_names(
+    function: str, renamed: Mapping[str, str], options: dict[str, Any]
+) -> dict[str, Any]:
+    for old in renamed.keys() & options.keys():
+        new = renamed[old]
+        if new in options:
+            raise TypeError(f"{function} got both {new}= and {old}=, its earlier name: give {new}=")
+        warn_old(f"{function}({old}=)", f"{new}=", stacklevel=4)
+        options[new] = options.pop(old)
+    return options
+
+
+def moved_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module from which names moved, each to the module in `homes`."""
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        warn_old(f"{package}.{name}", f"{homes[name]}.{name}")
+        return getattr(import_module(homes[name]), name)
+
+    return find

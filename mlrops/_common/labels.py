@@ -1,0 +1,132 @@
+"""Labels: what carries names is matched by name, and what disagrees is refused.
+
+One rule for the whole package.  Data define the labels of their rows and columns.  What is given
+beside them — variances, weights, groups, masks, new regressors — is put in their order where it
+has labels of its own (a Series, a DataFrame, a dict), and refused where these do not fit.  A plain
+array has no labels and stands in the order of the data.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral
+
+from .wording import agree, counted, name_some
+
+__all__ = ["by_label", "check_distinct", "labels_of", "match", "names_of_features"]
+
+
+def labels_of(x):
+    """Labels of the rows of `x`: the keys of a dict, a pandas index, None where it has none."""
+    if isinstance(x, Mapping):
+        return tuple(x)
+    index = getattr(x, "index", None)
+    if callable(index) or hasattr(x, "__dask_graph__"):  # a method of lists; not in memory
+        return None
+    return index
+
+
+def names_of_features(labels):
+    """Labels as a tuple of str; None where there are none, or only the numbers 0 to n - 1."""
+    if labels is None:
+        return None
+    labels = list(labels)
+    if all(isinstance(x, Integral) and x == i for i, x in enumerate(labels)):
+        return None
+    return tuple(map(str, labels))
+
+
+def match(labels, wanted, what, axis, *, extra=False):
+    """Where each wanted label stands among `labels`.
+
+    Parameters
+    ----------
+    labels : sequence
+        Labels that something carries.
+    wanted : sequence or None
+        Labels of the data, in their order.  None where these have none: then `labels` must be the
+        numbers 0 to n - 1, in any order.
+    what, axis : str
+        How an error calls what carries the labels, and one thing that has a label ("feature").
+    extra : bool
+        Whether there may be labels that nobody wants.
+
+    Returns
+    -------
+    list of int, or None
+        None where the labels are the wanted ones, in their order.
+
+    Raises
+    ------
+    ValueError
+        Labels that are missing, foreign or repeated; the message names the first ones.
+
+    Notes
+    -----
+    Names of features and equations are text: if all wanted labels are, all are compared as text.
+    So are numbers with labels that are text.
+    """
+    if hasattr(labels, "equals") and labels.equals(wanted):
+        return None
+    labels = list(labels)
+    numbered = wanted is None
+    as_text = labels if numbered else wanted
+    if numbered:
+        wanted = range(len(labels))
+    wanted = list(wanted)
+    if as_text is not None and all(isinstance(label, str) for label in as_text):
+        labels, wanted = list(map(str, labels)), list(map(str, wanted))
+    if labels == wanted:
+        return None
+    known = set(wanted)
+    if numbered and not set(labels) <= known:
+        foreign = [label for label in labels if label not in known]
+        raise ValueError(
+            f"{what} has labels ({name_some(foreign)}), the data have none to match them to: give"
+            f" data with labels, or {what} as a plain array in the order of the data")
+    place = {label: i for i, label in enumerate(labels)}
+    if len(place) < len(labels):
+        raise ValueError(f"{what} must have each label once to be matched by label, got"
+                         f" {name_some(_repeated(labels))} more than once")
+    if len(known) < len(wanted):
+        raise ValueError(f"{what} cannot be matched by label: more than one {axis} of the data is"
+                         f" called {name_some(_repeated(wanted))}")
+    lacks = [label for label in wanted if label not in place]
+    foreign = [] if extra else [label for label in labels if label not in known]
+    if lacks or foreign:
+        problems = []
+        if lacks:
+            problems.append(f"it has none for {counted(len(lacks), axis)} ({name_some(lacks)})")
+        if foreign:
+            problems.append(f"{counted(len(foreign), 'label')}"
+                            f" {agree(len(foreign), 'belongs', 'belong')} to no {axis}"
+                            f" ({name_some(foreign)})")
+        raise ValueError(f"{what} must have the labels of the data: {', and '.join(problems)}")
+    return [place[label] for label in wanted]
+
+
+def by_label(x, wanted, what, axis, *, extra=False):
+    """`x` with its rows in the order of the data; see `match` for parameters and errors.
+
+    A dict becomes a list of its values, pandas objects stay pandas objects, and what has no labels
+    is returned as it is.
+    """
+    labels = labels_of(x)
+    if labels is None:
+        return x
+    order = match(labels, wanted, what, axis, extra=extra)
+    if isinstance(x, Mapping):
+        values = list(x.values())
+        return values if order is None else [values[i] for i in order]
+    return x if order is None else x.iloc[order]
+
+
+def check_distinct(labels, what):
+    """Refuse labels that stand for two things."""
+    twice = _repeated(labels)
+    if twice:
+        raise ValueError(f"{what} must have different names, got {name_some(twice)} more than once")
+
+
+def _repeated(labels):
+    """Labels that come more than once, each of them once."""
+    seen = set()
+    return list(dict.fromkeys(label for label in labels if label in seen or seen.add(label)))

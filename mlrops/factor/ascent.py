@@ -1,0 +1,253 @@
+"""Monotone ascent of the log-likelihood: EM, or quasi-Newton jumps that fall back to EM."""
+
+import math
+
+import numpy as np
+
+from .em import Point, em_map
+from .secant import SecantPairs, row_maxima, scaled_difference, scaled_step
+
+__all__ = ["LEAST", "Ascent", "Problem", "VanishingVariance"]
+
+# Pairs of vectors that shape a jump: in trials more gained nothing, 3 cost a third more steps.
+MEMORY = 5
+# Shares of a jump that failed within which its second, interpolated try may lie.
+SHORTER = 0.1, 0.6
+# Largest change of log D in one jump.
+LARGEST = 10.0
+# Share of a feature's variance below which its D loses the digits of a likelihood.
+LEAST = 1e4 * np.finfo(float).eps
+
+
+class VanishingVariance(np.linalg.LinAlgError):
+    """Entries of D go to zero, where no floor holds them."""
+
+    def __init__(self, place):
+        self.place = place  # in tree order
+        super().__init__("variances go to zero")
+
+    def told(self, named, noun):
+        """The error for a user, who knows features by names."""
+        return np.linalg.LinAlgError(
+            f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own,"
+            f" where likelihoods lose their digits: the factors determine these {noun}s (Heywood"
+            " cases), as they do duplicates; leave some out, take fewer factors or a"
+            f" variance_floor above {LEAST:.0e}")
+
+
+class Problem:
+    """The log-likelihood of a model as a function of ``v = (F / sd, log D, mean / sd)``.
+
+    sd are the features' standard deviations: units do not matter.  The mean is part of v only where
+    EM updates it.
+    """
+
+    def __init__(self, source, tree, ranks, floor):
+        self.source, self.tree, self.ranks, self.floor = source, tree, ranks, floor
+        self.sd = np.sqrt(source.variance)
+        n, R = tree.n, sum(ranks)
+        self.shape, self.cuts = (n, R), (n * R, n * R + n)
+        self.size = n * R + n + n * source.mean_is_free
+
+    def parts(self, v):
+        """Views of v: (n, R), (n,) and (n,), the last one empty where the mean is fixed."""
+        F, D, mean = np.split(v, self.cuts)
+        return F.reshape(self.shape), D, mean
+
+    def evaluate(self, point, out, keep):
+        """The EM map at a point."""
+        low = np.flatnonzero(point.D < LEAST * self.sd**2)
+        if low.size:
+            raise VanishingVariance(low)
+        return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
+
+    def difference(self, a, b, v):
+        """``v(a) - v(b)``."""
+        F, D, mean = self.parts(v)
+        scaled_difference(a.F, b.F, self.sd, F)
+        np.log(a.D / b.D, out=D)
+        if mean.size:
+            mean[:] = (a.mean - b.mean) / self.sd
+
+    def gradient(self, point, mapped):
+        """Derivatives by v; zero for a variance at the floor that would go lower."""
+        g = np.empty(self.size)
+        F, D, mean = self.parts(g)
+        _, dD, dmean = mapped.step.gradient(*mapped.raw, scale=self.sd, out=F)
+        np.multiply(dD, point.D, out=D)
+        D[(point.D <= self.floor) & (D < 0)] = 0
+        if mean.size:
+            mean[:] = dmean * self.sd
+        return g
+
+    def precondition(self, point, mapped, held):
+        """EM's answer to a gradient, as a function; variances `held` at the floor stay there.
+
+        EM answers as if the factors were seen: it takes D_i for what is unknown of feature i.  From
+        data it is the partial variance, many times D_i where the factors explain much.  Steps in F
+        and mean are longer by the ratio of the two, steps in log D by its power 3/2; with EM's own,
+        fits with variances near the floor took ten times the evaluations.
+        """
+        ratio = mapped.covariance._rough_partial_variance() / point.D
+        twice = 2 * ratio**1.5
+        twice[held] = 0
+
+        scale = ratio / self.sd**2
+
+        def apply(q):
+            F, D, mean = self.parts(q)
+            out = np.empty_like(q)
+            oF, oD, omean = self.parts(out)
+            _, shift = mapped.step.precondition(F, mean, scale=scale, out=oF)
+            np.multiply(D, twice, out=oD)
+            if mean.size:
+                omean[:] = shift
+            return out
+
+        return apply
+
+    def move(self, point, d, share, out):
+        """The point at ``v + share d``, D clipped at the floor, written to `out`."""
+        F, D, mean = self.parts(d)
+        scaled_step(point.F, F, share * self.sd, out.F)
+        growth = np.exp(np.clip(share * D, -LARGEST, LARGEST))
+        np.maximum(point.D * growth, self.floor, out=out.D)
+        shifted = point.mean + share * self.sd * mean if mean.size else point.mean
+        return Point(out.F, out.D, shifted)
+
+
+class State:
+    """A point whose EM map has been evaluated."""
+
+    def __init__(self, problem, point, mapped):
+        self.point, self.mapped, self.loglik = point, mapped, mapped.loglik
+        self._problem, self._gradient = problem, None
+
+    @property
+    def gradient(self):
+        if self._gradient is None:
+            self._gradient = self._problem.gradient(self.point, self.mapped)
+        return self._gradient
+
+    @property
+    def gradient_norm(self):
+        """Largest derivative of `loglik` by F, mean (in units of √D) and log D."""
+        F, D, mean = self._problem.parts(self.gradient)
+        unit = np.sqrt(self.point.D) / self._problem.sd
+        by_feature = np.maximum(np.abs(D), row_maxima(F) * unit)
+        if mean.size:
+            by_feature = np.maximum(by_feature, np.abs(mean) * unit)
+        return float(by_feature.max())
+
+
+class Ascent:
+    """Steps uphill from a first point; `state` is always the best point so far.
+
+    A jump goes along the quasi-Newton direction whose rough inverse Hessian is EM's own answer to a
+    gradient.  Where it would let the log-likelihood fall, it is tried once more where the slopes at
+    its ends say that the maximum is; failing that, the plain EM step is taken, which cannot fall,
+    and the pairs are forgotten.
+
+    Parameters
+    ----------
+    problem : Problem
+    first : Point
+    accelerate : bool
+        False takes plain EM steps only.
+    """
+
+    def __init__(self, problem, first, accelerate):
+        self.problem, self.accelerate = problem, accelerate
+        self.pairs = SecantPairs(MEMORY if accelerate else 0, problem.size)
+        self.n_evaluations, self.exhausted = 0, False
+        self._free = [Point.empty_like(first) for _ in range(3 if accelerate else 2)]
+        self.state = self._evaluate(first)
+
+    def _evaluate(self, point):
+        out = self._free.pop()
+        mapped = self.problem.evaluate(point, out, self.accelerate)
+        self.n_evaluations += 1
+        return State(self.problem, point, mapped)
+
+    def _accept(self, state):
+        """Go to a state; the buffers of the old one that it does not live in are free again."""
+        old, self.state = self.state, state
+        self._free += [p for p in (old.point, old.mapped.image) if p.F is not state.point.F]
+
+    def _discard(self, state):
+        self._free += [p for p in (state.point, state.mapped.image)
+                       if p.F is not self.state.mapped.image.F]
+
+    def advance(self):
+        """Take one step; False when not even EM's own step gains anything in this precision."""
+        if len(self.pairs) and self._jump():
+            return True
+        trial = self._evaluate(self.state.mapped.image)
+        if not math.isfinite(trial.loglik):
+            raise FloatingPointError(
+                f"the log-likelihood is {trial.loglik} after {self.n_evaluations} evaluations of"
+                f" the EM map; the data's scale may be out of range"
+            )
+        if trial.loglik < self.state.loglik:
+            self._discard(trial)
+            self.exhausted = True
+            return False
+        if self.accelerate:
+            self._learn(trial)
+        self._accept(trial)
+        return True
+
+    def _learn(self, trial):
+        """Take the pair from the present state to another one."""
+        s, y = self.pairs.free
+        self.problem.difference(trial.point, self.state.point, s)
+        np.subtract(self.state.gradient, trial.gradient, out=y)
+        self.pairs.add()
+
+    def _jump(self):
+        """Try a quasi-Newton step and a shorter one."""
+        here, problem = self.state, self.problem
+        g = here.gradient
+        held = (here.point.D <= problem.floor) & (problem.parts(g)[1] <= 0)
+        d = self.pairs.direction(g, problem.precondition(here.point, here.mapped, held))
+        slope = float(d @ g)
+        share = 1.0
+        for last in (False, True):
+            if not slope > 0:
+                break
+            buffer = self._free.pop()
+            trial = self._try(problem.move(here.point, d, share, buffer))
+            if trial is None:
+                break
+            self._learn(trial)
+            if trial.loglik >= here.loglik:
+                self._accept(trial)
+                return True
+            if not last:
+                share = _shorter(slope, float(d @ trial.gradient))
+            self._discard(trial)
+        self.pairs.clear()
+        return False
+
+    def _try(self, point):
+        """The state at a point of a jump, None where the model cannot be evaluated."""
+        free = list(self._free)
+        try:
+            trial = self._evaluate(point)
+        except np.linalg.LinAlgError:
+            self.n_evaluations += 1
+            self._free = [*free, point]
+            return None
+        if not math.isfinite(trial.loglik):
+            self._discard(trial)
+            return None
+        return trial
+
+
+def _shorter(slope, end_slope):
+    """Where the line through the slopes at 0 and 1 is zero, within SHORTER.
+
+    Slopes are known to rounding, also where two log-likelihoods differ by little else.
+    """
+    share = slope / (slope - end_slope) if end_slope < 0 else 0.3
+    return min(max(share, SHORTER[0]), SHORTER[1])

@@ -1,0 +1,247 @@
+"""Samples with missing cells, grouped by pattern: posterior of the factors and EM moments.
+
+A missing cell is a feature of zero precision in its sample, so every algorithm of `tree` holds
+pattern by pattern with the masked precision ``m ∘ D⁻¹`` and data that are 0 where missing.  What
+depends on the patterns alone is done for all of them at once.  Features of one leaf that are seen
+in the same patterns form a *class*; with `seen` the 0/1 matrix of classes by patterns,
+
+    Gram matrices        G_leaf (patterns, R²/2) = seenᵀ O,    O_c = Σ_{i ∈ c} f_i f_iᵀ / D_i
+    moments for the M-step    W (classes, R²/2) += seen S,     S_p = Σ_t w_t (Cov + z zᵀ)
+
+are two products of matrices a leaf; between them lies one sweep of the tree a pattern.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ....kernels import leaf, threads
+from ....kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
+from ....kernels.scratch import scratch
+from . import _compiled_incomplete as _compiled
+
+__all__ = ["Batch", "Patterns", "add_by_class", "add_moments", "batches", "centre", "gradient",
+           "grams", "group", "products", "regress", "sweep", "variance"]
+
+# Numbers in the temporary of a product that is added to a larger array.
+CHUNK_ITEMS = 500_000
+
+
+class Patterns(NamedTuple):
+    """Samples grouped by the features they show; samples sorted by pattern, rows in tree order."""
+
+    seen: np.ndarray  # (classes, patterns) bool
+    starts: np.ndarray  # (patterns + 1,) first sample of each pattern
+    class_off: np.ndarray  # (n_leaves + 1,) first class of each leaf
+    rows: np.ndarray  # (n,) the features, class after class
+    row_off: np.ndarray  # (classes + 1,)
+
+    @property
+    def sizes(self):
+        """Number of features of each class."""
+        return np.diff(self.row_off)
+
+    def of(self, first, last):
+        """Patterns p0:p1 of the samples first:last, and where their samples begin within them."""
+        p0 = int(np.searchsorted(self.starts, first, side="right")) - 1
+        p1 = int(np.searchsorted(self.starts, last, side="left"))
+        return p0, p1, np.clip(self.starts[p0 : p1 + 1], first, last) - first
+
+    def owner(self, first, last):
+        """The pattern of each of the samples first:last."""
+        return np.repeat(np.arange(self.starts.size - 1), np.diff(self.starts))[first:last]
+
+
+def _group_rows(x):
+    """(order, offsets): an order of the rows of bytes `x` in which equal ones are neighbours."""
+    x = np.ascontiguousarray(x)
+    keys = x.view(np.dtype((np.void, x.shape[1])))[:, 0]
+    order = np.argsort(keys, kind="stable")
+    changes = (x[order[1:]] != x[order[:-1]]).any(axis=1)
+    return order, np.concatenate([[0], np.flatnonzero(changes) + 1, [len(x)]])
+
+
+def group(observed, leaf_off):
+    """(Patterns, order) of the mask `observed` (n, N): `order` sorts the samples by pattern."""
+    order, starts = _group_rows(np.packbits(observed, axis=0).T)
+    seen = observed[:, order[starts[:-1]]]  # (n, patterns)
+    n, n_leaves = len(seen), leaf_off.size - 1
+    # Leaf numbers as big-endian bytes in front keep the classes of a leaf together, in tree order.
+    leaves = np.repeat(np.arange(n_leaves, dtype=">i8"), np.diff(leaf_off))
+    rows, row_off = _group_rows(np.concatenate(
+        [leaves.view(np.uint8).reshape(n, 8), np.packbits(seen, axis=1)], axis=1))
+    first = rows[row_off[:-1]]
+    class_off = np.searchsorted(leaves[first], np.arange(n_leaves + 1))
+    return Patterns(np.ascontiguousarray(seen[first]), starts, class_off, rows, row_off), order
+
+
+def batches(patterns, layout):
+    """Ranges of samples whose temporaries stay bounded; a pattern may be cut.
+
+    Cutting a pattern means to factor it again, so a batch holds at least R samples.
+    """
+    n_leaves, R = layout.n_leaves, layout.R
+    most = max(R, BLOCK_ITEMS // (n_leaves * R + layout.n), 1)
+    step = max(1, BLOCK_ITEMS // (n_leaves * (R + 1) ** 2))
+    starts, first, N = patterns.starts, 0, int(patterns.starts[-1])
+    while first < N:
+        p = int(np.searchsorted(starts, first, side="right")) - 1
+        last = min(first + most, int(starts[min(p + step, starts.size - 1)]))
+        yield first, last
+        first = last
+
+
+def centre(X, mean, roots, first, last):
+    """``√w (x - mean)`` of the samples first:last, zero at missing cells; (n, last - first)."""
+    n, k = len(X), last - first
+    out = np.empty((n, k), X.dtype)
+    threads.run(lambda lo, hi: _compiled.centre(X, mean, roots, first, lo, hi, out),
+                np.arange(n + 1), 0, n, n * k)
+    return out
+
+
+def products(F, dinv, patterns):
+    """outer (classes, R (R + 1) / 2): ``Σ f fᵀ / D`` of each class, lower triangles."""
+    n, R = F.shape
+    outer = np.empty((patterns.row_off.size - 1, R * (R + 1) // 2), F.dtype)
+    threads.run(lambda lo, hi: _compiled.class_products(
+        F, dinv, patterns.rows, patterns.row_off, lo, hi, outer),
+        patterns.row_off, 0, len(outer), n * R * R // 2)
+    return outer
+
+
+def _by_leaf(sizes, width, loop, product):
+    """Call ``product(q)`` for leaves of much work, ``loop(lo, hi)`` on the ranges between them."""
+    large = np.flatnonzero(sizes * width >= leaf.BLAS_WORK)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    for lo, hi in leaf._small_runs(large, 0, sizes.size):
+        threads.run(loop, offsets, lo, hi, int(offsets[hi] - offsets[lo]) * width)
+    for q in large:
+        product(q)
+
+
+def grams(outer, patterns, p0, p1):
+    """G (leaves, p1 - p0, R (R + 1) / 2): the Gram matrices of the rows each pattern sees."""
+    off, seen = patterns.class_off, patterns.seen
+    G = scratch("grams", (off.size - 1, p1 - p0, outer.shape[1]), outer.dtype)
+
+    def product(q):
+        classes = slice(off[q], off[q + 1])
+        np.matmul(seen[classes, p0:p1].T.astype(outer.dtype), outer[classes], out=G[q])
+
+    _by_leaf(np.diff(off), (p1 - p0) * outer.shape[1], lambda lo, hi: _compiled.gather_grams(
+        seen, outer, off, p0, lo, hi, G), product)
+    return G
+
+
+class Batch(NamedTuple):
+    """Consecutive samples, sorted by pattern."""
+
+    patterns: Patterns
+    first: int  # number of its first sample
+    X: np.ndarray  # (n, k) √w x, centred, zero at missing cells
+    roots: np.ndarray  # (k,) √w
+
+    @property
+    def last(self):
+        return self.first + self.X.shape[1]
+
+    @property
+    def shown(self):
+        """(p0, p1, starts) of its patterns, see `Patterns.of`."""
+        return self.patterns.of(self.first, self.last)
+
+
+class Swept(NamedTuple):
+    """What a sweep over the patterns of a batch of k samples gives."""
+
+    Z: np.ndarray  # (leaves, R, k) posterior means along the paths
+    S: np.ndarray  # (leaves, patterns, (R + 1)(R + 2) / 2); good until the next sweep
+    logdet: np.ndarray  # (patterns,) log det(I + G)
+    squares: np.ndarray  # (2, k) ‖Λ⁻¹ Fᵀ D⁻¹ x‖² and ‖z‖², over all nodes
+    fail: tuple | None  # (level, group) of a bad pivot
+
+
+def sweep(F, dinv, outer, batch, layout, total):
+    """E-step of a `Batch`; `outer` are the `products` of F and dinv.
+
+    S are path covariances, or with `total` the second moments of ``√w (z, 1)``; see
+    `sweep_patterns`.
+    """
+    k, R, n_leaves, dtype = batch.X.shape[1], layout.R, layout.n_leaves, F.dtype
+    p0, p1, starts = batch.shown
+    P = p1 - p0
+    G = grams(outer, batch.patterns, p0, p1)
+    Z = np.empty((n_leaves, R, k), dtype)
+    if R:
+        leaf.tdot(F, batch.X, layout, 0, n_leaves, dinv, Z)
+    S = scratch("moments of patterns", (n_leaves, P, (R + 1) * (R + 2) // 2), dtype)
+    logdet, squares = np.empty(P), np.empty((2, k))
+    fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, dtype)
+    longest = int(np.diff(starts).max())
+    step = min(n_leaves, max(1, CACHE_ITEMS // (max(R, 1) * max(R, longest))))
+    cost = starts + R * np.arange(P + 1)  # a factorization costs about as much as R samples
+    threads.run(lambda lo, hi: _compiled.sweep_patterns(
+        G, Z, batch.roots, starts, ridge, layout.tree, step, total, lo, hi, S, logdet, squares,
+        fail), cost, 0, P, int(cost[-1]) * n_leaves * R * R)
+    return Swept(Z, S, logdet, squares, tuple(map(int, fail)) if fail[0] >= 0 else None)
+
+
+def add_moments(swept, batch, layout, V, W):
+    """V (n, R + 1) += ``Σ_t x √w (z, 1)`` and W (classes, packed) += its second moments."""
+    R, off, X, Z = layout.R, layout.leaf_off, batch.X, swept.Z
+    p0, p1, _ = batch.shown
+
+    def cross(q):
+        rows = slice(off[q], off[q + 1])
+        V[rows, :R] += X[rows] @ Z[q].T
+
+    _by_leaf(np.diff(off), X.shape[1] * R,
+             lambda lo, hi: _compiled.rows_cross(X, Z, off, lo, hi, V), cross)
+    V[:, R] += X @ batch.roots
+    add_by_class(swept.S, batch.patterns, p0, p1, W)
+
+
+def add_by_class(S, patterns, p0, p1, W):
+    """W (classes, m) += the sum of S (leaves, patterns, m) over the patterns that see a class."""
+    classes = patterns.class_off
+
+    def product(q):
+        step = max(1, CHUNK_ITEMS // W.shape[1])
+        for a in range(classes[q], classes[q + 1], step):
+            part = slice(a, min(a + step, classes[q + 1]))
+            term = scratch("product", W[part].shape, W.dtype)
+            W[part] += np.matmul(patterns.seen[part, p0:p1].astype(W.dtype), S[q], out=term)
+
+    _by_leaf(np.diff(classes), (p1 - p0) * W.shape[1],
+             lambda lo, hi: _compiled.scatter_moments(
+                 patterns.seen, S, classes, p0, lo, hi, W), product)
+
+
+def regress(V, W, yy, patterns, mean_is_free, F, D, offset):
+    """M-step from the moments, in place: F (n, R), D (n,) and the offset of the mean (n,)."""
+    R = F.shape[1]
+    m = R + 1 if mean_is_free else R
+    threads.run(lambda lo, hi: _compiled.class_regress(
+        V, W, yy, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
+        patterns.row_off, 0, len(W), len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
+
+
+def gradient(F, D, V, W, yy, patterns):
+    """Derivatives of the expected complete-data log-likelihood by F, D and mean."""
+    dF, dD, dmean = np.empty_like(F), np.empty_like(D), np.empty_like(D)
+    threads.run(lambda lo, hi: _compiled.class_gradient(
+        F, D, V, W, yy, patterns.rows, patterns.row_off, lo, hi, dF, dD, dmean),
+        patterns.row_off, 0, len(W), len(F) * F.shape[1] ** 2)
+    return dF, dD, dmean
+
+
+def variance(F, D, swept, batch, layout):
+    """(n, k) conditional variances of the missing cells of a batch, from its path covariances."""
+    patterns, (p0, p1, starts) = batch.patterns, batch.shown
+    out = np.empty_like(batch.X)
+    threads.run(lambda lo, hi: _compiled.missing_variance(
+        F, D, patterns.seen, patterns.rows, patterns.row_off, patterns.class_off, swept.S, starts,
+        p0, lo, hi, out),
+        layout.leaf_off, 0, layout.n_leaves, layout.n * (p1 - p0) * layout.R**2)
+    return out

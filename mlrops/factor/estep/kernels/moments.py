@@ -1,0 +1,250 @@
+"""EM on samples that come in blocks: the moments that the M-step needs, on plain arrays.
+
+A block of samples X (n, k) adds to ``V = Σ x_i z_pathᵀ``, (n, R) like the factors F, and to
+``S = Σ z_own z_pathᵀ``, (s, R) like the factor K of `tree.factor`: row by row the lower triangle of
+the second moments of a node's factors with those of its ancestors.  Neither grows with the samples.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ....kernels import _compiled, threads
+from ....kernels.layout import PIECE_ROWS, blocks
+from ....kernels.leaf import _chunks, _large, _small_runs
+from ....kernels.scratch import scratch
+from ....kernels.tree import _down, _share, _up, _up_with
+from . import _compiled_moments as _loops
+
+__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe",
+           "describe_sparse", "gradient", "load", "precondition", "regress", "sketch_sparse",
+           "subtract_mean"]
+
+
+def _share_rows(kernel, n, work):
+    """Run a kernel of rows ``lo:hi`` on all of them."""
+    threads.run(kernel, np.arange(n + 1), 0, n, work)
+
+
+def load(Y, place, mean, scale, root_weight, at, X):
+    """Samples Y (m, n) into the columns ``at, …, at + m - 1`` of X (n, k).
+
+    Feature i goes to row ``p = place_i``, ``X[p] = scale_p (Y[:, i] - mean_p) root_weight``.
+    """
+    _share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
+                X.shape[0], 4 * Y.size)
+
+
+def describe(X, weight, before, mean, squares, low, high):
+    """Merge samples X (n, k), weight (m ≤ k,), into mean, squared deviations and range (n,) each.
+
+    `before` is the total weight of the samples seen already.
+    """
+    _share_rows(lambda lo, hi: _loops.rows_describe(
+        X, weight, before, lo, hi, mean, squares, low, high),
+        X.shape[0], 3 * X.shape[0] * weight.size)
+
+
+# ------------------------------------------------------------------ leaf products
+
+
+def _add_outer(X, Z, layout, lo, hi, V):
+    """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
+    k, R = X.shape[1], V.shape[1]
+    large = _large(layout, lo, hi, k)
+    off = layout.leaf_off
+    for a, b in _small_runs(large, lo, hi):
+        threads.run(lambda i, j: _loops.rows_outer(X, Z, off, lo, i, j, V),
+                    off, a, b, int(off[b] - off[a]) * R * k)
+    for q in large:
+        for rows in _chunks(layout, q, k):
+            part = scratch("product", (R, rows.stop - rows.start), V.dtype)
+            V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
+
+
+def _times(A, M, layout, lo, hi, out):
+    """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
+    R = A.shape[1]
+    large = _large(layout, lo, hi, R)
+    off = layout.leaf_off
+    for a, b in _small_runs(large, lo, hi):
+        threads.run(lambda i, j: _loops.rows_right(A, M, off, lo, i, j, out),
+                    off, a, b, int(off[b] - off[a]) * R * R)
+    for q in large:
+        for rows in _chunks(layout, q, R):
+            np.matmul(A[rows], M[q - lo], out=out[rows])
+
+
+# ------------------------------------------------------------------ E-step, block by block
+
+
+def _collect(W, K, layout, outer, S):
+    """From the upward sweep's W: finish the means, add to S, call ``outer(lo, hi, Z)``; Σ w²."""
+    quad = float(np.einsum("sk,sk->", W, W, dtype=np.float64))
+
+    def use(lo, hi, Z):
+        _loops.sweep_moments(Z, lo, hi, layout.tree, S)
+        outer(lo, hi, Z)
+
+    _down(W, K, layout, use)
+    return quad
+
+
+def accumulate(F, K, P, layout, V, S):
+    """Add samples, given as ``P = D⁻¹ x`` (n, k): ``V += P z_pathᵀ``, S; returns ``Σ ‖w‖²``."""
+    W = _up(F, P, None, K, layout)
+    return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
+
+
+def _path_moments(use, K, S, n_samples, layout, invert):
+    """Call ``use(lo, hi, M)``, M (hi - lo, R, R) along the paths of leaves lo:hi.
+
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ``, or ``W⁻¹`` if `invert`.
+    """
+    R, L, dtype = layout.R, layout.L, K.dtype
+
+    def task(start, stop, limit):
+        cov_stack, chol, linv = np.zeros((3, R, R), dtype)
+        winv = np.zeros((L + 1, R, R), dtype)
+        for lo, hi in blocks(start, stop, R * R, limit):
+            M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
+            _compiled.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
+            _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
+            if invert:
+                _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
+                                               layout.tree, n_samples, chol, linv, winv, Winv)
+            use(lo, hi, Winv if invert else M)
+
+    _share(task, layout, R)
+
+
+def regress(K, V, S, squares, n_samples, layout, F, D):
+    """One M-step into F (n, R) and D (n,) from the accumulated moments.
+
+    ``F_leaf = V W⁻¹``, ``W = N Cov + Σ z zᵀ`` along the leaf's path, ``D = (squares - F∘V) / N``.
+    """
+    _path_moments(lambda lo, hi, Winv: _times(V, Winv, layout, lo, hi, F),
+                  K, S, n_samples, layout, invert=True)
+    _share_rows(lambda lo, hi: _loops.rows_residual(V, F, squares, n_samples, lo, hi, D),
+                layout.n, layout.n * layout.R)
+
+
+def gradient(F, dinv, K, V, S, squares, n_samples, layout):
+    """Derivatives by F (n, R) and D (n,) of the average log-likelihood at these parameters.
+
+    ``dF = D⁻¹ (V - F W) / N``, ``dD = ½ (res / D² - 1 / D)``, ``res`` the expected mean square of
+    ``x - F z``.
+    """
+    dF, dD = np.empty_like(F), np.empty_like(dinv)
+    _path_moments(lambda lo, hi, M: _times(F, M, layout, lo, hi, dF),
+                  K, S, n_samples, layout, invert=False)
+    _share_rows(lambda lo, hi: _loops.rows_gradient(
+        F, V, dinv, squares, n_samples, lo, hi, dF, dD), layout.n, 2 * layout.n * layout.R)
+    return dF, dD
+
+
+def precondition(G, d, K, S, n_samples, layout):
+    """``N D G W⁻¹`` (n, R): the change of F by which an M-step answers the gradient G."""
+    out = np.empty_like(G)
+    _path_moments(lambda lo, hi, Winv: _times(G, Winv, layout, lo, hi, out),
+                  K, S, n_samples, layout, invert=True)
+    out *= (n_samples * d)[:, None]
+    return out
+
+
+# ------------------------------------------------------------------ sparse samples
+
+
+class SparseRows(NamedTuple):
+    """Samples (n, N) in compressed rows, columns sorted."""
+
+    values: np.ndarray  # (nnz,)
+    columns: np.ndarray  # (nnz,)
+    offsets: np.ndarray  # (n + 1,)
+    root_weight: np.ndarray  # (N,) what the mean of a sample is multiplied by
+
+    def work(self, rows, k, R):
+        """Multiply-adds of a product of some rows and k columns with R columns, and the rows."""
+        nnz, n, N = self.values.size, self.offsets.size - 1, self.root_weight.size
+        return int(rows * (1 + nnz / n * k / N * R))
+
+
+class SparseBlock(NamedTuple):
+    """The samples start:stop of A; blocks are taken from left to right."""
+
+    A: SparseRows
+    start: int
+    stop: int
+    at: np.ndarray  # (n,) the first entry of every row that no earlier block had; moves on
+
+    @property
+    def entries(self):
+        """What the loops over the entries of a block ask of it."""
+        A = self.A
+        return A.values, A.columns, self.at, A.offsets[1:], self.start, self.stop
+
+    @property
+    def root_weight(self):
+        return self.A.root_weight[self.start : self.stop]
+
+
+def describe_sparse(A, weight, center, mean, squares, low, high):
+    """Weighted mean (if `center`), squared deviations and range of the rows of A."""
+    _share_rows(lambda lo, hi: _loops.sparse_describe(
+        A.values, A.columns, A.offsets, weight, weight.sum(), center, lo, hi, mean, squares, low,
+        high), mean.size, A.values.size)
+
+
+def _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T):
+    """``F_leafᵀ D⁻¹ (A - mean root_weightᵀ)`` of the leaves lo:hi and the samples of a block."""
+    pa, pb = int(layout.first_piece[lo]), int(layout.first_piece[hi])
+    R, k = T.shape[1:]
+    whole = pb - pa == hi - lo
+    P = T if whole else np.empty((pb - pa, R, k), F.dtype)
+    off = layout.piece_off[pa : pb + 1]
+    entries = block.entries
+    threads.run(lambda i, j: _loops.sparse_tdot(F, dinv, entries, off, i, j, P),
+                off, 0, pb - pa, block.A.work(int(off[-1] - off[0]), k, R))
+    if not whole:
+        np.add.reduceat(P, layout.first_piece[lo:hi] - pa, axis=0, out=T)
+    _loops.subtract_shift(T, shift[lo:hi], block.root_weight)
+
+
+def _sparse_outer(block, Z, owner, first, off, V):
+    """``V += A Zᵀ`` on pieces of rows, for a block and Z (leaves, R, k); moves the block on."""
+    entries, k = block.entries, block.stop - block.start
+    threads.run(lambda i, j: _loops.sparse_outer(entries, Z, owner, first, off, i, j, V),
+                off, 0, off.size - 1, block.A.work(int(off[-1] - off[0]), k, V.shape[1]))
+
+
+def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
+    """Add the samples of a block: V (without the mean's part), S and `totals`; ``Σ ‖w‖²``.
+
+    shift (n_leaves, R, 1) is ``F_leafᵀ D⁻¹ mean``; totals (s,) sums ``root_weight z``.
+    """
+    def outer(lo, hi, Z):
+        pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
+        _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
+                      layout.piece_off[pieces.start : pieces.stop + 1], V)
+
+    W = _up_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
+                 block.stop - block.start, F.dtype, K, layout)
+    quad = _collect(W, K, layout, outer, S)
+    totals += W @ block.root_weight
+    return quad
+
+
+def subtract_mean(V, mean, totals, layout):
+    """``V_i -= mean_i Σ root_weight z_pathᵀ``: what `accumulate_sparse` left out."""
+    def use(lo, hi, Z):
+        off = layout.leaf_off
+        threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
+                    off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
+
+    _down(np.ascontiguousarray(totals[:, None]), None, layout, use)
+
+
+def sketch_sparse(block, draws, out):
+    """``out += A draws`` for the samples of a block, draws (k, width); moves the block on."""
+    off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
+    _sparse_outer(block, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)

@@ -1,0 +1,102 @@
+"""Where the likelihood of a factor model has no maximum, and how many factors are of use."""
+
+import math
+
+import numpy as np
+
+from .._common.labelled import named
+from .._common.wording import agree, counted
+from ..operators.mlr import MLR
+from .ascent import LEAST
+
+__all__ = ["at_floor", "run_off", "too_few_samples", "useful_ranks"]
+
+# By how much D is lowered to see whether the likelihood goes on rising.
+LOWER = 0.01
+# How near to its floor a variance stands at it: a fit may stop before the last of the way.
+NEAR = 2.0
+
+
+def at_floor(D, floor):
+    """Where entries of D stand at their floor."""
+    return np.flatnonzero(NEAR * floor >= D)
+
+
+def useful_ranks(hierarchy):
+    """Largest rank of each level with which its largest group is still a model.
+
+    With r factors and D a group of m features has ``m r - r (r - 1) / 2 + m`` parameters.  They
+    must not outnumber the entries of its covariance, ``m (m + 1) / 2`` (W. Ledermann, 1937); a
+    pair gets one factor nevertheless, the covariance of the two.
+    """
+    largest = [int(hierarchy.group_sizes(level).max()) for level in range(hierarchy.n_levels)]
+    return [max(_ledermann(m), min(m - 1, 1)) for m in largest]
+
+
+def _ledermann(m):
+    """Largest r with ``(m - r)² >= m + r``."""
+    return next((r for r in range(m - 1, 0, -1) if (m - r) ** 2 >= m + r), 0)
+
+
+def too_few_samples(hierarchy, ranks, n_samples, center, share=1.0):
+    """Why so few samples leave the likelihood without a maximum, or None.
+
+    N samples of positive weight, less one where the mean is estimated, lie in a space of N
+    dimensions.  Take N + 1 features of a group that sees N factors or more: the factors can hold
+    all that space and be orthogonal to one direction, in which the samples do not vary.  With the D
+    of these features its variance goes to zero, and the likelihood to infinity.
+
+    With a `share` below 1 that share of the N dimensions is as much as the factors may take.
+    """
+    N = n_samples - bool(center)
+    factors = np.zeros(hierarchy.n, int)
+    for level, r in enumerate(ranks):
+        sizes, labels = hierarchy.group_sizes(level), hierarchy.labels(level)
+        factors += np.minimum(r, sizes)[labels]
+        excess = np.minimum(factors, sizes[labels] - 1)
+        if r and (excess.max() >= N or excess.max() > share * N):
+            i = int(excess.argmax())
+            where = (f"the {counted(sizes[labels[i]], 'feature')} of group {labels[i]} of level"
+                     f" {level}" if hierarchy.group_counts[level] > 1 else
+                     counted(hierarchy.n, "feature"))
+            less = ", less one for the mean," if center else ""
+            return (f"the likelihood has no maximum: {counted(n_samples, 'sample')}{less}"
+                    f" {agree(n_samples, 'carries', 'carry')} {counted(max(N - 1, 0), 'factor')} at"
+                    f" most, and ranks {tuple(ranks)} give {factors[i]} to {where}")
+    return None
+
+
+def run_off(source, hierarchy, ranks, point, place, names, noun="feature"):
+    """Why variances at the floor say that the likelihood has no maximum, or None.
+
+    Regular Heywood cases have one where D is zero.  But where the samples do not vary in a
+    combination of features whose D are at the floor, the log-likelihood a sample rises by a half
+    with every fall of log D: it is looked at with D `LOWER`.
+
+    Parameters
+    ----------
+    source : source of EM
+    hierarchy : Hierarchy
+    ranks : tuple of int
+    point : Point
+        Where the fit ended, in tree order.
+    place : ndarray of int
+        Where D is at the floor.
+    names : sequence of str or None
+    noun : str, optional
+        What a feature is called.
+    """
+    shown, weights = source.shown(place)
+    share = weights @ (shown.sum(axis=1) > 1) / weights.sum()
+    if share == 0 or (LOWER * point.D[place] < LEAST * source.variance[place]).any():
+        return None
+    tree, D = hierarchy._in_tree_order(), point.D.copy()
+    D[place] *= LOWER
+    here, below = (source.evaluate(MLR.from_compact(tree, ranks, point.F, d), point.mean).loglik
+                   for d in (point.D, D))
+    if below - here < 0.25 * share * -math.log(LOWER):
+        return None
+    there = np.sort(hierarchy.permutation[place])
+    return (f"the likelihood has no maximum: it rises without limit as variances go to zero that"
+            f" now stand at the floor, those of {counted(there.size, noun)} which the samples tie"
+            f" to one another (Heywood cases: {named(there, names)})")

@@ -1,0 +1,432 @@
+"""`FactorModelResult`: what a fitted factor model knows and can do."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .._common.frames import is_frame
+from .._common.labelled import factor_columns, like_rows, read_samples, with_names
+from .._common.validate import check_rank
+from .._common.wording import counted
+from ..operators.bartlett import BartlettScores
+from ..operators.mlr import MLR
+from . import conditional, divergence
+from .explained import Explained
+from .rotation import loadings_frame, rotate
+from .summary import summarize
+
+__all__ = ["FactorModelResult"]
+
+
+@dataclass(frozen=True, repr=False)
+class FactorModelResult(Explained):
+    """A fitted factor model; what `fit_factor_model` returns.
+
+    Attributes
+    ----------
+    covariance : MLR
+        Fitted covariance ``Σ_l F_l F_lᵀ + diag(D)``, feature order, factors on principal axes
+        (`MLR.principal`).
+    mean : ndarray, shape (n,)
+        Mean of the data; zeros with ``center=False``.
+    loglik : float
+        Average log-likelihood a sample of the fitted parameters.
+    loglik_trace : ndarray, shape (n_iter + 1,)
+        Entry t is the average log-likelihood a sample of the parameters after t updates.
+    n_iter : int
+        Number of updates.
+    converged : bool
+    termination : str
+        Why it stopped: ``"loglik"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
+        ``"interrupted"``.
+    boundary : ndarray of int, shape (number of them,)
+        Features whose variance in D stands at the floor (Heywood cases).
+    n_samples : int
+        Number of samples fitted to.
+    n_evaluations : int
+        Number of evaluations of the EM map, rejected jumps of the acceleration included.
+    gradient_norm : float
+        Largest derivative of the log-likelihood a sample by a loading or a mean, in units of the
+        square root of the feature's D, or by log D; variances at the floor count only where they
+        would rise.
+    feature_names : tuple of str or None
+        Column names of the data where it had some, else those of the hierarchy.  Arrays of the
+        result are in their order.
+    capped : tuple of (int, int, int)
+        ``(level, group, features)`` of groups that have fewer features than their level's rank.
+    mean_is_estimated : bool
+        Whether `mean` was fitted to the data, and counts among the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import fit_factor_model
+    >>> rng = np.random.default_rng(0)
+    >>> Y = rng.standard_normal((500, 1)) + rng.standard_normal((500, 6))
+    >>> fit = fit_factor_model(Y, ranks=1)
+    >>> fit.termination, fit.covariance.ranks, fit.loglik_trace.size == fit.n_iter + 1
+    ('gradient', (1,), True)
+    >>> bool(np.isclose(fit.score(Y), fit.loglik))
+    True
+    """
+
+    covariance: MLR
+    mean: np.ndarray
+    loglik: float
+    loglik_trace: np.ndarray = field(repr=False)
+    n_iter: int
+    converged: bool
+    termination: str
+    boundary: np.ndarray
+    n_samples: int
+    n_evaluations: int = 0
+    gradient_norm: float = math.nan
+    feature_names: tuple | None = None
+    capped: tuple = ()
+    mean_is_estimated: bool = True
+
+    def _rows(self, Y, missing=False):
+        """Data as `Samples`; every method that takes data takes it from here."""
+        return read_samples(Y, self.feature_names, self.mean.size, missing)
+
+    # ---------------------------------------------------------------- data under the model
+
+    def score_samples(self, Y):
+        """Log-likelihood of each sample.
+
+        Parameters
+        ----------
+        Y : array_like or DataFrame, shape (N, n)
+            The columns of a DataFrame stand in any order, and have the names fitted to.  NaN marks
+            a missing cell, which is left out.
+
+        Returns
+        -------
+        loglik : ndarray or Series, shape (N,)
+            A Series for a DataFrame; 0 for a sample without an observed cell.
+        """
+        Y_in_order = self._rows(Y, missing=True).values
+        return like_rows(Y, conditional.loglik_samples(self.covariance, self.mean, Y_in_order),
+                         "loglik")
+
+    def score(self, Y):
+        """Average log-likelihood a sample; one without an observed cell counts nowhere.
+
+        Parameters
+        ----------
+        Y : array_like or DataFrame, shape (N, n)
+
+        Returns
+        -------
+        float
+        """
+        Y = self._rows(Y, missing=True).values
+        return conditional.average(conditional.loglik_samples(self.covariance, self.mean, Y), Y)
+
+    def scores(self, Y, level=None, *, covariance=False, method="posterior"):
+        r"""Scores of the factors in each sample.
+
+        Parameters
+        ----------
+        Y : array_like or DataFrame, shape (N, n)
+        level : int, optional
+            One level; default all of them.
+        covariance : bool, optional
+            Also return the covariance of a group's factors given the data.
+        method : {"posterior", "bartlett"}, optional
+            Posterior means, ``(I + Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (y - μ)`` with F spread out; or weighted
+            least squares over all factors jointly, ``(Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (y - μ)``, which is
+            unbiased given the factors (M. Bartlett, 1937).
+
+        Returns
+        -------
+        scores : ndarray, shape (N, p_l, r_l), or DataFrame
+            A tuple of L arrays for ``level=None``.  For a DataFrame they are DataFrames with its
+            rows, and columns ``(group, factor)``, in the order of `Hierarchy.names`.
+        covariance : ndarray, shape (p_l, r_l, r_l)
+            The same for every sample: of the factors given the data, or of the error of the least
+            squares scores.  A tuple of L arrays for ``level=None``.  Only with ``covariance=True``.
+
+        Raises
+        ------
+        ValueError, IndexError
+            Data that do not fit the model, a level that does not exist.
+        numpy.linalg.LinAlgError
+            ``method="bartlett"`` where ``Fᵀ D⁻¹ F`` is singular: a level's factors depend on those
+            of finer levels.  The message names level and group.  Factors that a group does not use
+            (columns of zeros, as in groups smaller than their rank) are left out: their score is 0
+            with variance 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import Hierarchy, fit_factor_model
+        >>> from mlrops.datasets import simulate_mlr
+        >>> sim = simulate_mlr(Hierarchy.balanced(40, [1, 4]), (1, 1), 300, random_state=0)
+        >>> fit = fit_factor_model(sim.Y, (1, 1), sim.covariance.hierarchy)
+        >>> fit.scores(sim.Y, level=1).shape
+        (300, 4, 1)
+        >>> z, cov = fit.scores(sim.Y, level=0, covariance=True)
+        >>> r = np.corrcoef(z[:, 0, 0], sim.scores[0][:, 0, 0])[0, 1]
+        >>> bool(abs(r) > 0.95), cov.shape
+        (True, (1, 1, 1))
+        """
+        means, spreads = self._factors(Y, level, method)
+        means = self._named_scores(Y, means, level)
+        if not covariance:
+            return means if level is None else means[0]
+        return (means, spreads()) if level is None else (means[0], spreads()[0])
+
+    def _factors(self, Y, level, method):
+        """Scores (N, p_l, r_l) a level, and what gives their covariances."""
+        if method not in ("posterior", "bartlett"):
+            raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
+        h = self.covariance.hierarchy
+        levels = range(h.n_levels) if level is None else (h._level(level),)
+        X = (self._rows(Y).values - self.mean).T
+        factors = (self.covariance.posterior(X, check_finite=False) if method == "posterior"
+                   else BartlettScores(self.covariance, X, check_finite=False))
+        means = tuple(np.moveaxis(factors.mean(at), 2, 0) for at in levels)
+        return means, lambda: tuple(factors.covariance(at) for at in levels)
+
+    def _named_scores(self, Y, scores, level):
+        """Scores, an array a level, as frames where Y is one."""
+        if not is_frame(Y):
+            return scores
+        A = self.covariance
+        levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
+        return tuple(like_rows(Y, z.reshape(len(z), -1),
+                               factor_columns(A.hierarchy, at, A.ranks[at]))
+                     for at, z in zip(levels, scores, strict=True))
+
+    def sample(self, size=None, random_state=None):
+        """Draw from the fitted normal distribution.
+
+        Parameters
+        ----------
+        size : int, optional
+            Number of samples; None draws one.
+        random_state : None, int, numpy.random.Generator or RandomState
+            Seed or generator.
+
+        Returns
+        -------
+        samples : ndarray, shape (n,) for ``size=None``, else (size, n)
+            A Series or DataFrame of pandas where the features have names.
+        """
+        drawn = self.covariance.sample(size, random_state) + self.mean
+        return with_names(drawn.T, self.feature_names).T
+
+    # ---------------------------------------------------------------- against a known truth
+
+    def expected_loglik(self, true_covariance, true_mean=None):
+        r"""Expected log-likelihood of a new sample from a known normal distribution.
+
+        Parameters
+        ----------
+        true_covariance : operator, array_like or DataFrame, shape (n, n)
+            Its covariance Σ*.  The rows and the columns of a DataFrame, and the features of an
+            `MLR` on a hierarchy with names, are those fitted to, in any order.
+        true_mean : array_like or Series, shape (n,), optional
+            Its mean; default the fitted one.  A Series or dict is matched by name.
+
+        Returns
+        -------
+        loglik : float
+            ``-½ (n log 2π + log det Σ + tr(Σ⁻¹ Σ*) + (μ - μ*)ᵀ Σ⁻¹ (μ - μ*))``, in float64.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Not n×n, an array that is not symmetric, a mean of another length.
+
+        Notes
+        -----
+        For an `MLR` on any hierarchy, a `LowRankPlusDiagonal` or a `Diagonal` the trace takes one
+        pass over both sets of factors, ``2 n R R*`` flops.  For any other operator it takes n
+        products with it and n solves, 64 at a time.
+
+        Examples
+        --------
+        >>> from mlrops import fit_factor_model
+        >>> from mlrops.datasets import simulate_factor_model
+        >>> sim = simulate_factor_model(20, 2, n_samples=200, random_state=0)
+        >>> fit = fit_factor_model(sim.Y, 2)
+        >>> bool(fit.expected_loglik(sim.covariance, sim.mean) < fit.loglik)
+        True
+        >>> bool(0 < fit.kl_divergence(sim.covariance, sim.mean) < 1)
+        True
+        """
+        return divergence.expected_loglik(
+            self.covariance, self.mean, true_covariance, true_mean, self.feature_names)
+
+    def kl_divergence(self, true_covariance, true_mean=None):
+        """Kullback-Leibler divergence of the fitted distribution from a known normal one.
+
+        Parameters
+        ----------
+        true_covariance, true_mean
+            As in `expected_loglik`; the covariance must have a ``logdet``.
+
+        Returns
+        -------
+        divergence : float
+            ``KL(true ‖ fitted)``, the true entropy's excess over `expected_loglik`; 0 when equal.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in `expected_loglik`, or a true covariance without a structured determinant.
+        """
+        return divergence.kl_divergence(
+            self.covariance, self.mean, true_covariance, true_mean, self.feature_names)
+
+    # ---------------------------------------------------------------- reading the factors
+
+    def rotate(self, method="varimax", level=None, *, normalize=True, power=4.0, max_iter=1000,
+               tol=1e-9):
+        r"""Rotate the factors of every group towards loadings that are easy to read.
+
+        Parameters
+        ----------
+        method : {"varimax", "quartimax", "promax"}, optional
+            Varimax maximizes the variance of squared loadings within the columns of a group,
+            ``Σ_j [Σ_i λ_ij⁴ - (Σ_i λ_ij²)² / m]``; quartimax leaves the second term out.  Promax
+            goes on from varimax to oblique axes by a least squares fit to ``λ |λ|^(power - 1)``.
+        level : int or sequence of int, optional
+            Levels to rotate; default all.
+        normalize : bool, optional
+            Give the features' loadings within a level unit length while axes are sought (Kaiser),
+            in promax also for the oblique step.
+        power : float, optional
+            Of promax, at least 1.
+        max_iter : int, optional
+            Largest number of sweeps over the pairs of factors.
+        tol : float, optional
+            A pair is at rest when the derivative of its criterion by the angle is at most `tol`
+            times ``Σ_i (λ_ij² + λ_ik²)²``.
+
+        Returns
+        -------
+        RotatedLoadings
+            ``loadings``, ``rotation`` and ``factor_covariance`` a level; ``result``, the model with
+            rotated factors, after an orthogonal rotation.
+
+        Raises
+        ------
+        ValueError, IndexError
+            An unknown method, a level that does not exist, `power` or `tol` out of range.
+        numpy.linalg.LinAlgError
+            The oblique axes of a group depend on each other.
+
+        Warns
+        -----
+        ConvergenceWarning
+            A group did not come to rest.
+
+        Notes
+        -----
+        Columns of each group are longest first and the entry of largest magnitude of each is
+        positive, the convention of `MLR.principal`.  Columns of zeros stay.  Σ and with it the
+        log-likelihood are unchanged.  All groups of one size are rotated at once.
+
+        Examples
+        --------
+        Two bundles of features, each with a factor of its own, behind mixed axes.
+
+        >>> import numpy as np
+        >>> from mlrops import fit_factor_model
+        >>> rng = np.random.default_rng(0)
+        >>> z = rng.standard_normal((2000, 2))
+        >>> Y = z.repeat(3, axis=1) + 0.3 * rng.standard_normal((2000, 6))
+        >>> turned = fit_factor_model(Y, ranks=2).rotate("varimax")
+        >>> np.abs(turned.loadings[0]).round().astype(int).T.tolist()
+        [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+        >>> turned.result.covariance.ranks
+        (2,)
+        """
+        return rotate(self, method, level, normalize, power, max_iter, tol)
+
+    def to_frame(self):
+        """Loadings, variances and communalities as a pandas DataFrame, one row a feature.
+
+        Returns
+        -------
+        pandas.DataFrame, shape (n, R + 2)
+            Columns ``("level 0", "factor 0")``, …, ``"D"``, ``"communality"``; index the names.
+        """
+        return loadings_frame(self, self.covariance.factors)
+
+    def summary(self, max_factors=20, top=5):
+        """The fit as a readable text, less than 80 columns wide.
+
+        Parameters
+        ----------
+        max_factors : int, optional
+            List the largest loadings of at most this many factors, coarsest level first; 0 leaves
+            the list out.
+        top : int, optional
+            Features to name for each factor.
+
+        Returns
+        -------
+        str
+        """
+        return summarize(self, check_rank(max_factors, "max_factors"), check_rank(top, "top"))
+
+    # ---------------------------------------------------------------- given some of the cells
+
+    def impute(self, Y, return_std=False):
+        """Fill missing cells with their conditional means given the observed cells of their sample.
+
+        Parameters
+        ----------
+        Y : array_like or DataFrame, shape (N, n)
+            NaN marks a missing cell.
+        return_std : bool, optional
+            Also return conditional standard deviations.
+
+        Returns
+        -------
+        filled : ndarray or DataFrame, shape (N, n)
+            A DataFrame for a DataFrame, with its rows and columns; observed cells as they are.
+        std : ndarray or DataFrame, shape (N, n)
+            Conditional standard deviations, 0 at observed cells.  Only with ``return_std=True``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import fit_factor_model
+        >>> from mlrops.datasets import simulate_factor_model
+        >>> Y = simulate_factor_model(20, 2, n_samples=300, random_state=0).Y
+        >>> gone = np.random.default_rng(0).random(Y.shape) < 0.2
+        >>> filled, std = fit_factor_model(Y, 2).impute(np.where(gone, np.nan, Y), return_std=True)
+        >>> bool(np.isclose(((filled - Y)[gone] / std[gone]).std(), 1, atol=0.1))
+        True
+        """
+        samples = self._rows(Y, missing=True)
+        found = conditional.impute(self.covariance, self.mean, samples.values, return_std)
+        found = tuple(map(samples.back, found if return_std else (found,)))
+        return found if return_std else found[0]
+
+    def condition(self, observed):
+        """Distribution of the other features given some.
+
+        Parameters
+        ----------
+        observed : array_like, shape (n,) of bool or (n_observed,) of int or str, Series or dict
+            The features that are given: a mask, their numbers, or their names.  A mask that is a
+            Series or dict is matched by name.
+
+        Returns
+        -------
+        Conditional
+            With ``observed``, ``missing``, ``covariance`` (an `MLR`), ``mean_map`` (an operator,
+            ``Σ_mo Σ_oo⁻¹``) and ``mean(y)``.
+        """
+        return conditional.condition(self.covariance, self.mean, observed, self.feature_names)
+
+    def __repr__(self):
+        return (f"<FactorModelResult: loglik {self.loglik:.6g} a sample,"
+                f" {counted(self.n_iter, 'iteration')}, {self.termination}, {self.covariance!r}>")

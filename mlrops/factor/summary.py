@@ -1,0 +1,121 @@
+"""A fitted factor model as text."""
+
+import itertools
+import math
+import textwrap
+
+import numpy as np
+
+from .._common.text import WIDTH, paragraph, short, side_by_side, title
+from .._common.wording import name_some
+
+__all__ = ["summarize"]
+
+
+def summarize(fit, max_factors, top):
+    """The text of `FactorModelResult.summary`."""
+    rule = "=" * WIDTH
+    parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit),
+             *_remarks(fit)]
+    if max_factors:
+        parts += _factors(fit, max_factors, top)
+    return "\n".join([*parts, rule])
+
+
+def _facts(fit):
+    """Pairs of name and value, in two columns."""
+    h = fit.covariance.hierarchy
+    left = [
+        ("Features", f"{h.n:,}"),
+        ("Samples", f"{fit.n_samples:,}"),
+        ("Levels", f"{h.n_levels}"),
+        ("Factors", f"{_n_factors(fit):,}"),
+        ("Updates", f"{fit.n_iter:,}"),
+        ("Evaluations", f"{fit.n_evaluations:,}"),
+        ("Converged", "yes" if fit.converged else "no"),
+    ]
+    right = [
+        ("Log-likelihood", f"{fit.n_samples * fit.loglik:,.2f}"),
+        ("a sample", f"{fit.loglik:,.6g}"),
+        ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
+        ("AIC", f"{fit.aic:,.2f}"),
+        ("BIC", f"{fit.bic:,.2f}"),
+        ("Stopped on", fit.termination),
+        ("Gradient norm", "not known" if math.isnan(fit.gradient_norm)
+         else f"{fit.gradient_norm:.2g}"),
+    ]
+    return side_by_side(left, right)
+
+
+def _n_factors(fit):
+    return sum(p * r for p, r in zip(fit.covariance.hierarchy.group_counts, fit.covariance.ranks,
+                                     strict=True))
+
+
+def _levels(fit):
+    """A line a level: its groups and what it explains."""
+    h, ranks = fit.covariance.hierarchy, fit.covariance.ranks
+    total, equal = fit.variance_shares(), fit.variance_shares(by="correlation")
+    form = "{:<8}{:>12}{:>20}{:>8}{:>15}{:>15}"
+    yield form.format("level", "groups", "features a group", "rank", "share of var.", "mean share")
+    yield "-" * WIDTH
+    for level, (p, r) in enumerate(zip(h.group_counts, ranks, strict=True)):
+        sizes = h.group_sizes(level)
+        low, high = int(sizes.min()), int(sizes.max())
+        size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        yield form.format(level, f"{p:,}", size, r, f"{total[level]:.1%}", f"{equal[level]:.1%}")
+    yield form.format("D", "", "", "", f"{total[-1]:.1%}", f"{equal[-1]:.1%}")
+
+
+def _remarks(fit):
+    """Variances at the floor, and groups too small for their rank."""
+    names = fit.feature_names
+    if len(fit.boundary):
+        who = [i if names is None else short(names[i]) for i in fit.boundary]
+        yield from paragraph(f"Variances at the floor (Heywood cases): {len(who):,}"
+                              f" ({name_some(who)})")
+    if fit.capped:
+        groups = [f"level {level} group {g}" for level, g, _ in fit.capped]
+        yield from paragraph(f"Groups of fewer features than the rank: {len(groups):,}"
+                              f" ({name_some(groups)})")
+
+
+def _factors(fit, max_factors, top):
+    """A line a factor: the features with the largest standardized loadings."""
+    lines = list(itertools.islice(_loadings(fit, top), max_factors + 1))
+    if not lines:
+        return
+    yield "-" * WIDTH
+    yield "level, group, factor: largest loadings, in standard deviations of the feature"
+    for line in lines[:max_factors]:
+        yield from _wrapped(f"  {line}", indent=" " * 6)
+    if len(lines) > max_factors:
+        yield "  ... and more factors"
+
+
+def _loadings(fit, top):
+    """Title and largest loadings of one factor after the other, those of zeros left out."""
+    h, names = fit.covariance.hierarchy, fit.feature_names
+    sd = np.sqrt(fit.covariance.diagonal())
+    for level, F in enumerate(fit.covariance.factors):
+        for group in range(h.group_counts[level] if F.any() else 0):
+            features = h.features(level, group)
+            for k in range(F.shape[1]):
+                loadings = F[features, k] / sd[features]
+                first = np.argsort(-np.abs(loadings), kind="stable")[:top]
+                if loadings.any():
+                    yield f"{level}, {_group(h, level, group)}, {k}: " + ", ".join(
+                        f"{short(i if names is None else names[i])} {x:+.2f}"
+                        for i, x in zip(features[first], loadings[first], strict=True))
+
+
+def _wrapped(text, indent=""):
+    """Lines broken after commas only."""
+    glued = text.replace(" ", "\0").replace(",\0", ", ")
+    for line in textwrap.wrap(glued, WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+        yield line.replace("\0", " ")
+
+
+def _group(hierarchy, level, group):
+    names = hierarchy.names(level)
+    return str(group) if names is None else short(names[group])

@@ -1,0 +1,1 @@
+"""`GeneralMLR`: multilevel low rank matrices that need not be square or symmetric."""

@@ -1,0 +1,113 @@
+"""What the arguments of a `GeneralMLR` have to be: two trees of one shape, factors that fit."""
+
+import numpy as np
+
+from ..._common.validate import as_finite, refuse_masked
+from ..._common.wording import counted, name_some
+from ...tree.hierarchy import Hierarchy
+
+__all__ = ["as_indices", "check_pair", "check_sides", "mirrored"]
+
+
+def check_pair(rows, cols):
+    """Two hierarchies of one shape, or an error that names the first level and group that differ.
+
+    Raises
+    ------
+    TypeError
+        Not hierarchies.
+    ValueError
+        Different numbers of levels, of groups at a level, or of children of a group.
+    """
+    for h, name in ((rows, "rows"), (cols, "cols")):
+        if not isinstance(h, Hierarchy):
+            raise TypeError(f"{name} must be a Hierarchy, got {type(h).__name__}")
+    if rows is cols:
+        return
+    if rows.n_levels != cols.n_levels:
+        raise ValueError(f"rows and cols must have equally many levels, got {rows.n_levels} and"
+                         f" {cols.n_levels}")
+    for level, (p, q) in enumerate(zip(rows.group_counts, cols.group_counts, strict=True)):
+        where = ""
+        if level:  # the level above has equally many groups in both
+            first, second = (
+                np.diff(np.searchsorted(h.boundaries[level], h.boundaries[level - 1]))
+                for h in (rows, cols))
+            unlike = np.flatnonzero(first != second)
+            if unlike.size:
+                g = unlike[0]
+                where = (f"group {g} of level {level - 1} has {first[g]} children at level {level}"
+                         f" in rows, {second[g]} in cols")
+        if p != q:
+            raise ValueError(f"rows and cols must have equally many groups at every level: level"
+                             f" {level} has {p} and {q}{where and '; '}{where}")
+        if where:
+            raise ValueError(f"rows and cols must be trees of one shape: {where}")
+
+
+def check_sides(rows, cols, left, right):
+    """The factors as two lists of finite arrays, one a level, of matching widths."""
+    sides = []
+    for h, side, name in ((rows, left, "left"), (cols, right, "right")):
+        if isinstance(side, np.ndarray) and side.ndim == 2:
+            raise TypeError(
+                f"{name} must be a sequence of {counted(h.n_levels, 'array')} ({h.n}, r_l), one a"
+                f" level, got one array of shape {side.shape}; see GeneralMLR.from_compact"
+            )
+        side = list(side)
+        if len(side) != h.n_levels:
+            raise ValueError(f"{name} must hold one array a level ({h.n_levels}), got {len(side)}")
+        for level, f in enumerate(side):
+            side[level] = f = as_finite(f, f"{name} factors of level {level}", ndim=2,
+                                        axis_name="row")
+            if f.shape[0] != h.n:
+                raise ValueError(f"{name} factors of level {level} must have"
+                                 f" {counted(h.n, 'row')}, got shape {f.shape}")
+        sides.append(side)
+    for level, (f, g) in enumerate(zip(*sides, strict=True)):
+        if f.shape[1] != g.shape[1]:
+            raise ValueError(f"left and right factors of level {level} must have equally many"
+                             f" columns, got {f.shape[1]} and {g.shape[1]}")
+    return sides
+
+
+def mirrored(B, C):
+    """1 where C equals B, 0 where it does up to the signs of columns, else None.
+
+    Either proves ``Σ B_l C_lᵀ`` on equal trees to be symmetric.
+    """
+    if C is B:
+        return 1
+    for part in (slice(0, 4), slice(None)):  # most pairs differ in their first rows
+        equal = (B[part] == C[part]).all(axis=0)
+        if not (equal | (B[part] == -C[part]).all(axis=0)).all():
+            return None
+    return int(equal.all())
+
+
+def as_indices(which, n, name, ndim=None):
+    """Integers 0 to n - 1 from a slice or an array of integers; negative ones count from the end.
+
+    Raises
+    ------
+    TypeError
+        Not integers.
+    ValueError
+        Not of dimension `ndim`.
+    IndexError
+        Out of range.
+    """
+    if isinstance(which, slice):
+        return np.arange(n)[which]
+    refuse_masked(which, name)
+    index = np.asarray(which)
+    if index.size == 0:
+        index = index.astype(np.intp)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be a slice or integers, got dtype {index.dtype}")
+    if ndim is not None and index.ndim != ndim:
+        raise ValueError(f"{name} must be {ndim}-d, got shape {index.shape}")
+    bad = index[(index < -n) | (index >= n)]
+    if bad.size:
+        raise IndexError(f"{name} must lie in 0 to {n - 1}, got {name_some(bad)}")
+    return index.astype(np.intp) % n

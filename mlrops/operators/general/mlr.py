@@ -1,0 +1,498 @@
+"""`GeneralMLR`: a multilevel low rank matrix without symmetry, rectangular or square."""
+
+
+import numpy as np
+
+from ... import kernels
+from ..._common.cached import cached_property
+from ..._common.validate import as_finite, as_real, read_only
+from ..base import StructuredOperator
+from ..mlr import MLR, check_ranks
+from ..refine import refined
+from . import algebra as general_algebra
+from . import entries as general_entries
+from .checks import check_pair, check_sides, mirrored
+from .solve import ExpandedLU, lstsq
+
+__all__ = ["GeneralMLR"]
+
+
+class GeneralMLR(StructuredOperator):
+    r"""General multilevel low rank matrix :math:`A = \sum_l B_l C_l^T`, m×n.
+
+    The rows and the columns each have a hierarchy, the two trees of one shape.  Group g of a level
+    of `rows` is paired with group g of that level of `cols`; on the pair, level l holds a block
+    ``B_g C_gᵀ`` of rank r_l or less.  Stored compactly, as ``(m + n) R`` numbers, ``R = Σ r_l``.
+
+    Parameters
+    ----------
+    rows, cols : Hierarchy
+        Nested partitions of the m rows and of the n columns: as many levels, as many groups at
+        each level, and each group with as many children.
+    left : sequence of L array_like, shapes (m, r_l)
+        Row i of ``left[l]`` is the row of B_g of row i's group g of level l; in the order of the
+        rows of A.  r_l may be 0.
+    right : sequence of L array_like, shapes (n, r_l)
+        The same for the columns of A.
+
+    Raises
+    ------
+    ValueError
+        Trees of unlike shape (the message names level and group), factors of wrong shape or with
+        NaN or infinity (it names the level).
+    TypeError
+        Complex or non-numeric entries.
+
+    See Also
+    --------
+    MLR : symmetric positive definite, with a faster solve and a square root.
+
+    Notes
+    -----
+    There is no diagonal part: a finest level of single features with rank 1 on a square matrix
+    plays that role, and `from_mlr`, sums and products put it there.  With leaves much larger
+    than R:
+
+    =====================  ==============================  ===================
+    operation              flops                           reads of B and C
+    =====================  ==============================  ===================
+    ``A @ x``, ``A.T @ y`` 2 (m + n) R                     1
+    ``norm``               (m + n) R² / 2                  1
+    ``entries``            2 R an entry                    a row of each
+    ``block``, `toarray`   2 a b R for a×b entries         the rows asked for
+    ``A + B``              none; ranks add                 1
+    ``A @ B``              2 (m + n) R_A R_B; ranks add    1 a level
+    ``compress``           4 (m + n) Σ r_l²                1
+    =====================  ==============================  ===================
+
+    `solve` and `slogdet` factor the sparse expanded matrix
+
+    .. math:: \begin{pmatrix} A_0 & B \\ C^T & -I \end{pmatrix}
+
+    with B and C spread out; :math:`A_0` holds the levels whose blocks, multiplied out, are no
+    larger than their factors.  A is its Schur complement.  SciPy's sparse LU does it once, in
+    float64, in an order of the tree's own: leaf by leaf, each group's factors after its subtree,
+    so that fill stays small.  `solve` takes a step of iterative refinement where it helps.  A
+    matrix that is singular, by structure or to working precision, raises
+    ``numpy.linalg.LinAlgError``.  Two kinds need no sparse LU: those that are seen to be an `MLR`
+    (left equals right, nonzero diagonal level) are solved, and have a square root, as one; and
+    products of square operands, such as ``MLR @ MLR``, remember the `Product` and are solved, and
+    have a determinant and a root, factor by factor.
+
+    See T. Parshakova, T. Hastie, E. Darve, S. Boyd, "Factor fitting, rank allocation, and
+    partitioning in multilevel low rank matrices" (2023).
+
+    Examples
+    --------
+    Three rows and four columns, in two groups each: a rank one matrix plus a rank one block in each
+    group.
+
+    >>> import numpy as np
+    >>> from mlrops import GeneralMLR, Hierarchy
+    >>> rows = Hierarchy.from_labels(["a", "a", "b"])
+    >>> cols = Hierarchy.from_labels(["a", "b", "b", "b"])
+    >>> A = GeneralMLR(rows, cols, [np.ones((3, 1)), [[1.0], [2], [3]]],
+    ...                [np.ones((4, 1)), [[5.0], [0], [1], [2]]])
+    >>> A.toarray()
+    array([[ 6.,  1.,  1.,  1.],
+           [11.,  1.,  1.,  1.],
+           [ 1.,  1.,  4.,  7.]])
+    >>> A @ [1, 1, 1, 1]
+    array([ 9., 14., 13.])
+    >>> A.entries([0, 2], [0, 3])
+    array([6., 7.])
+    >>> A.T @ A
+    <4x4 GeneralMLR, groups (1, 2), ranks (2, 1), float64>
+    """
+
+    def __init__(self, rows, cols, left, right):
+        check_pair(rows, cols)
+        left, right = check_sides(rows, cols, left, right)
+        dtype = np.result_type(*left, *right)
+        B, C = (h._gather(np.concatenate(side, axis=1).astype(dtype, copy=False))
+                for h, side in ((rows, left), (cols, right)))
+        self._adopt(rows, cols, [f.shape[1] for f in left], B, C)
+
+    def _adopt(self, rows, cols, ranks, B, C, symmetric=False, equal_to=None):
+        """Set up from compact arrays in tree order that belong to us.
+
+        `symmetric` is a proof; `equal_to` an operator with a direct solve that is equal to this.
+        """
+        B, C = np.ascontiguousarray(B), np.ascontiguousarray(C)
+        signs = mirrored(B, C) if rows == cols else None
+        if signs == 1:
+            C = B
+        B.flags.writeable = C.flags.writeable = False
+        self._rows, self._cols, self._ranks = rows, cols, tuple(int(r) for r in ranks)
+        self._B, self._C = B, C
+        if equal_to is None and C is B:
+            equal_to = general_algebra.positive_form(self)
+        self._equal_to = equal_to
+        super().__init__(
+            B.dtype, (rows.n, cols.n),
+            symmetric=symmetric or signs is not None or getattr(equal_to, "symmetric", False),
+            positive_definite=getattr(equal_to, "positive_definite", False))
+
+    @classmethod
+    def _from_tree(cls, rows, cols, ranks, B, C, symmetric=False, equal_to=None):
+        """Wrap arrays whose rows are in tree order; no copy, no checks."""
+        self = cls.__new__(cls)
+        self._adopt(rows, cols, ranks, B, C, symmetric, equal_to)
+        return self
+
+    @classmethod
+    def from_compact(cls, rows, cols, ranks, B, C, *, copy=True, check_finite=True):
+        """Build from one array of all left factors and one of all right ones.
+
+        Parameters
+        ----------
+        rows, cols : Hierarchy
+        ranks : sequence of int
+            One rank a level.
+        B : array_like, shape (m, R)
+            Left factors of all levels side by side, coarsest first, in the order of the rows.
+        C : array_like, shape (n, R)
+            Right factors, in the order of the columns.
+        copy : bool, optional
+            With False the arrays may be kept as they are: the caller must not write to them while
+            the operator is in use.
+        check_finite : bool, optional
+            False skips the passes over B and C that look for NaN and infinity.
+
+        Returns
+        -------
+        GeneralMLR
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `GeneralMLR`.
+        """
+        check_pair(rows, cols)
+        ranks = check_ranks(ranks, rows)
+        check = as_finite if check_finite else as_real
+        B, C = check(B, "B", ndim=2), check(C, "C", ndim=2)
+        for X, h, name, size in ((B, rows, "B", "m"), (C, cols, "C", "n")):
+            if X.shape != (h.n, sum(ranks)):
+                raise ValueError(f"{name} must have shape ({size}, R) = {(h.n, sum(ranks))},"
+                                 f" got {X.shape}")
+        dtype = np.result_type(B, C)
+        B, C = (
+            (read_only if copy and h._in_order else np.ascontiguousarray)(
+                h._gather(X.astype(dtype, copy=False)))
+            for X, h in ((B, rows), (C, cols)))
+        return cls._from_tree(rows, cols, ranks, B.view(), C.view())
+
+    @classmethod
+    def from_mlr(cls, A):
+        """The same matrix as `A`, an `MLR`: its D becomes a finest level of single features.
+
+        Parameters
+        ----------
+        A : MLR
+
+        Returns
+        -------
+        GeneralMLR
+            Positive definite; its `solve` and square root are those of `A`.  Where the finest level
+            of `A` is one of single features already, D joins it.
+
+        Raises
+        ------
+        TypeError
+            `A` is not an `MLR`.
+        """
+        if not isinstance(A, MLR):
+            raise TypeError(f"from_mlr expects an MLR, got {type(A).__name__}")
+        return general_algebra.join(general_algebra.split(A))
+
+    def to_mlr(self, tol=None):
+        """The same matrix as an `MLR`, where it is one.
+
+        Parameters
+        ----------
+        tol : float, optional
+            Unsymmetry and negative eigenvalues of a block, relative to its norm, that are taken
+            for rounding; default ``100 |group| eps``.
+
+        Returns
+        -------
+        MLR
+            With the symmetric factors ``block = F_g F_gᵀ`` of each block; D is the finest level, of
+            single features.
+
+        Raises
+        ------
+        ValueError
+            Rows and columns have different hierarchies, the finest level is not one of single
+            features, or a block is not symmetric positive semidefinite; the message names level
+            and group.
+        """
+        return general_algebra.to_mlr(self, tol)
+
+    # ---------------------------------------------------------------- what it is made of
+
+    @property
+    def rows(self):
+        """The Hierarchy of the rows."""
+        return self._rows
+
+    @property
+    def cols(self):
+        """The Hierarchy of the columns."""
+        return self._cols
+
+    @property
+    def ranks(self):
+        """Rank of each level, tuple of L int."""
+        return self._ranks
+
+    @cached_property
+    def B(self):
+        """Compact left factors (m, R), coarsest level first, in the order of the rows."""
+        return _shown(self._rows, self._B)
+
+    @cached_property
+    def C(self):
+        """Compact right factors (n, R), in the order of the columns; read-only like `B`."""
+        return self.B if self._C is self._B else _shown(self._cols, self._C)
+
+    @property
+    def left(self):
+        """List of L read-only arrays (m, r_l), in the order of the rows."""
+        return np.split(self.B, self._columns[1:-1], axis=1)
+
+    @property
+    def right(self):
+        """List of L read-only arrays (n, r_l), in the order of the columns."""
+        return np.split(self.C, self._columns[1:-1], axis=1)
+
+    @property
+    def storage(self):
+        """Numbers in the factors, (m + n) R (int)."""
+        return sum(self.shape) * self._B.shape[1]
+
+    @property
+    def _columns(self):
+        """The first column of each level, and R."""
+        return np.concatenate([[0], np.cumsum(self._ranks, dtype=np.intp)])
+
+    @cached_property
+    def _layouts(self):
+        return tuple(kernels.layout.make_layout(h.boundaries, h._paths, self._ranks)
+                     for h in (self._rows, self._cols))
+
+    @property
+    def _known_form(self):
+        """What cannot be seen from the factors of the operator that this one is equal to."""
+        seen = isinstance(self._equal_to, MLR) and self._C is self._B
+        return None if seen else self._equal_to
+
+    @property
+    def _semidefinite(self):
+        return (self._C is self._B or self._positive_definite
+                or getattr(self._equal_to, "_semidefinite", False))
+
+    def __reduce__(self):
+        # Arrays only: layouts and factorizations are rebuilt when they are needed.
+        return GeneralMLR._from_tree, (
+            self._rows, self._cols, self._ranks, self._B, self._C, self._symmetric,
+            self._known_form)
+
+    # ---------------------------------------------------------------- products
+
+    def _mul(self, x):
+        return _transfer(self._rows, self._cols, self._B, self._C, self._layouts, x)
+
+    def _rmul(self, x):
+        return _transfer(self._cols, self._rows, self._C, self._B, self._layouts[::-1], x)
+
+    def _transpose(self):
+        known = None if self._equal_to is None else self._equal_to.T
+        return GeneralMLR._from_tree(
+            self._cols, self._rows, self._ranks, self._C, self._B, equal_to=known)
+
+    # ---------------------------------------------------------------- entries
+
+    def entries(self, i, j):
+        """The entries ``A[i, j]`` of pairs of indices.
+
+        Parameters
+        ----------
+        i, j : array_like of int, any shapes that broadcast to one
+            Rows and columns; negative ones count from the end.
+
+        Returns
+        -------
+        ndarray, shape that of the pairs
+
+        Raises
+        ------
+        IndexError
+            Out of range.
+        """
+        return general_entries.entries(self, i, j)
+
+    def block(self, rows=slice(None), cols=slice(None)):
+        """The dense submatrix of some rows and columns; no other entry is formed.
+
+        Parameters
+        ----------
+        rows, cols : slice or array_like of int, shapes (a,) and (b,)
+            In the order wanted, repetitions allowed; negative ones count from the end.
+
+        Returns
+        -------
+        ndarray, shape (a, b)
+
+        Raises
+        ------
+        IndexError, TypeError
+            Out of range, or not integers; masks are not taken.
+        """
+        return general_entries.block(self, rows, cols)
+
+    def toarray(self):
+        """The dense matrix, shape (m, n).  The only method that forms it."""
+        dense = kernels.paired.assemble(
+            self._B, self._C, self._columns, self._rows.boundaries, self._cols.boundaries)
+        dense = self._rows._scatter(dense)
+        return dense if self._cols._in_order else np.take(dense, self._cols._position, axis=1)
+
+    def _diagonal(self):
+        i = np.arange(min(self.shape))
+        return self.entries(i, i)
+
+    def norm(self):
+        """Frobenius norm, from Gram matrices of the factors (float).
+
+        Notes
+        -----
+        ``‖A‖² = Σ tr(B_hᵀ B_g C_gᵀ C_h)`` over pairs of nested groups g ⊇ h, restricted to the rows
+        and columns of h; in float64.  Exact but for rounding: where levels cancel, the absolute
+        error is √eps times the norm of the levels apart.
+        """
+        return general_entries.norm(self)
+
+    # ---------------------------------------------------------------- factor, then apply
+
+    @cached_property
+    def _own_lu(self):
+        return ExpandedLU(self)
+
+    @property
+    def _lu(self):
+        """(factored expanded matrix, whether it is that of the transpose): one serves both."""
+        other = self._transposed
+        if other is not None and "_own_lu" in vars(other) and "_own_lu" not in vars(self):
+            return other._own_lu, True
+        return self._own_lu, False
+
+    def _solve(self, b):
+        if b.size == 0:
+            return b.copy()
+        if isinstance(self._equal_to, MLR):
+            return self._equal_to._solve(b)
+        if self._equal_to is not None:
+            known = self._equal_to
+            return refined(self, getattr(known, "_by_factors", known._solve), b)
+        lu, transposed = self._lu
+        return refined(self, lambda r: lu.solve(r, transposed), b, units=10)
+
+    def _slogdet(self):
+        return (self._lu[0] if self._equal_to is None else self._equal_to).slogdet()
+
+    def _whiten(self, x):
+        return self._equal_to.whiten(x)
+
+    def _color(self, z):
+        return self._equal_to.color(z)
+
+    def _inv_quad(self, x):
+        return self._equal_to.inv_quad(x)
+
+    def lstsq(self, b, *, damp=0.0, atol=1e-10, btol=1e-10, max_iter=None, x0=None):
+        """Least squares solution of ``A x = b`` by LSMR: products with A and Aᵀ only.
+
+        Parameters
+        ----------
+        b : array_like, shape (m,) or (m, k)
+        damp : float, optional
+            Minimize ``‖A x - b‖² + damp² ‖x‖²``.
+        atol, btol : float, optional
+            Stop where ``‖Aᵀr‖ <= atol ‖A‖ ‖r‖`` or ``‖r‖ <= btol ‖b‖ + atol ‖A‖ ‖x‖``.
+        max_iter : int, optional
+            Products with A; default ``4 min(m, n) + 100``.
+        x0 : array_like, shape (n,) or (n, k), optional
+            Where to start.
+
+        Returns
+        -------
+        x : ndarray, shape (n,) or (n, k)
+            From the zero start the solution of least norm.
+        info : LstsqInfo
+            ``converged, n_iter, residual_norm, gradient_norm, condition, reason``; a list of them
+            for (m, k).
+
+        Raises
+        ------
+        ValueError, TypeError
+            `b` or `x0` of another shape, with NaN or infinity, or complex.
+
+        Warns
+        -----
+        ConvergenceWarning
+            `max_iter` was reached, or the condition number is beyond the precision.
+
+        References
+        ----------
+        D. Fong, M. Saunders, "LSMR: an iterative algorithm for sparse least-squares problems",
+        2011.
+        """
+        return lstsq(self, b, damp, atol, btol, max_iter, x0)
+
+    # ---------------------------------------------------------------- lower ranks
+
+    def compress(self, ranks=None, tol=None):
+        """Lower the ranks: truncate the block of every group to its leading singular triples.
+
+        Parameters
+        ----------
+        ranks : int or sequence of int, optional
+            Largest rank to keep at each level (one number for all levels, or one a level).
+        tol : float, optional
+            Keep a triple where its singular value exceeds `tol` times the largest of its block.
+            Default ``max(|group|) eps`` when `ranks` is None: removes only what rounding put there.
+
+        Returns
+        -------
+        GeneralMLR
+            On the same hierarchies.  Each level's own block is the best approximation of its rank
+            in the Frobenius norm, the other levels as they are; the sum over levels need not be.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Not a rank for each level, negative ranks or `tol`.
+        """
+        return general_algebra.compress(self, ranks, tol)
+
+    def __repr__(self):
+        m, n = self.shape
+        return (f"<{m}x{n} GeneralMLR, groups {self._rows.group_counts}, ranks {self._ranks},"
+                f" {self.dtype}>")
+
+
+def _shown(hierarchy, X):
+    """Compact factors in the user's order, read-only."""
+    X = hierarchy._scatter(X)
+    X.flags.writeable = False
+    return X
+
+
+def _transfer(rows, cols, B, C, layouts, x):
+    if B.shape[1] == 0 or x.size == 0:
+        return np.zeros((rows.n, *x.shape[1:]), B.dtype)
+    t = np.ascontiguousarray(cols._gather(x).reshape(cols.n, -1))
+    y = kernels.tree.transfer(B, C, t, *layouts)
+    return rows._scatter(y).reshape(rows.n, *x.shape[1:])

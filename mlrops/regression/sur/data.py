@@ -1,0 +1,261 @@
+"""The data of a system of regression equations: what is given, checked, with its names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from ..._common.frames import is_frame, is_series, read_columns, read_table
+from ..._common.labels import by_label, check_distinct
+from ..._common.validate import all_finite
+from ..._common.wording import agree, counted, name_some
+from .system import StackedSystem
+
+__all__ = ["SURData", "SystemNames", "by_equation", "check_names", "default_names",
+           "read_equations"]
+
+
+class SystemNames(NamedTuple):
+    """What the user calls equations, regressors and rows."""
+
+    equations: tuple  # of K str
+    regressors: tuple  # of K tuples of p_j str
+    rows: object = None  # pandas.Index, where the data had one
+    constraints: tuple = ()  # of m str
+
+
+@dataclass(frozen=True, eq=False)
+class SURData:
+    """K equations with N rows each, of one dtype.
+
+    Attributes
+    ----------
+    Xs : list of K ndarray, shapes (N, p_j)
+        Regressors, finite; the same object where equations share one.  Rows of missing cells hold
+        zeros.
+    Y : ndarray, shape (N, K)
+        Dependent variables, finite; zeros at missing cells.
+    observed : ndarray of bool, shape (N, K), or None
+        Which cells there are; None where all are.
+    weights : ndarray, shape (N, K), or None
+        The error of equation j in row t has covariance ``Σ / w``: ``Σ_jj / w_tj`` for a variance.
+        Positive, of mean 1 in every equation.  None where all are 1.
+    constraints : (ndarray (m, P), ndarray (m,)) or None
+        ``R β = q`` for the coefficients of all equations, one after the other.
+    names : SystemNames or None
+    """
+
+    Xs: list
+    Y: np.ndarray
+    observed: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    constraints: tuple | None = None
+    names: SystemNames | None = None
+
+    @property
+    def N(self):
+        """Number of rows."""
+        return self.Y.shape[0]
+
+    @property
+    def K(self):
+        """Number of equations."""
+        return self.Y.shape[1]
+
+    @property
+    def equations(self):
+        """Names of the equations (tuple of K str), or None."""
+        return None if self.names is None else self.names.equations
+
+    @property
+    def p(self):
+        """Number of regressors of each equation, (K,)."""
+        return np.array([X.shape[1] for X in self.Xs])
+
+    @property
+    def nobs(self):
+        """Number of cells of each equation, (K,)."""
+        return np.full(self.K, self.N) if self.observed is None else self.observed.sum(axis=0)
+
+    def system(self, order=None, beta_ridge=0.0):
+        """The equations as a `StackedSystem`, in another order where one is given."""
+        order = np.arange(self.K) if order is None else order
+        constraints = self.constraints
+        if constraints is not None:
+            columns = np.split(np.arange(self.p.sum()), np.cumsum(self.p)[:-1])
+            R, q = constraints
+            constraints = R[:, np.concatenate([columns[j] for j in order])], q
+        observed, weights = (None if x is None else x[:, order]
+                             for x in (self.observed, self.weights))
+        said = {}
+        if self.names is not None:
+            numbers = [self.names.equations[j] for j in order]
+            said = dict(regressors=[self.names.regressors[j] for j in order],
+                        constraint_names=self.names.constraints)
+        else:
+            numbers = order
+        return StackedSystem([self.Xs[j] for j in order], self.Y[:, order], numbers,
+                             observed=observed, weights=weights, constraints=constraints,
+                             ridge=beta_ridge, **said)
+
+    def in_double(self):
+        """The same equations in float64; these themselves if they are."""
+        if self.Y.dtype == np.float64:
+            return self
+        known = {id(X): X.astype(np.float64) for X in self.Xs}
+        return replace(self, Xs=[known[id(X)] for X in self.Xs], Y=self.Y.astype(np.float64))
+
+    def with_Y(self, Y):
+        """The same regressors with other dependent variables (N, K)."""
+        if self.observed is not None:
+            Y = np.where(self.observed, Y, 0)
+        return replace(self, Y=Y.astype(self.Y.dtype, copy=False))
+
+    def exact(self, coefficients):
+        """Coefficients (list of K arrays) for which constraints hold to rounding of their terms.
+
+        They come out of a solver to rounding of fitted values, which large regressors dominate, and
+        1e-17 in place of 0 would be told from 0: what one constraint gives is set to its value.
+        """
+        if self.constraints is None:
+            return coefficients
+        R, q = self.constraints
+        beta, alone = np.concatenate(coefficients), np.count_nonzero(R, axis=1) == 1
+        unit = 1 / np.concatenate([np.linalg.norm(X, axis=0) for X in self.Xs])
+        rows = R * unit  # by the coefficients of regressors of length 1
+        size = np.abs(rows).max(axis=1, initial=0)
+        rows, used = rows[size > 0] / size[size > 0, None], size > 0
+        gap = (q - R @ beta)[used] / size[used]
+        Z, T, order = scipy.linalg.qr(rows.T, mode="economic", pivoting=True)
+        tol = 10 * max(rows.shape, default=1) * np.finfo(self.Y.dtype).eps
+        rank = int(np.count_nonzero(np.abs(np.diagonal(T)) > tol))
+        step = scipy.linalg.solve_triangular(T[:rank, :rank], gap[order[:rank]], trans="T")
+        beta = beta + (unit * (Z[:, :rank] @ step)).astype(beta.dtype)
+        for row, value in zip(R[alone], q[alone], strict=True):
+            i = np.flatnonzero(row)[0]
+            beta[i] = value / row[i]
+        return np.split(beta, np.cumsum(self.p)[:-1])
+
+    def take(self, rows):
+        """The equations on some rows only; the weights stay as they are."""
+        known = {}
+        for X in self.Xs:
+            if id(X) not in known:
+                known[id(X)] = X[rows]
+        observed, weights = (None if x is None else x[rows] for x in (self.observed, self.weights))
+        names = self.names
+        if names is not None and names.rows is not None:
+            names = names._replace(rows=names.rows[rows])
+        return SURData([known[id(X)] for X in self.Xs], self.Y[rows], observed, weights,
+                       self.constraints, names)
+
+
+def read_equations(Xs, Y):
+    """`SURData` of the arrays or frames that `als_gls` is given.
+
+    Rows are those of Y where it has labels, else of the first X that has some.  The same object
+    given for several equations stays one array.
+    """
+    Y = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
+    N, K = Y.values.shape
+    if getattr(Xs, "ndim", 3) != 3 and not is_frame(Xs):
+        raise _no_list(Xs)
+    # Views of an array of three dimensions stay themselves while the list lives.
+    Xs, equations = by_equation(Xs, Y.columns, K)
+    label, tables = equations or range(K), {}
+    for j, X in enumerate(Xs):
+        if id(X) not in tables:
+            read = read_columns if isinstance(X, Mapping) or is_series(X) else _read_2d
+            tables[id(X)] = read(X, f"X of equation {label[j]}")
+    rows = next((table.index for table in (Y, *tables.values()) if table.index is not None), None)
+    _check_finite(Y, "Y", "equation", equations)
+    Y = Y.values
+    checked = set()
+    for j, X in enumerate(Xs):
+        if id(X) not in checked:
+            checked.add(id(X))
+            tables[id(X)] = _checked(tables[id(X)], rows, f"X of equation {label[j]}", N)
+    dtype = np.result_type(Y.dtype, *{table.values.dtype for table in tables.values()})
+    arrays = {key: table.values.astype(dtype, copy=False) for key, table in tables.items()}
+    columns = [tables[id(X)].columns for X in Xs]
+    names = None
+    if equations is not None or rows is not None or any(columns):
+        names = SystemNames(
+            equations or tuple(f"y{j}" for j in range(K)),
+            tuple(own or default_names(tables[id(X)].values.shape[1])
+                  for own, X in zip(columns, Xs, strict=True)), rows)
+        check_names(names)
+    return SURData([arrays[id(X)] for X in Xs], Y.astype(dtype, copy=False), names=names)
+
+
+def by_equation(given, names, K):
+    """What is given for each of K equations, in their order, and the names of the equations.
+
+    A list has one for each.  A dict is read by the `names`, or gives them where there are none.  A
+    frame, or an array of two dimensions, is for all of them.
+    """
+    if is_frame(given) or getattr(given, "ndim", None) == 2:
+        return [given] * K, names
+    if isinstance(given, str) or not hasattr(given, "__len__"):
+        raise _no_list(given)
+    named = isinstance(given, Mapping)
+    if K == 0 or len(given) != K and not (named and names):
+        raise ValueError("Xs must hold one array for each equation (column of Y), at least one, got"
+                         f" {len(given)} for {counted(K, 'equation')}")
+    if not named:
+        return list(given), names
+    if names is None and set(map(str, given)) != set(map(str, range(K))):
+        names = tuple(map(str, given))
+    return list(by_label(given, names, "Xs", "equation")), names
+
+
+def _no_list(given):
+    return TypeError("Xs must be a list of K arrays (N, p_j), one an equation, a dict of them by"
+                     f" equation or one frame for all, got {type(given).__name__}")
+
+
+def default_names(p):
+    """What regressors without names are called."""
+    return tuple(f"x{i}" for i in range(p))
+
+
+def check_names(names):
+    """Refuse two equations, or two regressors of an equation, of the same name."""
+    check_distinct(names.equations, "equations")
+    for name, regressors in zip(names.equations, names.regressors, strict=True):
+        check_distinct(regressors, f"regressors of equation {name}")
+
+
+def _read_2d(X, what):
+    return read_table(X, what, ndim=2)
+
+
+def _checked(table, rows, what, N):
+    """The regressors of an equation in the order of the rows."""
+    table = table.in_order(rows, what)
+    n, p = table.values.shape
+    if n != N:
+        raise ValueError(f"{what} has {counted(n, 'row')}, Y has {N}: every equation needs the same"
+                         " rows")
+    if N <= p:
+        raise ValueError(f"{what.removeprefix('X of ')} has {counted(p, 'regressor')} and"
+                         f" {counted(N, 'row')}; more rows than regressors are needed")
+    _check_finite(table, what, "column", table.columns)
+    return table
+
+
+def _check_finite(table, what, axis, names):
+    """Refuse NaN and infinity, by column and row."""
+    if all_finite(table.values):
+        return
+    bad = ~np.isfinite(table.values)
+    columns, rows = (np.flatnonzero(bad.any(axis=along)) for along in (0, 1))
+    columns = columns if names is None else [names[i] for i in columns]
+    rows = rows if table.index is None else [table.index[t] for t in rows]
+    raise ValueError(
+        f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
+        f" {counted(bad.size, 'entry')} ({agree(len(columns), axis, axis + 's')}"
+        f" {name_some(columns)}; {agree(len(rows), 'row', 'rows')} {name_some(rows)}); SUR takes"
+        " missing cells")

@@ -1,0 +1,65 @@
+"""How many factors a system of equations carries."""
+
+import numpy as np
+
+from ..._common.wording import counted, name_some
+from ...operators.mlr import check_ranks
+
+__all__ = ["check_bounded", "check_carried"]
+
+
+def check_carried(data, hierarchy, ranks):
+    """Ranks that the rows carry; of a single equation 0, which has no other to share factors with.
+
+    With as many regressors and factors as cells an equation could be fitted exactly, whatever its
+    coefficients.
+    """
+    ranks = check_ranks(ranks, hierarchy)
+    if data.K == 1:
+        return (0,) * len(ranks)
+    factors = sum(np.minimum(r, hierarchy.group_sizes(level))[hierarchy.labels(level)]
+                  for level, r in enumerate(ranks))
+    needed = data.p + factors
+    bad = np.flatnonzero(data.nobs <= needed)
+    if bad.size:
+        j = bad[0]
+        label = range(data.K) if data.names is None else data.names.equations
+        raise ValueError(
+            f"equation {label[j]} has {counted(data.nobs[j], 'row')} for"
+            f" {counted(data.p[j], 'regressor')} and {counted(factors[j], 'factor')}; more rows"
+            f" than both together are needed ({counted(bad.size, 'equation')}:"
+            f" {name_some(label[i] for i in bad)}): lower the ranks")
+    return ranks
+
+
+def check_bounded(data, hierarchy, ranks):
+    """Refuse ranks for which the likelihood has no maximum.
+
+    Take R + 1 equations of a leaf whose equations have R factors.  Where their residuals satisfy
+    one linear equation in every row, their variances D can go to zero and the likelihood to
+    infinity.  These are N conditions on R weights (one of R + 1 is free) and on as many
+    coefficients as there are independent regressors: ``N - R`` of them are enough.
+    """
+    if data.observed is not None:  # a row then constrains the equations that it has
+        return
+    p, labels = data.p, hierarchy.labels(-1)
+    for leaf in range(hierarchy.group_counts[-1]):
+        equations = np.flatnonzero(labels == leaf) if hierarchy.group_counts[-1] > 1 else (
+            np.arange(data.K))
+        R = sum(min(r, hierarchy.group_sizes(level)[hierarchy.labels(level)[equations[0]]])
+                for level, r in enumerate(ranks))
+        if R == 0 or equations.size <= R:
+            continue
+        most = equations[np.argsort(-p[equations], kind="stable")[: R + 1]]
+        if p[most].sum() < data.N - R:
+            continue
+        X = np.concatenate([data.Xs[j] for j in most], axis=1)
+        length = np.linalg.norm(X, axis=0)
+        rank = int(np.linalg.matrix_rank(X / np.where(length > 0, length, 1)))
+        if rank >= data.N - R:
+            label = range(data.K) if data.names is None else data.names.equations
+            raise ValueError(
+                f"with {counted(R, 'factor')} the likelihood has no maximum: equations"
+                f" {name_some([label[j] for j in most], limit=R + 1)} have {rank} independent"
+                f" regressors, and {counted(data.N, 'row')} allow {data.N - R - 1} for {R + 1}"
+                " equations; lower the ranks or take a factor_ridge")

@@ -1,0 +1,142 @@
+"""How well a system of regressions fits: shares of variation explained, errors, new data."""
+
+import math
+import warnings
+
+import numpy as np
+
+from ..._common.convergence import ConvergenceWarning
+from ..._common.wording import counted
+from ...factor import conditional
+from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
+from ...operators.mlr import MLR
+from ...operators.traces import in_double
+from .beta_step import beta_step
+from .data import SURData
+from .new_data import linear, read_new
+from .system import Weighting
+
+__all__ = ["average_loglik", "equation_rsquared", "loglik_samples", "mcelroy", "mean_squares",
+           "new_mean_squares", "row_roots", "spans_constant", "sums_of_squares", "weighted_errors"]
+
+
+def row_roots(data):
+    """Square roots of the weights, (K, N), zeros at missing cells."""
+    root = np.ones(data.Y.shape, data.Y.dtype) if data.weights is None else np.sqrt(data.weights)
+    if data.observed is not None:
+        root = root * data.observed
+    return np.ascontiguousarray(root.T, data.Y.dtype)
+
+
+def weighted_errors(fit):
+    """Residuals times the square roots of their weights, (K, N), zeros at missing cells."""
+    E = fit.errors if fit.data.observed is None else np.where(fit.data.observed, fit.errors, 0)
+    return E.T * row_roots(fit.data)
+
+
+def spans_constant(fit):
+    """Whether the regressors of each equation span a constant, (K,) of bool."""
+    one = row_roots(fit.data)
+    left = one - fit.system.fitted(fit.system.adjoint(one))
+    tol = np.finfo(one.dtype).eps ** 0.5
+    return np.linalg.norm(left, axis=1) <= tol * np.linalg.norm(one, axis=1)
+
+
+def sums_of_squares(x):
+    """Of the rows of x (K, N), (K,), in float64."""
+    return np.einsum("kt,kt->k", x, x, dtype=np.float64)
+
+
+def mean_squares(fit):
+    """Weighted mean squares of the residuals of each equation, (K,)."""
+    return sums_of_squares(weighted_errors(fit)) / fit.data.nobs
+
+
+def equation_rsquared(fit):
+    """R² of each equation, (K,); see `SystemTests.rsquared`."""
+    one, Y = row_roots(fit.data), fit.system.Y
+    mean = np.einsum("kt,kt->k", one, Y, dtype=np.float64) / sums_of_squares(one)
+    centre = np.where(spans_constant(fit), mean, 0).astype(Y.dtype)
+    total = sums_of_squares(Y - centre[:, None] * one)
+    # What is left of a Y that does not vary is rounding.
+    rounding = (Y.shape[1] * np.finfo(Y.dtype).eps) ** 2 * sums_of_squares(Y)
+    varies = total > rounding
+    left = sums_of_squares(weighted_errors(fit))
+    return 1 - np.divide(left, total, out=np.full(left.size, np.nan), where=varies)
+
+
+def mcelroy(fit):
+    """McElroy's R² of the system; see `SystemTests.mcelroy_rsquared`."""
+    data, E = fit.data, weighted_errors(fit)
+    left = np.vdot(E, fit.system.weigh(fit.covariance).solve(E))
+    one, nothing = np.ones((data.N, 1), data.Y.dtype), np.empty((data.N, 0), data.Y.dtype)
+    means = SURData([one if spans else nothing for spans in spans_constant(fit)], data.Y,
+                    data.observed, data.weights).system()
+    step = beta_step(means, fit.covariance, means.ols, 0.0)
+    if step.is_short:
+        warnings.warn(
+            f"the normal equations of the equations' means are left with a residual of"
+            f" {step.norm:.1e}; McElroy's R² has that error or more", ConvergenceWarning,
+            stacklevel=3)
+    total = step.quad
+    return float(1 - left / total) if total > 0 else np.nan
+
+
+def new_errors(new, fit):
+    """Errors of predictions of `NewData`, (M, K) in float64; NaN at missing cells."""
+    known = {id(X): X.astype(float, copy=False) for X in new.Xs}
+    return new.Y - linear(fit, [known[id(X)] for X in new.Xs])
+
+
+def new_mean_squares(fit, Xs=None, Y=None):
+    """Mean squared errors of each equation on data, (K,); NaN where there is no cell."""
+    new = read_new(fit, Xs, Y, need_Y=True)
+    E = new_errors(new, fit)
+    there = ~np.isnan(E)
+    E = E if new.weights is None else E * np.sqrt(new.weights)
+    squares, count = sums_of_squares(np.where(there, E, 0).T), there.sum(axis=0)
+    return np.divide(squares, count, out=np.full(count.size, np.nan), where=count > 0)
+
+
+def loglik_samples(fit, new):
+    """Log-likelihood of each row of `NewData`, (M,); see `SURResult.score_samples`."""
+    E, covariance, extra = new_errors(new, fit), _precise(fit.covariance), 0.0
+    if new.weights is not None:
+        E, extra = E * np.sqrt(new.weights), 0.5 * np.log(new.weights).sum(axis=1)
+    if not np.isnan(E).any():
+        quad = np.einsum("kt,kt->t", E.T, covariance.solve(E.T))
+        return extra - 0.5 * (fit.K * math.log(2 * math.pi) + covariance.logdet() + quad)
+    if not isinstance(covariance, MLR):
+        raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
+                         f" one: an MLR, got {covariance!r}")
+    return extra + conditional.loglik_samples(covariance, np.zeros(fit.K), E)
+
+
+def average_loglik(fit, data):
+    """Average log-likelihood a row of rows of a fit's equations, on the cells there are.
+
+    A row without any cell counts nowhere.
+    """
+    data, covariance = data.in_double(), _precise(fit.covariance)
+    fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
+    E, log_weights, n_cells, n_rows = data.Y - fitted, 0.0, data.Y.size, data.N
+    weighting = Weighting(covariance, data.N)
+    if data.weights is not None:
+        E = E * np.sqrt(data.weights)
+        log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells
+    if data.observed is not None:
+        E, n_cells = np.where(data.observed, E, 0), data.observed.sum()
+        n_rows = np.count_nonzero(data.observed.any(axis=1))
+        cells = ObservedCells(covariance.hierarchy, np.ascontiguousarray(data.observed.T))
+        weighting = IncompletePrecision(covariance, cells)
+    if not n_rows:
+        raise ValueError(f"none of {counted(data.N, 'row')} has a cell to be scored by")
+    E = np.ascontiguousarray(E.T)
+    quad = np.einsum("kt,kt->", E, weighting.solve(E), dtype=float)
+    constant = n_cells * math.log(2 * math.pi)
+    return float(log_weights - 0.5 * (constant + weighting.logdet() + quad)) / n_rows
+
+
+def _precise(covariance):
+    """Σ in float64 where it has factors."""
+    return in_double(covariance) if isinstance(covariance, MLR) else covariance

@@ -1,0 +1,55 @@
+"""Scores of the factors that the errors of a fitted system share."""
+
+import numpy as np
+
+from ..._common.labelled import factor_columns
+from ..._common.optional import import_pandas
+from ...operators.bartlett import BartlettScores
+from ...operators.mlr import MLR
+from .measures import weighted_errors
+
+__all__ = ["factor_scores"]
+
+
+def factor_scores(fit, level=None, method="posterior"):
+    """Scores of one level or a tuple of all; see `SystemTests.factor_scores`."""
+    covariance = fit.covariance
+    if not isinstance(covariance, MLR):
+        raise TypeError(f"only an MLR has factors with scores, the covariance given is"
+                        f" {covariance!r}")
+    if method not in ("posterior", "bartlett"):
+        raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
+    h = covariance.hierarchy
+    levels = range(h.n_levels) if level is None else (h._level(level),)
+    E = weighted_errors(fit)
+    if fit.data.observed is None:
+        factors = (covariance.posterior(E, check_finite=False) if method == "posterior"
+                   else BartlettScores(covariance, E, check_finite=False))
+        found = tuple(np.moveaxis(factors.mean(at), 2, 0) for at in levels)
+    elif method == "bartlett":
+        raise ValueError("method='bartlett' needs complete rows, some equations lack some; use"
+                         " 'posterior'")
+    else:
+        found = tuple(_given_some(fit, E, at) for at in levels)
+    if fit.data.names is not None:
+        found = tuple(_named(fit, x, at) for x, at in zip(found, levels, strict=True))
+    return found if level is None else found[0]
+
+
+def _named(fit, scores, level):
+    """Scores of a level as a DataFrame with columns (group, factor)."""
+    pd = import_pandas()
+
+    pairs = factor_columns(fit.covariance.hierarchy, level, scores.shape[2])
+    columns = pd.MultiIndex.from_arrays([[pair[i] for pair in pairs] for i in (0, 1)],
+                                        names=["group", "factor"])
+    return pd.DataFrame(scores.reshape(len(scores), -1), index=fit.data.names.rows,
+                        columns=columns)
+
+
+def _given_some(fit, E, level):
+    """``Fᵀ Σ⁻¹ e`` of the cells that are there: posterior means of a level, (N, p_l, r_l)."""
+    V, F = fit.system.weigh(fit.covariance).solve(E), fit.covariance.factors[level]
+    h = fit.covariance.hierarchy
+    groups = (h.features(level, g) for g in range(h.group_counts[level]))
+    return np.stack([V[at].T @ F[at] for at in groups], axis=1)

@@ -1,0 +1,372 @@
+"""The stacked system of K regression equations whose errors are correlated across equations."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from ..._common.cached import cached_property
+from ..._common.wording import agree, counted, name_some
+from ...factor.estep.incomplete_samples import IncompleteSamples
+from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
+
+__all__ = ["StackedSystem", "Weighting", "inverse_diagonal"]
+
+
+class _Batch(NamedTuple):
+    """Equations with equally many regressors; ``X_jᵀ = B_jᵀ Q_j``, Q_j Q_jᵀ = I."""
+
+    equations: np.ndarray  # (K_p,) positions in the system
+    Q: np.ndarray  # (K_p, p, N)
+    inverse: np.ndarray  # (K_p, p, p) inverses of B_j, β_j = B_j⁻¹ γ_j
+    penalty: np.ndarray  # (K_p, p) of γ², zeros without a ridge
+
+
+class StackedSystem:
+    r"""Regressors of K equations on orthonormal bases of their columns.
+
+    With ``X_j = Q_jᵀ B_j`` the unknowns are ``γ_j = B_j β_j``: neither units of regressors nor
+    collinearity within an equation are seen by an iteration on γ, and the diagonal blocks
+    ``(Σ⁻¹)_jj X_jᵀ X_j`` of the normal matrix become ``(Σ⁻¹)_jj I``.  So scaling by that diagonal
+    *is* the block-Jacobi preconditioner with exact blocks.  γ is one vector (P,), batch by batch of
+    equations with equally many regressors; samples run along rows of (K, N) arrays.
+
+    Weights multiply rows of X_j and y_j by their square roots; missing cells are rows of zeros.
+    With a ridge B_j comes from the singular value decomposition of X_j, so that ``‖β_j‖²`` is a
+    weighted sum of squares of γ_j too.
+
+    Parameters
+    ----------
+    Xs : list of K ndarray, shapes (N, p_j)
+        Checked, see `read_equations`.
+    Y : ndarray, shape (N, K)
+    numbers : ndarray of int or sequence of str, shape (K,), optional
+        What errors call the equations.
+    observed, weights, constraints : optional
+        As in `SURData`, in the order of this system.
+    ridge : float, optional
+        Penalty ``ridge ‖β‖² / 2`` of the log-likelihood.
+    regressors : sequence of K tuples of str, constraint_names : sequence of m str, optional
+        What errors call columns of X_j and rows of the constraints; default their numbers.
+
+    Raises
+    ------
+    ValueError
+        Regressors of an equation that depend on one another (equation and columns are named),
+        constraints that contradict one another.
+    """
+
+    def __init__(self, Xs, Y, numbers=None, *, observed=None, weights=None, constraints=None,
+                 ridge=0.0, regressors=None, constraint_names=()):
+        root = None if weights is None else np.sqrt(weights).astype(Y.dtype)
+        if observed is not None:
+            root = (observed if root is None else root * observed).astype(Y.dtype)
+        self.Y = np.ascontiguousarray((Y if root is None else Y * root).T)
+        self.K, self.N = self.Y.shape
+        self.dtype = self.Y.dtype
+        self.observed = None if observed is None else np.ascontiguousarray(observed.T)
+        self._cells = self._samples = None
+        self.n_cells = self.Y.size if observed is None else int(observed.sum())
+        # What weights add to the log-likelihood of all rows.
+        self.log_weights = 0.0 if weights is None else 0.5 * float(
+            np.log(weights if observed is None else weights[observed], dtype=np.float64).sum())
+        self.numbers = np.arange(self.K) if numbers is None else numbers
+        self.shared = root is None and all(
+            X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
+        widths = np.array([X.shape[1] for X in Xs])
+        self.P = int(widths.sum())
+        self._batches = []
+        for p in np.unique(widths):
+            equations = np.flatnonzero(widths == p)
+            used = equations[:1] if self.shared else equations
+            X = np.stack([Xs[j].T if root is None else Xs[j].T * root[:, j] for j in used])
+            columns = [range(p) if regressors is None else regressors[j] for j in used]
+            found = _orthonormal(X, [self.numbers[j] for j in used], columns, ridge)
+            full = (np.broadcast_to(x, (equations.size, *x.shape[1:])) for x in found)
+            self._batches.append(_Batch(equations, *full))
+        sizes = [b.equations.size * b.Q.shape[1] for b in self._batches]
+        self._cuts = np.cumsum(sizes)[:-1]
+        self.ridge = ridge
+        self.penalty = np.concatenate([b.penalty.ravel() for b in self._batches])
+        self._limits = None
+        if constraints is not None:
+            R, q = constraints
+            size = np.abs(R).max(axis=1, initial=0)  # whose squares may under- or overflow
+            size[size == 0] = 1
+            self._limits = _Limits(self.pull((R / size[:, None]).T), q / size, self.dtype,
+                                   constraint_names)
+
+    def _parts(self, gamma):
+        """(batch, γ of its equations (K_p, p)) one after the other."""
+        for batch, part in zip(self._batches, np.split(gamma, self._cuts), strict=True):
+            yield batch, part.reshape(batch.penalty.shape + gamma.shape[1:])
+
+    def fitted(self, gamma):
+        """Fitted values (K, N), times the square roots of weights."""
+        out = np.empty((self.K, self.N), self.dtype)
+        for batch, part in self._parts(gamma):
+            out[batch.equations] = np.matmul(part[:, None, :], batch.Q)[:, 0]
+        return out
+
+    def residuals(self, gamma):
+        """``Y - Xβ`` (K, N), times the square roots of weights; zero at missing cells."""
+        out = self.fitted(gamma)
+        return np.subtract(self.Y, out, out=out)
+
+    def check_errors(self, E):
+        """Refuse equations whose regressors leave nothing of Y, E being the residuals (K, N)."""
+        size = np.abs(self.Y).max(axis=1, keepdims=True).astype(float)
+        size[size == 0] = 1  # squares of numbers near the ends of the dtype are not seen as zero
+        left, whole = (np.einsum("kt,kt->k", x, x) for x in (E / size, self.Y / size))
+        bad = left <= whole * (self.N * np.finfo(self.dtype).eps) ** 2
+        if bad.any():
+            named = [self.numbers[j] for j in np.flatnonzero(bad)]
+            raise ValueError(
+                f"{counted(len(named), 'equation')} {agree(len(named), 'is', 'are')} fitted"
+                f" exactly by {agree(len(named), 'its', 'their')} regressors (equation"
+                f" {name_some(sorted(named))}): no error variance can be estimated; leave"
+                f" {agree(len(named), 'it', 'them')} out")
+
+    def adjoint(self, V):
+        """``Q_j v_j`` of every equation, (P,), for V (K, N)."""
+        return np.concatenate([np.matmul(b.Q, V[b.equations][:, :, None]).ravel()
+                               for b in self._batches])
+
+    def spread(self, x):
+        """A number for each equation (K,) as one for each coefficient (P,)."""
+        return np.concatenate([np.repeat(x[b.equations], b.Q.shape[1]) for b in self._batches])
+
+    @cached_property
+    def ols(self):
+        """γ of least squares equation by equation, or the nearest one that constraints allow.
+
+        With shared X and no constraints it is GLS for every Σ.
+        """
+        gamma = self.adjoint(self.Y)
+        gamma = gamma + self.adjoint(self.residuals(gamma))
+        if self.ridge:
+            gamma = gamma / (1 + self.penalty)
+        return gamma if self._limits is None else self._limits.nearest(gamma)
+
+    @property
+    def n_free(self):
+        """Number of coefficients that can be chosen: P less the independent constraints."""
+        return self.P - (0 if self._limits is None else self._limits.q.size)
+
+    def allowed(self, unit):
+        """The directions u that constraints leave to ``γ = unit u`` (an `_Allowed`)."""
+        return _Allowed(None if self._limits is None else self._limits.C * unit[:, None])
+
+    # ---------------------------------------------------------------- coefficients
+
+    def coefficients(self, gamma):
+        """List of K arrays β_j (p_j,), or (p_j, m) for m columns γ (P, m)."""
+        out = [None] * self.K
+        for batch, part in self._parts(gamma):
+            beta = np.einsum("kij,kj...->ki...", batch.inverse, part)
+            for j, b in zip(batch.equations, beta, strict=True):
+                out[j] = b
+        return out
+
+    def pull(self, B):
+        """The adjoint of `coefficients`: derivatives (P, m) by β as derivatives by γ."""
+        starts, parts = np.cumsum([0, *self.widths]), []
+        for batch in self._batches:
+            p = batch.Q.shape[1]
+            rows = starts[batch.equations][:, None] + np.arange(p)
+            parts.append(np.einsum("kji,kjm->kim", batch.inverse, B[rows]).reshape(-1, B.shape[1]))
+        return np.concatenate(parts)
+
+    @cached_property
+    def widths(self):
+        widths = np.empty(self.K, int)
+        for batch in self._batches:
+            widths[batch.equations] = batch.Q.shape[1]
+        return widths
+
+    def weigh(self, covariance):
+        """Σ⁻¹ at work on arrays (K, N): a `Weighting`, row by row on the cells that are there."""
+        if self.observed is None:
+            return Weighting(covariance, self.N)
+        return IncompletePrecision(covariance, self.cells(covariance.hierarchy))
+
+    def cells(self, hierarchy):
+        """The cells that are there, grouped on a tree of the equations; once a tree."""
+        if self._cells is None or self._cells.hierarchy is not hierarchy:
+            self._cells = ObservedCells(hierarchy, self.observed)
+        return self._cells
+
+    def samples(self, hierarchy, E):
+        """Residuals (K, N) without the cells that are missing, for EM."""
+        if self._samples is None or self._samples.hierarchy is not hierarchy:
+            self._samples = IncompleteSamples(hierarchy, np.where(self.observed, E, np.nan))
+            return self._samples
+        return self._samples.with_values(E)
+
+    def average_loglik(self, weighting, quad):
+        """Average normal log-likelihood a row, from the weighted sum of squares of residuals."""
+        constant = self.n_cells * math.log(2 * math.pi)
+        return (self.log_weights - 0.5 * (constant + weighting.logdet() + quad)) / self.N
+
+    @property
+    def batches(self):
+        """Equations with equally many regressors, in the order of γ; list of `_Batch`."""
+        return self._batches
+
+    @property
+    def constraint_columns(self):
+        """Orthonormal columns (P, m) that span those of C in ``Cᵀγ = q``, or None."""
+        return None if self._limits is None else self._limits.basis
+
+    # ---------------------------------------------------------------- dense, for few coefficients
+
+    @property
+    def basis(self):
+        """All Q_j, one above the other, (P, N)."""
+        return np.concatenate([b.Q.reshape(-1, self.N) for b in self._batches])
+
+    def normal_matrix(self, precision):
+        """``Xᵀ(I⊗Σ⁻¹)X`` for γ and penalties, dense (P, P), from a dense Σ⁻¹ (K, K)."""
+        Q, equation = self.basis, self.spread(np.arange(self.K))
+        out = (Q @ Q.T) * precision[np.ix_(equation, equation)]
+        out[np.diag_indices(self.P)] += self.penalty
+        return out
+
+
+class Weighting:
+    """Σ⁻¹ for complete rows, one a column of (K, N) arrays."""
+
+    def __init__(self, covariance, N):
+        self.covariance, self.N = covariance, N
+
+    def solve(self, E):
+        """``Σ⁻¹ E``."""
+        return self.covariance.solve(E)
+
+    def logdet(self):
+        """``N log det Σ``."""
+        return self.N * self.covariance.logdet()
+
+
+def inverse_diagonal(covariance):
+    """diag(Σ⁻¹), (K,)."""
+    if hasattr(covariance, "partial_variance"):
+        return 1 / covariance._rough_partial_variance()  # for preconditioners, which may be rough
+    return covariance.inv().diagonal()
+
+
+# ---------------------------------------------------------------- bases of the regressors
+
+
+def _orthonormal(X, numbers, names, ridge):
+    """Q, B⁻¹ and penalties of stacked X (g, p, N), regressors as rows with names.
+
+    |R_ii| is the distance of regressor i, scaled to length 1, from the span of those before it.
+    """
+    norms = np.linalg.norm(X, axis=2)
+    zero = np.argwhere(norms == 0)
+    if len(zero):
+        raise ValueError(f"X of equation {numbers[zero[0, 0]]} has a column of zeros"
+                         f" (column {names[zero[0, 0]][zero[0, 1]]}); leave it out")
+    Q, R = np.linalg.qr((X / norms[:, :, None]).swapaxes(1, 2))
+    tol = max(X.shape[1:]) * np.finfo(X.dtype).eps
+    bad = np.abs(np.diagonal(R, axis1=1, axis2=2)) <= tol
+    if bad.any():
+        which = np.flatnonzero(bad.any(axis=1))
+        columns = name_some(names[which[0]][i] for i in np.flatnonzero(bad[which[0]]))
+        raise ValueError(
+            f"X of equation {numbers[which[0]]} is rank-deficient: column {columns} depends on"
+            f" those before it ({counted(which.size, 'equation')}:"
+            f" {name_some(numbers[i] for i in which)}); leave such columns out"
+        )
+    Q, penalty = Q.swapaxes(1, 2), np.zeros_like(norms)
+    if ridge:  # R diag(norms) = U S Vᵀ: the basis Uᵀ Q, and β = V S⁻¹ γ
+        U, S, Vt = np.linalg.svd(R * norms[:, None, :])
+        Q, inverse, penalty = U.swapaxes(1, 2) @ Q, Vt.swapaxes(1, 2) / S[:, None], ridge / S**2
+    else:
+        inverse = _triangular_inverse(R) / norms[:, :, None]
+    return np.ascontiguousarray(Q), inverse, penalty
+
+
+def _triangular_inverse(R):
+    """Inverses of stacked upper triangular R (m, p, p), by back substitution."""
+    out = np.zeros_like(R)
+    unit = np.eye(R.shape[1], dtype=R.dtype)
+    for i in reversed(range(R.shape[1])):
+        known = np.einsum("mk,mkj->mj", R[:, i, i + 1 :], out[:, i + 1 :])
+        out[:, i] = (unit[i] - known) / R[:, i, i, None]
+    return out
+
+
+# ---------------------------------------------------------------- constraints
+
+
+class _Allowed:
+    """An orthonormal basis Z of the vectors u with ``Cᵀu = 0``, C (P, m) of full rank.
+
+    The last columns of the orthogonal factor of C, kept as m reflections: nothing of size P².
+    """
+
+    def __init__(self, C):
+        self.m = 0 if C is None else C.shape[1]
+        if self.m:
+            (self._reflections, self._tau), _ = scipy.linalg.qr(C, mode="raw", check_finite=False)
+            self._multiply, = scipy.linalg.get_lapack_funcs(("ormqr",), (self._reflections,))
+
+    def expand(self, v):
+        """``Z v``, (P,) of v (P - m,)."""
+        return self._rotate(np.concatenate([np.zeros(self.m, v.dtype), v]), "N") if self.m else v
+
+    def reduce(self, u):
+        """``Zᵀ u``."""
+        return self._rotate(u, "T")[self.m :] if self.m else u
+
+    def _rotate(self, u, trans):
+        out, _, info = self._multiply("L", trans, self._reflections, self._tau, u[:, None], 1)
+        assert info == 0
+        return out[:, 0]
+
+
+class _Limits:
+    """Linear constraints ``Cᵀ γ = q``; C (P, m) with columns of length 1, independent."""
+
+    def __init__(self, C, q, dtype, names=()):
+        length = np.linalg.norm(C, axis=0)
+        numbers, eps = np.arange(q.size), np.finfo(dtype).eps
+        empty = length == 0
+        if (q[empty] != 0).any():
+            raise ValueError(_contradiction(numbers[empty & (q != 0)], names))
+        C, q, numbers = C[:, ~empty] / length[~empty], q[~empty] / length[~empty], numbers[~empty]
+        _, T, order = scipy.linalg.qr(C, mode="economic", pivoting=True, check_finite=False)
+        tol = 10 * max(C.shape, default=1) * eps
+        rank = int(np.count_nonzero(np.abs(np.diagonal(T)) > tol))
+        kept, rest = order[:rank], order[rank:]
+        share = scipy.linalg.solve_triangular(T[:rank, :rank], T[:rank, rank:], check_finite=False)
+        implied = share.T @ q[kept]
+        size = np.abs(share).T @ np.abs(q[kept]) + np.abs(q[rest])
+        wrong = np.abs(implied - q[rest]) > 1e3 * tol * size
+        if wrong.any():
+            raise ValueError(_contradiction(np.sort(numbers[rest[wrong]]), names))
+        self.C, self.q = C[:, kept].astype(dtype), q[kept].astype(dtype)
+
+    def nearest(self, gamma):
+        """The γ that satisfies the constraints with least ``‖γ - gamma‖``."""
+        Z, T = scipy.linalg.qr(self.C, mode="economic", check_finite=False)
+        for _ in range(2):  # the second one for rounding
+            gap = self.C.T @ gamma - self.q
+            gamma = gamma - Z @ scipy.linalg.solve_triangular(T, gap, trans="T", check_finite=False)
+        return gamma
+
+    @cached_property
+    def basis(self):
+        """Orthonormal columns (P, m) that span those of C."""
+        return scipy.linalg.qr(self.C, mode="economic", check_finite=False)[0]
+
+
+def _contradiction(numbers, names):
+    if names:
+        return (f"constraints contradict one another: {name_some(names[i] for i in numbers)} cannot"
+                " hold together with the others")
+    return (f"constraints contradict one another: row {name_some(numbers)} of R β = q cannot hold"
+            " together with the others")

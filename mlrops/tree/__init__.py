@@ -1,0 +1,1 @@
+"""Trees of features: `Hierarchy`, and how labels, frames and dicts are read as one."""

@@ -1,0 +1,131 @@
+"""Labels of groups, feature by feature, from what users hold, matched to each other by name.
+
+What tells the groups of features may be arrays, one a level, or carry the names of the features:
+a dict from names to labels, pandas Series, or a DataFrame with one column a level.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral
+
+import numpy as np
+
+from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
+from .._common.optional import import_narwhals
+from .._common.wording import counted, name_some
+
+__all__ = ["check_no_gaps", "read_levels", "take_features"]
+
+
+def read_levels(given, what="labels", axis="feature", wanted=None, numbered=False):
+    """One array of labels a level, in the order of the features, and the names of these.
+
+    Parameters
+    ----------
+    given : sequence
+        Arrays, lists, Series, DataFrames (one column a level) or dicts, coarse to fine.
+    what, axis : str
+        How errors call them, and what has a label.
+    wanted : sequence of str, optional
+        Names of the features, in the order wanted; labels of others are left out.  Default: those
+        of the first that has names.
+    numbered : bool, optional
+        Whether features have no names, which refuses labels but the numbers 0 to n - 1.
+
+    Returns
+    -------
+    levels : list
+        Series stay Series, with the order of their categories.
+    names : tuple of str or None
+    """
+    parts = []  # (level, labels of the features or None, index of what it came from)
+    for i, x in enumerate(given):
+        labels = labels_of(x)
+        if labels is None and hasattr(x, "columns"):  # a frame of a library without an index
+            frame = import_narwhals().from_native(x, eager_only=True)
+            parts += [(frame[name].to_list(), None, i) for name in frame.columns]
+        elif hasattr(x, "columns"):
+            parts += [(x.iloc[:, j], labels, i) for j in range(x.shape[1])]
+        elif isinstance(x, Mapping):
+            parts += [(dict(zip(x, level, strict=True)), labels, i) for level in _paths(x, axis)]
+        else:
+            parts.append((x, labels, i))
+    extra = wanted is not None
+    if wanted is None and not numbered:
+        labels = next((labels for _, labels, _ in parts if labels is not None), None)
+        if labels is not None and not _are_numbers(labels):
+            wanted = names_of_features(labels)
+    if wanted is not None and not extra:
+        check_distinct(wanted, f"{axis}s")
+    # Labels of one object are matched once: a table may have a column a level.
+    levels, orders = [], {}
+    for x, labels, i in parts:
+        name = f"{what}[{i}]" if len(given) > 1 else what
+        if labels is None:
+            levels.append(x)
+        elif isinstance(x, Mapping):
+            levels.append(by_label(x, wanted, name, axis, extra=extra))
+        else:
+            if i not in orders:
+                orders[i] = match(labels, wanted, name, axis, extra=extra)
+            levels.append(x if orders[i] is None else x.iloc[orders[i]])
+    return levels, wanted
+
+
+def _are_numbers(labels):
+    """Whether labels are the numbers 0 to n - 1, in any order: then they are no names."""
+    labels = list(labels)
+    return (all(isinstance(x, Integral) and 0 <= x < len(labels) for x in labels)
+            and len(set(labels)) == len(labels))
+
+
+def _paths(labels, axis):
+    """One list of labels a level from a label, or a path of them, for each key of a dict."""
+    paths = [tuple(x) if isinstance(x, (tuple, list)) else (x,) for x in labels.values()]
+    if not paths:
+        return []
+    depth = len(paths[0])
+    uneven = [key for key, path in zip(labels, paths, strict=True) if len(path) != depth]
+    if uneven or depth == 0:
+        raise ValueError(f"the hierarchy must have equally many labels for every {axis}, at least"
+                         f" one: {next(iter(labels))} has {depth}, not so {name_some(uneven)}")
+    return [list(level) for level in zip(*paths, strict=True)]
+
+
+def check_no_gaps(levels, names, what, axis):
+    """Refuse a feature without a label at some level, by name."""
+    lacks = [name for name, *labels in zip(names, *levels, strict=True)
+             if any(_is_missing(label) for label in labels)]
+    if lacks:
+        raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
+                         f" ({name_some(lacks)})")
+
+
+def _is_missing(label):
+    # pandas' NA refuses to be compared, so it is known by the name of its type.
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)
+
+
+def take_features(position, boundaries, names, features):
+    """What is left of a tree when only some features stay; empty groups vanish.
+
+    Parameters
+    ----------
+    position : ndarray of int, shape (n,)
+        Place of every feature in the tree.
+    boundaries, names : sequences of L
+        Offsets of the groups of each level, and their names or None.
+    features : ndarray of int
+        Distinct features; ``features[j]`` becomes feature j.
+
+    Returns
+    -------
+    permutation, boundaries, names
+    """
+    places = position[features]
+    permutation = np.argsort(places)
+    kept = [np.searchsorted(places[permutation], offsets) for offsets in boundaries]
+    left = tuple(
+        labels and tuple(labels[g] for g in np.flatnonzero(np.diff(offsets)))
+        for labels, offsets in zip(names, kept, strict=True)
+    )
+    return permutation, [np.unique(offsets) for offsets in kept], left

@@ -1,0 +1,96 @@
+"""The hierarchy that a function is given, beside data whose features may have names."""
+
+from collections.abc import Mapping, Set
+
+import numpy as np
+
+from .._common.labels import labels_of, match
+from .._common.wording import counted, name_some
+from .hierarchy import Hierarchy
+from .labels import check_no_gaps, read_levels
+
+__all__ = ["read_hierarchy"]
+
+
+def read_hierarchy(given, names, n=None, *, axis="feature", what="hierarchy"):
+    """A `Hierarchy` of the features of some data, in their order, from what users hold.
+
+    Parameters
+    ----------
+    given : Hierarchy, None or labels
+        None stays None.  A Hierarchy that has names of features is put in the order of the data,
+        and must have theirs; without names it is taken by position.  Labels may be a dict from
+        names of features to labels, or to tuples of one label a level; a Series; a DataFrame with
+        one column a level; one array or list of labels; or a list of these, coarse to fine.  A
+        table of labels may speak of features that the data do not have.
+    names : sequence of str or None
+        Names of the features of the data.
+    n : int, optional
+        Their number, where they have no names.
+    axis, what : str
+        How errors call a feature, and what is given.
+
+    Returns
+    -------
+    Hierarchy or None
+        With the names of the data; where these have none, with its own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Labels that do not cover the features, or names of other features.
+    """
+    if given is None:
+        return None
+    if isinstance(given, Hierarchy):
+        return _renamed(_in_order(given, names, axis, what), names)
+    if isinstance(given, (str, bytes, Set)) or not (
+            isinstance(given, Mapping) or hasattr(given, "__iter__")) or hasattr(given, "matvec"):
+        raise TypeError(f"{what} must be a Hierarchy or labels of the {axis}s, got {given!r:.60}")
+    names = None if names is None else tuple(names)
+    levels, _ = read_levels(_one_a_level(given), what, axis, names, numbered=names is None)
+    n = len(names) if names is not None else n
+    for i, labels in enumerate(levels):
+        if n is not None and np.ndim(labels) == 1 and len(labels) != n:
+            raise ValueError(f"{what}: level {i + 1} has {counted(len(labels), 'label')} for"
+                             f" {counted(n, axis)}")
+    if names is not None and all(len(labels) == n for labels in levels):
+        check_no_gaps(levels, names, what, axis)
+    return _renamed(Hierarchy.from_labels(*(_unlabelled(x) for x in levels)), names)
+
+
+def _in_order(hierarchy, names, axis, what):
+    """A hierarchy for the order of the features in the data."""
+    own = hierarchy.feature_names
+    if own is None or names is None:
+        return hierarchy
+    if not set(own) <= set(names) and set(names) <= set(own):
+        foreign = [name for name in own if name not in set(names)]
+        raise ValueError(f"{what} is of {counted(len(foreign), axis)} that the data lack"
+                         f" ({name_some(foreign)}): give its labels as a dict, Series or DataFrame,"
+                         f" which may speak of more {axis}s, or leave these out")
+    order = match(own, names, what, axis)
+    return hierarchy if order is None else hierarchy._reordered(order)
+
+
+def _renamed(hierarchy, names):
+    if names is None or len(names) != hierarchy.n:
+        return hierarchy  # what takes it tells of the numbers
+    return hierarchy._renamed(tuple(names))
+
+
+def _one_a_level(given):
+    if isinstance(given, Mapping) or labels_of(given) is not None or hasattr(given, "columns"):
+        return [given]
+    if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
+        return [given] if np.ndim(given) == 1 else list(given)
+    given = list(given)
+    if given and all(isinstance(x, str) or np.ndim(x) == 0 and not isinstance(x, Mapping)
+                     for x in given):
+        return [given]
+    return given
+
+
+def _unlabelled(labels):
+    """Labels in the order of the data, whose index has done its work."""
+    return labels.reset_index(drop=True) if hasattr(labels, "reset_index") else labels
