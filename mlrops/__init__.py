@@ -78,159 +78,111 @@ from typing import TYPE_CHECKING
 
 from ._common.lazy import lazy_names
 
-if TYPE_CHECKING:  # what type checkers and editors see; the table below is what runs
-    from . import datasets as datasets
-    from ._common.convergence import (
-        ConvergenceWarning as ConvergenceWarning,
-    )
-    from ._common.convergence import (
-        UnboundedWarning as UnboundedWarning,
-    )
-    from .factor import (
-        FactorModelResult as FactorModelResult,
-    )
-    from .factor import (
-        RankSelection as RankSelection,
-    )
-    from .factor import (
-        fit_factor_model as fit_factor_model,
-    )
-    from .factor import (
-        select_ranks as select_ranks,
-    )
+if TYPE_CHECKING:  # for type checkers and editors; what runs is the table below
+    from ._common.convergence import ConvergenceWarning, UnboundedWarning
+    from .factor import FactorModelResult, RankSelection, fit_factor_model, select_ranks
     from .fitting import (
-        MLRFit as MLRFit,
+        MLRFit,
+        RankAllocation,
+        allocate_ranks,
+        fit_mlr,
+        partition,
+        partition_features,
+        partition_points,
     )
-    from .fitting import (
-        RankAllocation as RankAllocation,
-    )
-    from .fitting import (
-        allocate_ranks as allocate_ranks,
-    )
-    from .fitting import (
-        fit_mlr as fit_mlr,
-    )
-    from .fitting import (
-        partition as partition,
-    )
-    from .fitting import (
-        partition_features as partition_features,
-    )
-    from .fitting import (
-        partition_points as partition_points,
-    )
-    from .io.saving import (
-        load as load,
-    )
-    from .io.saving import (
-        save as save,
-    )
+    from .io.saving import load, save
     from .operators import (
-        MLR as MLR,
+        MLR,
+        BlockDiagonal,
+        Dense,
+        Diagonal,
+        GeneralMLR,
+        Identity,
+        Inverse,
+        Kronecker,
+        LowRank,
+        LowRankPlusDiagonal,
+        MLRInverse,
+        Permutation,
+        Product,
+        Scaled,
+        StructuredOperator,
+        Sum,
+        Transposed,
+        Woodbury,
+        Wrapped,
+        as_operator,
+        check_operator,
     )
-    from .operators import (
-        BlockDiagonal as BlockDiagonal,
-    )
-    from .operators import (
-        Dense as Dense,
-    )
-    from .operators import (
-        Diagonal as Diagonal,
-    )
-    from .operators import (
-        GeneralMLR as GeneralMLR,
-    )
-    from .operators import (
-        Identity as Identity,
-    )
-    from .operators import (
-        Inverse as Inverse,
-    )
-    from .operators import (
-        Kronecker as Kronecker,
-    )
-    from .operators import (
-        LowRank as LowRank,
-    )
-    from .operators import (
-        LowRankPlusDiagonal as LowRankPlusDiagonal,
-    )
-    from .operators import (
-        MLRInverse as MLRInverse,
-    )
-    from .operators import (
-        Permutation as Permutation,
-    )
-    from .operators import (
-        Product as Product,
-    )
-    from .operators import (
-        Scaled as Scaled,
-    )
-    from .operators import (
-        StructuredOperator as StructuredOperator,
-    )
-    from .operators import (
-        Sum as Sum,
-    )
-    from .operators import (
-        Transposed as Transposed,
-    )
-    from .operators import (
-        Woodbury as Woodbury,
-    )
-    from .operators import (
-        Wrapped as Wrapped,
-    )
-    from .operators import (
-        as_operator as as_operator,
-    )
-    from .operators import (
-        check_operator as check_operator,
-    )
-    from .regression import (
-        SUR as SUR,
-    )
-    from .regression import (
-        GLSResult as GLSResult,
-    )
-    from .regression import (
-        SURResult as SURResult,
-    )
-    from .regression import (
-        als_gls as als_gls,
-    )
-    from .regression import (
-        em_gls as em_gls,
-    )
-    from .regression import (
-        gls as gls,
-    )
-    from .regression import (
-        select_sur_ranks as select_sur_ranks,
-    )
-    from .tree.hierarchy import Hierarchy as Hierarchy
+    from .regression import SUR, GLSResult, SURResult, als_gls, em_gls, gls, select_sur_ranks
+    from .tree.hierarchy import Hierarchy
 
 __version__ = "0.2.0"
-
-_HOMES = {
-    "tree.hierarchy": "Hierarchy",
+__all__ = [
+    "BlockDiagonal",
+    "ConvergenceWarning",
+    "Dense",
+    "Diagonal",
+    "FactorModelResult",
+    "GLSResult",
+    "GeneralMLR",
+    "Hierarchy",
+    "Identity",
+    "Inverse",
+    "Kronecker",
+    "LowRank",
+    "LowRankPlusDiagonal",
+    "MLR",
+    "MLRFit",
+    "MLRInverse",
+    "Permutation",
+    "Product",
+    "RankAllocation",
+    "RankSelection",
+    "SUR",
+    "SURResult",
+    "Scaled",
+    "StructuredOperator",
+    "Sum",
+    "Transposed",
+    "UnboundedWarning",
+    "Woodbury",
+    "Wrapped",
+    "allocate_ranks",
+    "als_gls",
+    "as_operator",
+    "check_operator",
+    "datasets",
+    "em_gls",
+    "fit_factor_model",
+    "fit_mlr",
+    "gls",
+    "load",
+    "partition",
+    "partition_features",
+    "partition_points",
+    "save",
+    "select_ranks",
+    "select_sur_ranks",
+]
+_HOMES = {  # module: the names it has
     "operators": (
-        "BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
-        "LowRankPlusDiagonal MLR MLRInverse Permutation Product Scaled StructuredOperator "
-        "Sum Transposed Woodbury Wrapped as_operator check_operator "
+        "MLR BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
+        "LowRankPlusDiagonal MLRInverse Permutation Product Scaled StructuredOperator Sum "
+        "Transposed Woodbury Wrapped as_operator check_operator"
     ),
-    "_common.convergence": "ConvergenceWarning UnboundedWarning",
     "fitting": (
         "MLRFit RankAllocation allocate_ranks fit_mlr partition partition_features "
-        "partition_points "
+        "partition_points"
     ),
     "factor": "FactorModelResult RankSelection fit_factor_model select_ranks",
     "regression": "GLSResult SUR SURResult als_gls em_gls gls select_sur_ranks",
+    "tree.hierarchy": "Hierarchy",
     "io.saving": "load save",
+    "_common.convergence": "ConvergenceWarning UnboundedWarning",
 }
-_MODULES = ("cli", "datasets", "factor", "fitting", "io", "operators", "plotting", "regression",
-            "sklearn", "tree")
-_NAMES = {name: home for home, names in _HOMES.items() for name in names.split()}
-__all__ = sorted([*_NAMES, "datasets"])
-__getattr__, __dir__ = lazy_names(__name__, _MODULES, _NAMES)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    modules=("cli", "datasets", "factor", "fitting", "io", "models", "operators", "plotting",
+             "regression", "sklearn", "tree"),
+    names={name: home for home, names in _HOMES.items() for name in names.split()})

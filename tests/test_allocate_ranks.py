@@ -7,8 +7,8 @@ from scipy.sparse.linalg import aslinearoperator
 
 from mlrops import GeneralMLR, Hierarchy
 from mlrops.fitting import RankAllocation, allocate_ranks, fit_mlr
-from mlrops.fitting.allocate_ranks import _Search
 from mlrops.fitting.descent import Descent
+from mlrops.fitting.rank_allocation import _Search
 from mlrops.fitting.source import Source
 
 

@@ -12,9 +12,9 @@ from scipy.sparse.linalg import aslinearoperator
 from test_allocate_ranks import kernel, planted
 
 from mlrops.fitting import allocate_ranks, als, bcd, fit_mlr
-from mlrops.fitting.allocate_ranks import _Search
 from mlrops.fitting.bcd import Factors
 from mlrops.fitting.descent import Descent
+from mlrops.fitting.rank_allocation import _Search
 
 
 def whole(A, fit, rel=1e-9):

@@ -8,7 +8,7 @@ from mlrops import Hierarchy
 from mlrops.fitting import fit_mlr, pairs
 from mlrops.fitting.blocks import leading_eigen, leading_singular
 from mlrops.fitting.descent import Descent
-from mlrops.fitting.fit_mlr import run
+from mlrops.fitting.fit import run
 from mlrops.fitting.source import Source
 
 

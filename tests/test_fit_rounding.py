@@ -9,8 +9,8 @@ from test_allocate_ranks import planted
 from mlrops import GeneralMLR, Hierarchy
 from mlrops.datasets import hilbert_matrix
 from mlrops.fitting import allocate_ranks, fit_mlr
-from mlrops.fitting.allocate_ranks import _Search
 from mlrops.fitting.descent import Descent
+from mlrops.fitting.rank_allocation import _Search
 from mlrops.fitting.source import Source
 
 

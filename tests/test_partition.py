@@ -14,8 +14,8 @@ from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matri
 from mlrops.fitting import bisection_kernel as kernel
 from mlrops.fitting.bisection import SpectralSplit, leading_vectors
 from mlrops.fitting.bisection_pieces import cut_graph, split_balanced, split_free
-from mlrops.fitting.partition import _Closeness, _left_over, partition
-from mlrops.fitting.partition_points import partition_points
+from mlrops.fitting.partitions import _Closeness, _left_over, partition
+from mlrops.fitting.point_partitions import partition_points
 
 
 def same_groups(a, b):

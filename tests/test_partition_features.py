@@ -9,9 +9,9 @@ from test_partition import assert_paired, same_groups
 
 from mlrops import Hierarchy, Identity, fit_factor_model
 from mlrops.datasets import gauss_transform, simulate_mlr
-from mlrops.fitting.partition import partition
-from mlrops.fitting.partition_features import partition_features
-from mlrops.fitting.partition_points import partition_points
+from mlrops.fitting.feature_partitions import partition_features
+from mlrops.fitting.partitions import partition
+from mlrops.fitting.point_partitions import partition_points
 
 # ---------------------------------------------------------------- data
 

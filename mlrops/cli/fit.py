@@ -9,9 +9,9 @@ from scipy.sparse.linalg import svds
 from tqdm import tqdm
 
 from .._common.wording import counted
-from ..fitting.allocate_ranks import STARTS, allocate_ranks
-from ..fitting.fit_mlr import fit_mlr
-from ..fitting.partition import check_symmetry, partition
+from ..fitting.fit import fit_mlr
+from ..fitting.partitions import check_symmetry, partition
+from ..fitting.rank_allocation import STARTS, allocate_ranks
 from ..io.saving import save
 from ..tree.hierarchy import Hierarchy
 from .errors import CommandError, in_options

@@ -1,11 +1,11 @@
 """Approximation by multilevel low rank matrices: factors, ranks, and the trees themselves."""
 
-from .allocate_ranks import allocate_ranks
-from .fit_mlr import MLRIterate, fit_mlr
+from .feature_partitions import partition_features
+from .fit import MLRIterate, fit_mlr
 from .fit_result import MLRFit, RankAllocation
-from .partition import partition
-from .partition_features import partition_features
-from .partition_points import partition_points
+from .partitions import partition
+from .point_partitions import partition_points
+from .rank_allocation import allocate_ranks
 
 __all__ = [
     "MLRFit",

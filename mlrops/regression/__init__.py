@@ -1,6 +1,6 @@
 """Regressions whose errors are correlated: one by `gls`, systems by `SUR` and `als_gls`."""
 
-from .gls import gls
+from .gls_fit import gls
 from .gls_result import GLSResult
 from .sur.als_gls import SURIterate, als_gls
 from .sur.bootstrap import Bootstrap

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import splu
 from mlrops import GeneralMLR, Hierarchy
 from mlrops.datasets import gauss_transform
 from mlrops.fitting import allocate_ranks, fit_mlr
-from mlrops.fitting.partition import partition
+from mlrops.fitting.partitions import partition
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_kernels import in_a_new_process  # noqa: E402
@@ -75,7 +75,7 @@ def test_memory_of_a_5000_by_5000_fit(record_in):
         import json, resource, sys, time
         from mlrops.datasets import gauss_transform
         from mlrops.fitting import allocate_ranks
-        from mlrops.fitting.partition import partition
+        from mlrops.fitting.partitions import partition
 
         A = gauss_transform(5000, 5000, random_state=0).A
         clock = time.perf_counter

@@ -5,8 +5,8 @@ import pytest
 
 from mlrops import Hierarchy
 from mlrops.datasets import simulate_mlr
-from mlrops.fitting.partition import partition
-from mlrops.fitting.partition_features import partition_features
+from mlrops.fitting.feature_partitions import partition_features
+from mlrops.fitting.partitions import partition
 
 SEEDS, N_FEATURES, N_SAMPLES, SNR = range(10), 2000, 200, 1.0
 COLUMNS = ("factors common, a group", "method", "mean", "worst seed", "aim")

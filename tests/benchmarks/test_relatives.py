@@ -19,7 +19,7 @@ from mlrops.datasets import (
     toeplitz_matrix,
 )
 from mlrops.fitting import allocate_ranks
-from mlrops.fitting.partition import partition
+from mlrops.fitting.partitions import partition
 
 TOTAL_RANK = 20
 STARTS = "uniform", "bottom", "top"  # of the ranks

@@ -7,7 +7,7 @@ from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
 from .bcd import improve
 from .descent import Descent
-from .fit_mlr import MLRIterate, check_tol, run
+from .fit import MLRIterate, check_tol, run
 from .fit_result import RankAllocation
 from .labelled import read_trees
 from .source import Source

@@ -6,7 +6,7 @@ from .._common.labels import match
 from .._common.validate import as_finite
 from .bisection import grow
 from .labelled import named_trees, without_names
-from .partition import check_depth
+from .partitions import check_depth
 
 __all__ = ["partition_points"]
 

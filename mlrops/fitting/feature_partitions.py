@@ -13,7 +13,7 @@ from .._common.validate import as_finite, check_rank
 from .._common.wording import name_some
 from .bisection import COMBINATIONS, MAX_PASSES, grow, starts
 from .labelled import without_names
-from .partition import check_depth
+from .partitions import check_depth
 
 __all__ = ["partition_features"]
 

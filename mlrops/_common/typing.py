@@ -1,0 +1,37 @@
+"""The types of the public face, one word each, for signatures and for type checkers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "IntArray", "Labels",
+           "RandomState", "Ranks", "Real", "Vector"]
+
+
+class Frame(Protocol):
+    """A table with named columns: of pandas, polars, or another library that narwhals reads."""
+
+    @property
+    def columns(self) -> Any: ...
+
+    @property
+    def shape(self) -> Any: ...
+
+
+FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+# An array of real numbers, or what NumPy makes one of: no text, no complex numbers, no dict.
+_RealArray: TypeAlias = npt.NDArray[np.floating[Any] | np.integer[Any] | np.bool_]
+Vector: TypeAlias = _RealArray | Sequence[float]
+Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Sequence[_RealArray]
+# Samples or observations: an array, or a frame whose names are kept.
+Data: TypeAlias = Real | Frame
+# Names or values by name: a Series or a dict, else one an entry.
+Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
+Ranks: TypeAlias = int | Sequence[int]
+RandomState: TypeAlias = int | np.random.Generator | None
+Callback: TypeAlias = Callable[[Any], object]
