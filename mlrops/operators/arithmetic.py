@@ -185,14 +185,14 @@ def power(A: Operand, p: int) -> "StructuredOperator":
     return reduce(matmul, [A if p > 0 else A.inv()] * abs(p))
 
 
-class Arithmetic:
+class Arithmetic(LinearOperator):
     """What `StructuredOperator` puts in the place of SciPy's own arithmetic.
 
     Complex multiples are SciPy's scaled operators: storage here is real, operands need not be.
     """
 
     def _multiple(self, c: Any) -> Any:
-        return super().dot(complex(c)) if np.iscomplexobj(c) else scale(self, c)  # type: ignore[misc]
+        return super().dot(complex(c)) if np.iscomplexobj(c) else scale(self, c)
 
     def dot(self, x: Any) -> Any:
         """``A x`` for an array, ``A B`` for an operator, ``c A`` for a number.
