@@ -11,6 +11,7 @@ from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
 from .bisection import Bisection, OrderSplit, SpectralSplit
 from .labelled import named_trees, without_names
+from .target import asymmetry
 
 __all__ = ["partition"]
 
@@ -213,20 +214,10 @@ def check_symmetry(A, symmetric):
         if symmetric:
             raise ValueError(f"symmetric=True needs a square matrix, got {A.shape}")
         return False
-    finite = A if sparse.issparse(A) else np.where(np.isfinite(A), A, 0)
-    difference = abs(finite - finite.T)
-    allowed = 100 * np.finfo(working_dtype(A.dtype)).eps * abs(finite).max()
-    unlike = difference.max() > allowed
-    if not sparse.issparse(A):
-        unlike = unlike or not np.array_equal(np.isinf(A), np.isinf(A.T))
+    gap, i, j, scale = asymmetry(A)
+    unlike = gap > 100 * np.finfo(working_dtype(A.dtype)).eps * scale
     if unlike and symmetric:
-        if sparse.issparse(A):
-            difference = difference.tocoo()
-            at = difference.data.argmax()
-            i, j = sorted((int(difference.row[at]), int(difference.col[at])))
-        else:
-            difference[np.isinf(A) != np.isinf(A.T)] = np.inf
-            i, j = sorted(map(int, np.unravel_index(difference.argmax(), A.shape)))
+        i, j = sorted((i, j))
         raise ValueError(
             f"symmetric=True, but A is not symmetric: A[{i}, {j}] = {A[i, j]:.6g} and"
             f" A[{j}, {i}] = {A[j, i]:.6g}"
