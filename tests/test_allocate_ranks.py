@@ -9,7 +9,7 @@ from mlrops import GeneralMLR, Hierarchy
 from mlrops.fitting import RankAllocation, allocate_ranks, fit_mlr
 from mlrops.fitting.descent import Descent
 from mlrops.fitting.rank_allocation import _Search
-from mlrops.fitting.source import Source
+from mlrops.fitting.target import Target
 
 
 def pair(m=48, n=40, seed=0):
@@ -41,7 +41,7 @@ def kernel(n=64, seed=1):
 
 
 def search(A, ranks, rows, cols, **options):
-    source = Source(A, rows, cols, options.get("symmetric", False), options.get("psd", False))
+    source = Target(A, rows, cols, options.get("symmetric", False), options.get("psd", False))
     return _Search(Descent(source, ranks, 0, range(rows.n_levels)), 10)
 
 

@@ -12,8 +12,8 @@ from scipy.sparse.linalg import aslinearoperator
 from test_allocate_ranks import kernel, planted
 
 from mlrops.fitting import allocate_ranks, als, bcd, fit_mlr
-from mlrops.fitting.bcd import Factors
 from mlrops.fitting.descent import Descent
+from mlrops.fitting.factors import Factors
 from mlrops.fitting.rank_allocation import _Search
 
 

@@ -355,9 +355,9 @@ def test_narrow_levels_of_an_operator_are_read_once(norm):
 
 
 def test_an_operator_is_never_multiplied_out(monkeypatch):
-    from mlrops.fitting import implicit
+    from mlrops.fitting import residuals
 
-    monkeypatch.setattr(implicit, "VECTORS", 60 * 7)
+    monkeypatch.setattr(residuals, "VECTORS", 60 * 7)
     A = gaussian()
     rows, cols = (Hierarchy.balanced(k, [1, 3, 45]) for k in A.shape)
     operator = Products(A)

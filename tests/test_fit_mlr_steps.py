@@ -6,10 +6,10 @@ from test_fit_mlr import gaussian, sparse_case
 
 from mlrops import Hierarchy
 from mlrops.fitting import fit_mlr, pairs
-from mlrops.fitting.blocks import leading_eigen, leading_singular
+from mlrops.fitting.bcd import leading_eigen, leading_singular
 from mlrops.fitting.descent import Descent
 from mlrops.fitting.fit import run
-from mlrops.fitting.source import Source
+from mlrops.fitting.target import Target
 
 
 class Plain:
@@ -49,7 +49,7 @@ def test_a_visit_keeps_what_its_directions_hold(seed):
 
 def test_visits_after_least_squares_go_downhill():
     A, rows, cols = sparse_case()
-    descent = Descent(Source(A, rows, cols, False, False), (2, 2, 1, 1), 0)
+    descent = Descent(Target(A, rows, cols, False, False), (2, 2, 1, 1), 0)
     descent.start()
     for _ in range(4):
         for _ in range(3):
@@ -80,7 +80,7 @@ def test_als_stays_downhill_where_fine_levels_repeat_each_other(dtype):
 
 def test_a_step_uphill_is_taken_back():
     A, rows, cols = sparse_case()
-    descent = Descent(Source(A, rows, cols, False, False), (2, 2, 1, 1), 0)
+    descent = Descent(Target(A, rows, cols, False, False), (2, 2, 1, 1), 0)
     descent.start()
     steps = iter([False, False, True])
 

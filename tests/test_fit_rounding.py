@@ -11,7 +11,7 @@ from mlrops.datasets import hilbert_matrix
 from mlrops.fitting import allocate_ranks, fit_mlr
 from mlrops.fitting.descent import Descent
 from mlrops.fitting.rank_allocation import _Search
-from mlrops.fitting.source import Source
+from mlrops.fitting.target import Target
 
 
 def true_error(A, fit):
@@ -30,7 +30,7 @@ def level_norms(operator):
 def by_hand(seed=0):
     """Factors of a descent that are anything."""
     A, rows, cols = planted(noise=0.5, seed=seed)
-    descent = Descent(Source(A, rows, cols, False, False), (2, 0, 1, 1), 0)
+    descent = Descent(Target(A, rows, cols, False, False), (2, 0, 1, 1), 0)
     descent.start()
     return A, descent
 
@@ -90,7 +90,7 @@ def test_levels_of_single_features_do_not_drift_away():
     A = hilbert_matrix(128)
     tree = Hierarchy.balanced(128, [1, 2, 4, 8, 16, 32, 64, 128])
     with np.errstate(all="raise", under="ignore"):
-        descent = Descent(Source(A, tree, None, False, False), (12, 1, 1, 0, 0, 0, 0, 1), 0)
+        descent = Descent(Target(A, tree, None, False, False), (12, 1, 1, 0, 0, 0, 0, 1), 0)
         descent.start()
         for _ in range(150):
             descent.als()
@@ -120,7 +120,7 @@ def test_exact_fits_report_what_their_factors_leave(dtype):
 
 def search(A, kind, error, rows, cols):
     """A search that stands at a given error, of a given kind of matrix."""
-    found = _Search(Descent(Source(kind(A), rows, cols, False, False), (1, 1, 1, 1), 0,
+    found = _Search(Descent(Target(kind(A), rows, cols, False, False), (1, 1, 1, 1), 0,
                             range(4)), 5)
     found.steps[-1] = (found.ranks, error, 0.0)
     return found
@@ -166,7 +166,7 @@ def test_exchanges_that_rounding_hides_end_the_search(monkeypatch):
     A, rows, cols = planted(noise=0.3)
     plain = allocate_ranks(A, 5, rows, cols, start="top", random_state=0)
     assert plain.termination == "exchanges" and plain.n_iter > 2
-    from mlrops.fitting.residual import DenseResidual
+    from mlrops.fitting.residuals import DenseResidual
 
     monkeypatch.setattr(DenseResidual, "rounding", 0.5)  # as if only halves could be told
     fit = allocate_ranks(A, 5, rows, cols, start="top", random_state=0)

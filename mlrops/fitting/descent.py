@@ -6,7 +6,8 @@ import numpy as np
 
 from ..operators.general.mlr import GeneralMLR
 from .als import half_step, losses
-from .bcd import Factors, improve, order_of
+from .bcd import improve, order_of
+from .factors import Factors
 
 __all__ = ["Descent"]
 
@@ -15,7 +16,7 @@ FIRST, ALONE = 2, 4
 
 
 class Descent:
-    """Factors of given ranks for a `Source`, zero at first.
+    """Factors of given ranks for a `Target`, zero at first.
 
     `levels` are those that will be visited, by default the ones of nonzero rank.
 

@@ -13,8 +13,7 @@ from ..operators.mlr import check_ranks
 from .bcd import ORDERS
 from .descent import Descent
 from .fit_result import MLRFit
-from .labelled import read_trees
-from .source import Source
+from .target import Target
 
 __all__ = ["MLRIterate", "fit_mlr"]
 
@@ -181,9 +180,8 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
     tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
-    A, rows, cols = read_trees(A, rows, cols)
-    source = Source(A, rows, cols, symmetric, psd)
-    ranks = check_ranks(ranks, rows)
+    source = Target(A, rows, cols, symmetric, psd)
+    ranks = check_ranks(ranks, source.pairs.rows)
     init = check_init(init, source, ranks)
     descent = Descent(source, ranks, random_state)
     if init is None:

@@ -9,8 +9,7 @@ from .bcd import improve
 from .descent import Descent
 from .fit import MLRIterate, check_tol, run
 from .fit_result import RankAllocation
-from .labelled import read_trees
-from .source import Source
+from .target import Target
 
 __all__ = ["allocate_ranks"]
 
@@ -117,8 +116,8 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     >>> bool(fit.error < fit.errors[0])
     True
     """
-    A, rows, cols = read_trees(A, rows, cols)
-    source = Source(A, rows, cols, symmetric, psd)
+    source = Target(A, rows, cols, symmetric, psd)
+    rows = source.pairs.rows
     if isinstance(total_rank, (int, np.integer)) and total_rank < 1:
         raise ValueError(f"total_rank must be at least 1, got {total_rank}")
     total_rank = check_rank(total_rank, "total_rank")
