@@ -333,7 +333,7 @@ def _picture(A, rows, cols, fits, best, others):
     styles = ("-", "o"), ("--", "s"), (":", "^")
     for (label, one), color, (line, marker) in zip(
             fits.items(), ("#1b3a5c", "#e08e1b", "#2a9d8f"), styles, strict=False):
-        history.plot(one.errors, line, marker=marker, markersize=3, color=color, label=label)
+        history.plot(one.objective_trace, line, marker=marker, markersize=3, color=color, label=label)
     for (label, error), shade in zip(others.items(), ("#222222", "#888888"), strict=False):
         history.axhline(error, color=shade, linewidth=1, linestyle=(0, (6, 3)))
         history.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,
