@@ -4,10 +4,10 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from .._common.driver import CONVERGED, TERMINATIONS, current_termination
 from .._common.optional import import_pandas
 from .._common.validate import as_finite, as_positive
 from .._common.wording import counted
-from ..factor.run import TERMINATIONS
 from ..factor.selection import CRITERIA, RankRecord, RankSelection
 from ..operators import MLR, StructuredOperator
 from ..regression.sur.als_gls import SUROptions
@@ -159,7 +159,7 @@ def make_system(**given):
     as_finite(trace, "loglik_trace")
     if (given["boundary"] >= K).any():
         raise ValueError(f"boundary must hold equations, integers from 0 to {K - 1}")
-    if given["converged"] and given["termination"] not in ("gradient", "loglik"):
+    if given["converged"] and given["termination"] not in CONVERGED:
         raise ValueError("field 'converged' is True, but field 'termination' is"
                          f" {given['termination']!r}")
     if isinstance(covariance, MLR):
