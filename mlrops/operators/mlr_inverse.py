@@ -6,10 +6,13 @@ from .. import kernels
 from .._common.cached import cached_property
 from . import accuracy
 from .base import StructuredOperator
+from .mlr import MLR
+from .rules import rule
 
 __all__ = ["MLRInverse"]
 
 
+@rule("inverse", MLR)
 class MLRInverse(StructuredOperator):
     r"""Inverse of an `MLR` matrix, :math:`\Sigma^{-1} = \mathrm{diag}(1/D) - H H^T`.
 
@@ -50,8 +53,6 @@ class MLRInverse(StructuredOperator):
     """
 
     def __init__(self, mlr):
-        from .mlr import MLR
-
         if not isinstance(mlr, MLR):
             raise TypeError(f"MLRInverse expects an MLR, got {type(mlr).__name__}")
         super().__init__(mlr.dtype, mlr.shape, positive_definite=True)
