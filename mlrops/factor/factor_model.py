@@ -10,7 +10,6 @@ from .._common.labelled import named
 from .._common.wording import agree, counted
 from ..io.archive import check_regular
 from ..operators.mlr import MLR, check_ranks
-from ..operators.traces import in_double
 from .ascent import MEMORY, Problem, VanishingVariance
 from .checkpoint import Checkpoint, Restarts, digest, fingerprint
 from .em import Point
@@ -314,7 +313,7 @@ def _in_feature_order(hierarchy, ranks, point, dtype):
 
 def _rounded_loglik(source, hierarchy, covariance, mean, exact_mean):
     """The log-likelihood of parameters that have been rounded to single precision."""
-    rounded = in_double(covariance)
+    rounded = covariance.astype(float)
     F, D, at = map(hierarchy._gather, (rounded.F, rounded.D, mean.astype(float)))
     in_tree = MLR.from_compact(hierarchy._in_tree_order(), covariance.ranks, F, D)
     loglik = source.evaluate(in_tree, at).loglik
