@@ -48,8 +48,8 @@ def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any,
                 **options: object) -> dict[str, str]:
     """What must be the same for a resumed fit: name → text, short enough for an error message.
 
-    Data in memory are known by every digit, others by their moments and two random combinations of
-    the samples; for data in chunks that is one pass more.
+    Data in memory are known by every digit that centring leaves, others by their moments and two
+    random combinations of the samples; for data in chunks that is one pass more.
     """
     return {
         "shape of the data": f"{counted(source.n_samples, 'sample')} of"

@@ -14,7 +14,6 @@ from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Ra
 from .._common.validate import check_number, check_rank
 from .._common.wording import agree, counted
 from ..operators.mlr import MLR, check_ranks
-from ..operators.traces import in_double
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, LikelihoodSurface, VanishingVariance, independent_loglik
 from .checkpoint import Checkpoint, Checkpointing, Outcome, Restarts, fingerprint, to_resume
@@ -322,7 +321,7 @@ def _rounded_loglik(
     source: Any, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray, exact_mean: FloatArray
 ) -> float:
     """The log-likelihood of parameters that have been rounded to single precision."""
-    rounded = in_double(covariance)
+    rounded = covariance.astype(float)
     F, D, at = map(hierarchy._gather, (rounded.F, rounded.D, mean.astype(float)))
     in_tree = MLR.from_compact(hierarchy._in_tree_order(), covariance.ranks, F, D)
     loglik = source.evaluate(in_tree, at).loglik

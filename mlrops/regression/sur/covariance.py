@@ -11,7 +11,6 @@ from ..._common.validate import check_number, in_memory
 from ..._common.wording import agree, counted, name_some
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
-from ...operators.traces import in_double
 from .bootstrap import bootstrap
 from .coefficient_inverse import CoefficientInverse
 from .small_sample import corrected_covariance
@@ -67,7 +66,7 @@ def precise(result):
     data, covariance = result.data.in_double(), result.covariance
     system = (result.system if data is result.data
               else data.system(beta_ridge=result.options.beta_ridge))
-    return system, in_double(covariance) if isinstance(covariance, MLR) else covariance
+    return system, covariance.astype(float) if isinstance(covariance, MLR) else covariance
 
 
 # ---------------------------------------------------------------- from the model
