@@ -1,5 +1,6 @@
 """What a file holds of a `SURResult`, and the result made of it again; see `mlrops.io`."""
 
+from dataclasses import asdict
 from numbers import Integral, Real
 
 import numpy as np
@@ -99,7 +100,7 @@ def system_fields(fit):
 def _option_fields(options):
     own = {name: getattr(options, name) for name in
            ("solver", "max_cg_iter", "variance_floor", "beta_ridge", "factor_ridge")}
-    return own | options.rules._asdict()
+    return own | asdict(options.rules)
 
 
 def _selection_fields(selection):
