@@ -13,6 +13,7 @@ from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
 from .refine import column_dots
+from .rules import GENERAL
 
 __all__ = ["MLR"]
 
@@ -303,11 +304,6 @@ class MLR(StructuredOperator):
         logs = np.log(self._d, dtype=np.float64).sum()
         return float(logs + (self._factor[1] if self._F.shape[1] else 0.0))
 
-    def _inv(self):
-        from .mlr_inverse import MLRInverse
-
-        return MLRInverse(self)
-
     def _inv_quad(self, x):
         t = _columns(self._hierarchy._gather(x))
         if self._F.shape[1] == 0 or x.size == 0:
@@ -462,9 +458,7 @@ class MLR(StructuredOperator):
         -------
         GeneralMLR
         """
-        from .general.mlr import GeneralMLR
-
-        return GeneralMLR.from_mlr(self)
+        return GENERAL(self)
 
     def restrict(self, features):
         """The principal submatrix of some features.

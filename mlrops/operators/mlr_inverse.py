@@ -9,10 +9,13 @@ from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
 from .elementary import Diagonal
+from .mlr import MLR
+from .rules import rule
 
 __all__ = ["MLRInverse"]
 
 
+@rule("inverse", MLR)
 class MLRInverse(StructuredOperator):
     r"""Inverse of an `MLR` matrix, :math:`\Sigma^{-1} = \mathrm{diag}(1/D) - U U^T`.
 
@@ -52,8 +55,6 @@ class MLRInverse(StructuredOperator):
     """
 
     def __init__(self, mlr):
-        from .mlr import MLR
-
         if not isinstance(mlr, MLR):
             raise TypeError(f"MLRInverse expects an MLR, got {type(mlr).__name__}")
         super().__init__(mlr.dtype, mlr.shape, positive_definite=True)

@@ -7,9 +7,8 @@ from scipy.linalg import matmul_toeplitz
 
 from ..._common.cached import cached_property
 from ..._common.labels import by_label, labels_of
-from ..._common.validate import in_memory
+from ..._common.validate import check_number, in_memory
 from ..._common.wording import agree, counted, name_some
-from ...factor.options import check_number
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from .bootstrap import bootstrap
