@@ -48,6 +48,7 @@ class StructuredOperator(Arithmetic):
     See Also
     --------
     check_operator : compare an operator with its dense matrix.
+    mlrops.operators.rule : say what an operator gives in a sum, a product or a multiple.
 
     Notes
     -----
@@ -58,7 +59,8 @@ class StructuredOperator(Arithmetic):
 
     Examples
     --------
-    An operator of your own gives its product; what else it knows, it adds.
+    A subclass has to define its product, ``_mul``, and ``_rmul`` where it is not symmetric.  Every
+    other verb has a default; the subclass may replace what its structure does better.
 
     >>> import numpy as np
     >>> from mlrops import Identity, StructuredOperator, check_operator
@@ -71,10 +73,19 @@ class StructuredOperator(Arithmetic):
     >>> A = Reversal(3)
     >>> A.solve([1.0, 2.0, 3.0])
     array([3., 2., 1.])
-    >>> A - Identity(3)
-    <3x3 Sum, symmetric, float64>
+    >>> A - Identity(3), A @ A
+    (<3x3 Sum, symmetric, float64>, <3x3 Product, symmetric, float64>)
     >>> check_operator(A).passed
     True
+
+    A rule says that a reversal undoes itself.
+
+    >>> from mlrops.operators import rule
+    >>> @rule("matmul", Reversal, Reversal)
+    ... def _(A, B):
+    ...     return Identity(A.shape[0])
+    >>> A @ A
+    <3x3 Identity, positive definite, float64>
     """
 
     _inverse: Any = None

@@ -29,13 +29,10 @@ class Operation:
         How many operands have a say in which rule is taken; others are handed on.
     swapped : callable, optional
         Makes of a rule for the types (X, Y) the one for (Y, X).
-    commutes : bool, optional
-        Operands are put in one order first, so that both orders find the same rule.
     """
 
-    def __init__(self, name: str, n_types: int = 1, swapped: Rule | None = None,
-                 commutes: bool = False) -> None:
-        self.n_types, self.commutes, self._swapped = n_types, commutes, swapped
+    def __init__(self, name: str, n_types: int = 1, swapped: Rule | None = None) -> None:
+        self.n_types, self._swapped = n_types, swapped
         self._rules: dict[tuple[type, ...], tuple[int, bool, Rule]] = {}
         self._found: dict[tuple[type, ...], list[Rule]] = {}
         self._entered = 0
@@ -51,8 +48,8 @@ class Operation:
         self._found.clear()
 
     def __call__(self, *operands: Any) -> Any:
-        if self.commutes:
-            operands = tuple(sorted(operands, key=_class_name))
+        if self._swapped is _flipped:  # in one order, so that both orders find the same rule
+            operands = tuple(sorted(operands, key=_name))
         types = tuple(map(type, operands[:self.n_types]))
         if types not in self._found:
             self._found[types] = self._candidates(types)
@@ -71,7 +68,7 @@ class Operation:
         return [function for _, (_, _, function) in sorted(found, key=lambda x: (x[0], x[1][:2]))]
 
 
-def _class_name(operand: Any) -> tuple[str, str]:
+def _name(operand: Any) -> tuple[str, str]:
     return type(operand).__qualname__, type(operand).__module__
 
 
@@ -92,11 +89,14 @@ def _mirrored(function: Rule, types: tuple[type, ...]) -> Rule:
     return mirrored
 
 
-ADD = Operation("add", 2, _flipped, commutes=True)
-MATMUL = Operation("matmul", 2, _mirrored)
+# Sums, products and multiples.
+ADD, MATMUL = Operation("add", 2, _flipped), Operation("matmul", 2, _mirrored)
 SCALE = Operation("scale")
-INVERSE, TRANSPOSE = Operation("inverse"), Operation("transpose")
-CONVERT, GENERAL, IDENTITY = map(Operation, ("convert", "general", "identity"))
+# The inverse and the transpose of an operator that makes none itself; what is no operator yet; the
+# identity of its size; an MLR as a GeneralMLR.
+INVERSE, TRANSPOSE, CONVERT, IDENTITY, GENERAL = map(
+    Operation, ("inverse", "transpose", "convert", "identity", "general"))
+# The parts of a sum; a low rank update whose base has no inverse, in a form that needs none.
 SPLIT, REGULAR = Operation("split"), Operation("regular")
 
 
