@@ -12,7 +12,7 @@ from ..._common.convergence import ConvergenceWarning
 from ..._common.validate import check_rank
 from ..._common.wording import counted, name_some
 from ...factor.ascent import VanishingVariance
-from ...factor.em import loading_penalty
+from ...factor.estep.protocol import loading_penalty
 from ...factor.limits import at_floor, run_off
 from ...factor.options import check_number, check_options
 from ...factor.run import Rules
