@@ -275,7 +275,7 @@ class Arithmetic(LinearOperator):
 
     def __radd__(self, other: Operand) -> "StructuredOperator":
         if _is_scalar(other) and other == 0:
-            return self  # type: ignore[return-value]  # the start value of sum()
+            return self  # the start value of sum()
         return add(other, self)
 
     def __sub__(self, other: Operand) -> "StructuredOperator":

@@ -147,12 +147,12 @@ class StructuredOperator(Arithmetic):
 
     # ------------------------------------------------ products: SciPy's hooks, once for all
 
-    def _operand(self, x, rows, verb):
+    def _operand(self, x, n_rows, verb):
         """Validate a right-hand side; return it in our dtype with the dtype of the result."""
-        return operand(x, self.dtype, rows, verb)
+        return operand(x, self.dtype, n_rows, verb)
 
-    def _linear(self, hook, x, rows, verb):
-        return linear(hook, x, self.dtype, rows, verb)
+    def _linear(self, hook, x, n_rows, verb):
+        return linear(hook, x, self.dtype, n_rows, verb)
 
     def _matvec(self, x):
         return self._linear(self._mul, x, self.shape[1], "matvec")

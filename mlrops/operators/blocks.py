@@ -33,20 +33,20 @@ class _Blocks(Composed):
             )
 
     def _mul(self, x):
-        return self._each(StructuredOperator.dot, x)
+        return self._each(lambda op, y: op.dot(y), x)
 
     def _rmul(self, x):
         return self._each(rdot, x)
 
     def _solve(self, b):
         self._check_square_parts()
-        return self._each(StructuredOperator.solve, b)
+        return self._each(lambda op, y: op.solve(y), b)
 
     def _whiten(self, x):
-        return self._each(StructuredOperator.whiten, x)
+        return self._each(lambda op, y: op.whiten(y), x)
 
     def _color(self, z):
-        return self._each(StructuredOperator.color, z)
+        return self._each(lambda op, y: op.color(y), z)
 
     def _diagonal(self):
         if not self._square_parts:
@@ -121,7 +121,6 @@ class Kronecker(_Blocks):
         if N == 0:
             return 1.0, 0.0
         return self._determinant([N // op.shape[0] for op in self._ops])
-
 
 
 class BlockDiagonal(_Blocks):
