@@ -405,7 +405,7 @@ class StructuredOperator(Arithmetic):
         return float(quad) if np.ndim(quad) == 0 else quad
 
     def sample(self, size: int | None = None,
-               random_state: RandomState = None) -> FloatArray:
+               random_state: RandomState | np.random.RandomState = None) -> FloatArray:
         """Draw from the normal distribution with mean zero and this covariance.
 
         Parameters

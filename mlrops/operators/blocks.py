@@ -13,11 +13,11 @@ __all__ = ["BlockDiagonal", "Kronecker"]
 
 
 class _Blocks(Composed):
-    """What Kronecker products and block diagonals share: each verb acts on every part.
+    """The common part of Kronecker products and block diagonals: each verb acts on every part.
 
     A subclass provides ``_each(verb, x)``, which applies ``verb(part, block of x)`` to each part
-    and puts the results together, and `_joined` and `_total`, the diagonal and the trace that it
-    has where those of its parts are such.
+    and puts the results together; `_joined`, which makes its diagonal of those of the parts; and
+    `_total`, which makes its trace of theirs.
     """
 
     def __init__(self, ops: tuple[StructuredOperator, ...], shape: tuple[int, int]) -> None:
@@ -25,7 +25,7 @@ class _Blocks(Composed):
                          all(op.positive_definite for op in ops))
 
     def _check_square_parts(self):
-        # A square whole with an m×n part, m ≠ n, has rank below its order.
+        # Where one part is not square, the rank of a square whole is below its order.
         if not self._square_parts:
             raise np.linalg.LinAlgError(
                 f"{type(self).__name__} of shape {self.shape} is singular: its parts have shapes"

@@ -1,4 +1,4 @@
-"""What a verb of an operator takes: checked, real, in C order and of the operator's dtype."""
+"""The operand of a verb: checked, real, in C order and of the operator's dtype."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

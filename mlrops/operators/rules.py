@@ -1,8 +1,8 @@
-"""The table of rules that says what operators give together; it knows no operator itself.
+"""The table of rules for sums, products and multiples of operators; it knows no operator itself.
 
-A rule is one line of mathematics under the name of an operation and the types of its operands.
-Operators look rules up here, and the modules that know the types enter them: `closure` those of
-sums, products and multiples, others what a type gives as its inverse or transpose.
+A rule is one line of mathematics.  It is kept under the name of an operation and the types of the
+operands.  Operators look rules up here; modules that know the types enter them.  `closure` enters
+the rules of sums, products and multiples.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ OPERATIONS: dict[str, "Operation"] = {}
 
 
 class Operation:
-    """The rules of one operation; called with operands, what the first rule that applies gives.
+    """The rules of one operation; a call gives the result of the first rule that applies, or None.
 
     Parameters
     ----------
     name : str
     n_types : int, optional
-        How many operands have a say in which rule is taken; others are handed on.
+        A rule is chosen by the types of so many operands; other operands are passed on to it.
     swapped : callable, optional
-        Makes of a rule for the types (X, Y) the one for (Y, X).
+        Turns a rule for operands of types (X, Y) into one for operands of types (Y, X).
     """
 
     def __init__(self, name: str, n_types: int = 1, swapped: Rule | None = None) -> None:
@@ -92,11 +92,11 @@ def _mirrored(function: Rule, types: tuple[type, ...]) -> Rule:
 # Sums, products and multiples.
 ADD, MATMUL = Operation("add", 2, _flipped), Operation("matmul", 2, _mirrored)
 SCALE = Operation("scale")
-# The inverse and the transpose of an operator that makes none itself; what is no operator yet; the
-# identity of its size; an MLR as a GeneralMLR.
+# The inverse and the transpose of an operator, its identity, an MLR as a GeneralMLR, and the
+# operator that stands for an array.
 INVERSE, TRANSPOSE, CONVERT, IDENTITY, GENERAL = map(
     Operation, ("inverse", "transpose", "convert", "identity", "general"))
-# The parts of a sum; a low rank update whose base has no inverse, in a form that needs none.
+# The parts of an operator that is a sum, and a low rank update in a form without an inverse.
 SPLIT, REGULAR = Operation("split"), Operation("regular")
 
 
