@@ -44,7 +44,7 @@ class Table:
             return replace(self, columns=None)
         order = match(self.columns, names, what, axis, extra=extra)
         return self if order is None else replace(
-            self, values=self.values[:, order], columns=names)
+            self, values=self.values[:, order], columns=tuple(names or ()))
 
     def check_finite(self, what: str, axis: str, names: Sequence[str] | None) -> None:
         """Refuse NaN and infinity, by column and row."""
@@ -80,12 +80,11 @@ def read_table(x: Any, what: str, ndim: int | tuple[int, ...] | None = None) -> 
         return Table(as_real(x, what, ndim=ndim))
     in_memory(x, what)
     if is_series(x):
-        columns = None if x.name in (None, "") else (str(x.name),)
-        values = _column(x, what)
-    else:
-        columns = column_names(x)
-        values = frame_values(x, what)
-    return Table(as_real(values, what, ndim=ndim), columns, labels_of(x))
+        own = () if x.name in (None, "") else (str(x.name),)
+        values = as_real(_column(x, what), what, ndim=ndim)
+        return Table(values, own or None, labels_of(x))
+    values = as_real(frame_values(x, what), what, ndim=ndim)
+    return Table(values, column_names(x), labels_of(x))
 
 
 def read_columns(x: Any, what: str) -> Table:
@@ -161,7 +160,8 @@ def frame_values(frame: Any, what: str) -> FloatArray:
         # What a nullable column lacks becomes NaN.
         dtype = np.result_type(*map(_computing, frame.dtypes))
         return frame.to_numpy(dtype, na_value=np.nan)
-    columns, bad = [], []
+    columns: list[FloatArray] = []
+    bad: list[tuple[str, str, str]] = []
     for j, name in enumerate(names):  # names may repeat
         column = frame.iloc[:, j] if hasattr(frame, "iloc") else frame[name]
         try:
@@ -169,8 +169,8 @@ def frame_values(frame: Any, what: str) -> FloatArray:
         except TypeError as error:
             bad.append((name, f"got dtype {column.dtype}", f"of {name}: {error}"))
     if bad:
-        _, dtype, reason = bad[0]
-        raise TypeError(f"{what} must be numeric, {dtype} in {counted(len(bad), 'column')}"
+        _, got, reason = bad[0]
+        raise TypeError(f"{what} must be numeric, {got} in {counted(len(bad), 'column')}"
                         f" ({name_some(name for name, *_ in bad)}); {reason}")
     return np.stack(columns, axis=1)
 

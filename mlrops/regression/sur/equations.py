@@ -1,7 +1,7 @@
 """The equations that `SUR` is given, read into one table with the cells each equation lacks."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Equation(NamedTuple):
     weights: Table | None = None
 
     @property
-    def parts(self):
+    def parts(self) -> list[tuple[str, Table]]:
         """Those that there are, with what they are called."""
         return [(what, table) for what, table in zip(PARTS, self[1:], strict=True)
                 if table is not None]
@@ -120,7 +120,7 @@ def _weighed(equation):
         rows, f"weights of equation {name}", extra=True))
 
 
-def split_equation(name, given):
+def split_equation(name: Any, given: Any) -> tuple[Any, ...]:
     """Dependent variable, regressors and weights of an equation, None where it has none."""
     if isinstance(given, Mapping):
         extra = [key for key in given if key not in PARTS]
@@ -137,7 +137,7 @@ def split_equation(name, given):
                     f' "weights", or a tuple of them, got {what}')
 
 
-def read_part(x, what, name):
+def read_part(x: Any, what: str, name: Any) -> Table:
     """The `Table` of one variable of an equation; `what` is ``"exog"`` or has one column.
 
     Of a dict, keys are the names of regressors, or for one column the labels of the rows.
@@ -159,7 +159,7 @@ def read_part(x, what, name):
     return table
 
 
-def with_labels(equation):
+def with_labels(equation: Equation) -> Equation:
     """Arrays take the row labels that the rest of their equation has."""
     indexes = [table.index for _, table in equation.parts if table.index is not None]
     if not indexes or len(indexes) == len(equation.parts):
@@ -172,22 +172,26 @@ def with_labels(equation):
                 f" {counted(len(table.values), 'row')}, whose labels cannot be those of the rest"
                 f" of the equation ({counted(len(indexes[0]), 'row')}"
                 f"{'' if same else ' of different labels'}); give it an index")
-    return Equation(equation.name, *(
-        replace(table, index=indexes[0]) if table is not None and table.index is None else table
-        for table in equation[1:]))
+
+    def label(table):
+        lacks = table is not None and table.index is None
+        return replace(table, index=indexes[0]) if lacks else table
+
+    return Equation(equation.name, *map(label, equation[1:]))
 
 
 # ---------------------------------------------------------------- rows that belong together
 
 
-def common_rows(read):
+def common_rows(read: Sequence[Equation]) -> Any:
     """The labels of all rows, None where nothing has any; refuses what cannot be aligned."""
-    indexes = {}  # by id, with the first equation that has it: equations may share one object
+    # Each index with the first equation that has it: equations may share one object.
+    once: dict[int, tuple[Any, str]] = {}
     for equation in read:
         for _, table in equation.parts:
             if table.index is not None:
-                indexes.setdefault(id(table.index), (table.index, equation.name))
-    indexes = list(indexes.values())
+                once.setdefault(id(table.index), (table.index, equation.name))
+    indexes = list(once.values())
     same = all(index.equals(indexes[0][0]) for index, _ in indexes[1:])
     rows, whose = indexes[0] if indexes else (None, read[0].name)
     N = len(read[0].parts[0][1].values) if rows is None else len(rows)
@@ -218,12 +222,12 @@ def _union(indexes):
     return rows
 
 
-def put_in_rows(read, rows, N):
+def put_in_rows(read: Sequence[Equation], rows: Any, N: int) -> list[list[Any]]:
     """The numbers y, X and weights of each equation for all rows, None where it has none.
 
     Rows that an equation lacks are NaN.  A table that equations share becomes one array.
     """
-    def place(table):
+    def put(table):
         if rows is None or table.index is None or table.index.equals(rows):
             return table.values
         at = table.index.get_indexer(rows)
@@ -231,7 +235,7 @@ def put_in_rows(read, rows, N):
         values[at >= 0] = table.values[at[at >= 0]]
         return values
 
-    place = Shared(place)
+    place = Shared(put)
     return [[None if table is None else place(table) for table in equation[1:]]
             for equation in read]
 

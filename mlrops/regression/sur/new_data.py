@@ -1,6 +1,6 @@
 """New data for a fitted system: read as those of the fit were, and matched to them by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -33,12 +33,12 @@ class NewData(NamedTuple):
     weights: FloatArray | None = None  # (M, K)
 
 
-def linear(fit, Xs):
+def linear(fit: Any, Xs: Sequence[FloatArray]) -> FloatArray:
     """``x_tj β_j``, (M, K)."""
     return np.stack([X @ b for X, b in zip(Xs, fit.coefficients, strict=True)], axis=1)
 
 
-def read_new(fit, Xs=None, Y=None, need_Y=False):
+def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> NewData:
     """`NewData` of what the methods of `SURResult` are given; see `SURResult.predict`.
 
     Without `Xs` it is that of the fit.  With `need_Y` the dependent variables are read from Y, or
