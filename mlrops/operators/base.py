@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from .._common.cached import computed_once
+from .._common.stored import Stored
 from .._common.validate import check_rank
 from .arithmetic import Arithmetic
 from .operand import linear, operand, solve_options
@@ -25,7 +26,7 @@ from .operand import linear, operand, solve_options
 __all__ = ["StructuredOperator"]
 
 
-class StructuredOperator(Arithmetic, LinearOperator):
+class StructuredOperator(Stored, Arithmetic, LinearOperator):
     """Base class of every operator of the package.
 
     Parameters

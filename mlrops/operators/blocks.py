@@ -5,6 +5,7 @@ from functools import reduce
 
 import numpy as np
 
+from .._common.stored import OPERATORS
 from .base import StructuredOperator
 from .composed import all_square, common_dtype, operands, rdot
 
@@ -38,6 +39,8 @@ class _Blocks(StructuredOperator):
         self._ops = ops
         super().__init__(common_dtype(ops), shape, symmetric=all(op.symmetric for op in ops),
                          positive_definite=all(op.positive_definite for op in ops))
+
+    stored_fields = {"ops": OPERATORS}
 
     @property
     def ops(self):

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from .._common.stored import FINITE, OPERATOR, OPERATORS
 from .base import StructuredOperator
 from .elementary import Diagonal, Permutation
 from .refine import refined
@@ -74,6 +75,8 @@ class Sum(StructuredOperator):
         super().__init__(
             common_dtype(ops), ops[0].shape, symmetric=all(op.symmetric for op in ops),
             positive_definite=self._semidefinite and any(op.positive_definite for op in ops))
+
+    stored_fields = {"ops": OPERATORS}
 
     @property
     def ops(self):
@@ -164,6 +167,8 @@ class Product(StructuredOperator):
             positive_definite=(self._palindrome and all(op.positive_definite for op in middle)
                                and all(_is_invertible(op) for op in outer)))
         self._outer, self._middle = outer, middle
+
+    stored_fields = {"ops": OPERATORS}
 
     @property
     def ops(self):
@@ -267,6 +272,8 @@ class Scaled(StructuredOperator):
             self._base.dtype, self._base.shape, symmetric=self._base.symmetric,
             positive_definite=self._c > 0 and self._base.positive_definite)
 
+    stored_fields = {"base": OPERATOR, "c": FINITE}
+
     @property
     def base(self):
         """The operator that is scaled."""
@@ -359,6 +366,8 @@ class Transposed(StructuredOperator):
         super().__init__(self._base.dtype, self._base.shape[::-1], symmetric=self._base.symmetric,
                          positive_definite=self._base.positive_definite)
 
+    stored_fields = {"base": OPERATOR}
+
     @property
     def base(self):
         """The operator that is transposed."""
@@ -432,6 +441,8 @@ class Inverse(StructuredOperator):
         base._square("inv")
         super().__init__(base.dtype, base.shape, symmetric=base.symmetric,
                          positive_definite=base.positive_definite)
+
+    stored_fields = {"base": OPERATOR}
 
     @property
     def base(self):

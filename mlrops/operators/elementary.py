@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from .._common.cached import cached_property
+from .._common.stored import COUNT, DTYPE, FLAG, floats, integers, maybe
 from .._common.validate import (
     as_finite,
     check_rank,
@@ -64,6 +65,8 @@ class Diagonal(StructuredOperator):
         super().__init__(d.dtype, (d.size, d.size), symmetric=True,
                          positive_definite=bool((d > 0).all()))
         self._d = d
+
+    stored_fields = {"d": floats(1)}
 
     @property
     def d(self):
@@ -148,6 +151,11 @@ class Identity(Diagonal):
         StructuredOperator.__init__(self, one.dtype, (n, n), positive_definite=True)
         self._d = np.broadcast_to(one, (n,))
 
+    stored_fields = {"n": COUNT, "dtype": DTYPE}
+
+    def to_fields(self):
+        return {"n": self.shape[0], "dtype": self.dtype.name}
+
     _semidefinite = _has_direct_solve = True
 
     def __reduce__(self):
@@ -225,6 +233,17 @@ class Dense(StructuredOperator):
         self._A = A
         if positive_definite:
             _ = self._cholesky
+
+    stored_fields = {"A": floats(2), "symmetric": FLAG, "positive_definite": FLAG}
+
+    def to_fields(self):
+        if self.positive_definite:
+            _ = self._cholesky  # what cannot be shown again is not saved either
+        return super().to_fields()
+
+    @classmethod
+    def from_fields(cls, A, symmetric, positive_definite):
+        return cls(A, symmetric, positive_definite, _order="K")
 
     @property
     def A(self):
@@ -354,6 +373,11 @@ class LowRank(StructuredOperator):
         self._V = self._U if V is None else read_only(V.astype(dtype, copy=False))
         super().__init__(dtype, (U.shape[0], self._V.shape[0]), symmetric=V is None)
 
+    stored_fields = {"U": floats(2), "V": maybe(floats(2))}
+
+    def to_fields(self):
+        return {"U": self._U, "V": None if self._V is self._U else self._V}
+
     @property
     def U(self):
         """Left factor, read-only ndarray of shape (m, k)."""
@@ -472,6 +496,11 @@ class Permutation(StructuredOperator):
         n = p.size
         super().__init__(dtype, (n, n), symmetric=np.array_equal(p[p], np.arange(n)))
         self._p = p
+
+    stored_fields = {"p": integers(), "dtype": DTYPE}
+
+    def to_fields(self):
+        return {"p": self.p, "dtype": self.dtype.name}
 
     @property
     def p(self):

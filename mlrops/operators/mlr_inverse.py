@@ -4,6 +4,7 @@
 
 from .. import kernels
 from .._common.cached import cached_property
+from .._common.stored import Check
 from . import accuracy
 from .base import StructuredOperator
 
@@ -56,6 +57,15 @@ class MLRInverse(StructuredOperator):
             raise TypeError(f"MLRInverse expects an MLR, got {type(mlr).__name__}")
         super().__init__(mlr.dtype, mlr.shape, positive_definite=True)
         self._inverse = mlr
+
+    stored_fields = {"base": Check("of type MLR", lambda x: hasattr(x, "_rough_logdet"))}
+
+    def to_fields(self):
+        return {"base": self._inverse}
+
+    @classmethod
+    def from_fields(cls, base):
+        return base.inv()
 
     def __reduce__(self):
         return _inverse_of, (self._inverse,)

@@ -13,11 +13,12 @@ from . import algebra as general_algebra
 from . import entries as general_entries
 from .checks import check_pair, check_sides, mirrored
 from .solve import ExpandedLU, lstsq
+from .stored import StoredGeneral
 
 __all__ = ["GeneralMLR"]
 
 
-class GeneralMLR(StructuredOperator):
+class GeneralMLR(StoredGeneral, StructuredOperator):
     r"""General multilevel low rank matrix :math:`A = \sum_l B_l C_l^T`, m×n.
 
     The rows and the columns each have a hierarchy, the two trees of one shape.  Group g of a level
