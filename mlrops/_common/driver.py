@@ -10,19 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from .deprecated import old_attribute
-from .validate import check_rank
+from .validate import check_number, check_rank
 
 __all__ = ["CONVERGED", "OLD_TERMINATIONS", "TERMINATIONS", "Iterate", "Iteration", "Observer",
-           "Run", "Stopping", "check_number", "current_termination", "drive", "whole_step"]
+           "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
 
 # Why a fit may have stopped.
 TERMINATIONS = {
@@ -40,9 +39,9 @@ CONVERGED = "gradient", "tol", "exact"
 OLD_TERMINATIONS = {"loglik": "tol", "exchanges": "tol"}
 
 
-def current_termination(word: str) -> str:
-    """The word of this version for a reason that a file of any version gives."""
-    return OLD_TERMINATIONS.get(word, word)
+def current_termination(word: Any) -> Any:
+    """The word of this version for what a file of any version gives as the reason."""
+    return OLD_TERMINATIONS.get(word, word) if isinstance(word, str) else word
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,6 @@ class Stopping:
         return bool(gains.size == count and gains.max() <= self.tol * scale)
 
 
-def check_number(value: object, name: str, below: float = math.inf) -> None:
-    """Refuse an option that is no number, or not in ``[0, below)``."""
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= float(value) < below:
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}"
-                         if below == math.inf else
-                         f"{name} must lie in [0, {below}), got {value!r}")
-
-
 class Iteration:
     """What `drive` repeats.  It is always at the best parameters so far."""
 
@@ -124,6 +113,15 @@ class Iteration:
     def objective(self) -> float:
         """What steps improve."""
         raise NotImplementedError
+
+    @property
+    def loglik(self) -> float:
+        """The same without penalties."""
+        return self.objective
+
+    def shown(self) -> dict[str, object]:
+        """What else the progress bar shows."""
+        return {}
 
     def advance(self) -> str | None:
         """Take one step; or change nothing, and give the reason why no step can be taken."""
@@ -156,26 +154,37 @@ class Observer(Protocol):
 
 @dataclass
 class Run:
-    """What `drive` returns: objectives, the times at which they were reached, and the reason."""
+    """What `drive` returns; the lists have an entry for the start and for every step."""
 
-    trace: list[float]
-    times: list[float] = field(default_factory=list)
+    objectives: list[float]
+    logliks: list[float]
+    times: list[float]  # of `time.perf_counter`, when the entry was reached
     termination: str = ""
+
+    @property
+    def n_iter(self) -> int:
+        return len(self.objectives) - 1
 
     @property
     def converged(self) -> bool:
         return self.termination in CONVERGED
 
-    def add(self, objective: float) -> None:
-        self.trace.append(float(objective))
+    def add(self, iteration: Iteration) -> None:
+        self.objectives.append(float(iteration.objective))
+        self.logliks.append(float(iteration.loglik))
         self.times.append(time.perf_counter())
 
 
-def drive(
-    iteration: Iteration, max_iter: int, label: str, *, progress: bool = False,
-    callback: Callable[[Iterate], object] | None = None, observer: Observer | None = None,
-    trace: Sequence[float] = (),
-) -> Run:
+class Watch(NamedTuple):
+    """Who watches a fit: a progress bar, a callback, and an observer such as a checkpoint."""
+
+    progress: bool = False
+    callback: Callable[[Iterate], object] | None = None
+    observer: Any = None
+
+
+def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = Watch(),
+          trace: Sequence[float] = ()) -> Run:
     """Take steps until a rule, the cap, the callback or the user stops them.
 
     Ctrl-C waits until the step is whole; a second one breaks it off.  Either way the iteration
@@ -188,47 +197,45 @@ def drive(
         Largest number of steps.
     label : str
         What the progress bar calls the fit.
-    progress : bool
-        Whether to show a progress bar.
-    callback : callable, optional
-        Gets an `Iterate` at the start and after every step.  StopIteration from it ends the run.
-    observer : Observer, optional
+    watch : Watch
+        The callback gets an `Iterate` at the start and after every step; StopIteration from it
+        ends the run.
     trace : sequence of float
         Objectives of an earlier run which this one continues, without that of its last parameters.
     """
-    run, whole = Run([*trace]), True
-    with tqdm(total=max_iter, initial=len(trace), desc=label, disable=not progress) as bar:
+    observer, run, whole = watch.observer, Run([*trace], [*trace], []), True
+    run.add(iteration)
+    with tqdm(total=max_iter, initial=len(trace), desc=label, disable=not watch.progress) as bar:
         try:
-            run.add(iteration.objective)
             if observer is not None:
-                observer.begin(iteration, run.trace)
+                observer.begin(iteration, run.objectives)
             while not run.termination:
-                _show(bar, iteration, run.trace)
-                run.termination = (_report(iteration, len(run.trace) - 1, callback)
-                                   or iteration.reason(run.trace)
-                                   or ("max_iter" if len(run.trace) > max_iter else ""))
+                _show(bar, iteration, run.objectives)
+                run.termination = (_report(iteration, run.n_iter, watch.callback)
+                                   or iteration.reason(run.objectives)
+                                   or ("max_iter" if run.n_iter >= max_iter else ""))
                 if run.termination:
                     break
                 with whole_step():
                     whole = False
                     run.termination = iteration.advance() or ""
                     if not run.termination:
-                        run.add(iteration.objective)
+                        run.add(iteration)
                     whole = True
                 if not run.termination:
                     bar.update()
                     if observer is not None:
-                        observer.visit(iteration, run.trace)
+                        observer.visit(iteration, run.objectives)
         except KeyboardInterrupt:
             run.termination = "interrupted"
     if not whole:
         iteration.restore()
-        if iteration.objective != run.trace[-1]:  # the step gained something before it was broken
-            run.add(iteration.objective)
+        if iteration.objective != run.objectives[-1]:  # the step gained something before it was broken
+            run.add(iteration)
     elif observer is not None:
         try:
             with whole_step():
-                observer.finish(iteration, run.trace)
+                observer.finish(iteration, run.objectives)
         except KeyboardInterrupt:
             run.termination = "interrupted"
     return run
@@ -236,8 +243,8 @@ def drive(
 
 def _show(bar: Any, iteration: Iteration, trace: list[float]) -> None:
     change = trace[-1] - trace[-2] if len(trace) > 1 else math.nan
-    bar.set_postfix({iteration.measure: f"{trace[-1]:.6g}", "change": f"{change:.1e}"},
-                    refresh=False)
+    bar.set_postfix({iteration.measure: f"{trace[-1]:.6g}", "change": f"{change:.1e}",
+                     **iteration.shown()}, refresh=False)
 
 
 def _report(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .driver import OLD_TERMINATIONS, TERMINATIONS
+from .driver import TERMINATIONS
 from .validate import as_finite
 
 __all__ = ["BOUNDARY", "CAPPED", "COUNT", "FINITE", "FLAG", "NAMES", "NOT_NEGATIVE", "OPERATOR",
@@ -174,7 +174,7 @@ RANKS = tuple_of(COUNT, "a tuple of integers that are not negative, one a level"
 OPERATOR = Check("an operator", lambda x: hasattr(x, "matvec"))
 OPERATORS = tuple_of(OPERATOR, "a list of operators")
 DTYPE = one_of("float32", "float64")
-TERMINATION = one_of(*TERMINATIONS, *OLD_TERMINATIONS)
+TERMINATION = one_of(*TERMINATIONS)
 
 
 def one_dtype(**arrays: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ __all__ = [
     "as_finite",
     "as_positive",
     "as_real",
+    "check_number",
     "check_rank",
     "in_memory",
     "plain",
@@ -167,6 +168,15 @@ def as_features(features, n, what="features"):
         raise ValueError(
             f"{what} must be distinct, got {name_some(values[counts > 1])} more than once")
     return features
+
+
+def check_number(value, name, below=None):
+    """Refuse an option that is no number or, where `below` is given, does not lie in [0, below)."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if below is not None and not 0 <= value < below:
+        interval = "be finite and not negative" if np.isinf(below) else f"lie in [0, {below})"
+        raise ValueError(f"{name} must {interval}, got {value!r}")
 
 
 def check_rank(rank, what="rank"):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .._common.driver import current_termination
 from .._common.stored import Stored, check_fields
 
 __all__ = ["class_named", "make", "name_of", "storable"]
@@ -34,7 +35,10 @@ _HOMES = {
 }
 OURS = {name: f"mlrops.{home}" for home, names in _HOMES.items() for name in names.split()}
 # Of files of earlier versions, by class: what fields were called, and are called now.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED = {
+    "MLRFit": {"errors": "objective_trace"},
+    "RankAllocation": {"errors": "objective_trace"},
+}
 
 _registered: dict[str, type] = {}
 
@@ -131,7 +135,8 @@ def _find(name: str) -> type | None:
 
 def make(cls: Any, given: dict[str, Any]) -> Any:
     """An object of its fields, once it is known that they are all there and of the right kind."""
-    given = _current(cls.__name__, given)
+    if cls.__name__ in OURS:
+        given = _current(cls.__name__, given)
     expected, hints = _parameters(cls)
     unknown = sorted(set(given) - set(expected))
     if unknown:
@@ -148,9 +153,11 @@ def make(cls: Any, given: dict[str, Any]) -> Any:
 
 
 def _current(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The fields by their names of today."""
+    """The fields of a class of the package, by their names of today."""
     renamed = RENAMED.get(name, {})
-    return {renamed.get(field, field): value for field, value in given.items()}
+    given = {renamed.get(field, field): value for field, value in given.items()}
+    return given | {field: current_termination(word) for field, word in given.items()
+                    if field == "termination"}
 
 
 def _parameters(cls: Any) -> tuple[dict[str, bool], Mapping[str, Any]]:

@@ -20,6 +20,7 @@ from scipy.sparse.linalg import LinearOperator
 from .._common.cached import computed_once
 from .._common.stored import Stored
 from .._common.validate import check_rank
+from . import krylov, rules
 from .arithmetic import Arithmetic
 from .operand import linear, operand, solve_options
 
@@ -161,9 +162,7 @@ class StructuredOperator(Stored, Arithmetic, LinearOperator):
         raise NotImplementedError(f"{type(self).__name__} does not define its adjoint product")
 
     def _transpose(self):
-        from .composed import Transposed
-
-        return Transposed(self)
+        return rules.TRANSPOSE(self)
 
     def transpose(self):
         """The transpose as an operator: itself when symmetric; ``A.T.T`` is ``A`` again."""
@@ -219,8 +218,6 @@ class StructuredOperator(Stored, Arithmetic, LinearOperator):
         options = solve_options(self, b, {"rtol": rtol, "maxiter": maxiter, "M": M, "x0": x0})
         if not options:
             return self._linear(self._solve, b, n, "solve")
-        from . import krylov
-
         return self._linear(partial(krylov.solve, self, **options), b, n, "solve")
 
     def slogdet(self, method=None, **options):
@@ -264,8 +261,6 @@ class StructuredOperator(Stored, Arithmetic, LinearOperator):
                 raise TypeError(f"slogdet: options {sorted(options)} need method='lanczos'")
             sign, logabs = self._slogdet()
             return float(sign), float(logabs)
-        from . import krylov
-
         return krylov.slogdet(self, method, **options)
 
     def logdet(self, method=None, **options):
@@ -425,8 +420,6 @@ class StructuredOperator(Stored, Arithmetic, LinearOperator):
     # ---------------------------------------------------------------- defaults of the hooks
 
     def _solve(self, b):
-        from . import krylov
-
         return krylov.solve(self, b)
 
     def _slogdet(self):
@@ -437,9 +430,7 @@ class StructuredOperator(Stored, Arithmetic, LinearOperator):
         )
 
     def _inv(self):
-        from .composed import Inverse
-
-        return Inverse(self)
+        return rules.INVERSE(self)
 
     def _diagonal(self, block=64):
         m, n = self.shape

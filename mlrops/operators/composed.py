@@ -8,10 +8,12 @@ import math
 import numpy as np
 
 from .._common.stored import FINITE, OPERATOR, OPERATORS
+from .arithmetic import as_scalar
 from .base import StructuredOperator
 from .elementary import Diagonal, Permutation
 from .refine import refined
-from .wrapped import as_operator, as_scalar
+from .rules import rule
+from .wrapped import as_operator
 
 __all__ = ["Inverse", "Product", "Scaled", "Sum", "Transposed"]
 
@@ -103,7 +105,7 @@ class Sum(StructuredOperator):
         return Sum([op.T for op in self._ops])
 
 
-def _is_transpose(A, B):
+def is_transpose(A, B):
     """True when B is known to be Aᵀ."""
     return (A is B and A.symmetric) or A._transposed is B or B._transposed is A
 
@@ -160,7 +162,7 @@ class Product(StructuredOperator):
         half = len(ops) // 2
         outer, middle = ops[:half], ops[half:len(ops) - half]
         mirrored = all(
-            _is_transpose(A, B) for A, B in zip(outer, reversed(ops), strict=False))
+            is_transpose(A, B) for A, B in zip(outer, reversed(ops), strict=False))
         self._palindrome = mirrored and all(op.symmetric for op in middle)
         super().__init__(
             common_dtype(ops), (ops[0].shape[0], ops[-1].shape[1]), symmetric=self._palindrome,
@@ -337,6 +339,7 @@ class Scaled(StructuredOperator):
         return self._base.inv_quad(x) / self._c
 
 
+@rule("transpose", StructuredOperator)
 class Transposed(StructuredOperator):
     """``Aᵀ`` of an operator that has no tighter transpose.
 
@@ -407,6 +410,7 @@ class Transposed(StructuredOperator):
         return self._base.color(z)
 
 
+@rule("inverse", StructuredOperator)
 class Inverse(StructuredOperator):
     """``A⁻¹`` as the operator whose product is ``A.solve``.
 

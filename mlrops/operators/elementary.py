@@ -20,6 +20,7 @@ from .._common.validate import (
 from .._common.wording import agree, counted, name_some
 from .base import StructuredOperator
 from .refine import refined
+from .rules import rule
 
 __all__ = ["Dense", "Diagonal", "Identity", "LowRank", "Permutation"]
 
@@ -168,6 +169,11 @@ class Identity(Diagonal):
 
     def _inv(self):
         return self
+
+
+@rule("identity", StructuredOperator)
+def _(A):
+    return Identity(A.shape[0], A.dtype)
 
 
 class Dense(StructuredOperator):

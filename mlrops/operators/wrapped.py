@@ -1,7 +1,5 @@
 """Operators of other packages, sparse arrays and plain arrays, taken in."""
 
-import math
-
 import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
@@ -12,10 +10,12 @@ from .._common.wording import counted
 from .arithmetic import is_operator
 from .base import StructuredOperator
 from .elementary import Dense
+from .rules import rule
 
-__all__ = ["Wrapped", "as_operator", "as_scalar"]
+__all__ = ["Wrapped", "as_operator"]
 
 
+@rule("convert", object)
 def as_operator(x, *, symmetric=None, positive_definite=False):
     """Make an operator of this package out of anything that is a matrix.
 
@@ -73,20 +73,6 @@ def as_operator(x, *, symmetric=None, positive_definite=False):
         "expected an operator, a 2-d array, a sparse array or a scipy LinearOperator, got"
         f" {type(x).__name__}" + (f" of shape {np.shape(x)}" if np.ndim(x) else "")
     )
-
-
-def as_scalar(c, what="scalar"):
-    """A finite real number as a Python float; TypeError for anything else, ValueError for NaN."""
-    if np.ndim(c) != 0 or isinstance(c, (str, bytes)):
-        raise TypeError(f"{what} must be a real number, got {type(c).__name__}")
-    kind = np.asarray(c).dtype.kind
-    if kind not in "fiub":
-        reason = "; operators here are real" if kind == "c" else ""
-        raise TypeError(f"{what} must be a real number, got {type(c).__name__} {c!r}{reason}")
-    c = float(c)
-    if not math.isfinite(c):
-        raise ValueError(f"{what} must be finite, got {c}")
-    return c
 
 
 class Wrapped(StructuredOperator):
