@@ -3,7 +3,8 @@
 import numpy as np
 
 from ...factor.limits import at_floor
-from ...factor.run import SMALL_GAINS, independent_loglik
+from ...factor.ascent import independent_loglik
+from ...factor.factor_model import SMALL_GAINS
 from ...factor.start import capped_groups, start
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
