@@ -100,7 +100,7 @@ class StoredSystem(Stored):
             "clusters": None if clusters is None else _plain(clusters, "the labels of clusters"),
             "options": {name: getattr(options, name) for name in (
                 "solver", "max_cg_iter", "variance_floor", "beta_ridge", "factor_ridge")}
-            | options.rules._asdict(),
+            | vars(options.rules),
             "selection": selection and {
                 "ranks": selection.ranks, "criterion": selection.criterion,
                 "one_standard_error": selection.one_standard_error,
