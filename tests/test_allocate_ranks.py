@@ -53,7 +53,7 @@ def test_the_loss_is_the_rise_of_joint_least_squares(level):
     ranks = (2, 1, 0, 1)
     found = search(A, ranks, rows, cols)
     operator = found._descent.operator()  # not what is looked at: factors are rotated in it
-    assert np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A) == pytest.approx(found.error)
+    assert np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A) == pytest.approx(found.objective)
     factors = found._descent.factors
     C = [cols._scatter(x[:-1]) for x in factors.right]
     for column in range(ranks[level]):

@@ -57,9 +57,15 @@ class Stored:
             By name: arrays, other objects that a file can hold, or tuples of either; or numbers,
             text, None, and tuples, lists and dicts of them.
         """
-        names = [f.name for f in fields(self) if f.init] if is_dataclass(self) else [
-            *self.stored_fields]
-        return {name: getattr(self, name) for name in names}
+        if is_dataclass(self):
+            return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        given: dict[str, Any] = {}
+        for name in self.stored_fields:
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray) and any(value is x for x in given.values()):
+                value = None  # the array of an earlier field stands for both
+            given[name] = value.name if isinstance(value, np.dtype) else value
+        return given
 
     @classmethod
     def from_fields(cls, **given: Any) -> Any:

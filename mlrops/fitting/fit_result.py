@@ -68,8 +68,9 @@ class MLRFit(Stored):
 
     errors = old_attribute("errors", "objective_trace")
 
-    stored_fields = {"objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
-                     "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
+    stored_fields = {
+        "objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
+        "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
 
     @classmethod
     def from_fields(cls, **given):

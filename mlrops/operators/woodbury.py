@@ -107,7 +107,7 @@ class Woodbury(StructuredOperator):
                      "V": maybe(floats(2)), "positive_definite": FLAG}
 
     def to_fields(self):
-        given = super().to_fields() | {"V": None if self._V is self._U else self._V}
+        given = super().to_fields()
         Woodbury.from_fields(**given)  # what cannot be shown again is not saved either
         return given
 

@@ -23,7 +23,7 @@ from ... import kernels
 from ..._common.convergence import ConvergenceWarning
 from ..._common.validate import as_finite
 from ..._common.wording import counted
-from ..elementary import Permutation
+from ..permutation import Permutation
 
 __all__ = ["ExpandedLU", "LstsqInfo", "lstsq"]
 
