@@ -176,7 +176,8 @@ def test_classes_that_are_not_storable(path):
     ({"values": {}}, "it has no field 'loglik'"),
     ({"values": {"loglik": 1.0, "more": 1}}, "it has a field 'more', unknown here"),
     ({"parts": {"covariance": 0}}, "field 'covariance' must not be of type Hierarchy"),
-    ({"values": {"loglik": 1.0}, "parts": {"covariance": 1, "before": 1}}, "field 'before' must not be of type MLR"),
+    ({"values": {"loglik": 1.0}, "parts": {"covariance": 1, "before": 1}},
+     "field 'before' must not be of type MLR"),
 ])
 def test_fields_are_checked_against_the_annotations(path, change, reason):
     mlrops.save(path, report().before)
