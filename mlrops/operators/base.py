@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from scipy.sparse.linalg import LinearOperator
 
 from .._common.cached import computed_once
 from .._common.stored import Stored
@@ -30,7 +29,7 @@ from .operand import linear, operand, solve_options
 __all__ = ["StructuredOperator"]
 
 
-class StructuredOperator(Stored, Arithmetic, LinearOperator):
+class StructuredOperator(Stored, Arithmetic):
     """Base class of every operator of the package.
 
     Parameters
@@ -392,9 +391,8 @@ class StructuredOperator(Stored, Arithmetic, LinearOperator):
             not n rows.
         """
         self._need_positive("inv_quad")
-        x, _ = self._operand(x, self.shape[0], "inv_quad")
-        quad = self._inv_quad(x)
-        return float(quad) if x.ndim == 1 else quad
+        quad = self._inv_quad(self._operand(x, self.shape[0], "inv_quad")[0])
+        return float(quad) if np.ndim(quad) == 0 else quad
 
     def sample(self, size: int | None = None,
                random_state: RandomState = None) -> FloatArray:

@@ -317,7 +317,7 @@ class MLR(StructuredOperator):
     def _inv_quad(self, x):
         t = _columns(self._hierarchy._gather(x))
         if self._F.shape[1] == 0 or x.size == 0:
-            quad = column_dots(t, self._dinv)
+            quad = column_dots(t, weight=self._dinv)
         else:
             quad = accuracy.inv_quad(self, t)
         return quad[0] if x.ndim == 1 else quad
