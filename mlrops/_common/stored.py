@@ -121,7 +121,7 @@ def of_field(name: str) -> Iterator[None]:
 
 
 def _whole(x: Any) -> bool:
-    return isinstance(x, Integral) and not isinstance(x, (bool, np.bool_)) and 0 <= x < 2**63
+    return isinstance(x, Integral) and not isinstance(x, (bool, np.bool_)) and 0 <= int(x) < 2**63
 
 
 def _real(x: Any) -> bool:

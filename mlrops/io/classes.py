@@ -7,7 +7,7 @@ a class of a user's program has one that `storable` gave it in the same program.
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from numbers import Integral, Real
@@ -162,10 +162,10 @@ def _current(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(cls: Any) -> tuple[dict[str, bool], Mapping[str, Any]]:
     """Name of every field and whether it may lack, and the annotations that they have."""
-    function: Callable[..., Any] = cls.from_fields
+    function = cls.from_fields
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        if not is_dataclass(cls) or cls.to_fields is not Stored.to_fields:
+        if cls.to_fields is not Stored.to_fields or not hasattr(cls, "__dataclass_fields__"):
             return {name: check.holds(None) for name, check in cls.stored_fields.items()}, {}
         function, parameters = cls, inspect.signature(cls).parameters
     expected = {name: p.default is not p.empty for name, p in parameters.items()}
@@ -186,5 +186,5 @@ def _types(hint: Any) -> tuple[type, ...]:
     if origin in (typing.Union, types.UnionType):
         return tuple(kind for option in typing.get_args(hint) for kind in _types(option))
     kind = object if hint is Any else origin or hint
-    wider = {float: Real, int: Integral, bool: (bool, np.bool_)}
+    wider: dict[Any, Any] = {float: Real, int: Integral, bool: bool | np.bool_}
     return (wider.get(kind, kind) if isinstance(kind, type) else object,)
