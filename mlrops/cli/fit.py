@@ -301,8 +301,7 @@ def _inner(A, operator, level):
 def _picture(A, rows, cols, fits, best, others):
     import matplotlib.pyplot as plt
 
-    from ..plotting import plot_matrix, plot_rank_allocation
-    from ..plotting._axes import hide_spines
+    from ..plotting import _axes, plot_matrix, plot_rank_allocation
 
     found = fits[best]
     figure = plt.figure(figsize=(11, 9.5), layout="constrained")
@@ -319,12 +318,14 @@ def _picture(A, rows, cols, fits, best, others):
     for draw, ax in zip((partial(_draw_errors, fits, others), partial(_draw_levels, A, found)),
                         bottom.subplots(1, 2), strict=True):
         draw(ax)
-        hide_spines(ax, "top", "right")
+        _axes.hide_spines(ax, "top", "right")
     return figure
 
 
 def _draw_errors(fits, others, ax):
     """The errors of all steps of all starts, and those of the relatives."""
+    from ..plotting._axes import whole_ticks
+
     styles = zip(("-", "--", ":"), ("o", "s", "^"), ("#1b3a5c", "#e08e1b", "#2a9d8f"), strict=True)
     for (label, one), (line, marker, color) in zip(fits.items(), styles, strict=False):
         ax.plot(one.errors, line, marker=marker, markersize=3, color=color, label=label)
@@ -333,7 +334,7 @@ def _draw_errors(fits, others, ax):
         ax.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,
                     xytext=(0, 2), textcoords="offset points", ha="right", color=shade)
     ax.set(xlabel="step", ylabel="relative error", ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_ticks(ax.xaxis)
     if len(fits) > 1:
         ax.legend(fontsize=8, frameon=False)
 
