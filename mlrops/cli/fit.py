@@ -145,7 +145,7 @@ def _fits(A, rows, cols, symmetric, args, starts):
         with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False,
                   disable=None) as bar:
             def show(iterate, bar=bar):
-                bar.set_postfix(error=f"{iterate.error:.5f}", ranks=iterate.ranks, refresh=False)
+                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks, refresh=False)
                 bar.update()
 
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(
@@ -328,7 +328,7 @@ def _draw_errors(fits, others, ax):
 
     styles = zip(("-", "--", ":"), ("o", "s", "^"), ("#1b3a5c", "#e08e1b", "#2a9d8f"), strict=True)
     for (label, one), (line, marker, color) in zip(fits.items(), styles, strict=False):
-        ax.plot(one.errors, line, marker=marker, markersize=3, color=color, label=label)
+        ax.plot(one.objective_trace, line, marker=marker, markersize=3, color=color, label=label)
     for (label, error), shade in zip(others.items(), ("#222222", "#888888"), strict=False):
         ax.axhline(error, color=shade, linewidth=1, linestyle=(0, (6, 3)))
         ax.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,

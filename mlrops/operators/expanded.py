@@ -1,36 +1,47 @@
 """The expanded matrix of an MLR operator and its sparse factorization, as SciPy sparse arrays."""
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["expanded_cholesky", "expanded_matrix"]
+from .._common.typing import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from .mlr import MLR
+
+__all__ = ["expanded_cholesky", "expanded_matrix", "spread_out"]
+
+Triplets: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 
 
-def _spread(mlr, rows, scale=None):
-    """F_spread (n, s) as COO triplets; row i of the tree-ordered F goes to ``rows[i]``."""
-    layout, F = mlr._layout, mlr._F
-    sizes = np.diff(layout.leaf_off)
-    parts = []
-    for level in range(layout.L):
-        c0, c1 = layout.cols[level], layout.cols[level + 1]
-        group = np.repeat(layout.path[:, level], sizes)
-        col = layout.zoff[level] + group[:, None] * (c1 - c0) + np.arange(c1 - c0)
-        val = F[:, c0:c1] if scale is None else F[:, c0:c1] * scale[:, None]
-        parts.append((np.broadcast_to(rows[:, None], val.shape).ravel(), col.ravel(), val.ravel()))
-    i, j, v = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return i, j, v
+def spread_out(X: FloatArray, offsets: IntArray, first: int) -> Triplets:
+    """COO triplets of one level's factors spread out: row, ``first + group r + column``, value."""
+    r = X.shape[1]
+    group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+    where = first + group[:, None] * r + np.arange(r)
+    row = np.broadcast_to(np.arange(len(X))[:, None], X.shape)
+    return row.ravel(), where.ravel(), X.ravel()
 
 
-def expanded_matrix(mlr):
+def _spread(mlr):
+    """F_spread (n, s) as COO triplets, rows in tree order."""
+    layout, columns, h = mlr._layout, mlr._layout.cols, mlr.hierarchy
+    parts = [spread_out(mlr._F[:, columns[level]:columns[level + 1]], h.boundaries[level],
+                        layout.zoff[level]) for level in range(layout.L)]
+    return (np.concatenate(p) for p in zip(*parts, strict=True))
+
+
+def expanded_matrix(mlr: "MLR") -> sp.csc_array:
     """See `MLR.expanded_matrix`."""
     n, s = mlr._layout.n, mlr._layout.s
-    i, j, v = _spread(mlr, mlr.hierarchy.permutation)
-    F = sp.coo_array((v, (i, j)), shape=(n, s))
+    i, j, v = _spread(mlr)
+    F = sp.coo_array((v, (mlr.hierarchy.permutation[i], j)), shape=(n, s))
     ones = sp.eye_array(s, dtype=mlr.dtype)
     return sp.block_array([[sp.diags_array(mlr.D), F], [F.T, -ones]], format="csc")
 
 
-def expanded_cholesky(mlr):
+def expanded_cholesky(mlr: "MLR") -> tuple[sp.csc_array, FloatArray, IntArray]:
     """See `MLR.expanded_cholesky`.
 
     Eliminating the features leaves ``-(I + Fᵀ D⁻¹ F) = -M Mᵀ``; in leaf-first order M is lower
@@ -48,10 +59,10 @@ def expanded_cholesky(mlr):
     rows = [np.arange(n + s)]
     cols = [np.arange(n + s)]
     vals = [np.ones(n + s, mlr.dtype)]
-    i, j, v = _spread(mlr, np.arange(n), mlr._dinv)
+    i, j, v = _spread(mlr)
     rows.append(place[j])
     cols.append(i)
-    vals.append(v)
+    vals.append(v * mlr._dinv[i])
     pivots = np.empty(s, mlr.dtype)
     for level in range(L):
         c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from .._common.deprecated import warn_old
 from .._common.typing import Axes, IntArray
 from ..operators import MLR, MLRInverse
 from . import _axes
@@ -30,7 +31,7 @@ class _Cells(NamedTuple):
 
 
 def plot_sparsity(
-    matrix: Any, what: Literal["F", "H", "expanded", "cholesky"] = "F", ax: Axes | None = None, *,
+    matrix: Any, what: Literal["F", "U", "H", "expanded", "cholesky"] = "F", ax: Axes | None = None, *,
     order: Literal["tree", "natural", "colamd", "mmd"] = "tree",
 ) -> Axes:
     """Draw where a factor of an MLR matrix is not zero, and count (a spy plot).
@@ -39,9 +40,9 @@ def plot_sparsity(
     ----------
     matrix : MLR or MLRInverse
         Or a result that holds one as `covariance`.
-    what : {"F", "H", "expanded", "cholesky"}, optional
+    what : {"F", "U", "expanded", "cholesky"}, optional
         The factors spread out, (n, s) with ``s = Σ p_l r_l``; those of the inverse,
-        ``Σ⁻¹ = diag(1/D) - H Hᵀ``, the same way; `MLR.expanded_matrix`; or the unit lower
+        ``Σ⁻¹ = diag(1/D) - U Uᵀ``, the same way; `MLR.expanded_matrix`; or the unit lower
         triangular factor L of the expanded matrix.
     ax : matplotlib Axes, optional
     order : {"tree", "natural", "colamd", "mmd"}, optional
@@ -64,7 +65,7 @@ def plot_sparsity(
 
     Notes
     -----
-    Features stand in tree order, factors level by level, coarsest first.  Columns of F and H, and
+    Features stand in tree order, factors level by level, coarsest first.  Columns of F and U, and
     the two copies of F in the expanded matrix, have a colour a level.
 
     A Cholesky factor has the nonzeros of the expanded matrix ``[[diag(D), F], [Fᵀ, -I]]``; those of
@@ -91,7 +92,10 @@ def plot_sparsity(
     'Cholesky, natural order: 76 nonzeros\\n10 of FᵀD⁻¹F, fill 11'
     >>> plt.close(figure)
     """
-    _axes.check_choice(what, "what", ("F", "H", "expanded", "cholesky"))
+    if what == "H":
+        warn_old("plot_sparsity(what='H')", "what='U'")
+        what = "U"
+    _axes.check_choice(what, "what", ("F", "U", "expanded", "cholesky"))
     _axes.check_choice(order, "order", ORDERS)
     if order != "tree" and what != "cholesky":
         raise ValueError(f"order={order!r} is for what='cholesky', got what={what!r}")
@@ -99,17 +103,18 @@ def plot_sparsity(
     if isinstance(matrix, MLRInverse):
         if what in ("expanded", "cholesky"):
             raise ValueError(f"what={what!r} is drawn of an MLR, got an MLRInverse: give its inv()")
-        what, matrix = "H", matrix.inv()
+        what, matrix = "U", matrix.inv()
     if what == "cholesky":
         return _draw(ax, _cholesky(matrix, order))
     if what == "expanded":
         return _draw(ax, _expanded(matrix))
-    return _draw(ax, _factors(matrix.inv() if what == "H" else matrix, what))
+    return _draw(ax, _factors(matrix.inv() if what == "U" else matrix, what))
 
 
 def _spread(operator):
     """(row in tree order, column, level) of every nonzero of its factors spread out."""
-    h, F = operator.hierarchy, operator.F
+    h = operator.hierarchy
+    F = operator.U if isinstance(operator, MLRInverse) else operator.F
     ends = np.cumsum(operator.ranks)
     parts, first = [], 0
     for level, (rank, end, offsets) in enumerate(zip(operator.ranks, ends, h.boundaries,
