@@ -15,8 +15,9 @@ from ..io.saving import save
 from ..tree.hierarchy import Hierarchy
 from .bench.timing import best_of
 from .errors import CommandError, in_options, reporting
+from .groups_file import read_tree
 from .info import stored_numbers
-from .matrix_file import read_matrix, read_names, read_tree
+from .matrix_file import read_matrix, read_names
 from .outputs import can_draw, check_outputs, save_picture
 from .tables import paragraph, table
 
@@ -145,7 +146,8 @@ def _fits(A, rows, cols, symmetric, args, starts):
         with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False,
                   disable=None) as bar:
             def show(iterate, bar=bar):
-                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks, refresh=False)
+                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks,
+                                refresh=False)
                 bar.update()
 
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(

@@ -31,7 +31,7 @@ class _Cells(NamedTuple):
 
 
 def plot_sparsity(
-    matrix: Any, what: Literal["F", "U", "H", "expanded", "cholesky"] = "F", ax: Axes | None = None, *,
+    matrix: Any, what: Literal["F", "U", "expanded", "cholesky"] = "F", ax: Axes | None = None, *,
     order: Literal["tree", "natural", "colamd", "mmd"] = "tree",
 ) -> Axes:
     """Draw where a factor of an MLR matrix is not zero, and count (a spy plot).
