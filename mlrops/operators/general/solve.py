@@ -25,8 +25,8 @@ from ..._common.deprecated import renamed_options
 from ..._common.typing import FloatArray, Real
 from ..._common.validate import as_finite
 from ..._common.wording import counted
-from ..elementary import Permutation
 from ..expanded import spread_out
+from ..permutation import Permutation
 
 if TYPE_CHECKING:
     from .mlr import GeneralMLR
