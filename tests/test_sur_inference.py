@@ -16,6 +16,7 @@ from mlrops.regression.sur import coefficient_inverse
 from mlrops.regression.sur.als_gls import SUROptions, fit_system
 from mlrops.regression.sur.block_cg import block_cg
 from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
+from mlrops.regression.sur.covariance import estimated
 from mlrops.regression.sur.data import SURData
 from mlrops.regression.sur.small_sample import corrected_covariance, residual_df
 
@@ -144,20 +145,20 @@ def test_many_coefficients():
     case = make_case(Hierarchy(rng.permutation(K), [[0, K], [0, 500, 600, K]]), (2, 1), 2)
     data = draw(case, N, widths=(3,))
     fit = fit_system(data, None, None, SUROptions.checked(), covariance=case.A)
-    assert fit._cov.route == "factors" and fit.P == 4500
+    assert estimated(fit).route == "factors" and fit.n_params == 4500
     E = np.zeros((4500, 4))
     E[[0, 1, 2, 4499], range(4)] = 1
     X = CoefficientInverse(fit.system, case.A, "cg").times(E)
     np.testing.assert_allclose(fit.bse[0] ** 2, np.diag(X[:3, :3]), rtol=1e-8)
     np.testing.assert_allclose(fit.bse[-1][-1] ** 2, X[-1, -1], rtol=1e-8)
-    np.testing.assert_allclose(fit._cov_times(E), X, rtol=1e-7, atol=1e-13)
+    np.testing.assert_allclose(estimated(fit).times(E), X, rtol=1e-7, atol=1e-13)
     with pytest.raises(ValueError, match=r"at most 4000 coefficients, the system has 4500, which"
                                          r" would take 0.2 GB; bse, tvalues"):
         fit.cov_params()
     robust = fit.with_cov("robust", debiased=False)
     E = np.zeros((4500, 1))
     E[2] = 1
-    z = fit._cov_times(E)[:, 0]  # a column of A⁻¹ against the scores
+    z = estimated(fit).times(E)[:, 0]  # a column of A⁻¹ against the scores
     V = case.A.solve(fit.errors.T)
     s = sum(z[3 * j : 3 * j + 3] @ X.T * v
             for j, (X, v) in enumerate(zip(data.Xs, V, strict=True)))
@@ -206,14 +207,14 @@ def make_fit(seed=0, **options):
 
 def test_defaults_correct_for_small_samples():
     fit = make_fit()
-    args = fit.covariance, fit.N, fit.data.p
+    args = fit.covariance, fit.nobs, fit.data.p
     np.testing.assert_allclose(fit.df_resid, residual_df(*args))
     for found, sigma in ((fit, corrected_covariance(*args)),
                          (fit.with_cov("unadjusted", debiased=False), fit.covariance)):
         expected = dense_covariance(fit.data, sigma.toarray())
         close(found.cov_params(), expected, 1e-9)
         close(np.concatenate(found.bse), np.sqrt(expected.diagonal()), 1e-9)
-    assert fit.cov_kind == "unadjusted"
+    assert fit.cov_type == "unadjusted"
     corrected, plain = fit.cov_params(), fit.cov_params(debiased=False)
     assert (corrected.diagonal() > 1.01 * plain.diagonal()).all()
     # Shared regressors: what least squares says, whatever Σ; not where constraints tie them.
@@ -322,9 +323,9 @@ def test_single_precision():
 
 def test_bad_arguments():
     fit = make_fit()
-    with pytest.raises(ValueError, match="kind must be one of unadjusted, .*bootstrap, got 'HC1'"):
+    with pytest.raises(ValueError, match="cov_type must be one of unadjusted, .*bootstrap, got 'HC1'"):
         fit.with_cov("HC1")
-    with pytest.raises(TypeError, match='kind="robust" takes the options debiased, got lags'):
+    with pytest.raises(TypeError, match='cov_type="robust" takes the options debiased, got lags'):
         fit.cov_params("robust", lags=3)
     known = fit_system(fit.data, None, None, fit.options, covariance=fit.covariance)
     with pytest.raises(ValueError, match="corrects a Σ that was estimated; this one is known"):

@@ -52,11 +52,13 @@ def assert_same(a, b):
     for x, y in zip(a.coefficients, b.coefficients, strict=True):
         same_array(x, y)
     plain = {f.name for f in fields(a)} - {"data", "coefficients", "covariance", "loglik_trace",
-                                           "boundary", "cov_config", "selection"}
+                                           "boundary", "cov_kwds", "selection",
+                                           "objective_trace"}
     for name in plain:
         x, y = getattr(a, name), getattr(b, name)
         assert x == y and (type(x) is type(y)), name
     same_array(a.loglik_trace, b.loglik_trace)
+    same_array(a.objective_trace, b.objective_trace)
     same_array(a.boundary, b.boundary)
     assert type(a.covariance) is type(b.covariance)
     same_array(a.covariance.toarray(), b.covariance.toarray())
@@ -126,7 +128,7 @@ def test_kinds_of_standard_errors_and_selections(path):
                   fit.with_cov("clustered", clusters=clusters),
                   fit.with_cov("hac", kernel="parzen", bandwidth=2)):
         back = again(path, other)
-        assert back.cov_kind == other.cov_kind
+        assert back.cov_type == other.cov_type
         np.testing.assert_allclose(back.bse[3], other.bse[3], rtol=1e-10)
     with pytest.raises(TypeError, match="cov_options"):
         mlrops.save(path, fit.with_cov("bootstrap", random_state=np.random.default_rng(0)))

@@ -25,7 +25,8 @@ def old_attribute(old: str, new: str) -> property:
         warn_old(f"{kind}.{old}", f"{kind}.{new}")
         return getattr(self, new)
 
-    return property(read, doc=f"Earlier name of `{new}`.")
+    read.__doc__ = f"Earlier name of `{new}`."
+    return property(read)
 
 
 def renamed_options(**renamed: str) -> Callable[[F], F]:

@@ -6,8 +6,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "IntArray", "Labels",
-           "RandomState", "Ranks", "Real", "Vector"]
+__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "IntArray", "Labelled",
+           "Labels", "RandomState", "Ranks", "Real", "Vector"]
 
 
 class Frame(Protocol):
@@ -32,6 +32,8 @@ Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Seq
 Data: TypeAlias = Real | Frame
 # Names or values by name: a Series or a dict, else one an entry.
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
+# What a result gives: an array or a list of arrays, or pandas objects where the data had names.
+Labelled: TypeAlias = Any
 Ranks: TypeAlias = int | Sequence[int]
 RandomState: TypeAlias = int | np.random.Generator | None
 Callback: TypeAlias = Callable[[Any], object]

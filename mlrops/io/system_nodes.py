@@ -12,9 +12,10 @@ from .._common.wording import counted
 from ..factor.selection import CRITERIA, RankRecord, RankSelection
 from ..operators import MLR, StructuredOperator
 from ..regression.sur.als_gls import SUROptions
-from ..regression.sur.covariance import KERNELS, KINDS, CovConfig, _cluster_weights
+from ..regression.sur.covariance import KINDS, read_kwds
 from ..regression.sur.data import SURData, SystemNames
 from ..regression.sur.result import SURResult
+from ..regression.sur.row_weights import KERNELS, cluster_weights
 from .fields import (
     BOUNDARY,
     CAPPED,
@@ -43,7 +44,8 @@ FIELDS = {
     "constraints": (tuple, OPTIONAL), "rows": (np.ndarray, OPTIONAL),
     "rows_name": (str, int, tuple, OPTIONAL), "period": (str, OPTIONAL),
     "coefficients": np.ndarray, "covariance": StructuredOperator, "covariance_is_known": bool,
-    "loglik": Real, "loglik_trace": np.ndarray, "n_iter": Integral,
+    "loglik": Real, "loglik_trace": np.ndarray,
+    "objective_trace": (np.ndarray, OPTIONAL), "n_iter": Integral,
     "converged": (bool, np.bool_), "termination": str, "cg_iterations": list,
     "gradient_norm": Real, "normal_norm": Real, "boundary": np.ndarray, "capped": tuple,
     "options": dict, "selection": (dict, OPTIONAL), "cov_kind": str, "cov_options": dict,
@@ -55,7 +57,7 @@ CHECKS = {
     "X_of": tuple_of(COUNT, "a tuple of integers that are not negative"),
     "weights": maybe(floats(2)), "R": maybe(floats(2)), "q": maybe(floats(1)),
     "coefficients": floats(1), "covariance_is_known": FLAG, "loglik": FINITE,
-    "loglik_trace": floats(1), "n_iter": COUNT, "converged": FLAG,
+    "loglik_trace": floats(1), "objective_trace": maybe(floats(1)), "n_iter": COUNT, "converged": FLAG,
     "termination": one_of(*TERMINATIONS),
     "cg_iterations": Check("a list of integers that are not negative",
                            lambda x: all(map(COUNT.holds, x))),
@@ -82,18 +84,19 @@ def system_fields(fit):
     number = {id(X): i for i, X in enumerate(unique)}
     R, q = (None, None) if data.constraints is None else data.constraints
     equations, regressors, rows, constraints = (None,) * 4 if names is None else names
-    cov_options = dict(fit.cov_config.options)
+    cov_options = dict(fit.cov_kwds)
     clusters = cov_options.pop("clusters", None)
     out = {
         "Y": data.Y, "X": tuple(unique), "X_of": tuple(number[id(X)] for X in data.Xs),
         "observed": data.observed, "weights": data.weights, "R": R, "q": q,
         "equations": equations, "regressors": regressors, "constraints": constraints,
         "coefficients": np.concatenate(fit.coefficients),
-        "cov_kind": fit.cov_config.kind, "cov_options": cov_options,
+        "cov_kind": fit.cov_type, "cov_options": cov_options,
         "clusters": None if clusters is None else _plain(clusters, "the labels of clusters"),
         "options": _option_fields(fit.options), "selection": _selection_fields(fit.selection),
         **_row_fields(rows),
     }
+    out["cg_iterations"] = fit.n_cg
     return out | {name: getattr(fit, name) for name in FIELDS if name not in out}
 
 
@@ -155,9 +158,11 @@ def make_system(**given):
                          f" {covariance!r}")
     if not covariance.symmetric:
         raise ValueError(f"covariance must be symmetric, got {covariance!r}")
-    trace = given["loglik_trace"]
-    _shaped(trace, "loglik_trace", "f", (given["n_iter"] + 1,))
-    as_finite(trace, "loglik_trace")
+    if given["objective_trace"] is None:  # version 0.1.0 kept it in the place of the other one
+        given["objective_trace"] = given["loglik_trace"].copy()
+    for name in ("loglik_trace", "objective_trace"):
+        _shaped(given[name], name, "f", (given["n_iter"] + 1,))
+        as_finite(given[name], name)
     if (given["boundary"] >= K).any():
         raise ValueError(f"boundary must hold equations, integers from 0 to {K - 1}")
     if given["converged"] and given["termination"] not in CONVERGED:
@@ -169,20 +174,21 @@ def make_system(**given):
         raise ValueError("field 'capped' must be empty where the covariance is no MLR")
     with of_field("options"):
         options = SUROptions.checked(**given["options"])
-    plain = ("loglik", "n_iter", "converged", "termination", "cg_iterations", "gradient_norm",
-             "normal_norm", "boundary", "capped")
+    plain = ("loglik", "loglik_trace", "objective_trace", "n_iter", "converged", "termination",
+             "gradient_norm", "normal_norm", "boundary", "capped")
     result = SURResult(
         data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]), covariance=covariance,
-        covariance_is_known=known, loglik_trace=trace, options=options,
-        selection=_selection(given["selection"]), cov_config=_config(given, data),
+        covariance_is_known=known, options=options, n_cg=given["cg_iterations"],
+        selection=_selection(given["selection"]), cov_type=given["cov_kind"],
+        cov_kwds=_cov_kwds(given, data),
         **{name: given[name] for name in plain})
     with of_field("X"):  # regressors that depend on one another are found out by what they give
         _ = result.system
     return result
 
 
-def _config(given, data):
-    """The `CovConfig`."""
+def _cov_kwds(given, data):
+    """Options of the coefficients' covariance."""
     config, clusters, N = given["cov_options"], given["clusters"], data.N
     with of_field("cov_options"):
         check_fields(config, COV_OPTIONS)
@@ -195,12 +201,10 @@ def _config(given, data):
         raise ValueError("field 'clusters' must be there for clustered errors, and for no others")
     if clusters is not None:
         with of_field("clusters"):
-            _cluster_weights(clusters, data, bool(config.get("group_debias")))
+            cluster_weights(clusters, data, bool(config.get("group_debias")))
         config = config | {"clusters": clusters}
-    config = CovConfig(given["cov_kind"], config)
     with of_field("cov_options"):
-        config.check()
-    return config
+        return read_kwds(given["cov_kind"], config)
 
 
 def _shaped(x, name, kinds, shape):

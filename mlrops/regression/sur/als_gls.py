@@ -83,6 +83,10 @@ class SUROptions:
         return cls(solver, rules, max_cg_iter, variance_floor, float(beta_ridge),
                    float(factor_ridge))
 
+    def fit(self, data, ranks, hierarchy, *, covariance=None):
+        """Fit `SURData` this way."""
+        return fit_system(data, ranks, hierarchy, self, covariance=covariance)
+
     @property
     def how(self):
         """What a β-step takes."""
@@ -255,9 +259,10 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
     fit = SURResult(
         data=data, coefficients=data.exact(_coefficients(climb, hierarchy)), covariance=covariance,
-        loglik=trace[-1] + penalty, loglik_trace=np.array(trace), n_iter=len(trace) - 1,
+        loglik=trace[-1] + penalty, loglik_trace=np.array(trace),
+        objective_trace=np.array(trace), n_iter=len(trace) - 1,
         converged=termination in ("gradient", "tol"), termination=termination,
-        cg_iterations=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
+        n_cg=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
         options=options)
     if data.Y.dtype != np.float64:
@@ -343,9 +348,10 @@ def _feasible(data, covariance, options):
     termination = "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
-        loglik=loglik, loglik_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
+        loglik=loglik, loglik_trace=np.array([loglik]),
+        objective_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
         converged=converged, termination=termination,
-        cg_iterations=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
+        n_cg=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
         boundary=np.array([], int), options=options, covariance_is_known=True)
 
 

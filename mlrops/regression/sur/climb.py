@@ -214,7 +214,7 @@ def warn_of(fit, solver_end="target", unbounded=None, stacklevel=4):
     is `unbounded`, for a reason.
     """
     names, options = fit.data.names, fit.options
-    label = range(fit.K) if names is None else names.equations
+    label = range(fit.n_equations) if names is None else names.equations
     alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
 
     def warn(message, category=ConvergenceWarning):
@@ -230,7 +230,7 @@ def warn_of(fit, solver_end="target", unbounded=None, stacklevel=4):
         warn(f"rounding lets no step gain anything where the normal equations leave a residual of"
              f" {fit.normal_norm:.1e} and the covariance a gradient of {fit.gradient_norm:.1e},"
              f" {options.rules.gtol:.0e} was asked for: Σ is too close to singular; raise"
-             " variance_floor or gtol" + ("" if options.solver == "lsmr" or not fit.cg_iterations
+             " variance_floor or gtol" + ("" if options.solver == "lsmr" or not fit.n_cg
                                           else ", or try solver='lsmr'"))
     if alike:
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])

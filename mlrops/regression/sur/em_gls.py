@@ -34,7 +34,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     Returns
     -------
     SURResult
-        ``cg_iterations`` is empty: the normal equations are solved directly.
+        ``n_cg`` is empty: the normal equations are solved directly.
 
     Raises
     ------
@@ -99,8 +99,9 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     covariance = MLR.from_compact(hierarchy, ranks, state.F, state.D).principal()
     fit = SURResult(
         data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
-        loglik=trace[-1], loglik_trace=np.array(trace), n_iter=len(trace) - 1,
-        converged=termination in ("gradient", "tol"), termination=termination, cg_iterations=[],
+        loglik=trace[-1], loglik_trace=np.array(trace), objective_trace=np.array(trace),
+        n_iter=len(trace) - 1,
+        converged=termination in ("gradient", "tol"), termination=termination, n_cg=[],
         gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
         boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
     warn_of(fit, stacklevel=3)

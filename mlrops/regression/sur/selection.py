@@ -132,7 +132,7 @@ class SystemFits:
         return None  # `carried` bounds what is generated, and a fit refuses what is listed
 
     def n_samples(self, fit):
-        return fit.N
+        return fit.nobs
 
     def carried(self, parts):
         """Largest total rank for which the likelihood of all parts (rows, or None) has a maximum.
