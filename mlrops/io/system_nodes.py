@@ -101,9 +101,9 @@ def system_fields(fit):
 
 
 def _option_fields(options):
-    own = {name: getattr(options, name) for name in
-           ("solver", "max_cg_iter", "variance_floor", "beta_ridge", "factor_ridge")}
-    return own | asdict(options.rules)
+    own = asdict(options)
+    stopping = own.pop("stopping")
+    return own | stopping
 
 
 def _selection_fields(selection):
@@ -147,6 +147,7 @@ def make_system(**given):
         value = given.setdefault(name, None)
         if not isinstance(value, kinds):
             raise TypeError(f"field {name!r} must not be of type {type(value).__name__}")
+    given["termination"] = current_termination(given["termination"])
     check_fields(given, CHECKS)
     data = _data(given)
     K, P = data.K, int(data.p.sum())
@@ -173,7 +174,8 @@ def make_system(**given):
     elif given["capped"]:
         raise ValueError("field 'capped' must be empty where the covariance is no MLR")
     with of_field("options"):
-        options = SUROptions.checked(**given["options"])
+        options = SUROptions.checked(**{"maxiter" if name == "max_cg_iter" else name: x
+                                        for name, x in given["options"].items()})
     plain = ("loglik", "loglik_trace", "objective_trace", "n_iter", "converged", "termination",
              "gradient_norm", "normal_norm", "boundary", "capped")
     result = SURResult(

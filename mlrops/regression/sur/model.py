@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
 from ..._common.wording import counted, name_some
@@ -262,9 +263,10 @@ class SUR:
 
     # ---------------------------------------------------------------- fit
 
+    @renamed_options(max_cg_iter="maxiter")
     def fit(self, ranks=None, hierarchy=None, *, covariance=None, cov_type="unadjusted",
             cov_kwds=None, rank_options=None, solver="cg", tol=1e-9, gtol=1e-5, max_iter=200,
-            max_cg_iter=1000, variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0,
+            maxiter=1000, variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0,
             progress=False, callback=None):
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
 
@@ -289,7 +291,7 @@ class SUR:
         rank_options : dict, optional
             Options of `select_sur_ranks` where ranks are to be chosen: ``max_rank``, ``n_folds``,
             ``random_state``, ...
-        solver, tol, gtol, max_iter, max_cg_iter, variance_floor
+        solver, tol, gtol, max_iter, maxiter, variance_floor
             As for `als_gls`.
         beta_ridge, factor_ridge, progress, callback
             As for `als_gls`.
@@ -322,7 +324,7 @@ class SUR:
         regressors or more in all: their errors can be made to depend on one another.  Such fits
         take long and end at the floor of D, with a warning; ranks that are chosen stay below.
         """
-        options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
+        options = SUROptions.checked(solver, tol, gtol, max_iter, maxiter, variance_floor,
                                      beta_ridge, factor_ridge)
         cov_kwds = read_kwds(cov_type, cov_kwds or {}, self.data.names.rows)
         hierarchy = read_tree(hierarchy, self.data)
@@ -359,4 +361,4 @@ class SUR:
                             f" {name_some(unknown)}")
         how = RankOptions(**given, criterion=criterion, progress=progress)
         return select_system_ranks(self.data, hierarchy, how, options, random_state=random_state,
-                                   callback=callback, stacklevel=6)
+                                   callback=callback, stacklevel=7)
