@@ -188,6 +188,13 @@ def check_rank(rank, what="rank"):
     return int(rank)
 
 
+def as_generator(random_state):
+    """The generator of a seed, or the Generator or RandomState that is given."""
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    return np.random.default_rng(random_state)
+
+
 def _nobody_writes(x):
     while isinstance(x, np.ndarray):
         if x.flags.writeable:

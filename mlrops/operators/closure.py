@@ -6,7 +6,7 @@ shapes or trees that do not match.  Where no other rule applies there are `Sum`,
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -31,23 +31,19 @@ __all__: list[str] = []
 # ---------------------------------------------------------------- without structure
 
 
-def _terms(A: StructuredOperator, kind: type) -> tuple[StructuredOperator, ...]:
-    return A.ops if isinstance(A, kind) else (A,)  # type: ignore[attr-defined,no-any-return]
+def _terms(A, kind):
+    return A.ops if isinstance(A, kind) else (A,)
 
 
-@rule("add", StructuredOperator, StructuredOperator)
-def _(A, B):  # (A₁ + A₂) + (B₁ + B₂) = A₁ + A₂ + B₁ + B₂
-    return Sum(*_terms(A, Sum), *_terms(B, Sum))
+# (A₁ + A₂) + (B₁ + B₂) = A₁ + A₂ + B₁ + B₂
+rule("add", StructuredOperator, StructuredOperator)(
+    lambda A, B: Sum(*_terms(A, Sum), *_terms(B, Sum)))
 
-
-@rule("matmul", StructuredOperator, StructuredOperator)
-def _(A, B):  # (A₁ A₂) (B₁ B₂) = A₁ A₂ B₁ B₂
-    return Product(*_terms(A, Product), *_terms(B, Product))
-
-
-@rule("scale", StructuredOperator)
-def _(A, c):
-    return Scaled(A, c)
+# (A₁ A₂) (B₁ B₂) = A₁ A₂ B₁ B₂
+rule("matmul", StructuredOperator, StructuredOperator)(
+    lambda A, B: Product(*_terms(A, Product), *_terms(B, Product)))
+rule("scale", StructuredOperator)(lambda A, c: Scaled(A, c))
+rule("identity", StructuredOperator)(lambda A: Identity(A.shape[0], A.dtype))
 
 
 # ---------------------------------------------------------------- sums
@@ -65,14 +61,14 @@ class Update(NamedTuple):
     V: FloatArray | None = None
 
     @property
-    def middle(self) -> FloatArray:
+    def middle(self):
         return np.eye(self.U.shape[1], dtype=self.U.dtype) if self.C is None else self.C
 
-    def scaled(self, c: float) -> "Update":  # c diag(d) + U (cC) Vᵀ
+    def scaled(self, c):  # c diag(d) + U (cC) Vᵀ
         return self._replace(d=None if self.d is None else c * self.d,
                              C=None if self.U is None else c * self.middle)
 
-    def plus(self, other: "Update") -> "Update":
+    def plus(self, other):
         # (diag(a) + U₁C₁V₁ᵀ) + (diag(b) + U₂C₂V₂ᵀ) = diag(a + b) + [U₁ U₂] (C₁ ⊕ C₂) [V₁ V₂]ᵀ
         d = other.d if self.d is None else self.d if other.d is None else self.d + other.d
         parts = [part for part in (self, other) if part.U is not None]
@@ -85,34 +81,13 @@ class Update(NamedTuple):
                       U if same else np.hstack([part.V for part in parts]))
 
 
-@rule("split", Diagonal)
-def _(A):
-    return Update(A.d)
-
-
-@rule("split", LowRank)
-def _(A):
-    return Update(None, A.U, None, A.V)
-
-
-@rule("split", LowRankPlusDiagonal)
-def _(A):
-    return Update(A.D, A.F, None, A.F)
-
-
-@rule("split", Woodbury)
-def _(A):
-    return Update(A.base.d, A.U, A.C, A.V) if isinstance(A.base, Diagonal) else None
-
-
-@rule("split", MLR)
-def _(A):
-    return Levels(A.hierarchy, A.hierarchy, A.ranks, A._F, A._F, A._d)
-
-
-@rule("split", GeneralMLR)
-def _(A):
-    return A._levels
+rule("split", Diagonal)(lambda A: Update(A.d))
+rule("split", LowRank)(lambda A: Update(None, A.U, None, A.V))
+rule("split", LowRankPlusDiagonal)(lambda A: Update(A.D, A.F, None, A.F))
+rule("split", Woodbury)(
+    lambda A: Update(A.base.d, A.U, A.C, A.V) if isinstance(A.base, Diagonal) else None)
+rule("split", MLR)(lambda A: Levels(A.hierarchy, A.hierarchy, A.ranks, A._F, A._F, A._d))
+rule("split", GeneralMLR)(lambda A: A._levels)
 
 
 @rule("split", Scaled)
@@ -139,7 +114,7 @@ def _(A, B):  # part by part
     return _joined(a.plus(b), A, B)
 
 
-def _joined(total: Update | Levels | None, A: StructuredOperator, B: StructuredOperator) -> Any:
+def _joined(total, A, B):
     """The operator that has the parts `total`, those of A + B."""
     if total is None:
         return None
@@ -157,14 +132,8 @@ def _joined(total: Update | Levels | None, A: StructuredOperator, B: StructuredO
     return None
 
 
-@rule("add", Dense, Dense)
-def _(A, B):
-    return Dense(A.A + B.A, _proved=_proved(A, B))
-
-
-@rule("add", Dense, Diagonal)
-def _(A, B):
-    return Dense(A.A + np.diag(B.d), _proved=_proved(A, B))
+rule("add", Dense, Dense)(lambda A, B: Dense(A.A + B.A, _proved=_proved(A, B)))
+rule("add", Dense, Diagonal)(lambda A, B: Dense(A.A + np.diag(B.d), _proved=_proved(A, B)))
 
 
 @rule("add", StructuredOperator, (LowRank, LowRankPlusDiagonal, Woodbury, Scaled))
@@ -208,39 +177,28 @@ def _(A, B):  # one group at the top: its factors and U stand side by side
 # ---------------------------------------------------------------- products
 
 
-@rule("matmul", Identity, StructuredOperator)
-def _(A, B):  # I B = B
-    return B if np.result_type(A.dtype, B.dtype) == B.dtype else None
+# I B = B
+rule("matmul", Identity, StructuredOperator)(
+    lambda A, B: B if np.result_type(A.dtype, B.dtype) == B.dtype else None)
 
+# A I = A
+rule("matmul", StructuredOperator, Identity)(
+    lambda A, B: A if np.result_type(A.dtype, B.dtype) == A.dtype else None)
 
-@rule("matmul", StructuredOperator, Identity)
-def _(A, B):  # A I = A
-    return A if np.result_type(A.dtype, B.dtype) == A.dtype else None
+# (cA) B = c (A B)
+rule("matmul", Scaled, StructuredOperator)(lambda A, B: scale(matmul(A.base, B), A.c))
 
+# A (cB) = c (A B)
+rule("matmul", StructuredOperator, Scaled)(lambda A, B: scale(matmul(A, B.base), B.c))
 
-@rule("matmul", Scaled, StructuredOperator)
-def _(A, B):  # (cA) B = c (A B)
-    return scale(matmul(A.base, B), A.c)
+# diag(a) diag(b) = diag(a b)
+rule("matmul", Diagonal, Diagonal)(lambda A, B: Diagonal(A.d * B.d))
 
+# rows of B times d
+rule("matmul", Diagonal, Dense)(lambda A, B: Dense(A.d[:, None] * B.A))
 
-@rule("matmul", StructuredOperator, Scaled)
-def _(A, B):  # A (cB) = c (A B)
-    return scale(matmul(A, B.base), B.c)
-
-
-@rule("matmul", Diagonal, Diagonal)
-def _(A, B):  # diag(a) diag(b) = diag(a b)
-    return Diagonal(A.d * B.d)
-
-
-@rule("matmul", Diagonal, Dense)
-def _(A, B):  # rows of B times d
-    return Dense(A.d[:, None] * B.A)
-
-
-@rule("matmul", Dense, Diagonal)
-def _(A, B):  # columns of A times d
-    return Dense(A.A * B.d)
+# columns of A times d
+rule("matmul", Dense, Diagonal)(lambda A, B: Dense(A.A * B.d))
 
 
 @rule("matmul", LowRank, LowRank)
@@ -251,9 +209,8 @@ def _(A, B):  # U₁V₁ᵀ U₂V₂ᵀ = U₁ (V₁ᵀU₂) V₂ᵀ, of the sma
     return LowRank(A.U @ core, B.V)
 
 
-@rule("matmul", StructuredOperator, LowRank)
-def _(A, B):  # A (U Vᵀ) = (A U) Vᵀ
-    return LowRank(A.matmat(B.U), B.V)
+# A (U Vᵀ) = (A U) Vᵀ
+rule("matmul", StructuredOperator, LowRank)(lambda A, B: LowRank(A.matmat(B.U), B.V))
 
 
 @rule("matmul", LowRank, StructuredOperator)
@@ -264,19 +221,17 @@ def _(A, B):  # (U Vᵀ) B = U (Bᵀ V)ᵀ
         return None
 
 
-@rule("matmul", Permutation, Permutation)
-def _(A, B):  # ((P Q) x)[i] = (Q x)[p[i]] = x[q[p[i]]]
-    return Permutation(B.p[A.p], np.result_type(A.dtype, B.dtype))
+# ((P Q) x)[i] = (Q x)[p[i]] = x[q[p[i]]]
+rule("matmul", Permutation, Permutation)(
+    lambda A, B: Permutation(B.p[A.p], np.result_type(A.dtype, B.dtype)))
 
+# rows of B in the order p
+rule("matmul", Permutation, Dense)(
+    lambda A, B: Dense(B.A[A.p].astype(np.result_type(A.dtype, B.dtype), copy=False)))
 
-@rule("matmul", Permutation, Dense)
-def _(A, B):  # rows of B in the order p
-    return Dense(B.A[A.p].astype(np.result_type(A.dtype, B.dtype), copy=False))
-
-
-@rule("matmul", Dense, Permutation)
-def _(A, B):  # columns of A in the order of Pᵀ
-    return Dense(A.A[:, B.T.p].astype(np.result_type(A.dtype, B.dtype), copy=False))
+# columns of A in the order of Pᵀ
+rule("matmul", Dense, Permutation)(
+    lambda A, B: Dense(A.A[:, B.T.p].astype(np.result_type(A.dtype, B.dtype), copy=False)))
 
 
 @rule("add", BlockDiagonal, BlockDiagonal)
@@ -318,19 +273,10 @@ def _factored(A: StructuredOperator, B: StructuredOperator) -> Product | None:
 # ---------------------------------------------------------------- multiples
 
 
-@rule("scale", Scaled)
-def _(A, c):  # c (dA) = (cd) A
-    return scale(A.base, c * A.c)
-
-
-@rule("scale", Diagonal)
-def _(A, c):
-    return Diagonal(c * A.d)
-
-
-@rule("scale", Dense)
-def _(A, c):
-    return Dense(c * A.A, _proved=c > 0 and A.positive_definite)
+# c (dA) = (cd) A
+rule("scale", Scaled)(lambda A, c: scale(A.base, c * A.c))
+rule("scale", Diagonal)(lambda A, c: Diagonal(c * A.d))
+rule("scale", Dense)(lambda A, c: Dense(c * A.A, _proved=c > 0 and A.positive_definite))
 
 
 @rule("scale", LowRank)
@@ -354,9 +300,9 @@ def _(A, c):  # c (A + U C Vᵀ) = cA + U (cC) Vᵀ
     return Woodbury(scale(A.base, c), A.U, C, A.V, _positive_definite=A.positive_definite)
 
 
-@rule("scale", (WoodburyInverse, MLRInverse))
-def _(A, c):  # c A⁻¹ = (A / c)⁻¹
-    return scale(A.inv(), 1 / c).inv() if c > 0 else None
+# c A⁻¹ = (A / c)⁻¹
+rule("scale", (WoodburyInverse, MLRInverse))(
+    lambda A, c: scale(A.inv(), 1 / c).inv() if c > 0 else None)
 
 
 @rule("scale", MLR)

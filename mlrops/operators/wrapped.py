@@ -1,12 +1,14 @@
 """Operators of other packages, sparse arrays and plain arrays, taken in."""
 
+from typing import Any
+
 import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from .._common.validate import as_finite, working_dtype
 from .._common.wording import counted
-from .arithmetic import is_operator
+from .arithmetic import Operand, is_operator
 from .base import StructuredOperator
 from .elementary import Dense
 from .rules import rule
@@ -15,7 +17,8 @@ __all__ = ["Wrapped", "as_operator"]
 
 
 @rule("convert", object)
-def as_operator(x, *, symmetric=None, positive_definite=False):
+def as_operator(x: Operand, *, symmetric: bool | None = None,
+                positive_definite: bool = False) -> StructuredOperator:
     """Make an operator of this package out of anything that is a matrix.
 
     Parameters
@@ -60,7 +63,7 @@ def as_operator(x, *, symmetric=None, positive_definite=False):
     >>> A.solve(A @ [1.0, 2.0, 3.0]).round(8)
     array([1., 2., 3.])
     """
-    tags = {"symmetric": symmetric, "positive_definite": positive_definite}
+    tags: Any = {"symmetric": symmetric, "positive_definite": positive_definite}
     if isinstance(x, StructuredOperator):
         known = x.positive_definite or not positive_definite and (x.symmetric or not symmetric)
         return x if known else Wrapped(x, **tags)
@@ -113,7 +116,8 @@ class Wrapped(StructuredOperator):
     array([3., 4.])
     """
 
-    def __init__(self, A, *, symmetric=None, positive_definite=False):
+    def __init__(self, A: Operand, *, symmetric: bool | None = None,
+                 positive_definite: bool = False) -> None:
         if not (issparse(A) or is_operator(A)):
             raise TypeError(
                 "Wrapped expects a sparse array, a scipy LinearOperator or an object with shape"
@@ -142,7 +146,7 @@ class Wrapped(StructuredOperator):
         self._A = A
 
     @property
-    def A(self):
+    def A(self) -> Any:
         """The sparse array (csr_array) or foreign LinearOperator."""
         return self._A
 

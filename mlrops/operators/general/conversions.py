@@ -1,6 +1,6 @@
 """A `GeneralMLR` as an `MLR`, where it is one, and of lower ranks."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +22,10 @@ def positive_form(A: "GeneralMLR") -> MLR | None:
     if A._C is not A._B or not A._levels.of_singles():
         return None
     merged = A._levels.merged()
-    if not ((merged.d > 0) & np.isfinite(merged.d)).all():
+    d: Any = merged.d
+    if not ((d > 0) & np.isfinite(d)).all():
         return None
-    return _mlr(A.rows, merged.ranks, merged.B, merged.d)
+    return _mlr(A.rows, merged.ranks, merged.B, d)
 
 
 def _mlr(h, ranks, F, d):
@@ -98,12 +99,14 @@ def _triples(A, level):
 def compress(A: "GeneralMLR", ranks: Ranks | None, tol: float | None) -> tuple[Levels, bool]:
     """See `GeneralMLR.compress`; the levels, and whether their sum is symmetric."""
     L = A.rows.n_levels
+    largest: Any = ranks
     if ranks is not None:
-        ranks = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, A.rows)
+        largest = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, A.rows)
     if tol is not None and not 0 <= tol < np.inf:
         raise ValueError(f"tol must be finite and non-negative, got {tol}")
     eps = np.finfo(A.dtype).eps
-    sides, widths, symmetric = ([], []), [], A.symmetric
+    sides: tuple[list[Any], list[Any]] = [], []
+    widths, symmetric = [], A.symmetric
     for level in range(L):
         *factors, sigma, mirrored = _triples(A, level)
         sizes = [np.diff(h.boundaries[level]) for h in (A.rows, A.cols)]
@@ -111,7 +114,7 @@ def compress(A: "GeneralMLR", ranks: Ranks | None, tol: float | None) -> tuple[L
             0.0 if ranks is not None else eps * np.maximum(*sizes)[:, None])
         keep = sigma > cut * sigma[:, :1]
         width = int(keep.sum(axis=1).max())
-        widths.append(width if ranks is None else min(width, ranks[level]))
+        widths.append(width if ranks is None else min(width, largest[level]))
         symmetric &= mirrored
         for side, X, counts in zip(sides, factors, sizes, strict=True):
             side.append((X * np.repeat(keep, counts, axis=0))[:, : widths[-1]])

@@ -103,7 +103,7 @@ class Levels(NamedTuple):
         C = B if self.C is self.B else self.C[:, :kept]
         return self._replace(ranks=self.ranks[:-1], B=B, C=C, d=_plus(self.d, d))
 
-    def with_diagonal_level(self) -> "Levels":
+    def with_diagonal_level(self):
         """The same without d: it is the finest level, of rank 1, or 0 where d = 0."""
         if self.d is None:
             return self
@@ -176,7 +176,8 @@ def multiply(a: Levels, b: Levels) -> Levels | None:
         return None
     dtype = np.result_type(a.B, b.B)
     a, b = a.astype(dtype), b.astype(dtype)
-    ranks, left, right = [], [], []
+    ranks: list[int] = []
+    left, right = [], []
     levels = zip(a.of_level(a.B), a.of_level(a.C), b.of_level(b.B), b.of_level(b.C), strict=True)
     for level, (B, C, E, G) in enumerate(levels):
         r = len(ranks)
