@@ -11,7 +11,7 @@ from numbers import Integral
 
 from .wording import agree, counted, name_some
 
-__all__ = ["by_label", "check_distinct", "labels_of", "match", "names_of_features"]
+__all__ = ["by_label", "check_distinct", "check_no_gaps", "labels_of", "match", "names_of_features"]
 
 
 def labels_of(x):
@@ -124,6 +124,20 @@ def check_distinct(labels, what):
     twice = _repeated(labels)
     if twice:
         raise ValueError(f"{what} must have different names, got {name_some(twice)} more than once")
+
+
+def check_no_gaps(levels, names, what, axis):
+    """Refuse a feature without a label at some level, by name."""
+    lacks = [name for name, *labels in zip(names, *levels, strict=True)
+             if any(_is_missing(label) for label in labels)]
+    if lacks:
+        raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
+                         f" ({name_some(lacks)})")
+
+
+def _is_missing(label):
+    # pandas' NA refuses to be compared, so it is known by the name of its type.
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def _repeated(labels):

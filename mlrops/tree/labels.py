@@ -11,9 +11,9 @@ import numpy as np
 
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
-from .._common.wording import counted, name_some
+from .._common.wording import name_some
 
-__all__ = ["check_no_gaps", "read_levels", "take_features"]
+__all__ = ["read_levels", "take_features"]
 
 
 def read_levels(given, what="labels", axis="feature", wanted=None, numbered=False):
@@ -89,20 +89,6 @@ def _paths(labels, axis):
         raise ValueError(f"the hierarchy must have equally many labels for every {axis}, at least"
                          f" one: {next(iter(labels))} has {depth}, not so {name_some(uneven)}")
     return [list(level) for level in zip(*paths, strict=True)]
-
-
-def check_no_gaps(levels, names, what, axis):
-    """Refuse a feature without a label at some level, by name."""
-    lacks = [name for name, *labels in zip(names, *levels, strict=True)
-             if any(_is_missing(label) for label in labels)]
-    if lacks:
-        raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
-                         f" ({name_some(lacks)})")
-
-
-def _is_missing(label):
-    # pandas' NA refuses to be compared, so it is known by the name of its type.
-    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def take_features(position, boundaries, names, features):

@@ -11,9 +11,10 @@ from ..._common.driver import Iterate, Iteration, whole_step
 from ..._common.typing import FloatArray
 from ..._common.wording import agree, counted, name_some
 from ...factor.ascent import Ascent, LikelihoodSurface, independent_loglik
-from ...factor.em import Point, loading_penalty
+from ...factor.em import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
+from ...factor.estep.protocol import loading_penalty
 from ...factor.limits import check_scale
 from ...factor.start import start
 from ...operators.base import StructuredOperator
