@@ -74,7 +74,7 @@ def assert_same(a, b):
 def test_fits_come_back(path, case, dtype):
     data, _ = draw(dtype=dtype)
     data = data if case == "plain" else variants(data)[case]
-    options = SUROptions.checked(gtol=1e-3)
+    options = SUROptions(gtol=1e-3)
     fit = fit_system(data, (1, 1, 0), TREE, options)
     back = again(path, fit)
     assert_same(fit, back)
@@ -148,7 +148,7 @@ def saved(path):
     data = variants(draw()[0])["all"]
     names = SystemNames(
         tuple("abcdef"), tuple(tuple(f"r{i}" for i in range(p)) for p in data.p))
-    fit = fit_system(replace(data, names=names), (1, 1, 0), TREE, SUROptions.checked())
+    fit = fit_system(replace(data, names=names), (1, 1, 0), TREE, SUROptions())
     mlrops.save(path, fit)
     return path
 

@@ -95,7 +95,7 @@ def test_known_covariance_in_exact_arithmetic(kind, spread, alike, condition):
         data = replace(data, constraints=limits(kind, data.p.sum()))
     beta, errors = reference(data, sigma)
     for solver in SOLVERS:
-        fit = fit_system(data, None, None, SUROptions.checked(solver, gtol=1e-5),
+        fit = fit_system(data, None, None, SUROptions(solver=solver, gtol=1e-5),
                          covariance=Dense(sigma, positive_definite=True))
         found = np.concatenate(fit.coefficients)
         assert fit.converged and fit.n_cg[0] <= 2 * beta.size
@@ -171,7 +171,7 @@ def test_a_solve_that_stalls_is_not_converged(constrained):
     if constrained:
         data = replace(data, constraints=limits("plain", data.p.sum()))
     with pytest.warns(ConvergenceWarning, match="more than rounding explains"):
-        fit = fit_system(data, None, None, SUROptions.checked(), covariance=Rough(
+        fit = fit_system(data, None, None, SUROptions(), covariance=Rough(
             sigma, positive_definite=True))
     assert not fit.converged and fit.termination == "rounding" and fit.normal_norm < 1e-4
     assert fit.n_cg[0] <= 60
@@ -185,7 +185,7 @@ def test_a_cap_of_the_solver_is_not_converged(solver, cap):
     data, sigma = draw(alike=0.1, condition=1e4)
     # A loose gtol is no reason: coefficients given Σ are those of rounding, or not converged.
     with pytest.warns(ConvergenceWarning, match="more than rounding leaves; raise maxiter"):
-        fit = fit_system(data, None, None, SUROptions.checked(solver, maxiter=cap, gtol=0.9),
+        fit = fit_system(data, None, None, SUROptions(solver=solver, maxiter=cap, gtol=0.9),
                          covariance=Dense(sigma, positive_definite=True))
     assert (fit.converged, fit.termination, fit.n_cg) == (False, "max_iter", [cap])
 

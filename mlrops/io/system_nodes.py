@@ -101,9 +101,7 @@ def system_fields(fit):
 
 
 def _option_fields(options):
-    own = asdict(options)
-    stopping = own.pop("stopping")
-    return own | stopping
+    return asdict(options)
 
 
 def _selection_fields(selection):
@@ -174,8 +172,8 @@ def make_system(**given):
     elif given["capped"]:
         raise ValueError("field 'capped' must be empty where the covariance is no MLR")
     with of_field("options"):
-        options = SUROptions.checked(**{"maxiter" if name == "max_cg_iter" else name: x
-                                        for name, x in given["options"].items()})
+        options = SUROptions(**{"maxiter" if name == "max_cg_iter" else name: x
+                                for name, x in given["options"].items()})
     plain = ("loglik", "loglik_trace", "objective_trace", "n_iter", "converged", "termination",
              "gradient_norm", "normal_norm", "boundary", "capped")
     result = SURResult(

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..._common.convergence import ConvergenceWarning
 from ..._common.deprecated import renamed_options
-from ..._common.driver import CONVERGED, Iterate, Stopping, Watch, drive
+from ..._common.driver import Callback, Stopping, Watch, drive
 from ..._common.typing import Data, Labels, Ranks
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted, name_some
@@ -31,33 +31,26 @@ from .result import SURResult
 __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 
 
-@dataclass(frozen=True)
-class SUROptions:
+@dataclass(frozen=True, kw_only=True)
+class SUROptions(Stopping):
     """How a system is fitted, checked."""
 
+    max_iter: int = 200
     solver: str = "cg"
-    stopping: Stopping = Stopping(1e-9, 1e-5, 200)
     maxiter: int = 1000
     variance_floor: float = 1e-6
     beta_ridge: float = 0.0
     factor_ridge: float = 0.0
 
-    @classmethod
-    def checked(
-        cls, solver: str = "cg", tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200,
-        maxiter: int = 1000, variance_floor: float = 1e-6, beta_ridge: float = 0.0,
-        factor_ridge: float = 0.0,
-    ) -> "SUROptions":
-        stopping = Stopping.checked(tol, gtol, max_iter)
-        check_number(variance_floor, "variance_floor", below=1)
-        if check_rank(maxiter, "maxiter") < 1:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.variance_floor, "variance_floor", below=1)
+        if check_rank(self.maxiter, "maxiter") < 1:
             raise ValueError("maxiter must be at least 1, got 0")
-        if solver not in SOLVERS:
-            raise ValueError(f'solver must be "cg" or "lsmr", got {solver!r}')
-        check_number(beta_ridge, "beta_ridge", below=math.inf)
-        check_number(factor_ridge, "factor_ridge", below=math.inf)
-        return cls(solver, stopping, maxiter, variance_floor, float(beta_ridge),
-                   float(factor_ridge))
+        if self.solver not in SOLVERS:
+            raise ValueError(f'solver must be "cg" or "lsmr", got {self.solver!r}')
+        check_number(self.beta_ridge, "beta_ridge", below=math.inf)
+        check_number(self.factor_ridge, "factor_ridge", below=math.inf)
 
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> SURResult:
@@ -72,7 +65,7 @@ def als_gls(
     covariance: StructuredOperator | Data | None = None, solver: Literal["cg", "lsmr"] = "cg",
     tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
     variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
-    progress: bool = False, callback: Callable[[Iterate], object] | None = None,
+    progress: bool = False, callback: Callback | None = None,
 ) -> SURResult:
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 
@@ -193,8 +186,9 @@ def als_gls(
     >>> error(fit.params) < error(least_squares) / 2
     True
     """
-    options = SUROptions.checked(solver, tol, gtol, max_iter, maxiter, variance_floor,
-                                 beta_ridge, factor_ridge)
+    options = SUROptions(
+        solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
+        variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
     data = read_equations(Xs, Y)
     return fit_system(data, ranks, read_tree(hierarchy, data), options, progress=progress,
                       covariance=read_covariance(covariance, data.equations, data.K),
@@ -204,7 +198,7 @@ def als_gls(
 def fit_system(
     data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *,
     covariance: StructuredOperator | None = None, progress: bool = False,
-    callback: Callable[[Iterate], object] | None = None,
+    callback: Callback | None = None,
 ) -> SURResult:
     """`als_gls` for `SURData` and checked options."""
     if covariance is not None:
@@ -227,15 +221,14 @@ def fit_system(
     label = list(range(data.K) if data.names is None else data.names.equations)
     try:
         fit = Alternation(data.system(order, options.beta_ridge), hierarchy, ranks, options)
-        run = drive(fit, max(options.stopping.max_iter, 1), "ALS", Watch(progress, callback))
+        run = drive(fit, max(options.max_iter, 1), "ALS", Watch(progress, callback))
     except VanishingVariance as error:
         low = np.sort(order[error.place])
         raise error.naming(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
                            "equation") from None
     state, floor = fit.ascent.state, fit.ascent.surface.floor
     place = at_floor(state.point.D, floor)
-    unbounded = run_off(fit.regressions.source(fit.coefficients.residuals), hierarchy, ranks,
-                        state.point, place, label, "equation")
+    unbounded = run_off(fit.at.data, hierarchy, ranks, state.point, place, label, "equation")
     result = SURResult(
         data=data, coefficients=data.exact(fit.params), covariance=fit.covariance.principal(),
         loglik=run.logliks[-1], loglik_trace=np.array(run.logliks),
@@ -281,7 +274,7 @@ def _feasible(
     step = beta_step(system, covariance, system.ols, 0.0, options.solver, options.maxiter)
     penalty = float(step.gamma @ (system.penalty * step.gamma))
     loglik = system.average_loglik(system.weigh(covariance), step.quad - penalty)
-    converged = not step.is_short and step.norm <= options.stopping.gtol
+    converged = not step.is_short and step.norm <= options.gtol
     if not converged:
         warnings.warn(_shortfall(step, options), ConvergenceWarning, stacklevel=5)
     termination = "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
@@ -304,5 +297,5 @@ def _shortfall(step: BetaStep, options: SUROptions) -> str:
         return text + ("more than rounding explains, and falls no further: covariance is too close"
                        " to singular for it"
                        + ("" if options.solver == "lsmr" else "; try solver='lsmr'"))
-    return text + (f"which is rounding; gtol asks for {options.stopping.gtol:.0e}: raise gtol, or"
+    return text + (f"which is rounding; gtol asks for {options.gtol:.0e}: raise gtol, or"
                    " measure Y from nearer its fit")

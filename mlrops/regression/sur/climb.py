@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
+from ..._common.cached import cached_property
 from ..._common.convergence import ConvergenceWarning, UnboundedWarning
 from ..._common.driver import Iterate, Iteration, whole_step
 from ..._common.typing import FloatArray
@@ -14,7 +15,7 @@ from ...factor.ascent import Ascent, LikelihoodSurface, independent_loglik
 from ...factor.em import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
-from ...factor.estep.protocol import loading_penalty
+from ...factor.estep.protocol import EStep, loading_penalty
 from ...factor.limits import check_scale
 from ...factor.start import start
 from ...operators.base import StructuredOperator
@@ -58,7 +59,8 @@ def residual_source(
     # The triangular factor of their QR factorization has the same products E Eᵀ.
     X = E if N <= K else np.ascontiguousarray(
         scipy.linalg.qr(E.T, mode="r", check_finite=False)[0][:K].T)
-    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K), N, float(N), ridge, dtype)
+    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K), N, float(N), ridge,
+                        dtype=dtype)
 
 
 class Coefficients(NamedTuple):
@@ -68,73 +70,61 @@ class Coefficients(NamedTuple):
     residuals: FloatArray  # (K, N)
 
 
-class Regressions(NamedTuple):
-    """What both half-steps work on: a system in tree order, and the options of the fit."""
-
-    system: StackedSystem
-    tree: Hierarchy
-    options: Any
-
-    def source(self, E: FloatArray) -> Any:
-        """The source of EM for Σ that these residuals are."""
-        return residual_source(E, self.system, self.tree, self.options.factor_ridge)
-
-    def penalty(self, gamma: FloatArray) -> float:
-        """What a ridge on β takes off the average log-likelihood a row."""
-        if not self.system.ridge:
-            return 0.0
-        return 0.5 * float(gamma @ (self.system.penalty * gamma)) / self.system.N
-
-    def solve(self, covariance: StructuredOperator, gamma: FloatArray, target: float) -> BetaStep:
-        return beta_step(self.system, covariance, gamma, target, self.options.solver,
-                         self.options.maxiter)
-
-
 class StepAt:
-    """An E-step for Σ, with the coefficients whose residuals it is taken on.
+    """An E-step for Σ on the residuals of some coefficients, whose penalty is taken off."""
 
-    Their penalty is taken off its log-likelihood.
-    """
-
-    def __init__(self, step: Any, coefficients: Coefficients | BetaStep, penalty: float):
-        self.loglik, self.coefficients = step.loglik - penalty, coefficients
+    def __init__(self, step: EStep, at: "Regressions"):
+        self.loglik, self.at = step.loglik - at.penalty, at
         self.update, self.gradient = step.update, step.gradient
         self.precondition = step.precondition
 
 
-class GivenCoefficients:
-    """The source of EM whose residuals are those of given coefficients."""
+class Regressions:
+    """A system in tree order: the source of EM for Σ that the residuals of its coefficients are.
 
-    mean_is_free, n_cg = False, 0
-
-    def __init__(self, regressions: Regressions, coefficients: Coefficients | BetaStep):
-        self._coefficients = coefficients
-        self._penalty = regressions.penalty(coefficients.gamma)
-        self._source = regressions.source(coefficients.residuals)
-
-    def evaluate(self, covariance: MLR, mean: FloatArray) -> StepAt:
-        step = self._source.evaluate(covariance, mean)
-        return StepAt(step, self._coefficients, self._penalty)
-
-
-class BestCoefficients:
-    """The source of EM whose residuals are those of the best coefficients for each covariance.
-
-    Its log-likelihood is the one maximized over β; that has the same gradient by Σ, and an EM step
-    followed by a β-step cannot lower it.
+    Without a target these are the coefficients given.  With one they are the best coefficients for
+    each Σ, of a β-step to that target: the log-likelihood is then the one maximized over β.  That
+    has the same gradient by Σ, and an EM step followed by a β-step cannot lower it.
     """
 
     mean_is_free = False
 
-    def __init__(self, regressions: Regressions, gamma: FloatArray, target: float):
-        self._regressions, self._gamma, self.target = regressions, gamma, target
+    def __init__(self, system: StackedSystem, tree: Hierarchy, options: Any,
+                 coefficients: Coefficients | BetaStep, target: float | None = None):
+        self.system, self.tree, self.options = system, tree, options
+        self.coefficients, self.target = coefficients, target
         self.n_cg = 0  # iterations of the solver so far
 
+    def over(self, coefficients: BetaStep, target: float | None = None) -> "Regressions":
+        """The same system with other coefficients."""
+        return Regressions(self.system, self.tree, self.options, coefficients, target)
+
+    @cached_property
+    def data(self) -> Any:
+        """The residuals of the coefficients as a source of EM."""
+        return residual_source(self.coefficients.residuals, self.system, self.tree,
+                               self.options.factor_ridge)
+
+    @cached_property
+    def penalty(self) -> float:
+        """What a ridge takes off the average log-likelihood a row for the coefficients."""
+        if not self.system.ridge:
+            return 0.0
+        gamma = self.coefficients.gamma
+        return 0.5 * float(gamma @ (self.system.penalty * gamma)) / self.system.N
+
+    def solve(self, covariance: StructuredOperator, target: float) -> BetaStep:
+        """The best coefficients for a covariance, from those there are."""
+        return beta_step(self.system, covariance, self.coefficients.gamma, target,
+                         self.options.solver, self.options.maxiter)
+
     def evaluate(self, covariance: MLR, mean: FloatArray) -> StepAt:
-        best = self._regressions.solve(covariance, self._gamma, self.target)
-        self._gamma = best.gamma
+        if self.target is None:
+            return StepAt(self.data.evaluate(covariance, mean), self)
+        best = self.solve(covariance, self.target)
+        self.coefficients = best
         self.n_cg += best.n_iter
-        return GivenCoefficients(self._regressions, best).evaluate(covariance, mean)
+        return self.over(best).evaluate(covariance, mean)
 
 
 class Alternation(Iteration):
@@ -147,28 +137,27 @@ class Alternation(Iteration):
     def __init__(self, system: StackedSystem, hierarchy: Hierarchy, ranks: tuple[int, ...],
                  options: Any):
         tree = hierarchy._in_tree_order()
-        self.system, self.hierarchy, self._stopping = system, hierarchy, options.stopping
-        self.regressions = Regressions(system, tree, options)
+        self.system, self.hierarchy, self._options = system, hierarchy, options
         first = Coefficients(system.ols, system.residuals(system.ols))
         system.check_errors(first.residuals)
-        source = self.regressions.source(first.residuals)
-        check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position],
-                    "equation")
-        floor = options.variance_floor * source.variance
-        F, D = start("svd", tree, ranks, source, None)
-        surface = LikelihoodSurface(GivenCoefficients(self.regressions, first), tree, ranks, floor,
-                                    np.sqrt(source.variance))
-        self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), source.mean))
-        self._independent = independent_loglik(source)
-        self._profiled: BestCoefficients | None = None  # the source, once it takes β along
+        source = Regressions(system, tree, options, first)
+        data = source.data
+        check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
+        floor = options.variance_floor * data.variance
+        F, D = start("svd", tree, ranks, data, None)
+        surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance))
+        self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean))
+        self._independent = independent_loglik(data)
+        self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
         self._norms: list[float] = []  # of the gradient that Σ-steps left
         self.normal_norm, self.n_cg = np.inf, []  # after β-steps
         self.solver_end = "target"  # of the last β-step
 
     @property
-    def coefficients(self) -> Coefficients | BetaStep:
-        return self.ascent.state.mapped.step.coefficients
+    def at(self) -> Regressions:
+        """The system at the best coefficients so far."""
+        return self.ascent.state.mapped.step.at
 
     @property
     def objective(self) -> float:
@@ -177,24 +166,22 @@ class Alternation(Iteration):
 
     @property
     def loglik(self) -> float:
-        ridge, out = self.regressions.options.factor_ridge, self.objective
-        if ridge:
-            out += loading_penalty(self.ascent.state.mapped.covariance, ridge) / self.system.N
-        return out + self.regressions.penalty(self.coefficients.gamma)
+        """Log-likelihood a row."""
+        covariance, ridge = self.ascent.state.mapped.covariance, self._options.factor_ridge
+        penalty = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
+        return self.objective + self.at.penalty + penalty
 
     @property
     def params(self) -> list[FloatArray]:
         """Coefficients of each equation, in the order of the data."""
-        in_order = self.system.coefficients(self.coefficients.gamma)
+        in_order = self.system.coefficients(self.at.coefficients.gamma)
         return [in_order[i] for i in self.hierarchy._position]
 
     @property
     def covariance(self) -> MLR:
         """Σ, in the order of the data."""
-        point, ranks = self.ascent.state.point, self.ascent.surface.ranks
-        F, D = (self.hierarchy._scatter(x).astype(self.system.dtype, copy=False)
-                for x in (point.F, point.D))
-        return MLR.from_compact(self.hierarchy, ranks, F, D, check_finite=False)
+        return self.ascent.state.point.operator(
+            self.hierarchy, self.ascent.surface.ranks, self.system.dtype)
 
     def iterate(self, n_iter: int) -> Iterate:
         return Iterate(n_iter, self.objective, self.loglik, self.covariance, self.params,
@@ -207,13 +194,13 @@ class Alternation(Iteration):
 
     def _target(self) -> float:
         """The residual of the normal equations at which a β-step stops now."""
-        return self._share * max(self.ascent.state.gradient_norm, self._stopping.gtol)
+        return self._share * max(self.ascent.state.gradient_norm, self._options.gtol)
 
     def _climb_covariance(self) -> bool:
         """Take updates of Σ; whether one gained anything, or may gain when tried again."""
-        goal = max(SHARE * self.ascent.state.gradient_norm, self._stopping.gtol / 2)
-        if self._profiled is not None:
-            self._profiled.target = self._target()
+        goal = max(SHARE * self.ascent.state.gradient_norm, self._options.gtol / 2)
+        if self._profiled:
+            self.ascent.surface.source.target = self._target()
         # The exponent is capped only to keep the integer small.
         most = min(FIRST_UPDATES * 2 ** min(len(self.n_cg), 30), MOST_UPDATES)
         moved = False
@@ -222,43 +209,41 @@ class Alternation(Iteration):
                 if self.ascent.state.gradient_norm <= goal or not self.ascent.advance():
                     break
                 moved = True
-        if self._profiled is not None and self.ascent.exhausted and self._share > LEAST_SHARE:
+        if self._profiled and self.ascent.exhausted and self._share > LEAST_SHARE:
             self._share *= SHARE  # another try, with coefficients whose inexactness hides less
             return True
         return moved
 
     def _solve_coefficients(self) -> bool:
         """Take a β-step; whether it gained anything."""
-        state, surface, before = self.ascent.state, self.ascent.surface, self.coefficients
-        step = self.regressions.solve(state.mapped.covariance, before.gamma, self._target())
+        state, surface, before = self.ascent.state, self.ascent.surface, self.at
+        step = before.solve(state.mapped.covariance, self._target())
         self.n_cg.append(step.n_iter + surface.source.n_cg)
         self.solver_end = step.end if step.is_short else "target"
-        if self._profiled is not None:
-            self._profiled.n_cg = 0
-        if step.gamma is before.gamma and not self.ascent.exhausted:
+        surface.source.n_cg = 0
+        if step.gamma is before.coefficients.gamma and not self.ascent.exhausted:
             self.normal_norm = step.norm
             return False
-        profiled = (BestCoefficients(self.regressions, step.gamma, self._target())
-                    if self._is_slow() else None)
-        source = profiled or GivenCoefficients(self.regressions, step)
+        slow = self._is_slow()
+        source = before.over(step, self._target() if slow else None)
         # The curvature that the ascent has seen hardly depends on β.
         ascent = Ascent(surface.over(source), state.point, pairs=self.ascent.pairs)
         if ascent.state.loglik < state.loglik:
             self.normal_norm = step.first_norm
             return False
-        self.ascent, self._profiled, self.normal_norm = ascent, profiled, step.norm
+        self.ascent, self._profiled, self.normal_norm = ascent, slow, step.norm
         return True
 
     def _is_slow(self) -> bool:
         """Whether the half-steps hold each other back; once that is so, it stays so."""
         self._norms.append(self.ascent.state.gradient_norm)
         slow = len(self._norms) >= SEPARATE and self._norms[-1] > SLOW * self._norms[-2]
-        return slow or self._profiled is not None
+        return slow or self._profiled
 
     def reason(self, trace: list[float]) -> str | None:
         if len(trace) == 1:
             return None
-        tol, gtol = self._stopping.tol, self._stopping.gtol
+        tol, gtol = self._options.tol, self._options.gtol
         # The gain over independent errors does not depend on units, as the log-likelihood does.
         scale = max(trace[-1] - self._independent, self.system.K / 2)
         gain = (trace[-1] - trace[-2]) / scale
@@ -266,7 +251,7 @@ class Alternation(Iteration):
         still = max(self.ascent.state.gradient_norm, self.normal_norm) <= gtol
         if still and (not self._moved or gain <= max(tol, LEAST_GAIN)):
             return "gradient"
-        if not self._moved or self._stopping.small_gains(trace, scale, SMALL_GAINS):
+        if not self._moved or self._options.small_gains(trace, scale, SMALL_GAINS):
             # Gains are no measure of coefficients that the solver leaves on their way.  Where it
             # stalls at a residual whose square no likelihood shows, they are there.
             most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
@@ -296,12 +281,12 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
         warn(f"the alternation did not converge in {counted(fit.n_iter, 'iteration')} with at most"
              f" {counted(options.maxiter, 'step')} of {options.solver} each; raise maxiter")
     elif fit.termination == "max_iter":
-        warn(f"the alternation did not converge in {counted(options.stopping.max_iter, 'iteration')};"
+        warn(f"the alternation did not converge in {counted(options.max_iter, 'iteration')};"
              " raise max_iter or tol")
     if fit.termination == "rounding":
         warn(f"rounding lets no step gain anything where the normal equations leave a residual of"
              f" {fit.normal_norm:.1e} and the covariance a gradient of {fit.gradient_norm:.1e},"
-             f" {options.stopping.gtol:.0e} was asked for: Σ is too close to singular; raise"
+             f" {options.gtol:.0e} was asked for: Σ is too close to singular; raise"
              " variance_floor or gtol" + ("" if options.solver == "lsmr" or not fit.n_cg
                                           else ", or try solver='lsmr'"))
     if alike:

@@ -78,8 +78,7 @@ def em_gls(
     >>> bool(abs(dense.loglik - structured.loglik) < 1e-6)
     True
     """
-    options = SUROptions.checked(tol=tol, gtol=gtol, max_iter=max_iter,
-                                 variance_floor=variance_floor)
+    options = SUROptions(tol=tol, gtol=gtol, max_iter=max_iter, variance_floor=variance_floor)
     data = read_equations(Xs, Y)
     hierarchy = check_hierarchy(read_tree(hierarchy, data), data.K)
     ranks = check_carried(data, hierarchy, ranks)
@@ -92,8 +91,8 @@ def em_gls(
                start("svd", hierarchy._in_tree_order(), ranks, source, None))
     floor = hierarchy._scatter(variance_floor * source.variance).astype(D.dtype)
     first = _State(system, system.ols, hierarchy, ranks, F, np.maximum(D, floor))
-    fit = _DenseEM(first, floor, options.stopping, independent_loglik(source))
-    run = drive(fit, max(options.stopping.max_iter, 1), "EM")
+    fit = _DenseEM(first, floor, options, independent_loglik(source))
+    run = drive(fit, max(options.max_iter, 1), "EM")
     state = fit.state
     result = SURResult(
         data=data, coefficients=system.coefficients(state.gamma),

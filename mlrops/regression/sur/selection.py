@@ -86,7 +86,7 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
     [80, 100, 119, 137, 154]
     """
-    options = SUROptions.checked(**fit_options)
+    options = SUROptions(**fit_options)
     how = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
