@@ -12,9 +12,9 @@ import numpy as np
 
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
-from .._common.wording import name_some
+from .._common.wording import counted, name_some
 
-__all__ = ["read_levels", "take_features"]
+__all__ = ["check_names", "read_levels", "take_features"]
 
 
 def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature",
@@ -119,3 +119,18 @@ def take_features(position, boundaries, names, features):
         for labels, offsets in zip(names, kept, strict=True)
     )
     return permutation, [np.unique(offsets) for offsets in kept], left
+
+
+def check_names(hierarchy, names, feature_names):
+    """Refuse names of groups, one tuple or None a level, or of features that do not fit a tree."""
+    if type(names) is not tuple or len(names) != hierarchy.n_levels:
+        raise ValueError(f"names must have {counted(hierarchy.n_levels, 'entry')}, one tuple or"
+                         " None a level")
+    for level, (given, p) in enumerate(zip(names, hierarchy.group_counts, strict=True)):
+        if given is not None and (type(given) is not tuple or len(given) != p):
+            raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
+    if feature_names is not None and not (
+            type(feature_names) is tuple and len(feature_names) == hierarchy.n
+            and all(isinstance(name, str) for name in feature_names)):
+        raise ValueError(f"feature_names must be None or a tuple of {hierarchy.n} strings, one a"
+                         " feature")
