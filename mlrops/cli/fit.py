@@ -11,7 +11,7 @@ from .._common.wording import counted
 from ..fitting.fit import fit_mlr
 from ..fitting.partitions import check_symmetry, partition
 from ..fitting.rank_allocation import STARTS, allocate_ranks
-from ..io.saving import save
+from ..io import save
 from ..tree.hierarchy import Hierarchy
 from .bench.timing import best_of
 from .errors import CommandError, in_options, reporting
