@@ -49,7 +49,7 @@ def column_dots(x: FloatArray, y: FloatArray | None = None, weight: FloatArray |
     Not by BLAS: the threads it would wake spin on and take the cores of the sweeps around it.
     """
     y = x if y is None else y
-    precise = {} if x.dtype == np.float64 else {"dtype": np.float64}
+    precise: dict[str, Any] = {} if x.dtype == np.float64 else {"dtype": np.float64}
     if x.shape[1] == 1:  # the same, contiguous
         x, y = x[:, 0], y[:, 0]
         return (np.einsum("i,i->", x, y, **precise) if weight is None

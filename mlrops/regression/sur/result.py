@@ -14,13 +14,14 @@ from .covariance import CovConfig
 from .data import SURData
 from .inference import Inference
 from .new_data import linear, read_new
+from .stored import StoredSystem
 from .system_tests import SystemTests
 
 __all__ = ["SURResult"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SURResult(Inference, SystemTests):
+class SURResult(StoredSystem, Inference, SystemTests):
     """A fitted system of K equations with N rows; what `als_gls`, `em_gls` and `SUR` return.
 
     Coefficients and what belongs to them are lists of K arrays, one an equation; where equations
