@@ -11,7 +11,7 @@ import numpy as np
 
 from ...kernels import _compiled, threads
 from ...kernels.layout import PIECE_ROWS, blocks
-from ...kernels.leaf import _chunks, _large, _small_runs
+from ...kernels.leaf import each
 from ...kernels.scratch import scratch
 from ...kernels.tree import _down, _share, _up, _up_with
 from . import _compiled_moments as _loops
@@ -50,28 +50,20 @@ def describe(X, weight, before, mean, squares, low, high):
 def _add_outer(X, Z, layout, lo, hi, V):
     """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
     k, R = X.shape[1], V.shape[1]
-    large = _large(layout, lo, hi, k)
-    off = layout.leaf_off
-    for a, b in _small_runs(large, lo, hi):
-        threads.run(lambda i, j: _loops.rows_outer(X, Z, off, lo, i, j, V),
-                    off, a, b, int(off[b] - off[a]) * R * k)
-    for q in large:
-        for rows in _chunks(layout, q, k):
-            part = scratch("product", (R, rows.stop - rows.start), V.dtype)
-            V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
+
+    def large(q, rows):
+        part = scratch("product", (R, rows.stop - rows.start), V.dtype)
+        V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
+
+    each(layout, lo, hi, k, lambda i, j: _loops.rows_outer(X, Z, layout.leaf_off, lo, i, j, V),
+         large, R * k)
 
 
 def _times(A, M, layout, lo, hi, out):
     """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
     R = A.shape[1]
-    large = _large(layout, lo, hi, R)
-    off = layout.leaf_off
-    for a, b in _small_runs(large, lo, hi):
-        threads.run(lambda i, j: _loops.rows_right(A, M, off, lo, i, j, out),
-                    off, a, b, int(off[b] - off[a]) * R * R)
-    for q in large:
-        for rows in _chunks(layout, q, R):
-            np.matmul(A[rows], M[q - lo], out=out[rows])
+    each(layout, lo, hi, R, lambda i, j: _loops.rows_right(A, M, layout.leaf_off, lo, i, j, out),
+         lambda q, rows: np.matmul(A[rows], M[q - lo], out=out[rows]), R * R)
 
 
 # ------------------------------------------------------------------ E-step, block by block
