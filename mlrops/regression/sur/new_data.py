@@ -54,8 +54,8 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
     equations, by_name = fit.data.equations, isinstance(Xs, Mapping)
     if by_name and equations is None:  # numbers
         by_label(Xs, None, "Xs", "equation")
-    given, _ = by_equation(Xs, equations, fit.K)
-    label = equations or range(fit.K)
+    given, _ = by_equation(Xs, equations, fit.n_equations)
+    label = equations or range(fit.n_equations)
     read = _of_dict(given, label, need_Y) if by_name else _of_list(given, label)
     read = _of_the_fit(fit, read, given[0] is Xs)
     rows, Xs, ys = _together(read) if by_name else _one_order(read)
@@ -165,7 +165,7 @@ def _read_Y(fit, Y, rows, M):
     Y = read_table(Y, "Y", ndim=2)
     rows = Y.index if rows is None else rows
     Y = Y.choose(fit.data.equations, "Y", "equation").in_order(rows, "Y")
-    if Y.values.shape != (M, fit.K):
-        raise ValueError(f"Y must have shape {(M, fit.K)}, as Xs say, got {Y.values.shape}")
+    if Y.values.shape != (M, fit.n_equations):
+        raise ValueError(f"Y must have shape {(M, fit.n_equations)}, as Xs say, got {Y.values.shape}")
     replace(Y, columns=fit.data.equations).check_not_infinite("Y", "equation")
     return Y.values, rows
