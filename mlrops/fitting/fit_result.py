@@ -1,6 +1,7 @@
 """`MLRFit` and `RankAllocation`: what the Frobenius fits return."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class MLRFit(Stored):
         "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
 
     @classmethod
-    def from_fields(cls, **given):
+    def from_fields(cls, **given: Any) -> Any:
         fit, traces = cls(**given), ("objective_trace", "times")
         check_fit(given, traces, fit.operator.ranks, fit.operator.rows.group_counts)
         for name in traces:
@@ -208,7 +209,7 @@ class RankAllocation(MLRFit):
     n_trials: int = 0
 
     @classmethod
-    def from_fields(cls, **given):
+    def from_fields(cls, **given: Any) -> Any:
         fit = super().from_fields(**given)
         operator, history, errors = fit.operator, fit.history, fit.objective_trace
         if len(history) != errors.size:

@@ -43,7 +43,7 @@ dense: npt.NDArray[Any] = general.toarray()
 
 kernel = np.exp(-np.abs(np.subtract.outer(np.arange(6.0), np.arange(6))))
 rows, cols = mlrops.partition(kernel, 2, method="spectral", random_state=0)
-rows, cols = mlrops.partition_points([[0.0], [1], [2], [3], [4], [5]], n_levels=2)
+rows, cols = mlrops.partition_points([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]], n_levels=2)
 near = mlrops.fit_mlr(kernel, [1, 1], rows, method="bcd", tol=1e-3, max_iter=5)
 error: float = near.error
 shared = mlrops.allocate_ranks(kernel, 2, tree, start="top", max_iter=2, random_state=rng)
