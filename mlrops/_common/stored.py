@@ -17,10 +17,10 @@ import numpy as np
 from .driver import TERMINATIONS
 from .validate import as_finite
 
-__all__ = ["BOUNDARY", "CAPPED", "COUNT", "FINITE", "FLAG", "NAMES", "NOT_NEGATIVE", "OPERATOR",
-           "OPERATORS", "RANKS", "TERMINATION", "DTYPE", "Check", "Stored", "check_fields",
-           "check_fit", "check_sides", "floats", "instance", "integers", "maybe", "of_field",
-           "one_dtype", "one_of", "tuple_of"]
+__all__ = ["COUNT", "DTYPE", "FINITE", "FIT", "FLAG", "NAMES", "NOT_NEGATIVE", "OPERATOR",
+           "OPERATORS", "RANKS", "Check", "Stored", "check_fields", "check_fit", "check_sides",
+           "floats", "instance", "integers", "maybe", "of_field", "one_dtype", "one_of",
+           "tuple_of"]
 
 LONGEST = 60  # of a value in a message
 
@@ -34,10 +34,6 @@ class Check(NamedTuple):
 
 class Stored:
     """An object that a file can hold: it tells its fields, and is made of them again.
-
-    A dataclass whose fields are arrays, operators, numbers and text needs no more than this class
-    or the decorator `mlrops.io.storable`: its fields are saved, and checked against their
-    annotations when they come back.
 
     Attributes
     ----------
@@ -172,15 +168,20 @@ FINITE = Check("a finite number", lambda x: _real(x) and math.isfinite(x))
 NOT_NEGATIVE = Check("a finite number that is not negative, or NaN", lambda x: _real(x) and (
     math.isnan(x) or 0 <= x < math.inf))
 NAMES = Check("a tuple of names", lambda x: type(x) is tuple and all(map(_name, x)))
-CAPPED = Check("a tuple of (level, group, size)", lambda x: type(x) is tuple and all(
-    type(entry) is tuple and len(entry) == 3 and all(map(_whole, entry)) for entry in x))
-BOUNDARY = Check("a vector of different integers that are not negative", lambda x: (
-    _array(x, "iu", 1) and (x.size == 0 or x.min() >= 0) and np.unique(x).size == x.size))
 RANKS = tuple_of(COUNT, "a tuple of integers that are not negative, one a level")
 OPERATOR = Check("an operator", lambda x: hasattr(x, "matvec"))
 OPERATORS = tuple_of(OPERATOR, "a list of operators")
 DTYPE = one_of("float32", "float64")
-TERMINATION = one_of(*TERMINATIONS)
+# Fields that results of fits have in common.
+FIT = {
+    "loglik": FINITE, "loglik_trace": floats(1), "objective_trace": floats(1), "times": floats(1),
+    "n_iter": COUNT, "n_evaluations": COUNT, "converged": FLAG,
+    "termination": one_of(*TERMINATIONS), "gradient_norm": NOT_NEGATIVE,
+    "boundary": Check("a vector of different integers that are not negative", lambda x: (
+        _array(x, "iu", 1) and (x.size == 0 or x.min() >= 0) and np.unique(x).size == x.size)),
+    "capped": Check("a tuple of (level, group, size)", lambda x: type(x) is tuple and all(
+        type(entry) is tuple and len(entry) == 3 and all(map(_whole, entry)) for entry in x)),
+}
 
 
 def one_dtype(**arrays: np.ndarray) -> np.ndarray:

@@ -5,16 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._common.deprecated import old_attribute
-from .._common.stored import (
-    CAPPED,
-    COUNT,
-    FLAG,
-    TERMINATION,
-    Stored,
-    check_fit,
-    floats,
-    of_field,
-)
+from .._common.stored import COUNT, FIT, Stored, check_fit, of_field
 from .._common.typing import FloatArray
 from .._common.wording import counted
 from ..operators.general.mlr import GeneralMLR
@@ -68,9 +59,7 @@ class MLRFit(Stored):
 
     errors = old_attribute("errors", "objective_trace")
 
-    stored_fields = {
-        "objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
-        "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
+    stored_fields = FIT | {"n_trials": COUNT}
 
     @classmethod
     def from_fields(cls, **given):
