@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from market import market
 
 from mlrops.operators import (
     Dense,
@@ -180,3 +181,19 @@ def test_an_operation_of_ones_own():
     rule("cost of a product", StructuredOperator)(lambda A: A.shape[0] * A.shape[1])
     rule("cost of a product", Diagonal)(lambda A: A.shape[0])
     assert (cost(A), cost(Identity(5)), cost(3)) == (25, 5, None)
+
+
+@pytest.mark.parametrize("ruled", [False, True], ids=["without rules", "with rules"])
+def test_with_every_operator_of_the_market(ruled):
+    if ruled:
+        rule("add", Shift, StructuredOperator)(lambda A, B: Dense(A.toarray() + B.toarray()))
+        rule("matmul", Shift, StructuredOperator)(lambda A, B: Dense(A.toarray() @ B.toarray()))
+    for name, B, dense in market():
+        if len(set(dense.shape)) > 1:
+            continue
+        A = Shift(len(dense), 1)
+        assert type(A + B) is type(B + A), name
+        assert type((A @ B).T) is type(B.T @ A.T), name
+        for result, expected in ((A + B, A.toarray() + dense), (B - A, dense - A.toarray()),
+                                 (A @ B, A.toarray() @ dense), (B @ A, dense @ A.toarray())):
+            np.testing.assert_allclose(result.toarray(), expected, rtol=1e-9, atol=1e-9)

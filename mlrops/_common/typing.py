@@ -1,14 +1,18 @@
 """The types of the public face, one word each, for signatures and for type checkers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices",
-           "IntArray", "Labels",
-           "RandomState", "Ranks", "Real", "Vector"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+else:
+    Axes = Any  # matplotlib is loaded by those who draw
+
+__all__ = ["Axes", "BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices", "IntArray",
+           "Labels", "RandomState", "Ranks", "Real", "Vector"]
 
 
 class Frame(Protocol):

@@ -1,6 +1,6 @@
 """The arithmetic of operators: sums, products, multiples and powers, and the signs for them.
 
-What they give is looked up in the table of `rules`.
+Each function checks its operands and looks the result up in the table of `rules`.
 """
 
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arithmetic", "Operand", "add", "as_scalar", "is_operator", "matmul", "power", "scale"]
 
-# What is taken for a matrix: an operator, an array, a sparse array; see `as_operator`.
+# Everything that `as_operator` accepts: an operator, a 2-d array, a sparse array.
 Operand: TypeAlias = Any
 
 
@@ -186,9 +186,9 @@ def power(A: Operand, p: int) -> "StructuredOperator":
 
 
 class Arithmetic(LinearOperator):
-    """What `StructuredOperator` puts in the place of SciPy's own arithmetic.
+    """The arithmetic of `StructuredOperator`, in the place of SciPy's own.
 
-    Complex multiples are SciPy's scaled operators: storage here is real, operands need not be.
+    Operators here store real numbers, so a complex multiple is SciPy's scaled operator.
     """
 
     def _multiple(self, c: Any) -> Any:
@@ -275,7 +275,7 @@ class Arithmetic(LinearOperator):
 
     def __radd__(self, other: Operand) -> "StructuredOperator":
         if _is_scalar(other) and other == 0:
-            return self  # type: ignore[return-value]  # the start value of sum()
+            return self  # the start value of sum()
         return add(other, self)
 
     def __sub__(self, other: Operand) -> "StructuredOperator":

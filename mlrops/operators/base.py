@@ -49,6 +49,7 @@ class StructuredOperator(Stored, Arithmetic):
     See Also
     --------
     check_operator : compare an operator with its dense matrix.
+    mlrops.operators.rule : say what an operator gives in a sum, a product or a multiple.
 
     Notes
     -----
@@ -59,7 +60,8 @@ class StructuredOperator(Stored, Arithmetic):
 
     Examples
     --------
-    An operator of your own gives its product; what else it knows, it adds.
+    A subclass has to define its product, ``_mul``, and ``_rmul`` where it is not symmetric.  Every
+    other verb has a default; the subclass may replace what its structure does better.
 
     >>> import numpy as np
     >>> from mlrops import Identity, StructuredOperator, check_operator
@@ -72,10 +74,19 @@ class StructuredOperator(Stored, Arithmetic):
     >>> A = Reversal(3)
     >>> A.solve([1.0, 2.0, 3.0])
     array([3., 2., 1.])
-    >>> A - Identity(3)
-    <3x3 Sum, symmetric, float64>
+    >>> A - Identity(3), A @ A
+    (<3x3 Sum, symmetric, float64>, <3x3 Product, symmetric, float64>)
     >>> check_operator(A).passed
     True
+
+    A rule says that a reversal undoes itself.
+
+    >>> from mlrops.operators import rule
+    >>> @rule("matmul", Reversal, Reversal)
+    ... def _(A, B):
+    ...     return Identity(A.shape[0])
+    >>> A @ A
+    <3x3 Identity, positive definite, float64>
     """
 
     _inverse: Any = None
@@ -137,12 +148,12 @@ class StructuredOperator(Stored, Arithmetic):
 
     # ------------------------------------------------ products: SciPy's hooks, once for all
 
-    def _operand(self, x, rows, verb):
+    def _operand(self, x, n_rows, verb):
         """Validate a right-hand side; return it in our dtype with the dtype of the result."""
-        return operand(x, self.dtype, rows, verb)
+        return operand(x, self.dtype, n_rows, verb)
 
-    def _linear(self, hook, x, rows, verb):
-        return linear(hook, x, self.dtype, rows, verb)
+    def _linear(self, hook, x, n_rows, verb):
+        return linear(hook, x, self.dtype, n_rows, verb)
 
     def _matvec(self, x):
         return self._linear(self._mul, x, self.shape[1], "matvec")
@@ -395,7 +406,7 @@ class StructuredOperator(Stored, Arithmetic):
         return float(quad) if np.ndim(quad) == 0 else quad
 
     def sample(self, size: int | None = None,
-               random_state: RandomState = None) -> FloatArray:
+               random_state: RandomState | np.random.RandomState = None) -> FloatArray:
         """Draw from the normal distribution with mean zero and this covariance.
 
         Parameters

@@ -43,7 +43,7 @@ class Check:
 
 @dataclass
 class OperatorReport:
-    """What `check_operator` found; ``print`` it.
+    """The findings of `check_operator`; print it to see them as a table.
 
     Attributes
     ----------
@@ -116,7 +116,8 @@ class OperatorReport:
         return self
 
 
-def check_operator(A: Operand, *, rtol: float | None = None, random_state: RandomState = 0,
+def check_operator(A: Operand, *, rtol: float | None = None,
+                   random_state: RandomState | np.random.RandomState = 0,
                    max_size: int = 4000) -> OperatorReport:
     """Compare every verb of an operator with the dense matrix it stands for.
 
@@ -191,7 +192,7 @@ class _Checker:
         self.report = OperatorReport(repr(A))
         m, n = A.shape
         self.square = m == n
-        # The dense matrix, from single products: what the other verbs are compared with.
+        # The other verbs are compared with the dense matrix, which is made of single products.
         self.dense = np.empty((m, n))
         for j, unit in enumerate(np.eye(n, dtype=self.dtype)):
             self.dense[:, j] = A.matvec(unit)
@@ -200,8 +201,8 @@ class _Checker:
             np.linalg.svd(self.dense, compute_uv=False) if self.dense.size else np.ones(1))
         smallest, largest = self.singular_values.min(), self.singular_values.max()
         self.singular = bool(smallest <= max(m, n) * self.eps * largest) and self.dense.size > 0
-        # What rounding in A alone may do to a result that depends on A⁻¹, and whether that leaves
-        # anything to compare.
+        # Rounding in A alone may change a result that depends on A⁻¹ by so much; where that is
+        # nearly everything, there is nothing to compare.
         cond = np.inf if smallest == 0 else float(largest / smallest)
         self.conditioned = max(self.rtol, 100 * n * self.eps * cond)
         self.hopeless = "singular" if self.singular else (
@@ -344,7 +345,7 @@ class _Checker:
     def determinant(self):
         sign, logabs = self.A.slogdet()
         if self.singular:
-            # Structure says 0, or rounding leaves n factors of which one is below n eps.
+            # Either the structure gives 0, or rounding leaves n factors, one of them below n eps.
             n, largest = self.A.shape[0], self.singular_values.max()
             if sign == 0 and logabs == -np.inf:
                 return 0.0

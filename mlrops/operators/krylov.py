@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 
-from .._common.validate import as_finite, check_rank
+from .._common.validate import as_finite, as_generator, check_rank
 from .._common.wording import counted
 from .iterations import cg, minres
 from .refine import RTOL, exponents, lengths, norm_of, refine
@@ -309,9 +309,7 @@ def slogdet(A, method, *, n_probes=30, n_steps=50, random_state=None):
     n = A.shape[0]
     if n == 0:
         return 1.0, LogdetEstimate(0.0, 0.0)
-    rng = random_state if isinstance(random_state, np.random.RandomState) else (
-        np.random.default_rng(random_state))
-    signs = np.where(rng.random((n, n_probes)) < 0.5, -1, 1).astype(A.dtype)
+    signs = np.where(as_generator(random_state).random((n, n_probes)) < 0.5, -1, 1).astype(A.dtype)
     alpha, beta, steps = _lanczos(A, signs / np.sqrt(n, dtype=A.dtype), min(n_steps, n))
     samples = [n * _quadrature(alpha[:j, p], beta[:j - 1, p]) for p, j in enumerate(steps)]
     error = np.std(samples, ddof=1) / np.sqrt(n_probes) if n_probes > 1 else np.inf

@@ -11,7 +11,7 @@ from .._common.stored import RANKS, check_sides, floats, instance, one_dtype
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
-from . import accuracy
+from . import accuracy, expanded
 from .base import StructuredOperator
 from .refine import column_dots
 from .rules import GENERAL
@@ -489,39 +489,7 @@ class MLR(StructuredOperator):
         rows = h._position[features][tree.permutation]
         return MLR._from_tree(tree, self._ranks, self._F[rows], self._d[rows])
 
-    def expanded_matrix(self):
-        """Sparse ``[[diag(D), F], [Fᵀ, -I]]``, F spread out; A is its Schur complement.
-
-        Returns
-        -------
-        scipy.sparse.csc_array, shape (n + s, n + s)
-            Features in feature order, then the ``s = Σ p_l r_l`` factors, level by level.
-        """
-        from .expanded import expanded_matrix
-
-        return expanded_matrix(self)
-
-    def expanded_cholesky(self):
-        """Factor the expanded matrix, ``E[order][:, order] = L diag(d) Lᵀ``, with zero fill.
-
-        Returns
-        -------
-        L : scipy.sparse.csc_array, shape (n + s, n + s)
-            Unit lower triangular, at most ``n + n R + Σ p_l r_l R_l`` nonzeros.
-        d : ndarray, shape (n + s,)
-            Pivots: D > 0 for the features, negative for the factors.
-        order : ndarray of int, shape (n + s,)
-            Elimination order: features, then factors from the finest level to the coarsest.
-
-        Notes
-        -----
-        Once the features are eliminated, ``-(I + Fᵀ D⁻¹ F)`` stands where E has -I: L has entries
-        for pairs of factors that share features, which E has not.  All others would be fill, and
-        eliminating the factors adds none (Parshakova et al., 2024).
-        """
-        from .expanded import expanded_cholesky
-
-        return expanded_cholesky(self)
+    expanded_matrix, expanded_cholesky = expanded.expanded_matrix, expanded.expanded_cholesky
 
     def __repr__(self):
         h = self._hierarchy

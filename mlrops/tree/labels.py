@@ -4,8 +4,9 @@ What tells the groups of features may be arrays, one a level, or carry the names
 a dict from names to labels, pandas Series, or a DataFrame with one column a level.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from .._common.wording import counted, name_some
 __all__ = ["check_names", "read_levels", "take_features"]
 
 
-def read_levels(given, what="labels", axis="feature", wanted=None, numbered=False):
+def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature",
+                wanted: Sequence[str] | None = None, numbered: bool = False
+                ) -> tuple[list[Any], Sequence[str] | None]:
     """One array of labels a level, in the order of the features, and the names of these.
 
     Parameters
@@ -57,7 +60,8 @@ def read_levels(given, what="labels", axis="feature", wanted=None, numbered=Fals
     if wanted is not None and not extra:
         check_distinct(wanted, f"{axis}s")
     # Labels of one object are matched once: a table may have a column a level.
-    levels, orders = [], {}
+    levels: list[Any] = []
+    orders: dict[int, list[int] | None] = {}
     for x, labels, i in parts:
         name = f"{what}[{i}]" if len(given) > 1 else what
         if labels is None:

@@ -1,6 +1,6 @@
 """Data that come in chunks of rows: checked, and cut into blocks of samples in tree order."""
 
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -64,7 +64,7 @@ class Chunks:
         self.weight = 0.0  # of all samples together
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> Any:
         """The dtype of the results, float32 or float64; known after the first pass."""
         return self._common if self._wanted is None else working_dtype(self._wanted)
 
@@ -77,10 +77,8 @@ class Chunks:
             end = count + len(rows)
             if not first and end > self._count:
                 raise RuntimeError(_changed(f"more than {counted(self._count, 'row')}"))
-            keep, weights = range(len(rows)), np.ones(len(rows))
-            if self._weights is not None:
-                weights = self._weights[count:end]
-                keep = np.flatnonzero(weights)
+            weights = np.ones(len(rows)) if self._weights is None else self._weights[count:end]
+            keep = np.flatnonzero(weights)
             count, pos = end, 0
             while pos < len(keep):
                 part = keep[pos : pos + width - at]
@@ -107,7 +105,7 @@ class Chunks:
         until the next one is asked for; k is at most `width`.  In the first pass weights stay out
         of X, and the last X may have more columns than there are weights.
         """
-        n, left = self._hierarchy.n, math.inf if first else self.n_samples
+        n, left = self._hierarchy.n, sys.maxsize if first else self.n_samples
         if not first:
             width = -(-left // -(-left // width))  # blocks of nearly equal width
         store, filled = np.empty(n * width), 0

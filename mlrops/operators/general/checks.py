@@ -1,4 +1,4 @@
-"""What the arguments of a `GeneralMLR` have to be: two trees of one shape, factors that fit."""
+"""Checks of the arguments of a `GeneralMLR`: two trees of one shape, and factors that fit them."""
 
 from collections.abc import Sequence
 from typing import Any

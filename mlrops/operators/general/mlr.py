@@ -280,7 +280,7 @@ class GeneralMLR(StoredGeneral, StructuredOperator):
 
     @property
     def _known_form(self):
-        """What cannot be seen from the factors of the operator that this one is equal to."""
+        """The operator that this one is equal to, where its factors do not show it."""
         seen = isinstance(self._equal_to, MLR) and self._C is self._B
         return None if seen else self._equal_to
 

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ExpandedLU", "LstsqInfo", "lstsq"]
 
-# Scale of the factor rows of the finest level, its decrease from level to level, the smallest.
+# Factor rows are scaled by SHARED_ROW at the finest level, by COARSER_ROW more at each coarser one,
+# and by LEAST_ROW at the least.
 SHARED_ROW = 1e-2
 COARSER_ROW = 0.3
 LEAST_ROW = 1e-6
-# Passes of equilibration: each takes the square root of what is left to do.
+# Number of passes of equilibration; each one removes half of the remaining exponents.
 PASSES = 12
 
 
@@ -261,7 +262,7 @@ class LstsqInfo(NamedTuple):
     reason: str
 
 
-# scipy.sparse.linalg.lsmr: istop.
+# In the order of the codes that scipy.sparse.linalg.lsmr returns as `istop`.
 _REASONS = (
     "x = 0 is the exact solution", "the residual is small enough",
     "the gradient is small enough", "the condition number is beyond its limit",
