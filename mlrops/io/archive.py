@@ -38,12 +38,16 @@ import shutil
 import stat
 import struct
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
 __all__ = ["check_plain", "check_regular", "read_archive", "reading", "remove_leftovers",
            "write_archive"]
+
+Path: TypeAlias = str | os.PathLike[str]
 
 VERSION = 1
 TEXT = "mlrops.json"
@@ -67,7 +71,8 @@ _CHUNK = 1 << 20
 # ---------------------------------------------------------------- writing
 
 
-def write_archive(path, kind, meta, arrays):
+def write_archive(path: Path, kind: str, meta: dict[str, Any],
+                  arrays: dict[str, np.ndarray]) -> None:
     """Write an archive atomically: readers see the old file or the whole new one.
 
     Parameters
@@ -117,7 +122,7 @@ def write_archive(path, kind, meta, arrays):
                 np.lib.format.write_array(member, x, version=(1, 0), allow_pickle=False)
 
 
-def _check_array(name, x):
+def _check_array(name: str, x: np.ndarray) -> np.ndarray:
     if type(name) is not str or not _NAME.fullmatch(name):
         raise ValueError(
             "names of arrays are up to 100 letters, digits, '_', '.' and '-', and begin with none"
@@ -134,7 +139,7 @@ def _check_array(name, x):
 
 
 @contextmanager
-def _zip(file):
+def _zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """An archive to be written; after an exception nothing more is written to it.
 
     A `zipfile.ZipFile` closes itself even where it is broken off in a member, with an error of its
@@ -149,7 +154,7 @@ def _zip(file):
         raise
 
 
-def check_regular(path):
+def check_regular(path: Path) -> str:
     """Refuse to write where something other than an ordinary file stands, links followed.
 
     Returns
@@ -166,7 +171,7 @@ def check_regular(path):
     return real
 
 
-def _no_file(path):
+def _no_file(path: str) -> str | None:
     """What stands there, if it is something and no ordinary file."""
     try:
         mode = os.stat(path).st_mode
@@ -178,7 +183,7 @@ def _no_file(path):
 
 
 @contextmanager
-def _replacing(path):
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new binary file that takes the place of `path` if the block succeeds."""
     path = check_regular(path)
     folder, stem = _stem(path)
@@ -198,7 +203,7 @@ def _replacing(path):
     _flush_folder(folder)
 
 
-def _created(temporary, path):
+def _created(temporary: str, path: str) -> IO[bytes]:
     """A new file; errors name `path`, which is what was asked for."""
     try:
         return open(temporary, "xb")
@@ -207,13 +212,13 @@ def _created(temporary, path):
         raise
 
 
-def _stem(path):
+def _stem(path: str) -> tuple[str, str]:
     """Folder of the temporary files of `path`, and what their names begin with."""
     folder, name = os.path.split(path)
     return folder, f".{name[:NAME_SHOWN]}."
 
 
-def remove_leftovers(path):
+def remove_leftovers(path: Path) -> None:
     """Remove the temporary files that killed writers of `path` left; no writer may be at work.
 
     Those of a name too long to stand in theirs as a whole may be another file's: they stay.
@@ -227,7 +232,7 @@ def remove_leftovers(path):
                 os.unlink(os.path.join(folder, name))
 
 
-def _flush_folder(folder):
+def _flush_folder(folder: str) -> None:
     with suppress(OSError):  # not every platform opens folders, not every file system flushes them
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -240,7 +245,7 @@ def _flush_folder(folder):
 
 
 @contextmanager
-def reading(path):
+def reading(path: Path) -> Iterator[None]:
     """Turn whatever a bad file provokes in the block into one ValueError that names the file.
 
     Errors of the file system (no such file, no permission, a folder) and of memory pass through.
@@ -258,7 +263,7 @@ def reading(path):
         raise ValueError(f"cannot read {os.fsdecode(path)!r}: {reason}") from None
 
 
-def read_archive(path, kind):
+def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read an archive that `write_archive` wrote.
 
     Parameters
@@ -301,7 +306,7 @@ def read_archive(path, kind):
         return header["meta"], arrays
 
 
-def _members(archive, size):
+def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The members by name, once it is known that they are plain, distinct and really there."""
     members, total = {}, 0
     for info in archive.infolist():
@@ -321,7 +326,8 @@ def _members(archive, size):
     return members
 
 
-def _header(archive, members, kind):
+def _header(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo],
+            kind: str) -> dict[str, Any]:
     text = archive.read(members[TEXT]).decode("utf-8")
     front = _FRONT.match(text)
     if not front:
@@ -346,7 +352,7 @@ def _header(archive, members, kind):
     return header
 
 
-def _read_array(archive, info, listed):
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, listed: Any) -> np.ndarray:
     name = info.filename
     with archive.open(info) as member:
         start = member.read(len(_NPY) + 2)
@@ -372,7 +378,7 @@ def _read_array(archive, info, listed):
     return x
 
 
-def _dtype(text):
+def _dtype(text: Any) -> np.dtype:
     if type(text) is not str or not _DTYPE.fullmatch(text):
         raise ValueError(f"dtype {str(text)[:40]!r} is none of the layout")
     return np.dtype(text)
@@ -381,16 +387,16 @@ def _dtype(text):
 # ---------------------------------------------------------------- JSON
 
 
-def check_plain(value, where):
+def check_plain(value: Any, where: str) -> None:
     """Raise the error of `write_archive` if `value` is not what ``meta`` may hold."""
     _encode(value, (where,))
 
 
-def _place(where):
+def _place(where: tuple[Any, ...]) -> str:
     return str(where[0]) + "".join(f"[{key!r}]" for key in where[1:])
 
 
-def _encode(value, where):
+def _encode(value: Any, where: tuple[Any, ...]) -> Any:
     """`value` in terms of JSON; `where` are the keys that led to it."""
     kind = type(value)
     if value is None or kind in (bool, str):
@@ -427,7 +433,7 @@ def _encode(value, where):
     )
 
 
-def _decode(pairs):
+def _decode(pairs: list[tuple[str, Any]]) -> Any:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("damaged: a key stands twice in one JSON object")
@@ -443,11 +449,11 @@ def _decode(pairs):
     return decode(content)
 
 
-def _decode_float(text):
+def _decode_float(text: str) -> float:
     return struct.unpack(">d", bytes.fromhex(text))[0]
 
 
-def _decode_scalar(content):
+def _decode_scalar(content: list[Any]) -> np.generic:
     text, data = content
     scalar = np.frombuffer(bytes.fromhex(data), _dtype(text))
     if scalar.size != 1 or scalar.dtype.kind in "SU":
@@ -459,18 +465,18 @@ _DECODERS = {"$float": (str, _decode_float), "$tuple": (list, tuple),
              "$bytes": (str, bytes.fromhex), "$numpy": (list, _decode_scalar)}
 
 
-def _parse_int(text):
+def _parse_int(text: str) -> int:
     if len(text) > 20:
         raise ValueError("damaged: a JSON integer of more than 64 bits")
     return int(text)
 
 
-def _parse_float(text):
+def _parse_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("damaged: a JSON number that is not finite")
     return value
 
 
-def _refuse_constant(text):
+def _refuse_constant(text: str) -> None:
     raise ValueError(f"damaged: {text} is not JSON")

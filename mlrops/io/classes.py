@@ -146,7 +146,7 @@ def make(cls: Any, given: dict[str, Any]) -> Any:
 
 def _declared(cls: Any) -> tuple[dict[str, bool], dict[str, Any]]:
     """Each field that a class declares, and whether it may lack; annotations of fields."""
-    if not is_dataclass(cls) or cls.to_fields is not Stored.to_fields:
+    if cls.to_fields is not Stored.to_fields or not is_dataclass(cls):
         return {name: check.holds(None) for name, check in cls.stored_fields.items()}, {}
     try:
         hints = typing.get_type_hints(cls)
