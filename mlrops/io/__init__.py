@@ -52,5 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save", "storable"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, modules=("archive", "classes", "saving"),
-    names={"load": "saving", "save": "saving", "storable": "classes"})
+    __name__,
+    modules=("archive", "classes", "plain", "saving"),
+    names={"load": "saving", "save": "saving", "storable": "classes"},
+)

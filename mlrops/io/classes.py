@@ -22,9 +22,11 @@ T = TypeVar("T")
 
 # Module of the package: the classes that it has.
 _HOMES = {
-    "operators": ("MLR BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
-                  "LowRankPlusDiagonal MLRInverse Permutation Product Scaled Sum Transposed "
-                  "Woodbury Wrapped"),
+    "operators": (
+        "MLR BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
+        "LowRankPlusDiagonal MLRInverse Permutation Product Scaled Sum Transposed "
+        "Woodbury Wrapped"
+    ),
     "operators.woodbury": "WoodburyInverse",
     "tree.hierarchy": "Hierarchy",
     "factor.result": "FactorModelResult",
@@ -111,8 +113,12 @@ def class_named(name: str, where: str) -> type:
     """The class that a file calls so; ValueError if there is none."""
     found = _find(name)
     if found is None:
-        advice = ("; if it is a class of yours, define it with the decorator mlrops.io.storable"
-                  " before you load the file" if "." in name else "")
+        advice = (
+            "; if it is a class of yours, define it with the decorator mlrops.io.storable"
+            " before you load the file"
+            if "." in name
+            else ""
+        )
         raise ValueError(f"{where} is of class {name[:60]!r}, which is unknown here{advice}")
     return found
 
@@ -133,8 +139,9 @@ def make(cls: Any, given: dict[str, Any]) -> Any:
     optional, hints = _declared(cls)
     unknown = sorted(set(given) - set(optional))
     if optional and unknown:
-        raise ValueError(f"it has a field {unknown[0][:60]!r}, unknown here: it was written by a"
-                         " newer mlrops")
+        raise ValueError(
+            f"it has a field {unknown[0][:60]!r}, unknown here: it was written by a newer mlrops"
+        )
     for name, may_lack in optional.items():
         if name not in given and not may_lack:
             raise ValueError(f"it has no field {name!r}")
@@ -152,8 +159,11 @@ def _declared(cls: Any) -> tuple[dict[str, bool], dict[str, Any]]:
         hints = typing.get_type_hints(cls)
     except NameError:  # of what only type checkers import
         hints = {}
-    return {f.name: f.default is not MISSING or f.default_factory is not MISSING
-            for f in fields(cls) if f.init}, hints
+    return {
+        f.name: f.default is not MISSING or f.default_factory is not MISSING
+        for f in fields(cls)
+        if f.init
+    }, hints
 
 
 def _types(hint: Any) -> tuple[type, ...]:
