@@ -55,7 +55,7 @@ def regressions():
     gaps = mlrops.SUR({name: (Z[name], X) for name, X in zip(Z, Xs, strict=True)}).fit(1)
     constrained = mlrops.SUR(equations)
     constrained.add_constraints([{("w", "a"): 1.0, ("x", "a"): -1.0}])
-    found = constrained.fit(1, cov_type="hac", cov_config={"bandwidth": 2.0})
+    found = constrained.fit(1, cov_type="hac", cov_kwds={"bandwidth": 2.0})
     table = [RankRecord((1,), 8, 9, 1.5, 1.5, 1.5, 1.5, 1.5, 3, True, 0)]
     chosen = dataclasses.replace(
         found, selection=RankSelection((1,), "bic", table, None))
@@ -89,7 +89,8 @@ def objects():
     return out
 
 
-NAMES = [*(name for name in _classes.OURS if name != "SURResult"),
+# Options are parts of systems.
+NAMES = [*(name for name in _classes.OURS if name not in ("SURResult", "SUROptions")),
          "system with gaps", "system chosen", "system clustered"]
 
 

@@ -54,8 +54,9 @@ def _regress(args):
         if data.suspicion() is not None:
             warnings.warn(data.suspicion(), stacklevel=1)
         kind, options = covariance_kind(data, args, model.dropped)
-        fit = model.fit(ranks, groups, cov_type=kind, cov_config=options)
-        plain = model.fit(0, cov_type=kind, cov_config=options)
+        fit = model.fit(ranks, groups, cov_type=kind, cov_kwds=options)
+        plain = model.fit(0, cov_type=kind, cov_kwds=options)
+        K = fit.n_equations
         tables = {label: coefficient_table(result)
                   for label, result in (("sur", fit), ("ols", plain))}
         if args.save_table is not None:  # before anything else is done with them
@@ -64,13 +65,13 @@ def _regress(args):
         if fit.selection is not None:
             print(f"Ranks {fit.selection.ranks} are best by {ranks} of"
                   f" {len(fit.selection.table)} candidates.")
-        print(f"\n{fit.summary(max_equations=fit.K if fit.K <= MOST_EQUATIONS else 0)}\n")
-    print((_beside if fit.K <= MOST_EQUATIONS else _by_regressor)(**tables))
-    if len({id(X) for X in model.data.Xs}) == 1 < fit.K:
+        print(f"\n{fit.summary(max_equations=K if K <= MOST_EQUATIONS else 0)}\n")
+    print((_beside if K <= MOST_EQUATIONS else _by_regressor)(**tables))
+    if len({id(X) for X in model.data.Xs}) == 1 < K:
         print("\nAll equations have the same X: SUR is least squares, whatever the errors.")
     if args.save_table is not None:
         print(f"\nCoefficients written to {args.save_table}")
-    names = [name for name in _most_common(fit) if name != CONSTANT or fit.P == fit.K]
+    names = [name for name in _most_common(fit) if name != CONSTANT or fit.n_params == K]
     with reporting("sur"):
         save_picture(args.output, lambda: _picture(fit, plain, names[:MOST_PANELS]))
     if len(names) > MOST_PANELS:
@@ -178,7 +179,7 @@ def read_ranks(text):
 
 
 def covariance_kind(data, args, dropped):
-    """``cov_type`` and ``cov_config`` of `SUR.fit`."""
+    """``cov_type`` and ``cov_kwds`` of `SUR.fit`."""
     kind = args.cov_type or ("clustered" if args.clusters else "unadjusted")
     if (kind == "clustered") != (args.clusters is not None):
         raise CommandError("--cov-type clustered and --clusters belong together")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._common.driver import current_termination
-from .._common.stored import Stored, check_fields
+from .._common.stored import Stored, check_fields, of_field
 
 __all__ = ["class_named", "make", "name_of", "storable"]
 
@@ -31,6 +31,7 @@ _HOMES = {
     "tree.hierarchy": "Hierarchy",
     "factor.result": "FactorModelResult",
     "regression.sur.result": "SURResult",
+    "regression.sur.als_gls": "SUROptions",
     "fitting.fit_result": "MLRFit RankAllocation",
 }
 OURS = {name: f"mlrops.{home}" for home, names in _HOMES.items() for name in names.split()}
@@ -38,7 +39,11 @@ OURS = {name: f"mlrops.{home}" for home, names in _HOMES.items() for name in nam
 RENAMED = {
     "MLRFit": {"errors": "objective_trace"},
     "RankAllocation": {"errors": "objective_trace"},
+    "SURResult": {"cg_iterations": "n_cg", "cov_kind": "cov_type", "cov_options": "cov_kwds"},
+    "SUROptions": {"max_cg_iter": "maxiter"},
 }
+# Fields that were dicts, and are objects of a class now.
+WERE_DICTS = {"SURResult": {"options": "SUROptions"}}
 
 _registered: dict[str, type] = {}
 
@@ -131,11 +136,8 @@ def _find(name: str) -> type | None:
 
 def make(cls: Any, given: dict[str, Any]) -> Any:
     """An object of its fields, once it is known that they are all there and of the right kind."""
-    if cls.__name__ in OURS:  # the names of today
-        renamed = RENAMED.get(cls.__name__, {})
-        given = {renamed.get(field, field): value for field, value in given.items()}
-        if "termination" in given:
-            given["termination"] = current_termination(given["termination"])
+    if cls.__name__ in OURS:
+        given = _current(cls.__name__, given)
     optional, hints = _declared(cls)
     unknown = sorted(set(given) - set(optional))
     if optional and unknown:
@@ -149,6 +151,19 @@ def make(cls: Any, given: dict[str, Any]) -> Any:
             raise TypeError(f"field {name!r} must not be of type {type(given[name]).__name__}")
     check_fields(given, cls.stored_fields)
     return cls.from_fields(**given)
+
+
+def _current(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a class of the package, as files of this version have them."""
+    renamed = RENAMED.get(name, {})
+    given = {renamed.get(field, field): value for field, value in given.items()}
+    for field, kind in WERE_DICTS.get(name, {}).items():
+        if type(given.get(field)) is dict:
+            with of_field(field):
+                given[field] = make(class_named(kind, field), given[field])
+    if "termination" in given:
+        given["termination"] = current_termination(given["termination"])
+    return given
 
 
 def _declared(cls: Any) -> tuple[dict[str, bool], dict[str, Any]]:

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from .._common.typing import Axes
 from .._common.wording import name_some
 from ..regression import SURResult
-from ..regression.sur.hypotheses import coefficient_names
 from . import _axes
 
 __all__ = ["plot_coefficients"]
@@ -112,15 +111,15 @@ def _name_results(ax, number, outside):
 
 def _coefficients(fit, alpha):
     """``{(equation, regressor): (coefficient, low, high)}`` of a result."""
-    bare, names = fit._by_number, coefficient_names(fit)
-    return {(equation, regressor): (b, *ends) for equation, own, params, intervals
-            in zip(names.equations, names.regressors, bare.params, bare.conf_int(alpha),
-                   strict=True)
-            for regressor, b, ends in zip(own, params, intervals, strict=True)}
+    found = fit.inference
+    return {pair: (b, *ends) for pair, b, ends
+            in zip(fit.coefficient_pairs(), found.params, found.conf_int(alpha), strict=True)}
 
 
-def _same_equations(results):
-    equations = {label: coefficient_names(fit).equations for label, fit in results.items()}
+def _same_equations(tables, results):
+    if not tables or len(tables) > len(_RESULT_STYLES):
+        raise ValueError(f"results must be one to {len(_RESULT_STYLES)} fits, got {len(tables)}")
+    equations = {label: fit.names.equations for label, fit in results.items()}
     (first, names), *others = equations.items()
     for label, other in others:
         if set(other) != set(names):

@@ -29,12 +29,14 @@ from ..._common.validate import as_finite, as_positive
 from ..._common.wording import counted
 from ...factor.selection import CRITERIA, RankRecord, RankSelection
 from ...operators.mlr import MLR
-from .covariance import KERNELS, KINDS, CovConfig, _cluster_weights
+from .covariance import KINDS, read_kwds
 from .data import SURData, SystemNames
+from .row_weights import KERNELS, cluster_weights
 
 __all__ = ["StoredSystem"]
 
 ARRAY, TUPLE = instance(np.ndarray, "an array"), instance(tuple, "a tuple")
+FITTER = Check("options of a fit", lambda x: hasattr(x, "fit"))
 TEXT, DICT = instance(str, "a text"), instance(dict, "a dict")
 COUNTS = tuple_of(COUNT, "a tuple of integers that are not negative")
 # What the options of the coefficients' covariance may be.
@@ -58,8 +60,9 @@ PLAIN = {name: FIT[name] for name in (
     "loglik", "loglik_trace", "n_iter", "converged", "termination", "gradient_norm", "boundary",
     "capped")} | {
     "covariance": OPERATOR, "covariance_is_known": FLAG, "normal_norm": NOT_NEGATIVE,
-    "cg_iterations": Check("a list of integers that are not negative",
-                           lambda x: type(x) is list and all(map(COUNT.holds, x))),
+    "objective_trace": maybe(FIT["objective_trace"]),
+    "n_cg": Check("a list of integers that are not negative",
+                  lambda x: type(x) is list and all(map(COUNT.holds, x))),
 }
 
 
@@ -76,28 +79,26 @@ class StoredSystem(Stored):
         "q": maybe(floats(1)), "equations": maybe(TUPLE), "regressors": maybe(TUPLE),
         "constraints": maybe(TUPLE), "rows": maybe(ARRAY), "period": maybe(TEXT),
         "rows_name": maybe(instance((str, int, tuple), "a name")), "coefficients": floats(1),
-        "options": DICT, "selection": maybe(DICT), "cov_kind": one_of(*KINDS),
-        "cov_options": DICT, "clusters": maybe(ARRAY),
+        "options": FITTER, "selection": maybe(DICT), "cov_type": one_of(*KINDS), "cov_kwds": DICT,
+        "clusters": maybe(ARRAY),
     }
 
     def to_fields(self) -> dict[str, Any]:
-        data, options, selection = self.data, self.options, self.selection
+        data, selection = self.data, self.selection
         unique = list({id(X): X for X in data.Xs}.values())
         number = {id(X): i for i, X in enumerate(unique)}
         R, q = data.constraints or (None, None)
         equations, regressors, rows, constraints = data.names or (None,) * 4
-        cov_options = dict(self.cov_config.options)
-        clusters = cov_options.pop("clusters", None)
+        cov_kwds = dict(self.cov_kwds)
+        clusters = cov_kwds.pop("clusters", None)
         return {name: getattr(self, name) for name in PLAIN} | {
             "Y": data.Y, "X": tuple(unique), "X_of": tuple(number[id(X)] for X in data.Xs),
             "observed": data.observed, "weights": data.weights, "R": R, "q": q,
             "equations": equations, "regressors": regressors, "constraints": constraints,
             **_row_fields(rows), "coefficients": np.concatenate(self.coefficients),
-            "cov_kind": self.cov_config.kind, "cov_options": cov_options,
+            "cov_type": self.cov_type, "cov_kwds": cov_kwds,
             "clusters": None if clusters is None else _plain(clusters, "the labels of clusters"),
-            "options": {name: getattr(options, name) for name in (
-                "solver", "max_cg_iter", "variance_floor", "beta_ridge", "factor_ridge")}
-            | vars(options.rules),
+            "options": self.options,
             "selection": selection and {
                 "ranks": selection.ranks, "criterion": selection.criterion,
                 "one_standard_error": selection.one_standard_error,
@@ -105,8 +106,6 @@ class StoredSystem(Stored):
 
     @classmethod
     def from_fields(cls, **given: Any) -> Any:
-        from .als_gls import SUROptions
-
         given = dict.fromkeys(cls.stored_fields) | given
         data, A = _data(given), given["covariance"]
         K, known = data.K, given["covariance_is_known"]
@@ -121,13 +120,14 @@ class StoredSystem(Stored):
             raise ValueError(f"boundary must hold equations, integers from 0 to {K - 1}")
         if given["capped"] and not isinstance(A, MLR):
             raise ValueError("field 'capped' must be empty where the covariance is no MLR")
-        check_fit(given, ["loglik_trace"], *(
+        if given["objective_trace"] is None:  # version 0.1.0 kept it in the place of the other one
+            given["objective_trace"] = given["loglik_trace"].copy()
+        check_fit(given, ["loglik_trace", "objective_trace"], *(
             (A.ranks, A.hierarchy.group_counts) if isinstance(A, MLR) else ((), ())))
-        with of_field("options"):
-            options = SUROptions.checked(**given["options"])
         result = cls(
-            data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]), options=options,
-            selection=_selection(given["selection"]), cov_config=_config(given, data),
+            data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]),
+            options=given["options"], selection=_selection(given["selection"]),
+            cov_type=given["cov_type"], cov_kwds=_cov_kwds(given, data),
             **{name: given[name] for name in PLAIN})
         with of_field("X"):  # regressors that depend on one another are found out by what they give
             _ = result.system
@@ -226,25 +226,23 @@ def _data(given: dict[str, Any]) -> SURData:
     return replace(data, names=_names(given, data))
 
 
-def _config(given: dict[str, Any], data: SURData) -> CovConfig:
-    config, clusters, N = given["cov_options"], given["clusters"], data.N
-    with of_field("cov_options"):
-        check_fields(config, COV_OPTIONS)
-        if not 0 <= (config.get("bandwidth") or 0) < N:
+def _cov_kwds(given: dict[str, Any], data: SURData) -> dict[str, Any]:
+    kwds, clusters, N = given["cov_kwds"], given["clusters"], data.N
+    with of_field("cov_kwds"):
+        check_fields(kwds, COV_OPTIONS)
+        if not 0 <= (kwds.get("bandwidth") or 0) < N:
             raise ValueError(f"field 'bandwidth' must lie between 0 and the number of rows, {N},"
-                             f" got {config['bandwidth']}")
-        if config.get("n_boot", 2) < 2:
-            raise ValueError(f"field 'n_boot' must be at least 2, got {config['n_boot']}")
-    if (clusters is None) != (given["cov_kind"] != "clustered"):
+                             f" got {kwds['bandwidth']}")
+        if kwds.get("n_boot", 2) < 2:
+            raise ValueError(f"field 'n_boot' must be at least 2, got {kwds['n_boot']}")
+    if (clusters is None) != (given["cov_type"] != "clustered"):
         raise ValueError("field 'clusters' must be there for clustered errors, and for no others")
     if clusters is not None:
         with of_field("clusters"):
-            _cluster_weights(clusters, data, bool(config.get("group_debias")))
-        config = config | {"clusters": clusters}
-    config = CovConfig(given["cov_kind"], config)
-    with of_field("cov_options"):
-        config.check()
-    return config
+            cluster_weights(clusters, data, bool(kwds.get("group_debias")))
+        kwds = kwds | {"clusters": clusters}
+    with of_field("cov_kwds"):
+        return read_kwds(given["cov_type"], kwds)
 
 
 def _selection(given: dict[str, Any] | None) -> RankSelection | None:
