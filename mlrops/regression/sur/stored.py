@@ -32,6 +32,7 @@ from ...operators.mlr import MLR
 from .covariance import KINDS, read_kwds
 from .data import SURData, SystemNames
 from .row_weights import KERNELS, cluster_weights
+from .system_fit import SystemFit
 
 __all__ = ["StoredSystem"]
 
@@ -66,7 +67,7 @@ PLAIN = {name: FIT[name] for name in (
 }
 
 
-class StoredSystem(Stored):
+class StoredSystem(Stored, SystemFit):
     """The part of `SURResult` that `mlrops.save` and `mlrops.load` use.
 
     Regressors that several equations share are stored once: ``X`` are the different ones, ``X_of``
