@@ -18,8 +18,8 @@ from test_checkpoint import fit
 
 import mlrops
 from mlrops import als_gls
-from mlrops.factor.checkpoint import KIND
 from mlrops._common.driver import TERMINATIONS
+from mlrops.factor.checkpoint import KIND
 from mlrops.factor.selection import RankRecord, RankSelection
 from mlrops.io import nodes as _nodes
 from mlrops.io.archive import read_archive, write_archive

@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-
 __all__ = ["CONSTANT", "coefficient_table", "columns", "markdown", "paragraph", "percent", "table"]
 
 CONSTANT = "const"  # the name of an intercept

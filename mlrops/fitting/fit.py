@@ -162,20 +162,20 @@ def fit_mlr(
         symmetric = False
     stopping = Stopping(tol=tol, max_iter=max_iter)
     target = Target(A, rows, cols, symmetric, psd)
-    ranks = check_ranks(ranks, target.pairs.rows)
-    init = check_init(init, target, ranks)
-    descent = Descent(target, ranks, random_state)
-    if init is None:
+    level_ranks = check_ranks(ranks, target.pairs.rows)
+    first = check_init(init, target, level_ranks)
+    descent = Descent(target, level_ranks, random_state)
+    if first is None:
         descent.start()
     else:
-        descent.load(init)
+        descent.load(first)
     step = descent.als if method == "als" else lambda: descent.bcd(order)
     single = len(descent.used) == 1
     refinement = Refinement(descent, step, min(tol, STATIONARY) if single else tol)
     run = drive(refinement, stopping.max_iter, "fit", Watch(progress, callback))
     return MLRFit(
         descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
-        run.n_iter, run.converged, run.termination, target.pairs.capped(ranks))
+        run.n_iter, run.converged, run.termination, target.pairs.capped(level_ranks))
 
 
 class Refinement(Iteration):

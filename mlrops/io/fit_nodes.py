@@ -44,7 +44,8 @@ def make_allocation(**given):
             right = type(entry) is tuple and len(entry) == 2 and type(entry[0]) is tuple and (
                 check_ranks(entry[0], operator.rows) == entry[0] and entry[1] == error)
         if not right:
-            raise ValueError("history must hold ranks, one a level, and the entries of objective_trace")
+            raise ValueError("history must hold ranks, one a level, and the entries of"
+                             " objective_trace")
     if history[-1][0] != operator.ranks or any(
             sum(ranks) != sum(operator.ranks) for ranks, _ in history):
         raise ValueError("history must end with the operator's ranks, and keep their sum")
