@@ -28,7 +28,7 @@ def fit_mlr(
     cols: Hierarchy | Labels | None = None, *, method: Literal["bcd", "als"] = "bcd",
     symmetric: bool | None = None, psd: bool = False,
     order: Literal["v", "topdown", "bottomup"] = "v",
-    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-3,
+    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-4,
     max_iter: int = 200, progress: bool = False,
     callback: Callback | None = None, random_state: RandomState = None,
 ) -> MLRFit:
