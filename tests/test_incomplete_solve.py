@@ -226,7 +226,8 @@ def test_ordinary_solves_are_not_refined_and_hard_ones_are(monkeypatch):
     E = factors[0] @ rng.standard_normal((2, N))
     errors = {}
     for corrections in (12, 0):
-        monkeypatch.setattr(refine, "CORRECTIONS", corrections)
+        if not corrections:
+            monkeypatch.setattr(refine, "refine", lambda x, *_: np.zeros(x.shape[1]))
         for low in (0, -12):
             case = make_case(h, (2, 2), 0)
             D = 10 ** np.linspace(low, 0, n)

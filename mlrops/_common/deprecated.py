@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-__all__ = ["moved_names", "old_attribute", "renamed_options", "warn_old"]
+__all__ = ["OldName", "moved_names", "old_attribute", "renamed_options", "warn_old"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -15,6 +15,10 @@ def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that `old` is called `new` now."""
     warnings.warn(f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
                   DeprecationWarning, stacklevel=stacklevel)
+
+
+class OldName(property):
+    """An attribute under its earlier name: reading it warns and gives what it is called now."""
 
 
 def old_attribute(old: str, new: str) -> property:
@@ -26,7 +30,7 @@ def old_attribute(old: str, new: str) -> property:
         return getattr(self, new)
 
     read.__doc__ = f"Earlier name of `{new}`."
-    return property(read)
+    return OldName(read)
 
 
 def renamed_options(**renamed: str) -> Callable[[F], F]:

@@ -66,7 +66,7 @@ def read_hierarchy(given: Any, names: Sequence[str] | None, n: int | None = None
     return read if names is None or len(names) != read.n else read._renamed(names)
 
 
-def tree_of(given: Any, names: Sequence[str] | None, n: int | None) -> Hierarchy:
+def tree_of(given: Any, names: Sequence[str] | None, n: int | None) -> Any:
     """The hierarchy of n features with these names; without one, all are one group."""
     return (Hierarchy.flat(n)._renamed(names) if given is None else
             read_hierarchy(given, names, n))

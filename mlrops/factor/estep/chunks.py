@@ -1,6 +1,6 @@
 """Data that come in chunks of rows: checked, and cut into blocks of samples in tree order."""
 
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,16 +30,7 @@ FIRST_ITEMS = 262_144
 class Chunks:
     """Chunks of rows: checked, cut into pieces, rows of weight 0 left out.
 
-    Parameters
-    ----------
-    chunks : iterable of array_like, shapes (c, n), or callable
-    hierarchy : Hierarchy
-    weights : array_like, shape (N,), or None
-    names : sequence of str or None
-    dtype : dtype, optional
-        Of the results; default what the chunks of the first pass have in common.
-    once : bool, optional
-        Whether one pass is enough.
+    Parameters are those of `chunked_source`; with `once` one pass over the chunks is enough.
     """
 
     def __init__(self, chunks: Any, hierarchy: Hierarchy, weights: FloatArray | None,
@@ -64,7 +55,7 @@ class Chunks:
         self.weight = 0.0  # of all samples together
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> Any:
         """The dtype of the results, float32 or float64; known after the first pass."""
         return self._common if self._wanted is None else working_dtype(self._wanted)
 
@@ -77,10 +68,8 @@ class Chunks:
             end = count + len(rows)
             if not first and end > self._count:
                 raise RuntimeError(_changed(f"more than {counted(self._count, 'row')}"))
-            keep, weights = range(len(rows)), np.ones(len(rows))
-            if self._weights is not None:
-                weights = self._weights[count:end]
-                keep = np.flatnonzero(weights)
+            weights = np.ones(len(rows)) if self._weights is None else self._weights[count:end]
+            keep = np.flatnonzero(weights)
             count, pos = end, 0
             while pos < len(keep):
                 part = keep[pos : pos + width - at]
@@ -107,7 +96,7 @@ class Chunks:
         until the next one is asked for; k is at most `width`.  In the first pass weights stay out
         of X, and the last X may have more columns than there are weights.
         """
-        n, left = self._hierarchy.n, math.inf if first else self.n_samples
+        n, left = self._hierarchy.n, sys.maxsize if first else self.n_samples
         if not first:
             width = -(-left // -(-left // width))  # blocks of nearly equal width
         store, filled = np.empty(n * width), 0
@@ -264,34 +253,11 @@ def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
                         read.n_samples, read.weight, names=read.names, dtype=read.dtype)
 
 
-class memmap_chunks:
-    """The rows of an array on disk, some at a time: chunks for `chunked_source`.
+def memmap_chunks(Y: np.ndarray, rows: int | None = None) -> list[np.ndarray]:
+    """Views of the rows of an array on disk, so many at a time (default 16 MB), as chunks.
 
-    Parameters
-    ----------
-    Y : numpy.memmap or any array that can be sliced, shape (N, n)
-    rows : int, optional
-        Rows that are read at a time; default 16 MB.
-
-    Notes
-    -----
     Rows are read in order, which on disk is sequential for C-contiguous arrays.  Pages of a map
     that have been read belong to the operating system, which drops them when memory gets short.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.factor.estep.chunks import memmap_chunks
-    >>> [chunk.shape for chunk in memmap_chunks(np.zeros((5, 2)), rows=2)]
-    [(2, 2), (2, 2), (1, 2)]
     """
-
-    def __init__(self, Y: Any, rows: int | None = None):
-        if len(Y.shape) != 2:
-            raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
-        self._Y = Y
-        self._rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, self._Y.shape[0], self._rows):
-            yield self._Y[start : start + self._rows]
+    rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
+    return [Y[start : start + rows] for start in range(0, Y.shape[0], rows)]

@@ -48,7 +48,7 @@ def fill(covariance: MLR, mean: FloatArray, samples: IncompleteSamples, return_s
     A, h, layout = covariance, covariance.hierarchy, covariance._layout
     center = h._gather(np.asarray(mean, A.dtype))
     out = np.empty_like(samples._X)
-    std = np.empty_like(out) if return_std else None
+    std = np.empty_like(out if return_std else out[:0])
     zeros = np.zeros_like(A._d)
     for batch, swept in samples._sweeps(A, mean, total=False):
         fitted, here = np.empty_like(batch.X), slice(batch.first, batch.last)

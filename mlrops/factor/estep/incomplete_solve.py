@@ -234,9 +234,9 @@ class IncompletePrecision:
 
         The smallest ``‖D^{-1/2}(e - F z)‖² + ‖z‖²`` over z: a sum of squares.
         """
-        E, dtype = self._values(E, "inv_quad")
-        out = np.empty(E.shape[1], dtype)
-        for X, columns, owner in self._batches(E):
+        values, dtype = self._values(E, "inv_quad")
+        out = np.empty(self.shape[1], dtype)
+        for X, columns, owner in self._batches(values):
             y, squares = self._pass(X, owner)
             out[columns] = np.einsum("ik,ik,i->k", y, y, self.covariance._d) + squares
         return out

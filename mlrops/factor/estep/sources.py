@@ -1,5 +1,6 @@
 """From what users hold, arrays, frames, sparse matrices, maps or chunks, to a source of EM."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,8 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
     return complete_source(values, hierarchy, center, weights, names, compress), hierarchy, names
 
 
-def _samples_that_count(Y, weights, names, missing
+def _samples_that_count(Y: FloatArray, weights: FloatArray | None,
+                        names: Sequence[str] | None, missing: str
                         ) -> tuple[FloatArray, FloatArray | None, bool]:
     """Samples of positive weight that have a cell, their weights, and whether cells are missing.
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..._common.convergence import ConvergenceWarning
 from ..._common.deprecated import renamed_options
 from ..._common.driver import Callback, Stopping, Watch, drive
+from ..._common.stored import Stored
 from ..._common.typing import Data, Labels, Ranks
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted
@@ -32,7 +33,7 @@ __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SUROptions(Stopping):
+class SUROptions(Stopping, Stored):
     """How a system is fitted, checked."""
 
     max_iter: int = 200

@@ -8,7 +8,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from ..._common.typing import FloatArray
 from ...operators.base import StructuredOperator
-from ..conjugate import conjugate_gradients
+from ...operators.iterations import cg_of_one
 from .system import StackedSystem, inverse_diagonal
 
 __all__ = ["SOLVERS", "BetaStep", "beta_step"]
@@ -187,7 +187,7 @@ def _cg(
 ) -> tuple[FloatArray, int]:
     """The step v by conjugate gradients, and their number."""
     goal = max(goal, equations.rtol * here.size)
-    return conjugate_gradients(equations.normal, here.score, goal, maxiter)
+    return cg_of_one(equations.normal, here.score, goal, maxiter)
 
 
 def _lsmr(

@@ -9,12 +9,13 @@ from ..._common.wording import counted
 from ..inference import CoefficientResults, Inference
 from . import covariance, hypotheses, measures, prediction, scores, summary
 from .bootstrap import Bootstrap
+from .stored import StoredSystem
 from .system_fit import SystemFit
 
 __all__ = ["SURResult"]
 
 
-class SURResult(SystemFit, CoefficientResults):
+class SURResult(StoredSystem, SystemFit, CoefficientResults):
     """A fitted system of K equations with N rows; what `als_gls`, `em_gls` and `SUR` return.
 
     Coefficients and what belongs to them are lists of K arrays, one an equation; where equations
