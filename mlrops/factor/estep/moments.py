@@ -11,7 +11,7 @@ import numpy as np
 
 from ...kernels import _compiled, threads
 from ...kernels.layout import PIECE_ROWS, blocks
-from ...kernels.leaf import _chunks, _large, _small_runs
+from ...kernels.leaf import each
 from ...kernels.scratch import scratch
 from ...kernels.tree import _down, _share, _up, _up_with
 from . import _compiled_moments as _loops
@@ -47,34 +47,23 @@ def describe(X, weight, before, mean, squares, low, high):
 # ------------------------------------------------------------------ leaf products
 
 
-def _leaf_by_leaf(layout, lo, hi, k, loop, product):
-    """Products of the leaves lo:hi with k columns: ``product(q, rows)`` for those of much work.
-
-    The others are left to the compiled ``loop(first, last)``, which threads share.
-    """
-    large, off = _large(layout, lo, hi, k), layout.leaf_off
-    for a, b in _small_runs(large, lo, hi):
-        threads.run(loop, off, a, b, int(off[b] - off[a]) * layout.R * k)
-    for q in large:
-        for rows in _chunks(layout, q, k):
-            product(q, rows)
-
-
 def _add_outer(X, Z, layout, lo, hi, V):
     """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
-    def product(q, rows):
-        part = scratch("product", (layout.R, rows.stop - rows.start), V.dtype)
+    k, R = X.shape[1], V.shape[1]
+
+    def large(q, rows):
+        part = scratch("product", (R, rows.stop - rows.start), V.dtype)
         V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
 
-    _leaf_by_leaf(layout, lo, hi, X.shape[1], lambda i, j: _loops.rows_outer(
-        X, Z, layout.leaf_off, lo, i, j, V), product)
+    each(layout, lo, hi, k, lambda i, j: _loops.rows_outer(X, Z, layout.leaf_off, lo, i, j, V),
+         large, R * k)
 
 
 def _times(A, M, layout, lo, hi, out):
     """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
-    _leaf_by_leaf(layout, lo, hi, layout.R, lambda i, j: _loops.rows_right(
-        A, M, layout.leaf_off, lo, i, j, out), lambda q, rows: np.matmul(
-        A[rows], M[q - lo], out=out[rows]))
+    R = A.shape[1]
+    each(layout, lo, hi, R, lambda i, j: _loops.rows_right(A, M, layout.leaf_off, lo, i, j, out),
+         lambda q, rows: np.matmul(A[rows], M[q - lo], out=out[rows]), R * R)
 
 
 # ------------------------------------------------------------------ E-step, block by block
