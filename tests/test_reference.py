@@ -29,7 +29,7 @@ RETURNED = {  # classes that nobody builds, but everybody holds
     "mlrops.factor": ("FactorModelIterate",),
     "mlrops.regression": ("SURIterate",),
     "mlrops.factor.conditional": ("Conditional",),
-    "mlrops.factor.rank_search": ("RankRecord",),
+    "mlrops.factor.rank_table": ("RankRecord",),
     "mlrops.factor.rotation": ("RotatedLoadings",),
     "mlrops.regression.sur.bootstrap": ("Bootstrap",),
     "mlrops.regression.sur.hypotheses": ("HypothesisTest",),

@@ -35,7 +35,8 @@ def choose(months, hierarchy, **how):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of splits that are not chosen
-        return select_ranks(months, hierarchy, total_rank=TOTAL, exact=True, random_state=0, **how)
+        return select_ranks(months, hierarchy=hierarchy, total_rank=TOTAL, exact=True,
+                            random_state=0, **how)
 
 
 def held_out(data, months):
