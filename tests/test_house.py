@@ -35,6 +35,9 @@ def imports(file, inside_functions=True):
     if file.name != "__init__.py":
         package = package[:-1]
     tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):  # what only type checkers read is not imported
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
     nodes = ast.walk(tree) if inside_functions else outside_functions(tree)
     for node in nodes:
         if isinstance(node, ast.Import):

@@ -221,7 +221,7 @@ class FactorFits:
         for first in range(0, rows.size, BLOCK):
             block = slice(first, first + BLOCK)
             Y = take_rows(self._Y, rows[block])
-            Y = fit._rows(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
+            Y = fit._samples(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
             loglik[block] = loglik_samples(fit.covariance, fit.mean, Y)
             cells[block][np.isnan(Y).all(axis=1)] = np.nan
         weights = None if self._weight is None else np.asarray(self._weight)[rows]
