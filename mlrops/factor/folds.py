@@ -31,9 +31,8 @@ def make_folds(folds, n_folds, shuffle, n_samples, rng, rows=None):
         if n_folds < 2:
             raise ValueError(f"n_folds must be at least 2, got {n_folds}")
         if n_samples < n_folds:
-            raise ValueError(
-                f"{n_folds} folds need at least {n_folds} samples, got {n_samples}; use fewer folds"
-            )
+            raise ValueError(f"{n_folds} folds need at least {n_folds} samples, got {n_samples};"
+                             " use fewer folds")
         parts = np.array_split(rng.permutation(samples) if shuffle else samples, n_folds)
         pairs = [(np.setdiff1d(samples, part), part) for part in parts]
     else:
@@ -41,10 +40,8 @@ def make_folds(folds, n_folds, shuffle, n_samples, rng, rows=None):
         try:
             pairs = [(train, test) for train, test in pairs]
         except (TypeError, ValueError):
-            raise TypeError(
-                "folds must be pairs (train, test) of sample numbers, or have a method split that"
-                f" gives them, got {folds!r}"
-            ) from None
+            raise TypeError("folds must be pairs (train, test) of sample numbers, or have a method"
+                            f" split that gives them, got {folds!r}") from None
         if not pairs:
             raise ValueError("folds must hold at least one pair (train, test), got none")
     return [_check_fold(k, train, test, samples, rows) for k, (train, test) in enumerate(pairs)]
@@ -58,15 +55,12 @@ def _check_fold(k, train, test, samples, rows):
         raise ValueError(f"fold {k} does not index {counted(samples.size, 'sample')}:"
                          f" {error}") from None
     if train.size < 2 or test.size < 1:
-        raise ValueError(
-            f"fold {k} needs 2 samples or more to train on and 1 or more to test on, got"
-            f" {train.size} and {test.size}"
-        )
+        raise ValueError(f"fold {k} needs 2 samples or more to train on and 1 or more to test on,"
+                         f" got {train.size} and {test.size}")
     both = np.intersect1d(train, test, assume_unique=True)
     if both.size:
-        raise ValueError(
-            f"fold {k} tests on {both.size} of the samples it trains on, {both[0]} the first"
-        )
+        raise ValueError(f"fold {k} tests on {both.size} of the samples it trains on, {both[0]} the"
+                         " first")
     return train, test
 
 

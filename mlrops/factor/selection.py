@@ -188,11 +188,9 @@ def _shape(Y):
     try:
         N, n = np.shape(Y)
     except (TypeError, ValueError):
-        raise ValueError(
-            "Y must be an array, DataFrame or sparse matrix of samples by features, got"
-            f" {type(Y).__name__}; chunks of rows can be compared on a given hierarchy, by BIC or"
-            " AIC"
-        ) from None
+        raise ValueError("Y must be an array, DataFrame or sparse matrix of samples by features,"
+                         f" got {type(Y).__name__}; chunks of rows can be compared on a given"
+                         " hierarchy, by BIC or AIC") from None
     return N, n
 
 

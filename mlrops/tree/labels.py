@@ -12,6 +12,7 @@ import numpy as np
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
 from .._common.wording import counted, name_some
+from .grouping import is_missing
 
 __all__ = ["check_no_gaps", "read_levels", "take_features"]
 
@@ -94,15 +95,10 @@ def _paths(labels, axis):
 def check_no_gaps(levels, names, what, axis):
     """Refuse a feature without a label at some level, by name."""
     lacks = [name for name, *labels in zip(names, *levels, strict=True)
-             if any(_is_missing(label) for label in labels)]
+             if any(is_missing(label) for label in labels)]
     if lacks:
         raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
                          f" ({name_some(lacks)})")
-
-
-def _is_missing(label):
-    # pandas' NA refuses to be compared, so it is known by the name of its type.
-    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def take_features(position, boundaries, names, features):

@@ -1,5 +1,7 @@
 """The layout of a tree of features: what operators and fits need of a `Hierarchy`."""
 
+from typing import Any
+
 import numpy as np
 
 from .._common.cached import cached_property
@@ -86,7 +88,7 @@ class TreeLayout:
                     for level in range(self.n_levels)))
 
 
-def frozen(x):
+def frozen(x: Any) -> np.ndarray[Any, Any]:
     """`x` as an array that nobody writes to."""
     x = np.asarray(x)
     x.flags.writeable = False
