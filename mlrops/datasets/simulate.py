@@ -130,7 +130,7 @@ def simulate_mlr(hierarchy: Hierarchy, ranks: Ranks, n_samples: int, *,
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
     n, N = hierarchy.n, at_least_one(n_samples, "n_samples")
-    ranks, dtype = check_ranks(ranks, hierarchy), np.dtype(dtype)
+    per_level, dtype = check_ranks(ranks, hierarchy), np.dtype(dtype)
     if dtype not in (np.float64, np.float32):
         raise TypeError(f"dtype must be float64 or float32, got {dtype}")
     given = [by_label(x, hierarchy.feature_names, what, "feature")
@@ -142,13 +142,13 @@ def simulate_mlr(hierarchy: Hierarchy, ranks: Ranks, n_samples: int, *,
         raise ValueError(f"mean must be a number or have shape ({n},), got {mu.shape}")
     mu, rng = mu.astype(dtype), generator(random_state)
 
-    factors = [rng.standard_normal((n, r)) / np.sqrt(max(r, 1)) for r in ranks]
+    factors = [rng.standard_normal((n, r)) / np.sqrt(max(r, 1)) for r in per_level]
     if drawn:
         D = D * rng.uniform(0.5, 1.5, n)
     covariance = MLR(hierarchy, [F.astype(dtype) for F in factors], D.astype(dtype))
 
     scores = tuple(rng.standard_normal((N, p, r)).astype(dtype, copy=False)
-                   for p, r in zip(hierarchy.group_counts, ranks, strict=True))
+                   for p, r in zip(hierarchy.group_counts, per_level, strict=True))
     Y = rng.standard_normal((N, n)).astype(dtype, copy=False)
     Y *= np.sqrt(covariance.D)
     Y += mu

@@ -13,10 +13,8 @@ from .._common.labels import labels_of, match
 from .._common.typing import Data, FloatArray, IntArray, Labels, Real
 from .._common.validate import as_features, as_finite, as_real
 from .._common.wording import counted, name_some
-from ..operators.bartlett import BartlettScores
 from ..operators.base import StructuredOperator
 from ..operators.mlr import MLR
-from ..operators.traces import in_double
 from .estep import incomplete_samples as incomplete
 
 __all__ = ["Conditional", "average", "condition", "factor_scores", "impute", "loglik_samples"]
@@ -37,10 +35,10 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
     """
     if not len(Y):
         return np.empty(0)
-    covariance, mean = in_double(covariance), np.asarray(mean, float)
+    covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
         return incomplete.loglik_samples(covariance, mean, _incomplete(covariance, Y))
-    quad = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
+    quad: Any = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
 
@@ -92,13 +90,9 @@ def impute(covariance: MLR, mean: FloatArray, Y: Real,
 def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covariance: bool = False,
                   axes: Sequence[FloatArray] | None = None) -> Any:
     """See `FactorModelResult.scores`; `axes`, (p_l, r_l, r_l) a level, turn the factors."""
-    if method not in ("posterior", "bartlett"):
-        raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
     A = fit.covariance
     levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
-    X = (fit._samples(Y).values - fit.mean).T
-    factors = (A.posterior(X, check_finite=False) if method == "posterior"
-               else BartlettScores(A, X, check_finite=False))
+    factors = A.scores((fit._samples(Y).values - fit.mean).T, method)
 
     def means(at: int) -> Any:
         z = np.moveaxis(factors.mean(at), 2, 0)

@@ -37,7 +37,7 @@ class FactorModelResult(Explained):
         Number of updates.
     converged : bool
     termination : str
-        Why it stopped: ``"loglik"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
+        Why it stopped: ``"tol"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
         ``"interrupted"``.
     boundary : ndarray of int, shape (number of them,)
         Features whose variance in D stands at the floor (Heywood cases).

@@ -7,12 +7,10 @@ from scipy.linalg import matmul_toeplitz
 
 from ..._common.cached import cached_property
 from ..._common.labels import by_label, labels_of
-from ..._common.validate import in_memory
+from ..._common.validate import check_number, in_memory
 from ..._common.wording import agree, counted, name_some
-from ...factor.options import check_number
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
-from ...operators.traces import in_double
 from .bootstrap import bootstrap
 from .coefficient_inverse import CoefficientInverse
 from .small_sample import corrected_covariance
@@ -68,7 +66,7 @@ def precise(result):
     data, covariance = result.data.in_double(), result.covariance
     system = (result.system if data is result.data
               else data.system(beta_ridge=result.options.beta_ridge))
-    return system, in_double(covariance) if isinstance(covariance, MLR) else covariance
+    return system, covariance.astype(float) if isinstance(covariance, MLR) else covariance
 
 
 # ---------------------------------------------------------------- from the model

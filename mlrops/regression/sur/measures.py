@@ -10,7 +10,6 @@ from ..._common.wording import counted
 from ...factor import conditional
 from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.mlr import MLR
-from ...operators.traces import in_double
 from .beta_step import beta_step
 from .data import SURData
 from .new_data import linear, read_new
@@ -139,4 +138,4 @@ def average_loglik(fit, data):
 
 def _precise(covariance):
     """Σ in float64 where it has factors."""
-    return in_double(covariance) if isinstance(covariance, MLR) else covariance
+    return covariance.astype(float) if isinstance(covariance, MLR) else covariance
