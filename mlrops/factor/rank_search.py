@@ -9,7 +9,7 @@ import math
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -54,16 +54,11 @@ class RankOptions(NamedTuple):
     progress: bool = False
 
     @property
-    def budgets(self) -> list[str]:
-        """Names of the options given that bound what is generated."""
-        names = "max_rank", "total_rank", "max_storage"
-        return [name for name in names if getattr(self, name) is not None]
-
-    @property
     def generating(self) -> list[str]:
         """Names of the options given that say how candidates are generated."""
-        return [*self.budgets, *(["start"] if self.start is not None else []),
-                *(["exact"] if self.exact else [])]
+        names = "max_rank", "total_rank", "max_storage", "start", "exact"
+        return [name for name in names if getattr(self, name) is not None
+                and getattr(self, name) is not False]
 
     @property
     def greedy(self) -> bool:
@@ -72,32 +67,25 @@ class RankOptions(NamedTuple):
 
 
 class RankedFits(Protocol):
-    """Fits of one model to rows of its data, with various ranks."""
+    """Fits of one model to rows of its data, with various ranks.
+
+    `fit` takes some rows, or all for None, and perhaps starts from a neighbour's fit; `score` is
+    the average log-likelihood of rows left out of it.  `refusal` is why some rows have no maximum
+    of the likelihood, or None; a share below 1 asks for so many rows more.  No total rank above
+    `largest_total` is generated for rows to train on.  `n_rows` is asked for where folds are cut.
+    """
 
     hierarchy: Hierarchy
-    row_labels: Any  # labels of the rows, or None
+    row_labels: Any
 
-    def n_rows(self) -> int:
-        """Number of rows; only asked for where folds have to be cut."""
-
-    def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any) -> Any:
-        """The fit to some rows, all for None, perhaps starting from a neighbour's fit `near`."""
-
-    def score(self, fit: Any, rows: IntArray) -> float:
-        """Average log-likelihood of rows that were left out of the fit."""
-
+    def n_rows(self) -> int: ...
+    def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any) -> Any: ...
+    def score(self, fit: Any, rows: IntArray) -> float: ...
     def degrees_of_freedom(self, ranks: tuple[int, ...]) -> int: ...
-
     def n_samples(self, fit: Any) -> int: ...
-
-    def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float) -> str | None:
-        """Why these rows have no maximum of the likelihood, or None.
-
-        A `share` below 1 asks for so many rows more.
-        """
-
-    def largest_total(self, parts: Sequence[IntArray | None]) -> float:
-        """Largest total rank to be generated, for rows to train on (None for all of them)."""
+    def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float
+                ) -> str | None: ...
+    def largest_total(self, parts: Sequence[IntArray | None]) -> float: ...
 
 
 class Part(NamedTuple):
@@ -143,8 +131,10 @@ def order_in_errors(given: Any) -> Iterator[None]:
 def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generator,
                  stacklevel: int = 4) -> RankSelection:
     """`select_ranks` for whatever is fitted; warnings point `stacklevel` calls up."""
-    _check_choice(options.criterion, CRITERIA, "criterion")
-    _check_choice(options.strategy, STRATEGIES, "strategy")
+    for name, choices in (("criterion", CRITERIA), ("strategy", STRATEGIES)):
+        if getattr(options, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got"
+                             f" {getattr(options, name)!r}")
     parts = _parts(fits, options, rng)
     budget = None if options.candidates is not None else _budget(fits, options, parts)
     search = Search(fits, options, parts, budget)
@@ -161,11 +151,6 @@ def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generato
     return RankSelection(ranks, options.criterion, search.eligible(),
                          search.fits[ranks][0] if options.refit else None,
                          bool(options.one_standard_error))
-
-
-def _check_choice(value, choices, name):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _parts(fits, options, rng):
@@ -209,7 +194,7 @@ class Search:
             start = self.budget.check_start(options.start, self.model.hierarchy)
             self._check(start, "start: ")
             return [start]
-        if not options.budgets:
+        if not {"max_rank", "total_rank", "max_storage"} & set(options.generating):
             raise ValueError(
                 'strategy="grid" needs max_rank, total_rank or max_storage to be finite')
         if options.start is not None:
@@ -302,30 +287,20 @@ class Search:
                 refused = part.within + refused
                 break
             if part.test is not None:
-                held_out.append(self._score(fit, part))
+                with _naming(f"the test samples of {part.name} cannot be scored"):
+                    held_out.append(self.model.score(fit, part.test))
         self.fits[ranks] = fits
         self.records[ranks] = self._record(ranks, fits, held_out, refused)
         self.bar.update()
         self.bar.set_postfix(ranks=ranks, best=self.chosen(), refresh=False)
 
-    def _score(self, fit, part):
-        try:
-            return self.model.score(fit, part.test)
-        except ValueError as error:
-            raise ValueError(f"the test samples of {part.name} cannot be scored: {error}; use fewer"
-                             " folds, or shuffle them") from error
-
     def _fit(self, ranks, part, near):
         """The fit of one candidate to one part, and why it has no maximum ("" where it has)."""
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", ConvergenceWarning)
-                fit = self.model.fit(ranks, part.train, near)
-        except ValueError as error:
-            if part.train is None:
-                raise
-            raise ValueError(f"the {part.train.size} training samples of {part.name} cannot be"
-                             f" fitted: {error}; use fewer folds, or shuffle them") from error
+        what = (nullcontext() if part.train is None else _naming(
+            f"the {part.train.size} training samples of {part.name} cannot be fitted"))
+        with what, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            fit = self.model.fit(ranks, part.train, near)
         for warning in caught:
             if not issubclass(warning.category, ConvergenceWarning):
                 warnings.warn_explicit(
@@ -370,6 +345,15 @@ class Search:
         if parts:
             warnings.warn(f"of {counted(self.n_fits, 'fit')}, {'; '.join(parts)}",
                           ConvergenceWarning, stacklevel=stacklevel)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Errors say of which part of the data they are."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}; use fewer folds, or shuffle them") from error
 
 
 def _check_candidates(candidates: Iterable[Ranks], hierarchy: Hierarchy) -> list[tuple[int, ...]]:

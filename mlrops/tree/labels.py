@@ -7,14 +7,12 @@ a dict from names to labels, pandas Series, or a DataFrame with one column a lev
 from collections.abc import Mapping
 from numbers import Integral
 
-import numpy as np
-
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
 from .._common.wording import counted, name_some
 from .grouping import is_missing
 
-__all__ = ["check_no_gaps", "read_levels", "take_features"]
+__all__ = ["check_no_gaps", "read_levels"]
 
 
 def read_levels(given, what="labels", axis="feature", wanted=None, numbered=False):
@@ -99,29 +97,3 @@ def check_no_gaps(levels, names, what, axis):
     if lacks:
         raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
                          f" ({name_some(lacks)})")
-
-
-def take_features(position, boundaries, names, features):
-    """What is left of a tree when only some features stay; empty groups vanish.
-
-    Parameters
-    ----------
-    position : ndarray of int, shape (n,)
-        Place of every feature in the tree.
-    boundaries, names : sequences of L
-        Offsets of the groups of each level, and their names or None.
-    features : ndarray of int
-        Distinct features; ``features[j]`` becomes feature j.
-
-    Returns
-    -------
-    permutation, boundaries, names
-    """
-    places = position[features]
-    permutation = np.argsort(places)
-    kept = [np.searchsorted(places[permutation], offsets) for offsets in boundaries]
-    left = tuple(
-        labels and tuple(labels[g] for g in np.flatnonzero(np.diff(offsets)))
-        for labels, offsets in zip(names, kept, strict=True)
-    )
-    return permutation, [np.unique(offsets) for offsets in kept], left
