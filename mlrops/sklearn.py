@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ._common.given import align_weights
 from ._common.typing import Data, FloatArray, Labels, Ranks
 from ._common.validate import as_real
 from ._common.wording import counted
 from .factor import FactorModelResult, fit_factor_model
-from .factor.estep.sources import align_weights, tree_of
 from .operators.mlr import MLR
 from .tree.hierarchy import Hierarchy
+from .tree.reading import tree_of
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

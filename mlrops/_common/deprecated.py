@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-__all__ = ["moved_names", "old_attribute", "renamed_options", "warn_old"]
+__all__ = ["OldName", "moved_names", "old_attribute", "renamed_options", "warn_old"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,6 +17,10 @@ def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
                   DeprecationWarning, stacklevel=stacklevel)
 
 
+class OldName(property):
+    """An attribute under its earlier name: reading it warns and gives what it is called now."""
+
+
 def old_attribute(old: str, new: str) -> property:
     """A property of the name that an attribute had, which gives the attribute `new`."""
 
@@ -25,7 +29,7 @@ def old_attribute(old: str, new: str) -> property:
         warn_old(f"{kind}.{old}", f"{kind}.{new}")
         return getattr(self, new)
 
-    return property(read, doc=f"Earlier name of `{new}`.")
+    return OldName(read, doc=f"Earlier name of `{new}`.")
 
 
 def renamed_options(**renamed: str) -> Callable[[F], F]:

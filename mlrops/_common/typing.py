@@ -6,7 +6,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "IntArray", "Labels",
+__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices",
+           "IntArray", "Labels",
            "RandomState", "Ranks", "Real", "Vector"]
 
 
@@ -32,6 +33,7 @@ Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Seq
 Data: TypeAlias = Real | Frame
 # Names or values by name: a Series or a dict, else one an entry.
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
+Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray
 Ranks: TypeAlias = int | Sequence[int]
 RandomState: TypeAlias = int | np.random.Generator | None
 Callback: TypeAlias = Callable[[Any], object]

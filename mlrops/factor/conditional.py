@@ -15,7 +15,8 @@ from .._common.validate import as_features, as_finite, as_real
 from .._common.wording import counted, name_some
 from ..operators.base import StructuredOperator
 from ..operators.mlr import MLR
-from .estep import incomplete_samples as incomplete
+from .estep import filling
+from .estep.incomplete import IncompleteSamples
 
 __all__ = ["Conditional", "average", "condition", "factor_scores", "impute", "loglik_samples"]
 
@@ -37,12 +38,12 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
         return np.empty(0)
     covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
-        return incomplete.loglik_samples(covariance, mean, _incomplete(covariance, Y))
+        return filling.loglik_samples(covariance, mean, _incomplete(covariance, Y))
     quad: Any = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
 
-def _incomplete(covariance: MLR, Y: FloatArray) -> incomplete.IncompleteSamples:
+def _incomplete(covariance: MLR, Y: FloatArray) -> IncompleteSamples:
     n = covariance.shape[0]
     Y = as_real(Y, "Y", ndim=2)
     if Y.shape[1] != n:
@@ -50,7 +51,7 @@ def _incomplete(covariance: MLR, Y: FloatArray) -> incomplete.IncompleteSamples:
     infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
     if infinite.size:
         raise ValueError(f"Y must not hold infinity, got some in feature {name_some(infinite)}")
-    return incomplete.IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+    return IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
 
 
 def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None) -> float:
@@ -81,7 +82,7 @@ def impute(covariance: MLR, mean: FloatArray, Y: Real,
     filled = given.astype(np.result_type(given, covariance.dtype))
     std = np.zeros_like(filled)
     if len(filled):
-        found = incomplete.fill(covariance, mean, _incomplete(covariance, given), return_std)
+        found: Any = filling.fill(covariance, mean, _incomplete(covariance, given), return_std)
         found, std = (found[0], found[1].T) if return_std else (found, std)
         filled = np.where(np.isnan(filled), found.T, filled)
     return (filled, np.ascontiguousarray(std)) if return_std else filled
@@ -146,7 +147,7 @@ class Conditional:
         self.observed_names, self.missing_names = (
             None if names is None else tuple(names[i] for i in part)
             for part in (observed, missing))
-        self.mean_map = incomplete.ConditionalMap(covariance, observed, missing)
+        self.mean_map = filling.ConditionalMap(covariance, observed, missing)
 
     @cached_property
     def covariance(self) -> MLR:

@@ -1,16 +1,15 @@
-"""Splitting samples into folds for cross-validation, whatever the data are kept in."""
+"""Splitting samples into folds for cross-validation."""
 
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from .._common.labels import by_label
 from .._common.typing import IntArray
 from .._common.validate import check_rank
 from .._common.wording import counted
 
-__all__ = ["make_folds", "take_rows"]
+__all__ = ["make_folds"]
 
 
 def make_folds(folds: Any, n_folds: int, shuffle: bool, n_samples: int, rng: np.random.Generator,
@@ -63,10 +62,3 @@ def _check_fold(k, pair, samples, row_labels):
         raise ValueError(f"fold {k} tests on {both.size} of the samples it trains on, {both[0]}"
                          " the first")
     return train, test
-
-
-def take_rows(Y: Any, rows: IntArray) -> Any:
-    """Rows of an array, a pandas DataFrame or a SciPy sparse matrix, as the same kind of thing."""
-    if hasattr(Y, "iloc"):
-        return Y.iloc[rows]
-    return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else np.asarray(Y)[rows]

@@ -8,18 +8,16 @@ import numpy as np
 import scipy.sparse
 
 from .._common.cached import cached_property
-from .._common.labelled import data_names
-from .._common.labels import labels_of
+from .._common.given import as_array, read_given
 from .._common.typing import Data, Labels, RandomState, Ranks
 from .._common.validate import as_real
 from .._common.wording import name_some
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
+from ..tree.reading import tree_of
 from .conditional import average, loglik_samples
 from .criteria import degrees_of_freedom
-from .estep.sources import align_weights, as_array, check_in_memory, is_chunks, tree_of
 from .factor_model import fit_factor_model
-from .folds import take_rows
 from .limits import too_few_samples
 from .rank_search import RankOptions, choose_ranks, in_new_order, order_in_errors
 from .rank_table import CRITERIA, RankRecord, RankSelection
@@ -160,57 +158,55 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     rng = np.random.default_rng(random_state)
-    return choose_ranks(_read(Y, hierarchy, fit_options, rng), options, rng)
-
-
-def _read(Y, hierarchy, options, rng):
-    """`FactorFits` of data, tree and options as they are given, checked and matched by name."""
-    if isinstance(options.get("init"), MLR):
-        raise ValueError("init must not be an operator: it has ranks of its own")
-    single = [name for name in ("checkpoint", "resume") if options.get(name)]
-    if single:
-        raise ValueError(f"{name_some(single)}: an option of one fit, not of a choice among many")
-    check_in_memory(Y)
-    weights, row_labels = align_weights(options.get("sample_weight"), Y), labels_of(Y)
-    if weights is not None:
-        options["sample_weight"] = as_real(weights, "sample_weight")
-    if not (isinstance(hierarchy, Hierarchy) and (hierarchy.feature_names is None
-                                                  or is_chunks(Y))):
-        with order_in_errors(hierarchy):
-            hierarchy = tree_of(hierarchy, data_names(Y), _shape(Y)[1])
-    if not (scipy.sparse.issparse(Y) or isinstance(Y, np.memmap) or is_chunks(Y)):
-        # Names are those of the hierarchy from here on, masked cells are NaN.
-        hierarchy, Y = hierarchy._renamed(data_names(Y) or hierarchy.feature_names), as_array(Y)
-    return FactorFits(Y, hierarchy, options, rng, row_labels)
-
-
-def _shape(Y):
-    try:
-        N, n = np.shape(Y)
-    except (TypeError, ValueError):
-        raise ValueError("Y must be an array, DataFrame or sparse matrix of samples by features,"
-                         f" got {type(Y).__name__}; chunks of rows can be compared on a given"
-                         " hierarchy, by BIC or AIC") from None
-    return N, n
+    return choose_ranks(FactorFits(Y, hierarchy, fit_options, rng), options, rng)
 
 
 class FactorFits:
-    """Fits of factor models to rows of Y, with options of `fit_factor_model`; a `RankedFits`."""
+    """Fits of factor models to rows of Y, with options of `fit_factor_model`; a `RankedFits`.
 
-    def __init__(self, Y, hierarchy, options, rng, row_labels):
-        self._Y, self.hierarchy, self._options, self._rng = Y, hierarchy, options, rng
-        self._weight, self.row_labels = options.get("sample_weight"), row_labels
+    What is given is checked, and matched by name: names are those of the hierarchy from here on,
+    masked cells are NaN.
+    """
+
+    def __init__(self, Y, hierarchy, options, rng):
+        if isinstance(options.get("init"), MLR):
+            raise ValueError("init must not be an operator: it has ranks of its own")
+        single = [name for name in ("checkpoint", "resume") if options.get(name)]
+        if single:
+            raise ValueError(
+                f"{name_some(single)}: an option of one fit, not of a choice among many")
+        given = read_given(Y, options.get("sample_weight"), peek=False)
+        self._Y, self._is_chunks = given.values, given.kind == "chunks"
+        self._options, self._rng, self.row_labels = options, rng, given.labels
+        self._weight = None if given.weights is None else as_real(given.weights, "sample_weight")
+        if not self._is_chunks:
+            with order_in_errors(hierarchy):
+                hierarchy = tree_of(hierarchy, given.names, given.n)
+        elif not isinstance(hierarchy, Hierarchy):
+            self.n_rows()  # says that chunks need one
+        self.hierarchy = hierarchy
 
     def n_rows(self):
-        return _shape(self._Y)[0]
+        try:
+            N, _ = np.shape(self._Y)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "Y must be an array, DataFrame or sparse matrix of samples by features, got"
+                f" {type(self._Y).__name__}; chunks of rows can be compared on a given hierarchy,"
+                " by BIC or AIC") from None
+        return N
+
+    def _take(self, rows):
+        Y = self._Y
+        return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else np.asarray(Y)[rows]
 
     def fit(self, ranks, rows=None, near=None):
         options = dict(self._options)
         if near is not None and not {"init", "n_init"} & options.keys():
             options["init"] = _beside(near, ranks, self._rng)
-        if rows is not None and self._weight is not None:
-            options["sample_weight"] = np.asarray(self._weight)[rows]
-        Y = self._Y if rows is None else take_rows(self._Y, rows)
+        if self._weight is not None:
+            options["sample_weight"] = self._weight if rows is None else self._weight[rows]
+        Y = self._Y if rows is None else self._take(rows)
         return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
 
     def score(self, fit, rows):
@@ -218,12 +214,11 @@ class FactorFits:
         loglik, cells = np.empty(rows.size), np.zeros((rows.size, 1))
         for first in range(0, rows.size, BLOCK):
             block = slice(first, first + BLOCK)
-            Y = take_rows(self._Y, rows[block])
+            Y = self._take(rows[block])
             Y = fit._samples(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
             loglik[block] = loglik_samples(fit.covariance, fit.mean, Y)
             cells[block][np.isnan(Y).all(axis=1)] = np.nan
-        weights = None if self._weight is None else np.asarray(self._weight)[rows]
-        return average(loglik, cells, weights)
+        return average(loglik, cells, None if self._weight is None else self._weight[rows])
 
     def degrees_of_freedom(self, ranks):
         return degrees_of_freedom(self.hierarchy, ranks, mean=self._options.get("center", True))
@@ -239,13 +234,13 @@ class FactorFits:
     @cached_property
     def _counted_in(self):
         """Which samples have a cell and a positive weight; None for chunks, still to be read."""
-        if is_chunks(self._Y):
+        if self._is_chunks:
             return None
         found = np.ones(np.shape(self._Y)[0], bool)
         if self._options.get("missing") == "em":
             found &= ~np.isnan(as_array(self._Y)).all(axis=1)
         if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
-            found &= np.asarray(self._weight) > 0
+            found &= self._weight > 0
         return found
 
     def n_samples(self, fit):

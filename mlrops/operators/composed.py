@@ -1,6 +1,6 @@
 """Operators made of operators: sums, products, multiples, transposes and inverses.
 
-A verb is there wherever the parts and the structure give it; nothing here forms a dense matrix.
+A verb works wherever the parts and the structure provide it; nothing here forms a dense matrix.
 """
 
 import math
@@ -25,7 +25,7 @@ def rdot(A: StructuredOperator, x: FloatArray) -> FloatArray:
 
 
 class Composed(StructuredOperator):
-    """What is made of several operators, its parts."""
+    """An operator that is made of several others, its parts."""
 
     @staticmethod
     def _operators(ops: tuple[Any, ...], name: str) -> tuple[StructuredOperator, ...]:

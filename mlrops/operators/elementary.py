@@ -207,7 +207,7 @@ class Dense(StructuredOperator):
 
     def __init__(self, A: Real, symmetric: bool | None = None, positive_definite: bool = False, *,
                  _proved: bool = False, _order: str = "C") -> None:
-        # _proved: positive definite by construction, a sum or multiple of such; not factored yet.
+        # `_proved` says that A is a sum or a multiple of positive definite matrices.
         X = read_only(as_finite(A, "A", ndim=2, axis_name="row"), _order)
         square, demanded = X.shape[0] == X.shape[1], symmetric or positive_definite
         if demanded and not square:
@@ -245,7 +245,7 @@ class Dense(StructuredOperator):
     @cached_property
     def _lu(self):
         with warnings.catch_warnings():
-            # An exactly zero pivot is looked for, and reported, by the verbs.
+            # The verbs look for a pivot that is exactly zero, and report it.
             warnings.simplefilter("ignore", linalg.LinAlgWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             return linalg.lu_factor(self._A, check_finite=False)
@@ -291,7 +291,7 @@ class Dense(StructuredOperator):
         """A copy of the matrix, shape (m, n)."""
         return np.array(self._A)
 
-    # A = C Cᵀ: S = C and W = C⁻¹.
+    # The root of A = C Cᵀ is S = C, and W = C⁻¹.
 
     def _whiten(self, x):
         if x.size == 0:

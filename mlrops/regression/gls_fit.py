@@ -14,8 +14,8 @@ from .._common.labels import by_label, labels_of
 from .._common.validate import as_finite, check_rank
 from .._common.wording import counted, name_some
 from ..operators import Dense, Diagonal, as_operator, krylov
+from ..operators.iterations import cg_of_one
 from ..operators.named import read_square
-from .conjugate import conjugate_gradients
 from .design import Design, name_dependent, rounding
 from .gls_result import GLSResult
 
@@ -292,7 +292,7 @@ class _Normal:
 
     def step(self, error, gradient, goal, max_iter):
         """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
-        return conjugate_gradients(
+        return cg_of_one(
             lambda v: self.gradient(self.design.apply(v)), gradient, goal, max_iter)
 
     @cached_property

@@ -132,21 +132,9 @@ def factorize(labels: Labels, what: str,
               names: Sequence[str] | None = None) -> tuple[IntArray, list[Any]]:
     """Number the distinct labels of one level in their order.
 
-    Parameters
-    ----------
-    labels : array_like, shape (n,)
-        Anything array-like, or a pandas Categorical (Series), whose own order of categories counts.
-    what : str
-        How an error calls this array.
-    names : sequence of str, optional
-        Names of the features, for errors.
-
-    Returns
-    -------
-    codes : ndarray of intp, shape (n,)
-        ``values[codes[i]]`` is the label of feature i.
-    values : list
-        The k labels that occur, in order.
+    Returns codes (n,) and the k labels that occur, in order: ``values[codes[i]]`` is the label of
+    feature i.  The order of a pandas Categorical is its own.  Errors call the array `what`, and the
+    features by their `names`.
     """
     codes, values = _codes(labels, what)
     missing = np.flatnonzero(codes < 0)
@@ -248,26 +236,12 @@ def factorize_all(labels: Sequence[Labels], names: Sequence[str] | None = None
 
 def nest_labels(codes: Sequence[IntArray], values: Sequence[list[Any]], qualify: bool,
                 first_level: int) -> tuple[IntArray, Boundaries, list[tuple[Any, ...]]]:
-    """Nested groups from the labels of every level, coarse to fine.
+    """Permutation, boundaries and names of groups from codes and values as of `factorize`.
 
-    A group is a path of labels.  Paths are numbered level by level, sorted by parent and then by
-    label, so the groups of every level come out contiguous under one stable sort.
-
-    Parameters
-    ----------
-    codes : list of L ndarray (n,)
-    values : list of L lists
-        As `factorize` returns them.
-    qualify : bool
-        Whether one label may stand under several parents.
-    first_level : int
-        Number of the hierarchy's level that ``codes[0]`` becomes (for errors).
-
-    Returns
-    -------
-    permutation : ndarray of intp, shape (n,)
-    boundaries : list of L ndarray (p_l + 1,)
-    names : list of L tuples (p_l)
+    A group is a path of labels, coarse to fine.  Paths are numbered level by level, sorted by
+    parent and then by label, so the groups of every level come out contiguous under one stable
+    sort.  With `qualify` one label may stand under several parents.  `first_level` is the level of
+    the hierarchy that ``codes[0]`` becomes, for errors.
     """
     path = np.zeros(codes[0].size, dtype=np.intp)
     boundaries: Boundaries = []
@@ -277,36 +251,28 @@ def nest_labels(codes: Sequence[IntArray], values: Sequence[list[Any]], qualify:
                                        return_counts=True)
         parent, label = np.divmod(pairs, len(labels))
         if len(pairs) > len(labels) and not qualify:
-            _refuse_two_parents(parent, label, labels, names[-1], j, first_level, codes, values)
+            torn = np.flatnonzero(np.bincount(label) > 1)
+            one, other = (names[-1][p] for p in parent[label == torn[0]][:2])
+            level = first_level + j
+            more = f" (and {torn.size - 1} more labels of this level)" if torn.size > 1 else ""
+            raise ValueError(f"label {labels[torn[0]]!r} of level {level} (labels[{j}]) stands"
+                             f" under two parents of level {level - 1}: {one!r} and {other!r}"
+                             f"{more}; {_advice(codes, values)}")
         boundaries.append(np.concatenate(([0], np.cumsum(sizes))))
         names.append(tuple(labels[c] for c in label))
     return np.argsort(path, kind="stable"), boundaries, names
 
 
-def _refuse_two_parents(parent, label, labels, parent_names, j, first_level, codes, values):
-    torn = np.flatnonzero(np.bincount(label) > 1)
-    one, other = parent[label == torn[0]][:2]
-    level = first_level + j
-    more = f" (and {torn.size - 1} more labels of this level)" if torn.size > 1 else ""
-    if _nests(codes[::-1], values[::-1]):
-        advice = (
-            "the labels nest the other way round, so they were given fine to coarse: pass the"
-            " coarsest first (qualify=True would read every label as a path and split the groups)"
-        )
-    else:
-        advice = (
-            "if equal labels under different parents mean different groups, pass qualify=True;"
-            " otherwise correct the labels"
-        )
-    raise ValueError(f"label {labels[torn[0]]!r} of level {level} (labels[{j}]) stands under two"
-                     f" parents of level {level - 1}: {parent_names[one]!r} and"
-                     f" {parent_names[other]!r}{more}; {advice}")
-
-
-def _nests(codes, values):
-    """Whether each label of a level has one parent in the level before."""
-    return all(np.unique(coarse * len(labels) + fine).size == len(labels)
-               for coarse, fine, labels in zip(codes[:-1], codes[1:], values[1:], strict=True))
+def _advice(codes, values):
+    """What to do about labels that do not nest."""
+    fine_first = zip(codes[1:], codes[:-1], values[:-1], strict=True)
+    if all(np.unique(coarse * len(labels) + fine).size == len(labels)
+           for coarse, fine, labels in fine_first):
+        return ("the labels nest the other way round, so they were given fine to coarse: pass the"
+                " coarsest first (qualify=True would read every label as a path and split the"
+                " groups)")
+    return ("if equal labels under different parents mean different groups, pass qualify=True;"
+            " otherwise correct the labels")
 
 
 # ---------------------------------------------------------------- numbers of groups

@@ -4,18 +4,20 @@ What tells the groups of features may be arrays, one a level, or carry the names
 a dict from names to labels, pandas Series, or a DataFrame with one column a level.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
-from .._common.wording import counted, name_some
-from .grouping import is_missing
+from .._common.wording import name_some
 
-__all__ = ["check_no_gaps", "read_levels"]
+__all__ = ["read_levels"]
 
 
-def read_levels(given, what="labels", axis="feature", wanted=None, numbered=False):
+def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature",
+                wanted: tuple[str, ...] | None = None, numbered: bool = False
+                ) -> tuple[list[Any], tuple[str, ...] | None]:
     """One array of labels a level, in the order of the features, and the names of these.
 
     Parameters
@@ -56,7 +58,8 @@ def read_levels(given, what="labels", axis="feature", wanted=None, numbered=Fals
     if wanted is not None and not extra:
         check_distinct(wanted, f"{axis}s")
     # Labels of one object are matched once: a table may have a column a level.
-    levels, orders = [], {}
+    levels: list[Any] = []
+    orders: dict[int, list[int] | None] = {}
     for x, labels, i in parts:
         name = f"{what}[{i}]" if len(given) > 1 else what
         if labels is None:
@@ -88,12 +91,3 @@ def _paths(labels, axis):
         raise ValueError(f"the hierarchy must have equally many labels for every {axis}, at least"
                          f" one: {next(iter(labels))} has {depth}, not so {name_some(uneven)}")
     return [list(level) for level in zip(*paths, strict=True)]
-
-
-def check_no_gaps(levels, names, what, axis):
-    """Refuse a feature without a label at some level, by name."""
-    lacks = [name for name, *labels in zip(names, *levels, strict=True)
-             if any(is_missing(label) for label in labels)]
-    if lacks:
-        raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
-                         f" ({name_some(lacks)})")

@@ -23,4 +23,4 @@ def test_import(benchmark, record):
     extra = min(ours) - min(floor)
     benchmark.extra_info["extra_seconds"] = extra
     record("`import mlrops`", "`import scipy.sparse.linalg`", f"{1e3 * min(floor):.0f} ms",
-           f"+{extra:.2f} s", "", "+0.4 s")
+           f"{extra:+.2f} s", "", "+0.4 s")

@@ -11,7 +11,7 @@ import numpy as np
 from ..._common.cached import cached_property
 from ..._common.convergence import ConvergenceWarning
 from ...operators.elementary import Dense
-from .block_cg import block_cg
+from ...operators.iterations import cg_in_runs
 from .factor_elimination import FactorElimination, size_of_elimination
 from .system import inverse_diagonal
 
@@ -237,7 +237,8 @@ class _IterativeInverse:
         width, worst, n_iter = max(1, CHUNK // (system.K * system.N)), 0.0, 0
         for start in range(0, V.shape[1], width):
             part = slice(start, start + width)
-            X, residuals, n = block_cg(self._normal, self.unit * V[:, part], rtol, MAX_ITER)
+            X, residuals, n = cg_in_runs(
+                self._normal, self.unit * V[:, part], rtol, MAX_ITER)
             out[:, part] = self.unit * X
             worst, n_iter = max(worst, residuals.max(initial=0)), max(n_iter, n)
         if worst > rtol:
@@ -251,7 +252,7 @@ class _IterativeInverse:
     def matrix(self):
         return self.times(np.eye(self.system.P, dtype=self.system.dtype))
 
-    def _normal(self, U):
+    def _normal(self, U, _):
         """The scaled normal matrix times U (P, m)."""
         system, gamma = self.system, self.unit * U
         N, m = system.N, U.shape[1]

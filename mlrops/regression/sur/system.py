@@ -8,7 +8,7 @@ import scipy.linalg
 
 from ..._common.cached import cached_property
 from ..._common.wording import agree, counted, name_some
-from ...factor.estep.incomplete_samples import IncompleteSamples
+from ...factor.estep.incomplete import IncompleteSamples
 from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
 
 __all__ = ["StackedSystem", "Weighting", "inverse_diagonal"]
