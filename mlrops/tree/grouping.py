@@ -13,8 +13,7 @@ import numpy as np
 from .._common.typing import IntArray, Labels
 from .._common.wording import counted, name_some
 
-__all__ = ["as_integer", "check_counts", "check_tree", "cut_linkage", "factorize", "factorize_all",
-           "is_missing", "nest_labels", "split_evenly"]
+__all__ = ["as_integer", "check_tree", "cut_linkage", "nest_labels", "split_evenly"]
 
 Boundaries: TypeAlias = list[IntArray]
 
@@ -128,7 +127,7 @@ def _not_in(coarse, fine):
 # ---------------------------------------------------------------- labels of one level
 
 
-def factorize(labels: Labels, what: str,
+def _factorize(labels: Labels, what: str,
               names: Sequence[str] | None = None) -> tuple[IntArray, list[Any]]:
     """Number the distinct labels of one level in their order.
 
@@ -194,7 +193,7 @@ def _object_codes(array, what):
                         f" {type(array[at]).__name__} at feature {at}; pass one array a level:"
                         " from_labels(coarse, fine)") from None
     values = list(index)
-    present = [i for i, v in enumerate(values) if not is_missing(v)]
+    present = [i for i, v in enumerate(values) if not _is_missing(v)]
     try:
         present.sort(key=values.__getitem__)
     except TypeError:
@@ -208,7 +207,7 @@ def _object_codes(array, what):
     return rank[codes], [values[i] for i in present]
 
 
-def is_missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     """Whether this is no label: None, NaN, NaT or NA."""
     # pandas' NA refuses to be compared, so it is known by the name of its type.
     return value is None or type(value).__name__ == "NAType" or bool(value != value)
@@ -217,12 +216,18 @@ def is_missing(value: Any) -> bool:
 # ---------------------------------------------------------------- labels of all levels
 
 
-def factorize_all(labels: Sequence[Labels], names: Sequence[str] | None = None
-                  ) -> tuple[tuple[IntArray, ...], tuple[list[Any], ...]]:
-    """Codes and values of `factorize` for one array of labels a level, of one length n > 0."""
-    if not labels:
+def nest_labels(levels: Sequence[Labels], features: Sequence[str] | None, qualify: bool,
+                first_level: int) -> tuple[IntArray, Boundaries, list[tuple[Any, ...]]]:
+    """Permutation, boundaries and names of groups from one array of labels a level.
+
+    A group is a path of labels, coarse to fine.  Paths are numbered level by level, sorted by
+    parent and then by label, so the groups of every level come out contiguous under one stable
+    sort.  With `qualify` one label may stand under several parents.  For errors: `features` are
+    names, `first_level` is the level of the hierarchy that ``levels[0]`` becomes.
+    """
+    if not levels:
         raise ValueError("from_labels needs one array of labels a level, got none")
-    codes, values = zip(*(factorize(x, f"labels[{j}]", names) for j, x in enumerate(labels)),
+    codes, values = zip(*(_factorize(x, f"labels[{j}]", features) for j, x in enumerate(levels)),
                         strict=True)
     n = codes[0].size
     for j, code in enumerate(codes):
@@ -231,19 +236,7 @@ def factorize_all(labels: Sequence[Labels], names: Sequence[str] | None = None
                              f" {counted(n, 'entry')}, labels[{j}] has {code.size}")
     if n == 0:
         raise ValueError("a hierarchy needs at least one feature, got empty labels")
-    return codes, values
-
-
-def nest_labels(codes: Sequence[IntArray], values: Sequence[list[Any]], qualify: bool,
-                first_level: int) -> tuple[IntArray, Boundaries, list[tuple[Any, ...]]]:
-    """Permutation, boundaries and names of groups from codes and values as of `factorize`.
-
-    A group is a path of labels, coarse to fine.  Paths are numbered level by level, sorted by
-    parent and then by label, so the groups of every level come out contiguous under one stable
-    sort.  With `qualify` one label may stand under several parents.  `first_level` is the level of
-    the hierarchy that ``codes[0]`` becomes, for errors.
-    """
-    path = np.zeros(codes[0].size, dtype=np.intp)
+    path = np.zeros(n, dtype=np.intp)
     boundaries: Boundaries = []
     names: list[tuple[Any, ...]] = []
     for j, (code, labels) in enumerate(zip(codes, values, strict=True)):
@@ -278,7 +271,7 @@ def _advice(codes, values):
 # ---------------------------------------------------------------- numbers of groups
 
 
-def check_counts(group_counts: Iterable[int], n: int) -> list[int]:
+def _check_counts(group_counts: Iterable[int], n: int) -> list[int]:
     """The numbers of groups as ints: each between 1 and n, none less than the one before."""
     try:
         counts = list(group_counts)
@@ -310,7 +303,7 @@ def split_evenly(n: int, group_counts: Iterable[int]) -> Boundaries:
     n = as_integer(n, "n")
     if n < 1:
         raise ValueError(f"a hierarchy needs at least one feature, got n = {n}")
-    counts = check_counts(group_counts, n)
+    counts = _check_counts(group_counts, n)
     for level, (p, q) in enumerate(zip(counts[:-1], counts[1:], strict=True)):
         if q % p:
             raise ValueError(f"each group count must divide the next one: {p} groups of level"
@@ -338,7 +331,7 @@ def cut_linkage(Z: Any, group_counts: Iterable[int]) -> tuple[IntArray, Boundari
     """
     children, sizes = _read_linkage(Z)
     n = len(children) + 1
-    counts = check_counts(group_counts, n)
+    counts = _check_counts(group_counts, n)
 
     # Top down: a cluster begins where its left child begins, and its right child follows.
     first = [0] * (2 * n - 1)

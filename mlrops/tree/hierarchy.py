@@ -13,14 +13,7 @@ import numpy as np
 from .._common.cached import cached_property
 from .._common.typing import IntArray, Labels, Vector
 from .._common.wording import counted, name_some
-from .grouping import (
-    as_integer,
-    check_tree,
-    cut_linkage,
-    factorize_all,
-    nest_labels,
-    split_evenly,
-)
+from .grouping import as_integer, check_tree, cut_linkage, nest_labels, split_evenly
 from .labels import read_levels
 from .layout import TreeLayout, frozen
 from .text import describe
@@ -149,8 +142,7 @@ class Hierarchy(TreeLayout):
         Hierarchy(n=2, n_levels=2, group_counts=(1, 2), features AAPL, JPM)
         """
         levels, feature_names = read_levels(labels)
-        codes, values = factorize_all(levels, feature_names)
-        permutation, boundaries, names = nest_labels(codes, values, qualify, bool(root))
+        permutation, boundaries, names = nest_labels(levels, feature_names, qualify, bool(root))
         if not root:
             return cls._make(permutation, boundaries, tuple(names), feature_names)
         return cls._make(permutation, [np.array([0, permutation.size]), *boundaries],
@@ -388,11 +380,9 @@ class Hierarchy(TreeLayout):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Hierarchy):
             return NotImplemented
-        return self is other or (
-            self.group_counts == other.group_counts
-            and np.array_equal(self._permutation, other._permutation)
-            and all(map(np.array_equal, self._boundaries, other._boundaries))
-        )
+        return self is other or (self.group_counts == other.group_counts
+                                 and np.array_equal(self._permutation, other._permutation)
+                                 and all(map(np.array_equal, self._boundaries, other._boundaries)))
 
     @cached_property
     def _hash(self):
@@ -417,8 +407,6 @@ class Hierarchy(TreeLayout):
         names = f", features {name_some(self._feature_names, limit=3)}" if named else ""
         return (f"Hierarchy(n={self.n}, n_levels={self.n_levels}, group_counts={self.group_counts}"
                 f"{names})")
-
-    # ---------------------------------------------------------------- text
 
     def describe(self, max_groups: int = 20) -> str:
         """The tree as text, cut to a readable size.
