@@ -167,7 +167,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         -------
         self : FactorModel
         """
-        # NaN and infinity are left to fit_factor_model, which tells the columns they are in.
+        # NaN and infinity are left to fit_factor_model, which names their columns.
         data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
         names = getattr(self, "feature_names_in_", None)
         options, weights = self.get_params(deep=False), align_weights(sample_weight, X)
@@ -334,7 +334,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 
 def _groups(hierarchy: Hierarchy, level: int) -> list[str]:
-    """What the names of the factors of each group of a level begin with."""
+    """The beginning of the names of the factors of each group of a level."""
     prefix = f"level{level}_" if hierarchy.n_levels > 1 else ""
     count, names = hierarchy.group_counts[level], hierarchy.names(level)
     if count == 1:

@@ -19,7 +19,7 @@ __all__ = ["Simulation", "at_least_one", "generator", "simulate_factor_model", "
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Simulation:
-    """What the simulators return.
+    """Simulated data and the truth behind them.
 
     Attributes
     ----------
@@ -55,14 +55,14 @@ class Simulation:
 
 
 def at_least_one(count: int, what: str) -> int:
-    """An integer that counts what there has to be."""
+    """A count, of things of which there must be one at least."""
     if check_rank(count, what) < 1:
         raise ValueError(f"{what} must be at least 1, got {count}")
     return int(count)
 
 
 def generator(random_state: RandomState | np.random.RandomState) -> Any:
-    """What draws: a RandomState as it is, a Generator from everything else."""
+    """The generator to draw from: a RandomState as it is, a Generator from everything else."""
     if isinstance(random_state, np.random.RandomState):
         return random_state
     return np.random.default_rng(random_state)

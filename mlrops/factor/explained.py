@@ -1,4 +1,4 @@
-"""What the factors of a fitted model explain, and what it costs in parameters."""
+"""How much the factors of a fitted model explain, and how many parameters that costs."""
 
 import math
 from typing import Any

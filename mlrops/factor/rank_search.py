@@ -1,7 +1,7 @@
 """The choice among candidate ranks: a list, all of a grid, or a greedy walk from fit to fit.
 
-`select_ranks` and `select_sur_ranks` differ in what they fit: `RankedFits` says what that has to
-offer.  All that they share is here.
+`select_ranks` and `select_sur_ranks` share all of it.  They differ in the model, which they hand
+over as `RankedFits`.
 """
 
 import itertools
@@ -89,7 +89,7 @@ class RankedFits(Protocol):
 
 
 class Part(NamedTuple):
-    """Rows to train on and to test on, and what an error calls them."""
+    """Rows to train on and to test on, and their name in errors."""
 
     train: IntArray | None = None  # all of them
     test: IntArray | None = None  # none
@@ -119,7 +119,7 @@ def _names_features(x):
 
 @contextmanager
 def order_in_errors(given: Any) -> Iterator[None]:
-    """Errors about a plain list, which may be what another argument was meant to be, say so."""
+    """Add the order of arguments to errors about a plain list, which may stand in a wrong place."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -154,7 +154,7 @@ def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generato
 
 
 def _parts(fits, options, rng):
-    """What each candidate is fitted to: all rows, and the training part of every fold."""
+    """All rows, and the folds: each candidate is fitted to each of these parts."""
     folds = []
     if options.criterion == "cv":
         pairs = make_folds(options.folds, options.n_folds, options.shuffle, fits.n_rows(), rng,
@@ -177,7 +177,7 @@ class Search:
         self.records, self.fits = {}, {}  # by ranks
         self.n_fits, self.unconverged, self.at_floor, self.refused = 0, [], [], []
 
-    # ---------------------------------------------------------------- what is tried
+    # ---------------------------------------------------------------- candidates
 
     def candidates(self):
         """The list, or the grid, or where the greedy walk starts."""
@@ -246,7 +246,7 @@ class Search:
             else:
                 return
 
-    # ---------------------------------------------------------------- what is found
+    # ---------------------------------------------------------------- records
 
     def _merit(self, ranks):
         return merit(self.records[ranks], self.options.criterion)

@@ -1,4 +1,4 @@
-"""What a choice of ranks comes to: the table of the candidates and the one that is chosen."""
+"""The result of a choice of ranks: the table of the candidates, and the chosen one."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ CRITERIA = ("bic", "aic", "cv")
 
 
 class RankRecord(NamedTuple):
-    """What is known of one candidate; a row of ``RankSelection.table``.
+    """One candidate with its likelihoods and criteria; a row of ``RankSelection.table``.
 
     Attributes
     ----------
@@ -35,8 +35,8 @@ class RankRecord(NamedTuple):
     n_capped : int
         Groups with fewer features than their level's rank.
     refused : str
-        Why it cannot be chosen: one of its fits has a likelihood without a maximum.  Empty where
-        it can; else NaN stands for its likelihoods, which are what the floor of D makes them.
+        The reason where it cannot be chosen because the likelihood of a fit has no maximum, else
+        empty.  NaN then stands for its likelihoods, which would depend on the floor of D alone.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class RankRecord(NamedTuple):
 
 
 def merit(record: RankRecord, criterion: str) -> tuple[float, int]:
-    """What is smallest for the best candidate; of equals, that with fewer parameters."""
+    """A key that is smallest for the best candidate; of equals, the one with fewer parameters."""
     if record.refused:
         return math.inf, record.df
     return (-record.cv_mean if criterion == "cv" else getattr(record, criterion)), record.df
@@ -78,7 +78,7 @@ class RankSelection:
     ranks : tuple of L int
         The chosen ranks, coarsest level first.
     criterion : {"bic", "aic", "cv"}
-        What chose them.
+        The criterion that chose them.
     table : list of RankRecord
         One record a candidate, in the order in which they were tried: ``ranks``, ``storage``,
         ``df``, ``loglik``, ``aic``, ``bic``, ``cv_mean``, ``cv_se``, ``n_iter``, ``converged``,
@@ -157,7 +157,7 @@ def _text(value, name):
 
 
 def _notes(record: RankRecord | None) -> str:
-    """What a line of the table says of its candidate at the end; nothing for the head."""
+    """The remarks at the end of a candidate's line; none for the head of the table."""
     if record is None:
         return ""
     notes = [] if record.converged else ["not converged"]

@@ -1,4 +1,4 @@
-"""`FactorModelResult`: what a fitted factor model knows and can do."""
+"""`FactorModelResult`: a fitted factor model and its methods."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,8 @@ class FactorModelResult(Explained):
         Why it stopped: ``"tol"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
         ``"interrupted"``.
     boundary : ndarray of int, shape (number of them,)
-        Features whose variance in D stands at the floor (Heywood cases).
+        Features whose variance in D stands at its floor, the smallest value that the fit allows.
+        In such a *Heywood case* the factors explain all of the feature's variance.
     n_samples : int
         Number of samples fitted to.
     n_evaluations : int

@@ -103,8 +103,8 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     Warns
     -----
     ConvergenceWarning
-        Once, with the number of fits that did not converge, have variances at the floor or a
-        likelihood without a maximum.
+        Once, with the numbers of fits that did not converge, that have variances at the floor, and
+        whose likelihood has no maximum.
 
     Notes
     -----
@@ -164,8 +164,8 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
 class FactorFits:
     """Fits of factor models to rows of Y, with options of `fit_factor_model`; a `RankedFits`.
 
-    What is given is checked, and matched by name: names are those of the hierarchy from here on,
-    masked cells are NaN.
+    Data, tree and weights are checked and matched by name when the object is made.  From then on
+    names are those of the hierarchy, and masked cells are NaN.
     """
 
     def __init__(self, Y, hierarchy, options, rng):

@@ -1,6 +1,6 @@
-"""Labels of groups, feature by feature, from what users hold, matched to each other by name.
+"""Labels of groups, one a feature, in the forms that users have, matched to each other by name.
 
-What tells the groups of features may be arrays, one a level, or carry the names of the features:
+Labels may be arrays, one a level, or carry the names of the features:
 a dict from names to labels, pandas Series, or a DataFrame with one column a level.
 """
 
