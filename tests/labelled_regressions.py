@@ -113,7 +113,7 @@ CALLS = {
         (1, 0), change(pd.Series({"u": "n", "v": "s", "w": "n"}))).loglik,
     "SUR.fit, clusters": lambda change: SUR(equations()).fit(
         covariance=SIGMA, cov_type="clustered",
-        cov_config={"clusters": change(dict(CLUSTERS))}).bse,
+        cov_kwds={"clusters": change(dict(CLUSTERS))}).bse,
     "SUR.add_constraints": _add_constraints,
     "SUR.multivariate_ls": lambda change: SUR.multivariate_ls(
         change(Y), change(XS["u"])).fit(covariance=SIGMA).params,

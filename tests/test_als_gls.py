@@ -160,7 +160,7 @@ def test_few_rows_do_not_stall(monkeypatch):
     assert fit.termination == "gradient" and fit.n_iter <= 20 and fit.boundary.size
     value = dense_loglik(Xs, Y, fit.params, fit.covariance.toarray())
     assert np.isclose(fit.loglik, value, rtol=1e-10)
-    assert (np.diff(fit.loglik_trace) >= 0).all() and len(fit.cg_iterations) == fit.n_iter
+    assert (np.diff(fit.loglik_trace) >= 0).all() and len(fit.n_cg) == fit.n_iter
     monkeypatch.setattr(sys.modules["mlrops.regression.sur.climb"], "SEPARATE", 10**6)
     alone = als_gls(Xs, Y, 3, variance_floor=1e-4)
     assert alone.n_iter > 1.5 * fit.n_iter and alone.loglik <= fit.loglik + 1e-9
@@ -217,9 +217,9 @@ def test_grunfeld_like_linearmodels():
 
 def test_caps_are_reported():
     Xs, Y, _, sigma = draw()
-    with pytest.warns(ConvergenceWarning, match="after 1 iteration of cg.*raise max_cg_iter"):
-        fit = als_gls(Xs, Y, covariance=sigma, max_cg_iter=1)
-    assert not fit.converged and fit.termination == "max_iter" and fit.cg_iterations == [1]
+    with pytest.warns(ConvergenceWarning, match="after 1 iteration of cg.*raise maxiter"):
+        fit = als_gls(Xs, Y, covariance=sigma, maxiter=1)
+    assert not fit.converged and fit.termination == "max_iter" and fit.n_cg == [1]
     with pytest.warns(ConvergenceWarning, match="did not converge in 1 iteration"):
         fit = als_gls(Xs, Y, 2, max_iter=1)
     assert (fit.n_iter, fit.converged) == (1, False)
@@ -325,7 +325,7 @@ def test_predictions_and_scores():
     np.testing.assert_allclose(fit.predict([X[:40] for X in Xs]), fit.fittedvalues, atol=1e-12)
     assert np.isclose(fit.score(new, Y[40:]),
                       dense_loglik(new, Y[40:], fit.params, fit.covariance.toarray()))
-    assert (fit.N, fit.K) == (40, 12) and "12 equations, 36 coefficients, 40 rows" in repr(fit)
+    assert (fit.nobs, fit.n_equations) == (40, 12) and "12 equations, 36 coefficients, 40 rows" in repr(fit)
     with pytest.raises(ValueError, match="one array for each equation .*, got 11 for 12 equations"):
         fit.predict(new[1:])
     with pytest.raises(ValueError, match=r"X of equation 1 must have 3 columns, one a regressor"):
@@ -363,5 +363,5 @@ def test_bad_arguments():
         als_gls(Xs, Y, covariance=Dense(np.diag([-1.0] + 11 * [1])))
     with pytest.raises(ValueError, match='solver must be "cg" or "lsmr"'):
         als_gls(Xs, Y, 1, solver="lu")
-    with pytest.raises(ValueError, match="max_cg_iter must be at least 1"):
-        als_gls(Xs, Y, 1, max_cg_iter=0)
+    with pytest.raises(ValueError, match="maxiter must be at least 1"):
+        als_gls(Xs, Y, 1, maxiter=0)

@@ -54,14 +54,14 @@ def test_solvers_agree_on_an_ill_conditioned_design():
     cg, lsmr = (als_gls(Xs, Y, 2, solver=s, **SHARP) for s in ("cg", "lsmr"))
     assert np.isclose(cg.loglik, lsmr.loglik, rtol=1e-10)
     np.testing.assert_allclose(flat(cg.params), flat(lsmr.params), rtol=1e-4, atol=1e-6)
-    assert sum(lsmr.cg_iterations) and len(cg.cg_iterations) == cg.n_iter
+    assert sum(lsmr.n_cg) and len(cg.n_cg) == cg.n_iter
 
 
 def test_shared_regressors_give_least_squares():
     Xs, Y, _, _ = draw()
     fit = als_gls([Xs[2]] * 12, Y, 2)
     np.testing.assert_allclose(np.stack(fit.params).T, np.linalg.lstsq(Xs[2], Y, rcond=None)[0])
-    assert set(fit.cg_iterations) == {0} and fit.termination == "gradient"
+    assert set(fit.n_cg) == {0} and fit.termination == "gradient"
     dense = em_gls([Xs[2]] * 12, Y, 2, tol=0.0, gtol=1e-6)
     assert np.isclose(fit.loglik, dense.loglik, rtol=1e-8)
 

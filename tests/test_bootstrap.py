@@ -12,6 +12,7 @@ from trees import make_case
 from mlrops import ConvergenceWarning, Dense, Hierarchy
 from mlrops.regression.sur import covariance as sur_covariance
 from mlrops.regression.sur.als_gls import SUROptions, fit_system
+from mlrops.regression.sur.covariance import estimated
 
 CASE = make_case(Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 3, 6]]), (1, 0), 4)
 WIDTHS = 2, 3, 1, 2, 3, 4
@@ -20,19 +21,19 @@ WIDTHS = 2, 3, 1, 2, 3, 4
 def make_fit(data=None, covariance=None, **options):
     data = draw(CASE, 60, widths=WIDTHS) if data is None else data
     how = (None, None) if covariance is not None else ((1, 0), CASE.hierarchy)
-    return fit_system(data, *how, SUROptions.checked(**options), covariance=covariance)
+    return fit_system(data, *how, SUROptions(**options), covariance=covariance)
 
 
 @pytest.mark.slow
 def test_the_covariance_is_that_of_the_draws():
     fit = make_fit().with_cov("bootstrap", n_boot=12, random_state=3)
     found = fit.bootstrap
-    assert found.draws.shape == (12, fit.P) and (found.failed, found.unconverged) == (0, 0)
+    assert found.draws.shape == (12, fit.n_params) and (found.failed, found.unconverged) == (0, 0)
     expected = np.cov(found.draws.T)
     np.testing.assert_allclose(fit.cov_params(), expected, rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(np.concatenate(fit.bse), found.draws.std(axis=0, ddof=1), rtol=1e-9)
-    V = np.random.default_rng(0).standard_normal((fit.P, 2))
-    np.testing.assert_allclose(fit._cov_times(V), expected @ V, rtol=1e-8, atol=1e-14)
+    V = np.random.default_rng(0).standard_normal((fit.n_params, 2))
+    np.testing.assert_allclose(estimated(fit).times(V), expected @ V, rtol=1e-8, atol=1e-14)
     assert repr(found) == "<Bootstrap of 12 draws, 0 refits failed, 0 did not converge>"
     same, other = (make_fit().with_cov("bootstrap", n_boot=12, random_state=r) for r in (3, 4))
     np.testing.assert_allclose(same.bootstrap.draws, found.draws, rtol=1e-7)

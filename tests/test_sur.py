@@ -108,7 +108,7 @@ def test_french_portfolios_as_linearmodels():
         assert_same_params(fit, theirs, 1e-5 if constrain else 1e-8)
         error = fit.params - saddle_gls(model.data, sigma.toarray())
         assert np.abs(error / (np.abs(fit.params) + fit.bse)).max() < 1e-10
-        assert fit.converged and fit.cg_iterations[0] <= 20
+        assert fit.converged and fit.n_cg[0] <= 20
     assert model.fit(covariance=sigma).params.xs(wide[0], level=1).std() < 1e-12
 
 
@@ -235,14 +235,14 @@ def test_standard_errors_of_other_kinds(grunfeld):
     sigma = residual_covariance(equations)
     model = SUR(equations)
     fit = model.fit(covariance=sigma)
-    assert fit.cov_kind == "unadjusted"
-    robust = model.fit(covariance=sigma, cov_type="robust", cov_config={"debiased": False})
+    assert fit.cov_type == "unadjusted"
+    robust = model.fit(covariance=sigma, cov_type="robust", cov_kwds={"debiased": False})
     reference = Reference(equations, sigma=sigma).fit(method="gls", cov_type="robust")
     np.testing.assert_allclose(robust.bse, reference.std_errors, rtol=1e-6)
     pd.testing.assert_series_equal(robust.bse, fit.with_cov("robust", debiased=False).bse)
     decades = pd.Series(np.arange(20) // 4, index=equations["Atlantic Refining"]["exog"].index)
     by_label = model.fit(covariance=sigma, cov_type="clustered",
-                         cov_config={"clusters": decades.sample(frac=1, random_state=0)})
+                         cov_kwds={"clusters": decades.sample(frac=1, random_state=0)})
     by_place = fit.with_cov("clustered", clusters=np.arange(20) // 4)
     pd.testing.assert_series_equal(by_label.bse, by_place.bse)
     assert np.abs(by_label.bse / fit.bse - 1).max() > 0.1
@@ -250,11 +250,11 @@ def test_standard_errors_of_other_kinds(grunfeld):
                             ({"clusters": decades.iloc[[0, *range(20)]]},
                              "each label once .*got 1935")):
         with pytest.raises(ValueError, match=message):
-            model.fit(ranks=1, cov_type="clustered", cov_config=config)
-    with pytest.raises(ValueError, match="kind must be one of"):
+            model.fit(ranks=1, cov_type="clustered", cov_kwds=config)
+    with pytest.raises(ValueError, match="cov_type must be one of"):
         model.fit(ranks="bic", cov_type="magic")
     with pytest.raises(TypeError, match="takes the options"):
-        model.fit(ranks=1, cov_type="robust", cov_config={"clusters": decades})
+        model.fit(ranks=1, cov_type="robust", cov_kwds={"clusters": decades})
 
 
 # ---------------------------------------------------------------- equations with gaps

@@ -12,14 +12,15 @@ from trees import close, make_case
 from mlrops import Dense, Hierarchy, als_gls
 from mlrops.datasets import load_french, load_grunfeld
 from mlrops.regression.sur.als_gls import SUROptions, fit_system
-from mlrops.regression.sur.covariance import automatic_bandwidth, kernel_weights
+from mlrops.regression.sur.covariance import blocks_of, estimated
 from mlrops.regression.sur.data import SURData
+from mlrops.regression.sur.row_weights import automatic_bandwidth, kernel_weights
 
 TREE = Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 2, 6], [0, 2, 4, 6]])
 
 
 def gls(data, covariance, **options):
-    return fit_system(data, None, None, SUROptions.checked(**options), covariance=covariance)
+    return fit_system(data, None, None, SUROptions(**options), covariance=covariance)
 
 
 # ---------------------------------------------------------------- linearmodels
@@ -101,7 +102,7 @@ def test_linearmodels(which, name):
     fit, model = pair(which)
     kind, ours, options = OTHERS[name]
     if kind == "clustered":
-        clusters = np.random.default_rng(0).integers(0, fit.N // 2, fit.N)
+        clusters = np.random.default_rng(0).integers(0, fit.nobs // 2, fit.nobs)
         ours, options = {**ours, "clusters": clusters}, {**options, "clusters": clusters}
     theirs = model.fit(method="gls", iterate=False, **{"cov_type": "unadjusted", **options})
     found = fit.with_cov(kind, **ours)
@@ -198,11 +199,11 @@ def test_sandwiches_are_those_of_dense_scores(sandwich, name, ridge):
         expected = expected * np.outer(scale, scale)
     close(fit.cov_params(), expected, 1e-8)
     at = np.cumsum([0, *data.p])
-    for block, i, j in zip(fit._cov_blocks(), at[:-1], at[1:], strict=True):
+    for block, i, j in zip(blocks_of(fit), at[:-1], at[1:], strict=True):
         close(block, expected[i:j, i:j], 1e-7 * np.abs(expected).max() / np.abs(block).max())
     close(np.concatenate(fit.bse) ** 2, expected.diagonal(), 1e-8)
     V = np.random.default_rng(0).standard_normal((at[-1], 2))
-    close(fit._cov_times(V), expected @ V, 1e-8)
+    close(estimated(fit).times(V), expected @ V, 1e-8)
 
 
 @pytest.mark.parametrize("kernel", ["bartlett", "parzen", "qs"])

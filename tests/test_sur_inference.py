@@ -16,6 +16,7 @@ from mlrops.operators.iterations import cg_in_runs
 from mlrops.regression.sur import coefficient_inverse
 from mlrops.regression.sur.als_gls import SUROptions, fit_system
 from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
+from mlrops.regression.sur.covariance import estimated
 from mlrops.regression.sur.data import SURData
 from mlrops.regression.sur.small_sample import corrected_covariance, residual_df
 
@@ -143,21 +144,21 @@ def test_many_coefficients():
     K, N = 1500, 40
     case = make_case(Hierarchy(rng.permutation(K), [[0, K], [0, 500, 600, K]]), (2, 1), 2)
     data = draw(case, N, widths=(3,))
-    fit = fit_system(data, None, None, SUROptions.checked(), covariance=case.A)
-    assert fit._cov.route == "factors" and fit.P == 4500
+    fit = fit_system(data, None, None, SUROptions(), covariance=case.A)
+    assert estimated(fit).route == "factors" and fit.n_params == 4500
     E = np.zeros((4500, 4))
     E[[0, 1, 2, 4499], range(4)] = 1
     X = CoefficientInverse(fit.system, case.A, "cg").times(E)
     np.testing.assert_allclose(fit.bse[0] ** 2, np.diag(X[:3, :3]), rtol=1e-8)
     np.testing.assert_allclose(fit.bse[-1][-1] ** 2, X[-1, -1], rtol=1e-8)
-    np.testing.assert_allclose(fit._cov_times(E), X, rtol=1e-7, atol=1e-13)
+    np.testing.assert_allclose(estimated(fit).times(E), X, rtol=1e-7, atol=1e-13)
     with pytest.raises(ValueError, match=r"at most 4000 coefficients, the system has 4500, which"
                                          r" would take 0.2 GB; bse, tvalues"):
         fit.cov_params()
     robust = fit.with_cov("robust", debiased=False)
     E = np.zeros((4500, 1))
     E[2] = 1
-    z = fit._cov_times(E)[:, 0]  # a column of A⁻¹ against the scores
+    z = estimated(fit).times(E)[:, 0]  # a column of A⁻¹ against the scores
     V = case.A.solve(fit.errors.T)
     s = sum(z[3 * j : 3 * j + 3] @ X.T * v
             for j, (X, v) in enumerate(zip(data.Xs, V, strict=True)))
@@ -201,19 +202,19 @@ def test_runs_of_cg():
 def make_fit(seed=0, **options):
     case = make_case(Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 3, 6]]), (1, 0), 4)
     data = draw(case, 80, seed)
-    return fit_system(data, (1, 0), case.hierarchy, SUROptions.checked(**options))
+    return fit_system(data, (1, 0), case.hierarchy, SUROptions(**options))
 
 
 def test_defaults_correct_for_small_samples():
     fit = make_fit()
-    args = fit.covariance, fit.N, fit.data.p
+    args = fit.covariance, fit.nobs, fit.data.p
     np.testing.assert_allclose(fit.df_resid, residual_df(*args))
     for found, sigma in ((fit, corrected_covariance(*args)),
                          (fit.with_cov("unadjusted", debiased=False), fit.covariance)):
         expected = dense_covariance(fit.data, sigma.toarray())
         close(found.cov_params(), expected, 1e-9)
         close(np.concatenate(found.bse), np.sqrt(expected.diagonal()), 1e-9)
-    assert fit.cov_kind == "unadjusted"
+    assert fit.cov_type == "unadjusted"
     corrected, plain = fit.cov_params(), fit.cov_params(debiased=False)
     assert (corrected.diagonal() > 1.01 * plain.diagonal()).all()
     # Shared regressors: what least squares says, whatever Σ; not where constraints tie them.
@@ -256,7 +257,7 @@ def test_fixed_coefficients_have_no_error(kind):
     R = np.zeros((3, data.p.sum()))
     R[0, 0] = R[1, 1] = R[2, 3] = R[2, 4] = 1
     data = replace(data, constraints=(R, np.array([0.0, -2.0, 2.0])))
-    fit = fit_system(data, 1, None, SUROptions.checked()).with_cov(kind)
+    fit = fit_system(data, 1, None, SUROptions()).with_cov(kind)
     np.testing.assert_allclose(fit.params[0], [0, -2], atol=1e-14)
     assert fit.bse[0].tolist() == [0, 0] and fit.tvalues[0][1] == -np.inf
     assert fit.pvalues[0][1] == 0
@@ -288,7 +289,7 @@ def test_names():
 def test_order_and_units_do_not_matter():
     case = permuted_case()
     data = draw(case, 30)
-    how = {"options": SUROptions.checked(), "covariance": case.A}
+    how = {"options": SUROptions(), "covariance": case.A}
     fit = fit_system(data, None, None, **how)
     order = np.random.default_rng(1).permutation(30)
     units = [10.0 ** np.arange(-6, -6 + 4 * p, 4) for p in data.p]
@@ -322,9 +323,9 @@ def test_single_precision():
 
 def test_bad_arguments():
     fit = make_fit()
-    with pytest.raises(ValueError, match="kind must be one of unadjusted, .*bootstrap, got 'HC1'"):
+    with pytest.raises(ValueError, match="cov_type must be one of unadjusted, .*bootstrap, got 'HC1'"):
         fit.with_cov("HC1")
-    with pytest.raises(TypeError, match='kind="robust" takes the options debiased, got lags'):
+    with pytest.raises(TypeError, match='cov_type="robust" takes the options debiased, got lags'):
         fit.cov_params("robust", lags=3)
     known = fit_system(fit.data, None, None, fit.options, covariance=fit.covariance)
     with pytest.raises(ValueError, match="corrects a Σ that was estimated; this one is known"):

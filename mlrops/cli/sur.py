@@ -7,9 +7,10 @@ from statistics import median
 import numpy as np
 
 from .._common.text import number, short
-from .._common.wording import counted, name_some
+from .._common.wording import counted
 from ..regression.sur.model import SUR
 from .errors import CommandError, reporting
+from .groups_file import groups_by_name
 from .outputs import can_draw, check_outputs, save_picture
 from .table_file import Cells, TableFile, write_table
 from .tables import CONSTANT, coefficient_table, paragraph, percent, table
@@ -46,15 +47,16 @@ def _regress(args):
     equations = read_specification(data, args)
     groups = None
     if args.groups is not None:
-        groups = read_groups(TableFile(args.groups, cells, encodes=True), equations)
+        groups = groups_by_name(TableFile(args.groups, cells, encodes=True), equations, "equation")
     ranks = read_ranks(args.ranks or "bic")
     with reporting("sur"):
         model = SUR(read_columns(data, equations, not args.no_const))
         if data.suspicion() is not None:
             warnings.warn(data.suspicion(), stacklevel=1)
         kind, options = covariance_kind(data, args, model.dropped)
-        fit = model.fit(ranks, groups, cov_type=kind, cov_config=options)
-        plain = model.fit(0, cov_type=kind, cov_config=options)
+        fit = model.fit(ranks, groups, cov_type=kind, cov_kwds=options)
+        plain = model.fit(0, cov_type=kind, cov_kwds=options)
+        K = fit.n_equations
         tables = {label: coefficient_table(result)
                   for label, result in (("sur", fit), ("ols", plain))}
         if args.save_table is not None:  # before anything else is done with them
@@ -63,13 +65,13 @@ def _regress(args):
         if fit.selection is not None:
             print(f"Ranks {fit.selection.ranks} are best by {ranks} of"
                   f" {len(fit.selection.table)} candidates.")
-        print(f"\n{fit.summary(max_equations=fit.K if fit.K <= MOST_EQUATIONS else 0)}\n")
-    print((_beside if fit.K <= MOST_EQUATIONS else _by_regressor)(**tables))
-    if len({id(X) for X in model.data.Xs}) == 1 < fit.K:
+        print(f"\n{fit.summary(max_equations=K if K <= MOST_EQUATIONS else 0)}\n")
+    print((_beside if K <= MOST_EQUATIONS else _by_regressor)(**tables))
+    if len({id(X) for X in model.data.Xs}) == 1 < K:
         print("\nAll equations have the same X: SUR is least squares, whatever the errors.")
     if args.save_table is not None:
         print(f"\nCoefficients written to {args.save_table}")
-    names = [name for name in _most_common(fit) if name != CONSTANT or fit.P == fit.K]
+    names = [name for name in _most_common(fit) if name != CONSTANT or fit.n_params == K]
     with reporting("sur"):
         save_picture(args.output, lambda: _picture(fit, plain, names[:MOST_PANELS]))
     if len(names) > MOST_PANELS:
@@ -164,35 +166,6 @@ def read_columns(data, equations, constant):
     return out
 
 
-def read_groups(groups, equations):
-    """Labels of each equation, coarse to fine, from a file whose first column names it."""
-    names, *levels = map(groups.text, groups.columns)
-    if not levels:
-        raise CommandError(f"{groups.path} must have a column of equations and at least one of"
-                           " their groups, it has one column")
-    at = {}
-    for row, name in enumerate(names):
-        if name in at:
-            raise CommandError(f"{groups.path}, line {groups.lines[row]}: equation {name} has had a"
-                               f" row in line {groups.lines[at[name]]}")
-        at[name] = row
-    lacks = [name for name in equations if name not in at]
-    first = next(iter(groups.columns))
-    if first in lacks:
-        raise CommandError(f"{groups.path} must begin with a line of column names, its first line"
-                           f" is that of equation {first}: put a line such as equation,group above"
-                           " it")
-    if lacks:
-        raise CommandError(f"{groups.path} has no row for {len(lacks)} of {len(equations)}"
-                           f" equations ({name_some(lacks)})")
-    for name in equations:
-        for column, labels in zip(list(groups.columns)[1:], levels, strict=True):
-            if not labels[at[name]]:
-                raise CommandError(f"{groups.path}, line {groups.lines[at[name]]}, column {column}:"
-                                   f" equation {name} has no group")
-    return {name: tuple(labels[at[name]] for labels in levels) for name in equations}
-
-
 def read_ranks(text):
     """A criterion, or numbers of factors, coarsest level first."""
     if text in CHOICES:
@@ -206,7 +179,7 @@ def read_ranks(text):
 
 
 def covariance_kind(data, args, dropped):
-    """``cov_type`` and ``cov_config`` of `SUR.fit`."""
+    """``cov_type`` and ``cov_kwds`` of `SUR.fit`."""
     kind = args.cov_type or ("clustered" if args.clusters else "unadjusted")
     if (kind == "clustered") != (args.clusters is not None):
         raise CommandError("--cov-type clustered and --clusters belong together")

@@ -4,8 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 __all__ = ["CONSTANT", "coefficient_table", "columns", "markdown", "paragraph", "percent", "table"]
 
 CONSTANT = "const"  # the name of an intercept
@@ -44,11 +42,4 @@ def percent(change: float, digits: int = 1) -> str:
 
 def coefficient_table(fit: Any) -> dict[tuple[str, str], list[float]]:
     """``{(equation, regressor): (coef, se, t, p, low, high)}``."""
-    bare = fit._by_number
-    ends = np.concatenate(bare.conf_int())
-    numbers = np.column_stack([*(np.concatenate(x) for x in (bare.params, bare.bse, bare.tvalues,
-                                                             bare.pvalues)), ends])
-    names = fit.data.names
-    pairs = [(equation, regressor) for equation, own
-             in zip(names.equations, names.regressors, strict=True) for regressor in own]
-    return dict(zip(pairs, numbers.tolist(), strict=True))
+    return dict(zip(fit.coefficient_pairs(), fit.inference.table().tolist(), strict=True))

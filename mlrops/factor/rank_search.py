@@ -100,12 +100,13 @@ class Part(NamedTuple):
         return f"in the training part of {self.name} " if self.name else ""
 
 
-def in_new_order(function: str, candidates: Any, hierarchy: Any) -> tuple[Any, Any]:
+def in_new_order(function: str, candidates: Any, hierarchy: Any,
+                 stacklevel: int = 3) -> tuple[Any, Any]:
     """Candidates and hierarchy, which stood the other way round in version 0.1."""
     if _names_features(candidates):
         warnings.warn(f"{function}(data, hierarchy, candidates) is {function}(data, candidates,"
                       " hierarchy) since version 0.2.0; the old order goes in 0.3.0",
-                      DeprecationWarning, stacklevel=3)
+                      DeprecationWarning, stacklevel=stacklevel)
         return hierarchy, candidates
     if isinstance(hierarchy, range):
         raise TypeError(f"hierarchy must be a Hierarchy or labels, got {hierarchy!r}{NEW_ORDER}")

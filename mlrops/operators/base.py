@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .._common.cached import computed_once
+from .._common.stored import Stored
 from .._common.typing import FloatArray, RandomState, Real
 from .._common.validate import as_generator, check_rank
 from . import krylov, rules
@@ -28,7 +29,7 @@ from .operand import linear, operand, solve_options
 __all__ = ["StructuredOperator"]
 
 
-class StructuredOperator(Arithmetic):
+class StructuredOperator(Stored, Arithmetic):
     """Base class of every operator of the package.
 
     Parameters

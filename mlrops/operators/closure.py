@@ -16,12 +16,13 @@ from .arithmetic import add, matmul, scale
 from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .composed import Product, Scaled, Sum, is_transpose
-from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
+from .elementary import Dense, Diagonal, Identity, LowRank
 from .general.levels import Levels, multiply
 from .general.mlr import GeneralMLR
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
+from .permutation import Permutation
 from .rules import SPLIT, rule
 from .woodbury import Woodbury, WoodburyInverse
 

@@ -7,6 +7,7 @@ import numpy as np
 from .. import kernels
 from .._common.cached import cached_property
 from .._common.labels import by_label
+from .._common.stored import RANKS, check_sides, floats, instance, one_dtype
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
@@ -27,10 +28,8 @@ def check_ranks(ranks, hierarchy):
     """A tuple of one non-negative rank a level."""
     ranks = (ranks,) if np.ndim(ranks) == 0 else tuple(ranks)
     if len(ranks) != hierarchy.n_levels:
-        raise ValueError(
-            f"ranks must have {counted(hierarchy.n_levels, 'entry')}, one a level, got"
-            f" {len(ranks)}: {ranks}"
-        )
+        raise ValueError(f"ranks must have {counted(hierarchy.n_levels, 'entry')}, one a level, got"
+                         f" {len(ranks)}: {ranks}")
     return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(ranks))
 
 
@@ -174,6 +173,17 @@ class MLR(StructuredOperator):
         kept = read_only if copy and hierarchy._in_order else np.ascontiguousarray
         F, D = (kept(hierarchy._gather(x.astype(dtype, copy=False))) for x in (F, D))
         return cls._from_tree(hierarchy, ranks, F.view(), D.view())
+
+    stored_fields = {"hierarchy": instance(Hierarchy, "of type Hierarchy"), "ranks": RANKS,
+                     "F": floats(2), "D": floats(1)}
+
+    def to_fields(self):
+        return dict(zip(self.stored_fields, self.__reduce__()[1], strict=True))
+
+    @classmethod
+    def from_fields(cls, hierarchy, ranks, F, D):
+        check_sides(check_ranks(ranks, hierarchy), F=(F, hierarchy))
+        return cls._from_tree(hierarchy, ranks, F, one_dtype(F=F, D=as_positive(D, "D", len(F))))
 
     # ---------------------------------------------------------------- what it is made of
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
-from .._common.wording import name_some
+from .._common.wording import counted, name_some
 
-__all__ = ["read_levels"]
+__all__ = ["check_names", "read_levels"]
 
 
 def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature",
@@ -91,3 +91,18 @@ def _paths(labels, axis):
         raise ValueError(f"the hierarchy must have equally many labels for every {axis}, at least"
                          f" one: {next(iter(labels))} has {depth}, not so {name_some(uneven)}")
     return [list(level) for level in zip(*paths, strict=True)]
+
+
+def check_names(hierarchy, names, feature_names):
+    """Refuse names of groups, one tuple or None a level, or of features that do not fit a tree."""
+    if type(names) is not tuple or len(names) != hierarchy.n_levels:
+        raise ValueError(f"names must have {counted(hierarchy.n_levels, 'entry')}, one tuple or"
+                         " None a level")
+    for level, (given, p) in enumerate(zip(names, hierarchy.group_counts, strict=True)):
+        if given is not None and (type(given) is not tuple or len(given) != p):
+            raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
+    if feature_names is not None and not (
+            type(feature_names) is tuple and len(feature_names) == hierarchy.n
+            and all(isinstance(name, str) for name in feature_names)):
+        raise ValueError(f"feature_names must be None or a tuple of {hierarchy.n} strings, one a"
+                         " feature")

@@ -19,11 +19,12 @@ from . import entries as parts
 from . import solve as solving
 from .checks import check_pair, check_sides, mirrored
 from .levels import Levels
+from .stored import StoredGeneral
 
 __all__ = ["GeneralMLR"]
 
 
-class GeneralMLR(StructuredOperator):
+class GeneralMLR(StoredGeneral, StructuredOperator):
     r"""General multilevel low rank matrix :math:`A = \sum_l B_l C_l^T`, m×n.
 
     The rows and the columns each have a hierarchy, the two trees of one shape.  Group g of a level

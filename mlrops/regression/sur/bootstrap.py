@@ -2,12 +2,18 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from ..._common.convergence import ConvergenceWarning
+from ..._common.typing import FloatArray
 from ..._common.validate import check_rank
 from ..._common.wording import counted
+from ...operators.base import StructuredOperator
+from .data import SURData
+from .system_fit import SystemFit
 
 __all__ = ["Bootstrap", "bootstrap", "drawn_data"]
 
@@ -35,76 +41,52 @@ class Bootstrap:
     ((10, 8), 0)
     """
 
-    draws: np.ndarray
+    draws: FloatArray
     failed: int
     unconverged: int
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"<Bootstrap of {counted(len(self.draws), 'draw')},"
                 f" {counted(self.failed, 'refit')} failed, {self.unconverged} did not converge>")
 
 
-def drawn_data(result, covariance, rng):
+def drawn_data(fit: SystemFit, covariance: StructuredOperator, rng: np.random.Generator) -> SURData:
     """The data of a system with fitted values plus new errors, over the square roots of weights."""
-    data = result.data
-    errors = covariance.sample(data.N, rng)
-    if data.weights is not None:
-        errors = errors / np.sqrt(data.weights)
-    return data.with_Y(np.nan_to_num(result.fitted) + errors)
+    errors = covariance.sample(fit.nobs, rng)
+    if fit.data.weights is not None:
+        errors = errors / np.sqrt(fit.data.weights)
+    return fit.data.with_Y(np.nan_to_num(fit.fitted) + errors)
 
 
-def bootstrap(result, covariance, n_boot=200, random_state=0, progress=False):
-    """Refit a system to data drawn from it.
+def bootstrap(fit: SystemFit, covariance: StructuredOperator, n_boot: int = 200,
+              random_state: Any = 0, progress: bool = False) -> Bootstrap:
+    """Refit a system `n_boot` times to data drawn from it with errors of this covariance.
 
     Rows ``e* ~ N(0, Σ)`` are added to the fitted values, over the square roots of weights and with
     the same cells missing; coefficients and covariance are fitted again with the same ranks,
     hierarchy and options, a covariance that was given is kept.
-
-    Parameters
-    ----------
-    result : SURResult
-    covariance : StructuredOperator, shape (K, K)
-        Σ of the draws.
-    n_boot : int
-        At least 2.
-    random_state : int or numpy.random.Generator
-    progress : bool
-
-    Returns
-    -------
-    Bootstrap
-
-    Raises
-    ------
-    ValueError
-        More than half of the refits fail.
     """
-    from .als_gls import fit_system
-
     if check_rank(n_boot, "n_boot") < 2:
         raise ValueError(f"n_boot must be at least 2, got {n_boot}")
-    rng = np.random.default_rng(random_state)
-    how = ((None, None) if result.covariance_is_known
-           else (result.covariance.ranks, result.covariance.hierarchy))
-    keep = result.covariance if result.covariance_is_known else None
-    draws, failed, unconverged, why = [], 0, 0, None
+    rng, sigma = np.random.default_rng(random_state), fit.covariance
+    known = fit.covariance_is_known
+    ranks, hierarchy, keep = (None, None, sigma) if known else (sigma.ranks, sigma.hierarchy, None)
+    draws, failed, unconverged, reason = [], 0, 0, None
     for _ in tqdm(range(n_boot), desc="bootstrap", disable=not progress):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                refit = fit_system(drawn_data(result, covariance, rng), *how, result.options,
-                                   covariance=keep)
+                refit = fit.options.fit(drawn_data(fit, covariance, rng), ranks, hierarchy,
+                                        covariance=keep)
         except (ValueError, np.linalg.LinAlgError) as error:
-            failed, why = failed + 1, error
+            failed, reason = failed + 1, error
             continue
         draws.append(np.concatenate(refit.coefficients))
         unconverged += not refit.converged
     if failed > n_boot / 2:
         raise ValueError(f"{failed} of {n_boot} refits of the bootstrap failed, the last one with:"
-                         f" {why}") from why
+                         f" {reason}") from reason
     if failed or unconverged:
-        from ..._common.convergence import ConvergenceWarning
-
         warnings.warn(f"of {n_boot} refits of the bootstrap {failed} failed and {unconverged} did"
                       " not converge; the former are left out", ConvergenceWarning, stacklevel=4)
     return Bootstrap(np.array(draws, dtype=np.float64), failed, unconverged)

@@ -1,27 +1,28 @@
 """Tests of hypotheses about a system of regressions: coefficients, and a diagonal covariance."""
 
-import itertools
 import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from ..._common.convergence import ConvergenceWarning
+from ..._common.typing import BoolArray, FloatArray, IntArray, Labels, RandomState, Ranks
 from ..._common.validate import check_rank
 from ..._common.wording import counted, name_some
 from ...factor.criteria import degrees_of_freedom
+from ...tree.hierarchy import Hierarchy
 from .bootstrap import drawn_data
 from .constraints import read_constraints
-from .covariance import joint_estimate
-from .data import SystemNames
+from .covariance import Covariance, estimated, joint_estimate
 from .measures import sums_of_squares
 from .small_sample import residual_df, wald_df
+from .system_fit import Fitter, SystemFit
 
-__all__ = ["HypothesisTest", "breusch_pagan", "coefficient_names", "homogeneity",
-           "likelihood_ratio", "restrictions_test", "wald"]
+__all__ = ["HypothesisTest", "breusch_pagan", "homogeneity_test", "likelihood_ratio", "wald_test"]
 
 # Pairs of equations whose sums of products are formed at a time, where samples differ.
 PAIRS = 4_000_000
@@ -64,7 +65,7 @@ class HypothesisTest:
     n_simulations: int = 0
     is_bound: bool = False
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         law = f"chi2({self.df})" if self.df_denom is None else f"F({self.df}, {self.df_denom:.4g})"
         if self.n_simulations:
             law = f"statistic ({self.n_simulations} simulated)"
@@ -76,56 +77,104 @@ class HypothesisTest:
 # ---------------------------------------------------------------- restrictions on coefficients
 
 
-def coefficient_names(fit):
-    """`SystemNames` of the fit; numbers where it has no names."""
-    if fit.data.names is not None:
-        return fit.data.names
-    return SystemNames(tuple(map(str, range(fit.K))),
-                       tuple(tuple(map(str, range(b.size))) for b in fit.coefficients))
+def wald_test(fit: SystemFit, R: Labels, q: Labels | float | None = None, *,
+              use_f: bool | None = None) -> HypothesisTest:
+    r"""Wald test of linear restrictions :math:`R \beta = q` on the coefficients.
 
+    Parameters
+    ----------
+    R : array_like, DataFrame, dict, Series, or list of dict or of (dict, value)
+        An array (m, P) or (P,), coefficients equation by equation; a DataFrame whose columns
+        are (equation, regressor) pairs, those that are left out being zero; or for each
+        restriction a dict ``{(equation, regressor): factor}``, with the value beside it where
+        that is not zero; one restriction also as a Series.  Equations and regressors go by
+        their names, or by their numbers where they have none.
+    q : float, array_like, Series or dict, shape (m,), optional
+        For R as an array or DataFrame; default zeros.  A Series or dict is read by R's index.
+    use_f : bool, optional
+        An F statistic, or a χ² statistic.  Default F, but χ² where the covariance of the errors
+        is known.
 
-def restrictions_test(fit, R, q=None, use_f=None):
-    """Test ``R β = q`` as a user writes it; see `SystemTests.wald_test`."""
+    Returns
+    -------
+    HypothesisTest
+        With ``statistic``, ``pvalue``, ``df``, ``df_denom``, ``null``.
+
+    Raises
+    ------
+    ValueError
+        Restrictions that contradict one another or constraints of the fit, or say nothing that
+        these do not say; names that are not known; a robust covariance of the coefficients
+        that is singular along the restrictions.
+
+    Notes
+    -----
+    :math:`W = (R\beta - q)^T (R V R^T)^{-1} (R\beta - q)` with the covariance V of the
+    coefficients that `bse` uses (`with_cov`).  Restrictions that follow from the others do not
+    count.  W is χ² with m degrees of freedom as N grows.  F is ``W / m``, its denominator
+    degrees of freedom those of A. Fai, P. Cornelius (1996) from the equations' ``df_resid``;
+    for one coefficient it is the square of its t value.  V comes from one solve with the normal
+    equations for each coefficient that R speaks of.
+    """
     if isinstance(R, (list, np.ndarray)) and not _of_dicts(R):
         R = np.atleast_2d(R)
-    R, q, words = read_constraints(R, q, coefficient_names(fit))
+    R, q, words = read_constraints(R, q, fit.names)
     empty = np.flatnonzero(~R.any(axis=1))
     if empty.size or not len(R):
         raise ValueError("R must hold at least one restriction, none of zeros alone"
                          + (f", got row {name_some(empty)}" if empty.size else ""))
     short = len(words) <= 2 and not words[0].startswith("row ")
     null = ", ".join(words) if short else counted(len(R), "linear restriction")
-    return wald(fit, R, q, null, use_f)
+    return _wald(fit, R, q, null, use_f)
 
 
-def _of_dicts(R):
+def _of_dicts(R: Any) -> bool:
     """Whether these are restrictions as dicts, or dicts with their values."""
     return isinstance(R, list) and any(isinstance(row, (Mapping, tuple)) for row in R)
 
 
-def homogeneity(fit, regressor, use_f=None):
-    """Test that a regressor has one coefficient everywhere; see `SystemTests.homogeneity_test`."""
-    names = coefficient_names(fit)
-    at = [i for i, name in enumerate(itertools.chain(*names.regressors)) if name == str(regressor)]
+def homogeneity_test(fit: SystemFit, regressor: str | int, *,
+                     use_f: bool | None = None) -> HypothesisTest:
+    """Wald test that a regressor has one coefficient in all equations that have it.
+
+    Zellner's test for aggregation bias (1962), a regressor at a time.
+
+    Parameters
+    ----------
+    regressor : str, or int where regressors have no names
+    use_f : bool, optional
+        As in `wald_test`.
+
+    Returns
+    -------
+    HypothesisTest
+
+    Raises
+    ------
+    ValueError
+        Fewer than two equations have it.
+    """
+    at = [i for i, (_, name) in enumerate(fit.coefficient_pairs()) if name == str(regressor)]
     if len(at) < 2:
         raise ValueError(f"regressor {regressor!r} must stand in at least two equations, it stands"
                          f" in {len(at)}")
-    R = np.zeros((len(at) - 1, fit.P))
+    R = np.zeros((len(at) - 1, fit.n_params))
     R[:, at[0]] = 1
     R[np.arange(len(at) - 1), at[1:]] = -1
     what = f"regressor {regressor}" if fit.data.names is None else regressor
     null = f"one coefficient of {what} in {counted(len(at), 'equation')}"
-    return wald(fit, R, np.zeros(len(R)), null, use_f)
+    return _wald(fit, R, np.zeros(len(R)), null, use_f)
 
 
-def wald(fit, R, q, null, use_f=None):
-    """Test ``R β = q`` for R (m, P); see `SystemTests.wald_test`."""
+def _wald(fit: SystemFit, R: FloatArray, q: FloatArray, null: str,
+          use_f: bool | None) -> HypothesisTest:
+    """Test ``R β = q`` for R (m, P)."""
     gap = R @ np.concatenate(fit.coefficients).astype(float) - q
     T = _independent(fit, R, q, gap)
     used = np.flatnonzero(R.any(axis=0))
-    equations = np.repeat(np.arange(fit.K), fit.data.p)[used]
+    equations = np.repeat(np.arange(fit.n_equations), fit.data.p)[used]
     across = np.unique(equations).size > 1
-    V = _covariance_among(joint_estimate(fit) if across else fit._cov, fit.P, used)
+    V = _covariance_among(joint_estimate(fit) if across else estimated(fit), fit.n_params, used)
     R, gap = T @ R[:, used], T @ gap
     spread = np.sqrt(np.einsum("mi,ij,mj->m", R, V, R))
     R, gap = R / spread[:, None], gap / spread  # restrictions of variance 1: no units
@@ -133,10 +182,10 @@ def wald(fit, R, q, null, use_f=None):
     value, axes = np.linalg.eigh(W)
     if not value[0] > len(W) * np.finfo(fit.system.dtype).eps * value[-1]:
         raise ValueError(
-            f"the {fit.cov_kind} covariance of the coefficients is singular along the {len(W)}"
+            f"the {fit.cov_type} covariance of the coefficients is singular along the {len(W)}"
             " restrictions: test fewer at a time, or with another covariance (with_cov)")
     chi2, m = float(np.sum(np.square(axes.T @ gap) / value)), len(W)
-    df = _joint_df(fit) if across else np.asarray(fit._df_resid, float)
+    df = _joint_df(fit) if across else fit._df_resid
     known = np.isinf(df[equations]).any()
     if use_f is False or (use_f is None and known):
         return HypothesisTest(chi2, float(chdtrc(m, chi2)), m, null=null)
@@ -145,14 +194,14 @@ def wald(fit, R, q, null, use_f=None):
     return HypothesisTest(chi2 / m, float(pvalue), m, df_denom, null=null)
 
 
-def _joint_df(fit):
+def _joint_df(fit: SystemFit) -> FloatArray:
     """Degrees of freedom of the equations for tests across them; see `joint_estimate`."""
     if fit.covariance_is_known:
-        return np.full(fit.K, np.inf)
+        return np.full(fit.n_equations, np.inf)
     return residual_df(fit.covariance, fit.data.nobs, fit.data.p)
 
 
-def _covariance_among(covariance, P, used):
+def _covariance_among(covariance: Covariance, P: int, used: IntArray) -> FloatArray:
     """Covariance of the coefficients of these numbers."""
     out = np.empty((used.size, used.size))
     for start in range(0, used.size, COLUMNS):
@@ -163,7 +212,7 @@ def _covariance_among(covariance, P, used):
     return (out + out.T) / 2
 
 
-def _independent(fit, R, q, gap):
+def _independent(fit: SystemFit, R: FloatArray, q: FloatArray, gap: FloatArray) -> FloatArray:
     """T (rank, m): combinations of the rows of R that say all of ``R β = q``, each once.
 
     In coordinates in which units do not matter, without what constraints of the fit say already.
@@ -193,27 +242,49 @@ def _independent(fit, R, q, gap):
 # ---------------------------------------------------------------- a diagonal covariance
 
 
-def _check_several(fit):
-    if fit.K < 2:
+def _check_several(fit: SystemFit) -> None:
+    if fit.n_equations < 2:
         raise ValueError("errors across equations can be tested with two equations or more, got 1")
 
 
-def breusch_pagan(fit):
-    """LM test of uncorrelated errors; see `SystemTests.breusch_pagan`."""
+def breusch_pagan(fit: SystemFit) -> HypothesisTest:
+    r"""Lagrange multiplier test of errors that are uncorrelated across equations.
+
+    Returns
+    -------
+    HypothesisTest
+
+    Raises
+    ------
+    ValueError
+        One equation only, or equations that their regressors fit exactly.
+
+    Notes
+    -----
+    :math:`\sum_{i<j} N_{ij} r_{ij}^2`, χ² with one degree of freedom a pair of equations, r the
+    correlations of the residuals of *least squares equation by equation*, without ridge and
+    constraints, which are what holds where the errors are uncorrelated; not those of this fit.
+    Weighted where the equations are.  N_ij counts the rows that the pair shares: all N where no
+    cell is missing.  Then the K×K or the N×N products of residuals are formed, the fewer.
+
+    The approximation is one of N much larger than K and the numbers of regressors: r² has mean
+    1 / (N - p) and not 1 / N, which K²/2 pairs add up (T. Breusch, A. Pagan, "The Lagrange
+    multiplier test and its applications to model specification", 1980).
+    """
     _check_several(fit)
     system = fit.system
     E = system.Y - system.fitted(system.adjoint(system.Y))  # neither ridge nor constraints
     system.check_errors(E)
     E = E.astype(float)
     if fit.data.observed is None:
-        statistic, df = _complete_lm(E), fit.K * (fit.K - 1) // 2
+        statistic, df = _complete_lm(E), fit.n_equations * (fit.n_equations - 1) // 2
     else:
         statistic, df = _incomplete_lm(E, fit.data.observed.T)
     return HypothesisTest(statistic, float(chdtrc(df, statistic)), df, name="Breusch-Pagan LM",
                           null="errors are uncorrelated across equations")
 
 
-def _complete_lm(E):
+def _complete_lm(E: FloatArray) -> float:
     """``N Σ_{i<j} r_ij²``, from the smaller Gram matrix: ``‖Z Zᵀ‖ = ‖Zᵀ Z‖`` for Z (K, N)."""
     K, N = E.shape
     Z = E / np.sqrt(sums_of_squares(E))[:, None]
@@ -222,7 +293,7 @@ def _complete_lm(E):
     return N * max(0.0, float(np.square(Z.T @ Z).sum()) - K) / 2
 
 
-def _incomplete_lm(E, observed):
+def _incomplete_lm(E: FloatArray, observed: BoolArray) -> tuple[float, int]:
     """``Σ_{i<j} N_ij r_ij²`` over the rows that a pair of equations share, and number of pairs."""
     K, statistic, df = len(E), 0.0, 0
     squares, seen = np.square(E), observed.astype(float)
@@ -239,8 +310,42 @@ def _incomplete_lm(E, observed):
     return statistic, df
 
 
-def likelihood_ratio(fit, n_simulations=0, random_state=None):
-    """LR test of uncorrelated errors; see `SystemTests.likelihood_ratio`."""
+def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
+                     random_state: RandomState = None) -> HypothesisTest:
+    r"""Likelihood ratio test of errors that are uncorrelated across equations.
+
+    Parameters
+    ----------
+    n_simulations : int, default 0
+        Number of systems to draw from the fit under the null hypothesis.  Each is fitted anew,
+        and the p-value is the share of statistics as large as this one; 99 or 999 are usual.
+    random_state : None, int or numpy.random.Generator
+        Of the simulations.
+
+    Returns
+    -------
+    HypothesisTest
+
+    Raises
+    ------
+    ValueError
+        A covariance that was given or is diagonal, one equation only, ridges.
+
+    Notes
+    -----
+    ``2 N`` times the difference of log-likelihoods a row of this fit and of one with diagonal
+    Σ and the same constraints.
+
+    A diagonal Σ is a singular point of the factor model: no direction of the loadings is known
+    there, and the statistic is *not* χ² with as many degrees of freedom as the factors have
+    parameters; for 12 equations with one factor such a test of size 5% would reject in 45% of
+    cases.  Without simulations the p-value is that of χ² with one degree of freedom for each
+    pair of equations that a factor can correlate: of the model with all their covariances,
+    whose statistic is larger.  It bounds the p-value from above (``is_bound``; it is the
+    p-value where factors have as many parameters as there are pairs), by much where K is large:
+    with more equations than rows it says nothing; simulate.  See M. Drton, "Likelihood ratio
+    tests and singularities" (2009).
+    """
     _check_several(fit)
     if fit.covariance_is_known:
         raise ValueError("the likelihood ratio test compares fitted covariances, this one was"
@@ -250,9 +355,9 @@ def likelihood_ratio(fit, n_simulations=0, random_state=None):
                          " of one with penalties; fit without ridges")
     hierarchy, ranks = fit.covariance.hierarchy, fit.covariance.ranks
     n_simulations = check_rank(n_simulations, "n_simulations")
-    null = _diagonal_fit(fit.data, fit.options)
-    statistic = max(0.0, 2 * fit.N * (fit.loglik - null.loglik))
-    df = degrees_of_freedom(hierarchy, ranks, mean=False) - fit.K
+    null = _quietly(fit.options, fit.data, 0, None)
+    statistic = max(0.0, 2 * fit.nobs * (fit.loglik - null.loglik))
+    df = degrees_of_freedom(hierarchy, ranks, mean=False) - fit.n_equations
     if df == 0:
         raise ValueError("the likelihood ratio test needs factors, the fitted covariance is"
                          " diagonal: ranks 0")
@@ -268,27 +373,21 @@ def likelihood_ratio(fit, n_simulations=0, random_state=None):
                           n_simulations=n_simulations, **words)
 
 
-def _diagonal_fit(data, options):
-    """The most likely coefficients and variances where errors are uncorrelated."""
-    from .als_gls import fit_system
-
+def _quietly(fitter: Fitter, *args: Any) -> SystemFit:
+    """A fit that does not warn where it does not converge."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit_system(data, 0, None, options)
+        return fitter.fit(*args)
 
 
-def _simulated(fit, null, rng):
+def _simulated(fit: SystemFit, null: SystemFit, rng: np.random.Generator) -> float:
     """The statistic for errors drawn from the fit under the null hypothesis."""
-    from .als_gls import fit_system
-
-    drawn = drawn_data(null, null.covariance, rng)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        full = fit_system(drawn, fit.covariance.ranks, fit.covariance.hierarchy, fit.options)
-    return 2 * fit.N * (full.loglik - _diagonal_fit(drawn, fit.options).loglik)
+    drawn, sigma = drawn_data(null, null.covariance, rng), fit.covariance
+    full = _quietly(fit.options, drawn, sigma.ranks, sigma.hierarchy)
+    return 2 * fit.nobs * (full.loglik - _quietly(fit.options, drawn, 0, None).loglik)
 
 
-def _correlated_pairs(hierarchy, ranks):
+def _correlated_pairs(hierarchy: Hierarchy, ranks: Ranks) -> int:
     """Number of pairs of equations in one group of the coarsest level that has factors."""
     level = next(at for at, rank in enumerate(ranks) if rank)
     m = hierarchy.group_sizes(level)

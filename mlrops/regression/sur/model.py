@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
 from ..._common.wording import counted, name_some
 from ...factor.selection import CRITERIA, RankOptions
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
-from .covariance import CovConfig
+from .covariance import read_kwds
 from .equations import read_system
 from .groups import read_covariance, read_tree
 from .selection import select_system_ranks
@@ -262,9 +263,10 @@ class SUR:
 
     # ---------------------------------------------------------------- fit
 
+    @renamed_options(max_cg_iter="maxiter")
     def fit(self, ranks=None, hierarchy=None, *, covariance=None, cov_type="unadjusted",
-            cov_config=None, rank_options=None, solver="cg", tol=1e-9, gtol=1e-5, max_iter=200,
-            max_cg_iter=1000, variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0,
+            cov_kwds=None, rank_options=None, solver="cg", tol=1e-9, gtol=1e-5, max_iter=200,
+            maxiter=1000, variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0,
             progress=False, callback=None):
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
 
@@ -284,12 +286,12 @@ class SUR:
             the equations.  Arrays that are symmetric up to rounding are made so.
         cov_type : str, optional
             Kind of standard errors, see `SURResult.with_cov`.
-        cov_config : dict, optional
+        cov_kwds : dict, optional
             Its options.  Clusters with an index are read by the labels of the rows.
         rank_options : dict, optional
             Options of `select_sur_ranks` where ranks are to be chosen: ``max_rank``, ``n_folds``,
             ``random_state``, ...
-        solver, tol, gtol, max_iter, max_cg_iter, variance_floor
+        solver, tol, gtol, max_iter, maxiter, variance_floor
             As for `als_gls`.
         beta_ridge, factor_ridge, progress, callback
             As for `als_gls`.
@@ -322,9 +324,10 @@ class SUR:
         regressors or more in all: their errors can be made to depend on one another.  Such fits
         take long and end at the floor of D, with a warning; ranks that are chosen stay below.
         """
-        options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
-                                     beta_ridge, factor_ridge)
-        config = self._read_config(cov_type, cov_config)
+        options = SUROptions(
+            solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
+            variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
+        cov_kwds = read_kwds(cov_type, cov_kwds or {}, self.data.names.rows)
         hierarchy = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)
         selection = None
@@ -342,13 +345,7 @@ class SUR:
                              progress=progress, callback=callback)
         if selection is not None:
             fit = replace(fit, selection=replace(selection, fit=None))
-        return fit.with_cov(config.kind, **config.options)
-
-    def _read_config(self, kind, options):
-        """The kind of standard errors, checked before anything is fitted."""
-        config = CovConfig(kind, dict(options or {}))
-        config.check()
-        return config.aligned(self.data.names.rows)
+        return fit.with_cov(cov_type, **cov_kwds)
 
     def _choose(self, criterion, hierarchy, options, rank_options, progress, callback):
         if criterion not in CRITERIA:
@@ -365,4 +362,4 @@ class SUR:
                             f" {name_some(unknown)}")
         how = RankOptions(**given, criterion=criterion, progress=progress)
         return select_system_ranks(self.data, hierarchy, how, options, random_state=random_state,
-                                   callback=callback, stacklevel=6)
+                                   callback=callback, stacklevel=7)

@@ -50,10 +50,10 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
                             " those of the fit")
         return _own(fit)
     equations = _names(fit)[0]
-    label = equations or range(fit.K)
+    label = equations or range(fit.n_equations)
     if isinstance(Xs, Mapping) and equations is None:  # numbers
         by_label(Xs, None, "Xs", "equation")
-    given, _ = by_equation(Xs, equations, fit.K)
+    given, _ = by_equation(Xs, equations, fit.n_equations)
     if isinstance(Xs, Mapping):
         read = _of_dict(given, label, need_Y)
     else:
@@ -79,7 +79,9 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
 def _names(fit):
     """Names of the equations and of their regressors, None where there are none."""
     names = fit.data.names
-    return (None, [None] * fit.K) if names is None else (names.equations, names.regressors)
+    if names is None:
+        return None, [None] * fit.n_equations
+    return names.equations, names.regressors
 
 
 def _own(fit):
@@ -180,7 +182,8 @@ def _read_Y(fit, Y, rows, M):
     Y = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
     rows = Y.index if rows is None else rows
     Y = Y.choose(_names(fit)[0], "Y", "equation").in_order(rows, "Y")
-    if Y.values.shape != (M, fit.K):
-        raise ValueError(f"Y must have shape {(M, fit.K)}, as Xs say, got {Y.values.shape}")
+    shape = M, fit.n_equations
+    if Y.values.shape != shape:
+        raise ValueError(f"Y must have shape {shape}, as Xs say, got {Y.values.shape}")
     replace(Y, columns=_names(fit)[0]).check_not_infinite("Y", "equation")
     return Y.values, rows

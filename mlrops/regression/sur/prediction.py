@@ -1,15 +1,23 @@
-"""Predictions of a fitted system with their standard errors and intervals."""
+"""Predictions of a fitted system, their standard errors, and how well they fit data."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from ..._common.optional import import_pandas
+from ..._common.typing import FloatArray, Frame, Labelled
 from ..._common.wording import counted
+from ...factor import conditional
+from ..inference import half_widths
+from . import measures
+from .covariance import blocks_of
 from .new_data import linear, read_new
+from .system_fit import SystemFit
 
-__all__ = ["SystemPrediction", "predict_system"]
+__all__ = ["SystemPrediction", "get_prediction", "mean_squared_error", "predict", "score",
+           "score_samples"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -49,38 +57,38 @@ class SystemPrediction:
     ((60, 4), True)
     """
 
-    mean: np.ndarray = field(repr=False)
-    variance: np.ndarray = field(repr=False)
-    error_variance: np.ndarray = field(repr=False)
-    df_resid: np.ndarray
-    rows: object = None
-    equations: tuple | None = None
+    mean: FloatArray = field(repr=False)
+    variance: FloatArray = field(repr=False)
+    error_variance: FloatArray = field(repr=False)
+    df_resid: FloatArray
+    rows: Any = None
+    equations: tuple[str, ...] | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"<SystemPrediction: {counted(self.mean.shape[0], 'row')},"
                 f" {counted(self.mean.shape[1], 'equation')}>")
 
-    def _named(self, x):
+    def _named(self, x: FloatArray) -> Labelled:
         if self.equations is None and self.rows is None:
             return x
         return import_pandas().DataFrame(x, index=self.rows, columns=self.equations)
 
     @property
-    def predicted_mean(self):
+    def predicted_mean(self) -> Labelled:
         """``x_tj β_j``, (M, K)."""
         return self._named(self.mean)
 
     @property
-    def se_mean(self):
+    def se_mean(self) -> Labelled:
         """Standard errors of the means, (M, K)."""
         return self._named(np.sqrt(self.variance))
 
     @property
-    def se_obs(self):
+    def se_obs(self) -> Labelled:
         """Standard deviations of new observations about their predictions, (M, K)."""
         return self._named(np.sqrt(self.variance + self.error_variance))
 
-    def conf_int(self, obs=False, alpha=0.05):
+    def conf_int(self, obs: bool = False, alpha: float = 0.05) -> Labelled:
         """Intervals of level ``1 - alpha``.
 
         Parameters
@@ -106,7 +114,7 @@ class SystemPrediction:
             return np.stack([low, high], axis=2)
         return self._columns({"lower": low, "upper": high})
 
-    def summary_frame(self, alpha=0.05):
+    def summary_frame(self, alpha: float = 0.05) -> Frame:
         """All of it as a DataFrame with the columns (equation, what).
 
         ``what`` is ``mean``, ``mean_se``, ``mean_ci_lower``, ``mean_ci_upper``, ``obs_ci_lower`` or
@@ -125,16 +133,12 @@ class SystemPrediction:
             "mean": self.mean, "mean_se": np.sqrt(self.variance), "mean_ci_lower": mean[0],
             "mean_ci_upper": mean[1], "obs_ci_lower": new[0], "obs_ci_upper": new[1]})
 
-    def _ends(self, obs, alpha):
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
-        tail = 1 - alpha / 2
-        known = np.isinf(self.df_resid)
-        quantile = np.where(known, ndtri(tail), stdtrit(np.where(known, 1, self.df_resid), tail))
-        half = quantile * np.sqrt(self.variance + self.error_variance if obs else self.variance)
+    def _ends(self, obs: bool, alpha: float) -> tuple[FloatArray, FloatArray]:
+        spread = np.sqrt(self.variance + self.error_variance if obs else self.variance)
+        half = half_widths(spread, self.df_resid, alpha)
         return self.mean - half, self.mean + half
 
-    def _columns(self, parts):
+    def _columns(self, parts: dict[str, FloatArray]) -> Frame:
         pd = import_pandas()
 
         K = self.mean.shape[1]
@@ -145,24 +149,151 @@ class SystemPrediction:
                             index=self.rows, columns=columns)
 
 
-def predict_system(fit, Xs=None):
-    """`SystemPrediction` for new regressors, or for the rows of the fit."""
+def predict(fit: SystemFit, Xs: Any = None) -> Labelled:
+    """Fitted values for regressors like those of the fit.
+
+    Parameters
+    ----------
+    Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+        Regressors.  A list is in the order of the equations, a dict is by their names.  It may
+        have the forms that `SUR` takes, of which only the regressors count: ``{name: X}``,
+        ``{name: (y, X)}``, ``{name: {"exog": X}}``.  One frame, or one array of two dimensions,
+        is for all equations.  Default the rows of the fit.
+
+    Returns
+    -------
+    ndarray, shape (M, K), or DataFrame
+        NaN where a regressor is NaN or masked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Equations, regressors or rows whose names are not those of the fit, or of one another
+        (the first are named), infinity, shapes that do not fit.
+
+    Notes
+    -----
+    *What has names is matched by name.*  Columns of frames are the regressors of the fit, in
+    any order; a frame for all equations may hold more than one equation needs.  Rows of a list
+    must have the same labels, in any order, and come in that of the first X.  Rows of a dict
+    are put together as `SUR` does it: those that an equation lacks are NaN.  Arrays stand in
+    the order of the fit.
+
+    Examples
+    --------
+    >>> from mlrops.datasets import simulate_sur
+    >>> from mlrops import SUR
+    >>> sim = simulate_sur(2, 2, ranks=1, n_samples=60, random_state=0)
+    >>> equations = {"u": (sim.Y[:, 0], sim.Xs[0]), "v": (sim.Y[:, 1], sim.Xs[1])}
+    >>> fit = SUR(equations).fit(ranks=0)
+    >>> found = fit.predict({"v": [[1.0, 2.0]], "u": [[0.0, 1.0]]})
+    >>> list(found.columns), bool(found["u"][0] == fit.params["u"]["x1"])
+    (['u', 'v'], True)
+    """
+    if Xs is None:
+        return fit._by_row(fit.fitted)
+    new = read_new(fit, Xs)
+    return fit._by_cell(linear(fit, new.Xs), new.rows)
+
+
+def get_prediction(fit: SystemFit, Xs: Any = None) -> SystemPrediction:
+    """Predictions with standard errors and intervals.
+
+    Parameters
+    ----------
+    Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+        Regressors as for `SURResult.predict`; default those of the fit.
+
+    Returns
+    -------
+    SystemPrediction
+        With ``predicted_mean``, ``se_mean``, ``conf_int(obs=False, alpha=0.05)`` and
+        ``summary_frame(alpha=0.05)``.
+
+    Notes
+    -----
+    Variances of means are ``x_jᵀ V_jj x_j``, V_jj the covariance of the equation's coefficients
+    that `bse` uses.  A new observation adds the variance Σ_jj of its error: as given where it
+    is known, otherwise times ``N_j / (N_j - p_j)`` for the coefficients that were estimated.
+    New rows have weight 1; those of the fit have theirs.
+    """
     data, new = fit.data, read_new(fit, Xs)
     mean = linear(fit, new.Xs)
     variance = np.stack([np.einsum("ti,ij,tj->t", X, V, X, dtype=float, optimize=True)
-                         for X, V in zip(new.Xs, fit._cov_blocks(), strict=True)], axis=1)
-    errors = np.broadcast_to(error_variances(fit), mean.shape)
+                         for X, V in zip(new.Xs, blocks_of(fit), strict=True)], axis=1)
+    variances = np.asarray(fit.covariance.diagonal(), float)
+    if not fit.covariance_is_known:
+        variances = variances * (data.nobs / (data.nobs - data.p))
+    errors = np.broadcast_to(variances, mean.shape)
     if Xs is None:
         errors = errors if data.weights is None else errors / data.weights
-        if data.observed is not None:
-            mean, variance, errors = (np.where(data.observed, x, np.nan)
-                                      for x in (mean, variance, errors))
-    return SystemPrediction(mean, np.maximum(variance, 0), errors, np.asarray(fit._df_resid, float),
-                            new.rows, None if data.names is None else data.names.equations)
+        mean, variance, errors = map(fit._observed, (mean, variance, errors))
+    return SystemPrediction(mean, np.maximum(variance, 0), errors, fit._df_resid, new.rows,
+                            data.equations)
 
 
-def error_variances(fit):
-    """diag(Σ), (K,), times ``N_j / (N_j - p_j)`` where it was fitted by maximum likelihood."""
-    variances = np.asarray(fit.covariance.diagonal(), float)
-    nobs = fit.data.nobs
-    return variances if fit.covariance_is_known else variances * (nobs / (nobs - fit.data.p))
+def mean_squared_error(fit: SystemFit, Xs: Any = None, Y: Any = None,
+                       by_equation: bool = False) -> Labelled:
+    """Mean squared error of the predictions of data.
+
+    Parameters
+    ----------
+    Xs, Y : optional
+        As for `SURResult.score_samples`: new rows, matched by name, whose missing cells are
+        left out.  Default the rows of the fit, weighted as in `mse`.
+    by_equation : bool, default False
+        One number an equation in place of their mean.
+
+    Returns
+    -------
+    mse : float, or ndarray, shape (K,), or Series
+        NaN for an equation without any cell, which the mean over equations leaves out.
+    """
+    errors = measures.new_mean_squares(fit, read_new(fit, Xs, Y, need_Y=True))
+    if by_equation:
+        return fit._by_equation(errors)
+    there = ~np.isnan(errors)
+    return float(errors[there].mean()) if there.any() else math.nan
+
+
+def score_samples(fit: SystemFit, Xs: Any = None, Y: Any = None) -> Labelled:
+    """Log-likelihood of each row of data, given its regressors.
+
+    Parameters
+    ----------
+    Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
+        Regressors as for `predict`; of a dict in the forms that `SUR` takes the dependent
+        variables too.  Default the rows of the fit, with their weights.
+    Y : array_like, DataFrame or dict, shape (M, K), optional
+        Dependent variables, matched to the equations by the names of its columns and to Xs by
+        the labels of its rows.  NaN, there or among the regressors, marks a missing cell, which
+        is left out: Σ must then be an `MLR`.
+
+    Returns
+    -------
+    loglik : ndarray, shape (M,), or Series where rows have labels
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `predict`; weights of new rows; missing cells where Σ is no `MLR`.
+    """
+    new = read_new(fit, Xs, Y, need_Y=True)
+    loglik = measures.loglik_samples(fit, new)
+    return loglik if new.rows is None else import_pandas().Series(loglik, index=new.rows)
+
+
+def score(fit: SystemFit, Xs: Any = None, Y: Any = None) -> float:
+    """Average log-likelihood a row of data; one without a cell of Y counts nowhere.
+
+    Parameters
+    ----------
+    Xs, Y : optional
+        As for `score_samples`; default the rows of the fit.
+
+    Returns
+    -------
+    loglik : float
+    """
+    new = read_new(fit, Xs, Y, need_Y=True)
+    return conditional.average(measures.loglik_samples(fit, new), measures.new_errors(new, fit))

@@ -1,26 +1,21 @@
 """`SURResult`: a fitted system of seemingly unrelated regressions."""
 
-from dataclasses import dataclass, field, replace
-
 import numpy as np
 
 from ..._common.cached import cached_property
-from ..._common.optional import import_pandas
+from ..._common.deprecated import old_attribute
+from ..._common.typing import FloatArray, Labelled
 from ..._common.wording import counted
-from ...factor import conditional
-from ...operators.base import StructuredOperator
-from . import measures
-from .covariance import CovConfig
-from .data import SURData
-from .inference import Inference
-from .new_data import linear, read_new
-from .system_tests import SystemTests
+from ..inference import CoefficientResults, Inference
+from . import covariance, hypotheses, measures, prediction, scores, summary
+from .bootstrap import Bootstrap
+from .stored import StoredSystem
+from .system_fit import SystemFit
 
 __all__ = ["SURResult"]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class SURResult(Inference, SystemTests):
+class SURResult(StoredSystem, SystemFit, CoefficientResults):
     """A fitted system of K equations with N rows; what `als_gls`, `em_gls` and `SUR` return.
 
     Coefficients and what belongs to them are lists of K arrays, one an equation; where equations
@@ -36,11 +31,13 @@ class SURResult(Inference, SystemTests):
     covariance_is_known : bool
         Whether it was given.
     loglik : float
-        Average log-likelihood a row.
+        Average log-likelihood a row; `llf` is that of all rows.
     objective : float
         The same less penalties, which is what was maximized.
     loglik_trace : ndarray, shape (n_iter + 1,)
-        The objective at the start and after every iteration; never falls.
+        The log-likelihood at the start and after every iteration.
+    objective_trace : ndarray, shape (n_iter + 1,)
+        The same less penalties, which is what is climbed: it never falls.
     n_iter : int
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
@@ -48,10 +45,12 @@ class SURResult(Inference, SystemTests):
         ``"gradient"``, ``"loglik"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
         (which the solver of the coefficients does not get past), ``"callback"`` or
         ``"interrupted"``.  The first two count as converged.
-    cg_iterations : list of int
+    n_cg : list of int
         Iterations of the linear solver in each iteration.
     resid, fittedvalues : ndarray or DataFrame, shape (N, K)
-        NaN at missing cells.
+        NaN at missing cells; `errors` and `fitted` are the arrays.
+    nobs, n_equations, n_params : int
+        Numbers of rows N, of equations K and of all coefficients P.
     gradient_norm : float
         Largest derivative of the log-likelihood a row by a loading, in units of the square root of
         the equation's D, or by log D; 0 where the covariance was given.
@@ -64,7 +63,7 @@ class SURResult(Inference, SystemTests):
         ``(level, group, equations)`` of groups with fewer equations than their level's rank.
     selection : RankSelection or None
         How ``SUR.fit(ranks="bic")`` or ``"cv"`` chose the ranks, with the table of candidates.
-    cov_config : CovConfig
+    cov_type, cov_kwds : str, dict
         Kind of the coefficients' covariance and its options; see `with_cov`.
     data : SURData
         The equations as they were read: ``data.Xs``, ``data.Y``, ``data.names``, ...
@@ -75,231 +74,166 @@ class SURResult(Inference, SystemTests):
 
     Examples
     --------
+    Investment of four firms by their value and capital stock:
+
     >>> import numpy as np
     >>> from mlrops import als_gls
-    >>> rng = np.random.default_rng(0)
-    >>> Xs = [rng.standard_normal((80, 2)) for _ in range(6)]
-    >>> E = rng.standard_normal((80, 1)) + rng.standard_normal((80, 6))
-    >>> Y = np.stack([X.sum(axis=1) for X in Xs], axis=1) + E
-    >>> fit = als_gls(Xs, Y, ranks=1)
-    >>> fit.K, fit.N, fit.predict(Xs).shape
-    (6, 80, (80, 6))
-    >>> bool(np.isclose(fit.score(Xs, Y), fit.loglik))
+    >>> from mlrops.datasets import load_grunfeld
+    >>> panel = load_grunfeld()
+    >>> Xs = [np.column_stack([np.ones(20), v, c])
+    ...       for v, c in zip(panel.value.T[:4], panel.capital.T[:4])]
+    >>> fit = als_gls(Xs, panel.invest[:, :4], ranks=1)
+    >>> fit.n_equations, fit.nobs, fit.predict(Xs).shape
+    (4, 20, (20, 4))
+    >>> bool(np.isclose(fit.score(Xs, panel.invest[:, :4]), fit.loglik))
     True
-    >>> [b.shape for b in fit.bse] == [b.shape for b in fit.params]
-    True
+    >>> fit.to_frame().loc[(0, 1), ["coef", "std err", "t"]].round(2).tolist()
+    [0.12, 0.03, 4.23]
+    >>> print(fit.summary(max_equations=1))  # doctest: +ELLIPSIS
+                           Seemingly unrelated regressions
+    ==============================================================================
+    Equations                         4    Log-likelihood                  -402.07
+    Rows                             20    AIC                              844.13
+    ...
+    equation 0            20 observations   R-squared  0.9207   error sd   84.9...
+                           coef    std err        t   P>|t|     [0.025      0.975]
+    ------------------------------------------------------------------------------
+    x0                -15...
+    x1                   0.1183     0.0280    4.23...
+    x2                   0.384...
+    ------------------------------------------------------------------------------
+    ... and 3 more equations
+    ==============================================================================...
+
+    Tests of equal effects of capital in all firms, of those of value in the first two, and of
+    errors that are uncorrelated across firms; 20 years tell little:
+
+    >>> test = fit.homogeneity_test(2)
+    >>> test.null, test.pvalue < 0.01
+    ('one coefficient of regressor 2 in 4 equations', True)
+    >>> fit.wald_test({(0, 1): 1, (1, 1): -1}).null
+    '0_1 - 1_1 = 0'
+    >>> test = fit.breusch_pagan()
+    >>> round(test.statistic, 2), test.df, round(test.pvalue, 3)
+    (10.46, 6, 0.107)
+    >>> fit.likelihood_ratio(19, random_state=0).n_simulations
+    19
+
+    A tenth more capital, with prediction intervals; factors of the errors:
+
+    >>> found = fit.get_prediction([X * [1, 1, 1.1] for X in Xs])
+    >>> found.predicted_mean[0].round(-1), found.se_mean[0].round(-1)
+    (array([210., 220.,  40.,  30.]), array([40., 60., 20., 10.]))
+    >>> found.conf_int(obs=True).shape, fit.factor_scores(level=0).shape
+    ((20, 4, 2), (20, 1, 1))
+
+    Standard errors for errors whose size varies over the years:
+
+    >>> robust = fit.with_cov("robust")
+    >>> robust.cov_type, bool(robust.bse[0][1] < fit.bse[0][1])
+    ('robust', True)
     """
 
-    data: SURData = field(repr=False)
-    coefficients: list = field(repr=False)  # the K arrays that `params` shows
-    covariance: StructuredOperator
-    loglik: float
-    loglik_trace: np.ndarray = field(repr=False)
-    n_iter: int
-    converged: bool
-    termination: str
-    cg_iterations: list
-    gradient_norm: float
-    normal_norm: float
-    boundary: np.ndarray
-    options: object = field(repr=False)  # SUROptions
-    capped: tuple = ()
-    covariance_is_known: bool = False
-    selection: object = None
-    cov_config: CovConfig = CovConfig()
+    # What is computed from a fit are functions over it, and these are its methods.
+    with_cov = covariance.with_cov
+    cov_params = covariance.cov_params
+    wald_test = hypotheses.wald_test
+    homogeneity_test = hypotheses.homogeneity_test
+    breusch_pagan = hypotheses.breusch_pagan
+    likelihood_ratio = hypotheses.likelihood_ratio
+    predict = prediction.predict
+    get_prediction = prediction.get_prediction
+    mean_squared_error = prediction.mean_squared_error
+    score_samples = prediction.score_samples
+    score = prediction.score
+    factor_scores = scores.factor_scores
+    summary = summary.summary
 
-    @property
-    def N(self):
-        """Number of rows (int)."""
-        return self.data.N
-
-    @property
-    def K(self):
-        """Number of equations (int)."""
-        return self.data.K
-
-    @property
-    def P(self):
-        """Number of coefficients in all (int)."""
-        return sum(b.size for b in self.coefficients)
-
-    @property
-    def objective(self):
-        """Log-likelihood a row less penalties (float)."""
-        return float(self.loglik_trace[-1])
-
-    @property
-    def Xs(self):
-        """The regressors, tuple of K arrays (N, p_j)."""
-        return tuple(self.data.Xs)
+    def __repr__(self) -> str:
+        return (f"<SURResult: {counted(self.n_equations, 'equation')},"
+                f" {counted(self.n_params, 'coefficient')}, {counted(self.nobs, 'row')},"
+                f" loglik {self.loglik:.6g} a row, {self.termination}>")
 
     @cached_property
-    def system(self):
-        """The equations on orthonormal bases of their regressors (a `StackedSystem`)."""
-        return self.data.system(beta_ridge=self.options.beta_ridge)
-
-    def __repr__(self):
-        return (f"<SURResult: {counted(self.K, 'equation')}, {counted(self.P, 'coefficient')},"
-                f" {counted(self.N, 'row')}, loglik {self.loglik:.6g} a row, {self.termination}>")
-
-    # ---------------------------------------------------------------- lists, or with names
-
-    def _by_coefficient(self, x):
-        """One number a coefficient, (P,): a list of K arrays, or a Series."""
-        if self.data.names is None:
-            return np.split(x, np.cumsum([b.size for b in self.coefficients])[:-1])
-        pd = import_pandas()
-
-        return pd.Series(x, index=self._index())
-
-    @cached_property
-    def _by_number(self):
-        """The same result without names: lists and arrays throughout, which need no pandas."""
-        out = replace(self, data=replace(self.data, names=None))
-        for name in ("system", "_df_resid", "_cov", "_blocks", "_errors_of_coefficients",
-                     "_ratios"):
-            vars(out)[name] = getattr(self, name)  # computed once for both
-        return out
-
-    def _index(self):
-        """The pandas index (equation, regressor)."""
-        pd = import_pandas()
-
-        names = self.data.names
-        pairs = [(equation, regressor) for equation, regressors
-                 in zip(names.equations, names.regressors, strict=True) for regressor in regressors]
-        return pd.MultiIndex.from_tuples(pairs, names=["equation", "regressor"])
-
-    def _by_row(self, x, rows=None):
-        """One number a cell, (M, K): an array, or a DataFrame."""
-        names = self.data.names
-        if names is None and rows is None:
-            return x
-        pd = import_pandas()
-
-        return pd.DataFrame(x, index=rows, columns=None if names is None else list(names.equations))
-
-    @property
-    def _rows(self):
-        """Labels of the rows of the fit."""
-        return None if self.data.names is None else self.data.names.rows
-
-    # ---------------------------------------------------------------- fit
-
-    @cached_property
-    def params(self):
+    def params(self) -> Labelled:
         """Coefficients, list of K arrays (p_j,) or Series."""
         return self._by_coefficient(np.concatenate(self.coefficients))
 
-    @cached_property
-    def fitted(self):
-        """Fitted values as an array (N, K), NaN at missing cells."""
-        return self._observed(linear(self, self.data.Xs))
-
-    @cached_property
-    def errors(self):
-        """Residuals as an array (N, K), NaN at missing cells."""
-        return self.data.Y - self.fitted
-
-    def _observed(self, x):
-        return x if self.data.observed is None else np.where(self.data.observed, x, np.nan)
+    @property
+    def Xs(self) -> tuple[FloatArray, ...]:
+        """The regressors, tuple of K arrays (N, p_j)."""
+        return tuple(self.data.Xs)
 
     @property
-    def fittedvalues(self):
-        """Fitted values, ndarray or DataFrame of shape (N, K); NaN at missing cells."""
-        return self._by_row(self.fitted, self._rows)
+    def inference(self) -> Inference:
+        """Coefficients and their precision as flat arrays, whatever has names (an `Inference`)."""
+        return covariance.inference_of(self)
 
     @property
-    def resid(self):
-        """Residuals, ndarray or DataFrame of shape (N, K); NaN at missing cells."""
-        return self._by_row(self.errors, self._rows)
+    def df_resid(self) -> Labelled:
+        """Degrees of freedom of Student's t of each equation's coefficients, (K,) or Series.
 
-    # ---------------------------------------------------------------- new data
+        ``N - p_j`` less what the factors take, see `residual_df`; infinite, a normal distribution,
+        where Σ is known.
+        """
+        return self._by_equation(self._df_resid)
 
-    def predict(self, Xs=None):
-        """Fitted values for regressors like those of the fit.
-
-        Parameters
-        ----------
-        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
-            Regressors.  A list is in the order of the equations, a dict is by their names.  It may
-            have the forms that `SUR` takes, of which only the regressors count: ``{name: X}``,
-            ``{name: (y, X)}``, ``{name: {"exog": X}}``.  One frame, or one array of two dimensions,
-            is for all equations.  Default the rows of the fit.
-
-        Returns
-        -------
-        ndarray, shape (M, K), or DataFrame
-            NaN where a regressor is NaN or masked.
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """The draws behind standard errors of the kind "bootstrap" (a `Bootstrap`).
 
         Raises
         ------
-        ValueError, TypeError
-            Equations, regressors or rows whose names are not those of the fit, or of one another
-            (the first are named), infinity, shapes that do not fit.
-
-        Notes
-        -----
-        *What has names is matched by name.*  Columns of frames are the regressors of the fit, in
-        any order; a frame for all equations may hold more than one equation needs.  Rows of a list
-        must have the same labels, in any order, and come in that of the first X.  Rows of a dict
-        are put together as `SUR` does it: those that an equation lacks are NaN.  Arrays stand in
-        the order of the fit.
-
-        Examples
-        --------
-        >>> from mlrops.datasets import simulate_sur
-        >>> from mlrops import SUR
-        >>> sim = simulate_sur(2, 2, ranks=1, n_samples=60, random_state=0)
-        >>> equations = {"u": (sim.Y[:, 0], sim.Xs[0]), "v": (sim.Y[:, 1], sim.Xs[1])}
-        >>> fit = SUR(equations).fit(ranks=0)
-        >>> found = fit.predict({"v": [[1.0, 2.0]], "u": [[0.0, 1.0]]})
-        >>> list(found.columns), bool(found["u"][0] == fit.params["u"]["x1"])
-        (['u', 'v'], True)
+        ValueError
+            The covariance in use is of another kind.
         """
-        if Xs is None:
-            return self.fittedvalues
-        new = read_new(self, Xs)
-        return self._by_row(linear(self, new.Xs), new.rows)
+        return covariance.bootstrap_of(self)
 
-    def score_samples(self, Xs=None, Y=None):
-        """Log-likelihood of each row of data, given its regressors.
+    # ---------------------------------------------------------------- measures of fit
 
-        Parameters
-        ----------
-        Xs : list or dict of K array_like or DataFrame, shapes (M, p_j), or one for all, optional
-            Regressors as for `predict`; of a dict in the forms that `SUR` takes the dependent
-            variables too.  Default the rows of the fit, with their weights.
-        Y : array_like, DataFrame or dict, shape (M, K), optional
-            Dependent variables, matched to the equations by the names of its columns and to Xs by
-            the labels of its rows.  NaN, there or among the regressors, marks a missing cell, which
-            is left out: Σ must then be an `MLR`.
+    @cached_property
+    def rsquared(self) -> Labelled:
+        """Share of the variation of each equation's y that is explained, (K,) or Series.
 
-        Returns
-        -------
-        loglik : ndarray, shape (M,), or Series where rows have labels
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `predict`; weights of new rows; missing cells where Σ is no `MLR`.
+        ``1 - Σ_t w e² / Σ_t w (y - ȳ)²``, ȳ the weighted mean where the regressors of the equation
+        span a constant and zero where they do not.  NaN where y does not vary.  GLS does not
+        minimize the sum of squares of an equation, so that it can be negative.
         """
-        new = read_new(self, Xs, Y, need_Y=True)
-        loglik = measures.loglik_samples(self, new)
-        return loglik if new.rows is None else import_pandas().Series(loglik, index=new.rows)
+        return self._by_equation(measures.equation_rsquared(self))
 
-    def score(self, Xs=None, Y=None):
-        """Average log-likelihood a row of data; one without a cell of Y counts nowhere.
+    @cached_property
+    def rsquared_adj(self) -> Labelled:
+        """`rsquared` adjusted for the numbers of regressors, (K,) or Series.
 
-        Parameters
-        ----------
-        Xs, Y : optional
-            As for `score_samples`; default the rows of the fit.
-
-        Returns
-        -------
-        loglik : float
+        ``1 - (1 - R²) (N_j - c_j) / (N_j - p_j)``, c_j one where the regressors span a constant.
         """
-        new = read_new(self, Xs, Y, need_Y=True)
-        loglik = measures.loglik_samples(self, new)
-        return conditional.average(loglik, measures.new_errors(new, self))
+        return self._by_equation(measures.adjusted_rsquared(self))
+
+    @cached_property
+    def mcelroy_rsquared(self) -> float:
+        r"""McElroy's R² of the system (float).
+
+        :math:`1 - \sum_t e_t^T \Sigma^{-1} e_t / \sum_t (y_t - \mu)^T \Sigma^{-1} (y_t - \mu)`, μ
+        the generalized least squares means of the equations whose regressors span a constant and
+        zero for the others: the share of the variation in the metric of Σ, which GLS with a known Σ
+        maximizes.  Weights and missing cells enter both sums (M. McElroy, "Goodness of fit for
+        seemingly unrelated regressions", 1977).
+        """
+        return measures.mcelroy(self)
+
+    @cached_property
+    def mse(self) -> Labelled:
+        """Mean squares of the residuals of each equation, (K,) or Series.
+
+        Weighted where the equations are; divided by the number of observations.
+        """
+        return self._by_equation(measures.mean_squares(self))
+
+    # ---------------------------------------------------------------- earlier names
+
+    K = old_attribute("K", "n_equations")
+    N = old_attribute("N", "nobs")
+    P = old_attribute("P", "n_params")
+    cg_iterations = old_attribute("cg_iterations", "n_cg")
+    cov_kind = old_attribute("cov_kind", "cov_type")
+    cov_config = old_attribute("cov_config", "cov_kwds")

@@ -4,14 +4,45 @@ import numpy as np
 
 from ..._common.labelled import factor_columns
 from ..._common.optional import import_pandas
+from ..._common.typing import FloatArray, Labelled
 from ...operators.mlr import MLR
 from .measures import weighted_errors
+from .system_fit import SystemFit
 
 __all__ = ["factor_scores"]
 
 
-def factor_scores(fit, level=None, method="posterior"):
-    """Scores of one level or a tuple of all; see `SystemTests.factor_scores`."""
+def factor_scores(fit: SystemFit, level: int | None = None,
+                  method: str = "posterior") -> Labelled:
+    """Scores of the factors of the errors in each row of the fit.
+
+    Parameters
+    ----------
+    level : int, optional
+        One level; default all of them.
+    method : {"posterior", "bartlett"}, optional
+        Posterior means given the residuals, ``Fᵀ Σ⁻¹ e`` with F spread out; or weighted least
+        squares over all factors jointly, which is unbiased given the factors (M. Bartlett,
+        1937).
+
+    Returns
+    -------
+    scores : ndarray, shape (N, p_l, r_l), or DataFrame
+        A tuple of L of them for ``level=None``.  Where equations have names, DataFrames with
+        the labels of the rows and columns ``(group, factor)``.
+
+    Raises
+    ------
+    TypeError
+        A known covariance that is no `MLR`, and so has no factors.
+    ValueError, IndexError
+        An unknown method, ``"bartlett"`` with missing cells, a level that does not exist.
+
+    Notes
+    -----
+    Residuals are those times the square roots of their weights.  Where cells are missing, Σ is
+    that of the cells that are there, and rows without any have scores 0.
+    """
     covariance = fit.covariance
     if not isinstance(covariance, MLR):
         raise TypeError(f"only an MLR has factors with scores, the covariance given is"
@@ -32,7 +63,7 @@ def factor_scores(fit, level=None, method="posterior"):
     return found if level is None else found[0]
 
 
-def _named(fit, scores, level):
+def _named(fit: SystemFit, scores: FloatArray, level: int) -> Labelled:
     """Scores of a level as a DataFrame with columns (group, factor)."""
     pd = import_pandas()
 
@@ -43,7 +74,7 @@ def _named(fit, scores, level):
                         columns=columns)
 
 
-def _given_some(fit, E, level):
+def _given_some(fit: SystemFit, E: FloatArray, level: int) -> FloatArray:
     """``Fᵀ Σ⁻¹ e`` of the cells that are there: posterior means of a level, (N, p_l, r_l)."""
     V, F = fit.system.weigh(fit.covariance).solve(E), fit.covariance.factors[level]
     h = fit.covariance.hierarchy

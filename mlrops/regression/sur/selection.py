@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._common.deprecated import renamed_options
 from ..._common.typing import Data, Labels, RandomState, Ranks
 from ...factor.criteria import degrees_of_freedom
 from ...factor.rank_search import RankOptions, choose_ranks, in_new_order, order_in_errors
@@ -18,6 +19,7 @@ from .measures import average_loglik
 __all__ = ["select_sur_ranks", "select_system_ranks"]
 
 
+@renamed_options(max_cg_iter="maxiter")
 def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None,
                      hierarchy: Hierarchy | Labels | None = None, *, criterion: str = "bic",
                      strategy: str = "greedy", max_rank: Ranks | None = None,
@@ -94,8 +96,9 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
     >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
     [80, 100, 119, 137, 154]
     """
-    candidates, hierarchy = in_new_order("select_sur_ranks", candidates, hierarchy)
-    fit_with = SUROptions.checked(**fit_options)
+    candidates, hierarchy = in_new_order("select_sur_ranks", candidates, hierarchy,
+                                         stacklevel=4)
+    fit_with = SUROptions(**fit_options)
     options = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
@@ -103,7 +106,7 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
     with order_in_errors(hierarchy):
         tree = read_tree(hierarchy, data)
     return select_system_ranks(data, tree, options, fit_with, random_state=random_state,
-                               stacklevel=5)
+                               stacklevel=6)
 
 
 def select_system_ranks(data, hierarchy, options, fit_with, *, random_state=None, callback=None,
@@ -148,7 +151,7 @@ class SystemFits:
         return None  # `largest_total` bounds what is generated, and a fit refuses what is listed
 
     def n_samples(self, fit):
-        return fit.N
+        return fit.nobs
 
     def largest_total(self, parts):
         """Largest total rank with which the likelihood of all parts (rows, or None) has a maximum.

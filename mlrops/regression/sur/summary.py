@@ -1,56 +1,38 @@
-"""A fitted system of regressions as text and as one table."""
+"""A fitted system of regressions as text."""
 
 import textwrap
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..._common.optional import import_pandas
-from ..._common.text import (
-    NAME,
-    WIDTH,
-    coefficient_columns,
-    coefficient_lines,
-    number,
-    short,
-    side_by_side,
-    title,
-)
+from ..._common.text import NAME, WIDTH, coefficient_lines, number, short, side_by_side, title
+from ..._common.validate import check_rank
 from ..._common.wording import name_some
-from .hypotheses import coefficient_names
+from . import measures
+from .covariance import inference_of
+from .hypotheses import breusch_pagan
+from .system_fit import SystemFit
 
-__all__ = ["coefficient_frame", "flat", "summarize_system"]
-
-def flat(x):
-    """What belongs to the coefficients, one after the other: of lists, Series or DataFrames."""
-    return np.concatenate(x) if isinstance(x, list) else np.asarray(x)
-
-
-def _table(fit, alpha):
-    """Columns of `coefficient_columns` for all coefficients, (P, 6)."""
-    bare = fit._by_number  # pandas objects are for the user
-    return np.column_stack([flat(bare.params), flat(bare.bse), flat(bare.tvalues),
-                            flat(bare.pvalues), flat(bare.conf_int(alpha))])
+__all__ = ["summary"]
 
 
-def _columns(fit, alpha):
-    return coefficient_columns(alpha, bool(np.isinf(fit._df_resid).all()))
+def summary(fit: SystemFit, alpha: float = 0.05, max_equations: int = 10) -> str:
+    """The system as text, 78 columns wide: facts, a table an equation, notes.
 
+    Parameters
+    ----------
+    alpha : float, default 0.05
+        Confidence intervals have level ``1 - alpha``.
+    max_equations : int, default 10
+        Print the coefficients of at most so many equations; with 0 no standard errors are
+        computed.
 
-def coefficient_frame(fit, alpha):
-    """The DataFrame of `SystemTests.to_frame`."""
-    pd = import_pandas()
-
-    names = coefficient_names(fit)
-    pairs = [(equation, regressor) for equation, regressors
-             in zip(names.equations, names.regressors, strict=True) for regressor in regressors]
-    index = pd.MultiIndex.from_tuples(pairs, names=["equation", "regressor"])
-    if fit.data.names is None:
-        index = index.set_levels([level.astype(int) for level in index.levels])
-    return pd.DataFrame(_table(fit, alpha), index=index, columns=_columns(fit, alpha))
-
-
-def summarize_system(fit, alpha, max_equations):
-    """The text of `SystemTests.summary`."""
+    Returns
+    -------
+    text : str
+        For ``print``.  The error sd of an equation is the square root of its entry in Σ.
+    """
+    max_equations = check_rank(max_equations, "max_equations")
     rule = "=" * WIDTH
     lines = [*title("Seemingly unrelated regressions"), *_facts(fit), rule]
     for block in (_equations(fit, alpha, max_equations), _notes(fit)):
@@ -59,26 +41,26 @@ def summarize_system(fit, alpha, max_equations):
     return "\n".join(lines)
 
 
-def _facts(fit):
+def _facts(fit: SystemFit) -> Iterator[str]:
     """Pairs of name and value, in two columns."""
     data, known = fit.data, fit.covariance_is_known
     cells = int(np.sum(data.nobs))
     left = [
-        ("Equations", f"{fit.K:,}"),
-        ("Rows", f"{fit.N:,}"),
+        ("Equations", f"{fit.n_equations:,}"),
+        ("Rows", f"{fit.nobs:,}"),
         ("Observations", f"{cells:,}"),
-        ("Coefficients", f"{fit.P:,}"),
+        ("Coefficients", f"{fit.n_params:,}"),
         ("Estimator", "GLS, known errors" if known else "maximum likelihood"),
-        ("Std. errors", short(fit.cov_kind)),
+        ("Std. errors", short(fit.cov_type)),
     ]
     right = [
-        ("Log-likelihood", f"{fit.N * fit.loglik:,.2f}"),
+        ("Log-likelihood", f"{fit.llf:,.2f}"),
         ("AIC", f"{fit.aic:,.2f}"),
         ("BIC", f"{fit.bic:,.2f}"),
         ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
-        ("McElroy R-squared", f"{fit.mcelroy_rsquared:.4f}"),
+        ("McElroy R-squared", f"{measures.mcelroy(fit):.4f}"),
     ]
-    if fit.K > 1:
+    if fit.n_equations > 1:
         right.append(("Breusch-Pagan", _correlation_test(fit)))
     if known:
         left.append(("Covariance", short(type(fit.covariance).__name__)))
@@ -90,29 +72,29 @@ def _facts(fit):
     return side_by_side(left, right)
 
 
-def _correlation_test(fit):
+def _correlation_test(fit: SystemFit) -> str:
     try:
-        test = fit.breusch_pagan()
+        test = breusch_pagan(fit)
     except ValueError:  # an equation without residuals, which a known Σ allows
         return "none"
     return f"{test.statistic:,.2f} (p {test.pvalue:.3f})"
 
 
-def _few(numbers):
+def _few(numbers: Sequence[int]) -> str:
     """Numbers of the levels, as many as there is room for."""
     text = ", ".join(f"{x:,}" for x in numbers)
     return text if len(text) <= 24 else text[:21] + "..."
 
 
-def _equations(fit, alpha, max_equations):
+def _equations(fit: SystemFit, alpha: float, max_equations: int) -> Iterator[str]:
     """A table an equation, below the line that describes it."""
-    shown = min(fit.K, max_equations)
+    shown = min(fit.n_equations, max_equations)
     if not shown:
         return
-    names, ends = coefficient_names(fit), np.cumsum([0, *(b.size for b in fit.coefficients)])
-    table, columns = _table(fit, alpha), _columns(fit, alpha)
+    names, ends, inference = fit.names, np.cumsum([0, *fit.data.p]), inference_of(fit)
+    table, columns = inference.table(alpha), inference.columns(alpha)
     spread = np.sqrt(np.asarray(fit.covariance.diagonal(), float))
-    rsquared = fit._by_number.rsquared
+    rsquared = measures.equation_rsquared(fit)
     for j in range(shown):
         own = slice(ends[j], ends[j + 1])
         if j:
@@ -125,14 +107,14 @@ def _equations(fit, alpha, max_equations):
             letter = "x" if fit.data.names is None else ""
             yield from coefficient_lines([letter + name for name in names.regressors[j]],
                                          table[own], columns)
-    if fit.K > shown:
+    if fit.n_equations > shown:
         yield "-" * WIDTH
-        yield f"... and {fit.K - shown:,} more equations"
+        yield f"... and {fit.n_equations - shown:,} more equations"
 
 
-def _notes(fit):
+def _notes(fit: SystemFit) -> Iterator[str]:
     """What a reader of the numbers has to know."""
-    data, names = fit.data, coefficient_names(fit).equations
+    data, names = fit.data, fit.names.equations
     notes = []
     if fit.covariance_is_known:
         notes.append("The covariance of the errors is known: z in place of t.")
@@ -160,6 +142,6 @@ def _notes(fit):
         yield from textwrap.wrap(note, WIDTH, subsequent_indent="  ")
 
 
-def _group(fit, level, group):
+def _group(fit: SystemFit, level: int, group: int) -> str:
     names = fit.covariance.hierarchy.names(level)
-    return group if names is None else short(names[group])
+    return str(group) if names is None else short(names[group])

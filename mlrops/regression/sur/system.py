@@ -150,6 +150,11 @@ class StackedSystem:
         return gamma if self._limits is None else self._limits.nearest(gamma)
 
     @property
+    def is_least_squares(self) -> bool:
+        """Whether the estimate is least squares equation by equation, whatever Σ."""
+        return self.shared and self.constraint_columns is None and not self.ridge
+
+    @property
     def n_free(self):
         """Number of coefficients that can be chosen: P less the independent constraints."""
         return self.P - (0 if self._limits is None else self._limits.q.size)
