@@ -12,7 +12,8 @@ else:
     Axes = Any  # matplotlib is loaded by those who draw
 
 __all__ = ["Axes", "BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices", "IntArray",
-           "Labelled", "Labels", "RandomState", "Ranks", "Real", "Vector"]
+           "Labelled", "Labels", "Matrix", "Multiplies", "RandomState", "Ranks", "Real", "Sparse",
+           "Vector"]
 
 
 class Frame(Protocol):
@@ -25,6 +26,24 @@ class Frame(Protocol):
     def shape(self) -> Any: ...
 
 
+class Sparse(Protocol):
+    """A sparse array or matrix of SciPy."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def toarray(self) -> Any: ...
+
+
+class Multiplies(Protocol):
+    """An operator, of which only products are taken."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def matvec(self, x: Any) -> Any: ...
+
+
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -35,6 +54,8 @@ Vector: TypeAlias = _RealArray | Sequence[float]
 Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Sequence[_RealArray]
 # Samples or observations: an array, or a frame whose names are kept.
 Data: TypeAlias = Real | Frame
+# A matrix in any form.
+Matrix: TypeAlias = Data | Sparse | Multiplies
 # Names or values by name: a Series or a dict, else one an entry.
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
 Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray

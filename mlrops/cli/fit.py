@@ -57,7 +57,7 @@ def fit(args):
         except OSError as error:
             raise CommandError(f"{args.output} cannot be written: {error.strerror}") from None
         print(table(("start", "ranks by level", "relative error", "seconds"), [
-            (label + " *" * (label == best), _ranks(found.ranks), _error(found.error),
+            (label + " *" * (label == best), " ".join(map(str, found.ranks)), _error(found.error),
              f"{found.times[-1]:.1f}") for label, found in fits.items()]))
         print("\n" + paragraph("* the best, which is kept" + _capped(found)) + "\n", flush=True)
         others = _others(A, args.total_rank, symmetric, args)
@@ -239,10 +239,6 @@ def _ratio(error, own, dtype):
     if max(error, own) < 1000 * np.finfo(dtype).eps or own == 0:
         return "-"
     return f"{error / own:.2f}x" if error < 1000 * own else f"{error / own:.1e}x"
-
-
-def _ranks(ranks):
-    return " ".join(map(str, ranks))
 
 
 def _capped(found):

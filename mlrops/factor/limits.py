@@ -83,8 +83,8 @@ def too_few_samples(
     """
     N = n_samples - bool(center)
     factors = np.zeros(hierarchy.n, int)
-    for level, r in enumerate(ranks):
-        sizes, labels = hierarchy.group_sizes(level), hierarchy.labels(level)
+    for level, (r, offsets) in enumerate(zip(ranks, hierarchy.boundaries, strict=True)):
+        sizes, labels = np.diff(offsets), hierarchy.labels(level)
         factors += np.minimum(r, sizes)[labels]
         excess = np.minimum(factors, sizes[labels] - 1)
         if r and (excess.max() >= N or excess.max() > share * N):

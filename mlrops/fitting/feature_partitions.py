@@ -7,8 +7,10 @@ So each half of a cut is a subspace of the samples, and a feature belongs where 
 
 import numpy as np
 
+from .._common.typing import Data, RandomState, Ranks
 from .._common.validate import as_finite, check_rank
 from .._common.wording import name_some
+from ..tree.hierarchy import Hierarchy
 from .bisection import Bisection, starts, upper_half
 from .labelled import without_names
 
@@ -18,8 +20,10 @@ __all__ = ["partition_features"]
 LEAST_GAIN = 1e-10
 
 
-def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, n_starts=9,
-                       random_state=None):
+def partition_features(
+    Y: Data, ranks: Ranks, *, balanced: bool = False, refine: bool = True,
+    min_size: int | None = None, n_starts: int = 9, random_state: RandomState = None,
+) -> Hierarchy:
     """Find a hierarchy of features from data, for `fit_factor_model`.
 
     Top down, every group of features is cut in two such that a factor model of each half, fitted
@@ -98,19 +102,20 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     >>> found.labels(1)[:8]
     array([0, 1, 0, 1, 0, 1, 0, 1])
     """
-    Y, _, names = without_names(Y, "Y")
-    Y = as_finite(Y, "Y", ndim=2, axis=1, labels=names)
-    N, n = Y.shape
+    values, _, names = without_names(Y, "Y")
+    samples = as_finite(values, "Y", ndim=2, axis=1, labels=names)
+    N, n = samples.shape
     if N < 2 or n < 1:
-        raise ValueError(f"Y must hold at least two samples of one feature, got shape {Y.shape}")
-    ranks = [check_rank(r, f"ranks[{level}]") for level, r in enumerate(np.atleast_1d(ranks))]
-    options = Bisection(len(ranks), sum(ranks) + 1 if min_size is None else min_size, balanced,
+        raise ValueError("Y must hold at least two samples of one feature, got shape"
+                         f" {samples.shape}")
+    counts = [check_rank(r, f"ranks[{level}]") for level, r in enumerate(np.atleast_1d(ranks))]
+    options = Bisection(len(counts), sum(counts) + 1 if min_size is None else min_size, balanced,
                         refine, n_starts, random_state)
-    if len(ranks) > 1 and not ranks[-1]:
+    if len(counts) > 1 and not counts[-1]:
         raise ValueError(
-            f"ranks must end with a positive one, got {tuple(ranks)}: groups of level"
-            f" {len(ranks) - 1} that have no factors cannot be told apart")
-    split = _LikelihoodSplit(_standardized(Y), ranks, options)
+            f"ranks must end with a positive one, got {tuple(counts)}: groups of level"
+            f" {len(counts) - 1} that have no factors cannot be told apart")
+    split = _LikelihoodSplit(_standardized(samples), counts, options)
     hierarchy, _ = options.grow(n, n, split, symmetric=True)
     return hierarchy._renamed(names)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
-from .._common.typing import Data, Labels, RandomState, Ranks, Real
+from .._common.typing import Labels, Matrix, RandomState, Ranks, Real
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
@@ -24,7 +24,7 @@ STATIONARY = 1e-13
 
 
 def fit_mlr(
-    A: Data | Any, ranks: Ranks, rows: Hierarchy | Labels,
+    A: Matrix, ranks: Ranks, rows: Hierarchy | Labels,
     cols: Hierarchy | Labels | None = None, *, method: Literal["bcd", "als"] = "bcd",
     symmetric: bool | None = None, psd: bool = False,
     order: Literal["v", "topdown", "bottomup"] = "v",

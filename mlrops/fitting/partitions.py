@@ -1,11 +1,14 @@
 """`partition`: the hierarchy, or the pair of them, that a matrix itself suggests."""
 
+from typing import Any, Literal
+
 import numpy as np
 from scipy import sparse
 from scipy.cluster.hierarchy import linkage
 from scipy.sparse.linalg import eigsh, svds
 from scipy.spatial.distance import squareform
 
+from .._common.typing import Data, RandomState, Sparse
 from .._common.validate import as_finite, check_rank, working_dtype
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
@@ -25,8 +28,12 @@ DENSE_SIDE = 500
 ROUNDING = 100
 
 
-def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetric=None,
-              refine=True, min_size=1, n_starts=9, random_state=None):
+def partition(
+    A: Data | Sparse, n_levels: int, *,
+    method: Literal["spectral", "order", "distance", "linkage"] = "spectral", rank: int = 0,
+    balanced: bool | None = None, symmetric: bool | None = None, refine: bool = True,
+    min_size: int = 1, n_starts: int = 9, random_state: RandomState = None,
+) -> tuple[Hierarchy, Hierarchy]:
     """Find hierarchies of the rows and columns of a matrix, for its multilevel low rank fit.
 
     Top down, every group of rows and its group of columns are cut in two, so that the two blocks
@@ -143,17 +150,18 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     if check_rank(rank, "rank") and method in DISTANCES:
         raise ValueError(f"method={method!r} reads distances and takes none of their rank away, got"
                          f" rank = {rank}: leave it out, or use method='spectral'")
-    A, row_names, col_names = without_names(A, square=True)
-    A = _as_matrix(A, method)
-    symmetric = check_symmetry(A, symmetric)
+    values, row_names, col_names = without_names(A, square=True)
+    matrix = _as_matrix(values, method)
+    symmetric = check_symmetry(matrix, symmetric)
     if method == "linkage":
-        tree = _by_linkage(A, options, balanced, symmetric)
+        tree = _by_linkage(matrix, options, balanced, symmetric)
         return named_trees(tree, tree, row_names, col_names)
     if rank:
-        A = _left_over(A, rank, symmetric, options.rng)
-    weights = _closeness(A, symmetric) if method == "distance" else _squares(A)
+        matrix = _left_over(matrix, rank, symmetric, options.rng)
+    weights = _closeness(matrix, symmetric) if method == "distance" else _squares(matrix)
     splitter = OrderSplit if method == "order" else SpectralSplit
-    trees = options.grow(*A.shape, splitter(weights, symmetric, options), symmetric)
+    m, n = matrix.shape
+    trees = options.grow(m, n, splitter(weights, symmetric, options), symmetric)
     return named_trees(*trees, row_names, col_names)
 
 
@@ -206,7 +214,7 @@ def _as_distances(A, method):
     return A
 
 
-def check_symmetry(A, symmetric):
+def check_symmetry(A: Any, symmetric: bool | None) -> bool:
     """Whether A is symmetric up to rounding; refuse ``symmetric=True`` where it is not."""
     if symmetric is not None and not symmetric:
         return False

@@ -116,9 +116,7 @@ def _coefficients(fit, alpha):
             in zip(fit.coefficient_pairs(), found.params, found.conf_int(alpha), strict=True)}
 
 
-def _same_equations(tables, results):
-    if not tables or len(tables) > len(_RESULT_STYLES):
-        raise ValueError(f"results must be one to {len(_RESULT_STYLES)} fits, got {len(tables)}")
+def _same_equations(results):
     equations = {label: fit.names.equations for label, fit in results.items()}
     (first, names), *others = equations.items()
     for label, other in others:
