@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ..io.archive import _replacing, check_regular
+from ..io.archive import check_regular, replacing
 from .errors import CommandError
 
 __all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_text"]
@@ -69,7 +69,7 @@ def can_draw(option, path):
 def write_text(path, text):
     """Write a text in UTF-8."""
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
@@ -80,7 +80,7 @@ def write_picture(path, figure):
     import matplotlib.pyplot as plt
 
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             figure.savefig(file, format=_ending(path), dpi=130)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
