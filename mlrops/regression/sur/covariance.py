@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from scipy.linalg import matmul_toeplitz
@@ -33,10 +33,11 @@ from .small_sample import corrected_covariance
 from .system import StackedSystem
 from .system_fit import SystemFit
 
-__all__ = ["KINDS", "blocks_of", "bootstrap_of", "cov_params", "estimated",
+__all__ = ["KINDS", "CovType", "blocks_of", "bootstrap_of", "cov_params", "estimated",
            "inference_of", "joint_estimate", "read_kwds", "with_cov"]
 
 Fit = TypeVar("Fit", bound=SystemFit)
+CovType: TypeAlias = Literal["unadjusted", "robust", "clustered", "hac", "bootstrap"]
 
 # Squares of scores whose sum is below this share of what independent rows would give are zeros that
 # the normal equations make, as exactly as they are solved.
@@ -57,7 +58,7 @@ class Covariance(Protocol):
 
 
 @renamed_options(kind="cov_type")
-def with_cov(fit: Fit, cov_type: str, **cov_kwds: Any) -> Fit:
+def with_cov(fit: Fit, cov_type: CovType, **cov_kwds: Any) -> Fit:
     r"""The same fit with another kind of covariance of its coefficients.
 
     Standard errors, intervals, tests and predictions of the result that is returned use it.
@@ -126,7 +127,7 @@ def with_cov(fit: Fit, cov_type: str, **cov_kwds: Any) -> Fit:
 
 
 @renamed_options(kind="cov_type")
-def cov_params(fit: SystemFit, cov_type: str | None = None, **cov_kwds: Any) -> Labelled:
+def cov_params(fit: SystemFit, cov_type: CovType | None = None, **cov_kwds: Any) -> Labelled:
     """Covariance of the coefficients.
 
     Parameters
@@ -206,7 +207,8 @@ def bootstrap_of(fit: SystemFit) -> Bootstrap:
     if fit.cov_type != "bootstrap":
         raise ValueError('with_cov("bootstrap") makes the draws; the covariance in use is'
                          f' "{fit.cov_type}"')
-    return estimated(fit).bootstrap
+    found: Any = estimated(fit)
+    return found.bootstrap
 
 
 def precise(fit: SystemFit) -> tuple[StackedSystem, StructuredOperator]:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from ..._common.convergence import ConvergenceWarning
-from ..._common.typing import BoolArray, FloatArray, IntArray, Labels, RandomState, Ranks
+from ..._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from ..._common.validate import check_rank
 from ..._common.wording import counted, name_some
 from ...factor.criteria import degrees_of_freedom
@@ -77,7 +77,7 @@ class HypothesisTest:
 # ---------------------------------------------------------------- restrictions on coefficients
 
 
-def wald_test(fit: SystemFit, R: Labels, q: Labels | float | None = None, *,
+def wald_test(fit: SystemFit, R: Any, q: Any = None, *,
               use_f: bool | None = None) -> HypothesisTest:
     r"""Wald test of linear restrictions :math:`R \beta = q` on the coefficients.
 
@@ -387,7 +387,7 @@ def _simulated(fit: SystemFit, null: SystemFit, rng: np.random.Generator) -> flo
     return 2 * fit.nobs * (full.loglik - _quietly(fit.options, drawn, 0, None).loglik)
 
 
-def _correlated_pairs(hierarchy: Hierarchy, ranks: Ranks) -> int:
+def _correlated_pairs(hierarchy: Hierarchy, ranks: Sequence[int]) -> int:
     """Number of pairs of equations in one group of the coarsest level that has factors."""
     level = next(at for at, rank in enumerate(ranks) if rank)
     m = hierarchy.group_sizes(level)

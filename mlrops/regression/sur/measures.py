@@ -129,7 +129,7 @@ def average_loglik(fit: SystemFit, data: SURData) -> float:
     data, covariance = data.in_double(), _precise(fit.covariance)
     fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
     E, log_weights, n_cells, n_rows = data.Y - fitted, 0.0, data.Y.size, data.N
-    weighting = Weighting(covariance, data.N)
+    weighting: Weighting | IncompletePrecision = Weighting(covariance, data.N)
     if data.weights is not None:
         E = E * np.sqrt(data.weights)
         log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells

@@ -56,7 +56,7 @@ class SystemFit:
     capped: tuple[tuple[int, int, int], ...] = ()
     covariance_is_known: bool = False
     selection: Any = None
-    cov_type: str = "unadjusted"
+    cov_type: Any = "unadjusted"
     cov_kwds: dict[str, Any] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- arrays
