@@ -66,6 +66,7 @@ one regression, correlated errors          gls (GLSResult)
 a system of regressions                    SUR by names, als_gls by arrays (SURResult); em_gls, the
                                            dense way; ranks: select_sur_ranks
 fits that did not converge, or cannot      ConvergenceWarning, UnboundedWarning
+what the callback of a fit gets            Iterate
 files                                      save, load; format: ``help(mlrops.io.saving)``
 data, simulators, test matrices            `mlrops.datasets`
 pictures                                   `mlrops.plotting`
@@ -80,6 +81,7 @@ from ._common.lazy import lazy_names
 
 if TYPE_CHECKING:  # for type checkers and editors; what runs is the table below
     from ._common.convergence import ConvergenceWarning, UnboundedWarning
+    from ._common.driver import Iterate
     from .factor import FactorModelResult, RankSelection, fit_factor_model, select_ranks
     from .fitting import (
         MLRFit,
@@ -129,6 +131,7 @@ __all__ = [
     "Hierarchy",
     "Identity",
     "Inverse",
+    "Iterate",
     "Kronecker",
     "LowRank",
     "LowRankPlusDiagonal",
@@ -180,6 +183,7 @@ _HOMES = {  # module: the names it has
     "tree.hierarchy": "Hierarchy",
     "io.saving": "load save",
     "_common.convergence": "ConvergenceWarning UnboundedWarning",
+    "_common.driver": "Iterate",
 }
 __getattr__, __dir__ = lazy_names(
     __name__,

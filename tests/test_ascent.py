@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trees import close, dense_mlr, hierarchies, same_group
 
 from mlrops import MLR, Hierarchy, fit_factor_model
-from mlrops.factor.ascent import SHORTER, Ascent, Problem, _shorter
+from mlrops.factor.ascent import SHORTER, Ascent, LikelihoodSurface, _shorter
 from mlrops.factor.em import Point
 from mlrops.factor.estep.sources import open_source
 from mlrops.factor.secant import SecantPairs
@@ -34,7 +34,7 @@ def open_problem(Y, ranks, h, floor=1e-6, center=True):
     """The problem of a fit and its first point, as `fit_factor_model` makes them."""
     source, h, _ = open_source(Y, h, center, "em", None, None)
     tree = h._in_tree_order()
-    problem = Problem(source, tree, ranks, (floor * source.variance).astype(source.dtype))
+    problem = LikelihoodSurface(source, tree, ranks, (floor * source.variance).astype(source.dtype))
     return problem, Point(*start("svd", h, ranks, source, None), source.mean)
 
 
@@ -185,7 +185,7 @@ def test_gradient_norm_as_documented():
 # ---------------------------------------------------------------- buffers and fallbacks
 
 
-class Watched(Problem):
+class Watched(LikelihoodSurface):
     """Checks at every evaluation that nothing alive is written; may break evaluations of jumps."""
 
     ascent, after_move, broken, breaks = None, False, 0, None

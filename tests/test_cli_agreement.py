@@ -31,7 +31,7 @@ KERNELS = [(2, "gauss"), (4, "nugget"), (5, "gauss"), (6, "nugget")]  # a search
 
 def fitted(capsys, *options):
     """Relative errors that the command prints, and what it says of storage."""
-    assert main(["fit", "a.npy", "--rank", "5", "--levels", "2",
+    assert main(["fit", "a.npy", "--total-rank", "5", "--n-levels", "2",
                  "--start", "uniform", "--output", "fit.npz", "--picture",
                  "fit.png", *options]) == 0
     out = capsys.readouterr().out

@@ -14,7 +14,7 @@ from trees import close, dense_mlr, spread
 import mlrops
 from mlrops import Hierarchy
 from mlrops.__main__ import main
-from mlrops.cli.bench import command, operators, race
+from mlrops.cli.bench import command, operators, race, timing
 from mlrops.cli.bench.command import COMPARISONS, HEAD, as_markdown, as_text
 from mlrops.cli.bench.recursion import Recursion
 
@@ -100,7 +100,7 @@ def test_recursion_shares_nothing_with_ours():
 def spend(monkeypatch):
     """A clock that goes on where it is told to, by seconds."""
     now = [0.0]
-    monkeypatch.setattr(race, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
 
     def spend(seconds):
         now[0] += seconds

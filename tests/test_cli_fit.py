@@ -97,7 +97,7 @@ def write(path, A):
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_every_format_is_fitted_and_the_errors_are_true(tmp_path, name, A, options):
     path = write(tmp_path / name, A)
-    out, err = run(tmp_path, path, "--rank", 4, *options, "-o", "o.npz", "--picture", "p.png")
+    out, err = run(tmp_path, path, "--total-rank", 4, *options, "-o", "o.npz", "--picture", "p.png")
     dense = A.toarray() if sparse.issparse(A) else A
     operator = mlrops.load(tmp_path / "o.npz")
     assert isinstance(operator, mlrops.GeneralMLR) and sum(operator.ranks) == 4
@@ -133,8 +133,8 @@ def test_a_symmetric_matrix_with_a_tree_of_its_own(tmp_path):
     half = np.empty(40, int)
     half[order] = np.arange(40) // 20
     (tmp_path / "g.csv").write_text("half\n" + "".join(f"h{x}\n" for x in half))
-    out, _ = run(tmp_path, "s.npy", "--rank", 5, "--psd", "--groups", "g.csv", "--start", "top",
-                 "-o", "o.npz")
+    out, _ = run(tmp_path, "s.npy", "--total-rank", 5, "--psd", "--groups", "g.csv", "--start",
+                 "top", "-o", "o.npz")
     operator = mlrops.load(tmp_path / "o.npz")
     np.testing.assert_array_equal(operator.rows.labels(1), half)
     assert operator.symmetric and np.linalg.eigvalsh(operator.toarray())[0] > -1e-10
@@ -147,14 +147,15 @@ def test_a_symmetric_matrix_with_a_tree_of_its_own(tmp_path):
         d = np.diag(SYMMETRIC - low)
     best = relative_error(SYMMETRIC, low + np.diag(d))
     assert best - 1e-6 <= printed(out, "low rank 4 plus diagonal") <= 1.02 * best
-    out, _ = run(tmp_path, "s.npy", "--rank", 5, "--no-symmetric", "--levels", 2, "-o", "o.npz")
+    out, _ = run(tmp_path, "s.npy", "--total-rank", 5, "--no-symmetric", "--n-levels", 2, "-o",
+                 "o.npz")
     assert ", symmetric" not in out and "2 levels, as asked for" in out
 
 
 @pytest.mark.slow
 def test_one_level_is_the_truncated_svd(tmp_path):
     write(tmp_path / "a.npy", RECTANGLE)
-    out, _ = run(tmp_path, "a.npy", "--rank", 3, "--levels", 1)
+    out, _ = run(tmp_path, "a.npy", "--total-rank", 3, "--n-levels", 1)
     assert printed(out, "multilevel") == pytest.approx(svd_error(RECTANGLE, 3), abs=2e-6)
     assert (tmp_path / "mlrops-fit.npz").exists() and (tmp_path / "mlrops-fit.png").exists()
 
@@ -163,7 +164,8 @@ def test_one_level_is_the_truncated_svd(tmp_path):
 def test_a_seed_tells_everything(tmp_path):
     write(tmp_path / "a.npy", RECTANGLE)
     for name in ("1.npz", "2.npz"):
-        run(tmp_path, "a.npy", "--rank", 3, "--start", "bottom", "--seed", 7, "-o", name)
+        run(tmp_path, "a.npy", "--total-rank", 3, "--start", "bottom", "--random-state", 7, "-o",
+            name)
     one, two = (mlrops.load(tmp_path / name) for name in ("1.npz", "2.npz"))
     np.testing.assert_array_equal(one.B, two.B)
 
@@ -204,21 +206,21 @@ def with_entry(value, at=(3, 2), dtype=float):
     ("a.npz", RECTANGLE, (), r"holds 2 arrays: choose one by --key \(other, wanted\)"),
     ("a.npz", RECTANGLE, ("--key", "no"), "has no array no; there are other, wanted"),
     ("a.npy", RECTANGLE, ("--key", "no"), "--key names an array of an .npz file"),
-    ("a.npy", RECTANGLE, ("--rank", "31"), "--rank 31 is too large: .* rank above 30"),
-    ("a.npy", RECTANGLE, ("--rank", "0"), "--rank must be at least 1"),
-    ("a.npy", RECTANGLE, ("--levels", "7"), "--levels 7 is too deep: a side of 30 .* 6 levels"),
-    ("a.npy", SYMMETRIC, ("--levels", "7", "--method", "linkage"),
-     "^mlrops fit: error: --levels 7 is deeper than the data allow"),
+    ("a.npy", RECTANGLE, ("--total-rank", "31"), "--total-rank 31 is too large: .* rank above 30"),
+    ("a.npy", RECTANGLE, ("--total-rank", "0"), "--total-rank must be at least 1"),
+    ("a.npy", RECTANGLE, ("--n-levels", "7"), "--n-levels 7 is too deep: a side of 30 .* 6 levels"),
+    ("a.npy", SYMMETRIC, ("--n-levels", "7", "--method", "linkage"),
+     "^mlrops fit: error: --n-levels 7 is deeper than the data allow"),
     ("a.npy", RECTANGLE, ("--method", "linkage"), "--method linkage needs the distances"),
-    ("a.npy", RECTANGLE, ("--levels", "0"), "--levels must be at least 1"),
+    ("a.npy", RECTANGLE, ("--n-levels", "0"), "--n-levels must be at least 1"),
     ("a.npy", RECTANGLE, ("--start", "middle"), "all or some of uniform,bottom,top"),
     ("a.npy", RECTANGLE, ("--psd",), "error: --psd needs a square matrix"),
     ("a.npy", RECTANGLE, ("--symmetric",), "error: --symmetric needs a square matrix"),
     ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--symmetric",), "--symmetric, but A is not symm.*: A"),
     ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--psd",), "--psd, but A is not symmetric: A"),
     ("a.npy", SYMMETRIC, ("--psd", "--no-symmetric"), "--psd fits .*: leave out --no-symmetric"),
-    ("a.npy", RECTANGLE, ("--rank", "-2"), "--rank must be at least 1, got -2"),
-    ("a.npy", RECTANGLE, ("--seed", "-1"), "--seed must be at least 0, got -1"),
+    ("a.npy", RECTANGLE, ("--total-rank", "-2"), "--total-rank must be at least 1, got -2"),
+    ("a.npy", RECTANGLE, ("--random-state", "-1"), "--random-state must be at least 0, got -1"),
     ("a.npy", np.array([["x", 1]], object), (), "it holds Python objects"),
     ("a.npy", RECTANGLE, ("--groups", "g.csv"), "--groups is for square matrices"),
     ("a.npy", SYMMETRIC, ("--groups", "none.csv"), "none.csv cannot be read: No such file"),
@@ -226,7 +228,7 @@ def with_entry(value, at=(3, 2), dtype=float):
 ])
 def test_refusals(tmp_path, capsys, name, A, options, message):
     path = write(tmp_path / name, A)
-    assert re.search(message, refused(capsys, path, "--rank", 4, *options))
+    assert re.search(message, refused(capsys, path, "--total-rank", 4, *options))
 
 
 @pytest.mark.parametrize("name, text, message", [
@@ -246,23 +248,23 @@ def test_refusals(tmp_path, capsys, name, A, options, message):
 ])
 def test_files_that_are_no_matrices(tmp_path, capsys, name, text, message):
     (tmp_path / name).write_text(text)
-    assert message in refused(capsys, name, "--rank", 1)
+    assert message in refused(capsys, name, "--total-rank", 1)
 
 
 @pytest.mark.parametrize("ending", ["npy", "npz", "mtx", "csv"])
 def test_files_that_are_missing(capsys, ending):
     assert f"none.{ending} cannot be read: No such file" in refused(
-        capsys, f"none.{ending}", "--rank", 1)
+        capsys, f"none.{ending}", "--total-rank", 1)
 
 
 def test_groups_that_do_not_fit(tmp_path, capsys):
     write(tmp_path / "s.npy", SYMMETRIC)
-    given = ("s.npy", "--rank", 3, "--groups", "g.csv")
+    given = ("s.npy", "--total-rank", 3, "--groups", "g.csv")
     (tmp_path / "g.csv").write_text("g\na\nb\n")
     assert "for each of the 40 rows of the matrix, it has 2" in refused(capsys, *given)
     (tmp_path / "g.csv").write_text("g,h\n" + "a,b\n" * 39 + ",b\n")
     assert "line 41, column g: a row without a group" in refused(capsys, *given)
-    assert "leave out --levels" in refused(capsys, *given, "--levels", 2)
+    assert "leave out --n-levels" in refused(capsys, *given, "--n-levels", 2)
     crossed = "".join(f"a{i // 10},b{i // 20}\n" for i in range(40))
     (tmp_path / "g.csv").write_text(f"g,h\n{crossed}")
     assert "g.csv: group b0 of column h lies in two groups of column g, a0 and a1;" in refused(
@@ -271,7 +273,8 @@ def test_groups_that_do_not_fit(tmp_path, capsys):
 
 def test_a_saved_operator_is_no_plain_matrix(capsys):
     mlrops.save("o.npz", mlrops.Identity(3))
-    assert "written by mlrops.save and is no plain matrix" in refused(capsys, "o.npz", "--rank", 1)
+    assert "written by mlrops.save and is no plain matrix" in refused(
+        capsys, "o.npz", "--total-rank", 1)
 
 
 # ---------------------------------------------------------------- what is written
@@ -290,7 +293,7 @@ def test_a_saved_operator_is_no_plain_matrix(capsys):
 ])
 def test_outputs_are_refused_before_anything_is_read(tmp_path, capsys, options, message):
     (tmp_path / "a.npy").write_text("text")  # reading it would be the error
-    assert re.search(message, refused(capsys, "a.npy", "--rank", 1, *options))
+    assert re.search(message, refused(capsys, "a.npy", "--total-rank", 1, *options))
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
@@ -300,14 +303,14 @@ def test_a_folder_that_takes_no_files(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(outputs.tempfile, "TemporaryFile", refuse)
     assert "--output o.npz cannot be written: Permission denied" in refused(
-        capsys, "none.npy", "--rank", 1, "-o", "o.npz")
+        capsys, "none.npy", "--total-rank", 1, "-o", "o.npz")
 
 
 @pytest.mark.slow
 def test_without_matplotlib_the_operator_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     write(tmp_path / "a.npy", RECTANGLE)
-    assert main(["fit", "a.npy", "--rank", "2", "--start", "top"]) == 0
+    assert main(["fit", "a.npy", "--total-rank", "2", "--start", "top"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("There is no matplotlib: the operator will be written, but no picture")
     assert "Operator written" in out and "Picture written" not in out
@@ -346,7 +349,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "allocate_ranks", allocate_ranks)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert main(["fit", "a.npy", "--rank", "6"]) == 130
+        assert main(["fit", "a.npy", "--total-rank", "6"]) == 130
     finally:
         signal.signal(signal.SIGINT, old)
     out, err = capsys.readouterr()
@@ -365,8 +368,8 @@ def test_a_terminal_gets_a_bar(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(Path(mlrops.__file__).parents[1])}
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with subprocess.Popen([sys.executable, "-m", "mlrops", "fit", "a.npy", "--rank", "3", "--start",
-                           "bottom"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL,
+    with subprocess.Popen([sys.executable, "-m", "mlrops", "fit", "a.npy", "--total-rank", "3",
+                           "--start", "bottom"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL,
                           stderr=theirs) as process:
         os.close(theirs)
         err = b""
@@ -389,7 +392,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
     ids=lambda x: f"{x.dtype}-{x.shape[0]}x{x.shape[1]}" if isinstance(x, np.ndarray) else None)
 def test_odd_matrices_are_fitted(tmp_path, capsys, A, rank):
     write(tmp_path / "a.npy", A)
-    assert main(["fit", "a.npy", "--rank", str(rank), "--start", "top"]) == 0
+    assert main(["fit", "a.npy", "--total-rank", str(rank), "--start", "top"]) == 0
     out = capsys.readouterr().out
     operator = mlrops.load("mlrops-fit.npz")
     eps = float(np.finfo(operator.dtype).eps)
@@ -419,15 +422,28 @@ def test_small_errors_of_a_large_matrix_are_told(monkeypatch):
             eps * np.sqrt(20) / np.linalg.norm(s), rel=1e-4)
 
 
-def test_parameters_are_said_as_options():
-    names = {"n_levels": "--levels", "symmetric": "--symmetric", "method": "--method"}
-    for text, said in (
-            ("n_levels = 9 is deeper", "--levels 9 is deeper"),
-            ("n_levels must be", "--levels must be"),
+def test_parameters_are_called_as_options():
+    for text, expected in (
+            ("n_levels = 9 is deeper", "--n-levels 9 is deeper"),
+            ("n_levels must be", "--n-levels must be"),
             ("symmetric=True, but A is not symmetric: the method", "--symmetric, but A is not"
              " symmetric: the method"),
             ("use symmetric=False or method='linkage'.", "use --no-symmetric or --method linkage."),
+            ("psd=True needs", "--positive needs"),
             ("min_size = 1 and my_method=2", "min_size = 1 and my_method=2")):
-        with pytest.raises(CommandError) as caught, in_options(names):
+        with pytest.raises(CommandError) as caught, in_options(
+                ("n_levels", "symmetric", "method"), psd="--positive"):
             raise ValueError(text)
-        assert str(caught.value) == said
+        assert str(caught.value) == expected
+
+
+def test_options_are_read_under_their_old_names(capsys):
+    assert main(["fit", "none.npy", "--rank", "4", "--levels", "2", "--seed", "1"]) == 2
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert warnings == [
+        f"mlrops fit: warning: {old} is now called {new}" for old, new in (
+            ("--rank", "--total-rank"), ("--levels", "--n-levels"), ("--seed", "--random-state"))]
+    assert "none.npy cannot be read" in error
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert not re.search(r"--(rank|levels|seed)\b", capsys.readouterr().out)

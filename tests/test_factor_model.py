@@ -266,7 +266,7 @@ def test_stopping_on_the_log_likelihood(accelerate):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit = fit_factor_model(Y, (2, 1, 0), h, tol=1e-6, **options)
-    assert fit.converged and fit.termination == "loglik"
+    assert fit.converged and fit.termination == "tol"
     independent = dense_loglik(np.diag(Y.var(axis=0)), Y - Y.mean(axis=0))
     gains = np.diff(fit.loglik_trace)
     small = gains <= 1e-6 * np.maximum(fit.loglik_trace[1:] - independent, n / 2)

@@ -12,16 +12,16 @@ from scipy.sparse.linalg import aslinearoperator
 from test_allocate_ranks import kernel, planted
 
 from mlrops.fitting import allocate_ranks, als, bcd, fit_mlr
-from mlrops.fitting.bcd import Factors
 from mlrops.fitting.descent import Descent
+from mlrops.fitting.factors import Factors
 from mlrops.fitting.rank_allocation import _Search
 
 
 def whole(A, fit, rel=1e-9):
     """The factors leave the error that is reported, and ended by Ctrl-C."""
     assert fit.termination == "interrupted" and not fit.converged
-    assert fit.errors.size == fit.times.size == fit.n_iter + 1
-    assert (np.diff(fit.errors) <= 1e-14).all()
+    assert fit.objective_trace.size == fit.times.size == fit.n_iter + 1
+    assert (np.diff(fit.objective_trace) <= 1e-14).all()
     gap = np.linalg.norm(A - fit.operator.toarray()) / np.linalg.norm(A)
     assert gap == pytest.approx(fit.error, rel=rel)
 
@@ -56,14 +56,14 @@ def test_an_interrupt_from_the_callback_keeps_what_it_saw(name, recwarn):
     full, seen = FITS[name](A), []
 
     def watch(iterate):
-        seen.append((iterate.ranks, iterate.error))
+        seen.append((iterate.ranks, iterate.objective))
         if iterate.n_iter == 2:
             raise KeyboardInterrupt
 
     part = FITS[name](A, callback=watch, progress=True)
     whole(A, part)
     assert part.n_iter == 2 < full.n_iter and len(seen) == 3
-    np.testing.assert_array_equal(part.errors, full.errors[:3])
+    np.testing.assert_array_equal(part.objective_trace, full.objective_trace[:3])
     assert seen[-1] == (part.ranks, part.error)
     assert not recwarn.list  # as fits of factor models, that say it by termination alone
 
@@ -98,7 +98,7 @@ def test_a_step_that_is_broken_off_leaves_the_last_one(name, place, function, mo
         reached.add(part.n_iter)
         # A long refit that is broken off counts as a step, and is not worse than the last one.
         last = part.n_iter + (name != "ranks")
-        np.testing.assert_array_equal(part.errors[:last], full.errors[:last])
+        np.testing.assert_array_equal(part.objective_trace[:last], full.objective_trace[:last])
     assert reached and max(reached) > 0
 
 
@@ -130,7 +130,7 @@ def test_an_interrupted_refit_keeps_its_gains(monkeypatch):
     broken(monkeypatch, Descent, "bcd", 20)
     part = allocate_ranks(S, 7, tree, random_state=0, max_failures=0, tol=0)
     whole(S, part)
-    assert part.n_iter == 1 and full.errors[1] < part.error < full.errors[0]
+    assert part.n_iter == 1 and full.objective_trace[1] < part.error < full.objective_trace[0]
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -152,7 +152,7 @@ def test_what_was_interrupted_goes_on():
 
     part = FITS["bcd"](A, callback=stop)
     again = fit_mlr(A, part.ranks, rows, cols, init=part.operator, tol=0, max_iter=3)
-    assert again.errors[0] == pytest.approx(part.error, rel=1e-12)
+    assert again.objective_trace[0] == pytest.approx(part.error, rel=1e-12)
     assert again.error < part.error
 
 

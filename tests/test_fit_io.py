@@ -31,7 +31,7 @@ def assert_same(a, b):
     for f in fields(a):
         x, y = getattr(a, f.name), getattr(b, f.name)
         assert type(x) is type(y), f.name
-        if f.name in ("errors", "times"):
+        if f.name in ("objective_trace", "times"):
             assert x.dtype == y.dtype and x.tobytes() == y.tobytes() and y.flags.writeable
         elif f.name != "operator":
             assert x == y, f.name
@@ -112,13 +112,13 @@ def lost(name):
 
 
 CHANGES = {
-    "errors short": (of("errors", lambda x: x[1:]), "errors must hold n_iter"),
-    "errors nan": (of("errors", lambda x: x * np.nan), "errors must hold n_iter"),
-    "errors single": (of("errors", lambda x: x.astype("f4")), "errors must hold n_iter"),
-    "errors negative": (of("errors", lambda x: -x), "errors must hold n_iter"),
-    "errors else": (of("errors", lambda x: x * 2), "the entries of errors"),
+    "errors short": (of("objective_trace", lambda x: x[1:]), "objective_trace must hold n_iter"),
+    "errors nan": (of("objective_trace", lambda x: x * np.nan), "objective_trace must hold n_iter"),
+    "errors single": (of("objective_trace", lambda x: x.astype("f4")), "objective_trace must hold n_iter"),
+    "errors negative": (of("objective_trace", lambda x: -x), "objective_trace must hold n_iter"),
+    "errors else": (of("objective_trace", lambda x: x * 2), "the entries of objective_trace"),
     "times matrix": (of("times", lambda x: x[:, None]), "'times' must be a vector"),
-    "n_iter": (put(n_iter=7), "errors must hold n_iter"),
+    "n_iter": (put(n_iter=7), "objective_trace must hold n_iter"),
     "n_iter bool": (put(n_iter=True), "'n_iter' must not be of type bool"),
     "n_iter text": (put(n_iter="2"), "'n_iter' must not be of type str"),
     "converged": (put(converged=1), "'converged' must not be of type int"),
@@ -194,7 +194,7 @@ def test_summary():
     assert f"Numbers stored{(48 + 40) * 9:>21}" in text
     assert f"of the dense matrix{88 * 9 / 1920:>16.1%}" in text
     assert f"Relative error{fit.error:>25.4g}" in text
-    assert f"of the start{fit.errors[0]:>27.4g}" in text
+    assert f"of the start{fit.objective_trace[0]:>27.4g}" in text
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line[:1].isdigit()}
     assert lines["2"] == ["2", "4", *_between(rows, 2), *_between(cols, 2), "2", "176"]
     assert f"shorter than the rank: {len(fit.capped)} (level 3 group {fit.capped[0][1]}" in text

@@ -115,7 +115,7 @@ def test_bcd_is_exact_where_few_directions_are_left_out(order):
     ranks = (9, 4, 2)
     fit = fit_mlr(A, ranks, rows, cols, order=order, tol=0, max_iter=4)
     expected = reference_bcd(A, ranks, rows, cols, [[0, 1, 2]] + 4 * [SWEEPS[order]])
-    np.testing.assert_allclose(fit.errors, expected, rtol=1e-10)
+    np.testing.assert_allclose(fit.objective_trace, expected, rtol=1e-10)
     assert expected[0] > expected[-1] > 0.01
 
 
@@ -128,7 +128,7 @@ def test_symmetric_bcd_is_exact_where_few_directions_are_left_out(kind):
     ranks = (3, 2, 1)
     fit = fit_mlr(S, ranks, tree, psd=kind == "psd", tol=0, max_iter=4)
     expected = reference_bcd(S, ranks, tree, tree, [[0, 1, 2]] + 4 * [SWEEPS["v"]], kind)
-    np.testing.assert_allclose(fit.errors, expected, rtol=1e-10)
+    np.testing.assert_allclose(fit.objective_trace, expected, rtol=1e-10)
     assert fit.operator.symmetric
     if kind == "psd":
         np.testing.assert_array_equal(fit.operator.B, fit.operator.C)
@@ -157,7 +157,7 @@ def test_als_is_least_squares_for_all_levels_together():
         B = half_step(A, B, C, rows, cols, ranks)
         M = GeneralMLR.from_compact(rows, cols, ranks, B, C).toarray()
         expected.append(np.linalg.norm(A - M) / np.linalg.norm(A))
-    np.testing.assert_allclose(fit.errors[1:], expected, rtol=1e-9)
+    np.testing.assert_allclose(fit.objective_trace[1:], expected, rtol=1e-9)
 
 
 def test_als_with_factors_that_repeat_each_other():
@@ -167,7 +167,7 @@ def test_als_with_factors_that_repeat_each_other():
     init = ([np.zeros((26, 2))] * 3, [right, right, right])
     fit = fit_mlr(A, (2, 2, 2), rows, cols, method="als", init=init, tol=0, max_iter=30)
     assert np.isfinite(fit.operator.B).all()
-    assert (np.diff(fit.errors) <= 1e-14).all() and fit.error < 0.75 * fit.errors[0]
+    assert (np.diff(fit.objective_trace) <= 1e-14).all() and fit.error < 0.75 * fit.objective_trace[0]
 
 
 @pytest.mark.parametrize("rank", [1, 3, 7])
@@ -222,11 +222,11 @@ def test_errors_are_those_of_the_operator_and_never_rise(options):
                   for p in shuffle)
     A = A[np.ix_(*shuffle)]
     fit = fit_mlr(A, (2, 1, 0, 1), rows, cols, random_state=0, **options)
-    assert (np.diff(fit.errors) <= 1e-13).all() and fit.n_iter == fit.errors.size - 1 > 2
-    assert fit.times.shape == fit.errors.shape and (np.diff(fit.times) > 0).all()
+    assert (np.diff(fit.objective_trace) <= 1e-13).all() and fit.n_iter == fit.objective_trace.size - 1 > 2
+    assert fit.times.shape == fit.objective_trace.shape and (np.diff(fit.times) > 0).all()
     gap = np.linalg.norm(A - fit.operator.toarray()) / np.linalg.norm(A)
     assert gap == pytest.approx(fit.error, rel=1e-11) and gap < 0.6
-    assert fit.converged and fit.termination == "tol" and fit.error == fit.errors[-1]
+    assert fit.converged and fit.termination == "tol" and fit.error == fit.objective_trace[-1]
     again = fit_mlr(A, (2, 1, 0, 1), rows, cols, random_state=0, **options)
     np.testing.assert_array_equal(again.operator.B, fit.operator.B)
 
@@ -266,9 +266,9 @@ def test_blocks_in_place_and_in_stacks_give_the_same(threshold, symmetric, monke
     expected = fit_mlr(S, (3, 2, 1), tree, symmetric=symmetric, random_state=0, max_iter=5)
     monkeypatch.setattr(pairs, "IN_PLACE", threshold)
     fit = fit_mlr(S, (3, 2, 1), tree, symmetric=symmetric, random_state=0, max_iter=5)
-    np.testing.assert_allclose(fit.errors, expected.errors, rtol=1e-9)
+    np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-9)
     als = fit_mlr(S, (3, 2, 1), tree, method="als", random_state=0, max_iter=5)
-    assert (np.diff(als.errors) <= 1e-13).all()
+    assert (np.diff(als.objective_trace) <= 1e-13).all()
 
 
 # ---------------------------------------------------------------- symmetric and positive
@@ -289,7 +289,7 @@ def test_symmetric_fits_are_symmetric_monotone_and_right(psd):
     fit = fit_mlr(S, (3, 2, 1), tree, psd=psd, tol=1e-6)
     M = fit.operator.toarray()
     np.testing.assert_allclose(M, M.T, atol=1e-12)
-    assert (np.diff(fit.errors) <= 1e-13).all()
+    assert (np.diff(fit.objective_trace) <= 1e-13).all()
     assert np.linalg.norm(S - M) / np.linalg.norm(S) == pytest.approx(fit.error, rel=1e-10)
     if psd:
         for level in range(3):
@@ -334,7 +334,7 @@ def test_sparse_arrays_and_operators_give_what_arrays_give(kind, method):
     options = {"method": method, "random_state": 0, "max_iter": 6, "tol": 0}
     expected = fit_mlr(A, ranks, rows, cols, **options)
     fit = fit_mlr(kind(A), ranks, rows, cols, **options)
-    np.testing.assert_allclose(fit.errors, expected.errors, rtol=1e-8)
+    np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-8)
     np.testing.assert_allclose(fit.operator.toarray(), expected.operator.toarray(), atol=1e-6)
 
 
@@ -346,7 +346,7 @@ def test_narrow_levels_of_an_operator_are_read_once(norm):
     options = {"random_state": 0, "max_iter": 5, "tol": 0}
     fit = fit_mlr(operator, (2, 1, 1), rows, cols, **options)
     np.testing.assert_allclose(
-        fit.errors, fit_mlr(A, (2, 1, 1), rows, cols, **options).errors, rtol=1e-7)
+        fit.objective_trace, fit_mlr(A, (2, 1, 1), rows, cols, **options).objective_trace, rtol=1e-7)
     # Five vectors for level 0 and three times four for level 1, both ways; the norm takes the rank.
     visits, norms = 2 * (1 + 2 * 5), 6
     level_1 = 1 + 2 * 5 + 1
@@ -355,16 +355,16 @@ def test_narrow_levels_of_an_operator_are_read_once(norm):
 
 
 def test_an_operator_is_never_multiplied_out(monkeypatch):
-    from mlrops.fitting import implicit
+    from mlrops.fitting import residuals
 
-    monkeypatch.setattr(implicit, "VECTORS", 60 * 7)
+    monkeypatch.setattr(residuals, "VECTORS", 60 * 7)
     A = gaussian()
     rows, cols = (Hierarchy.balanced(k, [1, 3, 45]) for k in A.shape)
     operator = Products(A)
     fit = fit_mlr(operator, (2, 1, 1), rows, cols, random_state=0, max_iter=3, tol=0)
     assert operator.widest <= 10 < 45  # the two times five directions of level 0's start
     expected = fit_mlr(A, (2, 1, 1), rows, cols, random_state=0, max_iter=3, tol=0)
-    np.testing.assert_allclose(fit.errors, expected.errors, rtol=1e-7)
+    np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [csr_array, Products])
@@ -374,7 +374,7 @@ def test_symmetric_sparse_arrays_and_operators(kind, psd):
     options = {"symmetric": True, "psd": psd, "random_state": 0, "max_iter": 5, "tol": 0}
     expected = fit_mlr(S, (2, 0, 1), tree, **options)
     fit = fit_mlr(kind(S), (2, 0, 1), tree, **options)
-    np.testing.assert_allclose(fit.errors, expected.errors, rtol=1e-7)
+    np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-7)
     assert fit.operator.symmetric
 
 
@@ -403,7 +403,7 @@ def test_float32_stays_and_integers_become_float64(method):
     single = fit_mlr(A.astype(np.float32), (2, 1, 1), rows, cols, **options)
     double = fit_mlr(A, (2, 1, 1), rows, cols, **options)
     assert single.operator.dtype == np.float32 and double.operator.dtype == np.float64
-    np.testing.assert_allclose(single.errors, double.errors, rtol=2e-3)
+    np.testing.assert_allclose(single.objective_trace, double.objective_trace, rtol=2e-3)
     gap = np.linalg.norm(A - single.operator.toarray()) / np.linalg.norm(A)
     assert gap == pytest.approx(single.error, rel=1e-4)
     assert fit_mlr((10 * A).astype(int), (2, 1, 1), rows, cols).operator.dtype == np.float64
@@ -416,7 +416,7 @@ def test_units_do_not_matter(scale, method):
     options = {"method": method, "random_state": 0, "max_iter": 5}
     plain = fit_mlr(A, (2, 1, 0, 1), rows, cols, **options)
     scaled = fit_mlr(scale * A, (2, 1, 0, 1), rows, cols, **options)
-    np.testing.assert_allclose(scaled.errors, plain.errors, rtol=1e-10)
+    np.testing.assert_allclose(scaled.objective_trace, plain.objective_trace, rtol=1e-10)
     np.testing.assert_allclose(scaled.operator.toarray(), scale * plain.operator.toarray(),
                                atol=1e-8 * scale)
 

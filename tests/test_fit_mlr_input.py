@@ -17,13 +17,13 @@ def test_init_is_the_start_and_cannot_be_lost():
     for method in ("bcd", "als"):
         again = fit_mlr(A, (2, 1, 0, 1), rows, cols, init=first.operator, max_iter=2, tol=0,
                         method=method, random_state=1)
-        assert again.errors[0] == pytest.approx(first.error, rel=1e-12)
-        assert (np.diff(again.errors) < 0).all()
+        assert again.objective_trace[0] == pytest.approx(first.error, rel=1e-12)
+        assert (np.diff(again.objective_trace) < 0).all()
     S, tree = symmetric_matrix()
     first = fit_mlr(S, (2, 1, 1), tree, max_iter=3, psd=True)
     again = fit_mlr(S, (2, 1, 1), tree, init=first.operator, max_iter=2, psd=True, tol=0)
-    assert again.errors[0] == pytest.approx(first.error, rel=1e-12)
-    assert (np.diff(again.errors) < 0).all()
+    assert again.objective_trace[0] == pytest.approx(first.error, rel=1e-12)
+    assert (np.diff(again.objective_trace) < 0).all()
 
 
 def test_the_callback_sees_every_error_and_may_stop():
@@ -31,16 +31,16 @@ def test_the_callback_sees_every_error_and_may_stop():
     seen = []
 
     def watch(iterate):
-        seen.append((iterate.n_iter, iterate.error, iterate.ranks))
+        seen.append((iterate.n_iter, iterate.objective, iterate.ranks))
         if iterate.n_iter == 3:
             raise StopIteration
 
     fit = fit_mlr(A, (2, 1, 0, 1), rows, cols, callback=watch, tol=0)
     assert [n for n, _, _ in seen] == [0, 1, 2, 3] and seen[0][2] == (2, 1, 0, 1)
-    np.testing.assert_array_equal([e for _, e, _ in seen], fit.errors)
+    np.testing.assert_array_equal([e for _, e, _ in seen], fit.objective_trace)
     assert fit.termination == "callback" and not fit.converged
     start = fit_mlr(A, (2, 1, 0, 1), rows, cols, max_iter=0)
-    assert start.n_iter == 0 and start.termination == "max_iter" and start.errors.shape == (1,)
+    assert start.n_iter == 0 and start.termination == "max_iter" and start.objective_trace.shape == (1,)
 
 
 def test_progress_and_repr_and_pickle(capsys):

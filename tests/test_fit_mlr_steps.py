@@ -5,11 +5,12 @@ import pytest
 from test_fit_mlr import gaussian, sparse_case
 
 from mlrops import Hierarchy
+from mlrops._common.driver import drive
 from mlrops.fitting import fit_mlr, pairs
-from mlrops.fitting.blocks import leading_eigen, leading_singular
+from mlrops.fitting.bcd import leading_eigen, leading_singular
 from mlrops.fitting.descent import Descent
-from mlrops.fitting.fit import run
-from mlrops.fitting.source import Source
+from mlrops.fitting.fit import Refinement
+from mlrops.fitting.target import Target
 
 
 class Plain:
@@ -49,7 +50,7 @@ def test_a_visit_keeps_what_its_directions_hold(seed):
 
 def test_visits_after_least_squares_go_downhill():
     A, rows, cols = sparse_case()
-    descent = Descent(Source(A, rows, cols, False, False), (2, 2, 1, 1), 0)
+    descent = Descent(Target(A, rows, cols, False, False), (2, 2, 1, 1), 0)
     descent.start()
     for _ in range(4):
         for _ in range(3):
@@ -75,12 +76,12 @@ def test_als_stays_downhill_where_fine_levels_repeat_each_other(dtype):
     fit = fit_mlr(A, [2] * 7, rows, cols, method="als", tol=0, max_iter=200, random_state=0)
     assert fit.n_iter > 60 or fit.termination == "exact"
     assert np.abs(fit.operator.B).max() < 1e6 and fit.termination != "rounding"
-    assert (np.diff(fit.errors) <= 0).all()
+    assert (np.diff(fit.objective_trace) <= 0).all()
 
 
 def test_a_step_uphill_is_taken_back():
     A, rows, cols = sparse_case()
-    descent = Descent(Source(A, rows, cols, False, False), (2, 2, 1, 1), 0)
+    descent = Descent(Target(A, rows, cols, False, False), (2, 2, 1, 1), 0)
     descent.start()
     steps = iter([False, False, True])
 
@@ -90,7 +91,8 @@ def test_a_step_uphill_is_taken_back():
             descent.factors.left[1] = descent.factors.left[1] + 1
             descent.residual.restart(descent.factors)
 
-    errors, _, termination = run(descent, step, 0.0, 10)
-    assert termination == "rounding" and errors.size == 3
+    run = drive(Refinement(descent, step, 0.0), 10, "fit")
+    errors = run.objectives
+    assert run.termination == "rounding" and not run.converged and len(errors) == 3
     gap = np.linalg.norm(A - descent.operator().toarray()) / np.linalg.norm(A)
     assert gap == pytest.approx(errors[-1], rel=1e-12) == descent.error()

@@ -19,7 +19,7 @@ from test_checkpoint import fit
 import mlrops
 from mlrops import als_gls
 from mlrops.factor.checkpoint import KIND
-from mlrops.factor.run import TERMINATIONS
+from mlrops._common.driver import TERMINATIONS
 from mlrops.factor.selection import RankRecord, RankSelection
 from mlrops.io import nodes as _nodes
 from mlrops.io.archive import read_archive, write_archive
@@ -277,7 +277,7 @@ def test_sparse_arrays_that_crash_a_product(tmp_path):
     ({"n_iter": 5}, {}, "loglik_trace must hold n_iter . 1 = 6 finite floats"),
     ({"loglik": NAN}, {}, "'loglik' must be a finite number, got nan"),
     ({"loglik": INF}, {}, "'loglik' must be a finite number, got inf"),
-    ({"termination": "banana"}, {}, "'termination' must be one of gradient, loglik"),
+    ({"termination": "banana"}, {}, "'termination' must be one of gradient, tol"),
     ({"termination": "max_iter"}, {}, "'converged' is True, but field 'termination'"),
     ({"converged": 1}, {}, "'converged' must not be of type int"),
     ({"n_samples": -7}, {}, "'n_samples' must be an integer that is not negative"),

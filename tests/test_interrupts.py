@@ -37,7 +37,7 @@ def test_interrupt_from_the_callback(accelerate, path, recwarn):
 
 def breaking(at, monkeypatch):
     """Break evaluation number `at` of the EM map off by KeyboardInterrupt."""
-    evaluate, count = ascent.Problem.evaluate, 0
+    evaluate, count = ascent.LikelihoodSurface.evaluate, 0
 
     def broken(self, *args):
         nonlocal count
@@ -46,7 +46,7 @@ def breaking(at, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(self, *args)
 
-    monkeypatch.setattr(ascent.Problem, "evaluate", broken)
+    monkeypatch.setattr(ascent.LikelihoodSurface, "evaluate", broken)
 
 
 @pytest.mark.parametrize("at", [2, 3, 10, 17])
@@ -212,7 +212,7 @@ def result(path):
 def uninterrupted(host, tmp_path_factory):
     path = tmp_path_factory.mktemp("fit") / "fit.npz"
     said = run(host, path)
-    assert said[-1] == "exit 0" and said[-2] == "loglik True True"
+    assert said[-1] == "exit 0" and said[-2] == "tol True True"
     assert result(path)["trace"].size > 90  # room for ten kills
     return result(path)
 
@@ -252,5 +252,5 @@ def test_a_process_that_is_interrupted(host, uninterrupted, tmp_path):
     assert said[-1] == "exit 0" and said[-2] == "interrupted False True"
     assert 20 <= result(path)["trace"].size <= 23 < uninterrupted["trace"].size
     said = run(host, path)
-    assert said[-1] == "exit 0" and said[-2] == "loglik True True"
+    assert said[-1] == "exit 0" and said[-2] == "tol True True"
     assert equal(result(path), uninterrupted)

@@ -47,7 +47,7 @@ def everything(A, k=3):
         "product": A @ x, "solve": A.solve(x), "one solve": A.solve(x[:, 0]), "one": A @ x[:, 0],
         "inverse": inverse @ x, "logdet": np.array(A.logdet()), "inv_quad": A.inv_quad(x),
         "whiten": A.whiten(x), "color": A.color(x), "F": F, "D": D, "mean": post.mean(-1),
-        "covariance": post.covariance(-1), "H": inverse.F,
+        "covariance": post.covariance(-1), "U": inverse.U,
     }
 
 

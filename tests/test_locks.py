@@ -154,8 +154,8 @@ def test_a_child_forked_meanwhile_computes_for_itself(of):
 
 def test_no_other_cached_property_in_the_package():
     package = Path(mlrops.__file__).parent
-    users = [file.name for file in package.rglob("*.py") if file.name != "_cached.py"
+    users = [file.name for file in package.rglob("*.py") if file.name != "cached.py"
              and "functools import cached_property" in file.read_text(encoding="utf-8")
              or "functools.cached_property" in file.read_text(encoding="utf-8")
-             and file.name != "_cached.py"]
+             and file.name != "cached.py"]
     assert not users

@@ -85,8 +85,8 @@ def test_inverse_is_an_operator_of_the_same_family(c):
     assert inverse.inv() is c.A and inverse.inv().inv() is inverse
     assert inverse.ranks == c.A.ranks and inverse.hierarchy is c.hierarchy
     assert inverse.symmetric and inverse.positive_definite and inverse.T is inverse
-    assert inverse.F.shape == c.A.F.shape and not inverse.F.flags.writeable
-    levels = np.split(inverse.F, np.cumsum(c.A.ranks)[:-1], axis=1)
+    assert inverse.U.shape == c.A.F.shape and not inverse.U.flags.writeable
+    levels = np.split(inverse.U, np.cumsum(c.A.ranks)[:-1], axis=1)
     taken_off = dense_mlr(c.hierarchy, levels, np.zeros(c.hierarchy.n))
     close(np.diag(1 / c.D) - taken_off, np.linalg.inv(c.dense))
 
@@ -342,7 +342,7 @@ def test_input_arrays_stay_the_users(case, ordered):
         array += 1
     for A, dense in zip(both, before, strict=True):
         assert np.array_equal(A.toarray(), dense)
-        for part in (A.F, A.D, A.factors[0], A.inv().F):
+        for part in (A.F, A.D, A.factors[0], A.inv().U):
             with pytest.raises(ValueError, match="read-only"):
                 part[0] = 1
     x = np.ones(30)
@@ -369,6 +369,8 @@ def test_copies(case, copier, factored):
     assert type(inverse) is MLRInverse
     assert np.array_equal(inverse @ b, A.inv() @ b)
     assert np.array_equal(inverse.inv().F, A.F)
+    with pytest.warns(DeprecationWarning, match="MLRInverse.F is called MLRInverse.U"):
+        assert np.array_equal(inverse.F, A.inv().U)
 
 
 def test_repr(case):

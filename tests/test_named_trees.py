@@ -205,11 +205,11 @@ def test_groups_on_the_command_line_by_name(tmp_path, monkeypatch, capsys):
     KERNEL.to_csv("k.csv", index=False)
     for lines, order in ((SECTOR, NAMES), (SECTOR[::-1], NAMES)):
         lines.rename_axis("name").rename("sector").to_csv("g.csv")
-        assert main(["fit", "k.csv", "--rank", "2", "--groups", "g.csv", "-o", "o.npz"]) == 0
+        assert main(["fit", "k.csv", "--total-rank", "2", "--groups", "g.csv", "-o", "o.npz"]) == 0
         found = mlrops.load("o.npz").rows
         assert found.feature_names == order
         assert found.labels(1).tolist() == [0, 1, 0, 1]
     capsys.readouterr()
     SECTOR.rename({"a": "z"}).rename_axis("name").rename("sector").to_csv("g.csv")
-    assert main(["fit", "k.csv", "--rank", "2", "--groups", "g.csv"]) == 2
+    assert main(["fit", "k.csv", "--total-rank", "2", "--groups", "g.csv"]) == 2
     assert "no line for 1 of the 4 columns of the matrix (a)" in capsys.readouterr().err

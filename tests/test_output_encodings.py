@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import mlrops
-from mlrops.cli import main as commands
 from mlrops.cli.main import main
 from mlrops.cli.printing import Printer, printing
 
@@ -29,7 +28,7 @@ def matrix(tmp_path, monkeypatch):
 
 
 def fit(matrix, *more):
-    return main(["fit", matrix, "--rank", "3", "--levels", "2", "--start", "top", *more])
+    return main(["fit", matrix, "--total-rank", "3", "--n-levels", "2", "--start", "top", *more])
 
 
 def stream(encoding, errors="strict"):
@@ -117,7 +116,7 @@ def test_every_command_prints_through_it(command, monkeypatch):
         print("done in 3 µs")
         print("└─ warning", file=sys.stderr)
 
-    monkeypatch.setattr(commands, f"_{command}", run)
+    monkeypatch.setattr(f"mlrops.cli.{command}.{command}", run)
     assert main([command]) == 0
     assert written(out) == "done in 3 ?s\n" and written(err) == "?? warning\n"
     assert sys.stdout is out and sys.stderr is err
@@ -137,7 +136,7 @@ def test_a_process_in_ascii(matrix):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.parametrize("command, file", [
     (["demo", "-o", "a.png"], "a.png"), (["sur", "-o", "a.png"], "a.png"),
-    (["fit", "kérnel µ.npy", "--rank", "3"], "mlrops-fit.npz")], ids=lambda x: x[0])
+    (["fit", "kérnel µ.npy", "--total-rank", "3"], "mlrops-fit.npz")], ids=lambda x: x[0])
 def test_processes_of_whole_commands(command, file, encoding, matrix):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding,
                    "PYTHONUTF8": "0", "LC_ALL": "C"}
@@ -174,7 +173,7 @@ def test_without_a_file_to_write_a_command_ends_with_its_reader(output, monkeypa
             print("a row", flush=True)
             went_on.append(1)
 
-    monkeypatch.setattr(commands, "_bench", run)
+    monkeypatch.setattr("mlrops.cli.bench.bench", run)
     monkeypatch.setattr(sys, "stdout", Gone(BrokenPipeError(32, "Broken pipe"), 2))
     assert main(["bench", *(["-o", output] if output else [])]) == 1
     assert len(went_on) == (3 if output else 1)

@@ -11,9 +11,7 @@ from scipy.spatial.distance import cdist
 
 from mlrops import Hierarchy, fit_mlr
 from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix
-from mlrops.fitting import bisection_kernel as kernel
-from mlrops.fitting.bisection import SpectralSplit, leading_vectors
-from mlrops.fitting.bisection_pieces import cut_graph, split_balanced, split_free
+from mlrops.fitting.bisection import Bisection, CutGraph, SpectralSplit, leading_vectors
 from mlrops.fitting.partitions import _Closeness, _left_over, partition
 from mlrops.fitting.point_partitions import partition_points
 
@@ -188,13 +186,13 @@ def test_leading_vectors_solve_the_eigenproblem(n, sparse):
     B = np.random.default_rng(1).exponential(size=(n, n + 31))
     B[:5, :9] += 9
     for M, symmetric in ((W, True), (B, False), (B.T, False)):
-        graph = cut_graph(sp.csr_array(M) if sparse else M, symmetric)
+        graph = CutGraph(sp.csr_array(M) if sparse else M, symmetric)
         adjacency = M if symmetric else np.block(
             [[np.zeros((M.shape[0],) * 2), M], [M.T, np.zeros((M.shape[1],) * 2)]])
         d = adjacency.sum(axis=1)
         values, exact = np.linalg.eigh(adjacency / np.sqrt(np.outer(d, d)))
         assert values[-1] == pytest.approx(1)
-        found = leading_vectors(graph, 3, np.random.default_rng(0))[:, 0]
+        found = leading_vectors(graph.weights, graph.degree, 3, np.random.default_rng(0))[:, 0]
         rayleigh = found @ adjacency @ found / (found @ (d * found))
         assert rayleigh == pytest.approx(values[-2], rel=1e-3)
         np.testing.assert_allclose(found @ d, 0, atol=1e-8 * np.abs(found).max() * d.sum())
@@ -241,15 +239,16 @@ def test_cuts_of_tiny_graphs_are_the_best(p, q, symmetric, sparse):
         W = symmetric_weights(p, seed) if symmetric else rng.exponential(size=(p, q))
         full = adjacency_of(W, symmetric)
         weights = sp.csr_array(W) if sparse else W
-        graph = cut_graph(weights, symmetric)
+        graph = CutGraph(weights, symmetric)
         assert graph.degree == pytest.approx(full.sum(axis=1))
-        options = dict(symmetric=symmetric, refine=True, min_size=1, n_starts=9, rng=rng)
-        s = SpectralSplit(None, balanced=True, **options)._best(graph)
+        balanced, free = (SpectralSplit(None, symmetric, Bisection(2, 1, equal, True, 9, rng))
+                          for equal in (True, False))
+        s = balanced.best(graph)
         best = max(inside_of(full, t) for t in all_balanced(graph.kind))
         assert inside_of(full, s) == pytest.approx(best, rel=1e-12)
         if min(p, q) < 3:
             continue
-        s = SpectralSplit(None, balanced=False, **options)._best(graph)
+        s = free.best(graph)
         best = min(ncut_of(full, np.array(t)) for t in itertools.product([-1.0, 1.0],
                                                                          repeat=len(full))
                    if all(0 < np.sum(np.array(t)[graph.kind == k] > 0) < np.sum(graph.kind == k)
@@ -265,10 +264,10 @@ def test_refinement_only_helps(p, q, symmetric, sparse, seed):
     W = symmetric_weights(p, seed, 0.6) if symmetric else (
         rng.exponential(size=(p, q)) * (rng.random((p, q)) < 0.6))
     full = adjacency_of(W, symmetric)
-    graph = cut_graph(sp.csr_array(W) if sparse else W, symmetric)
+    graph = CutGraph(sp.csr_array(W) if sparse else W, symmetric)
     scores = rng.standard_normal(len(full))
-    start, before = split_balanced(graph, scores, 0)
-    s, after = split_balanced(graph, scores, 50)
+    start, before = graph.split_balanced(scores, 0)
+    s, after = graph.split_balanced(scores, 50)
     assert before == pytest.approx(inside_of(full, start))
     assert after == pytest.approx(inside_of(full, s))
     assert after >= before * (1 - 1e-12)
@@ -284,8 +283,8 @@ def test_refinement_only_helps(p, q, symmetric, sparse, seed):
             t[step] *= -1
             assert inside_of(full, t) <= after * (1 + 1e-11) + 1e-11
 
-    start, before = split_free(graph, scores, 1, 0)
-    s, after = split_free(graph, scores, 1, 50)
+    start, before = graph.split_free(scores, 1, 0)
+    s, after = graph.split_free(scores, 1, 50)
     assert (s is None) == (start is None)
     if s is not None:
         assert before == pytest.approx(ncut_of(full, start), rel=1e-9, abs=1e-12)
@@ -302,14 +301,14 @@ def test_refinement_only_helps(p, q, symmetric, sparse, seed):
 def test_sweep_takes_the_best_prefix():
     for seed in range(6):
         W = symmetric_weights(9, seed)
-        graph = cut_graph(W, True)
+        graph = CutGraph(W, True)
         order = np.random.default_rng(seed).permutation(9)
         cuts = {}
         for t in range(2, 8):
             s = np.full(9, -1.0)
             s[order[:t]] = 1
             cuts[t] = ncut_of(W, s)
-        found = kernel.sweep(graph, order, 2)
+        found = graph.sweep(order, 2)
         assert ncut_of(W, found) == pytest.approx(min(cuts.values()))
 
 

@@ -282,8 +282,8 @@ def test_rank_allocations_are_stacks_of_their_history():
     named = [text.get_text() for text in ax.texts]
     assert named == [f"{level}: {r}" for level, r in enumerate(ranks[-1]) if r]
     above, = set(ax.figure.axes) - {ax}
-    assert above.get_title() == f"error {fit.errors[0]:.3g} to {fit.error:.3g}"
-    np.testing.assert_array_equal(above.lines[0].get_ydata(), [*fit.errors, fit.error])
+    assert above.get_title() == f"error {fit.objective_trace[0]:.3g} to {fit.error:.3g}"
+    np.testing.assert_array_equal(above.lines[0].get_ydata(), [*fit.objective_trace, fit.error])
     assert above.lines[0].get_drawstyle() == "steps-post" and above.get_ylim()[0] == 0
     grey = [np.dot(band.get_facecolor()[0][:3], (0.299, 0.587, 0.114)) for band in ax.collections]
     assert np.all(np.diff(grey) > 0.1)

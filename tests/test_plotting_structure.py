@@ -222,19 +222,19 @@ def spread(A, F):
     return np.concatenate(columns, axis=1)[h.permutation], np.array(levels)
 
 
-@pytest.mark.parametrize("what", ["F", "H"])
+@pytest.mark.parametrize("what", ["F", "U"])
 def test_factors_are_spread_out_with_a_colour_a_level(what):
     A = random_mlr(permuted(20, [1, 3, 6]), (1, 0, 2))
-    S, levels = spread(A, A.F if what == "F" else A.inv().F)
+    S, levels = spread(A, A.F if what == "F" else A.inv().U)
     ax = plot_sparsity(A, what)
     np.testing.assert_array_equal(cells(ax), np.where(S != 0, levels, -1))
     assert ax.get_title() == f"{what}, 20 × 13\n60 nonzeros"
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["level 0", "level 2"]
-    if what == "H":
+    if what == "U":
         inverse = plot_sparsity(A.inv())
         np.testing.assert_array_equal(cells(inverse), cells(ax))
         assert inverse.get_title() == ax.get_title()
-        # It is the inverse that is drawn: 1/D - H Hᵀ with H of these nonzeros.
+        # It is the inverse that is drawn: 1/D - U Uᵀ with U of these nonzeros.
         order = A.hierarchy.permutation
         np.testing.assert_allclose(np.diag(1 / A.D[order]) - S @ S.T,
                                    np.linalg.inv(A.toarray())[np.ix_(order, order)], atol=1e-12)
@@ -246,8 +246,10 @@ def test_zeros_within_the_factors_are_not_counted():
     factors[0][3] = factors[1][7] = factors[1][8] = 0
     A = MLR(h, factors, np.ones(20))
     assert plot_sparsity(A).get_title().endswith("37 nonzeros")
-    H, _ = spread(A, A.inv().F)
-    np.testing.assert_array_equal(cells(plot_sparsity(A, "H")) >= 0, H != 0)
+    H, _ = spread(A, A.inv().U)
+    np.testing.assert_array_equal(cells(plot_sparsity(A, "U")) >= 0, H != 0)
+    with pytest.warns(DeprecationWarning, match="called what='U'"):
+        plot_sparsity(A, "H")
     assert np.count_nonzero(H) != 37
 
 
@@ -314,7 +316,7 @@ def test_large_pictures_have_coarse_cells_and_exact_counts():
 
 def test_sparsity_is_checked():
     A = random_mlr(permuted(10, [1, 2]), (1, 1))
-    with pytest.raises(ValueError, match="what must be 'F', 'H', 'expanded' or 'cholesky'"):
+    with pytest.raises(ValueError, match="what must be 'F', 'U', 'expanded' or 'cholesky'"):
         plot_sparsity(A, "L")
     with pytest.raises(ValueError, match="order must be .*, got 'amd'"):
         plot_sparsity(A, "cholesky", order="amd")

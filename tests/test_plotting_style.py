@@ -47,7 +47,7 @@ SINGLE = {
         "icicle": lambda ax, h=h: plotting.plot_hierarchy(h, ax, names=names(h)),
         "blocks": lambda ax, h=h: plotting.plot_hierarchy(h, ax, kind="blocks", names=names(h)),
         "F": lambda ax, h=h: plotting.plot_sparsity(mlr(h), ax=ax),
-        "H": lambda ax, h=h: plotting.plot_sparsity(mlr(h), "H", ax),
+        "U": lambda ax, h=h: plotting.plot_sparsity(mlr(h), "U", ax),
         "expanded": lambda ax, h=h: plotting.plot_sparsity(mlr(h), "expanded", ax),
         "cholesky": lambda ax, h=h: plotting.plot_sparsity(mlr(h), "cholesky", ax),
         "colamd": lambda ax, h=h: plotting.plot_sparsity(mlr(h), "cholesky", ax, order="colamd"),

@@ -156,7 +156,7 @@ def test_ranks_as_a_heat_map(allocation):
         assert step == 0 or ranks[step, level] != ranks[step - 1, level]
     ends = [(text.xy[1], text.get_text()) for text in ax.texts if hasattr(text, "xy")]
     assert ends == [(level, str(r)) for level, r in enumerate(ranks[-1]) if r]
-    np.testing.assert_array_equal(above.lines[0].get_ydata()[:-1], allocation.errors)
+    np.testing.assert_array_equal(above.lines[0].get_ydata()[:-1], allocation.objective_trace)
     assert above.get_xlim() == ax.get_xlim() and above.get_title().startswith("error ")
 
 
@@ -164,7 +164,7 @@ def test_stacked_ranks_keep_to_the_axes_given(allocation):
     figure, given = plt.subplots()
     ax = plot_rank_allocation(allocation, given)
     assert ax is given and figure.axes == [given]
-    assert ax.get_title() == f"error {allocation.errors[0]:.3g} to {allocation.error:.3g}"
+    assert ax.get_title() == f"error {allocation.objective_trace[0]:.3g} to {allocation.error:.3g}"
     assert ax.get_ylim() == (0, 20)
     figure.canvas.draw()
     found = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)

@@ -83,7 +83,7 @@ def test_commands_write_ordinary_files_only(option, special, capsys, monkeypatch
     before = kind(place)
     np.save("matrix.npy", np.eye(8))
     monkeypatch.setattr("mlrops.cli.fit.read_matrix", lambda *args: 1 / 0)  # before it is read
-    assert main(["fit", "matrix.npy", "--rank", "1", option, str(place)]) == 2
+    assert main(["fit", "matrix.npy", "--total-rank", "1", option, str(place)]) == 2
     assert f"it is {what}, expected an ordinary file" in capsys.readouterr().err
     for command in (["sur", "-o", str(place)], ["demo", "-o", str(place)],
                     ["bench", "-o", str(place)],

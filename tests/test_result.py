@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import cases, close, dense_mlr, make_case, permuted_case, spread
 
-import mlrops.operators.traces as traces
+import mlrops.operators.mlr_inverse as mlr_inverse
 from mlrops import (
     MLR,
     Dense,
@@ -290,13 +290,13 @@ def test_trace_of_a_quotient_of_two_trees(a, b):
     if a.hierarchy.n != b.hierarchy.n:  # the same features for both
         b = make_case(Hierarchy.balanced(a.hierarchy.n, [1]), (2,), n)
     expected = np.trace(np.linalg.solve(a.dense, b.dense))
-    assert traces.inverse_trace(a.A, b.A) == pytest.approx(expected, rel=1e-9)
+    assert a.A.inv().trace_with(b.A) == pytest.approx(expected, rel=1e-9)
 
 
 def test_traces_are_taken_in_double_precision():
     a, b = (make_case(Hierarchy.balanced(60, [1, 4]), (2, 2), seed, np.float32) for seed in (0, 1))
     expected = np.trace(np.linalg.solve(a.dense, b.dense))
-    assert traces.inverse_trace(a.A, b.A) == pytest.approx(expected, rel=1e-12)
+    assert a.A.inv().trace_with(b.A) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_divergence_from_the_same_covariance_is_zero():
@@ -307,7 +307,7 @@ def test_a_divergence_from_the_same_covariance_is_zero():
 
 def test_structured_truths_are_not_taken_column_by_column(monkeypatch):
     c, fit = example()
-    monkeypatch.setattr(traces, "_columns_trace", None)
+    monkeypatch.setattr(mlr_inverse, "_columns_trace", None)
     fit.kl_divergence(truths()["another tree"])
     with pytest.raises(TypeError):
         fit.kl_divergence(c.dense)

@@ -217,7 +217,7 @@ def test_groups_without_a_head(values, capsys, tmp_path):
 def test_a_tree_without_a_head(tmp_path, capsys):
     np.save("m.npy", np.eye(4))
     (tmp_path / "g.csv").write_text("a\na\nb\nb\n")
-    assert main(["fit", "m.npy", "--rank", "1", "--groups", "g.csv"]) == 2
+    assert main(["fit", "m.npy", "--total-rank", "1", "--groups", "g.csv"]) == 2
     assert "it has 3: is there no head?" in capsys.readouterr().err
 
 

@@ -13,13 +13,14 @@ there; it starts with an empty table, and computes what the parent had not finis
 import functools
 import os
 import threading
+from typing import Any
 
 __all__ = ["cached_property", "computed_once"]
 
 # (id of an object, name of the value): [lock, number of threads that hold it or wait for it].  The
 # objects are alive as long as they have an entry: a caller holds them.
 _guard = threading.RLock()
-_computing = {}
+_computing: dict[tuple[int, str], list[Any]] = {}
 
 
 def _start_anew():

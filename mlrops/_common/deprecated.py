@@ -67,12 +67,16 @@ def _new_names(
 
 
 def moved_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module from which names moved, each to the module in `homes`."""
+    """The ``__getattr__`` of a module from which names moved, each to the module in `homes`.
+
+    Where a name is another one there, its home is ``"module:name"``.
+    """
 
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        warn_old(f"{package}.{name}", f"{homes[name]}.{name}")
-        return getattr(import_module(homes[name]), name)
+        home, _, new = homes[name].partition(":")
+        warn_old(f"{package}.{name}", f"{home}.{new or name}")
+        return getattr(import_module(home), new or name)
 
     return find

@@ -13,6 +13,7 @@ __all__ = [
     "as_finite",
     "as_positive",
     "as_real",
+    "check_number",
     "check_rank",
     "in_memory",
     "plain",
@@ -169,6 +170,15 @@ def as_features(features, n, what="features"):
     return features
 
 
+def check_number(value, name, below=None):
+    """Refuse an option that is no number or, where `below` is given, does not lie in [0, below)."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if below is not None and not 0 <= value < below:
+        interval = "be finite and not negative" if np.isinf(below) else f"lie in [0, {below})"
+        raise ValueError(f"{name} must {interval}, got {value!r}")
+
+
 def check_rank(rank, what="rank"):
     """A non-negative integer."""
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)):
@@ -176,6 +186,13 @@ def check_rank(rank, what="rank"):
     if rank < 0:
         raise ValueError(f"{what} must be non-negative, got {rank}")
     return int(rank)
+
+
+def as_generator(random_state):
+    """The generator of a seed, or the Generator or RandomState that is given."""
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    return np.random.default_rng(random_state)
 
 
 def _nobody_writes(x):

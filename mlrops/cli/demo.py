@@ -28,14 +28,15 @@ def _compile(months, hierarchy):
     print(f"{perf_counter() - start:.1f} s\n")
 
 
-def choose(months, hierarchy, **how):
-    """Split the factors over the levels by BIC, or as said, on these months; the selection."""
+def choose(months, hierarchy, **options):
+    """Split the factors over the levels by BIC, or as the options ask, on these months."""
     from .._common.convergence import ConvergenceWarning
     from ..factor import select_ranks
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of splits that are not chosen
-        return select_ranks(months, hierarchy, total_rank=TOTAL, exact=True, random_state=0, **how)
+        return select_ranks(months, hierarchy, total_rank=TOTAL, exact=True, random_state=0,
+                            **options)
 
 
 def held_out(data, months):
@@ -122,13 +123,13 @@ def _picture(tree, single, names):
     return fig
 
 
-def demo(output):
-    """Run the demo; write the picture to `output`."""
+def demo(args):
+    """Run the command: fit, hold out, use, draw."""
     from ..datasets import load_french
     from ..factor import fit_factor_model
 
-    check_outputs({"--output": output}, {})
-    can_draw("--output", output)
+    check_outputs({"--output": args.output}, {})
+    can_draw("--output", args.output)
     data = load_french()
     months = 100 * data.excess
     print(f"Monthly excess returns (%) of {months.shape[1]} portfolios, {data.dates[0]} to"
@@ -146,4 +147,4 @@ of the root, and {TOTAL} split over root, family and size group by BIC on the mo
 
     print("The fitted covariance in SciPy's solvers, as it is:\n")
     _with_scipy(tree.covariance, data.names)
-    save_picture(output, lambda: _picture(tree, single, data.names))
+    save_picture(args.output, lambda: _picture(tree, single, data.names))

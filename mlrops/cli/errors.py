@@ -2,16 +2,21 @@
 
 import difflib
 import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["CommandError", "in_options", "unknown"]
+import numpy as np
+
+__all__ = ["CommandError", "in_options", "reporting", "unknown"]
 
 
 class CommandError(Exception):
     """Printed in one line, without a traceback; the command exits with code 2."""
 
 
-def unknown(name, known, where):
+def unknown(name: str, known: Iterable[str], where: str) -> CommandError:
     """An error for a name that does not exist, with those it may stand for."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3)
@@ -23,22 +28,37 @@ def unknown(name, known, where):
 
 
 @contextmanager
-def in_options(options):
-    """What the library refuses about its parameters, said of the command's options.
+def reporting(command: str) -> Iterator[None]:
+    """Warnings become lines on stderr; what the models refuse becomes an error of the command."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"mlrops {command}: warning: {message}", file=sys.stderr)
+        try:
+            yield
+        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+            raise CommandError(error) from error
+
+
+@contextmanager
+def in_options(parameters: Sequence[str], **other: str) -> Iterator[None]:
+    """What the library refuses about its parameters becomes an error about the command's options.
 
     Parameters
     ----------
-    options : dict of str to str
-        Option by name of the parameter, such as ``{"n_levels": "--levels"}``.  A parameter is known
-        by a value behind it (``psd=True``), or by an underscore, which no word has.
+    parameters : sequence of str
+        Parameters whose options have the same name, such as ``n_levels`` and ``--n-levels``.
+    **other : str
+        Options of other parameters.  A parameter is known by a value behind it (``psd=True``), or
+        by an underscore, which no word has.
     """
+    options = {name: f"--{name.replace('_', '-')}" for name in parameters} | other
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise CommandError(_said_of(options, str(error))) from error
+        raise CommandError(_about_options(options, str(error))) from error
 
 
-def _said_of(options, text):
+def _about_options(options, text):
     names = "|".join(map(re.escape, options))
     value = r"""(?P<value>'[^']*'|"[^"]*"|[\w.+-]*\w)"""
 

@@ -1,7 +1,6 @@
 """``python -m mlrops fit``: a multilevel low rank matrix near to that of a file."""
 
 from functools import partial
-from time import perf_counter
 
 import numpy as np
 from scipy.sparse import issparse
@@ -14,11 +13,11 @@ from ..fitting.partitions import check_symmetry, partition
 from ..fitting.rank_allocation import STARTS, allocate_ranks
 from ..io.saving import save
 from ..tree.hierarchy import Hierarchy
-from .errors import CommandError, in_options
+from .bench.timing import best_of
+from .errors import CommandError, in_options, reporting
 from .info import stored_numbers
 from .matrix_file import read_matrix, read_names, read_tree
-from .outputs import can_draw, check_outputs, write_picture
-from .sur import said
+from .outputs import can_draw, check_outputs, save_picture
 from .tables import paragraph, table
 
 __all__ = ["fit"]
@@ -29,10 +28,8 @@ DENSE_SIDE = 2000
 DIAGONAL_SIDE = 2000
 ROWS = 512  # of a dense matrix that are worked on at a time
 TIMED = 0.2  # seconds of products
-# What the library calls them, and what they are called here.
-OPTIONS = {"total_rank": "--rank", "n_levels": "--levels", "method": "--method",
-           "start": "--start", "symmetric": "--symmetric", "psd": "--psd",
-           "random_state": "--seed"}
+# Parameters of the library that are options here.
+PARAMETERS = "total_rank", "n_levels", "method", "start", "symmetric", "psd", "random_state"
 
 
 def fit(args):
@@ -46,11 +43,11 @@ def fit(args):
               " with:\npython -m pip install matplotlib\n", flush=True)
     A = read_matrix(args.matrix, args.key)
     _check_sides(args, A.shape)
-    with said("fit"), in_options(OPTIONS | {"symmetric": "--psd"} if args.psd else OPTIONS):
+    with reporting("fit"), in_options(PARAMETERS, **({"symmetric": "--psd"} if args.psd else {})):
         symmetric = check_symmetry(A, True if args.psd else args.symmetric)
         print(f"{args.matrix}: {_kind(A, symmetric)}\n", flush=True)
-        rows, cols, how = _tree(A, args, symmetric)
-        print(f"{how}\n\n{_describe(rows, cols)}\n", flush=True)
+        rows, cols, origin = _tree(A, args, symmetric)
+        print(f"{origin}\n\n{_describe(rows, cols)}\n", flush=True)
         fits = _fits(A, rows, cols, symmetric, args, starts)
         best = min(fits, key=lambda label: fits[label].error)
         found = fits[best]
@@ -62,15 +59,14 @@ def fit(args):
             (label + " *" * (label == best), _ranks(found.ranks), _error(found.error),
              f"{found.times[-1]:.1f}") for label, found in fits.items()]))
         print("\n" + paragraph("* the best, which is kept" + _capped(found)) + "\n", flush=True)
-        others = _others(A, args.rank, symmetric, args)
+        others = _others(A, args.total_rank, symmetric, args)
         print(table(("equal storage", "relative error", "against multilevel"), [
             (label, _error(error), _ratio(error, found.error, A.dtype))
             for label, error in (("multilevel", found.error), *others.items())]))
         print(f"\n{_storage(A, found.operator)}\n{_products(A, found.operator)}")
         print(f"\nOperator written to {args.output} (mlrops.load reads it)")
         if draws:
-            write_picture(args.picture, _picture(A, rows, cols, fits, best, others))
-            print(f"\nPicture written to {args.picture}")
+            save_picture(args.picture, lambda: _picture(A, rows, cols, fits, best, others))
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -88,12 +84,13 @@ def _starts(text):
 
 def _checked(args):
     """The starts; refuses what is wrong with any matrix, before it is read."""
-    for option, value, least in (("--rank", args.rank, 1), ("--levels", args.levels, 1),
-                                 ("--seed", args.seed, 0)):
+    for option, value, least in (("--total-rank", args.total_rank, 1),
+                                 ("--n-levels", args.n_levels, 1),
+                                 ("--random-state", args.random_state, 0)):
         if value is not None and value < least:
             raise CommandError(f"{option} must be at least {least}, got {value}")
-    if args.groups is not None and (args.levels is not None or args.method is not None):
-        raise CommandError("--groups gives the tree: leave out --levels and --method")
+    if args.groups is not None and (args.n_levels is not None or args.method is not None):
+        raise CommandError("--groups gives the tree: leave out --n-levels and --method")
     if args.psd and args.symmetric is False:
         raise CommandError("--psd fits a symmetric matrix: leave out --no-symmetric")
     return _starts(args.start)
@@ -103,13 +100,13 @@ def _check_sides(args, shape):
     """Refuse a rank and a number of levels that the sides of the matrix do not allow."""
     m, n = shape
     shorter = min(shape)
-    if args.rank > shorter:
-        raise CommandError(f"--rank {args.rank} is too large: no matrix of {m} by {n} has a rank"
-                           f" above {shorter}")
+    if args.total_rank > shorter:
+        raise CommandError(f"--total-rank {args.total_rank} is too large: no matrix of {m} by {n}"
+                           f" has a rank above {shorter}")
     deepest = 1 + (shorter - 1).bit_length()  # until the larger of all halves is 1
-    if args.levels is not None and args.levels > deepest:
-        raise CommandError(f"--levels {args.levels} is too deep: a side of {shorter} can be halved"
-                           f" {deepest - 1} times, which makes {deepest} levels")
+    if args.n_levels is not None and args.n_levels > deepest:
+        raise CommandError(f"--n-levels {args.n_levels} is too deep: a side of {shorter} can be"
+                           f" halved {deepest - 1} times, which makes {deepest} levels")
 
 
 def _tree(A, args, symmetric):
@@ -120,13 +117,13 @@ def _tree(A, args, symmetric):
                                f" {A.shape[1]}")
         rows = read_tree(args.groups, A.shape[0], read_names(args.matrix))
         return rows, rows, f"Tree of {args.groups}:"
-    levels, why = args.levels, "as asked for"
+    levels, why = args.n_levels, "as asked for"
     if levels is None:
-        levels = default_levels(A.shape, args.rank)
+        levels = default_levels(A.shape, args.total_rank)
         why = "as many as bring the smaller side of the leaves nearest to the rank"
     with tqdm(desc="finding the tree ...", bar_format="{desc}", leave=False, disable=None):
         rows, cols = partition(A, levels, method=args.method or "spectral", symmetric=symmetric,
-                               random_state=args.seed)
+                               random_state=args.random_state)
     return rows, cols, paragraph(
         f"Tree found by partition, method {args.method or 'spectral'}: {counted(levels, 'level')},"
         f" {why}.")
@@ -148,12 +145,12 @@ def _fits(A, rows, cols, symmetric, args, starts):
         with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False,
                   disable=None) as bar:
             def show(iterate, bar=bar):
-                bar.set_postfix(error=f"{iterate.error:.5f}", ranks=iterate.ranks, refresh=False)
+                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks, refresh=False)
                 bar.update()
 
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(
-                allocate_ranks, A, args.rank, rows, cols, start=start, callback=show,
-                random_state=args.seed))
+                allocate_ranks, A, args.total_rank, rows, cols, start=start, callback=show,
+                random_state=args.random_state))
         if fits[start].termination == "interrupted":
             raise KeyboardInterrupt
     return fits
@@ -178,13 +175,13 @@ def _nearest(A, rows, cols, symmetric, psd, fit):
 
 def _others(A, rank, symmetric, args):
     """Relative errors of relatives that store no more numbers."""
-    out = {f"low rank {rank} (SVD)": low_rank_error(A, rank, args.seed)}
+    out = {f"low rank {rank} (SVD)": low_rank_error(A, rank, args.random_state)}
     n = A.shape[0]
     if symmetric and 1 < n <= DIAGONAL_SIDE:
         # A level of single features with rank 1 is a diagonal.
         tree = Hierarchy.balanced(n, [1, n])
         plus = _nearest(A, tree, tree, True, args.psd, partial(
-            fit_mlr, A, (rank - 1, 1), tree, random_state=args.seed))
+            fit_mlr, A, (rank - 1, 1), tree, random_state=args.random_state))
         out[f"low rank {rank - 1} plus diagonal"] = plus.error
     return out
 
@@ -265,20 +262,9 @@ def _storage(A, operator):
 
 def _products(A, operator):
     x = np.random.default_rng(0).standard_normal(A.shape[1]).astype(A.dtype)
-    own, given = (_seconds(lambda M=M: M @ x) for M in (operator, A))
+    own, given = (best_of(lambda M=M: M @ x, 3, TIMED)[0] for M in (operator, A))
     return (f"Product with a vector: {_time(own)}; {'sparse' if issparse(A) else 'dense'} matrix"
             f" {_time(given)} ({given / own:.1f}x).")
-
-
-def _seconds(product):
-    """Shortest time of one product, after one that compiles."""
-    product()
-    times, end = [], perf_counter() + TIMED
-    while len(times) < 3 or perf_counter() < end:
-        start = perf_counter()
-        product()
-        times.append(perf_counter() - start)
-    return min(times)
 
 
 def _time(seconds):
@@ -316,6 +302,7 @@ def _picture(A, rows, cols, fits, best, others):
     import matplotlib.pyplot as plt
 
     from ..plotting import plot_matrix, plot_rank_allocation
+    from ..plotting._axes import hide_spines
 
     found = fits[best]
     figure = plt.figure(figsize=(11, 9.5), layout="constrained")
@@ -329,28 +316,35 @@ def _picture(A, rows, cols, fits, best, others):
                                 fits.items(), strict=True):
         plot_rank_allocation(one, ax)
         ax.set_title(f"start {label}: {ax.get_title()}", fontsize=9)
-    history, levels = bottom.subplots(1, 2)
-    styles = ("-", "o"), ("--", "s"), (":", "^")
-    for (label, one), color, (line, marker) in zip(
-            fits.items(), ("#1b3a5c", "#e08e1b", "#2a9d8f"), styles, strict=False):
-        history.plot(one.errors, line, marker=marker, markersize=3, color=color, label=label)
-    for (label, error), shade in zip(others.items(), ("#222222", "#888888"), strict=False):
-        history.axhline(error, color=shade, linewidth=1, linestyle=(0, (6, 3)))
-        history.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,
-                         xytext=(0, 2), textcoords="offset points", ha="right", color=shade)
-    history.set(xlabel="step", ylabel="relative error", ylim=(0, None))
-    history.xaxis.get_major_locator().set_params(integer=True)
-    if len(fits) > 1:
-        history.legend(fontsize=8, frameon=False)
-    errors = level_errors(A, found.operator)
-    levels.bar(range(len(errors)), errors, color="#1b4965")
-    for level, error in enumerate(errors):
-        levels.annotate(f"{error:.2g}", (level, error), ha="center", fontsize=8,
-                        xytext=(0, 2), textcoords="offset points")
-    levels.set(xlabel="levels 0 to ... of the fit, and rank of the last", ylabel="relative error",
-               ylim=(0, 1.15 * max(errors) or 1), xticks=range(len(errors)),
-               xticklabels=[f"{level}\n{rank}" for level, rank in enumerate(found.ranks)])
-    for ax in (history, levels):
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
+    for draw, ax in zip((partial(_draw_errors, fits, others), partial(_draw_levels, A, found)),
+                        bottom.subplots(1, 2), strict=True):
+        draw(ax)
+        hide_spines(ax, "top", "right")
     return figure
+
+
+def _draw_errors(fits, others, ax):
+    """The errors of all steps of all starts, and those of the relatives."""
+    styles = zip(("-", "--", ":"), ("o", "s", "^"), ("#1b3a5c", "#e08e1b", "#2a9d8f"), strict=True)
+    for (label, one), (line, marker, color) in zip(fits.items(), styles, strict=False):
+        ax.plot(one.objective_trace, line, marker=marker, markersize=3, color=color, label=label)
+    for (label, error), shade in zip(others.items(), ("#222222", "#888888"), strict=False):
+        ax.axhline(error, color=shade, linewidth=1, linestyle=(0, (6, 3)))
+        ax.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,
+                    xytext=(0, 2), textcoords="offset points", ha="right", color=shade)
+    ax.set(xlabel="step", ylabel="relative error", ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if len(fits) > 1:
+        ax.legend(fontsize=8, frameon=False)
+
+
+def _draw_levels(A, found, ax):
+    """What is left when the fit has its coarsest levels only."""
+    errors = level_errors(A, found.operator)
+    ax.bar(range(len(errors)), errors, color="#1b4965")
+    for level, error in enumerate(errors):
+        ax.annotate(f"{error:.2g}", (level, error), ha="center", fontsize=8,
+                    xytext=(0, 2), textcoords="offset points")
+    ax.set(xlabel="levels 0 to ... of the fit, and rank of the last", ylabel="relative error",
+           ylim=(0, 1.15 * max(errors) or 1), xticks=range(len(errors)),
+           xticklabels=[f"{level}\n{rank}" for level, rank in enumerate(found.ranks)])

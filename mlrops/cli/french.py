@@ -9,8 +9,7 @@ from .._common.convergence import ConvergenceWarning
 from ..datasets import load_french
 from ..regression.sur.model import SUR
 from .outputs import can_draw, check_outputs, save_picture
-from .sur import CONSTANT, coefficient_table
-from .tables import paragraph, percent, table
+from .tables import CONSTANT, coefficient_table, paragraph, percent, table
 
 __all__ = ["french"]
 

@@ -2,6 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from .. import __version__
 from .errors import CommandError
@@ -16,6 +19,10 @@ of monthly returns of 30 stock portfolios and puts the fitted covariance to work
 sur regresses these returns, or the columns of your file, with errors that are correlated across
 equations; fit approximates a matrix of yours; info describes what was saved; bench compares speed
 and answers with other packages, where they are installed."""
+
+_DEMO = """\
+Hold out each fifth of the months, compare a tree and a single-level factor model of equal storage
+on it, use the covariance in SciPy."""
 
 _BENCH = """\
 Compare speed and answers with the floor of plain BLAS products, with the published recursion in
@@ -58,11 +65,12 @@ one of its columns.  The hierarchies and the ranks of their levels are found, un
 
 _FIT_EXAMPLES = """\
 examples:
-  python -m mlrops fit kernel.npy --rank 20
-  python -m mlrops fit graph.mtx --rank 10 --levels 6 --start bottom -o graph-mlr.npz
-  python -m mlrops fit covariance.csv --rank 8 --psd --groups sectors.csv
+  python -m mlrops fit kernel.npy --total-rank 20
+  python -m mlrops fit graph.mtx --total-rank 10 --n-levels 6 --start bottom -o graph-mlr.npz
+  python -m mlrops fit covariance.csv --total-rank 8 --psd --groups sectors.csv
 
-By default there are 1 + log2(smaller side / rank) levels, rounded: leaves of about the rank.
+By default there are 1 + log2(smaller side / total rank) levels, rounded: leaves of about the total
+rank.
 groups.csv has a line of column names and then one line a row of the matrix, in order: the groups it
 is in, coarse to fine.  Where its first column holds the names at the head of the matrix, lines may
 stand in any order.  Text files hold numbers separated by commas, semicolons, tabs or spaces; a
@@ -75,7 +83,115 @@ what it stores beside the dense matrix, its determinant where that costs little;
 result; the groups of a tree."""
 
 
-def main(argv=None):
+class _Renamed(argparse.Action):
+    """An option that is also read under its old name, with a warning."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, old: str,
+                 **keywords: Any) -> None:
+        super().__init__(option_strings, dest, **keywords)
+        self.old = old
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
+                 values: Any, option_string: str | None = None) -> None:
+        if option_string == self.old:
+            print(f"{parser.prog.removeprefix('python -m ')}: warning: {self.old} is now called"
+                  f" {self.option_strings[0]}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+class _Command(NamedTuple):
+    """What the help says of a command, and its options: ``(name, ..., keywords of argparse)``."""
+
+    help: str
+    description: str
+    options: Sequence[tuple[Any, ...]]
+    epilog: str | None = None
+
+
+def _picture(default):
+    return "-o", "--output", {"default": default, "metavar": "PNG",
+                              "help": "where to write the picture (default: %(default)s)"}
+
+
+_OWN_FILE = [
+    ("--data", {"metavar": "CSV",
+                "help": "a table with a head; separated by commas, semicolons or tabs"}),
+    ("--dependent", {"metavar": "A,B,...", "help":
+     'columns to explain, one equation each; patterns like "ret_*" too'}),
+    ("--exog", {"metavar": "X,Z,...", "help": "regressors of all these equations"}),
+    ("--equation", {"action": "append", "metavar": '"A ~ X + Z"', "help":
+     'an equation with regressors of its own (repeat); "name=X" gives a column the name that it'
+     " has in other equations"}),
+    ("--groups", {"metavar": "CSV", "help": "groups of the equations: a tree"}),
+    ("--ranks", {"metavar": "R", "help":
+     "factors of each level, such as 2,1 (the first for all equations), or bic, aic, cv (default:"
+     " bic)"}),
+    ("--no-const", {"action": "store_true", "help": "no intercepts"}),
+    ("--cov-type", {"choices": ("unadjusted", "robust", "clustered", "hac", "bootstrap"),
+                    "help": "kind of standard errors (default: unadjusted)"}),
+    ("--clusters", {"metavar": "COLUMN", "help": "clusters of rows, for clustered"}),
+    ("--index-column", {"metavar": "COLUMN", "help":
+     "labels of the rows, such as dates; never a variable"}),
+    ("--decimal", {"metavar": "SIGN", "help": 'of numbers, such as "," (default: ".")'}),
+    ("--thousands", {"metavar": "SIGN",
+                     "help": 'between thousands, such as "," or " " (default: none)'}),
+    ("--na-values", {"nargs": "+", "action": "extend", "metavar": "WORD", "help":
+     'cells that are missing, besides empty ones, NA, N/A, NaN, null, none and "."; such as -99.99'
+     " -999"}),
+    ("--encoding", {"metavar": "NAME", "help":
+     "of the files, such as latin-1, cp1252, utf-16 (default: utf-8)"}),
+    ("--save-table", {"metavar": "CSV", "help": "write all coefficients"}),
+]
+
+_COMMANDS = {
+    "demo": _Command(
+        "fit and use a covariance of real stock returns; prints a table, writes a PNG",
+        _DEMO, [_picture("mlrops-demo.png")]),
+    "sur": _Command(
+        "regressions with correlated errors, of stock returns or of your own file; prints tables,"
+        " writes a PNG", _SUR, [_picture("mlrops-sur.png"), ("your own file", _OWN_FILE)],
+        _SUR_EXAMPLES),
+    "fit": _Command(
+        "a multilevel low rank matrix near to your own; prints errors, writes the operator and a"
+        " PNG", _FIT, [
+            ("matrix", {"help": ".npy, .npz (NumPy or SciPy sparse), .csv or .mtx"}),
+            ("--total-rank", {"old": "--rank", "type": int, "required": True, "metavar": "R",
+                              "help": "sum of the ranks of all levels: (m + n) R numbers are"
+                              " stored"}),
+            ("--n-levels", {"old": "--levels", "type": int, "metavar": "L",
+                            "help": "levels of the tree to be found"}),
+            ("--method", {"choices": ("spectral", "order", "distance", "linkage"), "help":
+             "how the tree is found (default: spectral; order keeps the order of rows and columns;"
+             " the others read the matrix as distances)"}),
+            ("--groups", {"metavar": "CSV", "help": "the tree of a square matrix, where known"}),
+            ("--start", {"default": "all", "metavar": "S,...", "help":
+             "first ranks: uniform, bottom, top or all, the best is kept (default: all)"}),
+            ("--symmetric", {"action": argparse.BooleanOptionalAction,
+                             "help": "fit a symmetric matrix (default: if the matrix is one)"}),
+            ("--psd", {"action": "store_true", "help": "fit positive semidefinite blocks"}),
+            ("--key", {"metavar": "NAME", "help": "which array of an .npz file"}),
+            ("--random-state", {"old": "--seed", "type": int, "default": 0, "metavar": "SEED",
+                                "help": "default: 0"}),
+            ("-o", "--output", {"default": "mlrops-fit.npz", "metavar": "NPZ", "help":
+             "where to write the operator (default: %(default)s)"}),
+            ("--picture", {"default": "mlrops-fit.png", "metavar": "PNG", "help":
+             "where to write the picture (default: %(default)s)"}),
+        ], _FIT_EXAMPLES),
+    "bench": _Command(
+        "speed and answers against BLAS, published algorithms and other packages; prints a table",
+        _BENCH, [
+            ("--only", {"metavar": "ROW,...", "help": "some of the rows (default: all)"}),
+            ("--quick", {"action": "store_true", "help":
+             "tiny problems, in seconds: whether the answers agree"}),
+            ("-o", "--output", {"metavar": "MD", "help": "write the table in Markdown, too"}),
+        ], _BENCH_EXAMPLES),
+    "info": _Command(
+        "what a saved operator, tree or result is, and what it stores", _INFO,
+        [("file", {"help": "written by mlrops.save or a command; .npz and .npy of NumPy too"})]),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the code to exit with."""
     with printing() as out:
         args = _parser().parse_args(argv)
@@ -95,7 +211,8 @@ def main(argv=None):
 
 def _run(args):
     try:
-        args.run(args)
+        command = import_module(f"{__package__}.{args.command}")
+        getattr(command, args.command)(args)
         sys.stdout.flush()
     except CommandError as error:
         print(f"mlrops {args.command}: error: {error}", file=sys.stderr)
@@ -111,147 +228,26 @@ def _run(args):
     return 0
 
 
-def _demo(args):
-    from .demo import demo
-
-    demo(args.output)
-
-
-def _bench(args):
-    from .bench import bench
-
-    bench(args)
-
-
-def _fit(args):
-    from .fit import fit
-
-    fit(args)
-
-
-def _info(args):
-    from .info import info
-
-    info(args)
-
-
-def _sur(args):
-    if args.data is None:
-        given = [name for name in ("dependent", "exog", "equation", "groups", "ranks", "no_const",
-                                   "cov_type", "clusters", "index_column", "save_table",
-                                   "decimal", "thousands", "na_values", "encoding")
-                 if getattr(args, name)]
-        if given:
-            option = "--" + given[0].replace("_", "-")
-            raise CommandError(f"{option} describes columns of a file: name it by --data")
-        from .french import french
-
-        french(args.output)
-    else:
-        from .sur import regress
-
-        regress(args)
-
-
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m mlrops", description=_ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"mlrops {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-
-    run = commands.add_parser(
-        "demo", help="fit and use a covariance of real stock returns; prints a table, writes a PNG",
-        description="Hold out each fifth of the months, compare a tree and a single-level factor"
-        " model of equal storage on it, use the covariance in SciPy.")
-    _output(run, "mlrops-demo.png")
-    run.set_defaults(run=_demo)
-
-    run = commands.add_parser(
-        "sur", help="regressions with correlated errors, of stock returns or of your own file;"
-        " prints tables, writes a PNG", description=_SUR, epilog=_SUR_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    _output(run, "mlrops-sur.png")
-    own = run.add_argument_group("your own file")
-    own.add_argument("--data", metavar="CSV",
-                     help="a table with a head; separated by commas, semicolons or tabs")
-    own.add_argument("--dependent", metavar="A,B,...",
-                     help='columns to explain, one equation each; patterns like "ret_*" too')
-    own.add_argument("--exog", metavar="X,Z,...", help="regressors of all these equations")
-    own.add_argument("--equation", action="append", metavar='"A ~ X + Z"',
-                     help='an equation with regressors of its own (repeat); "name=X" gives a column'
-                     " the name that it has in other equations")
-    own.add_argument("--groups", metavar="CSV", help="groups of the equations: a tree")
-    own.add_argument("--ranks", metavar="R",
-                     help="factors of each level, such as 2,1 (the first for all equations), or"
-                     " bic, aic, cv (default: bic)")
-    own.add_argument("--no-const", action="store_true", help="no intercepts")
-    own.add_argument("--cov-type", choices=("unadjusted", "robust", "clustered", "hac",
-                                            "bootstrap"),
-                     help="kind of standard errors (default: unadjusted)")
-    own.add_argument("--clusters", metavar="COLUMN", help="clusters of rows, for clustered")
-    own.add_argument("--index-column", metavar="COLUMN",
-                     help="labels of the rows, such as dates; never a variable")
-    own.add_argument("--decimal", metavar="SIGN", help='of numbers, such as "," (default: ".")')
-    own.add_argument("--thousands", metavar="SIGN",
-                     help='between thousands, such as "," or " " (default: none)')
-    own.add_argument("--na-values", nargs="+", action="extend", metavar="WORD",
-                     help="cells that are missing, besides empty ones, NA, N/A, NaN, null, none and"
-                     ' "."; such as -99.99 -999')
-    own.add_argument("--encoding", metavar="NAME",
-                     help="of the files, such as latin-1, cp1252, utf-16 (default: utf-8)")
-    own.add_argument("--save-table", metavar="CSV", help="write all coefficients")
-    run.set_defaults(run=_sur)
-    _add_fit(commands)
-    _add_bench(commands)
-    run = commands.add_parser(
-        "info", help="what a saved operator, tree or result is, and what it stores",
-        description=_INFO)
-    run.add_argument("file", help="written by mlrops.save or a command; .npz and .npy of NumPy too")
-    run.set_defaults(run=_info)
+    for name, command in _COMMANDS.items():
+        _add(commands.add_parser(
+            name, help=command.help, description=command.description, epilog=command.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter), command.options)
     return parser
 
 
-def _add_fit(commands):
-    run = commands.add_parser(
-        "fit", help="a multilevel low rank matrix near to your own; prints errors, writes the"
-        " operator and a PNG", description=_FIT, epilog=_FIT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    run.add_argument("matrix", help=".npy, .npz (NumPy or SciPy sparse), .csv or .mtx")
-    run.add_argument("--rank", type=int, required=True, metavar="R",
-                     help="sum of the ranks of all levels: (m + n) R numbers are stored")
-    run.add_argument("--levels", type=int, metavar="L", help="levels of the tree to be found")
-    run.add_argument("--method", choices=("spectral", "order", "distance", "linkage"),
-                     help="how the tree is found (default: spectral; order keeps the order of rows"
-                     " and columns; the others read the matrix as distances)")
-    run.add_argument("--groups", metavar="CSV", help="the tree of a square matrix, where known")
-    run.add_argument("--start", default="all", metavar="S,...",
-                     help="first ranks: uniform, bottom, top or all, the best is kept (default:"
-                     " all)")
-    run.add_argument("--symmetric", action=argparse.BooleanOptionalAction,
-                     help="fit a symmetric matrix (default: if the matrix is one)")
-    run.add_argument("--psd", action="store_true", help="fit positive semidefinite blocks")
-    run.add_argument("--key", metavar="NAME", help="which array of an .npz file")
-    run.add_argument("--seed", type=int, default=0, help="default: 0")
-    run.add_argument("-o", "--output", default="mlrops-fit.npz", metavar="NPZ",
-                     help="where to write the operator (default: %(default)s)")
-    run.add_argument("--picture", default="mlrops-fit.png", metavar="PNG",
-                     help="where to write the picture (default: %(default)s)")
-    run.set_defaults(run=_fit)
-
-
-def _add_bench(commands):
-    run = commands.add_parser(
-        "bench", help="speed and answers against BLAS, published algorithms and other packages;"
-        " prints a table", description=_BENCH, epilog=_BENCH_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    run.add_argument("--only", metavar="ROW,...", help="some of the rows (default: all)")
-    run.add_argument("--quick", action="store_true",
-                     help="tiny problems, in seconds: whether the answers agree")
-    run.add_argument("-o", "--output", metavar="MD", help="write the table in Markdown, too")
-    run.set_defaults(run=_bench)
-
-
-def _output(parser, default):
-    parser.add_argument("-o", "--output", default=default, metavar="PNG",
-                        help="where to write the picture (default: %(default)s)")
+def _add(parser, options):
+    """Add options, those of a list as a group; an old name is read, but no longer shown."""
+    for *names, last in options:
+        if isinstance(last, list):
+            _add(parser.add_argument_group(*names), last)
+        elif "old" in last:
+            option = parser.add_argument(*names, last["old"], action=_Renamed, **last)
+            option.option_strings = names
+        else:
+            parser.add_argument(*names, **last)

@@ -1,8 +1,6 @@
-"""``python -m mlrops sur --data``: regressions of the columns of a file."""
+"""``python -m mlrops sur``: regressions of the columns of a file, or of stock portfolios."""
 
-import sys
 import warnings
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from statistics import median
 
@@ -11,22 +9,35 @@ import numpy as np
 from .._common.text import number, short
 from .._common.wording import counted, name_some
 from ..regression.sur.model import SUR
-from .errors import CommandError
+from .errors import CommandError, reporting
 from .outputs import can_draw, check_outputs, save_picture
 from .table_file import Cells, TableFile, write_table
-from .tables import paragraph, percent, table
+from .tables import CONSTANT, coefficient_table, paragraph, percent, table
 
-__all__ = ["coefficient_table", "regress"]
+__all__ = ["sur"]
 
-CONSTANT = "const"
 CHOICES = "bic", "aic", "cv"
 MOST_EQUATIONS = 10  # that are printed one by one
 MOST_REGRESSORS = 40  # that are described one by one
 MOST_PANELS = 6  # of the picture
 
 
-def regress(args):
+def sur(args):
     """Run the command: read, fit, print, draw."""
+    if args.data is None:
+        given = [name for name, value in vars(args).items()
+                 if value and name not in ("command", "output")]
+        if given:
+            option = "--" + given[0].replace("_", "-")
+            raise CommandError(f"{option} describes columns of a file: name it by --data")
+        from .french import french
+
+        french(args.output)
+    else:
+        _regress(args)
+
+
+def _regress(args):
     check_outputs({"--output": args.output, "--save-table": args.save_table},
                   {"--data": args.data, "--groups": args.groups})
     can_draw("--output", args.output)
@@ -37,7 +48,7 @@ def regress(args):
     if args.groups is not None:
         groups = read_groups(TableFile(args.groups, cells, encodes=True), equations)
     ranks = read_ranks(args.ranks or "bic")
-    with said("sur"):
+    with reporting("sur"):
         model = SUR(read_columns(data, equations, not args.no_const))
         if data.suspicion() is not None:
             warnings.warn(data.suspicion(), stacklevel=1)
@@ -60,22 +71,10 @@ def regress(args):
     if args.save_table is not None:
         print(f"\nCoefficients written to {args.save_table}")
     names = [name for name in _most_common(fit) if name != CONSTANT or fit.n_params == K]
-    with said("sur"):
+    with reporting("sur"):
         save_picture(args.output, lambda: _picture(fit, plain, names[:MOST_PANELS]))
     if len(names) > MOST_PANELS:
         print(f"It shows {MOST_PANELS} of {len(names)} regressors, those of most equations.")
-
-
-@contextmanager
-def said(command):
-    """Warnings as lines on stderr; what the models refuse as an error of the command."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(
-            f"mlrops {command}: warning: {message}", file=sys.stderr)
-        try:
-            yield
-        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
-            raise CommandError(error) from error
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -231,11 +230,6 @@ def _where(data, args, model):
     if model.data.observed is not None or model.dropped:
         text += f" with {min(model.data.nobs)} to {max(model.data.nobs)} of these rows"
     return text + "."
-
-
-def coefficient_table(fit):
-    """``{(equation, regressor): (coef, se, t, p, low, high)}``."""
-    return dict(zip(fit.coefficient_pairs(), fit.inference.table().tolist(), strict=True))
 
 
 def _beside(sur, ols):

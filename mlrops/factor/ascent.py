@@ -1,13 +1,17 @@
 """Monotone ascent of the log-likelihood: EM, or quasi-Newton jumps that fall back to EM."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from .em import Point, em_map
+from .._common.typing import FloatArray, IntArray
+from ..tree.hierarchy import Hierarchy
+from .em import Mapped, Point, em_map
 from .secant import SecantPairs, row_maxima, scaled_difference, scaled_step
 
-__all__ = ["LEAST", "Ascent", "Problem", "VanishingVariance"]
+__all__ = ["LEAST", "Ascent", "LikelihoodSurface", "VanishingVariance", "independent_loglik"]
 
 # Pairs of vectors that shape a jump: in trials more gained nothing, 3 cost a third more steps.
 MEMORY = 5
@@ -22,11 +26,11 @@ LEAST = 1e4 * np.finfo(float).eps
 class VanishingVariance(np.linalg.LinAlgError):
     """Entries of D go to zero, where no floor holds them."""
 
-    def __init__(self, place):
+    def __init__(self, place: IntArray):
         self.place = place  # in tree order
         super().__init__("variances go to zero")
 
-    def told(self, named, noun):
+    def naming(self, named: str, noun: str) -> np.linalg.LinAlgError:
         """The error for a user, who knows features by names."""
         return np.linalg.LinAlgError(
             f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own,"
@@ -35,33 +39,44 @@ class VanishingVariance(np.linalg.LinAlgError):
             f" variance_floor above {LEAST:.0e}")
 
 
-class Problem:
+def independent_loglik(source: Any) -> float:
+    """Average log-likelihood a sample of independent features with the variances of the data."""
+    shares = getattr(source, "shares", np.ones(source.variance.size))
+    return float(-0.5 * shares @ (math.log(2 * math.pi) + 1 + np.log(source.variance)))
+
+
+class LikelihoodSurface:
     """The log-likelihood of a model as a function of ``v = (F / sd, log D, mean / sd)``.
 
     sd are the features' standard deviations: units do not matter.  The mean is part of v only where
     EM updates it.
     """
 
-    def __init__(self, source, tree, ranks, floor):
+    def __init__(self, source: Any, tree: Hierarchy, ranks: tuple[int, ...], floor: FloatArray,
+                 sd: FloatArray | None = None):
         self.source, self.tree, self.ranks, self.floor = source, tree, ranks, floor
-        self.sd = np.sqrt(source.variance)
+        self.sd: FloatArray = np.sqrt(source.variance) if sd is None else sd
         n, R = tree.n, sum(ranks)
         self.shape, self.cuts = (n, R), (n * R, n * R + n)
         self.size = n * R + n + n * source.mean_is_free
 
-    def parts(self, v):
+    def over(self, source: Any) -> "LikelihoodSurface":
+        """The log-likelihood of other data in the same coordinates."""
+        return LikelihoodSurface(source, self.tree, self.ranks, self.floor, self.sd)
+
+    def parts(self, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Views of v: (n, R), (n,) and (n,), the last one empty where the mean is fixed."""
         F, D, mean = np.split(v, self.cuts)
         return F.reshape(self.shape), D, mean
 
-    def evaluate(self, point, out, keep):
+    def evaluate(self, point: Point, out: Point, keep: bool) -> Mapped:
         """The EM map at a point."""
         low = np.flatnonzero(point.D < LEAST * self.sd**2)
         if low.size:
             raise VanishingVariance(low)
         return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
 
-    def difference(self, a, b, v):
+    def difference(self, a: Point, b: Point, v: FloatArray) -> None:
         """``v(a) - v(b)``."""
         F, D, mean = self.parts(v)
         scaled_difference(a.F, b.F, self.sd, F)
@@ -69,7 +84,7 @@ class Problem:
         if mean.size:
             mean[:] = (a.mean - b.mean) / self.sd
 
-    def gradient(self, point, mapped):
+    def gradient(self, point: Point, mapped: Mapped) -> FloatArray:
         """Derivatives by v; zero for a variance at the floor that would go lower."""
         g = np.empty(self.size)
         F, D, mean = self.parts(g)
@@ -80,7 +95,9 @@ class Problem:
             mean[:] = dmean * self.sd
         return g
 
-    def precondition(self, point, mapped, held):
+    def precondition(
+        self, point: Point, mapped: Mapped, held: FloatArray
+    ) -> Callable[[FloatArray], FloatArray]:
         """EM's answer to a gradient, as a function; variances `held` at the floor stay there.
 
         EM answers as if the factors were seen: it takes D_i for what is unknown of feature i.  From
@@ -91,10 +108,9 @@ class Problem:
         ratio = mapped.covariance._rough_partial_variance() / point.D
         twice = 2 * ratio**1.5
         twice[held] = 0
-
         scale = ratio / self.sd**2
 
-        def apply(q):
+        def apply(q: FloatArray) -> FloatArray:
             F, D, mean = self.parts(q)
             out = np.empty_like(q)
             oF, oD, omean = self.parts(out)
@@ -106,7 +122,7 @@ class Problem:
 
         return apply
 
-    def move(self, point, d, share, out):
+    def move(self, point: Point, d: FloatArray, share: float, out: Point) -> Point:
         """The point at ``v + share d``, D clipped at the floor, written to `out`."""
         F, D, mean = self.parts(d)
         scaled_step(point.F, F, share * self.sd, out.F)
@@ -119,21 +135,21 @@ class Problem:
 class State:
     """A point whose EM map has been evaluated."""
 
-    def __init__(self, problem, point, mapped):
+    def __init__(self, surface: LikelihoodSurface, point: Point, mapped: Mapped):
         self.point, self.mapped, self.loglik = point, mapped, mapped.loglik
-        self._problem, self._gradient = problem, None
+        self._surface, self._gradient = surface, None
 
     @property
-    def gradient(self):
+    def gradient(self) -> FloatArray:
         if self._gradient is None:
-            self._gradient = self._problem.gradient(self.point, self.mapped)
+            self._gradient = self._surface.gradient(self.point, self.mapped)
         return self._gradient
 
     @property
-    def gradient_norm(self):
+    def gradient_norm(self) -> float:
         """Largest derivative of `loglik` by F, mean (in units of √D) and log D."""
-        F, D, mean = self._problem.parts(self.gradient)
-        unit = np.sqrt(self.point.D) / self._problem.sd
+        F, D, mean = self._surface.parts(self.gradient)
+        unit = np.sqrt(self.point.D) / self._surface.sd
         by_feature = np.maximum(np.abs(D), row_maxima(F) * unit)
         if mean.size:
             by_feature = np.maximum(by_feature, np.abs(mean) * unit)
@@ -150,35 +166,40 @@ class Ascent:
 
     Parameters
     ----------
-    problem : Problem
+    surface : LikelihoodSurface
     first : Point
     accelerate : bool
         False takes plain EM steps only.
+    pairs : SecantPairs, optional
+        Curvature that an earlier ascent has seen.
     """
 
-    def __init__(self, problem, first, accelerate):
-        self.problem, self.accelerate = problem, accelerate
-        self.pairs = SecantPairs(MEMORY if accelerate else 0, problem.size)
+    def __init__(self, surface: LikelihoodSurface, first: Point, accelerate: bool = True,
+                 pairs: SecantPairs | None = None):
+        self.surface, self.accelerate = surface, accelerate
+        if pairs is None:
+            pairs = SecantPairs(MEMORY if accelerate else 0, surface.size)
+        self.pairs = pairs
         self.n_evaluations, self.exhausted = 0, False
         self._free = [Point.empty_like(first) for _ in range(3 if accelerate else 2)]
         self.state = self._evaluate(first)
 
-    def _evaluate(self, point):
+    def _evaluate(self, point: Point) -> State:
         out = self._free.pop()
-        mapped = self.problem.evaluate(point, out, self.accelerate)
+        mapped = self.surface.evaluate(point, out, self.accelerate)
         self.n_evaluations += 1
-        return State(self.problem, point, mapped)
+        return State(self.surface, point, mapped)
 
-    def _accept(self, state):
+    def _accept(self, state: State) -> None:
         """Go to a state; the buffers of the old one that it does not live in are free again."""
         old, self.state = self.state, state
         self._free += [p for p in (old.point, old.mapped.image) if p.F is not state.point.F]
 
-    def _discard(self, state):
+    def _discard(self, state: State) -> None:
         self._free += [p for p in (state.point, state.mapped.image)
                        if p.F is not self.state.mapped.image.F]
 
-    def advance(self):
+    def advance(self) -> bool:
         """Take one step; False when not even EM's own step gains anything in this precision."""
         if len(self.pairs) and self._jump():
             return True
@@ -197,26 +218,26 @@ class Ascent:
         self._accept(trial)
         return True
 
-    def _learn(self, trial):
+    def _learn(self, trial: State) -> None:
         """Take the pair from the present state to another one."""
         s, y = self.pairs.free
-        self.problem.difference(trial.point, self.state.point, s)
+        self.surface.difference(trial.point, self.state.point, s)
         np.subtract(self.state.gradient, trial.gradient, out=y)
         self.pairs.add()
 
-    def _jump(self):
+    def _jump(self) -> bool:
         """Try a quasi-Newton step and a shorter one."""
-        here, problem = self.state, self.problem
+        here, surface = self.state, self.surface
         g = here.gradient
-        held = (here.point.D <= problem.floor) & (problem.parts(g)[1] <= 0)
-        d = self.pairs.direction(g, problem.precondition(here.point, here.mapped, held))
+        held = (here.point.D <= surface.floor) & (surface.parts(g)[1] <= 0)
+        d = self.pairs.direction(g, surface.precondition(here.point, here.mapped, held))
         slope = float(d @ g)
         share = 1.0
         for last in (False, True):
             if not slope > 0:
                 break
             buffer = self._free.pop()
-            trial = self._try(problem.move(here.point, d, share, buffer))
+            trial = self._try(surface.move(here.point, d, share, buffer))
             if trial is None:
                 break
             self._learn(trial)
@@ -229,7 +250,7 @@ class Ascent:
         self.pairs.clear()
         return False
 
-    def _try(self, point):
+    def _try(self, point: Point) -> State | None:
         """The state at a point of a jump, None where the model cannot be evaluated."""
         free = list(self._free)
         try:
@@ -244,7 +265,7 @@ class Ascent:
         return trial
 
 
-def _shorter(slope, end_slope):
+def _shorter(slope: float, end_slope: float) -> float:
     """Where the line through the slopes at 0 and 1 is zero, within SHORTER.
 
     Slopes are known to rounding, also where two log-likelihoods differ by little else.

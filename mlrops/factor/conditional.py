@@ -11,7 +11,6 @@ from .._common.labelled import like_rows, read_samples, read_values, with_names
 from .._common.labels import labels_of, match
 from .._common.validate import as_features, as_finite, as_real
 from .._common.wording import counted, name_some
-from ..operators.traces import in_double
 from .estep import incomplete_samples as incomplete
 
 __all__ = ["Conditional", "average", "condition", "impute", "loglik_samples"]
@@ -65,7 +64,7 @@ def loglik_samples(covariance, mean, Y):
     """
     if not len(Y):
         return np.empty(0)
-    covariance, mean = in_double(covariance), np.asarray(mean, float)
+    covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
         return incomplete.loglik_samples(covariance, mean, _samples(covariance, Y))
     quad = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)

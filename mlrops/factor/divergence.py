@@ -7,7 +7,6 @@ from .._common.validate import as_finite
 from ..operators import Dense, as_operator
 from ..operators.mlr import MLR
 from ..operators.named import read_square
-from ..operators.traces import in_double, inverse_trace
 
 __all__ = ["expected_loglik", "kl_divergence"]
 
@@ -22,7 +21,7 @@ def expected_loglik(covariance, mean, true_covariance, true_mean, names=None):
 def kl_divergence(covariance, mean, true_covariance, true_mean, names=None):
     """See `FactorModelResult.kl_divergence`."""
     truth = _operator(true_covariance, covariance, names)
-    logdet = (in_double(truth) if isinstance(truth, MLR) else truth).logdet()
+    logdet = (truth.astype(float) if isinstance(truth, MLR) else truth).logdet()
     return 0.5 * (_cross_entropy(covariance, mean, truth, true_mean, names) - logdet - mean.size)
 
 
@@ -39,11 +38,11 @@ def _operator(true_covariance, covariance, names):
 
 def _cross_entropy(covariance, mean, truth, true_mean, names):
     """``log det Σ + tr(Σ⁻¹ Σ*) + (μ - μ*)ᵀ Σ⁻¹ (μ - μ*)``."""
-    fitted, shift = in_double(covariance), 0.0
+    fitted, shift = covariance.astype(float), 0.0
     if true_mean is not None:
         true_mean = as_finite(read_values(true_mean, names, "true_mean"), "true_mean",
                               dtype=float, ndim=1)
         if true_mean.shape != mean.shape:
             raise ValueError(f"true_mean must have shape {mean.shape}, got {true_mean.shape}")
         shift = fitted.inv_quad(mean - true_mean)
-    return shift + fitted.logdet() + inverse_trace(fitted, truth)
+    return shift + fitted.logdet() + fitted.inv().trace_with(truth)

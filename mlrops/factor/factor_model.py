@@ -1,61 +1,49 @@
 """`fit_factor_model`: maximum likelihood factor models, single-level or on a tree, by EM."""
 
+import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import numpy as np
 
 from .._common.convergence import ConvergenceWarning, UnboundedWarning
+from .._common.driver import CONVERGED, Iterate, Iteration, Run, Stopping, Watch, drive
 from .._common.labelled import named
+from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Ranks
+from .._common.validate import check_number, check_rank
 from .._common.wording import agree, counted
-from ..io.archive import check_regular
 from ..operators.mlr import MLR, check_ranks
-from ..operators.traces import in_double
-from .ascent import MEMORY, Problem, VanishingVariance
-from .checkpoint import Checkpoint, Restarts, digest, fingerprint
+from ..tree.hierarchy import Hierarchy
+from .ascent import Ascent, LikelihoodSurface, VanishingVariance, independent_loglik
+from .checkpoint import Checkpoint, Checkpointing, Outcome, Restarts, fingerprint, to_resume
 from .em import Point
 from .estep.sources import open_source
-from .limits import at_floor, run_off, too_few_samples
-from .options import check_options, check_scale, check_times
+from .limits import at_floor, check_scale, run_off, too_few_samples
 from .result import FactorModelResult
-from .run import run
 from .start import capped_groups, start
 
-__all__ = ["FactorModelIterate", "fit_factor_model"]
+__all__ = ["fit_factor_model"]
+
+# Updates whose gains must all be small: one small gain is no proof that the next is small, too.
+SMALL_GAINS = 3
+# Plain EM computes the gradient only at every so many updates; accelerated, it has it anyway.
+UPDATES_BETWEEN_GRADIENTS = 10
 
 
-@dataclass(frozen=True)
-class FactorModelIterate:
-    """What a callback of `fit_factor_model` sees.
-
-    Attributes
-    ----------
-    n_iter : int
-        Updates so far.
-    loglik : float
-        Average log-likelihood a sample of the parameters after them.
-    covariance : MLR, shape (n, n)
-
-    Examples
-    --------
-    >>> from mlrops import fit_factor_model
-    >>> from mlrops.datasets import simulate_factor_model
-    >>> Y, seen = simulate_factor_model(8, 1, n_samples=50, random_state=0).Y, []
-    >>> fit = fit_factor_model(Y, 1, callback=lambda iterate: seen.append(iterate.loglik))
-    >>> bool((seen == fit.loglik_trace).all())
-    True
-    """
-
-    n_iter: int
-    loglik: float
-    covariance: MLR
-
-
-def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelerate=True,
-                     center=True, missing="raise", sample_weight=None, compress=None, tol=1e-9,
-                     gtol=1e-5, max_iter=1000, variance_floor=1e-6, progress=False, callback=None,
-                     checkpoint=None, checkpoint_every=None, checkpoint_seconds=60.0, resume=False,
-                     random_state=None):
+def fit_factor_model(
+    Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
+    hierarchy: Hierarchy | Labels | None = None, *,
+    init: Literal["svd", "principal_factor", "frobenius", "random"] | MLR = "svd",
+    n_init: int = 1, accelerate: bool = True, center: bool = True,
+    missing: Literal["raise", "em"] = "raise", sample_weight: Labels | None = None,
+    compress: bool | None = None, tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 1000,
+    variance_floor: float = 1e-6, progress: bool = False,
+    callback: Callable[[Iterate], object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = 60.0, resume: bool = False,
+    random_state: RandomState = None,
+) -> FactorModelResult:
     r"""Fit a factor model by maximum likelihood (EM).
 
     The model is :math:`y_t \sim N(\mu, \Sigma)` with
@@ -124,8 +112,8 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
-        Called as ``callback(iterate)`` with a `FactorModelIterate` for the start and after every
-        update; raising StopIteration stops the fit.
+        Called as ``callback(iterate)`` with an `Iterate` for the start and after every update;
+        raising StopIteration stops the fit.
     checkpoint : str or os.PathLike, optional
         File to write the state of the fit to, at the start, now and then, and at the end.  A
         checkpoint is written whole or not at all.
@@ -207,114 +195,133 @@ def fit_factor_model(Y, ranks, hierarchy=None, *, init="svd", n_init=1, accelera
     >>> bool((np.diff(fit.loglik_trace) >= 0).all())
     True
     """
-    n_init, rules = check_options(n_init, tol, gtol, max_iter, variance_floor)
-    if checkpoint is not None:  # before the data are gone through
-        check_regular(checkpoint)
-        check_times(checkpoint_every, checkpoint_seconds)
+    if check_rank(n_init, "n_init") < 1:
+        raise ValueError("n_init must be at least 1, got 0")
+    stopping = Stopping.checked(tol, gtol, max_iter)
+    check_number(variance_floor, "variance_floor", below=1)
+    checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
+    checkpointing.check()  # before the data are gone through
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
-    tree = hierarchy._in_tree_order()
-    floor = variance_floor * source.variance
-    problem = Problem(source, tree, ranks, floor)
-    report = None if callback is None else _Reporter(callback, hierarchy, source.dtype)
+    surface = LikelihoodSurface(
+        source, hierarchy._in_tree_order(), ranks, variance_floor * source.variance)
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
-        options = _options_to_resume(init, accelerate, center, variance_floor, n_init, rules,
-                                     random_state)
-        keeper = Checkpoint(checkpoint, checkpoint_every, checkpoint_seconds,
-                            fingerprint(hierarchy, ranks, source, **options))
-        if resume:
-            keeper.resume(problem, MEMORY if accelerate else 0)
-        restarts = keeper.restarts = keeper.restarts or restarts
-    elif resume:
-        raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")
-
-    stopped = None
-    while restarts.number < n_init and stopped is None:
-        first = None
-        if keeper is None or keeper.saved is None:
-            how = init if restarts.number == 0 else "random"
-            # Only random starts take a seed: sketches of the data are the same in every fit.
-            seed = restarts.seeds[restarts.number] if how == "random" else None
-            F, D = start(how, hierarchy, ranks, source, seed)
-            first = Point(F, np.maximum(D, floor), source.mean)
-        try:
-            outcome = run(problem, first, accelerate, rules, progress, report, keeper)
-        except VanishingVariance as error:
-            low = np.sort(hierarchy.permutation[error.place])
-            raise error.told(f"{counted(low.size, 'feature')} ({named(low, names)})",
-                             "feature") from None
-        restarts.finish(outcome)
-        if outcome.termination in ("callback", "interrupted"):
-            stopped = outcome.termination
-        if keeper is not None:
-            keeper.saved = None
-    found = restarts.best
-    if stopped is not None:
-        found = found._replace(termination=stopped)
-    place = at_floor(found.point.D, floor)
+        options = to_resume(
+            init, n_init, stopping, random_state, accelerate=bool(accelerate),
+            center=bool(center), variance_floor=float(variance_floor))
+        keeper = Checkpoint(
+            checkpointing, fingerprint(hierarchy, ranks, source, **options), restarts)
+        restarts = keeper.resume(surface, accelerate)
+    try:
+        best = _best_of_starts(surface, hierarchy, init, restarts, stopping, accelerate,
+                               Watch(progress, callback, keeper))
+    except VanishingVariance as error:
+        low = np.sort(hierarchy.permutation[error.place])
+        raise error.naming(f"{counted(low.size, 'feature')} ({named(low, names)})",
+                           "feature") from None
+    place = at_floor(best.point.D, surface.floor)
     boundary = np.sort(hierarchy.permutation[place])
-    capped = capped_groups(hierarchy, ranks)
     unbounded = (too_few_samples(hierarchy, ranks, source.n_samples, center)
-                 or run_off(source, hierarchy, ranks, found.point, place, names))
-    _warn(found.termination, max_iter, boundary, variance_floor, names, unbounded)
-    covariance = _in_feature_order(hierarchy, ranks, found.point, source.dtype).principal()
-    exact_mean, loglik = hierarchy._scatter(found.point.mean), found.trace[-1]
+                 or run_off(source, hierarchy, ranks, best.point, place, names))
+    _warn(best.termination, max_iter, boundary, variance_floor, names, unbounded)
+    covariance = _in_feature_order(hierarchy, ranks, best.point, source.dtype).principal()
+    exact_mean, loglik = hierarchy._scatter(best.point.mean), best.trace[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
         loglik = _rounded_loglik(source, hierarchy, covariance, mean, exact_mean)
     return FactorModelResult(
-        covariance=covariance, mean=mean, loglik=loglik,
-        loglik_trace=np.array(found.trace), n_iter=len(found.trace) - 1,
-        converged=found.termination in ("loglik", "gradient"), termination=found.termination,
-        boundary=boundary, n_samples=source.n_samples, n_evaluations=found.n_evaluations,
-        gradient_norm=found.gradient_norm, feature_names=names, capped=capped,
-        mean_is_estimated=bool(center))
+        covariance=covariance, mean=mean, loglik=loglik, loglik_trace=np.array(best.trace),
+        n_iter=len(best.trace) - 1, converged=best.termination in CONVERGED,
+        termination=best.termination, boundary=boundary, n_samples=source.n_samples,
+        n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
+        capped=capped_groups(hierarchy, ranks), mean_is_estimated=bool(center))
 
 
-def _options_to_resume(init, accelerate, center, variance_floor, n_init, rules, random_state):
-    """Options that a resumed fit must share with the one that it goes on with."""
-    options = {"accelerate": bool(accelerate), "center": bool(center), "n_init": n_init,
-               "variance_floor": float(variance_floor), "init": init}
-    if isinstance(init, MLR):
-        options["init"] = f"operator {digest(init.F, init.D)}"
-    if n_init > 1:  # runs that are over stopped by these
-        options.update(rules._asdict())
-    if n_init > 1 or options["init"] == "random":
-        seeded = isinstance(random_state, (int, np.integer))
-        options["random_state"] = random_state if seeded else "no integer"
-    return options
-
-
-def _seeds(random_state, n_init):
+def _seeds(random_state: RandomState, n_init: int) -> tuple[int, ...]:
     """One integer seed a start; a later start does not change an earlier one's."""
     rng = np.random.default_rng(random_state)
     return tuple(int(seed) for seed in rng.integers(2**63, size=n_init))
 
 
-class _Reporter:
-    """Shows the iterates to a callback as the user orders the features."""
+class FactorAscent(Iteration):
+    """The ascent of a factor model from one start, as `drive` takes it."""
 
-    def __init__(self, callback, hierarchy, dtype):
-        self.callback, self.hierarchy, self.dtype = callback, hierarchy, dtype
+    def __init__(self, ascent: Ascent, stopping: Stopping, hierarchy: Hierarchy):
+        self.ascent, self.stopping, self.hierarchy = ascent, stopping, hierarchy
+        self._independent = independent_loglik(ascent.surface.source)
 
-    def __call__(self, n_iter, state):
-        covariance = _in_feature_order(
-            self.hierarchy, state.mapped.covariance.ranks, state.point, self.dtype)
-        self.callback(FactorModelIterate(n_iter, state.loglik, covariance))
+    @property
+    def objective(self) -> float:
+        return self.ascent.state.loglik
+
+    def advance(self) -> str | None:
+        return None if not self.ascent.exhausted and self.ascent.advance() else "tol"
+
+    def reason(self, trace: list[float]) -> str | None:
+        n_iter = len(trace) - 1
+        if self.ascent.accelerate or n_iter % UPDATES_BETWEEN_GRADIENTS == 0:
+            if self.ascent.state.gradient_norm <= self.stopping.gtol:
+                return "gradient"
+        # The gain over independent features does not depend on units, as the log-likelihood does.
+        scale = max(trace[-1] - self._independent, self.hierarchy.n / 2)
+        return "tol" if self.stopping.small_gains(trace, scale, SMALL_GAINS) else None
+
+    def iterate(self, n_iter: int) -> Iterate:
+        state, surface = self.ascent.state, self.ascent.surface
+        return Iterate(
+            n_iter, state.loglik, state.loglik, ranks=surface.ranks, covariance=_in_feature_order(
+                self.hierarchy, surface.ranks, state.point, surface.source.dtype))
+
+    def outcome(self, run: Run) -> Outcome:
+        state = self.ascent.state
+        return Outcome(state.point, state.gradient_norm, run.objectives, run.termination,
+                       self.ascent.n_evaluations)
 
 
-def _in_feature_order(hierarchy, ranks, point, dtype):
+def _best_of_starts(
+    surface: LikelihoodSurface, hierarchy: Hierarchy, init: str | MLR, restarts: Restarts,
+    stopping: Stopping, accelerate: bool, watch: Watch,
+) -> Outcome:
+    """Climb from each start, or go on from a checkpoint; a user who stops it gets the best."""
+    stopped = None
+    while restarts.number < len(restarts.seeds) and stopped is None:
+        saved = watch.observer.saved if watch.observer is not None else None
+        if saved is None:
+            kind = init if restarts.number == 0 else "random"
+            # Only random starts take a seed: sketches of the data are the same in every fit.
+            seed = restarts.seeds[restarts.number] if kind == "random" else None
+            F, D = start(kind, hierarchy, surface.ranks, surface.source, seed)
+            first = Point(F, np.maximum(D, surface.floor), surface.source.mean)
+        ascent = Ascent(surface, first if saved is None else saved.point, accelerate)
+        if saved is not None:
+            saved.restore(ascent)
+        climb = FactorAscent(ascent, stopping, hierarchy)
+        run = drive(climb, stopping.max_iter, "EM", watch,
+                    () if saved is None else saved.trace[:-1])
+        restarts.finish(climb.outcome(run))
+        if run.termination in ("callback", "interrupted"):
+            stopped = run.termination
+        if saved is not None:
+            watch.observer.saved = None
+    return restarts.best if stopped is None else restarts.best._replace(termination=stopped)
+
+
+def _in_feature_order(
+    hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point, dtype: Any
+) -> MLR:
     """The operator that was fitted in tree order, for the features as the user orders them."""
     F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (point.F, point.D))
     return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
 
 
-def _rounded_loglik(source, hierarchy, covariance, mean, exact_mean):
+def _rounded_loglik(
+    source: Any, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray, exact_mean: FloatArray
+) -> float:
     """The log-likelihood of parameters that have been rounded to single precision."""
-    rounded = in_double(covariance)
+    rounded = covariance.astype(float)
     F, D, at = map(hierarchy._gather, (rounded.F, rounded.D, mean.astype(float)))
     in_tree = MLR.from_compact(hierarchy._in_tree_order(), covariance.ranks, F, D)
     loglik = source.evaluate(in_tree, at).loglik
@@ -323,7 +330,10 @@ def _rounded_loglik(source, hierarchy, covariance, mean, exact_mean):
     return float(loglik)
 
 
-def _warn(termination, max_iter, boundary, variance_floor, names, unbounded):
+def _warn(
+    termination: str, max_iter: int, boundary: IntArray, variance_floor: float,
+    names: Any, unbounded: str | None,
+) -> None:
     if termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",

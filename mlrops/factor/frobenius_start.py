@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ..fitting.bcd import Factors, improve, order_of
-from ..fitting.gram import GramResidual
+from ..fitting.bcd import improve, order_of
+from ..fitting.factors import Factors
 from ..fitting.pairs import GroupPairs
+from ..fitting.residuals import GramResidual
 
 __all__ = ["FrobeniusFit", "frobenius_start"]
 

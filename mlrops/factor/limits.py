@@ -1,15 +1,23 @@
-"""Where the likelihood of a factor model has no maximum, and how many factors are of use."""
+"""Where the likelihood of a factor model has no maximum or leaves the range of its dtype.
+
+Also how many factors are of use.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .._common.labelled import named
+from .._common.typing import FloatArray, IntArray
 from .._common.wording import agree, counted
 from ..operators.mlr import MLR
+from ..tree.hierarchy import Hierarchy
 from .ascent import LEAST
+from .em import Point
 
-__all__ = ["at_floor", "run_off", "too_few_samples", "useful_ranks"]
+__all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks"]
 
 # By how much D is lowered to see whether the likelihood goes on rising.
 LOWER = 0.01
@@ -17,12 +25,32 @@ LOWER = 0.01
 NEAR = 2.0
 
 
-def at_floor(D, floor):
+def check_scale(
+    source: Any, hierarchy: Hierarchy, names: Sequence[str] | None, axis_name: str = "feature"
+) -> None:
+    """Refuse variances so large or small that what is computed with them leaves the dtype.
+
+    Limits of double precision are those of squares of variances.
+    """
+    limits = np.finfo(source.dtype)
+    low = max(float(limits.tiny / limits.eps), 1e-60)
+    high = min(float(limits.max * limits.eps), 1e60)
+    variance = hierarchy._scatter(source.variance)
+    bad = np.flatnonzero(~((variance >= low) & (variance <= high)))
+    if bad.size:
+        raise ValueError(
+            f"Y has {counted(bad.size, axis_name)} ({named(bad, names)}) with variances out of the"
+            f" range that can be computed with in {source.dtype}, {low:.0e} to {high:.0e}; change"
+            " their units"
+        )
+
+
+def at_floor(D: FloatArray, floor: FloatArray) -> IntArray:
     """Where entries of D stand at their floor."""
     return np.flatnonzero(NEAR * floor >= D)
 
 
-def useful_ranks(hierarchy):
+def useful_ranks(hierarchy: Hierarchy) -> list[int]:
     """Largest rank of each level with which its largest group is still a model.
 
     With r factors and D a group of m features has ``m r - r (r - 1) / 2 + m`` parameters.  They
@@ -33,12 +61,14 @@ def useful_ranks(hierarchy):
     return [max(_ledermann(m), min(m - 1, 1)) for m in largest]
 
 
-def _ledermann(m):
+def _ledermann(m: int) -> int:
     """Largest r with ``(m - r)² >= m + r``."""
     return next((r for r in range(m - 1, 0, -1) if (m - r) ** 2 >= m + r), 0)
 
 
-def too_few_samples(hierarchy, ranks, n_samples, center, share=1.0):
+def too_few_samples(
+    hierarchy: Hierarchy, ranks: Sequence[int], n_samples: int, center: bool, share: float = 1.0
+) -> str | None:
     """Why so few samples leave the likelihood without a maximum, or None.
 
     N samples of positive weight, less one where the mean is estimated, lie in a space of N
@@ -66,7 +96,10 @@ def too_few_samples(hierarchy, ranks, n_samples, center, share=1.0):
     return None
 
 
-def run_off(source, hierarchy, ranks, point, place, names, noun="feature"):
+def run_off(
+    source: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point, place: IntArray,
+    names: Sequence[str] | None, noun: str = "feature",
+) -> str | None:
     """Why variances at the floor say that the likelihood has no maximum, or None.
 
     Regular Heywood cases have one where D is zero.  But where the samples do not vary in a

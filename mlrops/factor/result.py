@@ -9,7 +9,6 @@ from .._common.frames import is_frame
 from .._common.labelled import factor_columns, like_rows, read_samples, with_names
 from .._common.validate import check_rank
 from .._common.wording import counted
-from ..operators.bartlett import BartlettScores
 from ..operators.mlr import MLR
 from . import conditional, divergence
 from .explained import Explained
@@ -38,7 +37,7 @@ class FactorModelResult(Explained):
         Number of updates.
     converged : bool
     termination : str
-        Why it stopped: ``"loglik"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
+        Why it stopped: ``"tol"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
         ``"interrupted"``.
     boundary : ndarray of int, shape (number of them,)
         Features whose variance in D stands at the floor (Heywood cases).
@@ -180,13 +179,10 @@ class FactorModelResult(Explained):
 
     def _factors(self, Y, level, method):
         """Scores (N, p_l, r_l) a level, and what gives their covariances."""
-        if method not in ("posterior", "bartlett"):
-            raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
         h = self.covariance.hierarchy
         levels = range(h.n_levels) if level is None else (h._level(level),)
         X = (self._rows(Y).values - self.mean).T
-        factors = (self.covariance.posterior(X, check_finite=False) if method == "posterior"
-                   else BartlettScores(self.covariance, X, check_finite=False))
+        factors = self.covariance.scores(X, method)
         means = tuple(np.moveaxis(factors.mean(at), 2, 0) for at in levels)
         return means, lambda: tuple(factors.covariance(at) for at in levels)
 

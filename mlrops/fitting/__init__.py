@@ -1,7 +1,8 @@
 """Approximation by multilevel low rank matrices: factors, ranks, and the trees themselves."""
 
+from .._common.deprecated import moved_names
 from .feature_partitions import partition_features
-from .fit import MLRIterate, fit_mlr
+from .fit import fit_mlr
 from .fit_result import MLRFit, RankAllocation
 from .partitions import partition
 from .point_partitions import partition_points
@@ -9,7 +10,6 @@ from .rank_allocation import allocate_ranks
 
 __all__ = [
     "MLRFit",
-    "MLRIterate",
     "RankAllocation",
     "allocate_ranks",
     "fit_mlr",
@@ -17,3 +17,4 @@ __all__ = [
     "partition_features",
     "partition_points",
 ]
+__getattr__ = moved_names(__name__, {"MLRIterate": "mlrops:Iterate"})

@@ -5,15 +5,12 @@ a group (those of the levels above, its own, and those within it), its features 
 So each half of a cut is a subspace of the samples, and a feature belongs where less of it is left.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from .._common.validate import as_finite, check_rank
 from .._common.wording import name_some
-from .bisection import COMBINATIONS, MAX_PASSES, grow, starts
+from .bisection import Bisection, starts, upper_half
 from .labelled import without_names
-from .partitions import check_depth
 
 __all__ = ["partition_features"]
 
@@ -107,16 +104,14 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     if N < 2 or n < 1:
         raise ValueError(f"Y must hold at least two samples of one feature, got shape {Y.shape}")
     ranks = [check_rank(r, f"ranks[{level}]") for level, r in enumerate(np.atleast_1d(ranks))]
-    n_levels, min_size = check_depth(len(ranks), sum(ranks) + 1 if min_size is None else min_size)
-    if not 1 <= check_rank(n_starts, "n_starts") <= len(COMBINATIONS):
-        raise ValueError(f"n_starts must lie in 1 to {len(COMBINATIONS)}, got {n_starts}")
-    if n_levels > 1 and not ranks[-1]:
+    options = Bisection(len(ranks), sum(ranks) + 1 if min_size is None else min_size, balanced,
+                        refine, n_starts, random_state)
+    if len(ranks) > 1 and not ranks[-1]:
         raise ValueError(
             f"ranks must end with a positive one, got {tuple(ranks)}: groups of level"
-            f" {n_levels - 1} that have no factors cannot be told apart")
-    split = _LikelihoodSplit(_standardized(Y), ranks, balanced, refine, min_size,
-                             COMBINATIONS[:n_starts], np.random.default_rng(random_state))
-    hierarchy, _ = grow(n, n, n_levels, split, min_size, symmetric=True)
+            f" {len(ranks) - 1} that have no factors cannot be told apart")
+    split = _LikelihoodSplit(_standardized(Y), ranks, options)
+    hierarchy, _ = options.grow(n, n, split, symmetric=True)
     return hierarchy._renamed(names)
 
 
@@ -136,7 +131,7 @@ class _SquaredProducts:
     """The matrix of ``(w_i · w_j)²``, as products with vectors; w has k columns: O(n k²) each."""
 
     def __init__(self, w):
-        self.w = w
+        self.w, self.shape = w, (len(w), len(w))
 
     def __matmul__(self, x):
         w = self.w
@@ -149,11 +144,8 @@ class _SquaredProducts:
 class _LikelihoodSplit:
     """A splitter: halves of a group that are most likely as two factor models."""
 
-    def __init__(self, X, ranks, balanced, refine, min_size, combinations, rng):
-        self.X, self.ranks, self.balanced = X, np.array(ranks), balanced
-        self.passes = MAX_PASSES if refine else 0
-        self.combinations = combinations if refine else combinations[:1]
-        self.min_size, self.rng = min_size, rng
+    def __init__(self, X, ranks, options):
+        self.X, self.ranks, self.options = X, np.array(ranks), options
 
     def __call__(self, level, features, _):
         k, d = self._dimensions(level, features.size)
@@ -161,11 +153,10 @@ class _LikelihoodSplit:
         k = v.shape[1]
         d = min(d, max(k - 1, 1))
         products = _SquaredProducts(w)
-        graph = SimpleNamespace(degree=products @ np.ones(len(w)), product=products, n_rows=len(w))
-        smallest = max(self.min_size, min(d + 1, features.size // 2))
+        smallest = max(self.options.min_size, min(d + 1, features.size // 2))
         best, best_value = None, -np.inf
-        for scores in starts(graph, self.combinations, self.rng):
-            upper, value = self._climb(v, d, _upper_half(scores), smallest)
+        for scores in starts(products, products @ np.ones(len(w)), self.options):
+            upper, value = self._climb(v, d, upper_half(scores), smallest)
             if value > best_value:
                 best, best_value = upper, value
         return [(half, half) for half in (features[best], features[~best])]
@@ -183,21 +174,21 @@ class _LikelihoodSplit:
         """Alternate between the projections and the halves; the halves and their likelihood."""
         left = np.ones(len(v))  # what is left of each feature, its share of variance
         value = -np.inf
-        for _ in range(max(self.passes, 1)):
+        for _ in range(max(self.options.passes, 1)):
             rests = np.stack([_rest(v, d, left, half) for half in (upper, ~upper)])
             now = -np.log(np.where(upper, *rests)).mean() / 2
             if now <= value + LEAST_GAIN:
                 break
             value, kept = now, upper
-            if self.passes:
+            if self.options.passes:
                 upper = self._choose(np.log(rests[1]) - np.log(rests[0]), smallest)
             left = np.where(upper, *rests)
         return kept, value
 
     def _choose(self, gain, smallest):
         """Which features are in the half that `gain` speaks for."""
-        if self.balanced:
-            return _upper_half(gain)
+        if self.options.balanced:
+            return upper_half(gain)
         upper = gain > 0
         count = min(max(int(upper.sum()), smallest), gain.size - smallest)
         if count == upper.sum():
@@ -231,9 +222,3 @@ def _rest(v, d, left, half):
     taken = v @ P[:, -d:]
     rest = 1 - np.einsum("ij,ij->i", taken, taken)
     return np.maximum(rest, np.finfo(float).eps)  # a feature that is a combination of factors
-
-
-def _upper_half(x):
-    upper = np.zeros(x.size, dtype=bool)
-    upper[np.argsort(-x, kind="stable")[: (x.size + 1) // 2]] = True
-    return upper

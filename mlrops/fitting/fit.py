@@ -1,58 +1,37 @@
 """`fit_mlr`: the multilevel low rank matrix nearest to a given one, for given ranks."""
 
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
-from .._common.validate import check_rank
+from .._common.driver import Iterate, Iteration, Stopping, Watch, drive
+from .._common.typing import Data, Labels, RandomState, Ranks, Real
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
+from ..tree.hierarchy import Hierarchy
 from .bcd import ORDERS
 from .descent import Descent
 from .fit_result import MLRFit
-from .labelled import read_trees
-from .source import Source
+from .target import Target
 
-__all__ = ["MLRIterate", "fit_mlr"]
+__all__ = ["Refinement", "fit_mlr"]
 
 METHODS = "bcd", "als"
 # Gains below this share of the error are rounding.
 STATIONARY = 1e-13
 
 
-@dataclass(frozen=True)
-class MLRIterate:
-    """What a callback of `fit_mlr` or `allocate_ranks` sees.
-
-    Attributes
-    ----------
-    n_iter : int
-        Iterations, or steps of the allocation, so far.
-    error : float
-        Relative error in the Frobenius norm.
-    ranks : tuple of L int
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy, fit_mlr
-    >>> x, seen = np.linspace(0, 1, 16), []
-    >>> fit = fit_mlr(np.exp(-np.abs(x[:, None] - x)), [1, 1], Hierarchy.balanced(16, [1, 4]),
-    ...               callback=lambda iterate: seen.append(iterate.error))
-    >>> bool((seen == fit.errors).all())
-    True
-    """
-
-    n_iter: int
-    error: float
-    ranks: tuple
-
-
-def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=False, order="v",
-            init=None, tol=1e-3, max_iter=200, progress=False, callback=None, random_state=None):
+def fit_mlr(
+    A: Data | Any, ranks: Ranks, rows: Hierarchy | Labels,
+    cols: Hierarchy | Labels | None = None, *, method: Literal["bcd", "als"] = "bcd",
+    symmetric: bool | None = None, psd: bool = False,
+    order: Literal["v", "topdown", "bottomup"] = "v",
+    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-3,
+    max_iter: int = 200, progress: bool = False,
+    callback: Callable[[Iterate], object] | None = None, random_state: RandomState = None,
+) -> MLRFit:
     r"""Fit a multilevel low rank matrix of given ranks in the Frobenius norm.
 
     Minimizes :math:`\|A - \sum_l B_l C_l^T\|_F` over factors on a pair of hierarchies: a block of
@@ -96,7 +75,7 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
-        Called as ``callback(iterate)`` with an `MLRIterate` for the start and after every
+        Called as ``callback(iterate)`` with an `Iterate` for the start and after every
         iteration; raising StopIteration stops the fit.
     random_state : None, int or numpy.random.Generator, optional
         Seed of the first directions of the subspace iterations.
@@ -145,9 +124,10 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
 
     Memory for an array is its residual, once, and the factors.
 
-    *Ctrl-C.*  Interrupted once the start has been found, the fit returns the factors after the last
-    whole iteration, ``termination="interrupted"``; while they are being put in order, a second
-    Ctrl-C is an error like any other.
+    *Ctrl-C.*  Interrupted once the start has been found, the fit finishes its iteration and returns
+    the factors, ``termination="interrupted"``.  A second Ctrl-C breaks the iteration off, and the
+    factors are those of the one before; while they are being put in order, it is an error like any
+    other.
 
     References
     ----------
@@ -168,7 +148,7 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
     >>> fit = fit_mlr(A, [2, 2], rows, cols, method="als", random_state=0)
     >>> fit.error < 1e-6
     True
-    >>> bool(np.all(np.diff(fit.errors) < 0))
+    >>> bool(np.all(np.diff(fit.objective_trace) < 0))
     True
     """
     if method not in METHODS:
@@ -180,81 +160,68 @@ def fit_mlr(A, ranks, rows, cols=None, *, method="bcd", symmetric=None, psd=Fals
             raise ValueError('method="als" moves one side at a time and leaves symmetric matrices;'
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
-    tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
-    A, rows, cols = read_trees(A, rows, cols)
-    source = Source(A, rows, cols, symmetric, psd)
-    ranks = check_ranks(ranks, rows)
-    init = check_init(init, source, ranks)
-    descent = Descent(source, ranks, random_state)
+    stopping = Stopping.checked(tol, 0.0, max_iter)
+    target = Target(A, rows, cols, symmetric, psd)
+    ranks = check_ranks(ranks, target.pairs.rows)
+    init = check_init(init, target, ranks)
+    descent = Descent(target, ranks, random_state)
     if init is None:
         descent.start()
     else:
         descent.load(init)
-    if len(descent.used) == 1:
-        tol = min(tol, STATIONARY)
     step = descent.als if method == "als" else lambda: descent.bcd(order)
-    errors, times, termination = run(descent, step, tol, max_iter, progress, callback)
-    return MLRFit(descent.operator(), errors, times, errors.size - 1,
-                  termination in ("tol", "exact"), termination, source.pairs.capped(ranks))
+    single = len(descent.used) == 1
+    refinement = Refinement(descent, step, min(tol, STATIONARY) if single else tol)
+    run = drive(refinement, stopping.max_iter, "fit", Watch(progress, callback))
+    return MLRFit(
+        descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
+        run.n_iter, run.converged, run.termination, target.pairs.capped(ranks))
 
 
-def run(descent, step, tol, max_iter, progress=False, callback=None):
-    """Take steps until a rule, the callback or Ctrl-C stops them; errors, times and the reason.
+class Refinement(Iteration):
+    """Steps of a descent at given ranks, as `drive` takes them; no step may raise the error."""
 
-    The factors are whole in the end.  After Ctrl-C the residual need not be theirs.
-    """
-    errors, times = [descent.error()], [descent.seconds()]
-    whole = 1, descent.factors.snapshot()  # how many errors there were, and the last one's factors
-    try:
-        with tqdm(total=max_iter, desc="fit", disable=not progress) as bar:
-            while True:
-                if callback is not None:
-                    try:
-                        callback(MLRIterate(len(errors) - 1, errors[-1], descent.factors.ranks))
-                    except StopIteration:
-                        termination = "callback"
-                        break
-                termination = _reason(errors, descent, tol, max_iter)
-                if termination is not None:
-                    break
-                step()
-                error = descent.error()
-                if error > errors[-1]:  # by rounding alone: no step goes uphill
-                    descent.back_to(whole[1])
-                    within = error - errors[-1] <= descent.floor
-                    termination = "tol" if within else "rounding"
-                    break
-                errors.append(error)
-                times.append(descent.seconds())
-                whole = len(errors), descent.factors.snapshot()
-                bar.update()
-                bar.set_postfix(error=f"{errors[-1]:.6g}", refresh=False)
-    except KeyboardInterrupt:
-        descent.factors.restore(whole[1])
-        errors, times = errors[: whole[0]], times[: whole[0]]
-        termination = "interrupted"
-    return np.array(errors), np.array(times), termination
+    measure = "error"
 
+    def __init__(self, descent: Descent, step: Callable[[], object], tol: float):
+        self.descent, self._step, self.tol = descent, step, tol
+        self._keep(descent.error())
 
-def _reason(errors, descent, tol, max_iter):
-    if errors[-1] <= descent.floor:
-        return "exact"
-    if not descent.used or len(errors) > 1 and errors[-2] - errors[-1] <= tol * errors[-2]:
-        return "tol"
-    return "max_iter" if len(errors) > max_iter else None
+    def _keep(self, error: float) -> None:
+        self._kept = error, self.descent.factors.snapshot()
+
+    @property
+    def objective(self) -> float:
+        return self._kept[0]
+
+    def advance(self) -> str | None:
+        self._step()
+        error, (least, saved) = self.descent.error(), self._kept
+        if error > least:  # by rounding alone
+            self.descent.back_to(saved)
+            return "tol" if error - least <= self.descent.floor else "rounding"
+        self._keep(error)
+        return None
+
+    def reason(self, trace: list[float]) -> str | None:
+        if trace[-1] <= self.descent.floor:
+            return "exact"
+        small = len(trace) > 1 and trace[-2] - trace[-1] <= self.tol * trace[-2]
+        return "tol" if small or not self.descent.used else None
+
+    def iterate(self, n_iter: int) -> Iterate:
+        return Iterate(n_iter, self.objective, ranks=self.descent.factors.ranks)
+
+    def restore(self) -> None:
+        """Put the factors of the last whole step back; the residual is no longer theirs."""
+        self.descent.factors.restore(self._kept[1])
 
 
-def check_tol(tol):
-    if not isinstance(tol, Real) or not 0 <= tol < 1:
-        raise ValueError(f"tol must lie in [0, 1), got {tol!r}")
-    return float(tol)
-
-
-def check_init(init, source, ranks):
+def check_init(init: Any, target: Target, ranks: tuple[int, ...]) -> GeneralMLR | None:
     """The operator to start from, on the trees and with the ranks of the fit; or None."""
     if init is None:
         return None
-    rows, cols = source.pairs.rows, source.pairs.cols
+    rows, cols = target.pairs.rows, target.pairs.cols
     if not isinstance(init, GeneralMLR):
         if not (isinstance(init, (tuple, list)) and len(init) == 2):
             raise TypeError("init must be a GeneralMLR or a pair of factors (left, right), got"
@@ -271,8 +238,8 @@ def check_init(init, source, ranks):
                          f" one on {init.rows!r} and {init.cols!r}")
     if init.ranks != ranks:
         raise ValueError(f"init must have the ranks of the fit, {ranks}, got {init.ranks}")
-    if source.psd and not init._semidefinite:
+    if target.psd and not init._semidefinite:
         raise ValueError("init must have equal left and right factors for a psd fit")
-    if source.symmetric and not init.symmetric:
+    if target.symmetric and not init.symmetric:
         raise ValueError("init must be symmetric for a symmetric fit")
     return init

@@ -1,11 +1,12 @@
 """`MLRFit` and `RankAllocation`: what the Frobenius fits return."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
+from .._common.deprecated import old_attribute
+from .._common.typing import FloatArray
 from .._common.wording import counted
 from ..operators.general.mlr import GeneralMLR
+from ..operators.mlr import MLR
 
 __all__ = ["MLRFit", "RankAllocation"]
 
@@ -20,17 +21,18 @@ class MLRFit:
         The fit, each block's factors on principal axes: ``B = U √s`` and ``C = V √s``, largest
         first, the entry of largest magnitude of every left column positive.  A symmetric fit has
         ``B = C`` but for signs, a positive semidefinite one ``B = C``.
-    errors : ndarray, shape (n_iter + 1,)
-        Relative errors ``‖A - M‖_F / ‖A‖_F`` of the start and after every iteration.
+    objective_trace : ndarray, shape (n_iter + 1,)
+        Relative errors ``‖A - M‖_F / ‖A‖_F`` of the start and after every iteration, which the fit
+        descends.
     times : ndarray, shape (n_iter + 1,)
         Seconds at which they were reached.
     n_iter : int
         Number of iterations.
     converged : bool
     termination : str
-        ``"tol"``, ``"exact"`` (nothing but rounding is left), ``"rounding"`` (the next iteration
-        would have raised the error, for rounding; it was taken back), ``"max_iter"``,
-        ``"callback"`` or ``"interrupted"`` (by Ctrl-C).  The first two count as converged.
+        ``"tol"``, ``"exact"`` (only rounding is left), ``"rounding"`` (rounding made the next
+        iteration raise the error, so that it was taken back), ``"max_iter"``, ``"callback"`` or
+        ``"interrupted"`` (by Ctrl-C).  The first two count as converged.
     capped : tuple of (int, int, int)
         ``(level, group, side)`` of groups whose smaller side is less than their level's rank.
 
@@ -40,29 +42,31 @@ class MLRFit:
     >>> from mlrops import Hierarchy, fit_mlr
     >>> x = np.linspace(0, 1, 32)
     >>> fit = fit_mlr(np.exp(-8 * np.abs(x[:, None] - x)), [2, 2], Hierarchy.balanced(32, [1, 4]))
-    >>> fit.termination, fit.errors.size == fit.n_iter + 1, fit.operator.symmetric
+    >>> fit.termination, fit.objective_trace.size == fit.n_iter + 1, fit.operator.symmetric
     ('tol', True, True)
     """
 
     operator: GeneralMLR
-    errors: np.ndarray
-    times: np.ndarray
+    objective_trace: FloatArray
+    times: FloatArray
     n_iter: int
     converged: bool
     termination: str
-    capped: tuple = field(default=())
+    capped: tuple[tuple[int, int, int], ...] = ()
+
+    errors = old_attribute("errors", "objective_trace")
 
     @property
-    def error(self):
+    def error(self) -> float:
         """Relative error of `operator` (float)."""
-        return float(self.errors[-1])
+        return float(self.objective_trace[-1])
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
         """Rank of each level (tuple of int)."""
         return self.operator.ranks
 
-    def to_mlr(self, tol=None):
+    def to_mlr(self, tol: float | None = None) -> MLR:
         """The fit as an `MLR`, where it is symmetric positive definite with a diagonal level.
 
         Parameters
@@ -82,7 +86,7 @@ class MLRFit:
         """
         return self.operator.to_mlr(tol)
 
-    def summary(self):
+    def summary(self) -> str:
         """The fit as a readable text, less than 80 columns wide.
 
         Returns
@@ -123,19 +127,19 @@ class MLRFit:
 
     _title = "Multilevel low rank fit"
 
-    def _steps(self):
+    def _steps(self) -> list[tuple[str, str]]:
         """Names and numbers of what was done."""
         return [("Iterations", f"{self.n_iter:,}")]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         m, n = self.operator.shape
         return (f"<{type(self).__name__} of {m}x{n}, ranks {self.ranks}, error {self.error:.3g},"
                 f" {self._summary()}>")
 
-    def _summary(self):
+    def _summary(self) -> str:
         return f"{counted(self.n_iter, 'iteration')}, {self.termination!r}{self._shorter()}"
 
-    def _shorter(self):
+    def _shorter(self) -> str:
         return f", {counted(len(self.capped), 'group')} capped" if self.capped else ""
 
 
@@ -146,14 +150,14 @@ class RankAllocation(MLRFit):
     Attributes
     ----------
     operator, converged, termination, capped
-        As in `MLRFit`; ``"exchanges"`` means that no exchange of rank tried lowers the error any
-        more, ``"rounding"`` that one or another would, by less than rounding makes of it.  Both
-        count as converged.
-    errors, times : ndarray, shape (n_iter + 1,)
+        As in `MLRFit`; ``"tol"`` means that no exchange of rank that was tried lowers the error any
+        more, ``"rounding"`` that some would, but by less than rounding changes it.  Both count as
+        converged.
+    objective_trace, times : ndarray, shape (n_iter + 1,)
         Relative errors of the start, and after every step: an accepted exchange, or a refit; and
         the seconds at which they were reached.
     history : tuple of (tuple of int, float)
-        Rank vectors and errors, one for each entry of `errors`.
+        Rank vectors and errors, one for each entry of `objective_trace`.
     n_iter : int
         Number of entries of `history` behind the first.
     n_trials : int
@@ -167,19 +171,19 @@ class RankAllocation(MLRFit):
     >>> A = gauss_transform(60, 40, random_state=0).A
     >>> rows, cols = partition(A, 3, random_state=0)
     >>> fit = allocate_ranks(A, 4, rows, cols, random_state=0)
-    >>> len(fit.history) == len(fit.errors), sum(fit.ranks)
+    >>> len(fit.history) == len(fit.objective_trace), sum(fit.ranks)
     (True, 4)
-    >>> bool((np.diff(fit.errors) <= 0).all())
+    >>> bool((np.diff(fit.objective_trace) <= 0).all())
     True
     """
 
-    history: tuple = ()
+    history: tuple[tuple[tuple[int, ...], float], ...] = ()
     n_trials: int = 0
 
     _title = "Multilevel low rank fit of a given total rank"
 
-    def _steps(self):
+    def _steps(self) -> list[tuple[str, str]]:
         return [("Steps", f"{self.n_iter:,}"), ("Exchanges tried", f"{self.n_trials:,}")]
 
-    def _summary(self):
+    def _summary(self) -> str:
         return f"{self.n_trials} exchanges tried, {self.termination!r}{self._shorter()}"

@@ -9,8 +9,9 @@ from scipy.spatial.distance import squareform
 from .._common.validate import as_finite, check_rank, working_dtype
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
-from .bisection import COMBINATIONS, OrderSplit, SpectralSplit, grow
+from .bisection import Bisection, OrderSplit, SpectralSplit
 from .labelled import named_trees, without_names
+from .target import asymmetry
 
 __all__ = ["partition"]
 
@@ -137,42 +138,26 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}")
-    n_levels, min_size = check_depth(n_levels, min_size)
-    if not 1 <= check_rank(n_starts, "n_starts") <= len(COMBINATIONS):
-        raise ValueError(f"n_starts must lie in 1 to {len(COMBINATIONS)}, got {n_starts}")
+    options = Bisection(n_levels, min_size, balanced is None or balanced, refine, n_starts,
+                        random_state)
     if check_rank(rank, "rank") and method in DISTANCES:
         raise ValueError(f"method={method!r} reads distances and takes none of their rank away, got"
                          f" rank = {rank}: leave it out, or use method='spectral'")
     A, row_names, col_names = without_names(A, square=True)
     A = _as_matrix(A, method)
     symmetric = check_symmetry(A, symmetric)
-    rng = np.random.default_rng(random_state)
     if method == "linkage":
-        tree = _by_linkage(A, n_levels, balanced, symmetric, min_size)
+        tree = _by_linkage(A, options, balanced, symmetric)
         return named_trees(tree, tree, row_names, col_names)
     if rank:
-        A = _left_over(A, rank, symmetric, rng)
+        A = _left_over(A, rank, symmetric, options.rng)
     weights = _Closeness(A, symmetric) if method == "distance" else _Squares(A)
-    options = {"symmetric": symmetric, "balanced": balanced is None or balanced,
-               "min_size": min_size}
-    if method == "order":
-        split = OrderSplit(weights, **options)
-    else:
-        split = SpectralSplit(weights, refine=refine, n_starts=n_starts, rng=rng, **options)
-    trees = grow(*A.shape, n_levels, split, min_size, symmetric)
+    splitter = OrderSplit if method == "order" else SpectralSplit
+    trees = options.grow(*A.shape, splitter(weights, symmetric, options), symmetric)
     return named_trees(*trees, row_names, col_names)
 
 
 # ---------------------------------------------------------------- checks
-
-
-def check_depth(n_levels, min_size):
-    """Both as integers, at least 1."""
-    n_levels, min_size = check_rank(n_levels, "n_levels"), check_rank(min_size, "min_size")
-    for value, what in ((n_levels, "n_levels"), (min_size, "min_size")):
-        if value < 1:
-            raise ValueError(f"{what} must be at least 1, got {value}")
-    return n_levels, min_size
 
 
 def _as_matrix(A, method):
@@ -229,20 +214,10 @@ def check_symmetry(A, symmetric):
         if symmetric:
             raise ValueError(f"symmetric=True needs a square matrix, got {A.shape}")
         return False
-    finite = A if sparse.issparse(A) else np.where(np.isfinite(A), A, 0)
-    difference = abs(finite - finite.T)
-    allowed = 100 * np.finfo(working_dtype(A.dtype)).eps * abs(finite).max()
-    unlike = difference.max() > allowed
-    if not sparse.issparse(A):
-        unlike = unlike or not np.array_equal(np.isinf(A), np.isinf(A.T))
+    gap, i, j, scale = asymmetry(A)
+    unlike = gap > 100 * np.finfo(working_dtype(A.dtype)).eps * scale
     if unlike and symmetric:
-        if sparse.issparse(A):
-            difference = difference.tocoo()
-            at = difference.data.argmax()
-            i, j = sorted((int(difference.row[at]), int(difference.col[at])))
-        else:
-            difference[np.isinf(A) != np.isinf(A.T)] = np.inf
-            i, j = sorted(map(int, np.unravel_index(difference.argmax(), A.shape)))
+        i, j = sorted((i, j))
         raise ValueError(
             f"symmetric=True, but A is not symmetric: A[{i}, {j}] = {A[i, j]:.6g} and"
             f" A[{j}, {i}] = {A[j, i]:.6g}"
@@ -316,15 +291,15 @@ class _Closeness:
         return np.exp(d)
 
 
-def _by_linkage(A, n_levels, balanced, symmetric, min_size):
+def _by_linkage(A, options, balanced, symmetric):
     if not symmetric:
         raise ValueError("method='linkage' needs the distances of features to one another, a"
                          f" symmetric matrix; got one of shape {A.shape} that is not")
-    if balanced or min_size > 1:
+    if balanced or options.min_size > 1:
         raise ValueError("method='linkage' does not choose the sizes of its groups: leave out"
                          " balanced and min_size, or use method='distance'")
-    n, n_groups = len(A), 2 ** (n_levels - 1)
-    if n_groups > n:
+    n, n_levels = len(A), options.n_levels
+    if 2 ** (n_levels - 1) > n:
         level = int(np.log2(n)) + 1
         raise ValueError(
             f"n_levels = {n_levels} is deeper than the data allow: level {level} would cut {n}"

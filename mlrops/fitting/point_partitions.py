@@ -4,9 +4,8 @@ import numpy as np
 
 from .._common.labels import match
 from .._common.validate import as_finite
-from .bisection import grow
+from .bisection import Bisection, upper_half
 from .labelled import named_trees, without_names
-from .partitions import check_depth
 
 __all__ = ["partition_points"]
 
@@ -60,7 +59,7 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
     >>> rows.labels(1), cols.labels(1)
     (array([0, 1, 0, 1]), array([1, 0]))
     """
-    n_levels, min_size = check_depth(n_levels, min_size)
+    options = Bisection(n_levels, min_size, balanced)
     symmetric = col_points is None
     row_points, row_names, axes = without_names(row_points, "row_points")
     row_points, col_names = _as_points(row_points, "row_points"), row_names
@@ -79,15 +78,16 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
     def split(level, rows, cols):
         x, y = _along_axis(row_points[rows], col_points[cols], symmetric)
         if balanced:
-            sides = _upper_half(x), _upper_half(y)
+            # Of points in one place the later ones come first.
+            sides = upper_half(x[::-1])[::-1], upper_half(y[::-1])[::-1]
         else:
-            cut = _least_squares_cut(x, y, min_size, symmetric)
+            cut = _least_squares_cut(x, y, options.min_size, symmetric)
             if cut is None:
                 return None
             sides = x >= cut, y >= cut
         return [(rows[sides[0]], cols[sides[1]]), (rows[~sides[0]], cols[~sides[1]])]
 
-    trees = grow(len(row_points), len(col_points), n_levels, split, min_size, symmetric)
+    trees = options.grow(len(row_points), len(col_points), split, symmetric)
     return named_trees(*trees, row_names, col_names)
 
 
@@ -107,12 +107,6 @@ def _along_axis(x, y, symmetric):
     # The sign of the axis does not matter: halves are ordered by their first row.
     axis = np.linalg.eigh(deviations.T @ deviations)[1][:, -1]
     return (x - centre) @ axis, (y - centre) @ axis
-
-
-def _upper_half(x):
-    upper = np.zeros(x.size, dtype=bool)
-    upper[np.argsort(x, kind="stable")[x.size // 2 :]] = True
-    return upper
 
 
 def _least_squares_cut(x, y, min_size, symmetric):

@@ -1,16 +1,20 @@
 """`allocate_ranks`: a total rank shared out among the levels by exchanges that lower the error."""
 
-import numpy as np
-from tqdm import tqdm
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+import numpy as np
+
+from .._common.driver import Iterate, Iteration, Stopping, Watch, drive
+from .._common.typing import Data, FloatArray, Labels, RandomState
 from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
+from ..tree.hierarchy import Hierarchy
 from .bcd import improve
 from .descent import Descent
-from .fit import MLRIterate, check_tol, run
+from .fit import Refinement
 from .fit_result import RankAllocation
-from .labelled import read_trees
-from .source import Source
+from .target import Target
 
 __all__ = ["allocate_ranks"]
 
@@ -26,9 +30,14 @@ REOPEN = 0.05
 LEAST_GAIN = 1e-4
 
 
-def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric=None, psd=False,
-                   max_failures=None, tol=1e-4, max_iter=200, progress=False, callback=None,
-                   random_state=None):
+def allocate_ranks(
+    A: Data | Any, total_rank: int, rows: Hierarchy | Labels,
+    cols: Hierarchy | Labels | None = None, *,
+    start: Literal["uniform", "bottom", "top"] | Sequence[int] = "uniform",
+    symmetric: bool | None = None, psd: bool = False, max_failures: int | None = None,
+    tol: float = 1e-4, max_iter: int = 200, progress: bool = False,
+    callback: Callable[[Iterate], object] | None = None, random_state: RandomState = None,
+) -> RankAllocation:
     r"""Share a total rank out among the levels, and fit the factors.
 
     Minimizes :math:`\|A - \sum_l B_l C_l^T\|_F` over factors *and* ranks with :math:`\sum_l r_l`
@@ -61,7 +70,7 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
-        Called as ``callback(iterate)`` with an `MLRIterate` for the start and after every step;
+        Called as ``callback(iterate)`` with an `Iterate` for the start and after every step;
         raising StopIteration stops the search.
     random_state : None, int or numpy.random.Generator, optional
 
@@ -97,8 +106,9 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     rounding.  Where exchanges would lower the error by less than that, the search ends with
     ``termination="rounding"``.
 
-    *Ctrl-C.*  Interrupted once the start has been fitted, the search returns the factors after its
-    last whole step, ``termination="interrupted"``.
+    *Ctrl-C.*  Interrupted once the start has been fitted, the search finishes its step and returns
+    the factors, ``termination="interrupted"``.  A refit ends with its iteration, and a second
+    Ctrl-C breaks a step off; then the factors are those of the step before.
 
     References
     ----------
@@ -114,54 +124,28 @@ def allocate_ranks(A, total_rank, rows, cols=None, *, start="uniform", symmetric
     >>> fit = allocate_ranks(A, 6, Hierarchy.balanced(64, [1, 2, 4, 8]), random_state=0)
     >>> sum(fit.ranks), fit.history[0][0], fit.converged
     (6, (2, 2, 1, 1), True)
-    >>> bool(fit.error < fit.errors[0])
+    >>> bool(fit.error < fit.objective_trace[0])
     True
     """
-    A, rows, cols = read_trees(A, rows, cols)
-    source = Source(A, rows, cols, symmetric, psd)
+    target = Target(A, rows, cols, symmetric, psd)
+    tree = target.pairs.rows
     if isinstance(total_rank, (int, np.integer)) and total_rank < 1:
         raise ValueError(f"total_rank must be at least 1, got {total_rank}")
-    total_rank = check_rank(total_rank, "total_rank")
-    ranks = first_ranks(start, total_rank, rows)
+    ranks = first_ranks(start, check_rank(total_rank, "total_rank"), tree)
     if max_failures is None:
-        max_failures = 2 * rows.n_levels
+        max_failures = 2 * tree.n_levels
     max_failures = check_rank(max_failures, "max_failures")
-    tol, max_iter = check_tol(tol), check_rank(max_iter, "max_iter")
-    descent = Descent(source, ranks, random_state, range(rows.n_levels))
-    search = _Search(descent, max_failures)
-    termination = _search(search, tol, max_iter, progress, callback)
-    history, times = search.history, [seconds for *_, seconds in search.steps]
+    stopping = Stopping.checked(tol, 0.0, max_iter)
+    descent = Descent(target, ranks, random_state, range(tree.n_levels))
+    search = _Search(descent, max_failures, tol)
+    run = drive(search, stopping.max_iter, "ranks", Watch(progress, callback))
     return RankAllocation(
-        descent.operator(), np.array([e for _, e in history]), np.array(times), len(history) - 1,
-        termination in ("exchanges", "rounding", "exact"), termination,
-        source.pairs.capped(search.ranks), history, search.n_trials)
+        descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
+        run.n_iter, run.converged or run.termination == "rounding", run.termination,
+        target.pairs.capped(search.ranks), tuple(search.history), search.n_trials)
 
 
-def _search(search, tol, max_iter, progress, callback):
-    """Exchange and refit until a rule, the callback or Ctrl-C stops it; the reason."""
-    try:
-        with tqdm(total=None, desc="ranks", disable=not progress) as bar:
-            while True:
-                bar.update()
-                bar.set_postfix(error=f"{search.error:.6g}", ranks=search.ranks, refresh=False)
-                n_iter = len(search.steps) - 1
-                if callback is not None:
-                    try:
-                        callback(MLRIterate(n_iter, search.error, search.ranks))
-                    except StopIteration:
-                        return "callback"
-                if n_iter >= max_iter:
-                    return "max_iter"
-                if search.error <= search.floor:
-                    return "exact"
-                if not search.exchange() and not search.converge(tol):
-                    return "rounding" if search.blurred else "exchanges"
-    except KeyboardInterrupt:
-        search.back_to_step()
-        return "interrupted"
-
-
-def first_ranks(start, total, rows):
+def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...]:
     """Ranks to start from, (L,) with the given sum."""
     L = rows.n_levels
     if isinstance(start, str) or np.ndim(start) == 0:
@@ -178,12 +162,16 @@ def first_ranks(start, total, rows):
     return ranks
 
 
-class _Search:
+class _Search(Iteration):
     """Exchanges of rank between levels; the descent is always at the best factors so far."""
 
-    def __init__(self, descent, max_failures):
-        self._descent, self._max_failures = descent, max_failures
-        self.steps, self.n_trials = [], 0  # of each step (ranks, error, seconds)
+    measure = "error"
+    _end: str | None = None  # why no further step is of use
+
+    def __init__(self, descent: Descent, max_failures: int, tol: float):
+        self._descent, self._max_failures, self._tol = descent, max_failures, tol
+        self.history: list[tuple[tuple[int, ...], float]] = []  # ranks and error of each step
+        self.n_trials = 0
         self.blurred = False  # whether the last error refused was less, but for rounding
         self._levels = range(len(descent.factors.ranks))
         descent.visit(self._levels, depth=2)
@@ -192,47 +180,53 @@ class _Search:
         self._settle()
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
         return self._descent.factors.ranks
 
     @property
-    def history(self):
-        return tuple((ranks, error) for ranks, error, _ in self.steps)
+    def objective(self) -> float:
+        return self.history[-1][1]
 
-    @property
-    def error(self):
-        return self.steps[-1][1]
+    def shown(self) -> dict[str, object]:
+        return {"ranks": self.ranks}
 
-    @property
-    def floor(self):
-        return self._descent.floor
+    def iterate(self, n_iter: int) -> Iterate:
+        return Iterate(n_iter, self.objective, ranks=self.ranks)
 
-    def record(self, error):
-        self.steps.append((self.ranks, float(error), self._descent.seconds()))
-        self._whole = len(self.steps), self._descent.factors.snapshot()
+    def reason(self, trace: list[float]) -> str | None:
+        return self._end or ("exact" if trace[-1] <= self._descent.floor else None)
 
-    def back_to_step(self):
+    def advance(self) -> str | None:
+        if not self.exchange() and not self.converge():
+            self._end = "rounding" if self.blurred else "tol"
+        return None
+
+    def _record(self, error: float) -> None:
+        self.history.append((self.ranks, float(error)))
+        self._kept = len(self.history), self._descent.factors.snapshot()
+
+    def restore(self) -> None:
         """Put the factors of the last whole step back; the residual is no longer theirs."""
-        n_steps, saved = self._whole
-        del self.steps[n_steps:]
+        n_steps, saved = self._kept
+        del self.history[n_steps:]
         self._descent.factors.restore(saved)
 
-    def refit(self):
+    def refit(self) -> dict[int, FloatArray]:
         """One iteration on the factors; what it costs to drop columns, by level."""
         descent, sigma = self._descent, self._descent.factors.sigma
-        if not descent.source.symmetric:
+        if not descent.target.symmetric:
             return descent.als()
         descent.bcd("v")
         return {level: np.square(sigma[level][:, : self.ranks[level]]) for level in descent.used}
 
-    def _settle(self):
+    def _settle(self) -> None:
         """Refit at the new ranks, with a look at all levels for their next singular values."""
         self._descent.visit(self._levels)
         for _ in range(SETTLE):
             self._losses = self.refit()
-        self.record(self._descent.error())
+        self._record(self._descent.error())
 
-    def _candidates(self):
+    def _candidates(self) -> list[tuple[int, int]]:
         """(level that gets, level that gives), the most promising first."""
         sigma = self._descent.factors.sigma
         gain = [np.square(sigma[level][:, self.ranks[level]]).sum() for level in self._levels]
@@ -240,26 +234,26 @@ class _Search:
         pairs = [(up, down) for up in self._levels for down in loss if up != down]
         return sorted(pairs, key=lambda pair: loss[pair[1]] - gain[pair[0]])
 
-    def converge(self, tol):
+    def converge(self) -> bool:
         """Refit at the ranks there are; whether that changed enough to try exchanges again."""
-        before = self.error
-        errors, _, termination = run(self._descent, self.refit, tol, LONGEST)
-        if termination == "interrupted":
-            if errors[-1] < before:
-                self.record(errors[-1])
+        before = self.objective
+        run = drive(Refinement(self._descent, self.refit, self._tol), LONGEST, "refit")
+        if run.termination == "interrupted":
+            if run.objectives[-1] < before:
+                self._record(run.objectives[-1])
             raise KeyboardInterrupt
         self._settle()
-        return self._real(before, self.error, REOPEN)
+        return self._real(before, self.objective, REOPEN)
 
-    def _real(self, before, after, gain):
+    def _real(self, before: float, after: float, gain: float) -> bool:
         """Whether an error is less by this share of it, and by more than rounding makes of it."""
         if after >= (1 - gain) * before:
             return False
-        told = before**2 - after**2 > self._descent.rounding
-        self.blurred |= not told
-        return told
+        is_real = before**2 - after**2 > self._descent.rounding
+        self.blurred |= not is_real
+        return is_real
 
-    def exchange(self):
+    def exchange(self) -> bool:
         """Try exchanges until one lowers the error; False when none does."""
         descent = self._descent
         saved, self.blurred = descent.factors.snapshot(), False
@@ -274,13 +268,13 @@ class _Search:
             descent.back_to(saved)
         return False
 
-    def _wins(self):
+    def _wins(self) -> bool:
         """Refit until the error is less than before the exchange, or will not be at this pace."""
-        target, before = (1 - LEAST_GAIN) * self.error, np.inf
+        target, before = (1 - LEAST_GAIN) * self.objective, np.inf
         for left in reversed(range(REFIT)):
             self.refit()
             error = self._descent.error()
-            if self._real(self.error, error, LEAST_GAIN):
+            if self._real(self.objective, error, LEAST_GAIN):
                 return True
             if error - target > left * (before - error):
                 return False

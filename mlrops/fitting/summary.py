@@ -26,7 +26,7 @@ def _facts(fit, steps):
     ]
     right = [
         ("Relative error", f"{fit.error:.4g}"),
-        ("of the start", f"{fit.errors[0]:.4g}"),
+        ("of the start", f"{fit.objective_trace[0]:.4g}"),
         *steps,
         ("Seconds", f"{fit.times[-1]:.3g}"),
         ("Stopped on", fit.termination),

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from .._common.driver import TERMINATIONS, current_termination
 from .._common.wording import counted
 from ..fitting.fit_result import MLRFit, RankAllocation
 from ..operators import GeneralMLR
@@ -13,13 +14,11 @@ from .fields import CAPPED, COUNT, FLAG, check_capped, check_fields, floats, of_
 __all__ = ["fit_fields", "make_allocation", "make_fit"]
 
 # What each field may be; those of a newer version are refused.
-FIELDS = {"operator": GeneralMLR, "errors": np.ndarray, "times": np.ndarray, "n_iter": int,
+FIELDS = {"operator": GeneralMLR, "objective_trace": np.ndarray, "times": np.ndarray, "n_iter": int,
           "converged": bool, "termination": str, "capped": tuple}
 # What they must be besides.
-CHECKS = {"errors": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
-          "termination": one_of("tol", "exact", "rounding", "exchanges", "max_iter", "callback",
-                                "interrupted"),
-          "capped": CAPPED, "n_trials": COUNT}
+CHECKS = {"objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
+          "termination": one_of(*TERMINATIONS), "capped": CAPPED, "n_trials": COUNT}
 ALLOCATION = FIELDS | {"history": tuple, "n_trials": int}
 
 
@@ -30,14 +29,14 @@ def fit_fields(fit):
 
 def make_fit(**given):
     """An `MLRFit` of its fields, everything checked."""
-    _check(given, FIELDS)
+    given = _check(given, FIELDS)
     return MLRFit(**given)
 
 
 def make_allocation(**given):
     """A `RankAllocation` of its fields, everything checked."""
-    _check(given, ALLOCATION)
-    operator, history, errors = given["operator"], given["history"], given["errors"]
+    given = _check(given, ALLOCATION)
+    operator, history, errors = given["operator"], given["history"], given["objective_trace"]
     if len(history) != errors.size:
         raise ValueError(f"history must have {counted(errors.size, 'entry')}, got {len(history)}")
     for entry, error in zip(history, errors, strict=True):
@@ -45,7 +44,7 @@ def make_allocation(**given):
             right = type(entry) is tuple and len(entry) == 2 and type(entry[0]) is tuple and (
                 check_ranks(entry[0], operator.rows) == entry[0] and entry[1] == error)
         if not right:
-            raise ValueError("history must hold ranks, one a level, and the entries of errors")
+            raise ValueError("history must hold ranks, one a level, and the entries of objective_trace")
     if history[-1][0] != operator.ranks or any(
             sum(ranks) != sum(operator.ranks) for ranks, _ in history):
         raise ValueError("history must end with the operator's ranks, and keep their sum")
@@ -54,6 +53,7 @@ def make_allocation(**given):
 
 def _check(given, kinds):
     """Types of all fields, and what the fields of either kind of fit have to be."""
+    given = {"objective_trace" if name == "errors" else name: x for name, x in given.items()}
     unknown = sorted(set(given) - set(kinds))
     if unknown:
         raise ValueError(f"it has a field {unknown[0][:60]!r}, unknown here: it was written by a"
@@ -64,9 +64,10 @@ def _check(given, kinds):
         value = given[name]
         if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
             raise TypeError(f"field {name!r} must not be of type {type(value).__name__}")
+    given["termination"] = current_termination(given["termination"])
     check_fields(given, CHECKS)
     n_iter, operator = given["n_iter"], given["operator"]
-    for name in ("errors", "times"):
+    for name in ("objective_trace", "times"):
         x = given[name]
         if x.dtype != np.float64 or x.shape != (n_iter + 1,) or not np.isfinite(x).all() or (
                 x.min() < 0):
@@ -76,3 +77,4 @@ def _check(given, kinds):
     if given["converged"] and given["termination"] in ("max_iter", "callback", "interrupted"):
         raise ValueError("field 'converged' is True, but field 'termination' is"
                          f" {given['termination']!r}")
+    return given

@@ -12,10 +12,10 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
+from .._common.driver import CONVERGED, TERMINATIONS, current_termination
 from .._common.validate import as_finite, as_positive
 from .._common.wording import counted
 from ..factor.result import FactorModelResult
-from ..factor.run import TERMINATIONS
 from ..fitting.fit_result import MLRFit, RankAllocation
 from ..operators import (
     MLR,
@@ -263,6 +263,7 @@ def _result(**given):
                and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise ValueError(f"it has no field {missing[0]!r}")
+    given["termination"] = current_termination(given["termination"])
     check_fields(given, RESULT)
     result = FactorModelResult(**given)
     A, trace = result.covariance, result.loglik_trace
@@ -277,7 +278,7 @@ def _result(**given):
         raise ValueError(f"feature_names must be {n}, got {len(result.feature_names)}")
     if result.boundary.size and result.boundary.max() >= n:
         raise ValueError(f"boundary must hold features, integers from 0 to {n - 1}")
-    if result.converged and result.termination not in ("loglik", "gradient"):
+    if result.converged and result.termination not in CONVERGED:
         raise ValueError(f"field 'converged' is True, but field 'termination' is"
                          f" {result.termination!r}")
     check_capped(result.capped, A.ranks, A.hierarchy.group_counts)

@@ -1,13 +1,14 @@
 """What a file holds of a `SURResult`, and the result made of it again; see `mlrops.io`."""
 
+from dataclasses import asdict
 from numbers import Integral, Real
 
 import numpy as np
 
+from .._common.driver import CONVERGED, TERMINATIONS, current_termination
 from .._common.optional import import_pandas
 from .._common.validate import as_finite, as_positive
 from .._common.wording import counted
-from ..factor.run import TERMINATIONS
 from ..factor.selection import CRITERIA, RankRecord, RankSelection
 from ..operators import MLR, StructuredOperator
 from ..regression.sur.als_gls import SUROptions
@@ -102,7 +103,7 @@ def system_fields(fit):
 def _option_fields(options):
     own = {name: getattr(options, name) for name in
            ("solver", "max_cg_iter", "variance_floor", "beta_ridge", "factor_ridge")}
-    return own | options.rules._asdict()
+    return own | asdict(options.rules)
 
 
 def _selection_fields(selection):
@@ -164,7 +165,7 @@ def make_system(**given):
         as_finite(given[name], name)
     if (given["boundary"] >= K).any():
         raise ValueError(f"boundary must hold equations, integers from 0 to {K - 1}")
-    if given["converged"] and given["termination"] not in ("gradient", "loglik"):
+    if given["converged"] and given["termination"] not in CONVERGED:
         raise ValueError("field 'converged' is True, but field 'termination' is"
                          f" {given['termination']!r}")
     if isinstance(covariance, MLR):

@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import numba as nb
 from numba.core.compiler_lock import global_compiler_lock
@@ -18,7 +19,7 @@ __all__ = ["jit"]
 
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
 
-_kernels = []
+_kernels: list[Any] = []
 _told = False
 
 

@@ -1,11 +1,11 @@
 """Matrices as SciPy linear operators with solve, determinant, inverse and square root."""
 
 from .._common.deprecated import moved_names
-from . import closure_mlr  # noqa: F401 - enters its rules in the tables of closure
+from . import closure, updates  # noqa: F401 - they enter their rules
+from .arithmetic import add, matmul, power, scale
 from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .check import OperatorReport, check_operator
-from .closure import add, matmul, power, scale
 from .composed import Inverse, Product, Scaled, Sum, Transposed
 from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
 from .general.mlr import GeneralMLR
@@ -13,6 +13,7 @@ from .general.solve import LstsqInfo
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
+from .rules import rule
 from .woodbury import Woodbury
 from .wrapped import Wrapped, as_operator
 
@@ -43,6 +44,7 @@ __all__ = [
     "check_operator",
     "matmul",
     "power",
+    "rule",
     "scale",
 ]
 

@@ -1,25 +1,188 @@
-"""`Arithmetic`: the signs between operators, arrays and numbers; what they give is in `closure`."""
+"""The arithmetic of operators: sums, products, multiples and powers, and the signs for them.
+
+What they give is looked up in the table of `rules`.
+"""
+
+import math
+import operator
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
 from .._common.validate import refuse_masked
+from . import rules
 
-__all__ = ["Arithmetic", "is_operator"]
+if TYPE_CHECKING:
+    from .base import StructuredOperator
+
+__all__ = ["Arithmetic", "Operand", "add", "as_scalar", "is_operator", "matmul", "power", "scale"]
+
+# What is taken for a matrix: an operator, an array, a sparse array; see `as_operator`.
+Operand: TypeAlias = Any
 
 
-def is_operator(x):
+def is_operator(x: object) -> bool:
     """True for what SciPy takes as a linear operator, subclass or not."""
     return isinstance(x, LinearOperator) or (hasattr(x, "matvec") and hasattr(x, "shape"))
 
 
-def _is_complex_number(x):
-    return _is_scalar(x) and np.asarray(x).dtype.kind == "c"
+def as_scalar(c: Any, what: str = "scalar") -> float:
+    """A finite real number as a Python float; TypeError for anything else, ValueError for NaN."""
+    if np.ndim(c) != 0 or isinstance(c, (str, bytes)):
+        raise TypeError(f"{what} must be a real number, got {type(c).__name__}")
+    kind = np.asarray(c).dtype.kind
+    if kind not in "fiub":
+        reason = "; operators here are real" if kind == "c" else ""
+        raise TypeError(f"{what} must be a real number, got {type(c).__name__} {c!r}{reason}")
+    c = float(c)
+    if not math.isfinite(c):
+        raise ValueError(f"{what} must be finite, got {c}")
+    return c
 
 
-def _is_scalar(x):
+def _is_scalar(x: Any) -> bool:
     return not is_operator(x) and not issparse(x) and np.ndim(x) == 0
+
+
+def _operator(x: Operand) -> Any:
+    return x if isinstance(x, Arithmetic) else rules.CONVERT(x)
+
+
+def add(A: Operand, B: Operand) -> "StructuredOperator":
+    """``A + B`` as the tightest type.
+
+    Parameters
+    ----------
+    A, B : operators, 2-d arrays, sparse arrays; one shape (m, n)
+
+    Returns
+    -------
+    StructuredOperator
+
+    Raises
+    ------
+    ValueError
+        Different shapes.
+    TypeError
+        An operand is not a matrix.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal, LowRank
+    >>> LowRank([[1.0], [2.0]]) + Diagonal([1.0, 1.0])
+    <2x2 LowRankPlusDiagonal, positive definite, float64>
+    >>> LowRank([[1.0], [2.0]]) - Diagonal([1.0, 1.0])
+    <2x2 Woodbury, symmetric, float64>
+    """
+    A, B = _operator(A), _operator(B)
+    if A.shape != B.shape:
+        raise ValueError(f"cannot add operators of shapes {A.shape} and {B.shape}")
+    return rules.ADD(A, B)
+
+
+def matmul(A: Operand, B: Operand) -> "StructuredOperator":
+    """``A B`` as the tightest type.
+
+    Parameters
+    ----------
+    A : operator, 2-d array or sparse array, shape (m, k)
+    B : operator, 2-d array or sparse array, shape (k, n)
+
+    Returns
+    -------
+    StructuredOperator, shape (m, n)
+
+    Raises
+    ------
+    ValueError
+        Inner dimensions differ.
+    TypeError
+        An operand is not a matrix.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal, LowRank
+    >>> Diagonal([1.0, 2.0]) @ LowRank([[1.0], [2.0]])
+    <2x2 LowRank, float64>
+    """
+    A, B = _operator(A), _operator(B)
+    if A.shape[1] != B.shape[0]:
+        raise ValueError(
+            f"cannot multiply operators of shapes {A.shape} and {B.shape}: inner dimensions differ"
+        )
+    return rules.MATMUL(A, B)
+
+
+def scale(A: Operand, c: float) -> "StructuredOperator":
+    """``c A`` as the tightest type; keeps the dtype of A.
+
+    Parameters
+    ----------
+    A : operator, 2-d array or sparse array
+    c : float
+        Finite.
+
+    Returns
+    -------
+    StructuredOperator
+
+    Raises
+    ------
+    TypeError
+        `c` is complex or not a number.
+    ValueError
+        `c` is NaN or infinite.
+
+    Examples
+    --------
+    >>> from mlrops import LowRankPlusDiagonal
+    >>> A = LowRankPlusDiagonal([[1.0], [2.0]], [1.0, 1.0])
+    >>> 4 * A
+    <2x2 LowRankPlusDiagonal, positive definite, float64>
+    >>> -A
+    <2x2 Scaled, symmetric, float64>
+    """
+    A, c = _operator(A), as_scalar(c)
+    return A if c == 1 else rules.SCALE(A, c)
+
+
+def power(A: Operand, p: int) -> "StructuredOperator":
+    """``A ** p`` for an integer p; p = 0 is the identity, p < 0 a power of ``A.inv()``.
+
+    Parameters
+    ----------
+    A : square operator, 2-d array or sparse array, shape (n, n)
+    p : int
+
+    Returns
+    -------
+    StructuredOperator, shape (n, n)
+
+    Raises
+    ------
+    TypeError
+        `p` is not an integer.
+    ValueError
+        `A` is not square.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal
+    >>> (Diagonal([1.0, 2.0]) ** -2).diagonal()
+    array([1.  , 0.25])
+    """
+    A = _operator(A)
+    A._square("a power")
+    try:
+        p = operator.index(p)
+    except TypeError:
+        raise TypeError(f"the power must be an integer, got {p!r}") from None
+    if p == 0:
+        return rules.IDENTITY(A)
+    return reduce(matmul, [A if p > 0 else A.inv()] * abs(p))
 
 
 class Arithmetic:
@@ -28,7 +191,10 @@ class Arithmetic:
     Complex multiples are SciPy's scaled operators: storage here is real, operands need not be.
     """
 
-    def dot(self, x):
+    def _multiple(self, c: Any) -> Any:
+        return super().dot(complex(c)) if np.iscomplexobj(c) else scale(self, c)  # type: ignore[misc]
+
+    def dot(self, x: Any) -> Any:
         """``A x`` for an array, ``A B`` for an operator, ``c A`` for a number.
 
         Parameters
@@ -48,14 +214,10 @@ class Arithmetic:
         TypeError
             Not numeric.
         """
-        from . import closure
-
         if is_operator(x):
-            return closure.matmul(self, x)
-        if _is_complex_number(x):
-            return super().dot(complex(x))
+            return matmul(self, x)
         if _is_scalar(x):
-            return closure.scale(self, x)
+            return self._multiple(x)
         refuse_masked(x, "product")
         return super().dot(x)
 
@@ -64,7 +226,7 @@ class Arithmetic:
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
         return self.dot(x)
 
-    def rdot(self, x):
+    def rdot(self, x: Any) -> Any:
         """``x A`` for an array, an operator or a number.
 
         Parameters
@@ -80,14 +242,10 @@ class Arithmetic:
         ValueError, TypeError
             As `dot`.
         """
-        from . import closure
-
         if is_operator(x):
-            return closure.matmul(x, self)
-        if _is_complex_number(x):
-            return super().dot(complex(x))
+            return matmul(x, self)
         if _is_scalar(x):
-            return closure.scale(self, x)
+            return self._multiple(x)
         refuse_masked(getattr(x, "T", x), "product")
         parent = super()  # public since SciPy 1.18
         return (parent.rdot if hasattr(parent, "rdot") else parent._rdot)(x)
@@ -103,44 +261,28 @@ class Arithmetic:
         return self.rdot(x)
 
     def __truediv__(self, c):
-        from . import closure
-
         if not _is_scalar(c):
             raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
         if c == 0:
             raise ZeroDivisionError("division of an operator by zero")
-        if _is_complex_number(c):
-            return self.dot(1.0 / complex(c))
-        return closure.scale(self, 1.0 / closure.as_scalar(c))
+        return self._multiple(1.0 / c if np.iscomplexobj(c) else 1.0 / as_scalar(c))
 
     def __neg__(self):
-        from . import closure
-
-        return closure.scale(self, -1.0)
+        return scale(self, -1.0)
 
     def __add__(self, other):
-        from . import closure
-
-        return closure.add(self, other)
+        return add(self, other)
 
     def __radd__(self, other):
-        from . import closure
-
         if _is_scalar(other) and other == 0:
             return self  # the start value of sum()
-        return closure.add(other, self)
+        return add(other, self)
 
     def __sub__(self, other):
-        from . import closure
-
-        return closure.add(self, closure.scale(closure.as_operator(other), -1.0))
+        return add(self, scale(other, -1.0))
 
     def __rsub__(self, other):
-        from . import closure
-
-        return closure.add(other, closure.scale(self, -1.0))
+        return add(other, scale(self, -1.0))
 
     def __pow__(self, p):
-        from . import closure
-
-        return closure.power(self, p)
+        return power(self, p)

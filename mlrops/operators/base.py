@@ -13,13 +13,17 @@ Public methods validate and reshape; private hooks compute.  A subclass provides
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.sparse.linalg import LinearOperator
 
 from .._common.cached import computed_once
-from .._common.validate import check_rank
-from .arithmetic import Arithmetic
+from .._common.typing import FloatArray, RandomState, Real
+from .._common.validate import as_generator, check_rank
+from . import krylov, rules
+from .arithmetic import Arithmetic, Operand
 from .operand import linear, operand, solve_options
 
 __all__ = ["StructuredOperator"]
@@ -74,10 +78,11 @@ class StructuredOperator(Arithmetic, LinearOperator):
     True
     """
 
-    _inverse = None
-    _transposed = None
+    _inverse: Any = None
+    _transposed: Any = None
 
-    def __init__(self, dtype, shape, *, symmetric=False, positive_definite=False):
+    def __init__(self, dtype: DTypeLike, shape: tuple[int, int], *, symmetric: bool = False,
+                 positive_definite: bool = False) -> None:
         super().__init__(dtype, shape)
         self._symmetric = bool(symmetric or positive_definite)
         self._positive_definite = bool(positive_definite)
@@ -96,22 +101,22 @@ class StructuredOperator(Arithmetic, LinearOperator):
     # ---------------------------------------------------------------- structure
 
     @property
-    def symmetric(self):
+    def symmetric(self) -> bool:
         """True when the matrix is known to be symmetric (bool)."""
         return self._symmetric
 
     @property
-    def positive_definite(self):
+    def positive_definite(self) -> bool:
         """True when the matrix is known to be symmetric positive definite (bool)."""
         return self._positive_definite
 
     @property
-    def _semidefinite(self):
+    def _semidefinite(self) -> bool:
         """True when the matrix is known to be symmetric positive semidefinite."""
         return self._positive_definite
 
     @property
-    def _has_direct_solve(self):
+    def _has_direct_solve(self) -> bool:
         """True when `solve` follows the structure: it does not iterate, or fail by construction."""
         return (self.shape[0] == self.shape[1]
                 and type(self)._solve is not StructuredOperator._solve)
@@ -160,11 +165,9 @@ class StructuredOperator(Arithmetic, LinearOperator):
         raise NotImplementedError(f"{type(self).__name__} does not define its adjoint product")
 
     def _transpose(self):
-        from .composed import Transposed
+        return rules.TRANSPOSE(self)
 
-        return Transposed(self)
-
-    def transpose(self):
+    def transpose(self) -> "StructuredOperator":
         """The transpose as an operator: itself when symmetric; ``A.T.T`` is ``A`` again."""
         if self._symmetric:
             return self
@@ -177,7 +180,8 @@ class StructuredOperator(Arithmetic, LinearOperator):
 
     # ---------------------------------------------------------------- verbs
 
-    def solve(self, b, *, rtol=None, maxiter=None, M=None, x0=None):
+    def solve(self, b: Real, *, rtol: float | None = None, maxiter: int | None = None,
+              M: Operand | None = None, x0: Real | None = None) -> FloatArray:
         """Solve ``A x = b``.
 
         Parameters
@@ -218,11 +222,9 @@ class StructuredOperator(Arithmetic, LinearOperator):
         options = solve_options(self, b, {"rtol": rtol, "maxiter": maxiter, "M": M, "x0": x0})
         if not options:
             return self._linear(self._solve, b, n, "solve")
-        from . import krylov
-
         return self._linear(partial(krylov.solve, self, **options), b, n, "solve")
 
-    def slogdet(self, method=None, **options):
+    def slogdet(self, method: str | None = None, **options: Any) -> Any:
         """Sign and natural logarithm of the absolute value of the determinant.
 
         Parameters
@@ -263,11 +265,9 @@ class StructuredOperator(Arithmetic, LinearOperator):
                 raise TypeError(f"slogdet: options {sorted(options)} need method='lanczos'")
             sign, logabs = self._slogdet()
             return float(sign), float(logabs)
-        from . import krylov
-
         return krylov.slogdet(self, method, **options)
 
-    def logdet(self, method=None, **options):
+    def logdet(self, method: str | None = None, **options: Any) -> float:
         """Logarithm of the determinant, where that is not negative.
 
         Parameters
@@ -296,7 +296,7 @@ class StructuredOperator(Arithmetic, LinearOperator):
             )
         return logabs
 
-    def inv(self):
+    def inv(self) -> "StructuredOperator":
         """The inverse as an operator; ``A.inv().inv()`` is ``A`` again.
 
         Raises
@@ -316,20 +316,20 @@ class StructuredOperator(Arithmetic, LinearOperator):
             setattr(other, link, self)
         return other
 
-    def diagonal(self):
+    def diagonal(self) -> FloatArray:
         """The main diagonal, ndarray of shape (min(m, n),)."""
         return self._diagonal()
 
-    def trace(self):
+    def trace(self) -> float:
         """Sum of the diagonal (float); ValueError where `A` is not square."""
         self._square("trace")
         return float(self._trace())
 
-    def toarray(self):
+    def toarray(self) -> FloatArray:
         """The dense matrix, shape (m, n).  The only method that forms it."""
         return self._mul(np.eye(self.shape[1], dtype=self.dtype))
 
-    def whiten(self, x):
+    def whiten(self, x: Real) -> FloatArray:
         """``W x`` with ``WᵀW = A⁻¹``: decorrelate.
 
         Parameters
@@ -352,7 +352,7 @@ class StructuredOperator(Arithmetic, LinearOperator):
         x, out = self._operand(x, self.shape[0], "whiten")
         return self._whiten(x).astype(out, copy=False)
 
-    def color(self, z):
+    def color(self, z: Real) -> FloatArray:
         """``S z`` with ``S Sᵀ = A``: the inverse map of `whiten`.
 
         Parameters
@@ -373,7 +373,7 @@ class StructuredOperator(Arithmetic, LinearOperator):
         z, out = self._operand(z, self.shape[0], "color")
         return self._color(z).astype(out, copy=False)
 
-    def inv_quad(self, x):
+    def inv_quad(self, x: Real) -> float | FloatArray:
         """``xᵀ A⁻¹ x``, never negative.
 
         Parameters
@@ -395,7 +395,8 @@ class StructuredOperator(Arithmetic, LinearOperator):
         quad = self._inv_quad(x)
         return float(quad) if x.ndim == 1 else quad
 
-    def sample(self, size=None, random_state=None):
+    def sample(self, size: int | None = None,
+               random_state: RandomState = None) -> FloatArray:
         """Draw from the normal distribution with mean zero and this covariance.
 
         Parameters
@@ -415,17 +416,13 @@ class StructuredOperator(Arithmetic, LinearOperator):
             `A` is not known to be positive definite, or has no structured square root.
         """
         self._need_positive("sample")
-        rng = np.random.default_rng(random_state) if not isinstance(
-            random_state, np.random.RandomState
-        ) else random_state
-        samples = self._sample(1 if size is None else check_rank(size, "size"), rng)
+        samples = self._sample(1 if size is None else check_rank(size, "size"),
+                               as_generator(random_state))
         return samples[0] if size is None else samples
 
     # ---------------------------------------------------------------- defaults of the hooks
 
     def _solve(self, b):
-        from . import krylov
-
         return krylov.solve(self, b)
 
     def _slogdet(self):
@@ -436,9 +433,7 @@ class StructuredOperator(Arithmetic, LinearOperator):
         )
 
     def _inv(self):
-        from .composed import Inverse
-
-        return Inverse(self)
+        return rules.INVERSE(self)
 
     def _diagonal(self, block=64):
         m, n = self.shape

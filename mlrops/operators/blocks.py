@@ -1,80 +1,62 @@
 """Kronecker products and block diagonal matrices of operators."""
 
 import math
-from functools import reduce
+from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 
 from .base import StructuredOperator
-from .composed import all_square, common_dtype, operands, rdot
+from .composed import Composed, rdot
 
 __all__ = ["BlockDiagonal", "Kronecker"]
 
 
-def _product(A, x):
-    return A.dot(x)
-
-
-def _solution(A, x):
-    return A.solve(x)
-
-
-def _whitened(A, x):
-    return A.whiten(x)
-
-
-def _colored(A, x):
-    return A.color(x)
-
-
-class _Blocks(StructuredOperator):
+class _Blocks(Composed):
     """What Kronecker products and block diagonals share: each verb acts on every part.
 
     A subclass provides ``_each(verb, x)``, which applies ``verb(part, block of x)`` to each part
-    and puts the results together.
+    and puts the results together, and `_joined` and `_total`, the diagonal and the trace that it
+    has where those of its parts are such.
     """
 
-    def __init__(self, ops, shape):
-        self._ops = ops
-        super().__init__(common_dtype(ops), shape, symmetric=all(op.symmetric for op in ops),
-                         positive_definite=all(op.positive_definite for op in ops))
-
-    @property
-    def ops(self):
-        """The parts (tuple of operators)."""
-        return self._ops
-
-    @property
-    def _semidefinite(self):
-        return all(op._semidefinite for op in self._ops)
-
-    @property
-    def _has_direct_solve(self):
-        return all(op._has_direct_solve for op in self._ops)
+    def __init__(self, ops: tuple[StructuredOperator, ...], shape: tuple[int, int]) -> None:
+        super().__init__(ops, shape, all(op.symmetric for op in ops),
+                         all(op.positive_definite for op in ops))
 
     def _check_square_parts(self):
         # A square whole with an m×n part, m ≠ n, has rank below its order.
-        if not all_square(self._ops):
+        if not self._square_parts:
             raise np.linalg.LinAlgError(
                 f"{type(self).__name__} of shape {self.shape} is singular: its parts have shapes"
                 f" {[op.shape for op in self._ops]}"
             )
 
     def _mul(self, x):
-        return self._each(_product, x)
+        return self._each(StructuredOperator.dot, x)
 
     def _rmul(self, x):
         return self._each(rdot, x)
 
     def _solve(self, b):
         self._check_square_parts()
-        return self._each(_solution, b)
+        return self._each(StructuredOperator.solve, b)
 
     def _whiten(self, x):
-        return self._each(_whitened, x)
+        return self._each(StructuredOperator.whiten, x)
 
     def _color(self, z):
-        return self._each(_colored, z)
+        return self._each(StructuredOperator.color, z)
+
+    def _diagonal(self):
+        if not self._square_parts:
+            return super()._diagonal()
+        return self._joined([op.diagonal() for op in self._ops])
+
+    def _trace(self):
+        if not self._square_parts:
+            return super()._trace()
+        return self._total(op.trace() for op in self._ops)
 
     def _inv(self):
         self._check_square_parts()
@@ -116,10 +98,12 @@ class Kronecker(_Blocks):
     array([63., 84.])
     """
 
-    def __init__(self, *ops):
-        ops = operands(ops, "Kronecker")
-        super().__init__(ops, tuple(math.prod(sizes) for sizes in zip(
-            *(op.shape for op in ops), strict=True)))
+    _joined, _total = staticmethod(partial(reduce, np.kron)), staticmethod(math.prod)
+
+    def __init__(self, *ops: Any) -> None:
+        ops = self._operators(ops, "Kronecker")
+        super().__init__(ops, (math.prod(op.shape[0] for op in ops),
+                               math.prod(op.shape[1] for op in ops)))
 
     def _each(self, verb, x):
         # x has axes (n_1, …, n_d, k); a step applies one part along the leading axis and makes it
@@ -132,26 +116,12 @@ class Kronecker(_Blocks):
 
     def _slogdet(self):
         N = self.shape[0]
-        if not all_square(self._ops):
+        if not self._square_parts:
             return 0.0, -np.inf
         if N == 0:
             return 1.0, 0.0
-        sign, logabs = 1.0, 0.0
-        for op in self._ops:
-            s, logs = op.slogdet()
-            power = N // op.shape[0]
-            sign, logabs = sign * s**power, logabs + power * logs
-        return sign, logabs if sign else -np.inf
+        return self._determinant([N // op.shape[0] for op in self._ops])
 
-    def _diagonal(self):
-        if not all_square(self._ops):
-            return super()._diagonal()
-        return reduce(np.kron, (op.diagonal() for op in self._ops))
-
-    def _trace(self):
-        if not all_square(self._ops):
-            return super()._trace()
-        return math.prod(op.trace() for op in self._ops)
 
 
 class BlockDiagonal(_Blocks):
@@ -183,10 +153,12 @@ class BlockDiagonal(_Blocks):
     (-1.0, 1.791759)
     """
 
-    def __init__(self, *ops):
-        ops = operands(ops, "BlockDiagonal")
+    _joined, _total = staticmethod(np.concatenate), staticmethod(sum)
+
+    def __init__(self, *ops: Any) -> None:
+        ops = self._operators(ops, "BlockDiagonal")
         sizes = np.array([op.shape for op in ops])
-        super().__init__(ops, tuple(int(size) for size in sizes.sum(axis=0)))
+        super().__init__(ops, (int(sizes[:, 0].sum()), int(sizes[:, 1].sum())))
         self._ends = tuple(np.cumsum(sizes, axis=0)[:-1].T)
 
     def _each(self, verb, x):
@@ -195,18 +167,6 @@ class BlockDiagonal(_Blocks):
         return np.concatenate([verb(op, block) for op, block in parts])
 
     def _slogdet(self):
-        if not all_square(self._ops):
+        if not self._square_parts:
             return 0.0, -np.inf
-        signs, logs = zip(*(op.slogdet() for op in self._ops), strict=True)
-        sign = math.prod(signs)
-        return sign, sum(logs) if sign else -np.inf
-
-    def _diagonal(self):
-        if not all_square(self._ops):
-            return super()._diagonal()
-        return np.concatenate([op.diagonal() for op in self._ops])
-
-    def _trace(self):
-        if not all_square(self._ops):
-            return super()._trace()
-        return sum(op.trace() for op in self._ops)
+        return self._determinant([1] * len(self._ops))

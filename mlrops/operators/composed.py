@@ -4,40 +4,75 @@ A verb is there wherever the parts and the structure give it; nothing here forms
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
+from .._common.typing import FloatArray
+from .arithmetic import Operand, as_scalar
 from .base import StructuredOperator
 from .elementary import Diagonal, Permutation
 from .refine import refined
-from .wrapped import as_operator, as_scalar
+from .rules import rule
+from .wrapped import as_operator
 
 __all__ = ["Inverse", "Product", "Scaled", "Sum", "Transposed"]
 
 
-def operands(ops, name):
-    """The operators given as varargs or as one sequence, converted."""
-    if len(ops) == 1 and isinstance(ops[0], (list, tuple)):
-        (ops,) = ops
-    if not ops:
-        raise ValueError(f"{name} needs at least one operator")
-    return tuple(as_operator(op) for op in ops)
-
-
-def common_dtype(ops):
-    return np.result_type(*(op.dtype for op in ops))
-
-
-def rdot(A, x):
+def rdot(A: StructuredOperator, x: FloatArray) -> FloatArray:
     """Aᵀ x."""
     return A.rmatvec(x) if x.ndim == 1 else A.rmatmat(x)
 
 
-def all_square(ops):
-    return all(op.shape[0] == op.shape[1] for op in ops)
+class Composed(StructuredOperator):
+    """What is made of several operators, its parts."""
+
+    @staticmethod
+    def _operators(ops: tuple[Any, ...], name: str) -> tuple[StructuredOperator, ...]:
+        """The operators given as varargs or as one sequence, converted."""
+        if len(ops) == 1 and isinstance(ops[0], (list, tuple)):
+            (ops,) = ops
+        if not ops:
+            raise ValueError(f"{name} needs at least one operator")
+        return tuple(as_operator(op) for op in ops)
+
+    def __init__(self, ops: tuple[StructuredOperator, ...], shape: tuple[int, int],
+                 symmetric: bool, positive_definite: bool) -> None:
+        self._ops = ops
+        super().__init__(np.result_type(*(op.dtype for op in ops)), shape, symmetric=symmetric,
+                         positive_definite=positive_definite)
+
+    @property
+    def ops(self) -> tuple[StructuredOperator, ...]:
+        """The operators that it is made of."""
+        return self._ops
+
+    @property
+    def _semidefinite(self):
+        return _all(self._ops, "_semidefinite")
+
+    @property
+    def _has_direct_solve(self):
+        return _all(self._ops, "_has_direct_solve")
+
+    @property
+    def _square_parts(self):
+        return all(op.shape[0] == op.shape[1] for op in self._ops)
+
+    def _determinant(self, powers):
+        """Sign and log|det| of the product of the parts' determinants, raised to `powers`."""
+        sign, logabs = 1.0, 0.0
+        for op, power in zip(self._ops, powers, strict=True):
+            s, log = op.slogdet()
+            sign, logabs = sign * s**power, logabs + power * log
+        return sign, logabs if sign else -np.inf
 
 
-class Sum(StructuredOperator):
+def _all(ops, structure):
+    return all(getattr(op, structure) for op in ops)
+
+
+class Sum(Composed):
     """``A + B + …``.
 
     Parameters
@@ -66,23 +101,14 @@ class Sum(StructuredOperator):
            [1., 2.]])
     """
 
-    def __init__(self, *ops):
-        ops = operands(ops, "Sum")
+    _has_direct_solve = False
+
+    def __init__(self, *ops: Any) -> None:
+        ops = self._operators(ops, "Sum")
         if len({op.shape for op in ops}) > 1:
             raise ValueError(f"cannot add operators of shapes {[op.shape for op in ops]}")
-        self._ops = ops
-        super().__init__(
-            common_dtype(ops), ops[0].shape, symmetric=all(op.symmetric for op in ops),
-            positive_definite=self._semidefinite and any(op.positive_definite for op in ops))
-
-    @property
-    def ops(self):
-        """The terms (tuple of operators)."""
-        return self._ops
-
-    @property
-    def _semidefinite(self):
-        return all(op._semidefinite for op in self._ops)
+        super().__init__(ops, ops[0].shape, _all(ops, "symmetric"), _all(ops, "_semidefinite")
+                         and any(op.positive_definite for op in ops))
 
     def _mul(self, x):
         return sum(op.dot(x) for op in self._ops)
@@ -100,7 +126,7 @@ class Sum(StructuredOperator):
         return Sum([op.T for op in self._ops])
 
 
-def _is_transpose(A, B):
+def is_transpose(A: StructuredOperator, B: StructuredOperator) -> bool:
     """True when B is known to be Aᵀ."""
     return (A is B and A.symmetric) or A._transposed is B or B._transposed is A
 
@@ -113,7 +139,7 @@ def _is_invertible(A):
         isinstance(A, Diagonal) and bool(A.d.all()))
 
 
-class Product(StructuredOperator):
+class Product(Composed):
     """``A B ⋯``.
 
     Parameters
@@ -146,37 +172,24 @@ class Product(StructuredOperator):
     array([1., 2.])
     """
 
-    def __init__(self, *ops):
-        ops = operands(ops, "Product")
+    def __init__(self, *ops: Any) -> None:
+        ops = self._operators(ops, "Product")
         for A, B in zip(ops, ops[1:], strict=False):
             if A.shape[1] != B.shape[0]:
                 raise ValueError(
                     f"cannot multiply shapes {A.shape} and {B.shape}: inner dimensions differ"
                 )
-        self._ops = ops
         half = len(ops) // 2
-        outer, middle = ops[:half], ops[half:len(ops) - half]
-        mirrored = all(
-            _is_transpose(A, B) for A, B in zip(outer, reversed(ops), strict=False))
-        self._palindrome = mirrored and all(op.symmetric for op in middle)
+        self._outer, self._middle = outer, middle = ops[:half], ops[half:len(ops) - half]
+        palindrome = _all(middle, "symmetric") and all(
+            is_transpose(A, B) for A, B in zip(outer, reversed(ops), strict=False))
         super().__init__(
-            common_dtype(ops), (ops[0].shape[0], ops[-1].shape[1]), symmetric=self._palindrome,
-            positive_definite=(self._palindrome and all(op.positive_definite for op in middle)
-                               and all(_is_invertible(op) for op in outer)))
-        self._outer, self._middle = outer, middle
-
-    @property
-    def ops(self):
-        """The factors (tuple of operators)."""
-        return self._ops
+            ops, (ops[0].shape[0], ops[-1].shape[1]), palindrome, palindrome
+            and _all(middle, "positive_definite") and all(map(_is_invertible, outer)))
 
     @property
     def _semidefinite(self):
-        return self._palindrome and all(op._semidefinite for op in self._middle)
-
-    @property
-    def _has_direct_solve(self):
-        return all(op._has_direct_solve for op in self._ops)
+        return self.symmetric and _all(self._middle, "_semidefinite")
 
     def _mul(self, x):
         for op in reversed(self._ops):
@@ -189,7 +202,7 @@ class Product(StructuredOperator):
         return x
 
     def _solve(self, b):
-        if not all_square(self._ops):
+        if not self._square_parts:
             return super()._solve(b)
         return refined(self, self._by_factors, b)
 
@@ -199,14 +212,12 @@ class Product(StructuredOperator):
         return b
 
     def _slogdet(self):
-        if not all_square(self._ops):
+        if not self._square_parts:
             return super()._slogdet()
-        signs, logs = zip(*(op.slogdet() for op in self._ops), strict=True)
-        sign = math.prod(signs)
-        return sign, sum(logs) if sign else -np.inf
+        return self._determinant([1] * len(self._ops))
 
     def _inv(self):
-        if not all_square(self._ops):
+        if not self._square_parts:
             return super()._inv()
         return Product([op.inv() for op in reversed(self._ops)])
 
@@ -261,19 +272,19 @@ class Scaled(StructuredOperator):
     1.0
     """
 
-    def __init__(self, base, c):
+    def __init__(self, base: Operand, c: float) -> None:
         self._base, self._c = as_operator(base), as_scalar(c)
         super().__init__(
             self._base.dtype, self._base.shape, symmetric=self._base.symmetric,
             positive_definite=self._c > 0 and self._base.positive_definite)
 
     @property
-    def base(self):
+    def base(self) -> StructuredOperator:
         """The operator that is scaled."""
         return self._base
 
     @property
-    def c(self):
+    def c(self) -> float:
         """The factor (float)."""
         return self._c
 
@@ -330,6 +341,7 @@ class Scaled(StructuredOperator):
         return self._base.inv_quad(x) / self._c
 
 
+@rule("transpose", StructuredOperator)
 class Transposed(StructuredOperator):
     """``Aᵀ`` of an operator that has no tighter transpose.
 
@@ -354,13 +366,13 @@ class Transposed(StructuredOperator):
            [4., 8.]])
     """
 
-    def __init__(self, base):
+    def __init__(self, base: Operand) -> None:
         self._base = self._transposed = as_operator(base)
         super().__init__(self._base.dtype, self._base.shape[::-1], symmetric=self._base.symmetric,
                          positive_definite=self._base.positive_definite)
 
     @property
-    def base(self):
+    def base(self) -> StructuredOperator:
         """The operator that is transposed."""
         return self._base
 
@@ -398,6 +410,7 @@ class Transposed(StructuredOperator):
         return self._base.color(z)
 
 
+@rule("inverse", StructuredOperator)
 class Inverse(StructuredOperator):
     """``A⁻¹`` as the operator whose product is ``A.solve``.
 
@@ -427,14 +440,14 @@ class Inverse(StructuredOperator):
     True
     """
 
-    def __init__(self, base):
+    def __init__(self, base: Operand) -> None:
         self._inverse = base = as_operator(base)
         base._square("inv")
         super().__init__(base.dtype, base.shape, symmetric=base.symmetric,
                          positive_definite=base.positive_definite)
 
     @property
-    def base(self):
+    def base(self) -> StructuredOperator:
         """The operator that is inverted."""
         return self._inverse
 
@@ -467,6 +480,3 @@ class Inverse(StructuredOperator):
 
     def _color(self, z):
         return self._inverse.solve(self._inverse.color(z))
-
-    def _inv_quad(self, x):
-        return np.square(self._whiten(x)).sum(axis=0)

@@ -1,13 +1,16 @@
 """Elementary operators: identity, diagonal, dense, low rank and permutation matrices."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy import linalg
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from .._common.cached import cached_property
+from .._common.typing import FloatArray, IntArray, Real, Vector
 from .._common.validate import (
     as_finite,
     check_rank,
@@ -57,16 +60,13 @@ class Diagonal(StructuredOperator):
     -1.0
     """
 
-    def __init__(self, d):
-        self._adopt(read_only(as_finite(d, "d", ndim=1)))
-
-    def _adopt(self, d):
-        super().__init__(d.dtype, (d.size, d.size), symmetric=True,
-                         positive_definite=bool((d > 0).all()))
-        self._d = d
+    def __init__(self, d: Vector) -> None:
+        self._d = read_only(as_finite(d, "d", ndim=1))
+        super().__init__(self._d.dtype, self._d.shape * 2, symmetric=True,
+                         positive_definite=bool((self._d > 0).all()))
 
     @property
-    def d(self):
+    def d(self) -> FloatArray:
         """The diagonal, read-only ndarray of shape (n,)."""
         return self._d
 
@@ -78,20 +78,22 @@ class Diagonal(StructuredOperator):
     def _has_direct_solve(self):
         return bool(self._d.all())
 
-    def _check_nonsingular(self):
+    @property
+    def _nonzero(self):
+        """The diagonal, where no entry is zero."""
         zero = np.flatnonzero(self._d == 0)
         if zero.size:
             raise np.linalg.LinAlgError(
                 f"Diagonal is singular: {zero.size} of {counted(self._d.size, 'entry')}"
                 f" {agree(zero.size, 'is', 'are')} zero (feature {name_some(zero)})"
             )
+        return self._d
 
     def _mul(self, x):
         return rowwise(self._d, x) * x
 
     def _solve(self, b):
-        self._check_nonsingular()
-        return b / rowwise(self._d, b)
+        return b / rowwise(self._nonzero, b)
 
     def _slogdet(self):
         if not self._d.all():
@@ -103,8 +105,7 @@ class Diagonal(StructuredOperator):
         return self._d.copy()
 
     def _inv(self):
-        self._check_nonsingular()
-        return Diagonal(1 / self._d)
+        return Diagonal(1 / self._nonzero)
 
     def _whiten(self, x):
         return x / np.sqrt(rowwise(self._d, x))
@@ -143,7 +144,7 @@ class Identity(Diagonal):
     <2x2 Diagonal, positive definite, float64>
     """
 
-    def __init__(self, n, dtype=np.float64):
+    def __init__(self, n: int, dtype: DTypeLike = np.float64) -> None:
         one, n = np.ones((), working_dtype(dtype, "dtype")), check_rank(n, "n")
         StructuredOperator.__init__(self, one.dtype, (n, n), positive_definite=True)
         self._d = np.broadcast_to(one, (n,))
@@ -204,30 +205,30 @@ class Dense(StructuredOperator):
     array([6.])
     """
 
-    def __init__(self, A, symmetric=None, positive_definite=False, *, _proved=False, _order="C"):
+    def __init__(self, A: Real, symmetric: bool | None = None, positive_definite: bool = False, *,
+                 _proved: bool = False, _order: str = "C") -> None:
         # _proved: positive definite by construction, a sum or multiple of such; not factored yet.
-        A = read_only(as_finite(A, "A", ndim=2, axis_name="row"), _order)
-        demanded = symmetric or positive_definite
-        if demanded and A.shape[0] != A.shape[1]:
-            raise ValueError(f"A symmetric Dense must be square, got shape {A.shape}")
-        if demanded or (symmetric is None and A.shape[0] == A.shape[1]):
-            equal = np.array_equal(A, A.T)
-            if demanded and not equal:
-                off = np.abs(A - A.T)
+        X = read_only(as_finite(A, "A", ndim=2, axis_name="row"), _order)
+        square, demanded = X.shape[0] == X.shape[1], symmetric or positive_definite
+        if demanded and not square:
+            raise ValueError(f"A symmetric Dense must be square, got shape {X.shape}")
+        if demanded or (symmetric is None and square):
+            symmetric = np.array_equal(X, X.T)
+            if demanded and not symmetric:
+                off = np.abs(X - X.T)
                 i, j = np.unravel_index(off.argmax(), off.shape)
                 raise ValueError(
                     f"Dense was declared symmetric, but A[{i}, {j}] - A[{j}, {i}] ="
-                    f" {A[i, j] - A[j, i]:.3g}; pass (A + A.T) / 2 if that is rounding"
+                    f" {X[i, j] - X[j, i]:.3g}; pass (A + A.T) / 2 if that is rounding"
                 )
-            symmetric = equal
-        super().__init__(A.dtype, A.shape, symmetric=bool(symmetric),
-                         positive_definite=positive_definite or (_proved and symmetric))
-        self._A = A
+        super().__init__(X.dtype, X.shape, symmetric=bool(symmetric),
+                         positive_definite=bool(positive_definite or (_proved and symmetric)))
+        self._A = X
         if positive_definite:
             _ = self._cholesky
 
     @property
-    def A(self):
+    def A(self) -> FloatArray:
         """The matrix, read-only ndarray of shape (m, n)."""
         return self._A
 
@@ -260,9 +261,8 @@ class Dense(StructuredOperator):
             return b.copy()
         if self._positive_definite:
             return linalg.cho_solve((self._cholesky, True), b, check_finite=False)
-        pivots = self._lu[0].diagonal()
-        if not pivots.all():
-            zero = np.flatnonzero(pivots == 0)
+        zero = np.flatnonzero(self._lu[0].diagonal() == 0)
+        if zero.size:
             raise np.linalg.LinAlgError(
                 f"Dense of shape {self.shape} is singular: pivot {name_some(zero)} of its LU"
                 " factorization is zero"
@@ -287,7 +287,7 @@ class Dense(StructuredOperator):
     def _transpose(self):
         return Dense(self._A.T, symmetric=False, _order="K")
 
-    def toarray(self):
+    def toarray(self) -> FloatArray:
         """A copy of the matrix, shape (m, n)."""
         return np.array(self._A)
 
@@ -339,33 +339,32 @@ class LowRank(StructuredOperator):
     (2, 3)
     """
 
-    def __init__(self, U, V=None):
-        U = as_finite(U, "U", ndim=2, axis_name="row")
+    def __init__(self, U: Real, V: Real | None = None) -> None:
+        X = Y = as_finite(U, "U", ndim=2, axis_name="row")
         if V is not None:
-            V = as_finite(V, "V", ndim=2, axis_name="row")
-            if V.shape[1] != U.shape[1]:
+            Y = as_finite(V, "V", ndim=2, axis_name="row")
+            if Y.shape[1] != X.shape[1]:
                 raise ValueError(
-                    f"U and V must have equally many columns, got shapes {U.shape} and {V.shape}"
+                    f"U and V must have equally many columns, got shapes {X.shape} and {Y.shape}"
                 )
-            if U.shape == V.shape and np.array_equal(U, V):
-                V = None
-        dtype = U.dtype if V is None else np.result_type(U, V)
-        self._U = read_only(U.astype(dtype, copy=False))
-        self._V = self._U if V is None else read_only(V.astype(dtype, copy=False))
-        super().__init__(dtype, (U.shape[0], self._V.shape[0]), symmetric=V is None)
+        symmetric = X is Y or np.array_equal(X, Y)
+        dtype = X.dtype if symmetric else np.result_type(X, Y)
+        self._U = read_only(X.astype(dtype, copy=False))
+        self._V = self._U if symmetric else read_only(Y.astype(dtype, copy=False))
+        super().__init__(dtype, (X.shape[0], Y.shape[0]), symmetric=symmetric)
 
     @property
-    def U(self):
+    def U(self) -> FloatArray:
         """Left factor, read-only ndarray of shape (m, k)."""
         return self._U
 
     @property
-    def V(self):
+    def V(self) -> FloatArray:
         """Right factor, read-only ndarray of shape (n, k); the same object as `U` if symmetric."""
         return self._V
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         """Number of columns k, an upper bound of the rank (int)."""
         return self._U.shape[1]
 
@@ -447,34 +446,29 @@ class Permutation(StructuredOperator):
     (1.0, 0.0)
     """
 
-    def __init__(self, p, dtype=np.float64):
+    def __init__(self, p: IntArray | Sequence[int], dtype: DTypeLike = np.float64) -> None:
         refuse_masked(p, "p")
-        p = np.asarray(p)
-        if p.ndim != 1:
-            raise ValueError(f"p must be 1-d, got shape {p.shape}")
-        if p.size and p.dtype.kind not in "iu":
-            raise TypeError(f"p must hold integers, got dtype {p.dtype}")
-        p = p.astype(np.intp)
-        n = p.size
-        outside = p[(p < 0) | (p >= n)]
+        order = np.asarray(p)
+        n = order.size
+        if order.ndim != 1:
+            raise ValueError(f"p must be 1-d, got shape {order.shape}")
+        if n and order.dtype.kind not in "iu":
+            raise TypeError(f"p must hold integers, got dtype {order.dtype}")
+        order = order.astype(np.intp)
+        outside = order[(order < 0) | (order >= n)]
         if outside.size:
             raise ValueError(f"p must hold 0 to {n - 1}, got {name_some(outside)}")
-        counts = np.bincount(p, minlength=n)
+        counts = np.bincount(order, minlength=n)
         if n and counts.max() > 1:
-            raise ValueError(
-                f"p must be a permutation of 0 to {n - 1}: repeats"
-                f" {name_some(np.flatnonzero(counts > 1))}, lacks"
-                f" {name_some(np.flatnonzero(counts == 0))}"
-            )
-        self._adopt(read_only(p), working_dtype(dtype, "dtype"))
-
-    def _adopt(self, p, dtype):
-        n = p.size
-        super().__init__(dtype, (n, n), symmetric=np.array_equal(p[p], np.arange(n)))
-        self._p = p
+            repeated, lacking = (name_some(np.flatnonzero(x)) for x in (counts > 1, counts == 0))
+            raise ValueError(f"p must be a permutation of 0 to {n - 1}: repeats {repeated},"
+                             f" lacks {lacking}")
+        self._p = read_only(order)
+        super().__init__(working_dtype(dtype, "dtype"), (n, n),
+                         symmetric=np.array_equal(order[order], np.arange(n)))
 
     @property
-    def p(self):
+    def p(self) -> IntArray:
         """The permutation, read-only integer ndarray of shape (n,)."""
         return self._p
 
@@ -502,5 +496,4 @@ class Permutation(StructuredOperator):
         inverse[self._p] = np.arange(self._p.size)
         return Permutation(inverse, self.dtype)
 
-    def _inv(self):
-        return self.transpose()
+    _inv = StructuredOperator.transpose

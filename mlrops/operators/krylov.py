@@ -7,6 +7,7 @@ from .._common.validate import as_finite, check_rank
 from .._common.wording import counted
 from .iterations import cg, column_products, minres
 from .refine import RTOL, norm_of
+from .rules import CONVERT
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
 
@@ -91,9 +92,7 @@ def solve(A, b, *, rtol=None, maxiter=None, M=None, x0=None):
 
 
 def _preconditioner(M, n):
-    from .wrapped import as_operator
-
-    M = as_operator(M)
+    M = CONVERT(M)
     if M.shape != (n, n):
         raise ValueError(f"solve: M must have the shape of A, {(n, n)}, got {M.shape}")
     return M

@@ -13,6 +13,7 @@ from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
 from .refine import column_dots
+from .rules import GENERAL
 
 __all__ = ["MLR"]
 
@@ -219,6 +220,13 @@ class MLR(StructuredOperator):
         # Arrays only: layout, factorization and inverse are rebuilt when they are needed.
         return MLR._from_tree, (self._hierarchy, self._ranks, self._F, self._d)
 
+    def astype(self, dtype):
+        """The same matrix in another precision: itself where it has that already."""
+        if self.dtype == np.dtype(dtype):
+            return self
+        return MLR._from_tree(self._hierarchy, self._ranks, self._F.astype(dtype),
+                              self._d.astype(dtype))
+
     # ---------------------------------------------------------------- products
 
     def _apply(self, compute, x):
@@ -296,11 +304,6 @@ class MLR(StructuredOperator):
         logs = np.log(self._d, dtype=np.float64).sum()
         return float(logs + (self._factor[1] if self._F.shape[1] else 0.0))
 
-    def _inv(self):
-        from .mlr_inverse import MLRInverse
-
-        return MLRInverse(self)
-
     def _inv_quad(self, x):
         t = _columns(self._hierarchy._gather(x))
         if self._F.shape[1] == 0 or x.size == 0:
@@ -354,6 +357,35 @@ class MLR(StructuredOperator):
         from .posterior import FactorPosterior
 
         return FactorPosterior(self, X, check_finite)
+
+    def scores(self, X, method="posterior"):
+        """Means and covariances of the factors given samples, which are not looked at for NaN.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, N)
+            Centred samples, one a column.
+        method : {"posterior", "bartlett"}, optional
+            `FactorPosterior`, or `LeastSquaresScores`: unbiased, and without a prior.
+
+        Returns
+        -------
+        FactorMoments
+            With methods ``mean(level)`` and ``covariance(level)``.
+
+        Raises
+        ------
+        ValueError
+            Another method, or X has not n rows.
+        numpy.linalg.LinAlgError
+            ``"bartlett"`` where ``Fᵀ D⁻¹ F`` is singular.
+        """
+        from .posterior import FactorPosterior, LeastSquaresScores
+
+        kinds = {"posterior": FactorPosterior, "bartlett": LeastSquaresScores}
+        if method not in kinds:
+            raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
+        return kinds[method](self, X, check_finite=False)
 
     def _relevel(self, change):
         """An MLR with ``change(l, F_l, boundaries_l)`` in place of each level's compact factors."""
@@ -426,9 +458,7 @@ class MLR(StructuredOperator):
         -------
         GeneralMLR
         """
-        from .general.mlr import GeneralMLR
-
-        return GeneralMLR.from_mlr(self)
+        return GENERAL(self)
 
     def restrict(self, features):
         """The principal submatrix of some features.

@@ -1,20 +1,25 @@
 """`MLRInverse`: the inverse of an MLR matrix, of the same sparsity."""
 
-
+import numpy as np
 
 from .. import kernels
 from .._common.cached import cached_property
+from .._common.deprecated import old_attribute
+from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
+from .elementary import Diagonal
+from .mlr import MLR
+from .rules import rule
 
 __all__ = ["MLRInverse"]
 
 
+@rule("inverse", MLR)
 class MLRInverse(StructuredOperator):
-    r"""Inverse of an `MLR` matrix, :math:`\Sigma^{-1} = \mathrm{diag}(1/D) - H H^T`.
+    r"""Inverse of an `MLR` matrix, :math:`\Sigma^{-1} = \mathrm{diag}(1/D) - U U^T`.
 
-    H has the sparsity of the factors: it is stored as ``(n, R)`` numbers on the same hierarchy, in
-    attribute ``F`` (``H`` is an operator's adjoint, as everywhere in SciPy).
+    U has the sparsity of the factors: it is stored as ``(n, R)`` numbers on the same hierarchy.
 
     Parameters
     ----------
@@ -28,12 +33,12 @@ class MLRInverse(StructuredOperator):
 
     Notes
     -----
-    ``H = D⁻¹ F Λ⁻ᵀ`` on the rows of a leaf, ``Λ Λᵀ = I + Fᵀ D⁻¹ F`` along its path: the recursive
+    ``U = D⁻¹ F Λ⁻ᵀ`` on the rows of a leaf, ``Λ Λᵀ = I + Fᵀ D⁻¹ F`` along its path: the recursive
     Sherman-Morrison-Woodbury identity of T. Parshakova, T. Hastie, S. Boyd, "Fitting multilevel
     factor models" (2024).
-    A product costs what a product with the MLR matrix costs (4 n R flops); forming H costs n R²
-    after the factorization.  Products are formed as ``x / D - H (Hᵀ x)``: forward stable in
-    ``‖1/D‖``.  Where that is too much, for D very small beside F, products are solves, and H, `F`,
+    A product costs what a product with the MLR matrix costs (4 n R flops); forming U costs n R²
+    after the factorization.  Products are formed as ``x / D - U (Uᵀ x)``: forward stable in
+    ``‖1/D‖``.  Where that is too much, for D very small beside F, products are solves, and `U`
     raises ``numpy.linalg.LinAlgError``.  Where backward stability matters more, call ``mlr.solve``.
 
     Examples
@@ -50,8 +55,6 @@ class MLRInverse(StructuredOperator):
     """
 
     def __init__(self, mlr):
-        from .mlr import MLR
-
         if not isinstance(mlr, MLR):
             raise TypeError(f"MLRInverse expects an MLR, got {type(mlr).__name__}")
         super().__init__(mlr.dtype, mlr.shape, positive_definite=True)
@@ -71,13 +74,13 @@ class MLRInverse(StructuredOperator):
         return self._inverse.ranks
 
     @cached_property
-    def _h(self):
+    def _u(self):
         A = self._inverse
         if not A._F.shape[1]:
             return A._F
-        H = kernels.tree.inverse_rows(A._F, A._dinv, A._factor[0], A._layout)
-        H.flags.writeable = False
-        return H
+        U = kernels.tree.inverse_rows(A._F, A._dinv, A._factor[0], A._layout)
+        U.flags.writeable = False
+        return U
 
     @cached_property
     def _loss(self):
@@ -89,24 +92,26 @@ class MLRInverse(StructuredOperator):
             lambda x: kernels.tree.multiply(A._F, A._d, x, A._layout))
 
     def _product(self, t):
-        """``t / D - H (Hᵀ t)`` in tree order."""
+        """``t / D - U (Uᵀ t)`` in tree order."""
         A = self._inverse
-        return kernels.tree.multiply(self._h, A._dinv, t, A._layout, sign=-1.0)
+        return kernels.tree.multiply(self._u, A._dinv, t, A._layout, sign=-1.0)
 
     @cached_property
-    def F(self):
-        """H: compact factors of what is taken off the diagonal, (n, R), feature order.
+    def U(self):
+        """Compact factors of what is taken off the diagonal, (n, R), feature order; read-only.
 
         Raises
         ------
         numpy.linalg.LinAlgError
-            Products with H would cancel: D is too small beside F.
+            Products with U would cancel: D is too small beside F.
         """
         if self._loss > accuracy.PROMISED[self.dtype]:
             raise accuracy.refused(self._inverse, "inverse", self._loss)
-        H = self.hierarchy._scatter(self._h)
-        H.flags.writeable = False
-        return H
+        U = self.hierarchy._scatter(self._u)
+        U.flags.writeable = False
+        return U
+
+    F = old_attribute("F", "U")
 
     @cached_property
     def D(self):
@@ -114,6 +119,61 @@ class MLRInverse(StructuredOperator):
         D = 1 / self._inverse.D
         D.flags.writeable = False
         return D
+
+    def trace_with(self, B, block=64):
+        r"""``tr(Σ⁻¹ B)``, computed in float64.
+
+        Parameters
+        ----------
+        B : StructuredOperator, shape (n, n)
+        block : int, optional
+            Columns of B taken at a time where B has no structure to use.
+
+        Returns
+        -------
+        trace : float
+
+        Notes
+        -----
+        With B an `MLR` on any hierarchy, a `LowRankPlusDiagonal` or a `Diagonal`,
+        ``B = Σ_m G_m G_mᵀ + diag(E)``:
+
+        .. math:: \mathrm{tr}(\Sigma^{-1} B) = \sum_i E_i (\Sigma^{-1})_{ii}
+                  + \sum_i B^0_{ii} / D_i - \sum_{l,m} \|U_l^T G_m\|_F^2,
+                  \qquad B^0 = \sum_m G_m G_m^T.
+
+        A block of ``U_lᵀ G_m`` is one product over the features that a group of Σ and a group of B
+        have in common: ``2 n R_Σ R_B`` flops in all, whatever the number of groups.  For any other
+        B: n products with B and n solves with Σ, n × `block` numbers at a time.
+
+        The difference loses as many digits as D is smaller than the variances of the features.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import MLR, Hierarchy, Identity
+        >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+        >>> A.inv().trace_with(Identity(3)), A.inv().trace_with(A)
+        (2.25, 3.0)
+        """
+        from .low_rank_plus_diagonal import LowRankPlusDiagonal
+        from .mlr import MLR
+
+        A = self._inverse.astype(np.float64)
+        inverse = A.inv()
+        if isinstance(B, Diagonal):
+            return float(inverse.diagonal() @ B.d)
+        if isinstance(B, LowRankPlusDiagonal):
+            B = MLR.from_compact(Hierarchy.flat(B.shape[0]), (B.F.shape[1],), B.F, B.D)
+        if isinstance(B, MLR):
+            B = B.astype(np.float64)
+            squares = np.einsum("ij,ij->i", B.F, B.F)
+            return float(inverse.diagonal() @ B.D + squares @ inverse.D - sum(
+                _squared_product(U, A.hierarchy.labels(a), G, B.hierarchy.labels(b))
+                for a, U in enumerate(np.split(inverse.U, np.cumsum(A.ranks)[:-1], axis=1))
+                for b, G in enumerate(B.factors)))
+        return sum(_columns_trace(A, B, start, min(start + block, A.shape[0]))
+                   for start in range(0, A.shape[0], block))
 
     def _mul(self, x):
         A = self._inverse
@@ -152,3 +212,24 @@ class MLRInverse(StructuredOperator):
 
 def _inverse_of(mlr):
     return mlr.inv()
+
+
+def _squared_product(U, groups, G, others):
+    """``‖Uᵀ G‖_F²`` of compact factors (n, r) and (n, q), block diagonal by two labellings."""
+    if not (U.shape[1] and G.shape[1]):
+        return 0.0
+    cell = groups * (others.max() + 1) + others
+    order = np.argsort(cell, kind="stable")
+    starts = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    total = 0.0
+    for rows, _ in kernels.groups.by_size(np.append(starts, cell.size), largest=5_000_000):
+        features = order[rows]
+        total += np.square(np.matmul(U[features].swapaxes(1, 2), G[features])).sum()
+    return float(total)
+
+
+def _columns_trace(A, B, start, stop):
+    """The part of columns start to stop - 1."""
+    unit = np.zeros((A.shape[0], stop - start))
+    unit[np.arange(start, stop), np.arange(stop - start)] = 1
+    return float(np.trace(A.solve(B @ unit)[start:stop]))

@@ -11,7 +11,7 @@ from .base import StructuredOperator
 from .composed import Inverse, rdot
 from .elementary import Dense, Diagonal
 from .refine import norm_of, of_size_one, refined
-from .updates import lacks_rank, regular_form
+from .rules import REGULAR
 from .wrapped import as_operator
 
 __all__ = ["Woodbury", "WoodburyInverse"]
@@ -122,7 +122,13 @@ class Woodbury(StructuredOperator):
     @property
     def _has_direct_solve(self):
         return self._base._has_direct_solve or (
-            isinstance(self._base, Diagonal) and not lacks_rank(self))
+            isinstance(self._base, Diagonal) and not self._lacks_rank)
+
+    @property
+    def _lacks_rank(self):
+        """Whether it is seen to be singular: the update of a diagonal has too few columns."""
+        return (isinstance(self._base, Diagonal)
+                and np.count_nonzero(self._base.d == 0) > self._U.shape[1])
 
     def _middle(self, t):
         """C t."""
@@ -199,7 +205,7 @@ class Woodbury(StructuredOperator):
     @cached_property
     def _regular(self):
         """An operator equal to this one that does without A⁻¹, where there is one."""
-        return regular_form(self)
+        return REGULAR(self._base, self._left, self._V)
 
     def _solve(self, b):
         if b.size == 0:
@@ -211,7 +217,7 @@ class Woodbury(StructuredOperator):
         except np.linalg.LinAlgError as error:
             if self._regular is not None:
                 return refined(self, self._regular._solve, b)
-            if self._is_singular() or lacks_rank(self):
+            if self._is_singular() or self._lacks_rank:
                 raise
             failed = error
         try:
@@ -249,7 +255,7 @@ class Woodbury(StructuredOperator):
         return x if np.all(small) else refined(self, self._by_formula, b)
 
     def _slogdet(self):
-        if lacks_rank(self):
+        if self._lacks_rank:
             return 0.0, -np.inf
         if not self._sound and self._regular is not None:
             return self._regular.slogdet()

@@ -1,6 +1,6 @@
 """Operators of other packages, sparse arrays and plain arrays, taken in."""
 
-import math
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -8,14 +8,17 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from .._common.validate import as_finite, working_dtype
 from .._common.wording import counted
-from .arithmetic import is_operator
+from .arithmetic import Operand, is_operator
 from .base import StructuredOperator
 from .elementary import Dense
+from .rules import rule
 
-__all__ = ["Wrapped", "as_operator", "as_scalar"]
+__all__ = ["Wrapped", "as_operator"]
 
 
-def as_operator(x, *, symmetric=None, positive_definite=False):
+@rule("convert", object)
+def as_operator(x: Operand, *, symmetric: bool | None = None,
+                positive_definite: bool = False) -> StructuredOperator:
     """Make an operator of this package out of anything that is a matrix.
 
     Parameters
@@ -60,7 +63,7 @@ def as_operator(x, *, symmetric=None, positive_definite=False):
     >>> A.solve(A @ [1.0, 2.0, 3.0]).round(8)
     array([1., 2., 3.])
     """
-    tags = {"symmetric": symmetric, "positive_definite": positive_definite}
+    tags: Any = {"symmetric": symmetric, "positive_definite": positive_definite}
     if isinstance(x, StructuredOperator):
         known = x.positive_definite or not positive_definite and (x.symmetric or not symmetric)
         return x if known else Wrapped(x, **tags)
@@ -72,20 +75,6 @@ def as_operator(x, *, symmetric=None, positive_definite=False):
         "expected an operator, a 2-d array, a sparse array or a scipy LinearOperator, got"
         f" {type(x).__name__}" + (f" of shape {np.shape(x)}" if np.ndim(x) else "")
     )
-
-
-def as_scalar(c, what="scalar"):
-    """A finite real number as a Python float; TypeError for anything else, ValueError for NaN."""
-    if np.ndim(c) != 0 or isinstance(c, (str, bytes)):
-        raise TypeError(f"{what} must be a real number, got {type(c).__name__}")
-    kind = np.asarray(c).dtype.kind
-    if kind not in "fiub":
-        reason = "; operators here are real" if kind == "c" else ""
-        raise TypeError(f"{what} must be a real number, got {type(c).__name__} {c!r}{reason}")
-    c = float(c)
-    if not math.isfinite(c):
-        raise ValueError(f"{what} must be finite, got {c}")
-    return c
 
 
 class Wrapped(StructuredOperator):
@@ -127,7 +116,8 @@ class Wrapped(StructuredOperator):
     array([3., 4.])
     """
 
-    def __init__(self, A, *, symmetric=None, positive_definite=False):
+    def __init__(self, A: Operand, *, symmetric: bool | None = None,
+                 positive_definite: bool = False) -> None:
         if not (issparse(A) or is_operator(A)):
             raise TypeError(
                 "Wrapped expects a sparse array, a scipy LinearOperator or an object with shape"
@@ -156,7 +146,7 @@ class Wrapped(StructuredOperator):
         self._A = A
 
     @property
-    def A(self):
+    def A(self) -> Any:
         """The sparse array (csr_array) or foreign LinearOperator."""
         return self._A
 

@@ -7,7 +7,7 @@ those of a new figure, and returns them; none shows a figure or changes a style.
 `plot_hierarchy`        groups of a tree of features: icicle, or nested blocks
 `plot_levels`           entries of each level of an MLR matrix, side by side
 `plot_matrix`           magnitudes of the entries of a matrix in tree order
-`plot_sparsity`         nonzeros of F, H, the expanded matrix, its Cholesky factor (spy)
+`plot_sparsity`         nonzeros of F, U, the expanded matrix, its Cholesky factor (spy)
 `plot_correlation`      correlations in tree order, groups named
 `plot_variance_shares`  share of the variance that each level explains
 `plot_loglik`           log-likelihood traces of fits, or their distance to the best

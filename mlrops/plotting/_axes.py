@@ -2,8 +2,8 @@
 
 import numpy as np
 
-__all__ = ["GRID", "INK", "LEVEL_COLORS", "bare", "check_choice", "color_bar", "ink_on",
-           "legend", "level_colors", "named_level", "new_axes", "new_panels", "operand",
+__all__ = ["GRID", "INK", "LEVEL_COLORS", "bare", "check_choice", "color_bar", "hide_spines",
+           "ink_on", "legend", "level_colors", "named_level", "new_axes", "new_panels", "operand",
            "outline", "points_of", "rectangles", "spread_apart", "text_width"]
 
 # From dark to light in steps of lightness that grey leaves apart, and apart without red or green.
@@ -92,6 +92,12 @@ def bare(ax, m, n):
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_color(GRID)
+
+
+def hide_spines(ax, *sides):
+    """Draw no line at these sides of axes, by default at none."""
+    for side in sides or tuple(ax.spines):
+        ax.spines[side].set_visible(False)
 
 
 def rectangles(ax, x, y, **style):

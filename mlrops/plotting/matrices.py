@@ -61,7 +61,7 @@ def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
     Colours go by the square root of the magnitude.  More than 200 rows or columns are drawn in
     coarser cells, each the root mean square of the entries of the level in it, which takes
     `O(n r_l²)` operations and no entries; the diagonal is drawn as at most 100 squares.  The levels
-    of an `MLRInverse` are those of ``H Hᵀ``, which is taken off its diagonal.
+    of an `MLRInverse` are those of ``U Uᵀ``, which is taken off its diagonal.
 
     Examples
     --------
@@ -112,7 +112,10 @@ def _draw_entries(axes, matrix, rows, cols, vmax):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
 
-    B, C = (matrix.B, matrix.C) if isinstance(matrix, GeneralMLR) else (matrix.F,) * 2
+    if isinstance(matrix, GeneralMLR):
+        B, C = matrix.B, matrix.C
+    else:
+        B = C = matrix.U if isinstance(matrix, MLRInverse) else matrix.F
     ends = np.cumsum(matrix.ranks)
     drawn = [None if rank == 0 else _level_magnitudes(
         rows, cols, level, B[:, end - rank : end], C[:, end - rank : end])

@@ -3,6 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
+from .._common.deprecated import warn_old
 from ..operators import MLR, MLRInverse
 from ._axes import GRID, check_choice, legend, level_colors, new_axes, operand
 
@@ -21,9 +22,9 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
     ----------
     matrix : MLR or MLRInverse
         Or a result that holds one as `covariance`.
-    what : {"F", "H", "expanded", "cholesky"}, optional
+    what : {"F", "U", "expanded", "cholesky"}, optional
         The factors spread out, (n, s) with ``s = Σ p_l r_l``; those of the inverse,
-        ``Σ⁻¹ = diag(1/D) - H Hᵀ``, the same way; `MLR.expanded_matrix`; or the unit lower
+        ``Σ⁻¹ = diag(1/D) - U Uᵀ``, the same way; `MLR.expanded_matrix`; or the unit lower
         triangular factor L of the expanded matrix.
     ax : matplotlib Axes, optional
     order : {"tree", "natural", "colamd", "mmd"}, optional
@@ -46,7 +47,7 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
 
     Notes
     -----
-    Features stand in tree order, factors level by level, coarsest first.  Columns of F and H, and
+    Features stand in tree order, factors level by level, coarsest first.  Columns of F and U, and
     the two copies of F in the expanded matrix, have a colour a level.
 
     A Cholesky factor has the nonzeros of the expanded matrix ``[[diag(D), F], [Fᵀ, -I]]``; those of
@@ -73,7 +74,10 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
     'Cholesky, natural order: 76 nonzeros\\n10 of FᵀD⁻¹F, fill 11'
     >>> plt.close(figure)
     """
-    check_choice(what, "what", ("F", "H", "expanded", "cholesky"))
+    if what == "H":
+        warn_old("plot_sparsity(what='H')", "what='U'")
+        what = "U"
+    check_choice(what, "what", ("F", "U", "expanded", "cholesky"))
     check_choice(order, "order", ORDERS)
     if order != "tree" and what != "cholesky":
         raise ValueError(f"order={order!r} is for what='cholesky', got what={what!r}")
@@ -81,7 +85,7 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
     if isinstance(matrix, MLRInverse):
         if what in ("expanded", "cholesky"):
             raise ValueError(f"what={what!r} is drawn of an MLR, got an MLRInverse: give its inv()")
-        what, matrix = "H", matrix.inv()
+        what, matrix = "U", matrix.inv()
     if what == "cholesky":
         return _draw_cholesky(matrix, ax, order)
     return _draw_expanded(matrix, ax) if what == "expanded" else _draw_factors(matrix, ax, what)
@@ -89,7 +93,8 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
 
 def _spread(operator):
     """(row in tree order, column, level) of every nonzero of its factors spread out."""
-    h, F = operator.hierarchy, operator.F
+    h = operator.hierarchy
+    F = operator.U if isinstance(operator, MLRInverse) else operator.F
     ends = np.cumsum(operator.ranks)
     parts, first = [], 0
     for level, (rank, end, offsets) in enumerate(zip(operator.ranks, ends, h.boundaries,
@@ -102,7 +107,7 @@ def _spread(operator):
 
 
 def _draw_factors(matrix, ax, what):
-    operator = matrix.inv() if what == "H" else matrix
+    operator = matrix.inv() if what == "U" else matrix
     n, L = matrix.shape[0], len(matrix.ranks)
     i, j, level, s = _spread(operator)
     tall = float(np.clip(n / max(s, 1), 0.5, 2.5))

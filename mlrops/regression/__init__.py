@@ -1,8 +1,9 @@
 """Regressions whose errors are correlated: one by `gls`, systems by `SUR` and `als_gls`."""
 
+from .._common.deprecated import moved_names
 from .gls_fit import gls
 from .gls_result import GLSResult
-from .sur.als_gls import SURIterate, als_gls
+from .sur.als_gls import als_gls
 from .sur.bootstrap import Bootstrap
 from .sur.em_gls import em_gls
 from .sur.hypotheses import HypothesisTest
@@ -17,7 +18,6 @@ __all__ = [
     "GLSResult",
     "HypothesisTest",
     "SUR",
-    "SURIterate",
     "SURResult",
     "SystemPrediction",
     "als_gls",
@@ -28,3 +28,4 @@ __all__ = [
     "residual_df",
     "select_sur_ranks",
 ]
+__getattr__ = moved_names(__name__, {"SURIterate": "mlrops:Iterate"})

@@ -6,7 +6,7 @@ monotone: where a jump lets the log-likelihood fall, the plain EM step is taken.
 
 import numpy as np
 
-from mlrops.factor.ascent import Problem
+from mlrops.factor.ascent import LikelihoodSurface
 from mlrops.factor.em import Point
 from mlrops.factor.estep.sources import open_source
 from mlrops.factor.start import start
@@ -17,7 +17,7 @@ class Map:
 
     def __init__(self, Y, ranks, hierarchy, init, expanded=False):
         source, h, _ = open_source(Y, hierarchy, True, "raise", None, None)
-        self.problem = Problem(source, h._in_tree_order(), ranks, 1e-6 * source.variance)
+        self.problem = LikelihoodSurface(source, h._in_tree_order(), ranks, 1e-6 * source.variance)
         self.first = self.pack(*start(init, h, ranks, source, 0))
         self.expanded = expanded
 

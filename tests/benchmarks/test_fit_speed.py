@@ -66,7 +66,7 @@ def test_eleven_levels_of_rank_two(gauss, record_in):
     seconds = perf_counter() - begin
     record_in(TITLE, COLUMNS, "BCD, 11 levels of rank 2",
               f"{seconds:.2f} s, {fit.n_iter} sweeps, error {fit.error:.4f}", "1.5 s")
-    assert (np.diff(fit.errors) <= 0).all()
+    assert (np.diff(fit.objective_trace) <= 0).all()
     assert seconds < 1.5
 
 
@@ -86,7 +86,7 @@ def test_memory_of_a_5000_by_5000_fit(record_in):
         scale = 1 if sys.platform == "darwin" else 1024
         print(json.dumps({
             "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9,
-            "partition": cut - start, "allocate": clock() - cut, "errors": list(fit.errors)}))
+            "partition": cut - start, "allocate": clock() - cut, "errors": list(fit.objective_trace)}))
     """))
     record_in(TITLE, COLUMNS, "5000 by 5000: partition, at most 5 steps of allocate_ranks",
               f"{found['gb']:.2f} GB; {found['partition']:.0f} s + {found['allocate']:.0f} s, error"

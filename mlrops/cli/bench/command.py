@@ -7,10 +7,12 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +21,9 @@ from ... import __version__
 from ...kernels import threads
 from ..errors import CommandError
 from ..outputs import check_outputs, write_text
-from ..tables import columns, paragraph
+from ..tables import columns, markdown, paragraph
 from . import operators, peers
-from .race import PeerError, of_peer, race
+from .race import PeerError, Race, of_peer, race
 
 __all__ = ["COMPARISONS", "bench"]
 
@@ -36,12 +38,12 @@ HEAD = "problem", "against", "its time", "ours", "times as fast", "answers"
 class Comparison:
     """Races with one peer: ``races(quick, module)`` yields them, `note` says how they are run."""
 
-    races: Any
+    races: Callable[[bool, ModuleType | None], Iterator[Race]]
     note: str
     module: str | None = None  # what of the peer is imported
     package: str | None = None  # what the peer is installed as
 
-    def load(self):
+    def load(self) -> ModuleType | None:
         """The peer's module; None where there is nothing to import."""
         if self.module is None:
             return None
@@ -197,11 +199,8 @@ def as_text(rows):
 
 def as_markdown(rows):
     """The table for a README."""
-    lines = [HEAD, ("---",) * len(HEAD)]
-    lines += [(f"{row.problem}: {row.task}" if row.task else row.problem, *row.cells)
-              for row in rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-                     for line in lines)
+    return markdown(HEAD, [(f"{row.problem}: {row.task}" if row.task else row.problem, *row.cells)
+                           for row in rows])
 
 
 def machine():

@@ -1,15 +1,14 @@
 """Two ways to the same answer, timed in turn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Agreement", "PeerError", "Race", "Times", "higher", "of_peer", "race",
-           "same"]
+from .timing import in_turn
 
-SHORT = 0.5  # seconds below which a call is timed in the steady state of a loop
+__all__ = ["Agreement", "PeerError", "Race", "Times", "higher", "of_peer", "race", "same"]
 
 
 class Agreement(NamedTuple):
@@ -35,9 +34,9 @@ class Race:
     problem: str
     task: str
     peer: str
-    theirs: Any
-    ours: Any
-    compare: Any
+    theirs: Callable[[], Any]
+    ours: Callable[[], Any]
+    compare: Callable[[Any, Any], Agreement]
 
 
 class Times(NamedTuple):
@@ -52,19 +51,14 @@ class PeerError(Exception):
     """There is no answer of a peer to compare with; the message says why."""
 
 
-def race(entrants, budget):
-    """Time both in turn: once, and again until `budget` seconds are over, but once at least.
-
-    A slow spell of the machine meets both.  The first calls load and compile.  BLAS threads spin
-    for a while after a product in case another one comes, and after a pause take some calls to
-    spread over the cores: a pause parts short calls, and each is repeated for a while before the
-    clock starts.
+def race(entrants: Race, budget: float) -> Times:
+    """Time both in turn (see `in_turn`), and compare their answers.
 
     Parameters
     ----------
     entrants : Race
     budget : float
-        Seconds; with 0 short calls are not repeated either.
+        Seconds; with 0 there are two rounds, and short calls are not repeated.
 
     Returns
     -------
@@ -75,18 +69,9 @@ def race(entrants, budget):
     PeerError
         The peer failed, or its answer could not be read.
     """
-    calls = of_peer(entrants.theirs), entrants.ours
-    stop = perf_counter() + budget
-    (a, first), (b, second) = map(timed, calls)
-    agreement = of_peer(entrants.compare)(first, second)
-    del first, second
-    times = [a], [b]
-    while len(times[0]) < 2 or perf_counter() < stop:
-        for function, own in zip(calls, times, strict=True):
-            if budget and own[-1] < SHORT:
-                settle(function)
-            own.append(timed(function)[0])
-    return Times(min(times[0]), min(times[1]), agreement)
+    turns = in_turn((of_peer(entrants.theirs), entrants.ours), 2, budget, budget > 0,
+                    of_peer(entrants.compare))
+    return Times(*turns.best, turns.agreement)
 
 
 def of_peer(function):
@@ -98,21 +83,6 @@ def of_peer(function):
             raise PeerError(f"failed: {type(error).__name__}: {error}") from error
 
     return call
-
-
-def timed(function):
-    """Seconds of a call, and what it returned."""
-    start = perf_counter()
-    found = function()
-    return perf_counter() - start, found
-
-
-def settle(function):
-    """Pause, then call for 40 ms."""
-    sleep(0.05)
-    stop = perf_counter() + 0.04
-    while perf_counter() < stop:
-        function()
 
 
 def same(tolerance, **pairs):

@@ -1,6 +1,5 @@
 """`GeneralMLR`: a multilevel low rank matrix without symmetry, rectangular or square."""
 
-
 import numpy as np
 
 from ... import kernels
@@ -9,9 +8,11 @@ from ..._common.validate import as_finite, as_real, read_only
 from ..base import StructuredOperator
 from ..mlr import MLR, check_ranks
 from ..refine import refined
-from . import algebra as general_algebra
+from ..rules import rule
+from . import conversions
 from . import entries as general_entries
 from .checks import check_pair, check_sides, mirrored
+from .levels import Levels
 from .solve import ExpandedLU, lstsq
 
 __all__ = ["GeneralMLR"]
@@ -126,7 +127,7 @@ class GeneralMLR(StructuredOperator):
         self._rows, self._cols, self._ranks = rows, cols, tuple(int(r) for r in ranks)
         self._B, self._C = B, C
         if equal_to is None and C is B:
-            equal_to = general_algebra.positive_form(self)
+            equal_to = conversions.positive_form(self)
         self._equal_to = equal_to
         super().__init__(
             B.dtype, (rows.n, cols.n),
@@ -139,6 +140,13 @@ class GeneralMLR(StructuredOperator):
         self = cls.__new__(cls)
         self._adopt(rows, cols, ranks, B, C, symmetric, equal_to)
         return self
+
+    @classmethod
+    def _of(cls, levels, symmetric=False, equal_to=None):
+        """The matrix of these levels; their diagonal, if any, is the finest level."""
+        levels = levels.with_diagonal_level()
+        levels = levels.astype(np.result_type(levels.B, levels.C))
+        return cls._from_tree(*levels[:5], symmetric, equal_to)
 
     @classmethod
     def from_compact(cls, rows, cols, ranks, B, C, *, copy=True, check_finite=True):
@@ -204,7 +212,8 @@ class GeneralMLR(StructuredOperator):
         """
         if not isinstance(A, MLR):
             raise TypeError(f"from_mlr expects an MLR, got {type(A).__name__}")
-        return general_algebra.join(general_algebra.split(A))
+        h = A.hierarchy
+        return cls._of(Levels(h, h, A.ranks, A._F, A._F, A._d), True)
 
     def to_mlr(self, tol=None):
         """The same matrix as an `MLR`, where it is one.
@@ -228,7 +237,7 @@ class GeneralMLR(StructuredOperator):
             features, or a block is not symmetric positive semidefinite; the message names level
             and group.
         """
-        return general_algebra.to_mlr(self, tol)
+        return conversions.to_mlr(self, tol)
 
     # ---------------------------------------------------------------- what it is made of
 
@@ -260,12 +269,12 @@ class GeneralMLR(StructuredOperator):
     @property
     def left(self):
         """List of L read-only arrays (m, r_l), in the order of the rows."""
-        return np.split(self.B, self._columns[1:-1], axis=1)
+        return self._levels.of_level(self.B)
 
     @property
     def right(self):
         """List of L read-only arrays (n, r_l), in the order of the columns."""
-        return np.split(self.C, self._columns[1:-1], axis=1)
+        return self._levels.of_level(self.C)
 
     @property
     def storage(self):
@@ -273,9 +282,13 @@ class GeneralMLR(StructuredOperator):
         return sum(self.shape) * self._B.shape[1]
 
     @property
+    def _levels(self) -> Levels:
+        return Levels(self._rows, self._cols, self._ranks, self._B, self._C)
+
+    @property
     def _columns(self):
         """The first column of each level, and R."""
-        return np.concatenate([[0], np.cumsum(self._ranks, dtype=np.intp)])
+        return self._levels.columns
 
     @cached_property
     def _layouts(self):
@@ -475,7 +488,7 @@ class GeneralMLR(StructuredOperator):
         ValueError, TypeError
             Not a rank for each level, negative ranks or `tol`.
         """
-        return general_algebra.compress(self, ranks, tol)
+        return GeneralMLR._of(*conversions.compress(self, ranks, tol))
 
     def __repr__(self):
         m, n = self.shape
@@ -496,3 +509,6 @@ def _transfer(rows, cols, B, C, layouts, x):
     t = np.ascontiguousarray(cols._gather(x).reshape(cols.n, -1))
     y = kernels.tree.transfer(B, C, t, *layouts)
     return rows._scatter(y).reshape(rows.n, *x.shape[1:])
+
+
+rule("general", MLR)(GeneralMLR.from_mlr)

@@ -9,13 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..._common.convergence import ConvergenceWarning
-from ..._common.validate import check_rank
+from ..._common.driver import Stopping
+from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted, name_some
 from ...factor.ascent import VanishingVariance
 from ...factor.em import loading_penalty
 from ...factor.limits import at_floor, run_off
-from ...factor.options import check_number, check_options
-from ...factor.run import Rules
 from ...factor.start import capped_groups
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
@@ -64,7 +63,7 @@ class SUROptions:
     """How a system is fitted, checked."""
 
     solver: str = "cg"
-    rules: Rules = Rules(1e-9, 1e-6, 200)
+    rules: Stopping = Stopping(1e-9, 1e-6, 200)
     max_cg_iter: int = 1000
     variance_floor: float = 1e-6
     beta_ridge: float = 0.0
@@ -73,15 +72,14 @@ class SUROptions:
     @classmethod
     def checked(cls, solver="cg", tol=1e-9, gtol=1e-6, max_iter=200, max_cg_iter=1000,
                 variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0):
-        _, rules = check_options(1, tol, gtol, max_iter, variance_floor)
+        rules = Stopping.checked(tol, gtol, max_iter)
+        check_number(variance_floor, "variance_floor", below=1)
         if check_rank(max_cg_iter, "max_cg_iter") < 1:
             raise ValueError("max_cg_iter must be at least 1, got 0")
         if solver not in SOLVERS:
             raise ValueError(f'solver must be "cg" or "lsmr", got {solver!r}')
         for name, value in (("beta_ridge", beta_ridge), ("factor_ridge", factor_ridge)):
-            check_number(value, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+            check_number(value, name, below=math.inf)
         return cls(solver, rules, max_cg_iter, variance_floor, float(beta_ridge),
                    float(factor_ridge))
 
@@ -249,7 +247,7 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
     except VanishingVariance as error:
         low = np.sort(order[error.place])
-        raise error.told(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
+        raise error.naming(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
                          "equation") from None
     point = climb.ascent.state.point
     place = at_floor(point.D, climb.floor)
@@ -263,7 +261,7 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
         data=data, coefficients=data.exact(_coefficients(climb, hierarchy)), covariance=covariance,
         loglik=trace[-1] + penalty, loglik_trace=np.array(trace),
         objective_trace=np.array(trace), n_iter=len(trace) - 1,
-        converged=termination in ("gradient", "loglik"), termination=termination,
+        converged=termination in ("gradient", "tol"), termination=termination,
         n_cg=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
         normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
         options=options)
@@ -308,7 +306,7 @@ def _coefficients(climb, hierarchy):
 
 
 def _covariance(climb, hierarchy):
-    point, ranks = climb.ascent.state.point, climb.ascent.problem.ranks
+    point, ranks = climb.ascent.state.point, climb.ascent.surface.ranks
     F, D = (hierarchy._scatter(x).astype(climb.system.dtype, copy=False)
             for x in (point.F, point.D))
     return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)

@@ -8,12 +8,12 @@ import scipy.linalg
 
 from ..._common.convergence import ConvergenceWarning, UnboundedWarning
 from ..._common.wording import agree, counted, name_some
-from ...factor.ascent import Ascent, Problem
+from ...factor.ascent import Ascent, independent_loglik
+from ...factor.ascent import LikelihoodSurface as Problem
 from ...factor.em import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
-from ...factor.options import check_scale
-from ...factor.run import independent_loglik
+from ...factor.limits import check_scale
 from ...factor.start import start
 from .beta_step import beta_step
 
@@ -85,7 +85,7 @@ class Climb:
     @property
     def objective(self):
         """Log-likelihood a row less penalties."""
-        source = self.ascent.problem.source
+        source = self.ascent.surface.source
         own = 0.0 if isinstance(source, _Profiled) else self._penalty(self.gamma)
         return self.ascent.state.loglik - own + self.system.log_weights / self.system.N
 
@@ -100,7 +100,7 @@ class Climb:
 
     def _climb_covariance(self, gtol):
         goal = max(SHARE * self.ascent.state.gradient_norm, gtol / 2)
-        source = self.ascent.problem.source
+        source = self.ascent.surface.source
         if isinstance(source, _Profiled):
             source.target = self._target(gtol)
         # The exponent is capped only to keep the integer small.
@@ -120,7 +120,7 @@ class Climb:
 
     def settle(self):
         """Take the coefficients along where Σ-steps have moved them, all of them or some."""
-        if isinstance(self.ascent.problem.source, _Profiled):
+        if isinstance(self.ascent.surface.source, _Profiled):
             best = self.ascent.state.mapped.step.coefficients
             self.gamma, self.E = best.gamma, best.residuals
 
@@ -133,7 +133,7 @@ class Climb:
         if step.gamma is self.gamma and not self.ascent.exhausted:
             self.normal_norm = step.norm
             return False
-        problem = copy.copy(self.ascent.problem)
+        problem = copy.copy(self.ascent.surface)
         problem.source = self._source(step.residuals)
         if self._is_slow():
             problem.source = _Profiled(self, step.gamma, self._target(gtol))
@@ -152,11 +152,11 @@ class Climb:
         """Whether the half-steps hold each other back; once that is so, it stays so."""
         self.norms.append(self.ascent.state.gradient_norm)
         slow = len(self.norms) >= SEPARATE and self.norms[-1] > SLOW * self.norms[-2]
-        return slow or isinstance(self.ascent.problem.source, _Profiled)
+        return slow or isinstance(self.ascent.surface.source, _Profiled)
 
     def _iterations_of_updates(self):
         """Iterations of the solver that the Σ-step has taken since this was last asked."""
-        source = self.ascent.problem.source
+        source = self.ascent.surface.source
         if not isinstance(source, _Profiled):
             return 0
         taken, source.n_iter = source.n_iter, 0
@@ -176,7 +176,7 @@ class Climb:
             # stalls at a residual whose square no likelihood shows, they are there.
             most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
             if self.solver_end == "target" or self.normal_norm <= max(rules.gtol, most):
-                return "loglik"
+                return "tol"
             if not moved:
                 return "max_iter" if self.solver_end == "max_iter" else "rounding"
         return "max_iter" if len(trace) > rules.max_iter else None

@@ -12,12 +12,11 @@ from ..._common.deprecated import renamed_options
 from ..._common.labels import by_label, labels_of
 from ..._common.optional import import_pandas
 from ..._common.typing import BoolArray, FloatArray, Labelled
+from ..._common.validate import check_number
 from ..._common.wording import agree, counted, name_some
-from ...factor.options import check_number
 from ...operators.base import StructuredOperator
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
-from ...operators.traces import in_double
 from ..inference import Inference
 from .bootstrap import Bootstrap, bootstrap
 from .coefficient_inverse import MOST_COEFFICIENTS, CoefficientInverse
@@ -215,7 +214,7 @@ def precise(fit: SystemFit) -> tuple[StackedSystem, StructuredOperator]:
     """The system and Σ of a fit, in double precision."""
     data, covariance = fit.data.in_double(), fit.covariance
     system = fit.system if data is fit.data else data.system(beta_ridge=fit.options.beta_ridge)
-    return system, in_double(covariance) if isinstance(covariance, MLR) else covariance
+    return system, covariance.astype(float) if isinstance(covariance, MLR) else covariance
 
 
 # ---------------------------------------------------------------- from the model

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ...factor.ascent import independent_loglik
 from ...factor.limits import at_floor
-from ...factor.run import SMALL_GAINS, independent_loglik
 from ...factor.start import capped_groups, start
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
@@ -84,15 +84,15 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
         new = state.em_step(floor).gls_step()
         if new.loglik < state.loglik:  # rounding is all that is left, of the gain or of Σ
             lost = (state.loglik - new.loglik) / max(trace[-1] - independent, data.K / 2)
-            termination = "loglik" if lost <= max(rules.tol, LEAST_GAIN) else "rounding"
+            termination = "tol" if lost <= max(rules.tol, LEAST_GAIN) else "rounding"
             break
         state = new
         trace.append(state.loglik)
-        gains, scale = np.diff(trace[-SMALL_GAINS - 1 :]), max(trace[-1] - independent, data.K / 2)
+        gains, scale = np.diff(trace[-4:]), max(trace[-1] - independent, data.K / 2)
         if state.gradient_norm(floor) <= rules.gtol:
             termination = "gradient"
-        elif gains.size == SMALL_GAINS and gains.max() <= rules.tol * scale:
-            termination = "loglik"
+        elif gains.size == 3 and gains.max() <= rules.tol * scale:
+            termination = "tol"
         elif len(trace) > rules.max_iter:
             termination = "max_iter"
     boundary = at_floor(state.D, floor)
@@ -101,7 +101,7 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
         data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
         loglik=trace[-1], loglik_trace=np.array(trace), objective_trace=np.array(trace),
         n_iter=len(trace) - 1,
-        converged=termination in ("gradient", "loglik"), termination=termination, n_cg=[],
+        converged=termination in ("gradient", "tol"), termination=termination, n_cg=[],
         gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
         boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
     warn_of(fit, stacklevel=3)

@@ -12,7 +12,6 @@ from ...factor import conditional
 from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
-from ...operators.traces import in_double
 from .beta_step import beta_step
 from .data import SURData
 from .new_data import NewData, linear
@@ -148,4 +147,4 @@ def average_loglik(fit: SystemFit, data: SURData) -> float:
 
 def _precise(covariance: StructuredOperator) -> StructuredOperator:
     """Σ in float64 where it has factors."""
-    return in_double(covariance) if isinstance(covariance, MLR) else covariance
+    return covariance.astype(float) if isinstance(covariance, MLR) else covariance

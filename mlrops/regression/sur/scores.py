@@ -7,7 +7,6 @@ import numpy as np
 from ..._common.labelled import factor_columns
 from ..._common.optional import import_pandas
 from ..._common.typing import FloatArray, Labelled
-from ...operators.bartlett import BartlettScores
 from ...operators.mlr import MLR
 from .measures import weighted_errors
 from .system_fit import SystemFit
@@ -50,17 +49,14 @@ def factor_scores(fit: SystemFit, level: int | None = None,
     if not isinstance(covariance, MLR):
         raise TypeError(f"only an MLR has factors with scores, the covariance given is"
                         f" {covariance!r}")
-    if method not in ("posterior", "bartlett"):
-        raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
     h = covariance.hierarchy
     levels = range(h.n_levels) if level is None else (h._level(level),)
     E = weighted_errors(fit)
     if fit.data.observed is None:
-        factors = (covariance.posterior(E, check_finite=False) if method == "posterior"
-                   else BartlettScores(covariance, E, check_finite=False))
+        factors = covariance.scores(E, method)
         found = tuple(np.moveaxis(factors.mean(at), 2, 0) for at in levels)
-    elif method == "bartlett":
-        raise ValueError("method='bartlett' needs complete rows, some equations lack some; use"
+    elif method != "posterior":
+        raise ValueError(f"method={method!r} needs complete rows, some equations lack some; use"
                          " 'posterior'")
     else:
         found = tuple(_given_some(fit, E, at) for at in levels)

@@ -1,7 +1,12 @@
-"""The residual of a sparse matrix or an operator: products with blocks, nothing multiplied out.
+"""What a fit leaves of a matrix, in tree order: kept as an array, or as products with its blocks.
 
-A product with all blocks of a level at once is written compactly.  For Q (n, k), row i of the
-result is ``Σ_j (A - Σ_l B_l C_lᵀ)_ij Q_j`` over the columns j of row i's own group.
+All residuals are asked the same: `restart` with factors, `open` the blocks of a level for products
+with them (`mul`, `rmul`) and for changes of the factors (`subtract`), `squared_norm`, and two
+properties, `floor` and `rounding`.
+
+A sparse matrix or an operator is not multiplied out.  A product with all blocks of a level at once
+is written compactly: for Q (n, k), row i of the result is ``Σ_j (A - Σ_l B_l C_lᵀ)_ij Q_j`` over
+the columns j of row i's own group.
 """
 
 import numpy as np
@@ -10,10 +15,93 @@ from scipy.sparse import csr_array
 from .._common.wording import name_some
 from .pairs import put, take
 
-__all__ = ["OperatorResidual", "SparseResidual"]
+__all__ = ["DenseResidual", "GramResidual", "OperatorResidual", "SparseResidual", "row_chunks"]
 
+# Entries of a matrix that are worked on at a time where a temporary copy of all is too much.
+CHUNK = 2**18
 # Numbers in the block of vectors that an operator is given at a time.
 VECTORS = 2**22
+
+
+def row_chunks(m, n):
+    """Slices of rows of an (m, n) array of about CHUNK entries each."""
+    step = max(CHUNK // max(n, 1), 1)
+    return [slice(start, min(start + step, m)) for start in range(0, m, step)]
+
+
+class DenseResidual:
+    """``A - Σ_l B_l C_lᵀ`` as an array, in tree order.
+
+    It has one zero row and one zero column more, which batches of blocks are filled up with.
+    """
+
+    def __init__(self, A, pairs, dtype):
+        self._A, self._pairs = A, pairs
+        m, n = pairs.shape
+        self._S = np.zeros((m + 1, n + 1), dtype)
+
+    @property
+    def floor(self):
+        """Relative errors below this are rounding."""
+        return 32 * np.finfo(self._S.dtype).eps
+
+    @property
+    def rounding(self):
+        """What rounding moves a squared relative error by, for parts no larger than A."""
+        return (4 * np.finfo(self._S.dtype).eps) ** 2
+
+    def restart(self, factors):
+        """Compute the residual anew from A for these factors."""
+        m, n = self._pairs.shape
+        rows, cols = self._pairs.rows, self._pairs.cols
+        for part in row_chunks(m, n):
+            block = self._A[rows.permutation[part]]
+            self._S[part, :n] = block if cols._in_order else block[:, cols.permutation]
+        for level, rank in enumerate(factors.ranks):
+            if rank:
+                self.open(level).subtract(*factors.take(level))
+
+    def open(self, level):
+        """The blocks of a level."""
+        return _Blocks(self._S, self._pairs.batches[level])
+
+    def squared_norm(self):
+        """``‖residual‖²``, accumulated in float64."""
+        m, n = self._pairs.shape
+        total = 0.0
+        for part in row_chunks(m, n):
+            x = self._S[part, :n]
+            total += float(np.einsum("ij,ij->", x, x, dtype=np.float64))
+        return total
+
+
+class _Blocks:
+    """The blocks of one level, batch by batch as (g, M, N) arrays."""
+
+    def __init__(self, S, batches):
+        self._S, self._batches = S, batches
+        self._X = [S[b.rows, b.cols][None] if isinstance(b.rows, slice)
+                   else S[b.rows[:, :, None], b.cols[:, None, :]] for b in batches]
+
+    def mul(self, Q):
+        """``X_g Q_g`` for (g, N, k) arrays, one a batch."""
+        return [np.matmul(x, q) for x, q in zip(self._X, Q, strict=True)]
+
+    def rmul(self, U):
+        """``X_gᵀ U_g`` for (g, M, k) arrays."""
+        return [np.matmul(x.swapaxes(1, 2), u) for x, u in zip(self._X, U, strict=True)]
+
+    def subtract(self, B, C):
+        """``X_g -= B_g C_gᵀ``, in the residual itself."""
+        for batch, x, b, c in zip(self._batches, self._X, B, C, strict=True):
+            if b.shape[2] == 0:
+                continue
+            if isinstance(batch.rows, slice):
+                for part in row_chunks(*x.shape[1:]):
+                    x[0, part] -= b[0, part] @ c[0].T
+            else:
+                x -= np.matmul(b, c.swapaxes(1, 2))
+                self._S[batch.rows[:, :, None], batch.cols[:, None, :]] = x
 
 
 class ImplicitResidual:
@@ -26,6 +114,7 @@ class ImplicitResidual:
     def __init__(self, pairs, dtype):
         self.pairs, self.dtype = pairs, dtype
         self.factors = None
+        self._blocks = {}  # by level, the entries of A within its blocks (CSR), where they are kept
 
     @property
     def floor(self):
@@ -36,6 +125,14 @@ class ImplicitResidual:
     def rounding(self):
         """What rounding moves a squared relative error by, for parts no larger than A."""
         return 4 * np.finfo(self.dtype).eps
+
+    def product(self, level, Q):
+        """The blocks of a level of A times Q (n, k)."""
+        return self._blocks[level] @ Q
+
+    def rproduct(self, level, U):
+        """Their transposes times U (m, k)."""
+        return self._blocks[level].T @ U
 
     def restart(self, factors):
         """Use these factors from now on."""
@@ -56,6 +153,17 @@ class ImplicitResidual:
 
     def squared_norm(self):
         return max(self.squared_norm_of_A - self.captured(), 0.0)
+
+    def _keep(self, block, first=0):
+        """Keep what of a sparse A, in tree order, lies in the blocks of a level and finer ones."""
+        for level in range(first, self.pairs.n_levels):
+            A = block.tocoo()
+            row_group, col_group = (np.repeat(np.arange(h.group_counts[level]),
+                                              h.group_sizes(level))
+                                    for h in (self.pairs.rows, self.pairs.cols))
+            inside = row_group[A.row] == col_group[A.col]
+            self._blocks[level] = block = csr_array(
+                (A.data[inside], (A.row[inside], A.col[inside])), shape=A.shape)
 
     def fitted(self, level, Q, transposed):
         """The fit's blocks of a level times Q (n + 1, k), or their transposes times (m + 1, k)."""
@@ -106,15 +214,6 @@ class _Products:
         """The factors have changed already."""
 
 
-def block_diagonal(A, rows, cols, level):
-    """The entries of a sparse A, in tree order, that lie in the blocks of a level (CSR)."""
-    A = A.tocoo()
-    group = [np.repeat(np.arange(np.diff(h.boundaries[level]).size), np.diff(h.boundaries[level]))
-             for h in (rows, cols)]
-    inside = group[0][A.row] == group[1][A.col]
-    return csr_array((A.data[inside], (A.row[inside], A.col[inside])), shape=A.shape)
-
-
 class SparseResidual(ImplicitResidual):
     """Of a sparse A (CSR); for each level its entries within the blocks are kept."""
 
@@ -123,16 +222,7 @@ class SparseResidual(ImplicitResidual):
         block = A.astype(dtype)[pairs.rows.permutation][:, pairs.cols.permutation]
         self.squared_norm_of_A = float(
             np.einsum("i,i->", block.data, block.data, dtype=np.float64))
-        self._blocks = []
-        for level in range(pairs.n_levels):
-            block = block_diagonal(block, pairs.rows, pairs.cols, level)
-            self._blocks.append(block)
-
-    def product(self, level, Q):
-        return self._blocks[level] @ Q
-
-    def rproduct(self, level, U):
-        return self._blocks[level].T @ U
+        self._keep(block)
 
 
 class OperatorResidual(ImplicitResidual):
@@ -149,7 +239,6 @@ class OperatorResidual(ImplicitResidual):
         n = pairs.shape[1]
         narrow = [level for level, p in enumerate(pairs.rows.group_counts) if p * widths[level] > n]
         self._known = min(narrow, default=pairs.n_levels)
-        self._blocks = []
         norm = A.norm() if callable(getattr(A, "norm", None)) else None
         if narrow or norm is None:
             norm = self._read()
@@ -196,22 +285,19 @@ class OperatorResidual(ImplicitResidual):
                 parts.append((values[i, j], i, j + start))
         if parts:
             data, i, j = (np.concatenate(x) for x in zip(*parts, strict=True))
-            block = csr_array((data.astype(self.dtype), (i, j)), shape=(m, n))
-            for level in range(self._known, self.pairs.n_levels):
-                block = block_diagonal(block, rows, cols, level)
-                self._blocks.append(block)
+            self._keep(csr_array((data.astype(self.dtype), (i, j)), shape=(m, n)), self._known)
         return np.sqrt(total)
 
     def product(self, level, Q):
-        if level >= self._known:
-            return self._blocks[level - self._known] @ Q
+        if level in self._blocks:
+            return super().product(level, Q)
         return self._spread(level, Q, self.pairs.cols, self.pairs.rows, "matmat")
 
     def rproduct(self, level, U):
         if self._symmetric:
             return self.product(level, U)
-        if level >= self._known:
-            return self._blocks[level - self._known].T @ U
+        if level in self._blocks:
+            return super().rproduct(level, U)
         return self._spread(level, U, self.pairs.rows, self.pairs.cols, "rmatmat")
 
     def _spread(self, level, X, into, out, product):
@@ -231,3 +317,54 @@ class OperatorResidual(ImplicitResidual):
                 there = slice(ends[g], ends[g + 1])
                 Y[there] = found[out.permutation[there], at * k : (at + 1) * k]
         return Y
+
+
+class GramResidual(ImplicitResidual):
+    """``X Xᵀ - diag(D) - Σ_l F_l F_lᵀ`` for the factors and the D of the moment.
+
+    A product of the blocks ``X_g X_gᵀ`` of a level with q columns costs ``4 n k q`` flops, whatever
+    the number of groups.  Small groups of fewer features than X has columns have their blocks
+    formed once: no more numbers than their rows of X.
+
+    Parameters
+    ----------
+    X : (n, k), in tree order
+    pairs : GroupPairs
+        Of a hierarchy with itself.
+    """
+
+    def __init__(self, X, pairs):
+        super().__init__(pairs, X.dtype)
+        self._X = np.concatenate([X, np.zeros((1, X.shape[1]), X.dtype)])
+        self.diagonal = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+        self.D = np.zeros(len(X))
+        self._formed = {}  # by level, what `_grams` gives
+
+    def explained(self):
+        """``‖X Xᵀ‖² - ‖residual‖²``: what is left is not needed to compare two fits."""
+        return float(self.D @ (2 * self.diagonal - self.D)) + self.captured()
+
+    def product(self, level, Q):
+        padded = np.concatenate([Q, np.zeros((1, Q.shape[1]), Q.dtype)])
+        Y = np.empty_like(padded)
+        for batch, block in zip(self.pairs.batches[level], self._grams(level), strict=True):
+            q = take(padded, batch.rows)
+            if block is None:
+                x = take(self._X, batch.rows)
+                y = np.matmul(x, np.matmul(x.swapaxes(1, 2), q))
+            else:
+                y = np.matmul(block, q)
+            put(Y, batch.rows, y)
+        return Y[:-1] - self.D.astype(self.dtype)[:, None] * Q
+
+    def _grams(self, level):
+        """The blocks ``X_g X_gᵀ`` of a level, batch by batch; None for those not to be formed."""
+        if level not in self._formed:
+            self._formed[level] = [self._gram(batch) for batch in self.pairs.batches[level]]
+        return self._formed[level]
+
+    def _gram(self, batch):
+        if isinstance(batch.rows, slice) or batch.rows.shape[1] > self._X.shape[1]:
+            return None
+        x = take(self._X, batch.rows)
+        return np.matmul(x, x.swapaxes(1, 2))

@@ -1,4 +1,6 @@
-"""What is to be fitted: checks of A, and the residual that goes with its kind."""
+"""The matrix that a fit is to come near to, on its pair of trees: checks, and its residual."""
+
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
@@ -7,12 +9,12 @@ from scipy.sparse.linalg import aslinearoperator
 from .._common.validate import as_finite, working_dtype
 from .._common.wording import counted, name_some
 from ..operators.arithmetic import is_operator
-from .bcd import EXTRA
-from .implicit import OperatorResidual, SparseResidual
+from .factors import EXTRA
+from .labelled import read_trees
 from .pairs import GroupPairs
-from .residual import DenseResidual, row_chunks
+from .residuals import DenseResidual, OperatorResidual, SparseResidual, row_chunks
 
-__all__ = ["Source"]
+__all__ = ["Target", "asymmetry"]
 
 # How far below the root of the largest number ‖A‖ has to be.
 MARGIN = 1000
@@ -20,8 +22,8 @@ MARGIN = 1000
 ROUNDING = 1000
 
 
-def _entries(A):
-    """What `as_finite` can look at."""
+def _without_mask(A):
+    """The same; refuses masked entries."""
     if np.ma.isMaskedArray(A) and np.ma.is_masked(A):
         mask = np.ma.getmaskarray(A)
         where = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
@@ -30,24 +32,57 @@ def _entries(A):
     return A
 
 
-class Source:
+def asymmetry(A: Any) -> tuple[float, int, int, float]:
+    """The largest difference of two mirrored entries, their place, and the largest finite entry.
+
+    A is a square array, which may hold infinity, or a sparse array without.
+    """
+    if issparse(A):
+        D = abs(A - A.T).tocoo()
+        if not D.nnz:
+            return 0.0, 0, 0, float(abs(A).max())
+        at = D.data.argmax()
+        return float(D.data[at]), int(D.row[at]), int(D.col[at]), float(abs(A).max())
+    largest, place, scale = -1.0, (0, 0), 0.0
+    for part in row_chunks(*A.shape):
+        with np.errstate(invalid="ignore"):
+            D = np.abs(A[part] - A[:, part].T)
+        D[np.isnan(D)] = 0  # of two infinite entries
+        i, j = np.unravel_index(D.argmax(), D.shape)
+        scale = max(scale, float(np.abs(A[part]).max(where=np.isfinite(A[part]), initial=0)))
+        if D[i, j] > largest:
+            largest, place = float(D[i, j]), (part.start + int(i), int(j))
+    return largest, *place, scale
+
+
+class Target:
     """A matrix and the pair of trees it is fitted on, checked.
+
+    Parameters
+    ----------
+    A : array_like, DataFrame, sparse array or LinearOperator
+    rows, cols : Hierarchy or labels
+        Without `cols`, one tree is for both sides.
+    symmetric : bool or None
+    psd : bool
 
     Attributes
     ----------
     A : ndarray, csr_array or LinearOperator
+        Rows and columns in the order of the features of the trees.
     pairs : GroupPairs
     symmetric, psd : bool
     dtype : dtype
     """
 
     def __init__(self, A, rows, cols, symmetric, psd):
+        A, rows, cols = read_trees(A, rows, cols)
         self.pairs = GroupPairs(rows, rows if cols is None else cols)
         self.kind = "sparse" if issparse(A) else "operator" if is_operator(A) else "dense"
         if self.kind == "dense":
             h = self.pairs.rows
             names = h.feature_names if np.shape(A)[:1] == (h.n,) else None
-            A = as_finite(_entries(A), "A", ndim=2, axis_name="row", labels=names)
+            A = as_finite(_without_mask(A), "A", ndim=2, axis_name="row", labels=names)
         elif self.kind == "sparse":
             A = csr_array(A)
             A = A.astype(working_dtype(A.dtype, "A"), copy=False)
@@ -121,20 +156,8 @@ class Source:
             gap = abs(float(w @ Av - v @ Aw))
             words = f"for random v and w, w @ A @ v and v @ A @ w differ by {gap:.3g}"
             return gap, words, float(np.linalg.norm(w) * np.linalg.norm(Av))
-        if self.kind == "sparse":
-            D = abs(A - A.T).tocoo()
-            at = D.data.argmax() if D.nnz else None
-            gap, i, j = (0, 0, 0) if at is None else (D.data[at], D.row[at], D.col[at])
-            scale = abs(A.data).max(initial=0)
-        else:
-            gap, i, j, scale = -1.0, 0, 0, 0.0
-            for part in row_chunks(*A.shape):
-                D = np.abs(A[part] - A[:, part].T)
-                at = np.unravel_index(D.argmax(), D.shape)
-                scale = max(scale, float(np.abs(A[part]).max()))
-                if D[at] > gap:
-                    gap, i, j = float(D[at]), part.start + at[0], at[1]
-        return gap, f"A[{i}, {j}] and A[{j}, {i}] differ by {gap:.3g}", float(scale)
+        gap, i, j, scale = asymmetry(A)
+        return gap, f"A[{i}, {j}] and A[{j}, {i}] differ by {gap:.3g}", scale
 
     def residual(self, levels, ranks):
         """The residual, for visits of some levels; it holds nothing before ``restart``."""
