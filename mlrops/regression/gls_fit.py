@@ -336,7 +336,7 @@ class _Whitened(_Normal):
             ) from error
 
     def quad(self, error: FloatArray) -> float:
-        return self.covariance.inv_quad(error)
+        return float(self.covariance.inv_quad(error))
 
     def step(self, error: FloatArray, gradient: FloatArray, goal: float,
              maxiter: int) -> tuple[FloatArray, int]:

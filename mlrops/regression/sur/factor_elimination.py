@@ -1,21 +1,25 @@
 r"""The inverse of the normal matrix of a system by elimination of the factors of the errors."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..._common.typing import FloatArray, IntArray
 from ...operators.elementary import Dense
 from ...operators.low_rank_plus_diagonal import LowRankPlusDiagonal
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
+from .system import StackedSystem
 
-__all__ = ["FactorElimination", "as_mlr", "size_of_elimination"]
+__all__ = ["Blocks", "FactorElimination", "as_mlr", "size_of_elimination"]
 
+# Diagonal blocks of H and of ``H Λ H``, one array a batch; None for the latter without a ridge.
+Blocks: TypeAlias = tuple[list[FloatArray], list[FloatArray] | None]
 # Numbers in the largest temporary of a chunk of equations.
 CHUNK = 8_000_000
 
 
-def as_mlr(covariance):
+def as_mlr(covariance: Any) -> MLR | None:
     """An MLR or a low rank plus diagonal matrix as an MLR, anything else as None."""
     if isinstance(covariance, MLR):
         return covariance
@@ -25,7 +29,7 @@ def as_mlr(covariance):
     return None
 
 
-def size_of_elimination(system, covariance):
+def size_of_elimination(system: StackedSystem, covariance: Any) -> tuple[float, float]:
     """(width of the widest front, numbers kept in all); infinite where Σ has no such factors."""
     covariance = as_mlr(covariance)
     if covariance is None:
@@ -43,10 +47,10 @@ class _Group(NamedTuple):
     depth: int  # of its level, among those with factors
     above: int  # number of factors on the path before its own
     own: int
-    equations: np.ndarray
+    equations: IntArray
 
 
-def _groups(covariance):
+def _groups(covariance: MLR) -> list[_Group]:
     """The groups of all levels with factors, each before those it holds, branch after branch."""
     hierarchy = covariance.hierarchy
     kept = [level for level, rank in enumerate(covariance.ranks) if rank]
@@ -89,13 +93,14 @@ class FactorElimination:
     covariance : MLR or LowRankPlusDiagonal, shape (K, K)
     """
 
-    def __init__(self, system, covariance):
+    def __init__(self, system: StackedSystem, covariance: Any) -> None:
         covariance = as_mlr(covariance)
         self.system, self.N, self.Q = system, system.N, system.basis
         self.F = covariance.F.astype(system.dtype, copy=False)
         self.D = covariance.D.astype(system.dtype, copy=False)
         self.d = system.spread(self.D)
         self.shrink = 1 / (1 + self.d * system.penalty)  # B⁻¹ = D (I + D Λ)⁻¹
+        self._rate = -self.d * system.penalty * self.shrink**2  # derivative by the ridge's size
         self.equation = system.spread(np.arange(system.K))
         self._order = np.argsort(self.equation, kind="stable")
         self._starts = np.searchsorted(self.equation[self._order], np.arange(system.K + 1))
@@ -149,7 +154,6 @@ class FactorElimination:
         """
         sums = _Sums()
         slopes = _Sums() if self.system.ridge else None
-        rate = -self.d * self.system.penalty * self.shrink**2
         for group in reversed(self.groups):
             rows, width = group.own * self.N, group.above * self.N
             M = self._add_cells(group, self._assemble(group, self.shrink)).reshape(rows, -1)
@@ -164,7 +168,7 @@ class FactorElimination:
             if slopes is None:
                 yield pivot, T, None, None
                 continue
-            dM = self._assemble(group, rate).reshape(rows, -1)
+            dM = self._assemble(group, self._rate).reshape(rows, -1)
             dwhole = slopes.take(group)
             if dwhole is not None:
                 dM += dwhole[width:]
@@ -176,7 +180,7 @@ class FactorElimination:
 
     # ---------------------------------------------------------------- products with H
 
-    def times(self, V):
+    def times(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m)."""
         scaled = self.shrink[:, None] * V
         out = self.d[:, None] * scaled
@@ -186,7 +190,7 @@ class FactorElimination:
             out[:, part] += self.shrink[:, None] * self._through_factors(scaled[:, part])
         return out
 
-    def matrix(self):
+    def matrix(self) -> FloatArray:
         """H as an array (P, P)."""
         return self.times(np.eye(self.system.P, dtype=self.system.dtype))
 
@@ -216,7 +220,7 @@ class FactorElimination:
 
     # ---------------------------------------------------------------- diagonal blocks
 
-    def blocks(self):
+    def blocks(self) -> Blocks:
         """Diagonal blocks of H, one array a batch, and of ``H Λ H`` with a ridge.
 
         The latter is minus the derivative of H by the logarithm of the ridge's size.
@@ -227,17 +231,14 @@ class FactorElimination:
         for group, covs in self._paths():
             self._add_forms(group, covs, inner)
         blocks, shrinkage = [], []
-        rate = -self.d * system.penalty * self.shrink**2
-        start = 0
-        for W in inner:
-            g, p = W.shape[1:3]
-            d, s, r = (x[start : start + g * p].reshape(g, p) for x in (self.d, self.shrink, rate))
+        vectors = np.stack([self.d, self.shrink, self._rate], axis=1)
+        for W, (_, own) in zip(inner, system.parts(vectors), strict=True):
+            d, s, r = np.moveaxis(own, 2, 0)
             blocks.append(s[:, :, None] * W[0] * s[:, None, :] + _diagonal(d * s))
             if ridge:
                 cross = r[:, :, None] * W[0] * s[:, None, :]
                 shrinkage.append(-(cross + cross.swapaxes(1, 2) + _diagonal(d * r)
                                    + s[:, :, None] * W[1] * s[:, None, :]))
-            start += g * p
         return blocks, shrinkage if ridge else None
 
     def _paths(self):
