@@ -151,10 +151,9 @@ def gls(X: Any, y: Data | Mapping[Any, float], covariance: Any, *,
     converged = residual <= rtol
     if not converged:
         _warn(solver, residual, rtol, n_cg, maxiter)
-    params = design.coefficients(gamma)
     fitted = design.apply(gamma)
     return GLSResult(
-        coefficients=params, errors=y - fitted, fitted=fitted, covariance=covariance,
+        coefficients=design.coefficients(gamma), errors=y - fitted, fitted=fitted, covariance=covariance,
         solver=solver, n_cg=n_cg, residual=residual, converged=converged, scale_is=scale,
         names=design.names, dependent=dependent, rows=rows, _equations=equations,
     )
@@ -179,28 +178,24 @@ def _as_covariance(covariance: Any, N: int, rows: Any) -> StructuredOperator:
     if is_series(covariance):
         covariance = read_table(covariance, "covariance").values
     covariance = read_square(covariance, rows, "covariance", "observation")
-    if np.ndim(covariance) == 1 and not hasattr(covariance, "matvec"):
-        variances = as_finite(covariance, "covariance", axis_name="observation",
-                              labels=rows if len(covariance) == N else None)
-        bad = np.flatnonzero(~(variances > 0))
-        if bad.size:
-            where = bad if rows is None or variances.size != N else [rows[i] for i in bad]
-            raise ValueError(
-                f"covariance must hold positive variances, got {variances[bad[0]]:.3g} at"
-                f" observation {where[0]} ({counted(bad.size, 'observation')}: {name_some(where)})"
-            )
-        covariance = Diagonal(variances)
-    elif hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple)):
-        covariance = as_finite(covariance, "covariance", ndim=2, axis_name="observation",
-                               labels=rows if len(covariance) == N else None)
-        covariance = Dense(covariance, positive_definite=True)
-    else:
+    if hasattr(covariance, "matvec") or not (
+            hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple))):
         covariance = as_operator(covariance)
+    else:
+        diagonal = np.ndim(covariance) == 1
+        labels = rows if np.ndim(covariance) and len(covariance) == N else None
+        A = as_finite(covariance, "covariance", ndim=1 if diagonal else 2,
+                      axis_name="observation", labels=labels)
+        bad = np.flatnonzero(~(A > 0)) if diagonal else np.empty(0, int)
+        if len(bad):
+            where = bad if labels is None else [labels[i] for i in bad]
+            raise ValueError(
+                f"covariance must hold positive variances, got {A[bad[0]]:.3g} at observation"
+                f" {where[0]} ({counted(len(bad), 'observation')}: {name_some(where)})")
+        covariance = Diagonal(A) if diagonal else Dense(A, positive_definite=True)
     if covariance.shape != (N, N):
-        raise ValueError(
-            f"covariance must have shape ({N}, {N}), one row an observation, got"
-            f" {covariance.shape}"
-        )
+        raise ValueError(f"covariance must have shape ({N}, {N}), one row an observation, got"
+                         f" {covariance.shape}")
     if not covariance.positive_definite:
         raise ValueError(
             f"covariance must be known to be symmetric positive definite, got {covariance!r}; where"
@@ -239,17 +234,13 @@ def _refine(equations: "_Normal", gamma: FloatArray, rtol: float,
     size, n_cg = equations.size, 0
     if size == 0:  # nothing to explain
         return np.zeros_like(gamma), 0.0, 0
-    error = equations.y - equations.design.apply(gamma)
-    gradient = equations.gradient(error)
-    reached = equations.relative(gradient)
+    error, gradient, reached = equations.at(gamma)
     for _ in range(ROUNDS):
         if not reached > rtol or n_cg >= maxiter:
             break
         step, used = equations.step(error, gradient, 0.1 * rtol * size, maxiter - n_cg)
         n_cg += used
-        error = equations.y - equations.design.apply(gamma + step)
-        gradient = equations.gradient(error)
-        left = equations.relative(gradient)
+        error, gradient, left = equations.at(gamma + step)
         if not left < reached:
             break
         gamma, reached = gamma + step, left
@@ -295,9 +286,11 @@ class _Normal:
             raise ValueError("gls: the squares of y underflow; measure y in a smaller unit")
         return math.sqrt(norm) * math.sqrt(total)
 
-    def relative(self, gradient: FloatArray) -> float:
-        """Norm of a gradient relative to `size`."""
-        return float(np.linalg.norm(gradient)) / self.size
+    def at(self, gamma: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+        """Errors of γ, their gradient, and its norm relative to `size`."""
+        error = self.y - self.design.apply(gamma)
+        gradient = self.gradient(error)
+        return error, gradient, float(np.linalg.norm(gradient)) / self.size
 
     def step(self, error: FloatArray, gradient: FloatArray, goal: float,
              maxiter: int) -> tuple[FloatArray, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._common.cached import cached_property
-from .._common.deprecated import old_attribute
+from .._common.deprecated import old_attribute, other_name
 from .._common.optional import import_pandas
 from .._common.text import WIDTH, coefficient_lines, short, side_by_side, title
 from .._common.typing import FloatArray, Labelled
@@ -159,10 +159,7 @@ class GLSResult(CoefficientResults):
         quad = self.ssr / scale if scale else N
         return -0.5 * (N * math.log(2 * math.pi) + logdet + quad)
 
-    @property
-    def loglik(self) -> float:
-        """Another name of `llf`, that of linearmodels."""
-        return self.llf
+    loglik = other_name("llf")
 
     @property
     def aic(self) -> float:
