@@ -67,7 +67,7 @@ a system of regressions                    SUR by names, als_gls by arrays (SURR
                                            dense way; ranks: select_sur_ranks
 fits that did not converge, or cannot      ConvergenceWarning, UnboundedWarning
 what the callback of a fit gets            Iterate
-files                                      save, load; format: ``help(mlrops.io.saving)``
+files                                      save, load; format: ``help(mlrops.io)``
 data, simulators, test matrices            `mlrops.datasets`
 pictures                                   `mlrops.plotting`
 in a shell                                 ``python -m mlrops``
@@ -92,7 +92,7 @@ if TYPE_CHECKING:  # for type checkers and editors; what runs is the table below
         partition_features,
         partition_points,
     )
-    from .io.saving import load, save
+    from .io import load, save
     from .operators import (
         MLR,
         BlockDiagonal,
@@ -181,7 +181,7 @@ _HOMES = {  # module: the names it has
     "factor": "FactorModelResult RankSelection fit_factor_model select_ranks",
     "regression": "GLSResult SUR SURResult als_gls em_gls gls select_sur_ranks",
     "tree.hierarchy": "Hierarchy",
-    "io.saving": "load save",
+    "io": "load save",
     "_common.convergence": "ConvergenceWarning UnboundedWarning",
     "_common.driver": "Iterate",
 }

@@ -5,10 +5,11 @@ Needs scikit-learn (``pip install "mlrops[sklearn]"``).
 
 import numpy as np
 
+from ._common.given import align_weights
 from ._common.validate import as_real
 from ._common.wording import counted
 from .factor import fit_factor_model
-from .factor.estep.sources import align_weights, tree_of
+from .tree.reading import tree_of
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

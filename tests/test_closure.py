@@ -85,8 +85,19 @@ def test_products(name):
         if a.shape[1] == b.shape[0]:
             check(A @ B, a @ b, solve=False)
             if NO_ADJOINT not in (name, other):
+                assert type((A @ B).T) is type(B.T @ A.T), other
                 y = np.linspace(-1, 2, len(a))
                 assert np.allclose((A @ B).rmatvec(y), b.T @ (a.T @ y), rtol=1e-9, atol=1e-9)
+
+
+def test_identities_give_the_other_operand():
+    for _, A, _ in PAIRS.values():
+        for product in (Identity(A.shape[0]) @ A, A @ Identity(A.shape[1])):
+            assert product is A or type(A) is type(product) is Identity
+        single = Identity(A.shape[1], np.float32)
+        assert A @ single is A
+    wide = Diagonal(np.ones(3, np.float32))
+    assert (Identity(3) @ wide).dtype == (wide @ Identity(3)).dtype == np.float64
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from trees import PATHS, cases, close, computing, make_case, permuted_case
 
 from mlrops import MLR, Hierarchy, check_operator, fit_factor_model
 from mlrops.factor.conditional import condition, impute, loglik_samples
-from mlrops.factor.estep.incomplete_samples import ConditionalMap
+from mlrops.factor.estep.filling import ConditionalMap
 
 
 def incomplete(case, N=30, kind=at_random, dtype=float):

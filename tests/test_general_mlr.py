@@ -10,8 +10,7 @@ from paired_trees import example, factors, operators
 from trees import PATHS, close, computing, make_case
 
 from mlrops import Diagonal, GeneralMLR, Hierarchy
-from mlrops.io import nodes as _nodes
-from mlrops.io.fields import check_fields
+from mlrops._common.stored import check_fields
 from mlrops.kernels import paired
 from mlrops.operators import Product, check_operator
 
@@ -216,9 +215,9 @@ def test_tags_in_a_file_have_to_be_true():
     rng = np.random.default_rng(0)
     h = Hierarchy(rng.permutation(9), [[0, 9], [0, 2, 9]])
     P, Q = make_case(h, (1, 2), 1).A, make_case(h, (2, 0), 2).A
-    good = _nodes._general_fields(P @ Q)
+    good = (P @ Q).to_fields()
     assert type(good["equal_to"]) is Product
-    assert _nodes._general(**good).slogdet() == (P @ Q).slogdet()
+    assert GeneralMLR.from_fields(**good).slogdet() == (P @ Q).slogdet()
     for change, error, message in (
             ({"symmetric": True}, ValueError, "tagged symmetric or equal to a product, but it is"),
             ({"equal_to": Product(Q, P)}, ValueError, "tagged symmetric or equal to a product"),
@@ -228,8 +227,8 @@ def test_tags_in_a_file_have_to_be_true():
             ({"cols": Hierarchy.flat(9)}, ValueError, "equally many levels"),
             ({"rows": None}, ValueError, "field 'rows' must be of type Hierarchy")):
         with pytest.raises(error, match=message):
-            check_fields(good | change, _nodes.CHECKS["GeneralMLR"])
-            _nodes._general(**(good | change))
+            check_fields(good | change, GeneralMLR.stored_fields)
+            GeneralMLR.from_fields(**(good | change))
 
 
 # ---------------------------------------------------------------- nothing dense

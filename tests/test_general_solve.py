@@ -298,7 +298,7 @@ def test_lstsq_damped_and_started():
     close(x, np.linalg.solve(dense.T @ dense + 4 * np.eye(25), dense.T @ b), 1e-9)
     x, _ = A.lstsq(b, x0=x0, atol=1e-13, btol=1e-13)
     close(x, np.linalg.lstsq(dense, b, rcond=None)[0], 1e-8)
-    assert A.lstsq(b, x0=x, max_iter=3, atol=1e-6, btol=1e-6)[1].converged
+    assert A.lstsq(b, x0=x, maxiter=3, atol=1e-6, btol=1e-6)[1].converged
     with pytest.raises(ValueError, match=r"x0 must have shape \(25,\), got \(25, 1\)"):
         A.lstsq(b, x0=x0[:, None])
     with pytest.raises(ValueError, match="expected 40 rows"):
@@ -311,11 +311,13 @@ def test_lstsq_damped_and_started():
 def test_lstsq_says_when_it_stops_early():
     A, _, rng = tall()
     B = rng.standard_normal((40, 2))
-    message = "right-hand side [01] stopped after 2 iterations: the limit.*raise max_iter"
+    message = "right-hand side [01] stopped after 2 iterations: the limit.*raise maxiter"
     with pytest.warns(ConvergenceWarning, match=message) as caught:
-        _, infos = A.lstsq(B, max_iter=2)
+        _, infos = A.lstsq(B, maxiter=2)
     assert len(caught) == 2 and not any(info.converged for info in infos)
     assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"lstsq\(max_iter=\) is called maxiter="):
+        assert A.lstsq(np.zeros(A.shape[0]), max_iter=2)[1].converged
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         x, info = tall(dtype=np.float32)[0].lstsq(B[:, 0].astype(np.float32), atol=1e-5, btol=1e-5)

@@ -18,10 +18,10 @@ from test_checkpoint import fit
 
 import mlrops
 from mlrops import als_gls
-from mlrops.factor.checkpoint import KIND
 from mlrops._common.driver import TERMINATIONS
+from mlrops.factor.checkpoint import KIND
 from mlrops.factor.selection import RankRecord, RankSelection
-from mlrops.io import nodes as _nodes
+from mlrops.io import classes as _classes
 from mlrops.io.archive import read_archive, write_archive
 
 NAN, INF = {"$float": "7ff8000000000000"}, {"$float": "7ff0000000000000"}
@@ -70,7 +70,8 @@ def objects():
     out, seen = {}, set()
     for pair in market():
         kind = type(pair.operator)
-        if kind not in seen and "of another" not in pair.name and kind in _nodes.TABLE and (
+        ours = "of another" not in pair.name and kind.__name__ in _classes.OURS
+        if kind not in seen and ours and (
                 kind is not mlrops.Wrapped or hasattr(pair.operator.A, "indptr")):
             seen.add(kind)
             out[kind.__name__] = pair.operator
@@ -88,7 +89,7 @@ def objects():
     return out
 
 
-NAMES = [*(kind.__name__ for kind in _nodes.TABLE if kind is not mlrops.SURResult),
+NAMES = [*(name for name in _classes.OURS if name != "SURResult"),
          "system with gaps", "system chosen", "system clustered"]
 
 

@@ -48,10 +48,12 @@ def imports(file, inside_functions=True):
 
 
 def outside_functions(tree):
-    """Statements that run when the module is imported."""
+    """Statements that run when the module is imported, those for type checkers left out."""
     pending = list(tree.body)
     while pending:
         node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         yield node
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             pending.extend(ast.iter_child_nodes(node))

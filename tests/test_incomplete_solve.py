@@ -8,14 +8,10 @@ from hypothesis import strategies as st
 from trees import PATHS, cases, close, computing, make_case, permuted_case
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.estep.incomplete_samples import (
-    IncompleteMoments,
-    IncompleteSamples,
-    fill,
-    loglik_samples,
-)
+from mlrops.factor.estep import incomplete_solve
+from mlrops.factor.estep.filling import fill, loglik_samples
+from mlrops.factor.estep.incomplete import IncompleteData, IncompleteSamples, IncompleteStep
 from mlrops.factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
-from mlrops.factor.estep.kernels import incomplete_solve
 from mlrops.operators import refine
 
 
@@ -230,7 +226,8 @@ def test_ordinary_solves_are_not_refined_and_hard_ones_are(monkeypatch):
     E = factors[0] @ rng.standard_normal((2, N))
     errors = {}
     for corrections in (12, 0):
-        monkeypatch.setattr(refine, "CORRECTIONS", corrections)
+        if not corrections:
+            monkeypatch.setattr(refine, "refine", lambda x, *_: np.zeros(x.shape[1]))
         for low in (0, -12):
             case = make_case(h, (2, 2), 0)
             D = 10 ** np.linspace(low, 0, n)
@@ -342,8 +339,9 @@ def test_samples_with_other_values_are_those_grouped_anew(weighted, dtype):
     tol = 1e-12 if dtype == np.float64 else 1e-4
     close(loglik_samples(A, mean, new), loglik_samples(A, mean, anew), tol)
     close(fill(A, mean, new), fill(A, mean, anew), tol)
-    for a, b in zip(IncompleteMoments(A, new, mean).regress(),
-                    IncompleteMoments(A, anew, mean).regress(), strict=True):
+    steps = (IncompleteStep(A, mean, IncompleteData(x, x.counts, 0 * mean, True))
+             for x in (new, anew))
+    for a, b in zip(*(step.update() for step in steps), strict=True):
         close(a, b, tol)
     close(loglik_samples(case.A, mean, old), before, tol)  # not written to
 

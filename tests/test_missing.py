@@ -15,9 +15,10 @@ from trees import PATHS, close, computing, dense_mlr, hierarchies, spread
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
 from mlrops.datasets import simulate_mlr
 from mlrops.factor.conditional import loglik_samples
-from mlrops.factor.estep import kernels
+from mlrops.factor.estep import patterns as passes
 from mlrops.factor.estep.complete import complete_source
 from mlrops.factor.estep.incomplete import incomplete_source
+from mlrops.factor.estep.sources import open_source
 from mlrops.factor.start import start
 
 
@@ -102,7 +103,9 @@ def dense_update(h, ranks, F, D, mean, Y, weights, mean_is_free):
 def em(problem, updates, weights=None, center=True, mean=None):
     """Yield (parameters in feature order, log-likelihood, E-step) of the iterates."""
     h, ranks = problem.h, problem.ranks
-    source = incomplete_source(problem.Y, h, center, weights)
+    gaps = np.isnan(problem.Y).any()
+    source = (open_source(problem.Y, h, center, "em", weights, None)[0] if gaps else
+              incomplete_source(problem.Y, h, center, weights))
     begin = source.mean if mean is None else h._gather(mean)
     point = h._gather(problem.F), h._gather(problem.D), begin
     for _ in range(updates + 1):
@@ -146,7 +149,7 @@ def test_every_kind_of_missing_cells(kind, center):
 @pytest.mark.parametrize("kind", [at_random, blocks], ids=lambda kind: kind.__name__)
 def test_all_ways_of_computing_agree(path, kind):
     with computing(path), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.incomplete, "CHUNK_ITEMS", 40)
+        patch.setattr(passes, "CHUNK_ITEMS", 40)
         problem = tree_problem(kind)
         check_iterates(problem, 2, problem.weights, True)
 
@@ -300,7 +303,7 @@ def test_what_the_source_says_of_the_data():
     problem = tree_problem()
     Y, h, w = problem.Y.copy(), problem.h, problem.weights
     Y[5], Y[9] = np.nan, np.nan
-    source = incomplete_source(Y, h, True, w)
+    source, _, _ = open_source(Y, h, True, "em", w, None)
     assert source.n_samples == 38 and source.mean_is_free and source.dtype == float
     w = w / np.delete(w, [5, 9]).sum() * 38
     seen = ~np.isnan(Y)
@@ -318,7 +321,7 @@ def test_what_the_source_says_of_the_data():
     filled = np.where(seen, Y - mean, 0)[:, h.permutation] * np.sqrt(w)[:, None]
     scaled = filled * np.sqrt(variance[h.permutation] * 38 / np.square(filled).sum(axis=0))
     close(X @ X.T, scaled[order].T @ scaled[order], 1e-12)
-    fixed = incomplete_source(Y, h, False)
+    fixed, _, _ = open_source(Y, h, False, "em", None, None)
     assert not fixed.mean.any() and not fixed.mean_is_free
     close(h._scatter(fixed.variance), np.nanmean(Y**2, axis=0), 1e-12)
     F, D = start("svd", h, problem.ranks, source, None)
@@ -359,8 +362,8 @@ def test_batches_cover_the_samples_and_stay_small(monkeypatch):
     layout = MLR.from_compact(problem.h, problem.ranks, problem.F, problem.D)._layout
     patterns = samples._patterns
     for items in (1, 700, 2000, 10**6):
-        monkeypatch.setattr(kernels.incomplete, "BLOCK_ITEMS", items)
-        ranges = list(kernels.incomplete.batches(patterns, layout))
+        monkeypatch.setattr(passes, "BLOCK_ITEMS", items)
+        ranges = list(passes.batches(patterns, layout))
         assert np.array_equal(np.concatenate([np.arange(a, b) for a, b in ranges]), np.arange(90))
         for first, last in ranges:
             p0, p1, _ = patterns.of(first, last)

@@ -212,4 +212,4 @@ def test_groups_on_the_command_line_by_name(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     SECTOR.rename({"a": "z"}).rename_axis("name").rename("sector").to_csv("g.csv")
     assert main(["fit", "k.csv", "--total-rank", "2", "--groups", "g.csv"]) == 2
-    assert "no line for 1 of the 4 columns of the matrix (a)" in capsys.readouterr().err
+    assert "no row for 1 of 4 columns (a)" in capsys.readouterr().err

@@ -77,7 +77,13 @@ def test_a_feature_constant_in_the_training_part_of_a_fold(small):
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-@pytest.mark.parametrize("Y", [np.zeros(5), "text", None, [np.ones((2, 3)), np.ones((1, 3))]])
-def test_refuses_data_that_are_no_table(Y):
-    with pytest.raises(ValueError, match="Y must be an array, DataFrame or sparse matrix"):
+@pytest.mark.parametrize("Y, error, message", [
+    (np.zeros(5), ValueError, "Y must be 2-d"),
+    ("text", TypeError, "Y must be an array, DataFrame, sparse matrix or iterable of row chunks"),
+    (None, TypeError, "Y must be numeric, got None"),
+    ([np.ones((2, 3)), np.ones((1, 3))], ValueError,
+     "Y must be an array, DataFrame or sparse matrix"),
+])
+def test_refuses_data_that_are_no_table(Y, error, message):
+    with pytest.raises(error, match=message):
         select_ranks(Y)

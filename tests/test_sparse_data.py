@@ -23,6 +23,7 @@ from trees import PATHS, close, computing
 
 from mlrops import Hierarchy
 from mlrops.factor.em import Point
+from mlrops.factor.estep.sources import open_source
 from mlrops.factor.estep.streamed import sparse_source
 from mlrops.factor.start import start
 
@@ -74,7 +75,7 @@ def test_many_blocks(monkeypatch, weights):
     source = sparse_source(sp.csr_array(Y), h, True, weights)
     monkeypatch.setattr("mlrops.factor.estep.streamed.SKETCH_ITEMS", 0)
     sketch = source.start_data(20, 3)
-    monkeypatch.setattr("mlrops.factor.estep.moments.LARGEST_SPARSE_WIDTH", 7)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.LARGEST_SPARSE_WIDTH", 7)
     same_iterates(run(source, h, RANKS), expected)
     close(source.start_data(20, 3), sketch, 1e-12)
 
@@ -111,7 +112,7 @@ def test_duplicates_and_stored_zeros():
 def test_dtypes(dtype):
     h = tree()
     Y = sp.csr_array(np.round(counts()).astype(dtype))
-    source = sparse_source(Y, h, True)
+    source, _, _ = open_source(Y, h, True, "raise", None, None)
     assert source.dtype == (np.float32 if dtype is np.float32 else np.float64)
     assert Y.dtype == dtype
     dense = Y.toarray().astype(source.dtype)
@@ -261,4 +262,5 @@ NAMES = [f"gene {j}" for j in range(24)]
 @pytest.mark.parametrize("format", ["csr", "coo"])
 def test_bad_data(Y, options, error, message, format):
     with pytest.raises(error, match=message):
-        sparse_source(Y.asformat(format), tree(), True, **options)
+        open_source(Y.asformat(format), tree()._renamed(options.get("names")), True, "raise",
+                    options.get("weights"), None)

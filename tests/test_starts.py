@@ -90,7 +90,7 @@ def test_svd_of_weighted_samples():
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_data_to_start_from_have_the_variance_of_the_data(scale):
-    weights = scale * np.arange(60.0)
+    weights = scale * (1 + np.arange(60.0))
     for source in (complete_source(samples(), H, True, weights),
                    incomplete_source(samples(), H, True, weights)):
         X = source.start_data(10, None)

@@ -25,8 +25,8 @@ from trees import PATHS, close, computing
 
 from mlrops import Hierarchy
 from mlrops.factor.em import Point
-from mlrops.factor.estep.rows import Rows
-from mlrops.factor.estep.streamed import chunked_source, compress_chunks, memmap_chunks
+from mlrops.factor.estep.chunks import Chunks, compress_chunks, memmap_chunks
+from mlrops.factor.estep.streamed import chunked_source
 from mlrops.factor.start import start
 
 RANKS = (2, 0, 3)
@@ -74,10 +74,10 @@ def test_iterates_whichever_way_they_are_computed(path):
 def test_many_blocks(monkeypatch):
     h, Y = tree(), samples(200)
     expected = run(dense_data(Y, h), h, RANKS)
-    monkeypatch.setattr("mlrops.factor.estep.moments.LEAST_ITEMS", 1)
-    monkeypatch.setattr("mlrops.factor.estep.moments.LEAST_WIDTH", 3)
-    monkeypatch.setattr("mlrops.factor.estep.rows.FIRST_ITEMS", 1)
-    monkeypatch.setattr("mlrops.factor.estep.rows.FIRST_WIDTH", 7)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.LEAST_ITEMS", 1)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.LEAST_WIDTH", 3)
+    monkeypatch.setattr("mlrops.factor.estep.chunks.FIRST_ITEMS", 1)
+    monkeypatch.setattr("mlrops.factor.estep.chunks.FIRST_WIDTH", 7)
     same_iterates(run(chunked_source(split_rows(Y, 1), h, True), h, RANKS), expected)
     weights = random_weights(200)
     same_iterates(run(chunked_source(split_rows(Y, 1), h, True, weights), h, RANKS),
@@ -467,7 +467,7 @@ def test_the_first_pass_looks_at_every_row():
     """Blocks are filled across chunks: no row is lost or read twice."""
     h, Y = Hierarchy.flat(3), np.arange(60.0).reshape(20, 3)
     for width in (1, 3, 7, 20, 50):
-        rows = Rows(split_rows(Y, width), h, None, None)
+        rows = Chunks(split_rows(Y, width), h, None, None)
         seen = [X[:, : w.size].T.copy() for X, w in rows.blocks(
             width, np.arange(3), np.zeros(3), np.ones(3), first=True)]
         assert np.array_equal(np.concatenate(seen), Y)

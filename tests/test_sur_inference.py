@@ -12,9 +12,9 @@ from test_sur_variants import NAMES, stacked, variants
 from trees import cases, close, make_case, permuted_case
 
 from mlrops import ConvergenceWarning, Dense, Hierarchy, Kronecker, LowRankPlusDiagonal, als_gls
+from mlrops.operators.iterations import cg_in_runs
 from mlrops.regression.sur import coefficient_inverse
 from mlrops.regression.sur.als_gls import SUROptions, fit_system
-from mlrops.regression.sur.block_cg import block_cg
 from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
 from mlrops.regression.sur.covariance import estimated
 from mlrops.regression.sur.data import SURData
@@ -173,26 +173,26 @@ def test_a_cap_is_reported(monkeypatch):
         inverse.blocks()
 
 
-def test_block_cg():
+def test_runs_of_cg():
     rng = np.random.default_rng(0)
     A = rng.standard_normal((20, 20))
     A = A @ A.T + np.eye(20)
     B = rng.standard_normal((20, 4)) * [1, 1e8, 0, 1e-8]
     sizes = []
 
-    def product(X):
+    def product(X, _):
         sizes.append(X.shape[1])
         return A @ X
 
-    X, residuals, n_iter = block_cg(product, B, 1e-12, 200)
+    X, residuals, n_iter = cg_in_runs(product, B, 1e-12, 200)
     assert (np.abs(A @ X - B) <= 1e-10 * np.abs(B).max(axis=0)).all()
     assert (residuals <= 1e-12).all() and sizes[0] == 3 and n_iter < len(sizes) <= n_iter + 4
     # An eigenvector is done at once and leaves.
     w = np.linalg.eigh(A)[1][:, :1]
     sizes.clear()
-    block_cg(product, np.hstack([w, B[:, :1]]), 1e-10, 200)
+    cg_in_runs(product, np.hstack([w, B[:, :1]]), 1e-10, 200)
     assert sizes[0] == 2 and sizes[2] == 1
-    left = block_cg(product, B, 1e-12, 3)
+    left = cg_in_runs(product, B, 1e-12, 3)
     assert left[2] == 3 and (left[1] > 1e-12).sum() == 3
 
 

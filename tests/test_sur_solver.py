@@ -8,10 +8,9 @@ import pytest
 
 from mlrops import SUR, ConvergenceWarning, Dense, als_gls, em_gls, gls
 from mlrops.datasets import load_grunfeld
-from mlrops.regression.conjugate import conjugate_gradients
+from mlrops.operators.iterations import cg_in_runs, cg_of_one
 from mlrops.regression.sur import em_gls as em_module
 from mlrops.regression.sur.als_gls import SUROptions, fit_system
-from mlrops.regression.sur.block_cg import block_cg
 from mlrops.regression.sur.coefficient_inverse import CoefficientInverse
 from mlrops.regression.sur.data import SURData
 
@@ -136,12 +135,12 @@ def test_conjugate_gradients_end_after_as_many_steps_as_unknowns():
 
     for factor in (1.0, 1e-200, 1e200):
         calls.clear()
-        x, n_iter = conjugate_gradients(product, factor * b, 1e-10 * factor, 1000)
+        x, n_iter = cg_of_one(product, factor * b, 1e-10 * factor, 1000)
         assert n_iter == len(calls) <= 60
         assert np.linalg.norm(A @ (x / factor) - b) <= 1e-8 * np.linalg.norm(b)
-    assert conjugate_gradients(product, b, 1e9, 1000)[1] == 0
-    assert conjugate_gradients(product, b, 0.0, 3)[1] == 3
-    x, n_iter = conjugate_gradients(lambda x: -x, b, 0.0, 3)
+    assert cg_of_one(product, b, 1e9, 1000)[1] == 0
+    assert cg_of_one(product, b, 0.0, 3)[1] == 3
+    x, n_iter = cg_of_one(lambda x: -x, b, 0.0, 3)
     assert not x.any() and n_iter == 1  # not positive definite
 
 
@@ -215,15 +214,15 @@ def test_em_that_loses_is_not_converged(monkeypatch):
     assert (fit.converged, fit.termination) == (False, "rounding")
 
 
-def test_block_cg_reports_what_is_left():
+def test_runs_of_cg_reports_what_is_left():
     rng = np.random.default_rng(0)
     U = np.linalg.qr(rng.standard_normal((40, 40)))[0]
     A, B = (U * np.geomspace(1, 1e12, 40)) @ U.T, rng.standard_normal((40, 3))
     for rtol in (1e-6, 1e-15):
-        X, residuals, n_iter = block_cg(lambda X: A @ X, B, rtol, 1000)
+        X, residuals, n_iter = cg_in_runs(lambda X, _: A @ X, B, rtol, 1000)
         true = np.linalg.norm(A @ X - B, axis=0) / np.linalg.norm(B, axis=0)
         np.testing.assert_allclose(residuals, true, rtol=1e-6)
         assert n_iter <= 1000
     assert (residuals > 1e-15).all()
-    X, residuals, _ = block_cg(lambda X: -X, B)  # not positive definite
+    X, residuals, _ = cg_in_runs(lambda X, _: -X, B)  # not positive definite
     assert not X.any() and np.allclose(residuals, 1)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-__all__ = ["moved_names", "old_attribute", "other_name", "renamed_options", "warn_old"]
+__all__ = ["OldName", "moved_names", "old_attribute", "other_name", "renamed_options",
+           "warn_old"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,6 +18,10 @@ def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
                   DeprecationWarning, stacklevel=stacklevel)
 
 
+class OldName(property):
+    """An attribute under its earlier name: reading it warns and gives what it is called now."""
+
+
 def old_attribute(old: str, new: str) -> property:
     """A property of the name that an attribute had, which gives the attribute `new`."""
 
@@ -25,8 +30,7 @@ def old_attribute(old: str, new: str) -> property:
         warn_old(f"{kind}.{old}", f"{kind}.{new}")
         return getattr(self, new)
 
-    read.__doc__ = f"Earlier name of `{new}`."
-    return property(read)
+    return OldName(read, doc=f"Earlier name of `{new}`.")
 
 
 def other_name(name: str, users: str = "linearmodels") -> property:

@@ -59,7 +59,7 @@ class Iterate:
         Average log-likelihood a sample, without penalties; None for fits that have none.
     covariance : operator or None
         The covariance that the fit has reached, where it fits one.
-    params : list of ndarray or None
+    params : list of ndarray, shapes (p_e,), or None
         Coefficients of each equation, where the fit has any.
     ranks : tuple of int or None
         Rank of each level.

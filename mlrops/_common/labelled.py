@@ -4,13 +4,15 @@ A frame in gives a frame out, with the labels of its rows; an array gives an arr
 data, such as samples drawn from the model, has the names of the features if the model has.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .frames import column_names, is_frame, is_series, read_table
 from .labels import by_label, labels_of, match, names_of_features
 from .optional import import_narwhals
+from .typing import FloatArray
 from .wording import counted, name_some
 
 __all__ = ["Samples", "data_names", "factor_columns", "like_rows", "named", "read_samples",
@@ -20,11 +22,11 @@ __all__ = ["Samples", "data_names", "factor_columns", "like_rows", "named", "rea
 class Samples(NamedTuple):
     """Samples in the order of the model's features."""
 
-    values: np.ndarray  # (N, n)
-    given: object  # what they came from
+    values: FloatArray  # (N, n)
+    given: Any  # what they came from
     order: np.ndarray | None  # where each feature stands in it; None where in that order
 
-    def back(self, values):
+    def back(self, values: FloatArray) -> Any:
         """Values (N, n) in the order, with the labels, and as the kind of what was given."""
         if self.order is not None:
             there = np.empty_like(self.order)
@@ -35,18 +37,18 @@ class Samples(NamedTuple):
                          given.columns if hasattr(given, "iloc") else column_names(given))
 
 
-def data_names(Y):
+def data_names(Y: Any) -> tuple[str, ...] | None:
     """Names of the features of a frame; None without, or where they are the numbers 0 to n - 1."""
     if not is_frame(Y):
         return None
     return names_of_features(Y.columns) if hasattr(Y, "iloc") else column_names(Y)
 
 
-def column_order(Y, names, what="Y"):
+def column_order(Y: Any, names: Sequence[str] | None, what: str = "Y") -> list[int] | None:
     """Where each feature stands among the columns of a frame; None where in that order."""
     if not is_frame(Y):
         return None
-    labels = list(Y.columns) if hasattr(Y, "iloc") else list(column_names(Y))
+    labels = list(Y.columns if hasattr(Y, "iloc") else column_names(Y) or ())
     if names_of_features(labels) is None and (
             names is None or set(names).isdisjoint(map(str, labels))):
         return None  # numbers of columns are no names
@@ -56,7 +58,8 @@ def column_order(Y, names, what="Y"):
     return match(labels, names, what, "feature")
 
 
-def read_samples(Y, names, n, missing=False, what="Y"):
+def read_samples(Y: Any, names: Sequence[str] | None, n: int, missing: bool = False,
+                 what: str = "Y") -> Samples:
     """Samples (N, n) of a model whose features have these names, or None.
 
     Parameters
@@ -69,9 +72,9 @@ def read_samples(Y, names, n, missing=False, what="Y"):
         Whether cells may be missing (NaN, masked, None).
     """
     table = read_table(Y, what, ndim=2)
-    order, values = column_order(Y, names, what), table.values
+    found, values = column_order(Y, names, what), table.values
+    order = None if found is None else np.array(found)
     if order is not None:
-        order = np.array(order)
         values = values[:, order]
     if values.shape[1] != n:
         raise ValueError(
@@ -89,14 +92,15 @@ def read_samples(Y, names, n, missing=False, what="Y"):
     return Samples(values, Y, order)
 
 
-def read_values(x, names, what, axis="feature"):
+def read_values(x: Any, names: Sequence[str] | None, what: str, axis: str = "feature"
+                ) -> FloatArray:
     """A vector with one number a feature, matched by name where it has labels."""
     if labels_of(x) is not None and not is_frame(x):
         x = by_label(x, names, what, axis)
     return read_table(x, what).values
 
 
-def named(columns, names):
+def named(columns: Iterable[int], names: Sequence[str] | None) -> str:
     """Spell out columns, by their names where they have some."""
     return name_some(columns if names is None else [names[j] for j in columns])
 
@@ -104,7 +108,7 @@ def named(columns, names):
 # ---------------------------------------------------------------- names out
 
 
-def like_rows(given, values, columns=None):
+def like_rows(given: Any, values: np.ndarray, columns: Any = None) -> Any:
     """Results a row, (N, k) with `columns` or (N,), as the kind of frame that was given.
 
     Columns are names, or pairs of them where they have two levels; those of vectors are one name.
@@ -136,7 +140,7 @@ def _pandas_columns(columns):
     return pd.MultiIndex.from_tuples(list(columns), names=["group", "factor"])
 
 
-def with_names(values, names, columns=None):
+def with_names(values: np.ndarray, names: Sequence[str] | None, columns: Any = None) -> Any:
     """(n,) or (n, k) as a Series or DataFrame of pandas, if there are names and pandas is there."""
     if names is None:
         return values
@@ -149,7 +153,7 @@ def with_names(values, names, columns=None):
     return pd.DataFrame(values, index=pd.Index(names), columns=columns)
 
 
-def factor_columns(hierarchy, level, rank):
+def factor_columns(hierarchy: Any, level: int, rank: int) -> list[tuple[str, str]]:
     """Pairs (group, factor) that name the scores of a level."""
     count, names = hierarchy.group_counts[level], hierarchy.names(level)
     if names is None or len(set(map(str, names))) < count:

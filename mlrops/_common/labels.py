@@ -6,15 +6,16 @@ has labels of its own (a Series, a DataFrame, a dict), and refused where these d
 array has no labels and stands in the order of the data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 from .wording import agree, counted, name_some
 
-__all__ = ["by_label", "check_distinct", "labels_of", "match", "names_of_features"]
+__all__ = ["by_label", "check_distinct", "check_no_gaps", "labels_of", "match", "names_of_features"]
 
 
-def labels_of(x):
+def labels_of(x: Any) -> Any:
     """Labels of the rows of `x`: the keys of a dict, a pandas index, None where it has none."""
     if isinstance(x, Mapping):
         return tuple(x)
@@ -24,7 +25,7 @@ def labels_of(x):
     return index
 
 
-def names_of_features(labels):
+def names_of_features(labels: Iterable[Any] | None) -> tuple[str, ...] | None:
     """Labels as a tuple of str; None where there are none, or only the numbers 0 to n - 1."""
     if labels is None:
         return None
@@ -34,7 +35,8 @@ def names_of_features(labels):
     return tuple(map(str, labels))
 
 
-def match(labels, wanted, what, axis, *, extra=False):
+def match(labels: Any, wanted: Any, what: str, axis: str, *, extra: bool = False
+          ) -> list[int] | None:
     """Where each wanted label stands among `labels`.
 
     Parameters
@@ -103,7 +105,7 @@ def match(labels, wanted, what, axis, *, extra=False):
     return [place[label] for label in wanted]
 
 
-def by_label(x, wanted, what, axis, *, extra=False):
+def by_label(x: Any, wanted: Any, what: str, axis: str, *, extra: bool = False) -> Any:
     """`x` with its rows in the order of the data; see `match` for parameters and errors.
 
     A dict becomes a list of its values, pandas objects stay pandas objects, and what has no labels
@@ -119,11 +121,25 @@ def by_label(x, wanted, what, axis, *, extra=False):
     return x if order is None else x.iloc[order]
 
 
-def check_distinct(labels, what):
+def check_distinct(labels: Iterable[Any], what: str) -> None:
     """Refuse labels that stand for two things."""
     twice = _repeated(labels)
     if twice:
         raise ValueError(f"{what} must have different names, got {name_some(twice)} more than once")
+
+
+def check_no_gaps(levels: Sequence[Any], names: Sequence[str], what: str, axis: str) -> None:
+    """Refuse a feature without a label at some level, by name."""
+    lacks = [name for name, *labels in zip(names, *levels, strict=True)
+             if any(_is_missing(label) for label in labels)]
+    if lacks:
+        raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
+                         f" ({name_some(lacks)})")
+
+
+def _is_missing(label):
+    # pandas' NA refuses to be compared, so it is known by the name of its type.
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def _repeated(labels):

@@ -1,13 +1,18 @@
 """The types of the public face, one word each, for signatures and for type checkers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoolArray", "Callback", "Data", "FloatArray", "Frame", "IntArray", "Labelled",
-           "Labels", "RandomState", "Ranks", "Real", "Vector"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+else:
+    Axes = Any  # matplotlib is loaded by those who draw
+
+__all__ = ["Axes", "BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices", "IntArray",
+           "Labelled", "Labels", "RandomState", "Ranks", "Real", "Vector"]
 
 
 class Frame(Protocol):
@@ -34,6 +39,7 @@ Data: TypeAlias = Real | Frame
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
 # What a result gives: an array or a list of arrays, or pandas objects where the data had names.
 Labelled: TypeAlias = Any
+Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray
 Ranks: TypeAlias = int | Sequence[int]
 RandomState: TypeAlias = int | np.random.Generator | None
 Callback: TypeAlias = Callable[[Any], object]

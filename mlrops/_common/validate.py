@@ -1,10 +1,13 @@
 """Checks shared by the public constructors and methods: one wording for one mistake."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Complex, Real
+from typing import Any
 
 import numpy as np
 
+from .typing import FloatArray, IntArray
 from .wording import agree, counted, name_some
 
 __all__ = [
@@ -24,7 +27,7 @@ __all__ = [
 ]
 
 
-def working_dtype(dtype, what="input"):
+def working_dtype(dtype: Any, what: str = "input") -> np.dtype:
     """The dtype we compute in: float32 and half stay or become float32, other reals float64."""
     dtype = np.dtype(dtype).newbyteorder("=")
     if dtype.kind == "c":
@@ -34,7 +37,7 @@ def working_dtype(dtype, what="input"):
     return np.dtype(np.float32 if dtype in (np.float32, np.float16) else np.float64)
 
 
-def in_memory(x, what):
+def in_memory(x: Any, what: str) -> None:
     """Refuse what is no array of numbers, and would have to be computed to become one."""
     if isinstance(x, np.ndarray):
         return
@@ -51,7 +54,7 @@ def in_memory(x, what):
                         " give its collect()")
 
 
-def plain(x, what):
+def plain(x: Any, what: str) -> np.ndarray:
     """`x` as a plain array: masked cells and missing marks among objects (None, NA) become NaN."""
     in_memory(x, what)
     if isinstance(x, np.ma.MaskedArray):
@@ -85,7 +88,8 @@ def _from_objects(x, what):
     return out.reshape(x.shape)
 
 
-def as_real(x, what, dtype=None, ndim=None):
+def as_real(x: Any, what: str, dtype: Any = None, ndim: int | Sequence[int] | None = None
+            ) -> FloatArray:
     """`x` as a real float array (float32 kept, everything else float64).
 
     Masked cells become NaN.  Raises TypeError for complex, sparse or non-numeric input, for
@@ -100,7 +104,8 @@ def as_real(x, what, dtype=None, ndim=None):
     return x
 
 
-def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0, labels=None):
+def as_finite(x: Any, what: str, dtype: Any = None, ndim: int | Sequence[int] | None = None,
+              axis_name: str = "feature", axis: int = 0, labels: Any = None) -> FloatArray:
     """Like `as_real`, and refuse NaN and infinity, naming the first offenders along `axis`.
 
     They are named by their `labels`, or by number where there are none.
@@ -118,14 +123,14 @@ def as_finite(x, what, dtype=None, ndim=None, axis_name="feature", axis=0, label
     return x
 
 
-def all_finite(x):
+def all_finite(x: np.ndarray) -> bool:
     """Whether no entry is NaN or infinite."""
     # One sum decides the usual case without an n-sized mask; an overflow only costs the slow look.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(x.sum())) or bool(np.isfinite(x).all())
 
 
-def as_positive(d, what, n=None, dtype=None):
+def as_positive(d: Any, what: str, n: int | None = None, dtype: Any = None) -> FloatArray:
     """A finite vector with all entries > 0; the error names the first offending features."""
     d = as_finite(d, what, dtype, ndim=1)
     if n is not None and d.shape != (n,):
@@ -139,7 +144,7 @@ def as_positive(d, what, n=None, dtype=None):
     return d
 
 
-def refuse_masked(x, what):
+def refuse_masked(x: Any, what: str) -> None:
     """ValueError that names the rows of masked cells, for what has no missing values."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         mask = np.ma.getmaskarray(x)
@@ -150,7 +155,7 @@ def refuse_masked(x, what):
             f" and {agree(n, 'has', 'have')} no value; fill what is masked, or leave it out")
 
 
-def as_features(features, n, what="features"):
+def as_features(features: Any, n: int, what: str = "features") -> IntArray:
     """Distinct feature numbers 0 to n - 1, at least one; negative ones count from the end."""
     refuse_masked(features, what)
     features = np.asarray(features)
@@ -170,16 +175,16 @@ def as_features(features, n, what="features"):
     return features
 
 
-def check_number(value, name, below=None):
+def check_number(value: Any, name: str, below: float | None = None) -> None:
     """Refuse an option that is no number or, where `below` is given, does not lie in [0, below)."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if below is not None and not 0 <= value < below:
+    if below is not None and not 0 <= float(value) < below:
         interval = "be finite and not negative" if np.isinf(below) else f"lie in [0, {below})"
         raise ValueError(f"{name} must {interval}, got {value!r}")
 
 
-def check_rank(rank, what="rank"):
+def check_rank(rank: Any, what: str = "rank") -> int:
     """A non-negative integer."""
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)):
         raise TypeError(f"{what} must be an integer, got {rank!r}")
@@ -188,7 +193,7 @@ def check_rank(rank, what="rank"):
     return int(rank)
 
 
-def as_generator(random_state):
+def as_generator(random_state: Any) -> Any:
     """The generator of a seed, or the Generator or RandomState that is given."""
     if isinstance(random_state, np.random.RandomState):
         return random_state
@@ -203,7 +208,7 @@ def _nobody_writes(x):
     return x is None
 
 
-def read_only(x, order="C"):
+def read_only(x: np.ndarray, order: Any = "C") -> np.ndarray:
     """A contiguous array equal to `x` that nobody can write to.
 
     Copies, except where `x` is such an array already: operators made from the arrays of other
@@ -217,6 +222,6 @@ def read_only(x, order="C"):
     return x
 
 
-def rowwise(d, x):
+def rowwise(d: np.ndarray, x: np.ndarray) -> np.ndarray:
     """`d` shaped to multiply the rows of `x`, a vector or a block of columns."""
     return d if x.ndim == 1 else d[:, None]

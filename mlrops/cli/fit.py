@@ -11,12 +11,13 @@ from .._common.wording import counted
 from ..fitting.fit import fit_mlr
 from ..fitting.partitions import check_symmetry, partition
 from ..fitting.rank_allocation import STARTS, allocate_ranks
-from ..io.saving import save
+from ..io import save
 from ..tree.hierarchy import Hierarchy
 from .bench.timing import best_of
 from .errors import CommandError, in_options, reporting
+from .groups_file import read_tree
 from .info import stored_numbers
-from .matrix_file import read_matrix, read_names, read_tree
+from .matrix_file import read_matrix, read_names
 from .outputs import can_draw, check_outputs, save_picture
 from .tables import paragraph, table
 
@@ -145,7 +146,8 @@ def _fits(A, rows, cols, symmetric, args, starts):
         with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False,
                   disable=None) as bar:
             def show(iterate, bar=bar):
-                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks, refresh=False)
+                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks,
+                                refresh=False)
                 bar.update()
 
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(
@@ -301,8 +303,7 @@ def _inner(A, operator, level):
 def _picture(A, rows, cols, fits, best, others):
     import matplotlib.pyplot as plt
 
-    from ..plotting import plot_matrix, plot_rank_allocation
-    from ..plotting._axes import hide_spines
+    from ..plotting import _axes, plot_matrix, plot_rank_allocation
 
     found = fits[best]
     figure = plt.figure(figsize=(11, 9.5), layout="constrained")
@@ -319,12 +320,14 @@ def _picture(A, rows, cols, fits, best, others):
     for draw, ax in zip((partial(_draw_errors, fits, others), partial(_draw_levels, A, found)),
                         bottom.subplots(1, 2), strict=True):
         draw(ax)
-        hide_spines(ax, "top", "right")
+        _axes.hide_spines(ax, "top", "right")
     return figure
 
 
 def _draw_errors(fits, others, ax):
     """The errors of all steps of all starts, and those of the relatives."""
+    from ..plotting._axes import whole_ticks
+
     styles = zip(("-", "--", ":"), ("o", "s", "^"), ("#1b3a5c", "#e08e1b", "#2a9d8f"), strict=True)
     for (label, one), (line, marker, color) in zip(fits.items(), styles, strict=False):
         ax.plot(one.objective_trace, line, marker=marker, markersize=3, color=color, label=label)
@@ -333,7 +336,7 @@ def _draw_errors(fits, others, ax):
         ax.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,
                     xytext=(0, 2), textcoords="offset points", ha="right", color=shade)
     ax.set(xlabel="step", ylabel="relative error", ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    whole_ticks(ax.xaxis)
     if len(fits) > 1:
         ax.legend(fontsize=8, frameon=False)
 

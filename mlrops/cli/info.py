@@ -12,8 +12,7 @@ import numpy as np
 from .._common.text import short
 from ..factor.checkpoint import KIND as CHECKPOINT
 from ..io.archive import TEXT, VERSION
-from ..io.nodes import TABLE
-from ..io.saving import KIND, load
+from ..io.saving import KIND, fields_of, load
 from ..operators import (
     MLR,
     BlockDiagonal,
@@ -249,39 +248,34 @@ def _sizes(h, level):
 # ---------------------------------------------------------------- parts
 
 
-def _fields(A):
-    return TABLE[type(A)][0](A) if type(A) in TABLE else {}
-
-
-def _each(value):
-    return value if type(value) is tuple else (value,)
+def _entries(A):
+    """What an operator or a tree consists of."""
+    return [x for several in fields_of(A).values() for x in several]
 
 
 def _parts(A):
     """The operators that an operator is made of."""
-    return [x for value in _fields(A).values() for x in _each(value)
-            if isinstance(x, StructuredOperator)]
+    return [x for x in _entries(A) if isinstance(x, StructuredOperator)]
 
 
-def stored_numbers(A):
+def stored_numbers(A: StructuredOperator) -> tuple[int, int]:
     """Floating-point numbers and integers in the arrays of an operator; a shared one counts once.
 
     Returns
     -------
     floats, integers : int
     """
-    seen, alive, counts, pending = set(), [], {"f": 0, "i": 0}, [A]
+    seen, counts, pending = {}, {"f": 0, "i": 0}, [A]
     while pending:
         x = pending.pop()
         if id(x) in seen:
             continue
-        seen.add(id(x))
-        alive.append(x)  # no identity is given away twice
+        seen[id(x)] = x  # kept: no identity is given away twice
         if isinstance(x, np.ndarray):
             if x.dtype.kind in counts:
                 counts[x.dtype.kind] += x.size
         elif isinstance(x, (StructuredOperator, Hierarchy)):
-            pending += [y for value in _fields(x).values() for y in _each(value)]
+            pending += _entries(x)
     return counts["f"], counts["i"]
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 import zipfile
 import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ from scipy import sparse
 from scipy.io import mmread
 
 from .._common.wording import counted, name_some
-from ..tree.hierarchy import Hierarchy
 from .errors import CommandError
-from .table_file import TableFile, decoded, separator_of
+from .table_file import decoded, separator_of
 
-__all__ = ["read_matrix", "read_names", "read_tree"]
+__all__ = ["read_matrix", "read_names"]
 
 TEXT = ".csv", ".tsv", ".txt"
 
@@ -153,63 +151,3 @@ def _is_number(cell):
     except ValueError:
         return False
     return True
-
-
-def read_tree(path, n, names=None):
-    """The tree of a table with a line for each of n rows: groups, coarse to fine.
-
-    Lines stand in the order of the rows, unless the first column holds the names of these.
-    """
-    table = TableFile(path)
-    by_name = _by_name(table, names)
-    if by_name is not None:
-        return by_name
-    if len(table.rows) != n:
-        raise CommandError(f"{path} must have a line below its head for each of the"
-                           f" {counted(n, 'row')} of the matrix, it has {len(table.rows)}"
-                           + (": is there no head?" if len(table.rows) == n - 1 else ""))
-    levels = list(map(table.text, table.columns))
-    for column, labels in zip(table.columns, levels, strict=True):
-        if "" in labels:
-            raise CommandError(f"{path}, line {table.lines[labels.index('')]}, column {column}:"
-                               " a row without a group")
-    _check_nested(path, list(table.columns), levels)
-    return Hierarchy.from_labels(*levels)
-
-
-def _by_name(table, names):
-    """The tree of a table whose first column names the columns of the matrix, or None."""
-    first, *columns = table.columns
-    given = table.text(first)
-    if names is None or not columns or len(set(names)) < len(names) or (
-            set(given).isdisjoint(names)):
-        return None
-    paths = {}
-    for line, *path in zip(table.lines, given, *map(table.text, columns), strict=True):
-        name, *path = path
-        if name in paths:
-            raise CommandError(f"{table.path}, line {line}: {name} has had a line before")
-        if "" in path:
-            raise CommandError(f"{table.path}, line {line}, column {columns[path.index('')]}: a row"
-                               " without a group")
-        paths[name] = path
-    lacks = [name for name in names if name not in paths]
-    if lacks:
-        raise CommandError(f"{table.path} has no line for {len(lacks)} of the {len(names)} columns"
-                           f" of the matrix ({name_some(lacks)})")
-    levels = list(zip(*(paths[name] for name in names), strict=True))
-    _check_nested(table.path, columns, levels)
-    return Hierarchy.from_labels({name: tuple(paths[name]) for name in names})
-
-
-def _check_nested(path, names, levels):
-    """Refuse a group that lies in two groups of the column before."""
-    for (outer, above), (inner, below) in pairwise(zip(names, levels, strict=True)):
-        parent = {}
-        for group, one in zip(below, above, strict=True):
-            other = parent.setdefault(group, one)
-            if other != one:
-                raise CommandError(
-                    f"{path}: group {group} of column {inner} lies in two groups of column {outer},"
-                    f" {other} and {one}; columns go from coarse to fine, each group in one of the"
-                    " column before")

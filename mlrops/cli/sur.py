@@ -7,9 +7,10 @@ from statistics import median
 import numpy as np
 
 from .._common.text import number, short
-from .._common.wording import counted, name_some
+from .._common.wording import counted
 from ..regression.sur.model import SUR
 from .errors import CommandError, reporting
+from .groups_file import groups_by_name
 from .outputs import can_draw, check_outputs, save_picture
 from .table_file import Cells, TableFile, write_table
 from .tables import CONSTANT, coefficient_table, paragraph, percent, table
@@ -46,7 +47,7 @@ def _regress(args):
     equations = read_specification(data, args)
     groups = None
     if args.groups is not None:
-        groups = read_groups(TableFile(args.groups, cells, encodes=True), equations)
+        groups = groups_by_name(TableFile(args.groups, cells, encodes=True), equations, "equation")
     ranks = read_ranks(args.ranks or "bic")
     with reporting("sur"):
         model = SUR(read_columns(data, equations, not args.no_const))
@@ -163,35 +164,6 @@ def read_columns(data, equations, constant):
             designs[key] = const | {regressor: columns[x] for regressor, x in key}
         out[name] = columns[name], designs[key]
     return out
-
-
-def read_groups(groups, equations):
-    """Labels of each equation, coarse to fine, from a file whose first column names it."""
-    names, *levels = map(groups.text, groups.columns)
-    if not levels:
-        raise CommandError(f"{groups.path} must have a column of equations and at least one of"
-                           " their groups, it has one column")
-    at = {}
-    for row, name in enumerate(names):
-        if name in at:
-            raise CommandError(f"{groups.path}, line {groups.lines[row]}: equation {name} has had a"
-                               f" row in line {groups.lines[at[name]]}")
-        at[name] = row
-    lacks = [name for name in equations if name not in at]
-    first = next(iter(groups.columns))
-    if first in lacks:
-        raise CommandError(f"{groups.path} must begin with a line of column names, its first line"
-                           f" is that of equation {first}: put a line such as equation,group above"
-                           " it")
-    if lacks:
-        raise CommandError(f"{groups.path} has no row for {len(lacks)} of {len(equations)}"
-                           f" equations ({name_some(lacks)})")
-    for name in equations:
-        for column, labels in zip(list(groups.columns)[1:], levels, strict=True):
-            if not labels[at[name]]:
-                raise CommandError(f"{groups.path}, line {groups.lines[at[name]]}, column {column}:"
-                                   f" equation {name} has no group")
-    return {name: tuple(labels[at[name]] for labels in levels) for name in equations}
 
 
 def read_ranks(text):

@@ -11,7 +11,8 @@ from .._common.labelled import like_rows, read_samples, read_values, with_names
 from .._common.labels import labels_of, match
 from .._common.validate import as_features, as_finite, as_real
 from .._common.wording import counted, name_some
-from .estep import incomplete_samples as incomplete
+from .estep import filling
+from .estep.incomplete import IncompleteSamples
 
 __all__ = ["Conditional", "average", "condition", "impute", "loglik_samples"]
 
@@ -25,7 +26,7 @@ def _samples(covariance, Y):
     infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
     if infinite.size:
         raise ValueError(f"Y must not hold infinity, got some in feature {name_some(infinite)}")
-    return incomplete.IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+    return IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
 
 
 def loglik_samples(covariance, mean, Y):
@@ -66,7 +67,7 @@ def loglik_samples(covariance, mean, Y):
         return np.empty(0)
     covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
-        return incomplete.loglik_samples(covariance, mean, _samples(covariance, Y))
+        return filling.loglik_samples(covariance, mean, _samples(covariance, Y))
     quad = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
@@ -148,7 +149,7 @@ def impute(covariance, mean, Y, return_std=False):
     filled = Y.astype(np.result_type(Y, covariance.dtype))
     if not len(Y):
         return (filled, np.zeros_like(filled)) if return_std else filled
-    found = incomplete.fill(covariance, mean, _samples(covariance, Y), return_std)
+    found = filling.fill(covariance, mean, _samples(covariance, Y), return_std)
     missing = np.isnan(Y)
     filled[missing] = (found[0] if return_std else found).T[missing]
     return (filled, np.ascontiguousarray(found[1].T)) if return_std else filled
@@ -183,7 +184,7 @@ class Conditional:
         self.observed_names, self.missing_names = (
             None if names is None else tuple(names[i] for i in part)
             for part in (observed, missing))
-        self.mean_map = incomplete.ConditionalMap(covariance, observed, missing)
+        self.mean_map = filling.ConditionalMap(covariance, observed, missing)
 
     @cached_property
     def covariance(self):

@@ -25,11 +25,11 @@ import scipy.sparse
 
 from .._common.cached import cached_property
 from .._common.convergence import ConvergenceWarning, UnboundedWarning
+from .._common.given import as_array, is_chunks
 from .._common.wording import counted, name_some
 from ..operators.mlr import MLR
 from .conditional import loglik_samples
 from .criteria import degrees_of_freedom
-from .estep.sources import as_array, is_chunks
 from .factor_model import fit_factor_model
 from .folds import take_rows
 from .limits import too_few_samples

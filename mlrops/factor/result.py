@@ -7,6 +7,20 @@ import numpy as np
 
 from .._common.frames import is_frame
 from .._common.labelled import factor_columns, like_rows, read_samples, with_names
+from .._common.stored import (
+    BOUNDARY,
+    CAPPED,
+    COUNT,
+    FINITE,
+    FLAG,
+    NAMES,
+    NOT_NEGATIVE,
+    TERMINATION,
+    Stored,
+    check_fit,
+    floats,
+    maybe,
+)
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR
@@ -19,7 +33,7 @@ __all__ = ["FactorModelResult"]
 
 
 @dataclass(frozen=True, repr=False)
-class FactorModelResult(Explained):
+class FactorModelResult(Stored, Explained):
     """A fitted factor model; what `fit_factor_model` returns.
 
     Attributes
@@ -84,6 +98,25 @@ class FactorModelResult(Explained):
     feature_names: tuple | None = None
     capped: tuple = ()
     mean_is_estimated: bool = True
+
+    stored_fields = {
+        "mean": floats(1), "loglik": FINITE, "loglik_trace": floats(1), "n_iter": COUNT,
+        "converged": FLAG, "termination": TERMINATION, "boundary": BOUNDARY, "n_samples": COUNT,
+        "n_evaluations": COUNT, "gradient_norm": NOT_NEGATIVE, "feature_names": maybe(NAMES),
+        "capped": CAPPED, "mean_is_estimated": FLAG}
+
+    @classmethod
+    def from_fields(cls, **given):
+        fit, A, n = cls(**given), given["covariance"], given["covariance"].shape[0]
+        if fit.mean.shape != (n,) or not np.isfinite(fit.mean).all():
+            raise ValueError(f"mean must hold {n} finite floats, got {fit.mean.dtype} of shape"
+                             f" {fit.mean.shape}")
+        if fit.feature_names is not None and len(fit.feature_names) != n:
+            raise ValueError(f"feature_names must be {n}, got {len(fit.feature_names)}")
+        if fit.boundary.size and fit.boundary.max() >= n:
+            raise ValueError(f"boundary must hold features, integers from 0 to {n - 1}")
+        check_fit(given, ["loglik_trace"], A.ranks, A.hierarchy.group_counts)
+        return fit
 
     def _rows(self, Y, missing=False):
         """Data as `Samples`; every method that takes data takes it from here."""

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 from tqdm import tqdm
 
-from .._common.labelled import data_names
-from .._common.labels import labels_of
+from .._common.given import read_given
 from .._common.optional import import_pandas
 from .._common.validate import as_real, check_rank
 from .._common.wording import counted, name_some
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
-from .estep.sources import align_weights, as_array, check_in_memory, is_chunks, tree_of
+from ..tree.reading import tree_of
 from .folds import make_folds
 from .limits import useful_ranks
 from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
@@ -276,22 +274,21 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     ([(0, 3), (1, 2), (2, 1), (3, 0)], (2, 1))
     """
     _check_fit_options(fit_options)
-    check_in_memory(Y)
-    weights, rows = align_weights(fit_options.get("sample_weight"), Y), labels_of(Y)
-    if weights is not None:
-        fit_options["sample_weight"] = as_real(weights, "sample_weight")
-    if not (isinstance(hierarchy, Hierarchy) and (hierarchy.feature_names is None
-                                                  or is_chunks(Y))):
-        hierarchy = tree_of(hierarchy, data_names(Y), _shape(Y)[1])
-    if not (scipy.sparse.issparse(Y) or isinstance(Y, np.memmap) or is_chunks(Y)):
-        # Names are those of the hierarchy from here on, masked cells are NaN.
-        hierarchy, Y = hierarchy._renamed(data_names(Y) or hierarchy.feature_names), as_array(Y)
+    given = read_given(Y, fit_options.get("sample_weight"), peek=False)
+    if given.weights is not None:
+        fit_options["sample_weight"] = as_real(given.weights, "sample_weight")
+    if given.kind != "chunks":
+        hierarchy = tree_of(hierarchy, given.names, given.n)
+    elif not isinstance(hierarchy, Hierarchy):
+        _shape(Y)  # says that chunks need one
+    Y = given.values  # names are those of the hierarchy from here on, masked cells are NaN
     rng = np.random.default_rng(random_state)
     how = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     return choose_ranks(
-        FactorFits(Y, hierarchy, fit_options, rng), how, lambda: _shape(Y)[0], rng, rows=rows)
+        FactorFits(Y, hierarchy, fit_options, rng), how, lambda: _shape(Y)[0], rng,
+        rows=given.labels)
 
 
 def choose_ranks(problem, how, count_rows, rng, *, rows=None, carried=None, stacklevel=4):

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from .._common.typing import FloatArray, IntArray, RandomState
+from .._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
@@ -129,7 +129,7 @@ class Bisection:
                 f" {needed}. Ask for {counted(level, 'level')}")
 
 
-def upper_half(x: FloatArray) -> Any:
+def upper_half(x: FloatArray | IntArray) -> BoolArray:
     """Which entries are the larger half of all, the earlier ones of equal ones first."""
     upper = np.zeros(x.size, dtype=bool)
     upper[np.argsort(-x, kind="stable")[: (x.size + 1) // 2]] = True

@@ -2,17 +2,29 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .._common.deprecated import old_attribute
+from .._common.stored import (
+    CAPPED,
+    COUNT,
+    FLAG,
+    TERMINATION,
+    Stored,
+    check_fit,
+    floats,
+    of_field,
+)
 from .._common.typing import FloatArray
 from .._common.wording import counted
 from ..operators.general.mlr import GeneralMLR
-from ..operators.mlr import MLR
+from ..operators.mlr import MLR, check_ranks
 
 __all__ = ["MLRFit", "RankAllocation"]
 
 
 @dataclass(frozen=True, repr=False)
-class MLRFit:
+class MLRFit(Stored):
     """A fitted multilevel low rank matrix; what `fit_mlr` returns.
 
     Attributes
@@ -55,6 +67,20 @@ class MLRFit:
     capped: tuple[tuple[int, int, int], ...] = ()
 
     errors = old_attribute("errors", "objective_trace")
+
+    stored_fields = {
+        "objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
+        "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
+
+    @classmethod
+    def from_fields(cls, **given):
+        fit, traces = cls(**given), ("objective_trace", "times")
+        check_fit(given, traces, fit.operator.ranks, fit.operator.rows.group_counts)
+        for name in traces:
+            if given[name].dtype != np.float64 or given[name].min() < 0:
+                raise ValueError(f"{name} must hold n_iter + 1 = {fit.n_iter + 1} numbers of"
+                                 f" float64, none below zero, got {given[name].dtype}")
+        return fit
 
     @property
     def error(self) -> float:
@@ -179,6 +205,25 @@ class RankAllocation(MLRFit):
 
     history: tuple[tuple[tuple[int, ...], float], ...] = ()
     n_trials: int = 0
+
+    @classmethod
+    def from_fields(cls, **given):
+        fit = super().from_fields(**given)
+        operator, history, errors = fit.operator, fit.history, fit.objective_trace
+        if len(history) != errors.size:
+            raise ValueError(
+                f"history must have {counted(errors.size, 'entry')}, got {len(history)}")
+        for entry, error in zip(history, errors, strict=True):
+            with of_field("history"):
+                right = type(entry) is tuple and len(entry) == 2 and type(entry[0]) is tuple and (
+                    check_ranks(entry[0], operator.rows) == entry[0] and entry[1] == error)
+            if not right:
+                raise ValueError("history must hold ranks, one a level, and the entries of"
+                                 " objective_trace")
+        if history[-1][0] != operator.ranks or any(
+                sum(ranks) != sum(operator.ranks) for ranks, _ in history):
+            raise ValueError("history must end with the operator's ranks, and keep their sum")
+        return fit
 
     _title = "Multilevel low rank fit of a given total rank"
 

@@ -1,77 +1,35 @@
-"""`save` and `load`: hierarchies, operators and fitted models as ``.npz`` files without pickles.
+"""`save` and `load`: objects become nodes of a file, and nodes become objects.
 
-Layout of a file
-----------------
-A file is an archive of kind ``"object"`` as `mlrops.io.archive` lays it out: a zip of plain
-``.npy`` arrays and one JSON text ``mlrops.json`` that names the format version.  Its ``meta`` holds
-a list ``nodes``; parts come before what they are parts of, and the last node is the object itself.
-A node is a JSON object with
-
-``class``
-    Name of a class in the table below.
-``values``
-    Numbers, strings, tuples and None by the name of their field.
-``arrays``
-    By the name of the field the name of an array of the archive, or a list of such names.
-``parts``
-    By the name of the field the number of an earlier node, or a list of such numbers.
-``read_only``
-    (FactorModelResult) names of the fields whose arrays are read-only.
-
-An operator or hierarchy that is a part of several others is stored once, and is one object again
-after loading.  An array belongs to one node.
-
-==========================================  ========================================================
-class                                       fields
-==========================================  ========================================================
-Hierarchy                                   permutation, boundaries (L arrays), names
-MLR                                         hierarchy, ranks, D (n,), F (n, R): **rows in tree
-                                            order**, row i belongs to feature ``permutation[i]``
-MLRInverse, WoodburyInverse                 base: the operator that is inverted; the inverse is
-                                            formed anew by ``base.inv()``
-GeneralMLR                                  rows, cols, ranks, B (m, R), C (n, R) or None for B:
-                                            **rows in tree order**; symmetric; equal_to: None, or
-                                            the MLR, Product or Scaled equal to it
-LowRankPlusDiagonal                         F, D
-Woodbury                                    base, U, C, V, positive_definite; C None for the
-                                            identity, V None for U
-LowRank                                     U, V; V None for U
-Diagonal, Identity, Permutation             d; n and dtype; p and dtype
-Dense                                       A, symmetric, positive_definite
-Wrapped                                     data, indices, indptr of a csr_array, shape, symmetric,
-                                            positive_definite
-Sum, Product, Kronecker, BlockDiagonal      ops
-Scaled                                      base, c
-Transposed, Inverse                         base
-transpose                                   base: stands for ``base.T``
-FactorModelResult                           its dataclass fields
-SURResult                                   those of `mlrops.io.system_nodes`: X (the different
-                                            regressors), X_of (which are whose), Y, observed, ...
-MLRFit, RankAllocation                      their dataclass fields
-==========================================  ========================================================
+``help(mlrops.io)`` describes the layout.  What an object consists of, its class knows.
 """
 
-import inspect
+import os
 import re
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
+from typing import Any
 
 import numpy as np
 
-from ..factor.result import FactorModelResult
-from ..fitting.fit_result import MLRFit, RankAllocation
-from ..operators import StructuredOperator, Transposed
-from ..regression.sur.result import SURResult
-from ..tree.hierarchy import Hierarchy
+from .._common.stored import OPERATOR, Stored
 from .archive import check_plain, check_regular, read_archive, reading, write_archive
-from .nodes import MAKERS, TABLE, TRANSPOSE, Limits, check_node
+from .classes import class_named, make, name_of
 
-__all__ = ["load", "save"]
+__all__ = ["fields_of", "load", "save"]
 
 KIND = "object"
-# Their arrays belong to the user.
-RESULTS = tuple(kind.__name__ for kind in (FactorModelResult, SURResult, MLRFit, RankAllocation))
+TRANSPOSE = "transpose"
+
+# What a small file may ask for.  Operators hand a question on to their parts, so a shared part is
+# asked once for each way that leads to it, and a transposed sparse array has one offset for each
+# column of the original.
+MAX_DEPTH = 100
+MAX_PARTS = 100_000
+MAX_ORDER = 2**46
+MAX_EMPTY_COLUMNS = 2**25
 
 
-def save(path, obj):
+def save(path: str | os.PathLike[str], obj: Any) -> None:
     """Write a hierarchy, an operator or a fitted model to a file.
 
     Parameters
@@ -81,7 +39,8 @@ def save(path, obj):
         there already is replaced in one step, and stays as it is if anything fails.
     obj : Hierarchy, operator, FactorModelResult, SURResult, MLRFit or RankAllocation
         Operators of this package, built from arrays and from one another in any way.  Sparse
-        arrays in a `Wrapped` are saved, operators of other packages cannot be.
+        arrays in a `Wrapped` are saved, operators of other packages cannot be.  Objects of a class
+        of yours are saved if it has the decorator `mlrops.io.storable`.
 
     Raises
     ------
@@ -100,7 +59,7 @@ def save(path, obj):
     Notes
     -----
     The file is a zip of ``.npy`` arrays and one JSON text, without pickles; `numpy.load` opens it.
-    The module's docstring (``help(mlrops.io)``) documents it.  It is about as long as the arrays;
+    ``help(mlrops.io)`` documents the layout.  It is about as long as the arrays;
     they are written without a copy in memory.  Inverses (`MLRInverse`, inverses of `Woodbury` and
     `LowRankPlusDiagonal`) are saved as what they invert; factorizations, and transposes or inverses
     that were only asked for, not at all.
@@ -136,7 +95,7 @@ def save(path, obj):
     write_archive(path, KIND, {"nodes": writer.nodes}, writer.arrays)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> Any:
     """Read what `save` wrote.
 
     Parameters
@@ -184,88 +143,137 @@ def load(path):
         return _rebuild(meta, arrays)
 
 
-# ---------------------------------------------------------------- out of objects, into nodes
+# ---------------------------------------------------------------- what an object consists of
 
 
-def _all(value, kinds):
-    """Whether `value` is of one of these kinds, or a tuple of such."""
-    return isinstance(value, kinds) or (
-        type(value) is tuple and value != () and all(isinstance(x, kinds) for x in value))
+def fields_of(obj: Any) -> dict[str, tuple[Any, ...]]:
+    """What an object consists of: by field, the one thing or the several that it holds.
+
+    Empty for what a file cannot hold.
+    """
+    if name_of(type(obj)) is None:
+        return {}
+    return {name: _entries(value) for name, value in obj.to_fields().items()}
 
 
-def _each(function, value, name, place):
+def _entries(value: Any) -> tuple[Any, ...]:
+    return value if type(value) is tuple else (value,)
+
+
+def _is_part(x: Any) -> bool:
+    return isinstance(x, Stored) or name_of(type(x)) is not None
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray)
+
+
+def _all(value: Any, holds: Callable[[Any], bool]) -> bool:
+    """Whether a condition holds for `value`, or for each entry of a tuple."""
+    entries = _entries(value)
+    return entries != () and all(map(holds, entries))
+
+
+def _each(function: Callable[..., Any], value: Any, *places: str) -> Any:
     """`function` of one value or of each entry of a tuple, which becomes a list."""
     if type(value) is not tuple:
-        return function(value, name, place)
-    return [function(x, f"{name}.{i}", f"{place}[{i}]") for i, x in enumerate(value)]
+        return function(value, *places)
+    name, where = places
+    return [function(x, f"{name}.{i}", f"{where}[{i}]") for i, x in enumerate(value)]
 
 
-def _flat(found):
+def _flat(found: dict[str, Any]) -> list[Any]:
     """The entries of a dict of single things and lists of things."""
     return [x for value in found.values() for x in (value if type(value) is list else [value])]
+
+
+class _Limits:
+    """Keeps count while the nodes of one file are written or read, and raises ValueError."""
+
+    def __init__(self) -> None:
+        self._sizes: list[tuple[int, int]] = []
+        self._empty = 0
+
+    def parts(self, numbers: Iterable[int]) -> None:
+        """The next node has the earlier nodes of these numbers as parts."""
+        depths, parts = zip((0, 0), *(self._sizes[i] for i in numbers), strict=True)
+        depth, total = 1 + max(depths), 1 + sum(parts)
+        if depth > MAX_DEPTH or total > MAX_PARTS:
+            raise ValueError(f"operators may be nested {MAX_DEPTH} deep and have {MAX_PARTS:,}"
+                             f" parts, got {depth} and {total:,}")
+        self._sizes.append((depth, total))
+
+    def made(self, obj: Any) -> None:
+        """The object of that node."""
+        order = max(getattr(obj, "shape", (0,)))
+        if order > MAX_ORDER:
+            raise ValueError(f"operators may be of order {MAX_ORDER:,}, got {order:,}")
+        self._empty += max(0, getattr(obj, "_empty_columns", 0))
+        if self._empty > MAX_EMPTY_COLUMNS:
+            raise ValueError(f"sparse arrays may have {MAX_EMPTY_COLUMNS:,} empty columns")
+
+
+# ---------------------------------------------------------------- out of objects, into nodes
 
 
 class _Writer:
     """Collects the nodes and arrays of an object, parts first."""
 
-    def __init__(self):
-        self.nodes, self.arrays = [], {}
-        self._number = {}  # of each object, by identity
-        self._alive = []  # no identity is given away twice
-        self._limits = Limits()
+    def __init__(self) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        # Number of the node of each object, by identity; the objects are kept, so that no identity
+        # is given away twice.
+        self._known: dict[int, tuple[int, Any]] = {}
+        self._limits = _Limits()
 
-    def add(self, obj, where):
+    def add(self, obj: Any, where: str) -> int:
         """The number of the node of `obj`."""
-        if id(obj) in self._number:
-            return self._number[id(obj)]
-        if type(obj) not in TABLE:
+        if id(obj) in self._known:
+            return self._known[id(obj)][0]
+        kind = name_of(type(obj))
+        if kind is None:
             raise TypeError(
-                f"cannot save {where}: expected a Hierarchy, a FactorModelResult, a SURResult, an"
-                " MLRFit, a RankAllocation or an operator of mlrops that is made of arrays, got"
-                f" {type(obj).__name__}"
+                f"cannot save {where}: expected a Hierarchy, the result of a fit, an operator of"
+                " mlrops that is made of arrays, or an object of a class with the decorator"
+                f" mlrops.io.storable, got {type(obj).__name__}"
             )
-        node = self._node(obj, where)
+        node = self._node(obj, kind, where)
         try:
-            self._limits.parts(_flat(node["parts"]))
+            self._limits.parts(_flat(node.get("parts", {})))
             self._limits.made(obj)
         except ValueError as error:
             raise ValueError(f"cannot save {where}: {error}") from None
-        self._number[id(obj)] = len(self.nodes)
-        self._alive.append(obj)
-        self.nodes.append({key: value for key, value in node.items() if value})
-        return self._number[id(obj)]
+        self._known[id(obj)] = len(self.nodes), obj
+        self.nodes.append(node)
+        return len(self.nodes) - 1
 
-    def _node(self, obj, where):
-        node = {"class": type(obj).__name__, "values": {}, "arrays": {}, "parts": {},
-                "read_only": []}
+    def _node(self, obj: Any, kind: str, where: str) -> dict[str, Any]:
         # A palindrome X M Xᵀ is known by the identity of X and of its transpose.
         pair = getattr(obj, "_transposed", None)
         if pair is not None and pair._transposed is obj and (
-                id(pair) in self._number or type(obj) is Transposed):
-            node["class"], node["parts"] = TRANSPOSE, {"base": self.add(pair, f"{where}.T")}
-            return node
+                id(pair) in self._known or kind == "Transposed"):
+            return {"class": TRANSPOSE, "parts": {"base": self.add(pair, f"{where}.T")}}
         try:
-            given = TABLE[type(obj)][0](obj)
+            given = obj.to_fields()
         except (TypeError, ValueError) as error:
             raise type(error)(f"cannot save {where}: {error}") from None
-        arrays = []
+        node: dict[str, Any] = {"values": {}, "arrays": {}, "parts": {}}
         for name, value in given.items():
             place = f"{where}.{name}"
-            if _all(value, (Hierarchy, StructuredOperator, FactorModelResult)):
+            if _all(value, _is_part):
                 node["parts"][name] = _each(lambda x, _, at: self.add(x, at), value, name, place)
-            elif _all(value, np.ndarray):
-                arrays.append((name, value, place))
-            else:
+            elif not _all(value, _is_array):
                 check_plain(value, place)
                 node["values"][name] = value
-        for name, value, place in arrays:  # after the parts, whose nodes come before
-            node["arrays"][name] = _each(self._array, value, name, place)
-            if type(obj) is FactorModelResult and not any(
-                    x.flags.writeable for x in (value if type(value) is tuple else (value,))):
-                node["read_only"].append(name)
-        return node
+        for name, value in given.items():  # after the parts, whose nodes come before
+            if _all(value, _is_array):
+                node["arrays"][name] = _each(self._array, value, name, "")
+        node["read_only"] = [name for name in node["arrays"] if is_dataclass(obj) and not any(
+            x.flags.writeable for x in _entries(given[name]))]
+        return {"class": kind} | {key: value for key, value in node.items() if value}
 
-    def _array(self, x, name, place):
+    def _array(self, x: np.ndarray, name: str, _: str) -> str:
         name = f"{len(self.nodes)}.{name}"
         self.arrays[name] = x
         return name
@@ -274,23 +282,20 @@ class _Writer:
 # ---------------------------------------------------------------- out of nodes, into objects
 
 
-def _rebuild(meta, arrays):
+def _rebuild(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     """The object of the last node; takes the arrays out of the dict one by one."""
     nodes = meta.get("nodes")
     if type(nodes) is not list or not nodes:
         raise ValueError("damaged: no list of nodes")
-    built, limits = [], Limits()
+    built: list[Any] = []
+    limits = _Limits()
     for number, node in enumerate(nodes):
         if type(node) is not dict or type(node.get("class")) is not str:
             raise ValueError(f"damaged: node {number} names no class")
         kind = node["class"]
-        if kind not in MAKERS:
-            raise ValueError(f"node {number} is of class {kind[:60]!r}, which is unknown here")
+        cls = _Transpose if kind == TRANSPOSE else class_named(kind, f"node {number}")
         try:
-            given = _fields(node, arrays, built, limits)
-            check_node(kind, given)
-            arguments = inspect.signature(MAKERS[kind]).bind(**given)
-            made = MAKERS[kind](*arguments.args, **arguments.kwargs)
+            made = make(cls, _fields(node, is_dataclass(cls), arrays, built, limits))
             limits.made(made)
         except MemoryError:
             raise
@@ -305,7 +310,17 @@ def _rebuild(meta, arrays):
     return built[-1]
 
 
-def _unnamed(node, text):
+class _Transpose(Stored):
+    """Stands for the transpose of an operator."""
+
+    stored_fields = {"base": OPERATOR}
+
+    @classmethod
+    def from_fields(cls, base):
+        return base.T
+
+
+def _unnamed(node: dict[str, Any], text: str) -> str:
     """The fields of a node, for an error that names none of them."""
     keys = (node.get(key) for key in ("values", "arrays", "parts"))
     names = [name for found in keys if type(found) is dict for name in found]
@@ -314,7 +329,8 @@ def _unnamed(node, text):
     return f" (its fields are {', '.join(names)[:200]})"
 
 
-def _fields(node, arrays, built, limits):
+def _fields(node: dict[str, Any], writeable: bool, arrays: dict[str, np.ndarray],
+            built: list[Any], limits: _Limits) -> dict[str, Any]:
     """The fields of a node, its arrays and parts looked up."""
     values, names, parts = (node.get(key, {}) for key in ("values", "arrays", "parts"))
     read_only = node.get("read_only", [])
@@ -325,15 +341,15 @@ def _fields(node, arrays, built, limits):
             raise ValueError(f"a part must be the number of an earlier node, got {str(i)[:40]}")
     limits.parts(_flat(parts))
 
-    def array(name, field):
+    def array(name: Any, field: str) -> np.ndarray:
         if type(name) is not str or name not in arrays:
             raise ValueError(f"there is no array {str(name)[:60]!r}, or it is used twice")
         x = arrays.pop(name)
-        if node["class"] not in RESULTS or field in read_only:
+        if not writeable or field in read_only:
             x.flags.writeable = False
         return x
 
-    def look_up(function, found):
+    def look_up(function: Callable[[Any, str], Any], found: dict[str, Any]) -> dict[str, Any]:
         return {name: tuple(function(x, name) for x in value) if type(value) is list
                 else function(value, name) for name, value in found.items()}
 

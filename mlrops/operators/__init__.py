@@ -7,12 +7,13 @@ from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .check import OperatorReport, check_operator
 from .composed import Inverse, Product, Scaled, Sum, Transposed
-from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
+from .elementary import Dense, Diagonal, Identity, LowRank
 from .general.mlr import GeneralMLR
 from .general.solve import LstsqInfo
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
+from .permutation import Permutation
 from .rules import rule
 from .woodbury import Woodbury
 from .wrapped import Wrapped, as_operator

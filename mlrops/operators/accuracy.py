@@ -214,13 +214,13 @@ def _inv_quad(A, x):
     # where xᵀD⁻¹x - ‖w‖² would cancel.
     y, z = kernels.tree.solve(A._F, A._dinv, A._factor[0], x, A._layout)
     squares = column_dots(z)
-    quad = column_dots(y, A._d) + squares  # x - F z = D y
+    quad = column_dots(y, weight=A._d) + squares  # x - F z = D y
 
     def cost(doubtful):
         mean = kernels.tree.up(A._F, np.ascontiguousarray(y[:, doubtful]), A._layout)
         return _QUAD * (1 / A._sizes[1]) @ np.square(z[:, doubtful] - mean, dtype=float)
 
-    check_quad(A, quad, squares, column_dots(x, A._dinv), A._norms[0], cost)
+    check_quad(A, quad, squares, column_dots(x, weight=A._dinv), A._norms[0], cost)
     return quad
 
 

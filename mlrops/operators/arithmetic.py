@@ -1,6 +1,6 @@
 """The arithmetic of operators: sums, products, multiples and powers, and the signs for them.
 
-What they give is looked up in the table of `rules`.
+Each function checks its operands and looks the result up in the table of `rules`.
 """
 
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arithmetic", "Operand", "add", "as_scalar", "is_operator", "matmul", "power", "scale"]
 
-# What is taken for a matrix: an operator, an array, a sparse array; see `as_operator`.
+# Everything that `as_operator` accepts: an operator, a 2-d array, a sparse array.
 Operand: TypeAlias = Any
 
 
@@ -185,14 +185,14 @@ def power(A: Operand, p: int) -> "StructuredOperator":
     return reduce(matmul, [A if p > 0 else A.inv()] * abs(p))
 
 
-class Arithmetic:
-    """What `StructuredOperator` puts in the place of SciPy's own arithmetic.
+class Arithmetic(LinearOperator):
+    """The arithmetic of `StructuredOperator`, in the place of SciPy's own.
 
-    Complex multiples are SciPy's scaled operators: storage here is real, operands need not be.
+    Operators here store real numbers, so a complex multiple is SciPy's scaled operator.
     """
 
     def _multiple(self, c: Any) -> Any:
-        return super().dot(complex(c)) if np.iscomplexobj(c) else scale(self, c)  # type: ignore[misc]
+        return super().dot(complex(c)) if np.iscomplexobj(c) else scale(self, c)
 
     def dot(self, x: Any) -> Any:
         """``A x`` for an array, ``A B`` for an operator, ``c A`` for a number.
@@ -221,7 +221,7 @@ class Arithmetic:
         refuse_masked(x, "product")
         return super().dot(x)
 
-    def __matmul__(self, x):
+    def __matmul__(self, x: Any) -> Any:
         if _is_scalar(x):
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
         return self.dot(x)
@@ -247,42 +247,42 @@ class Arithmetic:
         if _is_scalar(x):
             return self._multiple(x)
         refuse_masked(getattr(x, "T", x), "product")
-        parent = super()  # public since SciPy 1.18
+        parent: Any = super()  # public since SciPy 1.18
         return (parent.rdot if hasattr(parent, "rdot") else parent._rdot)(x)
 
     _rdot = rdot
 
-    def __rmul__(self, x):
+    def __rmul__(self, x: Any) -> Any:
         return self.rdot(x)
 
-    def __rmatmul__(self, x):
+    def __rmatmul__(self, x: Any) -> Any:
         if _is_scalar(x):
             raise ValueError("matmul: a scalar operand is not allowed, use '*' instead")
         return self.rdot(x)
 
-    def __truediv__(self, c):
+    def __truediv__(self, c: Any) -> Any:
         if not _is_scalar(c):
             raise ValueError("an operator can be divided by a scalar only; use solve or inv()")
         if c == 0:
             raise ZeroDivisionError("division of an operator by zero")
         return self._multiple(1.0 / c if np.iscomplexobj(c) else 1.0 / as_scalar(c))
 
-    def __neg__(self):
+    def __neg__(self) -> "StructuredOperator":
         return scale(self, -1.0)
 
-    def __add__(self, other):
+    def __add__(self, other: Operand) -> "StructuredOperator":
         return add(self, other)
 
-    def __radd__(self, other):
+    def __radd__(self, other: Operand) -> "StructuredOperator":
         if _is_scalar(other) and other == 0:
             return self  # the start value of sum()
         return add(other, self)
 
-    def __sub__(self, other):
+    def __sub__(self, other: Operand) -> "StructuredOperator":
         return add(self, scale(other, -1.0))
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: Operand) -> "StructuredOperator":
         return add(other, scale(self, -1.0))
 
-    def __pow__(self, p):
+    def __pow__(self, p: int) -> "StructuredOperator":
         return power(self, p)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from scipy.sparse.linalg import LinearOperator
 
 from .._common.cached import computed_once
+from .._common.stored import Stored
 from .._common.typing import FloatArray, RandomState, Real
 from .._common.validate import as_generator, check_rank
 from . import krylov, rules
@@ -29,7 +29,7 @@ from .operand import linear, operand, solve_options
 __all__ = ["StructuredOperator"]
 
 
-class StructuredOperator(Arithmetic, LinearOperator):
+class StructuredOperator(Stored, Arithmetic):
     """Base class of every operator of the package.
 
     Parameters
@@ -49,6 +49,7 @@ class StructuredOperator(Arithmetic, LinearOperator):
     See Also
     --------
     check_operator : compare an operator with its dense matrix.
+    mlrops.operators.rule : say what an operator gives in a sum, a product or a multiple.
 
     Notes
     -----
@@ -59,7 +60,8 @@ class StructuredOperator(Arithmetic, LinearOperator):
 
     Examples
     --------
-    An operator of your own gives its product; what else it knows, it adds.
+    A subclass has to define its product, ``_mul``, and ``_rmul`` where it is not symmetric.  Every
+    other verb has a default; the subclass may replace what its structure does better.
 
     >>> import numpy as np
     >>> from mlrops import Identity, StructuredOperator, check_operator
@@ -72,10 +74,19 @@ class StructuredOperator(Arithmetic, LinearOperator):
     >>> A = Reversal(3)
     >>> A.solve([1.0, 2.0, 3.0])
     array([3., 2., 1.])
-    >>> A - Identity(3)
-    <3x3 Sum, symmetric, float64>
+    >>> A - Identity(3), A @ A
+    (<3x3 Sum, symmetric, float64>, <3x3 Product, symmetric, float64>)
     >>> check_operator(A).passed
     True
+
+    A rule says that a reversal undoes itself.
+
+    >>> from mlrops.operators import rule
+    >>> @rule("matmul", Reversal, Reversal)
+    ... def _(A, B):
+    ...     return Identity(A.shape[0])
+    >>> A @ A
+    <3x3 Identity, positive definite, float64>
     """
 
     _inverse: Any = None
@@ -137,12 +148,12 @@ class StructuredOperator(Arithmetic, LinearOperator):
 
     # ------------------------------------------------ products: SciPy's hooks, once for all
 
-    def _operand(self, x, rows, verb):
+    def _operand(self, x, n_rows, verb):
         """Validate a right-hand side; return it in our dtype with the dtype of the result."""
-        return operand(x, self.dtype, rows, verb)
+        return operand(x, self.dtype, n_rows, verb)
 
-    def _linear(self, hook, x, rows, verb):
-        return linear(hook, x, self.dtype, rows, verb)
+    def _linear(self, hook, x, n_rows, verb):
+        return linear(hook, x, self.dtype, n_rows, verb)
 
     def _matvec(self, x):
         return self._linear(self._mul, x, self.shape[1], "matvec")
@@ -391,12 +402,11 @@ class StructuredOperator(Arithmetic, LinearOperator):
             not n rows.
         """
         self._need_positive("inv_quad")
-        x, _ = self._operand(x, self.shape[0], "inv_quad")
-        quad = self._inv_quad(x)
-        return float(quad) if x.ndim == 1 else quad
+        quad = self._inv_quad(self._operand(x, self.shape[0], "inv_quad")[0])
+        return float(quad) if np.ndim(quad) == 0 else quad
 
     def sample(self, size: int | None = None,
-               random_state: RandomState = None) -> FloatArray:
+               random_state: RandomState | np.random.RandomState = None) -> FloatArray:
         """Draw from the normal distribution with mean zero and this covariance.
 
         Parameters

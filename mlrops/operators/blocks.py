@@ -13,11 +13,11 @@ __all__ = ["BlockDiagonal", "Kronecker"]
 
 
 class _Blocks(Composed):
-    """What Kronecker products and block diagonals share: each verb acts on every part.
+    """The common part of Kronecker products and block diagonals: each verb acts on every part.
 
     A subclass provides ``_each(verb, x)``, which applies ``verb(part, block of x)`` to each part
-    and puts the results together, and `_joined` and `_total`, the diagonal and the trace that it
-    has where those of its parts are such.
+    and puts the results together; `_joined`, which makes its diagonal of those of the parts; and
+    `_total`, which makes its trace of theirs.
     """
 
     def __init__(self, ops: tuple[StructuredOperator, ...], shape: tuple[int, int]) -> None:
@@ -25,7 +25,7 @@ class _Blocks(Composed):
                          all(op.positive_definite for op in ops))
 
     def _check_square_parts(self):
-        # A square whole with an m×n part, m ≠ n, has rank below its order.
+        # Where one part is not square, the rank of a square whole is below its order.
         if not self._square_parts:
             raise np.linalg.LinAlgError(
                 f"{type(self).__name__} of shape {self.shape} is singular: its parts have shapes"
@@ -33,20 +33,20 @@ class _Blocks(Composed):
             )
 
     def _mul(self, x):
-        return self._each(StructuredOperator.dot, x)
+        return self._each(lambda op, y: op.dot(y), x)
 
     def _rmul(self, x):
         return self._each(rdot, x)
 
     def _solve(self, b):
         self._check_square_parts()
-        return self._each(StructuredOperator.solve, b)
+        return self._each(lambda op, y: op.solve(y), b)
 
     def _whiten(self, x):
-        return self._each(StructuredOperator.whiten, x)
+        return self._each(lambda op, y: op.whiten(y), x)
 
     def _color(self, z):
-        return self._each(StructuredOperator.color, z)
+        return self._each(lambda op, y: op.color(y), z)
 
     def _diagonal(self):
         if not self._square_parts:
@@ -121,7 +121,6 @@ class Kronecker(_Blocks):
         if N == 0:
             return 1.0, 0.0
         return self._determinant([N // op.shape[0] for op in self._ops])
-
 
 
 class BlockDiagonal(_Blocks):

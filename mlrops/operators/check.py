@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from .arithmetic import is_operator
+from .._common.typing import RandomState
+from .._common.validate import as_generator
+from .arithmetic import Operand, is_operator
 from .base import StructuredOperator
 from .composed import Inverse
 from .wrapped import as_operator
@@ -41,7 +43,7 @@ class Check:
 
 @dataclass
 class OperatorReport:
-    """What `check_operator` found; ``print`` it.
+    """The findings of `check_operator`; print it to see them as a table.
 
     Attributes
     ----------
@@ -60,28 +62,28 @@ class OperatorReport:
     """
 
     subject: str
-    checks: list = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """True when no check failed (bool)."""
         return not self.failed
 
     @property
-    def failed(self):
+    def failed(self) -> list[Check]:
         """The checks that failed (list of Check)."""
         return [check for check in self.checks if check.passed is False]
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.passed
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Check:
         for check in self.checks:
             if check.name == name:
                 return check
         raise KeyError(name)
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max((len(check.name) for check in self.checks), default=0)
         lines = [self.subject]
         for check in self.checks:
@@ -97,7 +99,7 @@ class OperatorReport:
                      f" {len(self.checks) - done} skipped")
         return "\n".join(lines)
 
-    def raise_if_failed(self):
+    def raise_if_failed(self) -> "OperatorReport":
         """The report itself, where no check failed.
 
         Returns
@@ -114,7 +116,9 @@ class OperatorReport:
         return self
 
 
-def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
+def check_operator(A: Operand, *, rtol: float | None = None,
+                   random_state: RandomState | np.random.RandomState = 0,
+                   max_size: int = 4000) -> OperatorReport:
     """Compare every verb of an operator with the dense matrix it stands for.
 
     Parameters
@@ -161,9 +165,7 @@ def check_operator(A, *, rtol=None, random_state=0, max_size=4000):
             f" max_size={max_size}: check a smaller one of the same kind, or raise max_size"
         )
     as_operator(A)  # refuses complex
-    rng = random_state if isinstance(random_state, np.random.RandomState) else (
-        np.random.default_rng(random_state))
-    return _Checker(A, rtol, rng).run()
+    return _Checker(A, rtol, as_generator(random_state)).run()
 
 
 def _relative(got, expected, scale=None):
@@ -184,26 +186,23 @@ class _Checker:
     def __init__(self, A, rtol, rng):
         self.A, self.rng = A, rng
         self.ours = isinstance(A, StructuredOperator)
-        kind = np.dtype(np.float32) if A.dtype == np.float32 else np.dtype(np.float64)
-        self.dtype = kind
-        self.rtol = _RTOL[kind] if rtol is None else rtol
-        self.eps = float(np.finfo(kind).eps)
+        self.dtype = np.dtype(np.float32 if A.dtype == np.float32 else np.float64)
+        self.rtol = _RTOL[self.dtype] if rtol is None else rtol
+        self.eps = float(np.finfo(self.dtype).eps)
         self.report = OperatorReport(repr(A))
         m, n = A.shape
         self.square = m == n
-        # The dense matrix, from single products: what the other verbs are compared with.
+        # The other verbs are compared with the dense matrix, which is made of single products.
         self.dense = np.empty((m, n))
-        for j in range(n):
-            unit = np.zeros(n, kind)
-            unit[j] = 1
+        for j, unit in enumerate(np.eye(n, dtype=self.dtype)):
             self.dense[:, j] = A.matvec(unit)
         self.norm = np.linalg.norm(self.dense, 2) if self.dense.size else 0.0
         self.singular_values = (
             np.linalg.svd(self.dense, compute_uv=False) if self.dense.size else np.ones(1))
         smallest, largest = self.singular_values.min(), self.singular_values.max()
         self.singular = bool(smallest <= max(m, n) * self.eps * largest) and self.dense.size > 0
-        # What rounding in A alone may do to a result that depends on A⁻¹, and whether that leaves
-        # anything to compare.
+        # Rounding in A alone may change a result that depends on A⁻¹ by so much; where that is
+        # nearly everything, there is nothing to compare.
         cond = np.inf if smallest == 0 else float(largest / smallest)
         self.conditioned = max(self.rtol, 100 * n * self.eps * cond)
         self.hopeless = "singular" if self.singular else (
@@ -228,13 +227,12 @@ class _Checker:
         if skip:
             self.report.checks.append(Check(name, None, reason=skip))
             return
+        error, reason = np.nan, ""
         try:
             error = float(measure())
         except Exception as problem:  # whatever a broken operator raises belongs in the table
             reason = f"{type(problem).__name__}: {problem}"
-            self.report.checks.append(Check(name, False, tolerance=tolerance, reason=reason))
-            return
-        self.report.checks.append(Check(name, bool(error <= tolerance), error, tolerance))
+        self.report.checks.append(Check(name, error <= tolerance, error, tolerance, reason))
 
     # ------------------------------------------------------------ products
 
@@ -247,7 +245,7 @@ class _Checker:
             size))
         self.check("matvec", lambda: _relative(A.matvec(X[:, 0]), dense @ X[:, 0], size))
         self.check("matmat", lambda: _relative(A.matmat(X), dense @ X, size))
-        adjoint = "" if self.has_adjoint(Y) else "no adjoint product"
+        adjoint = _lacks(lambda: A.rmatvec(Y[:, 0]), NotImplementedError, "no adjoint product")
         size = self.norm * np.linalg.norm(Y) or 1.0
         self.check("rmatvec", lambda: _relative(A.rmatvec(Y[:, 0]), dense.T @ Y[:, 0], size),
                    skip=adjoint)
@@ -257,15 +255,6 @@ class _Checker:
         self.check("shapes kept", self.shapes, 0.0)
         self.check("dtype kept", self.dtypes, 0.0,
                    skip="" if self.ours else "an operator of another package")
-
-    def has_adjoint(self, Y):
-        try:
-            self.A.rmatvec(Y[:, 0])
-        except NotImplementedError:
-            return False
-        except Exception:  # it has one, and it is broken: rmatvec will say so
-            return True
-        return True
 
     def dot_test(self, x, y):
         left = float(y.astype(float) @ self.A.matvec(x))
@@ -331,7 +320,9 @@ class _Checker:
         self.check("solve", lambda: self.backward_error(B), skip=singular)
         image = dense.astype(self.dtype) @ B
         self.check("solve A x", lambda: self.backward_error(image), skip=singular)
-        self.check("slogdet", self.determinant, conditioned, skip=self.no_determinant())
+        self.check("slogdet", self.determinant, conditioned,
+                   skip=_lacks(A.slogdet, ValueError, "no structured determinant")
+                   or ("" if self.singular else skip))
         self.check("inverse", lambda: _relative(
             A.inv().matmat(B), np.linalg.solve(dense, B)), conditioned, skip=skip)
         self.check("inverse of inverse", self.round_trip, 0.0, skip=singular)
@@ -351,19 +342,10 @@ class _Checker:
         A, inverse = self.A, self.A.inv()
         return not (inverse.inv() is A or (isinstance(A, Inverse) and inverse is A.base))
 
-    def no_determinant(self):
-        try:
-            self.A.slogdet()
-        except ValueError:
-            return "no structured determinant"
-        except Exception:  # belongs in the table
-            return ""
-        return "" if self.singular else self.hopeless
-
     def determinant(self):
         sign, logabs = self.A.slogdet()
         if self.singular:
-            # Structure says 0, or rounding leaves n factors of which one is below n eps.
+            # Either the structure gives 0, or rounding leaves n factors, one of them below n eps.
             n, largest = self.A.shape[0], self.singular_values.max()
             if sign == 0 and logabs == -np.inf:
                 return 0.0
@@ -374,41 +356,33 @@ class _Checker:
     # ------------------------------------------------------------ square root
 
     def roots(self, n):
-        A = self.A
-        skip, conditioned = self.no_root(n), self.conditioned
+        A, dense, conditioned = self.A, self.dense, self.conditioned
+        skip = _lacks(lambda: A.color(np.zeros(n, self.dtype)), ValueError,
+                      "no structured square root" if A.positive_definite
+                      else "not known to be positive definite")
         identity = np.eye(n)
-        unit = identity.astype(self.dtype)
-        size = n**0.5 or 1.0
-
-        def square_of_root():
-            S = A.color(unit).astype(float)
-            return _relative(S @ S.T, self.dense, self.norm or 1.0)
-
-        def whitened():
-            W = A.whiten(unit).astype(float)
-            return _relative(W @ self.dense @ W.T, identity, size)
-
-        def quadratic():
-            X = self.random(n, 3)
-            expected = np.einsum("ij,ij->j", X, np.linalg.solve(self.dense, X))
-            return _relative(A.inv_quad(X), expected)
-
-        self.check("S Sᵀ = A", square_of_root, skip=skip)
+        unit, X, size = identity.astype(self.dtype), self.random(n, 3), n**0.5 or 1.0
+        self.check("S Sᵀ = A", lambda: _relative(
+            (S := A.color(unit).astype(float)) @ S.T, dense, self.norm or 1.0), skip=skip)
         skip = skip or self.hopeless
-        self.check("W A Wᵀ = I", whitened, conditioned, skip=skip)
+        self.check("W A Wᵀ = I", lambda: _relative(
+            (W := A.whiten(unit).astype(float)) @ dense @ W.T, identity, size),
+            conditioned, skip=skip)
         self.check("W S = I", lambda: _relative(A.whiten(A.color(unit)), identity, size),
                    conditioned, skip=skip)
-        self.check("inv_quad", quadratic, conditioned, skip=skip)
+        self.check("inv_quad", lambda: _relative(
+            A.inv_quad(X), np.einsum("ij,ij->j", X, np.linalg.solve(dense, X))),
+            conditioned, skip=skip)
         self.check("sample", lambda: _relative(
             np.shape(A.sample(2, random_state=0)), (2, n)), 0.0, skip=skip)
 
-    def no_root(self, n):
-        if not self.A.positive_definite:
-            return "not known to be positive definite"
-        try:
-            self.A.color(np.zeros(n, self.dtype))
-        except ValueError:
-            return "no structured square root"
-        except Exception:  # belongs in the table
-            return ""
+
+def _lacks(verb, error, reason):
+    """`reason` where `verb` raises `error` to say that there is no such thing, else nothing."""
+    try:
+        verb()
+    except error:
+        return reason
+    except Exception:  # it is there, and broken: its check will say so
         return ""
+    return ""

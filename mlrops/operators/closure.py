@@ -16,12 +16,13 @@ from .arithmetic import add, matmul, scale
 from .base import StructuredOperator
 from .blocks import BlockDiagonal, Kronecker
 from .composed import Product, Scaled, Sum, is_transpose
-from .elementary import Dense, Diagonal, Identity, LowRank, Permutation
+from .elementary import Dense, Diagonal, Identity, LowRank
 from .general.levels import Levels, multiply
 from .general.mlr import GeneralMLR
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
+from .permutation import Permutation
 from .rules import SPLIT, rule
 from .woodbury import Woodbury, WoodburyInverse
 
@@ -48,8 +49,8 @@ rule("identity", StructuredOperator)(lambda A: Identity(A.shape[0], A.dtype))
 
 # ---------------------------------------------------------------- sums
 #
-# Two families are closed under addition and multiples: diag(d) + U C Vᵀ, and multilevel matrices
-# Σ_l B_l C_lᵀ + diag(d), which take up members of the first.  SPLIT gives the parts of a member.
+# Two families are closed under addition and multiples: matrices diag(d) + U C Vᵀ, and multilevel
+# matrices Σ_l B_l C_lᵀ + diag(d).  The sum of one of each is multilevel.  SPLIT gives their parts.
 
 
 class Update(NamedTuple):
@@ -194,10 +195,10 @@ rule("matmul", StructuredOperator, Scaled)(lambda A, B: scale(matmul(A, B.base),
 # diag(a) diag(b) = diag(a b)
 rule("matmul", Diagonal, Diagonal)(lambda A, B: Diagonal(A.d * B.d))
 
-# rows of B times d
+# diag(d) B scales the rows of B
 rule("matmul", Diagonal, Dense)(lambda A, B: Dense(A.d[:, None] * B.A))
 
-# columns of A times d
+# A diag(d) scales the columns of A
 rule("matmul", Dense, Diagonal)(lambda A, B: Dense(A.A * B.d))
 
 
@@ -225,11 +226,11 @@ def _(A, B):  # (U Vᵀ) B = U (Bᵀ V)ᵀ
 rule("matmul", Permutation, Permutation)(
     lambda A, B: Permutation(B.p[A.p], np.result_type(A.dtype, B.dtype)))
 
-# rows of B in the order p
+# P B has the rows of B in the order p
 rule("matmul", Permutation, Dense)(
     lambda A, B: Dense(B.A[A.p].astype(np.result_type(A.dtype, B.dtype), copy=False)))
 
-# columns of A in the order of Pᵀ
+# A P has the columns of A in the order of Pᵀ
 rule("matmul", Dense, Permutation)(
     lambda A, B: Dense(A.A[:, B.T.p].astype(np.result_type(A.dtype, B.dtype), copy=False)))
 

@@ -1,6 +1,6 @@
 """Operators made of operators: sums, products, multiples, transposes and inverses.
 
-A verb is there wherever the parts and the structure give it; nothing here forms a dense matrix.
+A verb works wherever the parts and the structure provide it; nothing here forms a dense matrix.
 """
 
 import math
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from .._common.stored import FINITE, OPERATOR, OPERATORS
 from .._common.typing import FloatArray
 from .arithmetic import Operand, as_scalar
 from .base import StructuredOperator
-from .elementary import Diagonal, Permutation
+from .elementary import Diagonal
+from .permutation import Permutation
 from .refine import refined
 from .rules import rule
 from .wrapped import as_operator
@@ -25,7 +27,7 @@ def rdot(A: StructuredOperator, x: FloatArray) -> FloatArray:
 
 
 class Composed(StructuredOperator):
-    """What is made of several operators, its parts."""
+    """An operator that is made of several others, its parts."""
 
     @staticmethod
     def _operators(ops: tuple[Any, ...], name: str) -> tuple[StructuredOperator, ...]:
@@ -41,6 +43,8 @@ class Composed(StructuredOperator):
         self._ops = ops
         super().__init__(np.result_type(*(op.dtype for op in ops)), shape, symmetric=symmetric,
                          positive_definite=positive_definite)
+
+    stored_fields = {"ops": OPERATORS}
 
     @property
     def ops(self) -> tuple[StructuredOperator, ...]:
@@ -278,6 +282,8 @@ class Scaled(StructuredOperator):
             self._base.dtype, self._base.shape, symmetric=self._base.symmetric,
             positive_definite=self._c > 0 and self._base.positive_definite)
 
+    stored_fields = {"base": OPERATOR, "c": FINITE}
+
     @property
     def base(self) -> StructuredOperator:
         """The operator that is scaled."""
@@ -371,6 +377,8 @@ class Transposed(StructuredOperator):
         super().__init__(self._base.dtype, self._base.shape[::-1], symmetric=self._base.symmetric,
                          positive_definite=self._base.positive_definite)
 
+    stored_fields = {"base": OPERATOR}
+
     @property
     def base(self) -> StructuredOperator:
         """The operator that is transposed."""
@@ -445,6 +453,8 @@ class Inverse(StructuredOperator):
         base._square("inv")
         super().__init__(base.dtype, base.shape, symmetric=base.symmetric,
                          positive_definite=base.positive_definite)
+
+    stored_fields = {"base": OPERATOR}
 
     @property
     def base(self) -> StructuredOperator:

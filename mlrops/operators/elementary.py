@@ -1,21 +1,18 @@
-"""Elementary operators: identity, diagonal, dense, low rank and permutation matrices."""
+"""Elementary operators: identity, diagonal, dense and low rank matrices."""
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
 from scipy import linalg
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from .._common.cached import cached_property
-from .._common.typing import FloatArray, IntArray, Real, Vector
+from .._common.stored import COUNT, DTYPE, FLAG, floats, maybe
+from .._common.typing import FloatArray, Real, Vector
 from .._common.validate import (
     as_finite,
     check_rank,
     read_only,
-    refuse_masked,
     rowwise,
     working_dtype,
 )
@@ -23,7 +20,7 @@ from .._common.wording import agree, counted, name_some
 from .base import StructuredOperator
 from .refine import refined
 
-__all__ = ["Dense", "Diagonal", "Identity", "LowRank", "Permutation"]
+__all__ = ["Dense", "Diagonal", "Identity", "LowRank"]
 
 
 class Diagonal(StructuredOperator):
@@ -64,6 +61,8 @@ class Diagonal(StructuredOperator):
         self._d = read_only(as_finite(d, "d", ndim=1))
         super().__init__(self._d.dtype, self._d.shape * 2, symmetric=True,
                          positive_definite=bool((self._d > 0).all()))
+
+    stored_fields = {"d": floats(1)}
 
     @property
     def d(self) -> FloatArray:
@@ -149,6 +148,11 @@ class Identity(Diagonal):
         StructuredOperator.__init__(self, one.dtype, (n, n), positive_definite=True)
         self._d = np.broadcast_to(one, (n,))
 
+    stored_fields = {"n": COUNT, "dtype": DTYPE}
+
+    def to_fields(self):
+        return {"n": self.shape[0], "dtype": self.dtype.name}
+
     _semidefinite = _has_direct_solve = True
 
     def __reduce__(self):
@@ -207,7 +211,7 @@ class Dense(StructuredOperator):
 
     def __init__(self, A: Real, symmetric: bool | None = None, positive_definite: bool = False, *,
                  _proved: bool = False, _order: str = "C") -> None:
-        # _proved: positive definite by construction, a sum or multiple of such; not factored yet.
+        # `_proved` says that A is a sum or a multiple of positive definite matrices.
         X = read_only(as_finite(A, "A", ndim=2, axis_name="row"), _order)
         square, demanded = X.shape[0] == X.shape[1], symmetric or positive_definite
         if demanded and not square:
@@ -227,6 +231,17 @@ class Dense(StructuredOperator):
         if positive_definite:
             _ = self._cholesky
 
+    stored_fields = {"A": floats(2), "symmetric": FLAG, "positive_definite": FLAG}
+
+    def to_fields(self):
+        if self.positive_definite:
+            _ = self._cholesky  # what cannot be shown again is not saved either
+        return super().to_fields()
+
+    @classmethod
+    def from_fields(cls, A, symmetric, positive_definite):
+        return cls(A, symmetric, positive_definite, _order="K")
+
     @property
     def A(self) -> FloatArray:
         """The matrix, read-only ndarray of shape (m, n)."""
@@ -245,7 +260,7 @@ class Dense(StructuredOperator):
     @cached_property
     def _lu(self):
         with warnings.catch_warnings():
-            # An exactly zero pivot is looked for, and reported, by the verbs.
+            # The verbs look for a pivot that is exactly zero, and report it.
             warnings.simplefilter("ignore", linalg.LinAlgWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             return linalg.lu_factor(self._A, check_finite=False)
@@ -291,7 +306,7 @@ class Dense(StructuredOperator):
         """A copy of the matrix, shape (m, n)."""
         return np.array(self._A)
 
-    # A = C Cᵀ: S = C and W = C⁻¹.
+    # The root of A = C Cᵀ is S = C, and W = C⁻¹.
 
     def _whiten(self, x):
         if x.size == 0:
@@ -353,6 +368,8 @@ class LowRank(StructuredOperator):
         self._V = self._U if symmetric else read_only(Y.astype(dtype, copy=False))
         super().__init__(dtype, (X.shape[0], Y.shape[0]), symmetric=symmetric)
 
+    stored_fields = {"U": floats(2), "V": maybe(floats(2))}
+
     @property
     def U(self) -> FloatArray:
         """Left factor, read-only ndarray of shape (m, k)."""
@@ -410,90 +427,3 @@ class LowRank(StructuredOperator):
 
     def _transpose(self):
         return LowRank(self._V, self._U)
-
-
-class Permutation(StructuredOperator):
-    """Permutation matrix: ``(P x)[i] = x[p[i]]``.
-
-    Parameters
-    ----------
-    p : array_like of int, shape (n,)
-        Each of 0, …, n-1 once.
-    dtype : dtype, optional
-        float64 (default) or float32.
-
-    Raises
-    ------
-    ValueError
-        `p` is not 1-d or not a permutation; the message names what is repeated or missing.
-    TypeError
-        `p` does not hold integers.
-
-    Notes
-    -----
-    n integers stored; a product gathers, the inverse is the transpose.  `slogdet` counts cycles:
-    the sign is ``(-1)**(n - cycles)``.
-
-    Examples
-    --------
-    >>> from mlrops import Permutation
-    >>> P = Permutation([2, 0, 1])
-    >>> P @ [10, 20, 30]
-    array([30., 10., 20.])
-    >>> P.T @ (P @ [10, 20, 30])
-    array([10., 20., 30.])
-    >>> P.slogdet()
-    (1.0, 0.0)
-    """
-
-    def __init__(self, p: IntArray | Sequence[int], dtype: DTypeLike = np.float64) -> None:
-        refuse_masked(p, "p")
-        order = np.asarray(p)
-        n = order.size
-        if order.ndim != 1:
-            raise ValueError(f"p must be 1-d, got shape {order.shape}")
-        if n and order.dtype.kind not in "iu":
-            raise TypeError(f"p must hold integers, got dtype {order.dtype}")
-        order = order.astype(np.intp)
-        outside = order[(order < 0) | (order >= n)]
-        if outside.size:
-            raise ValueError(f"p must hold 0 to {n - 1}, got {name_some(outside)}")
-        counts = np.bincount(order, minlength=n)
-        if n and counts.max() > 1:
-            repeated, lacking = (name_some(np.flatnonzero(x)) for x in (counts > 1, counts == 0))
-            raise ValueError(f"p must be a permutation of 0 to {n - 1}: repeats {repeated},"
-                             f" lacks {lacking}")
-        self._p = read_only(order)
-        super().__init__(working_dtype(dtype, "dtype"), (n, n),
-                         symmetric=np.array_equal(order[order], np.arange(n)))
-
-    @property
-    def p(self) -> IntArray:
-        """The permutation, read-only integer ndarray of shape (n,)."""
-        return self._p
-
-    def _mul(self, x):
-        return x[self._p]
-
-    def _rmul(self, x):
-        out = np.empty_like(x)
-        out[self._p] = x
-        return out
-
-    _solve = _rmul  # P⁻¹ = Pᵀ
-
-    def _slogdet(self):
-        n = self._p.size
-        graph = csr_array((np.ones(n, np.int8), self._p, np.arange(n + 1)), shape=(n, n))
-        cycles = connected_components(graph, directed=False, return_labels=False)
-        return (-1.0) ** (n - cycles), 0.0
-
-    def _diagonal(self):
-        return (self._p == np.arange(self._p.size)).astype(self.dtype)
-
-    def _transpose(self):
-        inverse = np.empty_like(self._p)
-        inverse[self._p] = np.arange(self._p.size)
-        return Permutation(inverse, self.dtype)
-
-    _inv = StructuredOperator.transpose

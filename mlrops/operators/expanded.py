@@ -1,84 +1,106 @@
 """The expanded matrix of an MLR operator and its sparse factorization, as SciPy sparse arrays."""
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["expanded_cholesky", "expanded_matrix"]
+from .._common.typing import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from .mlr import MLR
+
+__all__ = ["expanded_cholesky", "expanded_matrix", "spread_out"]
+
+Triplets: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 
 
-def _spread(mlr, rows, scale=None):
-    """F_spread (n, s) as COO triplets; row i of the tree-ordered F goes to ``rows[i]``."""
-    layout, F = mlr._layout, mlr._F
-    sizes = np.diff(layout.leaf_off)
-    parts = []
-    for level in range(layout.L):
-        c0, c1 = layout.cols[level], layout.cols[level + 1]
-        group = np.repeat(layout.path[:, level], sizes)
-        col = layout.zoff[level] + group[:, None] * (c1 - c0) + np.arange(c1 - c0)
-        val = F[:, c0:c1] if scale is None else F[:, c0:c1] * scale[:, None]
-        parts.append((np.broadcast_to(rows[:, None], val.shape).ravel(), col.ravel(), val.ravel()))
-    i, j, v = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return i, j, v
+def spread_out(X: FloatArray, offsets: IntArray, first: int) -> Triplets:
+    """COO triplets of one level's factors spread out: row, ``first + group r + column``, value."""
+    r = X.shape[1]
+    group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+    where = first + group[:, None] * r + np.arange(r)
+    row = np.broadcast_to(np.arange(len(X))[:, None], X.shape)
+    return row.ravel(), where.ravel(), X.ravel()
 
 
-def expanded_matrix(mlr):
-    """See `MLR.expanded_matrix`."""
-    n, s = mlr._layout.n, mlr._layout.s
-    i, j, v = _spread(mlr, mlr.hierarchy.permutation)
-    F = sp.coo_array((v, (i, j)), shape=(n, s))
-    ones = sp.eye_array(s, dtype=mlr.dtype)
-    return sp.block_array([[sp.diags_array(mlr.D), F], [F.T, -ones]], format="csc")
+def _spread(mlr):
+    """F_spread (n, s) as COO triplets, rows in tree order."""
+    layout, columns, h = mlr._layout, mlr._layout.cols, mlr.hierarchy
+    parts = [spread_out(mlr._F[:, columns[level]:columns[level + 1]], h.boundaries[level],
+                        layout.zoff[level]) for level in range(layout.L)]
+    return (np.concatenate(p) for p in zip(*parts, strict=True))
 
 
-def expanded_cholesky(mlr):
-    """See `MLR.expanded_cholesky`.
+def expanded_matrix(self: "MLR") -> sp.csc_array:
+    """Sparse ``[[diag(D), F], [Fᵀ, -I]]``, F spread out; A is its Schur complement.
 
-    Eliminating the features leaves ``-(I + Fᵀ D⁻¹ F) = -M Mᵀ``; in leaf-first order M is lower
-    triangular with C on the diagonal and Xᵀ in a node's column, below it.
+    Returns
+    -------
+    scipy.sparse.csc_array, shape (n + s, n + s)
+        Features in feature order, then the ``s = Σ p_l r_l`` factors, level by level.
     """
-    layout, R = mlr._layout, mlr._layout.R
+    n, s = self._layout.n, self._layout.s
+    i, j, v = _spread(self)
+    F = sp.coo_array((v, (self.hierarchy.permutation[i], j)), shape=(n, s))
+    ones = sp.eye_array(s, dtype=self.dtype)
+    return sp.block_array([[sp.diags_array(self.D), F], [F.T, -ones]], format="csc")
+
+
+def expanded_cholesky(self: "MLR") -> tuple[sp.csc_array, FloatArray, IntArray]:
+    """Factor the expanded matrix, ``E[order][:, order] = L diag(d) Lᵀ``, with zero fill.
+
+    Returns
+    -------
+    L : scipy.sparse.csc_array, shape (n + s, n + s)
+        Unit lower triangular, at most ``n + n R + Σ p_l r_l R_l`` nonzeros.
+    d : ndarray, shape (n + s,)
+        Pivots: D > 0 for the features, negative for the factors.
+    order : ndarray of int, shape (n + s,)
+        Elimination order: features, then factors from the finest level to the coarsest.
+
+    Notes
+    -----
+    Once the features are eliminated, ``-(I + Fᵀ D⁻¹ F)`` stands where E has -I: L has entries
+    for pairs of factors that share features, which E has not.  All others would be fill, and
+    eliminating the factors adds none (Parshakova et al., 2024).
+    """
+    layout, R = self._layout, self._layout.R
     n, s, L = layout.n, layout.s, layout.L
-    K = mlr._factor[0] if R else np.empty((0, 0), mlr.dtype)
+    K = self._factor[0] if R else np.empty((0, 0), self.dtype)
     # place[node row] is the position of a factor in the elimination order, finest level first.
     levels = [np.arange(layout.zoff[lv], layout.zoff[lv + 1]) for lv in range(L)]
     factors = np.concatenate(levels[::-1])
     place = np.empty(s, dtype=np.intp)
     place[factors] = n + np.arange(s)
 
-    rows = [np.arange(n + s)]
-    cols = [np.arange(n + s)]
-    vals = [np.ones(n + s, mlr.dtype)]
-    i, j, v = _spread(mlr, np.arange(n), mlr._dinv)
-    rows.append(place[j])
-    cols.append(i)
-    vals.append(v)
-    pivots = np.empty(s, mlr.dtype)
+    triplets = []
+
+    def enter(*entries):
+        triplets.append([x.ravel() for x in np.broadcast_arrays(*entries)])
+
+    enter(np.arange(n + s), np.arange(n + s), np.ones((), self.dtype))
+    i, j, v = _spread(self)
+    enter(place[j], i, v * self._dinv[i])
+    pivots = np.empty(s, self.dtype)
     for level in range(L):
         c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-        r, p = c1 - c0, int((layout.zoff[level + 1] - layout.zoff[level]) // max(c1 - c0, 1))
+        r, nodes = c1 - c0, slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
         if r == 0:
             continue
-        block = K[layout.zoff[level] : layout.zoff[level + 1]].reshape(p, r, R)
-        diag = block[:, np.arange(r), c0 + np.arange(r)]  # (p, r): of C
-        pivots[layout.zoff[level] : layout.zoff[level + 1]] = -np.square(diag).ravel()
-        own = layout.zoff[level] + np.arange(p)[:, None] * r + np.arange(r)  # (p, r)
-        for a in range(r):  # column a of C, scaled to a unit diagonal
-            for b in range(a + 1, r):
-                rows.append(place[own[:, b]])
-                cols.append(place[own[:, a]])
-                vals.append(block[:, b, c0 + a] / diag[:, a])
-        if c0:
-            leaf = np.searchsorted(layout.path[:, level], np.arange(p))
-            for up in range(level):  # Xᵀ, ancestor by ancestor
-                u0, u1 = int(layout.cols[up]), int(layout.cols[up + 1])
-                anc = layout.zoff[up] + layout.path[leaf, up][:, None] * (u1 - u0)
-                anc = anc + np.arange(u1 - u0)  # (p, r_up)
-                shape = (p, r, u1 - u0)
-                rows.append(np.broadcast_to(place[anc][:, None, :], shape).ravel())
-                cols.append(np.broadcast_to(place[own][:, :, None], shape).ravel())
-                vals.append((block[:, :, u0:u1] / diag[:, :, None]).ravel())
-    lower = sp.coo_array(
-        (np.concatenate(vals), (np.concatenate(rows), np.concatenate(cols))), shape=(n + s, n + s)
-    ).tocsc()
-    order = np.concatenate([mlr.hierarchy.permutation, n + factors])
-    return lower, np.concatenate([mlr._d, pivots[factors]]), order
+        block = K[nodes].reshape(-1, r, R)  # one a group
+        diag = block[:, np.arange(r), c0 + np.arange(r)]  # of C
+        pivots[nodes] = -np.square(diag).ravel()
+        own = place[nodes].reshape(-1, r)
+        a, b = np.triu_indices(r, 1)  # columns a of C, scaled to a unit diagonal
+        enter(own[:, b], own[:, a], block[:, b, c0 + a] / diag[:, a])
+        leaf = np.searchsorted(layout.path[:, level], np.arange(len(own)))
+        for up in range(level):  # Xᵀ, ancestor by ancestor
+            u0, u1 = int(layout.cols[up]), int(layout.cols[up + 1])
+            group = layout.path[leaf, up][:, None]
+            ancestor = place[layout.zoff[up] + group * (u1 - u0) + np.arange(u1 - u0)]
+            enter(ancestor[:, None, :], own[:, :, None], block[:, :, u0:u1] / diag[:, :, None])
+    i, j, v = (np.concatenate(part) for part in zip(*triplets, strict=True))
+    lower = sp.coo_array((v, (i, j)), shape=(n + s, n + s)).tocsc()
+    order = np.concatenate([self.hierarchy.permutation, n + factors])
+    return lower, np.concatenate([self._d, pivots[factors]]), order

@@ -1,70 +1,163 @@
 """Conjugate gradients and MINRES for many right-hand sides, each with scalars of its own.
 
 One product with the operator serves all columns.  Both stop a column where the norm of its residual
-that the iteration recurs, exactly what is asked for, falls below a tolerance; scalars are float64
-whatever the dtype of the vectors.
+that the iteration recurs falls below a tolerance; scalars are float64 whatever the dtype of the
+vectors.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["cg", "column_products", "minres"]
+from .._common.typing import FloatArray, IntArray
+from .refine import column_dots, exponents, refine
+
+__all__ = ["cg", "cg_in_runs", "cg_of_one", "minres"]
+
+# Of columns, and the numbers of those that they stand for.
+Product: TypeAlias = Callable[[FloatArray, IntArray], FloatArray]
+
+# Runs of conjugate gradients on the true residuals that the runs before them left.
+RUNS = 4
+# Numbers in the residuals that are kept to stay orthogonal to, beyond those of one of them.
+MOST_KEPT = 20_000_000
 
 
-def column_products(x, y):
-    """Inner products of the columns of x and y, (n, k), in float64."""
-    return np.einsum("ik,ik->k", x, y, dtype=np.float64)
-
-
-def _length(r, z, active):
-    """√(rᵀz) of each column, z = M r."""
-    squares = column_products(r, z)
-    if np.any(active & (squares < 0)):
+def _squares(r: FloatArray, z: FloatArray) -> FloatArray:
+    """``rᵀz`` of each column, z = M r."""
+    squares = column_dots(r, z)
+    if (squares < 0).any():
         raise ValueError(
             "solve: M must be symmetric positive definite where A is symmetric: rᵀ M r ="
-            f" {squares[active].min():.3g} for a residual r")
-    return np.sqrt(squares)
+            f" {squares.min():.3g} for a residual r")
+    return squares
 
 
-def cg(multiply, precondition, b, tolerance, limit):
+def cg(multiply: Product, b: FloatArray, tolerance: FloatArray, limit: int,
+       precondition: Product | None = None, orthogonal: bool = False) -> tuple[FloatArray, int]:
     """Conjugate gradients from the zero start, for positive definite A.
 
     Parameters
     ----------
-    multiply, precondition : callable
-        Products of A and M with (n, k) arrays.
+    multiply : callable
+        ``multiply(p, columns)``, the product of A with p (n, j), which stands for these columns of
+        b: columns leave when they are done.
     b : ndarray, shape (n, k)
     tolerance : ndarray, shape (k,)
         Norms of the residuals at which the columns stop.
     limit : int
         Products with A.
+    precondition : callable, optional
+        As `multiply`, of M, which approximates A⁻¹.
+    orthogonal : bool, optional
+        Make each residual orthogonal to those before it, as it is without rounding; without
+        `precondition`.  Past 20 million numbers in residuals, the first of them serve.
 
     Returns
     -------
     x : ndarray, shape (n, k)
+        Where A proves not to be positive definite, what was reached before.
     count : int
         Products taken.
+
+    Notes
+    -----
+    M. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems" (1952); for
+    the residuals that stay orthogonal C. Lanczos, "Solution of systems of linear equations by
+    minimized iterations" (1952).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.operators.iterations import cg
+    >>> A = np.array([[2.0, 1.0], [1.0, 3.0]])
+    >>> x, count = cg(lambda p, columns: A @ p, np.eye(2), np.full(2, 1e-12), 10)
+    >>> bool(np.allclose(A @ x, np.eye(2))), count
+    (True, 2)
     """
-    x, r = np.zeros_like(b), b
-    active = np.sqrt(column_products(r, r)) > tolerance
-    z = precondition(r)
-    p, rho, count = z, _length(r, z, active) ** 2, 0
-    while active.any() and count < limit:
-        q = multiply(p)
+    unit, out, count = exponents(b), np.zeros_like(b), 0
+    r, goal = np.ldexp(b, -unit), np.ldexp(tolerance, -unit)  # squares neither over- nor underflow
+    precondition = precondition or (lambda r, columns: r)
+    squares = column_dots(r)
+    left = np.flatnonzero((np.sqrt(squares) > goal) & np.isfinite(squares))
+    r, goal, squares = r[:, left], goal[left], squares[left]
+    x = np.zeros_like(r)
+    p = z = precondition(r, left)
+    rho, kept = _squares(r, z), []
+    most = max(1, MOST_KEPT // max(1, r.size)) if orthogonal else 0
+    while left.size and count < limit:
+        if len(kept) < most:
+            kept.append(r / np.sqrt(squares).astype(r.dtype))
+        q = multiply(p, left)
         count += 1
-        curvature = column_products(p, q)
-        active &= (curvature > 0) & (rho > 0)  # else A is not positive definite, or r is zero
-        alpha = np.where(active, rho / np.where(active, curvature, 1), 0).astype(b.dtype)
+        curvature = column_dots(p, q)
+        usable = (curvature > 0) & (rho > 0)  # else A is not positive definite
+        alpha = np.divide(rho, curvature, out=np.zeros_like(rho), where=usable).astype(r.dtype)
         x += alpha * p
-        r = r - alpha * q  # not in place: z, and so p, may be r itself
-        active &= np.sqrt(column_products(r, r)) > tolerance
-        z = precondition(r)
-        new = _length(r, z, active) ** 2
-        p = z + np.where(active, new / np.where(active, rho, 1), 0).astype(b.dtype) * p
-        rho = new
-    return x, count
+        r = r - alpha * q  # not in place: p may be r itself
+        for v in kept:
+            r -= column_dots(v, r).astype(r.dtype) * v
+        squares = column_dots(r)
+        more = usable & (np.sqrt(squares) > goal)
+        if not more.all():
+            out[:, left[~more]] = x[:, ~more]
+            left, goal, squares, rho = left[more], goal[more], squares[more], rho[more]
+            x, r, p, *kept = (array[:, more] for array in (x, r, p, *kept))
+        z = precondition(r, left)
+        rho, before = _squares(r, z), rho
+        p = z + (rho / before).astype(r.dtype) * p
+    out[:, left] = x
+    return np.ldexp(out, unit), count
 
 
-def minres(multiply, precondition, b, tolerance, limit):
+def cg_of_one(multiply: Callable[[FloatArray], FloatArray], b: FloatArray, tolerance: float,
+              limit: int) -> tuple[FloatArray, int]:
+    """`cg` for one right-hand side (n,) of few unknowns, which ends after as many steps as those.
+
+    In exact arithmetic the residuals are orthogonal to one another, and n steps are enough.
+    Rounding makes them lose that where A is ill-conditioned, and steps are taken again, ten times
+    as many as unknowns and more; so each residual is made orthogonal to those before it.
+    """
+    x, count = cg(lambda p, _: multiply(p[:, 0])[:, None], b[:, None], np.array([tolerance]),
+                  min(limit, b.size), orthogonal=True)
+    return x[:, 0], count
+
+
+def cg_in_runs(multiply: Product, b: FloatArray, rtol: float = 1e-10, limit: int = 1000
+               ) -> tuple[FloatArray, FloatArray, int]:
+    """`cg` to true residuals `rtol` times as long as the columns of b (n, k).
+
+    What the iteration recurs is checked against ``b - A x``, and runs follow for what is left.
+
+    Returns
+    -------
+    x : ndarray, shape (n, k)
+    reached : ndarray, shape (k,)
+        Relative lengths of the residuals ``b - A x``; above `rtol` where `limit` was reached, or
+        rounding allows no less.
+    count : int
+        Products of the longest runs.
+    """
+    length = np.sqrt(column_dots(b))
+    x, count = cg(multiply, b, rtol / 2 * length, limit)
+
+    def residual(x, columns):
+        r = b[:, columns] - multiply(x, columns)
+        return r, np.sqrt(column_dots(r)) / length[columns]
+
+    def step(r, columns):
+        nonlocal count
+        found, used = cg(lambda p, left: multiply(p, columns[left]), r,
+                         rtol / 2 * length[columns], limit - count)
+        count += used
+        return found
+
+    return x, refine(x, residual, step, np.flatnonzero(length), rtol, RUNS - 1), count
+
+
+def minres(multiply: Product, b: FloatArray, tolerance: FloatArray, limit: int,
+           precondition: Product) -> tuple[FloatArray, int]:
     """MINRES from the zero start, for symmetric A; parameters and results as of `cg`.
 
     The residual that is recurred is measured in the norm of M, which is to be positive definite.
@@ -74,11 +167,11 @@ def minres(multiply, precondition, b, tolerance, limit):
     def scalar(x):
         return x.astype(b.dtype)
 
+    everything = np.arange(b.shape[1])
     x, v, v_old = np.zeros_like(b), b, np.zeros_like(b)
     w = w_old = np.zeros_like(b)
-    z = precondition(v)
-    active = np.ones(b.shape[1], bool)
-    gamma = _length(v, z, active)
+    z = precondition(v, everything)
+    gamma = np.sqrt(_squares(v, z))
     eta, gamma_old = gamma, np.ones_like(gamma)
     c = c_old = np.ones_like(gamma)
     s = s_old = np.zeros_like(gamma)
@@ -87,13 +180,14 @@ def minres(multiply, precondition, b, tolerance, limit):
     while active.any() and count < limit:
         safe = np.where(active, gamma, 1)
         z = z * scalar(active / safe)  # columns that are done stand still, at zero
-        q = multiply(z)
+        q = multiply(z, everything)
         count += 1
-        delta = column_products(q, z)
+        delta = column_dots(q, z)
         q = q - scalar(delta / safe) * v - scalar(np.where(active, gamma / gamma_old, 0)) * v_old
         v_old, v = v, q
-        y = precondition(v)
-        gamma_old, gamma = safe, np.where(active, _length(v, y, active), 0)
+        y = precondition(v, everything)
+        gamma_old = safe
+        gamma = np.where(active, np.sqrt(_squares(v * active, y)), 0)
         # Two rotations of the past and the new one of T's last column.
         a0 = c * delta - c_old * s * safe
         a1 = np.hypot(a0, gamma)

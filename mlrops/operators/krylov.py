@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 
-from .._common.validate import as_finite, check_rank
+from .._common.validate import as_finite, as_generator, check_rank
 from .._common.wording import counted
-from .iterations import cg, column_products, minres
-from .refine import RTOL, norm_of
+from .iterations import cg, minres
+from .refine import RTOL, exponents, lengths, norm_of, refine
 from .rules import CONVERT
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
@@ -19,7 +19,7 @@ _BACKWARD_ERROR = 100
 _ROUNDS = 4
 _RESTART = 200
 
-# A cycle of GMRES that leaves more than this of a residual is the last one.
+# A round that leaves more than this of a residual is the last one of its method.
 _STALLED = 0.9
 
 
@@ -98,22 +98,17 @@ def _preconditioner(M, n):
     return M
 
 
-def _exponents(x):
-    """Exponents e of the columns of x, whose largest entries lie in [2^(e-1), 2^e); 0 for zero."""
-    return np.frexp(np.abs(x).max(axis=0, initial=0))[1]
-
-
 class _Columns:
     """Right-hand sides, with A and M, scaled to size one by powers of two, column by column."""
 
     def __init__(self, A, b, M, limit):
         self.A, self.M, self.limit, self.count = A, M, limit, 0
-        self.size_b = _exponents(b)
+        self.size_b = exponents(b)
         self.b = np.ldexp(b, -self.size_b)
-        self.norms = np.sqrt(column_products(self.b, self.b))
+        self.norms = lengths(self.b)
         with np.errstate(over="ignore", invalid="ignore"):
-            self.size_a = _exponents(A._mul(self.b))
-            self.size_m = 0 if M is None else _exponents(M.matmat(self.b))
+            self.size_a = exponents(A._mul(self.b))
+            self.size_m = 0 if M is None else exponents(M.matmat(self.b))
         self.method = "cg" if A.positive_definite else "minres" if A.symmetric else "gmres"
         self.used = self.method
 
@@ -127,40 +122,30 @@ class _Columns:
         return np.ldexp(z, -self.size_m[columns])
 
     def residual(self, x, columns):
-        with np.errstate(over="ignore", invalid="ignore"):
-            r = self.b[:, columns] - self.multiply(x, columns)
-            reached = np.sqrt(column_products(r, r)) / self.norms[columns]
+        if not x.any():  # the start, without a product
+            return self.b[:, columns], np.ones(columns.size)
+        r = self.b[:, columns] - self.multiply(x, columns)
+        reached = lengths(r) / self.norms[columns]
         return r, np.where(np.isfinite(reached), reached, np.inf)
 
     def solve(self, rtol, x0):
         asked = RTOL[self.A.dtype] if rtol is None else rtol
         back = self.size_b - self.size_a
-        left = np.flatnonzero(self.norms > 0)
-        x, r, reached = np.zeros_like(self.b), self.b, np.where(self.norms > 0, 1.0, 0.0)
-        if x0 is not None and left.size:
+        x, reached = np.zeros_like(self.b), np.where(self.norms > 0, 1.0, 0.0)
+        if x0 is not None:
             with np.errstate(over="ignore"):
-                x[:, left] = np.ldexp(x0[:, left], -back[left])
-            r, reached = r.copy(), reached.copy()
-            r[:, left], reached[left] = self.residual(x[:, left], left)
-        left = left[reached[left] > asked]
-        for _ in range(_ROUNDS if self.A.symmetric else self.limit):
-            if not left.size or self.count >= self.limit:
+                x = np.where(self.norms > 0, np.ldexp(x0, -back), 0)
+        methods = [self.method, *(["gmres, then lsmr,"] if self.method == "gmres" else [])]
+        for self.method in methods:
+            left = np.flatnonzero(reached > asked)
+            if not left.size or self.method != methods[0] and not self.has_other():
                 break
-            # The residual that a method recurs drifts from the true one: ask for less, look, go on.
+            self.used = self.method
             with np.errstate(over="ignore", invalid="ignore"):
-                trial = x[:, left] + self.step(r[:, left], left, 0.1 * asked * self.norms[left])
-            now, now_reached = self.residual(trial, left)
-            better = now_reached < reached[left]
-            gained = left[better]
-            going = now_reached < _STALLED * reached[left]  # of what it was before this round
-            r = r.copy() if r is self.b else r
-            x[:, gained], r[:, gained] = trial[:, better], now[:, better]
-            reached[gained] = now_reached[better]
-            if self.method == "gmres" and not going.all() and self.has_other():
-                self.method, self.used = "lsmr", "gmres, then lsmr,"
-                going[:] = True
-            left = left[going & (reached[left] > asked)]
-        self.check(x, r, reached, asked, rtol is None)
+                reached[left] = refine(
+                    x, self.residual, lambda r, columns: self.step(r, columns, asked), left, asked,
+                    _ROUNDS if self.A.symmetric else self.limit, _STALLED)[left]
+        self.check(x, reached, asked, rtol is None)
         with np.errstate(over="ignore"):
             out = np.ldexp(x, back)
         if not np.isfinite(out).all():
@@ -168,13 +153,16 @@ class _Columns:
                 f"solve: the solution overflows {self.A.dtype}; scale the right-hand side down")
         return out
 
-    def step(self, r, columns, tolerance):
+    def step(self, r, columns, asked):
         """One round on the residuals r of these columns."""
-        limit = self.limit - self.count
+        # The residual that a method recurs drifts from the true one: it is asked for less.
+        tolerance, limit = 0.1 * asked * self.norms[columns], self.limit - self.count
+        if limit <= 0:
+            return np.zeros_like(r)
         if self.A.symmetric:
             method = cg if self.method == "cg" else minres
-            step, count = method(lambda x: self.multiply(x, columns),
-                                 lambda x: self.precondition(x, columns), r, tolerance, limit)
+            step, count = method(lambda x, left: self.multiply(x, columns[left]), r, tolerance,
+                                 limit, lambda x, left: self.precondition(x, columns[left]))
             self.count += count
             return step
         steps, counts = zip(*(
@@ -194,7 +182,7 @@ class _Columns:
             return np.ldexp(self.A._rmul(x), -self.size_a[column])
 
         A = LinearOperator((n, n), product(self.multiply), product(transposed), dtype=r.dtype)
-        if self.method == "lsmr":
+        if self.method != "gmres":
             # Its tests speak of products with Aᵀ too: only the residual and the limit count here.
             x, _, count, *_ = lsmr(A, r, atol=0, btol=tolerance / size, conlim=0, maxiter=limit)
             return x.astype(r.dtype), count
@@ -214,13 +202,13 @@ class _Columns:
             return False
         return True
 
-    def check(self, x, r, reached, asked, by_default):
+    def check(self, x, reached, asked, by_default):
         """Raise where a column falls short; `by_default` of what rounding allows."""
         short = np.flatnonzero(~(reached <= asked))
         eps = np.finfo(self.A.dtype).eps
         if by_default and short.size and (reached[short] <= eps**0.5).all():
-            sizes = np.ldexp(norm_of(self.A), -self.size_a[short]) * np.sqrt(
-                column_products(x[:, short], x[:, short])) + self.norms[short]
+            sizes = (np.ldexp(norm_of(self.A), -self.size_a[short]) * lengths(x[:, short])
+                     + self.norms[short])
             short = short[reached[short] * self.norms[short] > _BACKWARD_ERROR * eps * sizes]
         if not short.size:
             return
@@ -321,9 +309,7 @@ def slogdet(A, method, *, n_probes=30, n_steps=50, random_state=None):
     n = A.shape[0]
     if n == 0:
         return 1.0, LogdetEstimate(0.0, 0.0)
-    rng = random_state if isinstance(random_state, np.random.RandomState) else (
-        np.random.default_rng(random_state))
-    signs = np.where(rng.random((n, n_probes)) < 0.5, -1, 1).astype(A.dtype)
+    signs = np.where(as_generator(random_state).random((n, n_probes)) < 0.5, -1, 1).astype(A.dtype)
     alpha, beta, steps = _lanczos(A, signs / np.sqrt(n, dtype=A.dtype), min(n_steps, n))
     samples = [n * _quadrature(alpha[:j, p], beta[:j - 1, p]) for p, j in enumerate(steps)]
     error = np.std(samples, ddof=1) / np.sqrt(n_probes) if n_probes > 1 else np.inf

@@ -4,6 +4,7 @@ import numpy as np
 from scipy import linalg
 
 from .._common.cached import cached_property
+from .._common.stored import floats
 from .._common.validate import as_finite, as_positive, read_only, rowwise
 from . import accuracy
 from .base import StructuredOperator
@@ -90,6 +91,12 @@ class LowRankPlusDiagonal(StructuredOperator):
         self._F = read_only(F.astype(dtype, copy=False))
         self._D = read_only(D.astype(dtype, copy=False))
         super().__init__(dtype, (D.size, D.size), positive_definite=True)
+
+    stored_fields = {"F": floats(2), "D": floats(1)}
+
+    @property
+    def _update_rank(self):
+        return self._F.shape[1]
 
     @property
     def F(self):

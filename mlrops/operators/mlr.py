@@ -7,10 +7,11 @@ import numpy as np
 from .. import kernels
 from .._common.cached import cached_property
 from .._common.labels import by_label
+from .._common.stored import RANKS, check_sides, floats, instance, one_dtype
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
-from . import accuracy
+from . import accuracy, expanded
 from .base import StructuredOperator
 from .refine import column_dots
 from .rules import GENERAL
@@ -27,10 +28,8 @@ def check_ranks(ranks, hierarchy):
     """A tuple of one non-negative rank a level."""
     ranks = (ranks,) if np.ndim(ranks) == 0 else tuple(ranks)
     if len(ranks) != hierarchy.n_levels:
-        raise ValueError(
-            f"ranks must have {counted(hierarchy.n_levels, 'entry')}, one a level, got"
-            f" {len(ranks)}: {ranks}"
-        )
+        raise ValueError(f"ranks must have {counted(hierarchy.n_levels, 'entry')}, one a level, got"
+                         f" {len(ranks)}: {ranks}")
     return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(ranks))
 
 
@@ -175,6 +174,17 @@ class MLR(StructuredOperator):
         F, D = (kept(hierarchy._gather(x.astype(dtype, copy=False))) for x in (F, D))
         return cls._from_tree(hierarchy, ranks, F.view(), D.view())
 
+    stored_fields = {"hierarchy": instance(Hierarchy, "of type Hierarchy"), "ranks": RANKS,
+                     "F": floats(2), "D": floats(1)}
+
+    def to_fields(self):
+        return dict(zip(self.stored_fields, self.__reduce__()[1], strict=True))
+
+    @classmethod
+    def from_fields(cls, hierarchy, ranks, F, D):
+        check_sides(check_ranks(ranks, hierarchy), F=(F, hierarchy))
+        return cls._from_tree(hierarchy, ranks, F, one_dtype(F=F, D=as_positive(D, "D", len(F))))
+
     # ---------------------------------------------------------------- what it is made of
 
     @property
@@ -307,7 +317,7 @@ class MLR(StructuredOperator):
     def _inv_quad(self, x):
         t = _columns(self._hierarchy._gather(x))
         if self._F.shape[1] == 0 or x.size == 0:
-            quad = column_dots(t, self._dinv)
+            quad = column_dots(t, weight=self._dinv)
         else:
             quad = accuracy.inv_quad(self, t)
         return quad[0] if x.ndim == 1 else quad
@@ -479,39 +489,7 @@ class MLR(StructuredOperator):
         rows = h._position[features][tree.permutation]
         return MLR._from_tree(tree, self._ranks, self._F[rows], self._d[rows])
 
-    def expanded_matrix(self):
-        """Sparse ``[[diag(D), F], [Fᵀ, -I]]``, F spread out; A is its Schur complement.
-
-        Returns
-        -------
-        scipy.sparse.csc_array, shape (n + s, n + s)
-            Features in feature order, then the ``s = Σ p_l r_l`` factors, level by level.
-        """
-        from .expanded import expanded_matrix
-
-        return expanded_matrix(self)
-
-    def expanded_cholesky(self):
-        """Factor the expanded matrix, ``E[order][:, order] = L diag(d) Lᵀ``, with zero fill.
-
-        Returns
-        -------
-        L : scipy.sparse.csc_array, shape (n + s, n + s)
-            Unit lower triangular, at most ``n + n R + Σ p_l r_l R_l`` nonzeros.
-        d : ndarray, shape (n + s,)
-            Pivots: D > 0 for the features, negative for the factors.
-        order : ndarray of int, shape (n + s,)
-            Elimination order: features, then factors from the finest level to the coarsest.
-
-        Notes
-        -----
-        Once the features are eliminated, ``-(I + Fᵀ D⁻¹ F)`` stands where E has -I: L has entries
-        for pairs of factors that share features, which E has not.  All others would be fill, and
-        eliminating the factors adds none (Parshakova et al., 2024).
-        """
-        from .expanded import expanded_cholesky
-
-        return expanded_cholesky(self)
+    expanded_matrix, expanded_cholesky = expanded.expanded_matrix, expanded.expanded_cholesky
 
     def __repr__(self):
         h = self._hierarchy

@@ -5,6 +5,7 @@ import numpy as np
 from .. import kernels
 from .._common.cached import cached_property
 from .._common.deprecated import old_attribute
+from .._common.stored import instance
 from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
@@ -59,6 +60,15 @@ class MLRInverse(StructuredOperator):
             raise TypeError(f"MLRInverse expects an MLR, got {type(mlr).__name__}")
         super().__init__(mlr.dtype, mlr.shape, positive_definite=True)
         self._inverse = mlr
+
+    stored_fields = {"base": instance(MLR, "of type MLR")}
+
+    def to_fields(self):
+        return {"base": self._inverse}
+
+    @classmethod
+    def from_fields(cls, base):
+        return base.inv()
 
     def __reduce__(self):
         return _inverse_of, (self._inverse,)

@@ -1,5 +1,7 @@
 """A matrix whose rows and columns have names, put in the order in which they are wanted."""
 
+from typing import Any
+
 import numpy as np
 
 from .._common.frames import column_names, frame_values, is_foreign, is_frame
@@ -10,7 +12,7 @@ from .mlr import MLR
 __all__ = ["read_square"]
 
 
-def read_square(x, labels, what, axis):
+def read_square(x: Any, labels: Any, what: str, axis: str) -> Any:
     """A matrix of which rows and columns belong to one thing each, in the order of `labels`.
 
     The rows of a frame without an index are those of its columns.  An `MLR` has the names that its

@@ -1,15 +1,22 @@
-"""What a verb of an operator takes: checked, real, in C order and of the operator's dtype."""
+"""The operand of a verb: checked, real, in C order and of the operator's dtype."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import issparse
 
+from .._common.typing import FloatArray
 from .._common.validate import as_real, refuse_masked
 from .._common.wording import counted
+
+if TYPE_CHECKING:
+    from .base import StructuredOperator
 
 __all__ = ["linear", "operand", "solve_options"]
 
 
-def operand(x, dtype, rows, verb):
+def operand(x: Any, dtype: np.dtype, n_rows: int, verb: str) -> tuple[FloatArray, np.dtype]:
     """The operand (n,) or (n, k) in `dtype`, and the dtype of the result.
 
     In C order: no bit of a result depends on how the operand lies in memory.
@@ -18,8 +25,8 @@ def operand(x, dtype, rows, verb):
         raise TypeError(f"{verb}: expected a dense array, got a sparse {type(x).__name__}")
     refuse_masked(x, verb)
     x = as_real(x, verb, ndim=(1, 2))
-    if x.shape[0] != rows:
-        raise ValueError(f"{verb}: expected {counted(rows, 'row')}, got an array of shape"
+    if x.shape[0] != n_rows:
+        raise ValueError(f"{verb}: expected {counted(n_rows, 'row')}, got an array of shape"
                          f" {x.shape}")
     return np.ascontiguousarray(x, dtype), np.result_type(dtype, x.dtype)
 
@@ -34,20 +41,21 @@ def _is_complex(x):
     return np.iscomplexobj(x) and not issparse(x) and np.ndim(x) in (1, 2)
 
 
-def linear(hook, x, dtype, rows, verb):
+def linear(hook: Callable[[FloatArray], FloatArray], x: Any, dtype: np.dtype, n_rows: int,
+           verb: str) -> FloatArray:
     """``hook(x)`` in the dtype of the result; A z = A Re z + i A Im z for a complex operand."""
     if not _is_complex(x):
-        x, out = operand(x, dtype, rows, verb)
-        return hook(x).astype(out, copy=False)
+        real, out = operand(x, dtype, n_rows, verb)
+        return hook(real).astype(out, copy=False)
     refuse_masked(x, verb)
-    y = linear(hook, _real_columns(x), dtype, rows, verb)
+    y = linear(hook, _real_columns(x), dtype, n_rows, verb)
     k = y.shape[1] // 2
-    out = np.empty((y.shape[0], k), np.result_type(y.dtype, np.complex64))
-    out.real, out.imag = y[:, :k], y[:, k:]
-    return out.reshape(y.shape[0], *np.shape(x)[1:])
+    z = np.empty((y.shape[0], k), np.result_type(y.dtype, np.complex64))
+    z.real, z.imag = y[:, :k], y[:, k:]
+    return z.reshape(y.shape[0], *np.shape(x)[1:])
 
 
-def solve_options(A, b, options):
+def solve_options(A: "StructuredOperator", b: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The options of `solve` that are given, for an operator A that iterates."""
     options = {name: value for name, value in options.items() if value is not None}
     if options and A._has_direct_solve:

@@ -4,12 +4,19 @@ The measure is the backward error ``‖A x - b‖ / (‖A‖ ‖x‖ + ‖b‖)`
 and b that makes x exact.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from .._common.cached import computed_once
+from .._common.typing import FloatArray, IntArray
 
-__all__ = ["LIMIT", "RTOL", "column_dots", "corrected", "norm_of", "of_size_one", "refined",
-           "unreached"]
+if TYPE_CHECKING:
+    from .base import StructuredOperator
+
+__all__ = ["LIMIT", "RTOL", "column_dots", "corrected", "exponents", "lengths", "norm_of",
+           "of_size_one", "refine", "refined", "unreached"]
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
@@ -24,10 +31,10 @@ RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 
 # Squared lengths that leave room for what is done with them.
 _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
-         for info in map(np.finfo, (np.float32, np.float64))}
+         for info in (np.finfo(np.float32), np.finfo(np.float64))}
 
 
-def unreached(A, error, remedy):
+def unreached(A: "StructuredOperator", error: float, remedy: str) -> np.linalg.LinAlgError:
     """The LinAlgError of a solve with A whose backward error stayed at `error`."""
     eps = np.finfo(A.dtype).eps
     return np.linalg.LinAlgError(
@@ -35,19 +42,26 @@ def unreached(A, error, remedy):
         f" {LIMIT * eps:.1e} is what {A.dtype} has to reach (1e4 units of rounding): {remedy}")
 
 
-def column_dots(x, weight=None):
-    """``Σ_i w_i x_ik²`` of each column of x (n, k), w = 1 by default.
+def column_dots(x: FloatArray, y: FloatArray | None = None, weight: FloatArray | None = None
+                ) -> FloatArray:
+    """``Σ_i w_i x_ik y_ik`` of the columns of x and y (n, k), y = x and w = 1 by default; float64.
 
     Not by BLAS: the threads it would wake spin on and take the cores of the sweeps around it.
     """
+    factors = (x, x if y is None else y)
     weights = () if weight is None else (weight,)
-    rows = "" if weight is None else ",i"
     if x.shape[1] == 1:  # the same, contiguous
-        return np.einsum(f"i,i{rows}->", x[:, 0], x[:, 0], *weights)[None]
-    return np.einsum(f"ik,ik{rows}->k", x, x, *weights)
+        arrays = (*(factor[:, 0] for factor in factors), *weights)
+        return np.einsum(",".join("i" * len(arrays)) + "->", *arrays, dtype=np.float64)[None]
+    return np.einsum("ik,ik" + ",i" * len(weights) + "->k", *factors, *weights, dtype=np.float64)
 
 
-def of_size_one(solve, b, power=1):
+def exponents(x: FloatArray) -> IntArray:
+    """Exponents e of the columns of x, whose largest entries lie in [2^(e-1), 2^e); 0 for zero."""
+    return np.frexp(np.abs(x).max(axis=0, initial=0))[1]
+
+
+def of_size_one(solve: Callable[[FloatArray], Any], b: FloatArray, power: int = 1) -> Any:
     """``solve(b)``, on columns of size one where squares of b would under- or overflow.
 
     Scaled by powers of two, which changes no bit of what stays in range.  `power` is the degree of
@@ -69,7 +83,55 @@ def of_size_one(solve, b, power=1):
         return np.ldexp(found, power * exponents)
 
 
-def corrected(A, solve, multiply, b, dinv, norms):
+def refine(x: FloatArray, residual: Callable[[FloatArray, IntArray], tuple[FloatArray, FloatArray]],
+           step: Callable[[FloatArray, IntArray], FloatArray], left: IntArray, enough: float,
+           steps: int, gain: float = 0.5) -> FloatArray:
+    """Correct columns of x (n, k) in place by what solves for their residuals, while that gains.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(x, columns)``, for x (n, j) that stands for these columns: what is left to solve
+        for, and its size (j,) in whatever measure.
+    step : callable
+        ``step(r, columns)``, the correction (n, j) for residuals r.
+    left : ndarray of int
+        The columns to look at.
+    enough : float
+        Size of a residual that is done.
+    steps : int
+        Corrections at most.
+    gain : float, optional
+        A column that keeps more than this share of its residual is given up, with the better one of
+        its last two values.
+
+    Returns
+    -------
+    ndarray, shape (k,)
+        Sizes of the residuals at the end; 0 for columns that were not looked at.
+    """
+    sizes = np.zeros(x.shape[1])
+    if not left.size:
+        return sizes
+    r, found = residual(np.take(x, left, axis=1), left)
+    sizes[left], more = found, ~(found <= enough)
+    for _ in range(steps):
+        if not more.any():
+            break
+        left, r = left[more], np.compress(more, r, axis=1)
+        trial = step(r, left)
+        trial += np.take(x, left, axis=1)
+        r, found = residual(trial, left)
+        before = sizes[left]
+        better = found < before
+        x[:, left[better]], sizes[left[better]] = trial[:, better], found[better]
+        more = (found < gain * before) & (found > enough)
+    return sizes
+
+
+def corrected(A: "StructuredOperator", solve: Callable[..., tuple[FloatArray, FloatArray]],
+              multiply: Callable[[FloatArray, IntArray], FloatArray], b: FloatArray,
+              dinv: FloatArray, norms: Sequence[float | FloatArray]) -> FloatArray:
     """A pass up and down the tree, refined where a bound of the backward error asks for it.
 
     ``x = D⁻¹ (b - F z)`` cancels where b lies close to the range of F or D is small.  Rounding in z
@@ -103,42 +165,30 @@ def corrected(A, solve, multiply, b, dinv, norms):
     """
     eps, tiny = (getattr(np.finfo(b.dtype), name) for name in ("eps", "tiny"))
     above, factors, norm = (np.broadcast_to(bound, b.shape[1]) for bound in norms)
-
-    def lengths(x):
-        return np.sqrt(column_dots(x))
-
     with np.errstate(over="ignore", invalid="ignore"):
         x, squares = solve(b, None)
-        gap = (above * np.sqrt(squares)
-               + np.sqrt(above) * np.sqrt(column_dots(b, dinv)))
-        # Not "greater": what overflows is looked at.
+        gap = np.sqrt(above) * (np.sqrt(above * squares) + np.sqrt(column_dots(b, weight=dinv)))
         size = lengths(b)
+        # Not "greater": what overflows is looked at.
         doubtful = ~(factors * gap <= BACKWARD_ERROR * (norm * lengths(x) + size))
-        left = np.flatnonzero(doubtful & np.isfinite(size))
-        best = np.zeros(b.shape[1])
-        reached, y = np.full(left.size, np.inf), np.take(x, left, axis=1)
-        for step in range(CORRECTIONS if left.size else 0):
-            c = np.take(b, left, axis=1)
-            residual = c - multiply(y, left)
-            error = lengths(residual) / np.maximum(norm[left] * lengths(y) + lengths(c), tiny)
-            better = error < reached / 2
-            if step:
-                x[:, left[better]] = y[:, better]
-            best[left] = np.where(better, error, reached)
-            more = better & (error > BACKWARD_ERROR * eps)
-            if not more.any():
-                break
-            left, reached = left[more], error[more]
-            y = np.compress(more, y, axis=1)
-            y += solve(np.compress(more, residual, axis=1), left)[0]
-    if not (best <= LIMIT * eps).all():
-        raise unreached(A, np.nan_to_num(best, nan=np.inf).max(),
+
+        def residual(x, columns):
+            r = np.take(b, columns, axis=1) - multiply(x, columns)
+            scale = norm[columns] * lengths(x) + size[columns]
+            return r, lengths(r) / np.maximum(scale, tiny)
+
+        reached = refine(x, residual, lambda r, columns: solve(r, columns)[0],
+                         np.flatnonzero(doubtful & np.isfinite(size)), BACKWARD_ERROR * eps,
+                         CORRECTIONS)
+    if not (reached <= LIMIT * eps).all():
+        raise unreached(A, np.nan_to_num(reached, nan=np.inf).max(),
                         "D is too small beside F for this precision; take a larger D"
                         + (", or float64" if b.dtype == np.float32 else ""))
     return x
 
 
-def refined(A, solve, b, units=None):
+def refined(A: "StructuredOperator", solve: Callable[[FloatArray], FloatArray], b: FloatArray,
+            units: float | None = None) -> FloatArray:
     """`solve` with steps of iterative refinement as long as they halve the residual.
 
     None where the backward error (where `units` are 10 or less: the residual, relative to b) is
@@ -150,43 +200,43 @@ def refined(A, solve, b, units=None):
     return of_size_one(lambda b: _refined(A, solve, b, units), b)
 
 
-def _refined(A, solve, b, units):
-    eps = np.finfo(A.dtype).eps
+def _refined(A: "StructuredOperator", solve: Callable[[FloatArray], FloatArray], b: FloatArray,
+             units: float) -> FloatArray:
+    eps, B = float(np.finfo(A.dtype).eps), b.reshape(len(b), -1)
     with np.errstate(over="ignore", invalid="ignore"):
-        x = solve(b).astype(A.dtype, copy=False)
-        residual = b - A._mul(x)
-        size, length = np.linalg.norm(residual, axis=0), np.linalg.norm(b, axis=0)
-        enough = units * eps * length
-        if np.any(size > enough) and units > 10:
-            enough = enough + units * eps * norm_of(A) * np.linalg.norm(x, axis=0)
-        for _ in range(STEPS):
-            if not np.any(size > enough):
-                break
-            trial = x + solve(residual).astype(A.dtype, copy=False)
-            left = b - A._mul(trial)
-            now = np.linalg.norm(left, axis=0)
-            better = now < size
-            x, residual = np.where(better, trial, x), np.where(better, left, residual)
-            stalled = now > size / 2
-            size = np.where(better, now, size)
-            if np.all(stalled):
-                break
+        x, length = np.array(solve(b), A.dtype, order="C").reshape(B.shape), lengths(B)
+
+        def residual(x, columns):
+            r, size = B[:, columns] - A._mul(x), length[columns]
+            error = lengths(r)
+            if units > 10 and (error > units * eps * size).any():
+                size = size + norm_of(A) * lengths(x)
+            return r, error / np.where(size > 0, size, 1)
+
+        reached = refine(x, residual, lambda r, _: solve(r).astype(A.dtype, copy=False),
+                         np.flatnonzero(np.isfinite(length)), units * eps, STEPS)
         limit = max(LIMIT, units) * eps
-        short = ~(size <= limit * length) & np.isfinite(length)
-        if np.any(short):
-            norms = norm_of(A) * np.linalg.norm(x, axis=0) + length
-            error = np.max(np.where(short, size / np.where(norms > 0, norms, 1), 0))
+        short = np.flatnonzero(~(reached <= limit))
+        if short.size:
+            size = norm_of(A) * lengths(x[:, short]) + length[short]
+            left = lengths(B[:, short] - A._mul(x[:, short]))
+            error = float(np.max(left / np.where(size > 0, size, 1)))
             if not error <= limit:
                 raise unreached(A, error, "it is singular or ill-conditioned to this precision")
-    return x
+    return x.reshape(b.shape)
 
 
-def norm_of(A):
+def lengths(x: FloatArray) -> FloatArray:
+    """Lengths of the columns of x (n, k)."""
+    return np.sqrt(column_dots(x))
+
+
+def norm_of(A: "StructuredOperator") -> float:
     """`norm_estimate`, kept with A."""
     return computed_once(A, "_norm_estimate", lambda: norm_estimate(A))
 
 
-def norm_estimate(A, steps=4):
+def norm_estimate(A: "StructuredOperator", steps: int = 4) -> float:
     """A lower bound of ‖A‖, near it, by a few products with A and Aᵀ (float)."""
     m, n = A.shape
     v = np.random.default_rng(0).standard_normal((n, 1)).astype(A.dtype)

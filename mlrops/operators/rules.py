@@ -1,8 +1,8 @@
-"""The table of rules that says what operators give together; it knows no operator itself.
+"""The table of rules for sums, products and multiples of operators; it knows no operator itself.
 
-A rule is one line of mathematics under the name of an operation and the types of its operands.
-Operators look rules up here, and the modules that know the types enter them: `closure` those of
-sums, products and multiples, others what a type gives as its inverse or transpose.
+A rule is one line of mathematics.  It is kept under the name of an operation and the types of the
+operands.  Operators look rules up here; modules that know the types enter them.  `closure` enters
+the rules of sums, products and multiples.
 """
 
 from collections.abc import Callable
@@ -20,22 +20,19 @@ OPERATIONS: dict[str, "Operation"] = {}
 
 
 class Operation:
-    """The rules of one operation; called with operands, what the first rule that applies gives.
+    """The rules of one operation; a call gives the result of the first rule that applies, or None.
 
     Parameters
     ----------
     name : str
     n_types : int, optional
-        How many operands have a say in which rule is taken; others are handed on.
+        A rule is chosen by the types of so many operands; other operands are passed on to it.
     swapped : callable, optional
-        Makes of a rule for the types (X, Y) the one for (Y, X).
-    commutes : bool, optional
-        Operands are put in one order first, so that both orders find the same rule.
+        Turns a rule for operands of types (X, Y) into one for operands of types (Y, X).
     """
 
-    def __init__(self, name: str, n_types: int = 1, swapped: Rule | None = None,
-                 commutes: bool = False) -> None:
-        self.n_types, self.commutes, self._swapped = n_types, commutes, swapped
+    def __init__(self, name: str, n_types: int = 1, swapped: Rule | None = None) -> None:
+        self.n_types, self._swapped = n_types, swapped
         self._rules: dict[tuple[type, ...], tuple[int, bool, Rule]] = {}
         self._found: dict[tuple[type, ...], list[Rule]] = {}
         self._entered = 0
@@ -51,8 +48,8 @@ class Operation:
         self._found.clear()
 
     def __call__(self, *operands: Any) -> Any:
-        if self.commutes:
-            operands = tuple(sorted(operands, key=_class_name))
+        if self._swapped is _flipped:  # in one order, so that both orders find the same rule
+            operands = tuple(sorted(operands, key=_name))
         types = tuple(map(type, operands[:self.n_types]))
         if types not in self._found:
             self._found[types] = self._candidates(types)
@@ -71,7 +68,7 @@ class Operation:
         return [function for _, (_, _, function) in sorted(found, key=lambda x: (x[0], x[1][:2]))]
 
 
-def _class_name(operand: Any) -> tuple[str, str]:
+def _name(operand: Any) -> tuple[str, str]:
     return type(operand).__qualname__, type(operand).__module__
 
 
@@ -92,11 +89,14 @@ def _mirrored(function: Rule, types: tuple[type, ...]) -> Rule:
     return mirrored
 
 
-ADD = Operation("add", 2, _flipped, commutes=True)
-MATMUL = Operation("matmul", 2, _mirrored)
+# Sums, products and multiples.
+ADD, MATMUL = Operation("add", 2, _flipped), Operation("matmul", 2, _mirrored)
 SCALE = Operation("scale")
-INVERSE, TRANSPOSE = Operation("inverse"), Operation("transpose")
-CONVERT, GENERAL, IDENTITY = map(Operation, ("convert", "general", "identity"))
+# The inverse and the transpose of an operator, its identity, an MLR as a GeneralMLR, and the
+# operator that stands for an array.
+INVERSE, TRANSPOSE, CONVERT, IDENTITY, GENERAL = map(
+    Operation, ("inverse", "transpose", "convert", "identity", "general"))
+# The parts of an operator that is a sum, and a low rank update in a form without an inverse.
 SPLIT, REGULAR = Operation("split"), Operation("regular")
 
 

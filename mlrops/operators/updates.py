@@ -1,4 +1,4 @@
-"""Low rank updates of a base that cannot be inverted, or hardly: the sum in another form.
+"""Low rank updates of a base that is singular, or nearly so: the sum in a form that can be solved.
 
 Woodbury's formula goes through A⁻¹.  ``A + U Vᵀ`` may be well-conditioned though A is singular: an
 update of rank k mends up to k directions.  Each rule gives an operator equal to the sum whose solve

@@ -4,7 +4,9 @@ import numpy as np
 from scipy import linalg
 
 from .._common.cached import cached_property
+from .._common.stored import FLAG, OPERATOR, Check, floats, maybe
 from .._common.validate import as_finite, read_only, rowwise
+from .._common.wording import counted
 from . import krylov
 from .accuracy import PROMISED
 from .base import StructuredOperator
@@ -16,6 +18,8 @@ from .wrapped import as_operator
 
 __all__ = ["Woodbury", "WoodburyInverse"]
 
+# Columns that a saved update may have for each of its rows: its inverse is a k×k matrix.
+_MAX_WIDTH = 16
 # Products with an update of a singular base, where only iteration is left, at most.
 _ITERATIONS = 1000
 
@@ -99,6 +103,26 @@ class Woodbury(StructuredOperator):
             symmetric and base.positive_definite and (C is None or _has_cholesky(C)))
         super().__init__(dtype, (n, n), symmetric=symmetric, positive_definite=proved)
 
+    stored_fields = {"base": OPERATOR, "U": floats(2), "C": maybe(floats(2)),
+                     "V": maybe(floats(2)), "positive_definite": FLAG}
+
+    def to_fields(self):
+        given = super().to_fields()
+        Woodbury.from_fields(**given)  # what cannot be shown again is not saved either
+        return given
+
+    @classmethod
+    def from_fields(cls, base, U, C, V, positive_definite):
+        A = cls(base, U, C, V)
+        if positive_definite and not A.positive_definite:
+            # Known from the terms of a sum when it was made; here its square root has to show it.
+            if not (A.symmetric and A.base.positive_definite):
+                raise ValueError("tagged positive definite, but not symmetric or not an update of"
+                                 " a positive definite operator")
+            A = cls(base, U, C, V, _positive_definite=True)
+            _ = A._root
+        return A
+
     @property
     def base(self):
         """The operator that is updated."""
@@ -118,6 +142,10 @@ class Woodbury(StructuredOperator):
     def V(self):
         """Right factor, read-only ndarray of shape (n, k); the same object as `U` if it was."""
         return self._V
+
+    @property
+    def _update_rank(self):
+        return self._U.shape[1]
 
     @property
     def _has_direct_solve(self):
@@ -346,6 +374,16 @@ class WoodburyInverse(Woodbury):
         # the original, must not either.
         self._positive_definite = original.positive_definite
 
+    stored_fields = {"base": Check("a Woodbury or a LowRankPlusDiagonal",
+                                   lambda x: hasattr(x, "_update_rank"))}
+
+    def to_fields(self):
+        return {"base": _small_enough(self._inverse)}
+
+    @classmethod
+    def from_fields(cls, base):
+        return _small_enough(base).inv()
+
     _solve = Inverse._solve
     _slogdet = Inverse._slogdet
     _whiten = Inverse._whiten
@@ -357,3 +395,12 @@ class WoodburyInverse(Woodbury):
 
     def _transpose(self):
         return self._inverse.T.inv()
+
+
+def _small_enough(A):
+    """`A`, once it is known that its inverse is not much larger than itself."""
+    n, k = A.shape[0], A._update_rank
+    if k > _MAX_WIDTH * max(n, 4):
+        raise ValueError(f"an update of rank k = {k} of n = {counted(n, 'feature')} has an inverse"
+                         " of k×k numbers, which is not saved")
+    return A

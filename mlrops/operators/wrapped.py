@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from .._common.stored import COUNT, FLAG, floats, integers, tuple_of
 from .._common.validate import as_finite, working_dtype
 from .._common.wording import counted
 from .arithmetic import Operand, is_operator
@@ -145,6 +146,30 @@ class Wrapped(StructuredOperator):
                          positive_definite=positive_definite)
         self._A = A
 
+    stored_fields = {
+        "data": floats(1), "indices": integers(), "indptr": integers(),
+        "shape": tuple_of(COUNT, "a tuple of two integers that are not negative", 2),
+        "symmetric": FLAG, "positive_definite": FLAG}
+
+    def to_fields(self):
+        A = self._A
+        if not issparse(A):
+            raise TypeError(f"it wraps a {type(A).__name__} of another package, which has no"
+                            " arrays to save")
+        return {"data": A.data, "indices": A.indices, "indptr": A.indptr, "shape": A.shape,
+                "symmetric": self.symmetric, "positive_definite": self.positive_definite}
+
+    @classmethod
+    def from_fields(cls, data, indices, indptr, shape, symmetric, positive_definite):
+        _check_csr(data, indices, indptr, *shape)
+        A = csr_array((data, indices, indptr), shape=shape)
+        return cls(A, symmetric=symmetric, positive_definite=positive_definite)
+
+    @property
+    def _empty_columns(self):
+        """Columns beyond a small multiple of what is stored: a transpose has an offset for each."""
+        return self.shape[1] - 16 * (self.shape[0] + self._A.nnz) if issparse(self._A) else 0
+
     @property
     def A(self) -> Any:
         """The sparse array (csr_array) or foreign LinearOperator."""
@@ -186,3 +211,21 @@ class Wrapped(StructuredOperator):
 
     def _transpose(self):
         return Wrapped(self._A.T) if issparse(self._A) else super()._transpose()
+
+
+def _check_csr(data, indices, indptr, m, n):
+    """Refuse arrays that a product would follow to places that are not theirs.
+
+    SciPy's own check looks no further where the last offset says that there are no entries.
+    """
+    if indptr.size != m + 1:
+        raise ValueError(f"indptr must have m + 1 = {m + 1} entries, got {indptr.size}")
+    if data.size != indices.size:
+        raise ValueError(f"data and indices must be of one length, got {data.size} and"
+                         f" {indices.size}")
+    if indptr[0] != 0 or indptr[-1] > indices.size or (indptr[1:] < indptr[:-1]).any():
+        raise ValueError("indptr must rise from 0 to the number of entries,"
+                         f" {indices.size}, without a step down")
+    if indices.size and not 0 <= indices.min() <= indices.max() < n:
+        raise ValueError(f"indices must lie in 0 to n - 1 = {n - 1}, got {indices.min()} to"
+                         f" {indices.max()}")

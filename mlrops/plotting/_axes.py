@@ -2,9 +2,11 @@
 
 import numpy as np
 
-__all__ = ["GRID", "INK", "LEVEL_COLORS", "bare", "check_choice", "color_bar", "hide_spines",
-           "ink_on", "legend", "level_colors", "named_level", "new_axes", "new_panels", "operand",
-           "outline", "points_of", "rectangles", "spread_apart", "text_width"]
+__all__ = ["GRID", "INK", "LEVEL_COLORS", "bare", "check_choice", "color_bar",
+           "draw_pixels", "group_labels", "hide_spines", "ink_on", "legend", "level_colors",
+           "named_level", "new_axes", "new_panels", "operand", "outline", "points_of", "rectangles",
+           "results_by_label", "row_height", "spread_apart", "text_width",
+           "whole_ticks"]
 
 # From dark to light in steps of lightness that grey leaves apart, and apart without red or green.
 LEVEL_COLORS = ("#14213d", "#7b2d4f", "#3377a8", "#d9703a", "#6fbf9f", "#efcf5b")
@@ -77,17 +79,25 @@ def operand(given, caller, *kinds):
     return given
 
 
+def results_by_label(results, most):
+    """A dict of results, of which there are one to `most`; a single one has no label."""
+    results = results if isinstance(results, dict) else {"": results}
+    if not 1 <= len(results) <= most:
+        raise ValueError(f"results must be one to {most} fits, got {len(results)}")
+    return results
+
+
 def check_choice(value, what, choices):
     if value not in choices:
         wanted = ", ".join(map(repr, choices[:-1]))
         raise ValueError(f"{what} must be {wanted} or {choices[-1]!r}, got {value!r}")
 
 
-def bare(ax, m, n):
+def bare(ax, m, n, aspect="equal"):
     """An m by n matrix: no ticks, rows downwards."""
     ax.set_xlim(0, n)
     ax.set_ylim(m, 0)
-    ax.set_aspect("equal")
+    ax.set_aspect(aspect)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -95,9 +105,20 @@ def bare(ax, m, n):
 
 
 def hide_spines(ax, *sides):
-    """Draw no line at these sides of axes, by default at none."""
+    """Draw no lines at these sides of axes, by default at any side."""
     for side in sides or tuple(ax.spines):
         ax.spines[side].set_visible(False)
+
+
+def whole_ticks(axis):
+    """Put ticks at whole numbers only."""
+    axis.get_major_locator().set_params(integer=True)
+
+
+def draw_pixels(ax, pixels, m, n, **style):
+    """An array as the picture of an m by n matrix."""
+    return ax.imshow(pixels, **{"cmap": "YlGnBu", "extent": (0, n, m, 0),
+                                "interpolation": "nearest", **style})
 
 
 def rectangles(ax, x, y, **style):
@@ -130,6 +151,11 @@ def points_of(ax):
     ax.apply_aspect()
     box = ax.get_window_extent()
     return box.width / ax.figure.dpi * 72, box.height / ax.figure.dpi * 72
+
+
+def row_height(ax):
+    """Points that a row of axes with a unit a row is high, as they stand now."""
+    return points_of(ax)[1] / abs(np.subtract(*ax.get_ylim()))
 
 
 def text_width(text, size):
@@ -177,3 +203,15 @@ def spread_apart(centres, least, low=-np.inf, high=np.inf):
 def named_level(hierarchy):
     """The coarsest level of several groups, or None."""
     return next((level for level, p in enumerate(hierarchy.group_counts) if p > 1), None)
+
+
+def group_labels(hierarchy, room, least):
+    """Middles and names of the coarsest groups as high as `least` points; a row has `room`."""
+    level = named_level(hierarchy)
+    names = None if level is None else hierarchy.names(level)
+    if names is None:
+        return np.empty(0), []
+    offsets = hierarchy.boundaries[level]
+    seen = np.diff(offsets) * room >= least
+    return ((offsets[:-1] + offsets[1:]) / 2)[seen], [
+        str(name) for name, fits in zip(names, seen, strict=True) if fits]

@@ -1,9 +1,15 @@
 """Pictures of systems of regressions."""
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from .._common.typing import Axes
 from .._common.wording import name_some
-from ._axes import GRID, new_axes
+from ..regression import SURResult
+from . import _axes
 
 __all__ = ["plot_coefficients"]
 
@@ -13,7 +19,10 @@ _RESULT_STYLES = (("#e08e1b", "D"), ("#1b3a5c", "o"), ("#86cbc9", "s"), ("#a03a5
 _MOST_PANELS = 12
 
 
-def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
+def plot_coefficients(
+    results: SURResult | Mapping[str, SURResult], regressors: Sequence[str] | str | None = None,
+    axes: Sequence[Axes] | npt.NDArray[Any] | None = None, alpha: float = 0.05,
+) -> npt.NDArray[Any]:
     """Draw coefficients of systems of regressions with confidence intervals, a panel a regressor.
 
     Parameters
@@ -58,10 +67,10 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
     ['0', '1']
     >>> plt.close(axes[0].figure)
     """
-    results = results if isinstance(results, dict) else {"": results}
-    tables = {label: _coefficients(fit, alpha) for label, fit in results.items()}
-    equations = _same_equations(tables, results)
-    label, hierarchy = next(((label, fit.covariance.hierarchy) for label, fit in results.items()
+    fits = _axes.results_by_label(results, len(_RESULT_STYLES))
+    tables = {label: _coefficients(fit, alpha) for label, fit in fits.items()}
+    equations = _same_equations(fits)
+    label, hierarchy = next(((label, fit.covariance.hierarchy) for label, fit in fits.items()
                              if getattr(fit.covariance, "hierarchy", None) is not None
                              and fit.covariance.hierarchy.n_levels > 1), (None, None))
     named = list(next(iter(equations.values())))
@@ -69,31 +78,35 @@ def plot_coefficients(results, regressors=None, axes=None, alpha=0.05):
         named = [equations[label][j] for j in hierarchy.permutation]
     known = list(dict.fromkeys(name for table in tables.values() for _, name in table))
     regressors = _check_regressors(regressors, known)
-    own = axes is None
-    axes = _panels(len(regressors), len(named)) if own else np.ravel(np.asarray(axes, object))
-    if len(axes) != len(regressors):
-        raise ValueError(f"axes must hold one for each of {len(regressors)} regressors, got"
-                         f" {len(axes)}")
-    for ax, regressor in zip(axes, regressors, strict=True):
+    panels = (_panels(len(regressors), len(named)) if axes is None
+              else _axes.new_panels(axes, len(regressors), "regressors"))
+    for ax, regressor in zip(panels, regressors, strict=True):
         _draw_coefficients(ax, tables, named, regressor)
-        _separate_groups(ax, hierarchy)
-    rows = [[ax for ax in axes if _row(ax) == row] for row in sorted(set(map(_row, axes)))]
-    for row in rows:
+        if hierarchy is not None:
+            _separate_groups(ax, hierarchy)
+    for place in sorted(set(map(_row, panels))):
+        row = [ax for ax in panels if _row(ax) == place]
         _name_equations(row, named)
-        _name_groups(row[-1], hierarchy)
+        if hierarchy is not None:
+            _name_groups(row[-1], hierarchy)
     if len(tables) > 1:
-        handles = axes[0].get_legend_handles_labels()
-        how = {"fontsize": 9, "ncols": len(tables), "frameon": False}
-        if own:
-            legend = axes[0].figure.legend(*handles, loc="outside upper left", **how)
-        else:  # below the ticks of the first panel, where no dots are
-            legend = axes[0].legend(*handles, loc="upper left", bbox_to_anchor=(0, 0),
-                                    borderaxespad=2.5, **how)
-        for handle in legend.legend_handles:
-            handle.set_markersize(5)
-    if own:
-        axes[0].figure.supxlabel(f"coefficient and {100 * (1 - alpha):g}% interval", fontsize=9)
-    return axes
+        _name_results(panels[0], len(tables), axes is None)
+    if axes is None:
+        panels[0].figure.supxlabel(f"coefficient and {100 * (1 - alpha):g}% interval", fontsize=9)
+    return panels
+
+
+def _name_results(ax, number, outside):
+    """A legend of the results above a figure of its own, or below the first of the axes given."""
+    handles = ax.get_legend_handles_labels()
+    style = {"fontsize": 9, "ncols": number, "frameon": False}
+    if outside:
+        legend = ax.figure.legend(*handles, loc="outside upper left", **style)
+    else:  # below the ticks, where no dots are
+        legend = ax.legend(*handles, loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=2.5,
+                           **style)
+    for handle in legend.legend_handles:
+        handle.set_markersize(5)
 
 
 def _coefficients(fit, alpha):
@@ -103,9 +116,7 @@ def _coefficients(fit, alpha):
             in zip(fit.coefficient_pairs(), found.params, found.conf_int(alpha), strict=True)}
 
 
-def _same_equations(tables, results):
-    if not tables or len(tables) > len(_RESULT_STYLES):
-        raise ValueError(f"results must be one to {len(_RESULT_STYLES)} fits, got {len(tables)}")
+def _same_equations(results):
     equations = {label: fit.names.equations for label, fit in results.items()}
     (first, names), *others = equations.items()
     for label, other in others:
@@ -137,9 +148,9 @@ def _panels(number, equations):
     across = min(number, 5)
     down = -(-number // across)
     height = min(max(0.2 * equations, 1.5), 11)
-    grid = new_axes(None, nrows=down, ncols=across, squeeze=False, sharey=True,
-                    layout="constrained",
-                    figsize=(max(2 + 2 * across, 5), 1 + height * down)).ravel()
+    grid = _axes.new_axes(None, nrows=down, ncols=across, squeeze=False, sharey=True,
+                          layout="constrained",
+                          figsize=(max(2 + 2 * across, 5), 1 + height * down)).ravel()
     for ax in grid[number:]:
         ax.remove()
     return grid[:number]
@@ -150,15 +161,9 @@ def _row(ax):
     return -round(ax.get_position(original=True).y1, 3)
 
 
-def _points(ax):
-    """Height of one equation in points."""
-    low, high = ax.get_ylim()
-    return ax.get_window_extent().height / ax.figure.dpi * 72 / abs(high - low)
-
-
 def _draw_coefficients(ax, tables, equations, regressor):
     ax.set_ylim(len(equations), 0)
-    size = _points(ax)
+    size = _axes.row_height(ax)
     thick, offsets = np.clip(0.12 * size, 0.5, 1.5), _dodged(len(tables))
     for (label, table), (color, marker), offset in zip(tables.items(), _RESULT_STYLES, offsets,
                                                        strict=False):
@@ -176,10 +181,9 @@ def _draw_coefficients(ax, tables, equations, regressor):
     ax.set_title(regressor, fontsize=10)
     ax.tick_params(axis="x", labelsize=8)
     ax.xaxis.get_major_locator().set_params(nbins=4)
-    ax.grid(axis="x", color=GRID, linewidth=0.5)
+    ax.grid(axis="x", color=_axes.GRID, linewidth=0.5)
     ax.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
+    _axes.hide_spines(ax, "top", "right", "left")
 
 
 def _dodged(number):
@@ -189,8 +193,6 @@ def _dodged(number):
 
 def _separate_groups(ax, hierarchy):
     """Lines between the groups, the thicker the coarser."""
-    if hierarchy is None:
-        return
     drawn = {0, hierarchy.n}
     coarsest = True
     for offsets in hierarchy.boundaries:
@@ -204,7 +206,7 @@ def _separate_groups(ax, hierarchy):
 
 
 def _name_equations(row, equations):
-    first, size = row[0], _points(row[0])
+    first, size = row[0], _axes.row_height(row[0])
     equations = [name if len(name) <= 24 else name[:22] + "..." for name in equations]
     room = size >= 5
     for ax in row:
@@ -218,15 +220,6 @@ def _name_equations(row, equations):
 
 def _name_groups(ax, hierarchy):
     """Names of the coarsest groups, where they have any and are high enough for letters."""
-    level = 0 if hierarchy is None else next(
-        (level for level, count in enumerate(hierarchy.group_counts) if count > 1), 0)
-    if level == 0 and (hierarchy is None or hierarchy.group_counts[0] == 1):
-        return
-    names = hierarchy.names(level)
-    if names is None:
-        return
-    size, offsets = _points(ax), hierarchy.boundaries[level]
-    for name, a, b in zip(names, offsets[:-1], offsets[1:], strict=True):
-        if (b - a) * size >= 8:
-            ax.text(1.03, (a + b) / 2, str(name), transform=ax.get_yaxis_transform(), fontsize=9,
-                    va="center", ha="left")
+    for middle, name in zip(*_axes.group_labels(hierarchy, _axes.row_height(ax), 8), strict=True):
+        ax.text(1.03, middle, name, transform=ax.get_yaxis_transform(), fontsize=9, va="center",
+                ha="left")

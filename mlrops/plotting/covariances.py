@@ -1,25 +1,15 @@
 """Pictures of covariances: correlations, and the variance that each level explains."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
 
+from .._common.typing import Axes, Labels
 from .._common.wording import counted
 from ..operators import MLR, MLRInverse
-from ._axes import (
-    INK,
-    bare,
-    check_choice,
-    color_bar,
-    legend,
-    level_colors,
-    named_level,
-    new_axes,
-    operand,
-    outline,
-    points_of,
-    rectangles,
-    text_width,
-)
-from .hierarchies import check_names, feature_names, group_name
+from . import _axes
+from .hierarchies import check_names, group_name, names_in_order
 
 __all__ = ["plot_correlation", "plot_variance_shares"]
 
@@ -27,7 +17,8 @@ RESIDUAL = "#d4d4d4"
 SMALLEST, LARGEST = 5, 8  # points, of names of features
 
 
-def plot_correlation(covariance, names=None, ax=None, *, groups=None):
+def plot_correlation(covariance: Any, names: Labels | None = None, ax: Axes | None = None, *,
+                     groups: Sequence[str] | None = None) -> Axes:
     """Draw the correlation matrix of an MLR covariance in tree order, groups outlined.
 
     Parameters
@@ -74,39 +65,37 @@ def plot_correlation(covariance, names=None, ax=None, *, groups=None):
     ['a', 'b']
     >>> plt.close(ax.figure)
     """
-    given, covariance = covariance, operand(covariance, "plot_correlation", MLR, MLRInverse)
+    given, covariance = covariance, _axes.operand(covariance, "plot_correlation", MLR, MLRInverse)
     h = covariance.hierarchy
-    names = feature_names(given, h, names)
-    groups = _group_names(h, groups)
-    ax = new_axes(ax, figsize=(5.8, 4.9))
+    features, groups = names_in_order(given, h, names), _group_names(h, groups)
+    ax = _axes.new_axes(ax, figsize=(5.8, 4.9))
     scale = 1 / np.sqrt(covariance.diagonal())
     order = h.permutation
     correlation = (covariance.toarray() * scale * scale[:, None])[np.ix_(order, order)]
-    bare(ax, h.n, h.n)
+    _axes.bare(ax, h.n, h.n)
     low = min(0, np.floor(10 * correlation.min()) / 10)  # a round number on the colour bar
-    image = ax.imshow(correlation, vmin=low, vmax=1, cmap="YlGnBu", extent=(0, h.n, h.n, 0),
-                      interpolation="nearest" if h.n <= 400 else "antialiased")
+    image = _axes.draw_pixels(ax, correlation, h.n, h.n, vmin=low, vmax=1,
+                              interpolation="nearest" if h.n <= 400 else "antialiased")
     for level in range(1, h.n_levels):
-        room = points_of(ax)[0] / h.group_counts[level]
+        room = _axes.points_of(ax)[0] / h.group_counts[level]
         if room >= 3:  # lines would hide smaller groups
             offsets = h.boundaries[level]
-            outline(ax, offsets, offsets, facecolor="none", edgecolor=INK,
-                    linewidth=min(1.6 / level, room / 6))
-    point = points_of(ax)[0] / h.n
+            _axes.outline(ax, offsets, offsets, facecolor="none", edgecolor=_axes.INK,
+                          linewidth=min(1.6 / level, room / 6))
+    point = _axes.points_of(ax)[0] / h.n
     size = min(LARGEST, 0.85 * point)
-    if names is not None and size >= SMALLEST:
-        ticks, labels = np.arange(h.n) + 0.5, [names[i] for i in order]
-        ax.set_yticks(ticks, labels, fontsize=size)
-        ax.set_xticks(ticks, labels, fontsize=size, rotation=90)
+    if features is not None and size >= SMALLEST:
+        ax.set_yticks(np.arange(h.n) + 0.5, features, fontsize=size)
+        ax.set_xticks(np.arange(h.n) + 0.5, features, fontsize=size, rotation=90)
         ax.tick_params(length=0)
-    color_bar(image, ax)
+    _axes.color_bar(image, ax)
     if groups:
-        _name_above(ax, groups, h.boundaries[named_level(h)])
+        _name_above(ax, groups, h.boundaries[_axes.named_level(h)])
     return ax
 
 
 def _group_names(hierarchy, groups):
-    level = named_level(hierarchy)
+    level = _axes.named_level(hierarchy)
     if groups is None:
         labels = None if level is None else hierarchy.names(level)
         return [] if labels is None else list(map(str, labels))
@@ -121,9 +110,9 @@ def _group_names(hierarchy, groups):
 
 def _name_above(ax, groups, offsets):
     """Names above the blocks wide enough for letters, upright where they do not fit along."""
-    point = points_of(ax)[0] / offsets[-1]
+    point = _axes.points_of(ax)[0] / offsets[-1]
     wide = np.diff(offsets) * point >= 8
-    fit = min(((b - a) * point - 4) / text_width(name, 9) for name, a, b in zip(
+    fit = min(((b - a) * point - 4) / _axes.text_width(name, 9) for name, a, b in zip(
         groups, offsets[:-1], offsets[1:], strict=True))  # of letters of 9 points
     above = ax.secondary_xaxis("top")
     above.set_xticks(((offsets[:-1] + offsets[1:]) / 2)[wide],
@@ -134,7 +123,10 @@ def _name_above(ax, groups, offsets):
     above.spines["top"].set_visible(False)
 
 
-def plot_variance_shares(covariance, ax=None, *, level=None, by="covariance", names=None):
+def plot_variance_shares(
+    covariance: Any, ax: Axes | None = None, *, level: int | None = None,
+    by: Literal["covariance", "correlation"] = "covariance", names: Labels | None = None,
+) -> Axes:
     """Draw the share of the variance that each level explains, of features or of groups.
 
     Parameters
@@ -181,8 +173,8 @@ def plot_variance_shares(covariance, ax=None, *, level=None, by="covariance", na
     ['level 0  25%', 'level 1  25%', 'residual  50%']
     >>> plt.close(ax.figure)
     """
-    check_choice(by, "by", ("covariance", "correlation"))
-    A = operand(covariance, "plot_variance_shares", MLR)
+    _axes.check_choice(by, "by", ("covariance", "correlation"))
+    A = _axes.operand(covariance, "plot_variance_shares", MLR)
     h = A.hierarchy
     parts = np.stack([*(np.square(F, dtype=float).sum(axis=1) for F in A.factors), A.D],
                      axis=1)[h.permutation]
@@ -194,7 +186,7 @@ def plot_variance_shares(covariance, ax=None, *, level=None, by="covariance", na
         parts = np.add.reduceat(parts, h.boundaries[level][:-1], axis=0)
     parts, shares = (x / x.sum(axis=1, keepdims=True) for x in (parts, total))
     bars = len(parts)
-    ax = new_axes(ax, figsize=(6, float(np.clip(1.5 + 0.17 * bars, 2.2, 9))))
+    ax = _axes.new_axes(ax, figsize=(6, float(np.clip(1.5 + 0.17 * bars, 2.2, 9))))
     thick, gap = max(1.0, 0.04 * bars), max(0.5, 0.02 * bars)  # of the total, and below it
     ax.set_xlim(0, 1)
     ax.set_ylim(bars, -gap - thick)
@@ -204,11 +196,10 @@ def plot_variance_shares(covariance, ax=None, *, level=None, by="covariance", na
     _name_bars(ax, labels, h, level, -gap - thick / 2)
     ax.set_xticks(np.linspace(0, 1, 5), [f"{x:.0f}%" for x in np.linspace(0, 100, 5)], fontsize=8)
     ax.set_xlabel("share of the variance", fontsize=9)
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
+    _axes.hide_spines(ax, "top", "right", "left")
     names = *(f"level {k}" for k in range(h.n_levels)), "residual"
-    colors = *level_colors(h.n_levels), RESIDUAL
-    legend(ax, {f"{name}  {share:.0%}": color for name, share, color in zip(
+    colors = *_axes.level_colors(h.n_levels), RESIDUAL
+    _axes.legend(ax, {f"{name}  {share:.0%}": color for name, share, color in zip(
         names, shares[0], colors, strict=True)}, above=True)
     return ax
 
@@ -221,38 +212,26 @@ def _bar_names(given, hierarchy, level, names):
             level %= hierarchy.n_levels
             return [group_name(hierarchy, level, group) for group in range(p)]
         return check_names(names, p)
-    names = feature_names(given, hierarchy, names) or list(map(str, range(hierarchy.n)))
-    return [names[i] for i in hierarchy.permutation]
+    return names_in_order(given, hierarchy, names) or list(map(str, hierarchy.permutation))
 
 
 def _stack_shares(ax, shares, y):
     """Bars between y[0] and y[1], rows of shares that sum to one."""
     ends = np.cumsum(np.insert(shares, 0, 0, axis=1), axis=1)
-    room = points_of(ax)[1] / abs(np.subtract(*ax.get_ylim()))
-    width = min(0.8, 0.12 * room)
-    for k, color in enumerate((*level_colors(shares.shape[1] - 1), RESIDUAL)):
-        rectangles(ax, (ends[:, k], ends[:, k + 1]), y, facecolor=color, linewidth=width,
-                   edgecolor="white" if width > 0.3 else color)
+    width = min(0.8, 0.12 * _axes.row_height(ax))
+    for k, color in enumerate((*_axes.level_colors(shares.shape[1] - 1), RESIDUAL)):
+        _axes.rectangles(ax, (ends[:, k], ends[:, k + 1]), y, facecolor=color, linewidth=width,
+                         edgecolor="white" if width > 0.3 else color)
 
 
 def _name_bars(ax, labels, hierarchy, level, total):
     """Names of all bars where there is room for letters, else of the coarsest groups."""
-    room = points_of(ax)[1] / abs(np.subtract(*ax.get_ylim()))
+    room, ticks = _axes.row_height(ax), np.arange(len(labels)) + 0.5
     size = min(LARGEST, 0.85 * room)
-    ticks = np.arange(len(labels)) + 0.5
     if size < SMALLEST:
-        ticks, labels, size = _coarsest(hierarchy, room) if level is None else ([], [], 8)
+        size, ticks, labels = 9, [], []
+        if level is None:
+            ticks, labels = _axes.group_labels(hierarchy, room, 9)
     ax.set_yticks([total, *ticks], ["total", *labels], fontsize=size)
     ax.get_yticklabels()[0].set(fontsize=9, fontweight="bold")
     ax.tick_params(axis="y", length=0)
-
-
-def _coarsest(hierarchy, room):
-    """Middles and names of the coarsest groups that are high enough for letters, and their size."""
-    level = named_level(hierarchy)
-    if level is None or hierarchy.names(level) is None:
-        return [], [], 8
-    offsets = hierarchy.boundaries[level]
-    high = np.diff(offsets) * room >= 9
-    names = [str(name) for name, fits in zip(hierarchy.names(level), high, strict=True) if fits]
-    return ((offsets[:-1] + offsets[1:]) / 2)[high], names, 9

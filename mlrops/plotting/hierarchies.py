@@ -1,22 +1,14 @@
 """Pictures of trees of features."""
 
+from typing import Any, Literal
+
 import numpy as np
 
 from .._common.labels import by_label, labels_of
+from .._common.typing import Axes, Labels
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
-from ._axes import (
-    bare,
-    check_choice,
-    ink_on,
-    legend,
-    level_colors,
-    new_axes,
-    outline,
-    points_of,
-    rectangles,
-    text_width,
-)
+from . import _axes
 
 __all__ = ["plot_hierarchy"]
 
@@ -24,7 +16,9 @@ MOST_EDGES = 2000  # offsets told apart along a picture
 LETTERS = 9  # points, of the names of groups
 
 
-def plot_hierarchy(hierarchy, ax=None, *, kind="icicle", names=None):
+def plot_hierarchy(hierarchy: Any, ax: Axes | None = None, *,
+                   kind: Literal["icicle", "blocks"] = "icicle",
+                   names: Labels | None = None) -> Axes:
     """Draw the groups of a tree of features, level by level.
 
     Parameters
@@ -72,21 +66,18 @@ def plot_hierarchy(hierarchy, ax=None, *, kind="icicle", names=None):
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError("plot_hierarchy expects a Hierarchy or an operator on one, got"
                         f" {type(hierarchy).__name__}")
-    check_choice(kind, "kind", ("icicle", "blocks"))
-    names = feature_names(hierarchy, hierarchy, names)
-    if names is not None:
-        names = [names[i] for i in hierarchy.permutation]
-    L = hierarchy.n_levels
+    _axes.check_choice(kind, "kind", ("icicle", "blocks"))
+    features, L = names_in_order(hierarchy, hierarchy, names), hierarchy.n_levels
     size = (4.4, 4.8)
     if kind == "icicle":  # as wide as the names of the features need, within bounds
-        size = np.clip(0.15 * len(names or ()), 7, 12), 0.7 + 0.5 * L
-    ax = new_axes(ax, figsize=size)
-    (_icicle if kind == "icicle" else _blocks)(ax, hierarchy, names)
+        size = np.clip(0.15 * len(features or ()), 7, 12), 0.7 + 0.5 * L
+    ax = _axes.new_axes(ax, figsize=size)
+    (_icicle if kind == "icicle" else _blocks)(ax, hierarchy, features)
     return ax
 
 
-def feature_names(given, hierarchy, names):
-    """Names in feature order: those asked for, or else what the result or hierarchy has, or None.
+def names_in_order(given, hierarchy, names):
+    """Names in tree order: those given, or else those of the result or hierarchy, or None.
 
     Names with labels of their own (a Series or dict) are matched to those of the features.
     """
@@ -97,7 +88,8 @@ def feature_names(given, hierarchy, names):
         names = by_label(names, own, "names", "feature")
     if names is None or isinstance(names, tuple) and not names:
         return None
-    return check_names(names, hierarchy.n)
+    names = check_names(names, hierarchy.n)
+    return [names[i] for i in hierarchy.permutation]
 
 
 def check_names(names, n, what="names"):
@@ -128,22 +120,21 @@ def _icicle(ax, hierarchy, names):
     ax.set_ylim(L, 0)
     ax.set_yticks(np.arange(L) + 0.5, _level_names(hierarchy, "\n"), fontsize=8)
     ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    width, height = points_of(ax)
-    for level, color in enumerate(level_colors(L)):
+    _axes.hide_spines(ax)
+    width, height = _axes.points_of(ax)
+    for level, color in enumerate(_axes.level_colors(L)):
         offsets = _seen(hierarchy.boundaries[level], n)
         rows = np.full(offsets.size - 1, level)
-        rectangles(ax, (offsets[:-1], offsets[1:]), (rows + 0.02, rows + 0.98), facecolor=color,
-                   **_edges(width / rows.size))
-        _name_bars(ax, hierarchy, level, ink_on(color), (width / n, height / L))
+        _axes.rectangles(ax, (offsets[:-1], offsets[1:]), (rows + 0.02, rows + 0.98),
+                         facecolor=color, **_edges(width / rows.size))
+        _name_bars(ax, hierarchy, level, _axes.ink_on(color), (width / n, height / L))
     room = width / n
     if names is None or room < 5:
         ax.set_xticks([])
         ax.set_xlabel(f"{counted(n, 'feature', ',')}, tree order", fontsize=8)
     else:
         size = min(8, 0.85 * room)
-        level_off = max(text_width(name, size) for name in names) <= 0.9 * room
+        level_off = max(_axes.text_width(name, size) for name in names) <= 0.9 * room
         ax.set_xticks(np.arange(n) + 0.5, names, fontsize=size, rotation=0 if level_off else 90)
 
 
@@ -169,7 +160,7 @@ def _name_bars(ax, hierarchy, level, ink, room):
     across, down = room
     for group, a, b in _wide_groups(hierarchy, level, across, LETTERS + 2):
         name = group_name(hierarchy, level, group)
-        length = text_width(name, LETTERS) + 4
+        length = _axes.text_width(name, LETTERS) + 4
         if length <= (b - a) * across and LETTERS + 2 <= down:
             turn = 0
         elif length <= 0.94 * down:
@@ -182,15 +173,15 @@ def _name_bars(ax, hierarchy, level, ink, room):
 
 def _blocks(ax, hierarchy, names):
     n, L = hierarchy.n, hierarchy.n_levels
-    bare(ax, n, n)
-    point = points_of(ax)[0] / n
-    colors = level_colors(L)
+    _axes.bare(ax, n, n)
+    point = _axes.points_of(ax)[0] / n
+    colors = _axes.level_colors(L)
     for level, color in enumerate(colors):
         offsets = _seen(hierarchy.boundaries[level], n)
-        outline(ax, offsets, offsets, facecolor=color,
-                **_edges(point * n / (offsets.size - 1)))
-        _name_blocks(ax, hierarchy, level, ink_on(color), point)
-    legend(ax, dict(zip(_level_names(hierarchy, ": "), colors, strict=True)))
+        _axes.outline(ax, offsets, offsets, facecolor=color,
+                      **_edges(point * n / (offsets.size - 1)))
+        _name_blocks(ax, hierarchy, level, _axes.ink_on(color), point)
+    _axes.legend(ax, dict(zip(_level_names(hierarchy, ": "), colors, strict=True)))
     if names is not None and point >= 5:
         ax.set_yticks(np.arange(n) + 0.5, names, fontsize=min(8, 0.85 * point))
         ax.tick_params(length=0)
@@ -201,7 +192,7 @@ def _name_blocks(ax, hierarchy, level, ink, point):
     finest = level == hierarchy.n_levels - 1
     for group, a, b in _wide_groups(hierarchy, level, point, LETTERS + 2):
         name = group_name(hierarchy, level, group)
-        length = text_width(name, LETTERS) + 6
+        length = _axes.text_width(name, LETTERS) + 6
         if finest:
             if length <= (b - a) * point:
                 ax.text((a + b) / 2, (a + b) / 2, name, color=ink, fontsize=LETTERS, ha="center",

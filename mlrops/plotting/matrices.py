@@ -1,24 +1,17 @@
 """Pictures of the entries of multilevel low rank matrices, and of what they fit."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import issparse
 
+from .._common.typing import Axes
 from .._common.wording import counted
 from ..operators import MLR, GeneralMLR, MLRInverse
-from ._axes import (
-    GRID,
-    INK,
-    bare,
-    check_choice,
-    color_bar,
-    level_colors,
-    new_axes,
-    new_panels,
-    operand,
-    outline,
-    points_of,
-    text_width,
-)
+from ..tree.hierarchy import Hierarchy
+from . import _axes
 
 __all__ = ["plot_levels", "plot_matrix"]
 
@@ -28,7 +21,10 @@ MOST_BORDERS = 16  # groups outlined unasked
 MOST_SQUARES = 100  # of a diagonal, so that it can be seen
 
 
-def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
+def plot_levels(
+    matrix: Any, axes: Sequence[Axes] | npt.NDArray[Any] | None = None, *,
+    kind: Literal["entries", "blocks"] = "entries", vmax: float | None = None,
+) -> npt.NDArray[Any]:
     """Draw what each level of an MLR matrix adds to it, a panel a level, then the diagonal.
 
     Parameters
@@ -76,36 +72,37 @@ def plot_levels(matrix, axes=None, *, kind="entries", vmax=None):
     ['level 0: 1 group, rank 1', 'level 1: 4 groups, rank 1', 'diagonal D']
     >>> plt.close(axes[0].figure)
     """
-    check_choice(kind, "kind", ("entries", "blocks"))
-    matrix = operand(matrix, "plot_levels", MLR, MLRInverse, GeneralMLR)
+    _axes.check_choice(kind, "kind", ("entries", "blocks"))
+    matrix = _axes.operand(matrix, "plot_levels", MLR, MLRInverse, GeneralMLR)
     general = isinstance(matrix, GeneralMLR)
     rows, cols = (matrix.rows, matrix.cols) if general else (matrix.hierarchy,) * 2
-    panels = rows.n_levels + (not general)
-    axes = new_panels(axes, panels, "panels", figsize=(2.6 * panels + 0.7, 3))
-    for level, (ax, rank) in enumerate(zip(axes, matrix.ranks, strict=False)):
-        bare(ax, rows.n, cols.n)
+    count = rows.n_levels + (not general)
+    panels = _axes.new_panels(axes, count, "panels", figsize=(2.6 * count + 0.7, 3))
+    for level, (ax, rank) in enumerate(zip(panels, matrix.ranks, strict=False)):
+        _axes.bare(ax, rows.n, cols.n)
         groups = rows.group_counts[level]
         _title(ax, f"level {level}: {counted(groups, 'group', ',')}, rank {rank}")
     if not general:
-        bare(axes[-1], rows.n, rows.n)
-        _title(axes[-1], "diagonal 1/D" if isinstance(matrix, MLRInverse) else "diagonal D")
-    (_draw_blocks if kind == "blocks" else _draw_entries)(axes, matrix, rows, cols, vmax)
-    return axes
+        _axes.bare(panels[-1], rows.n, rows.n)
+        _title(panels[-1], "diagonal 1/D" if isinstance(matrix, MLRInverse) else "diagonal D")
+    (_draw_blocks if kind == "blocks" else _draw_entries)(panels, matrix, rows, cols, vmax)
+    return panels
 
 
 def _title(ax, text):
     """A title in letters that fit above narrow axes."""
-    ax.set_title(text, fontsize=np.clip(9 * points_of(ax)[0] / text_width(text, 9), 6, 9))
+    fit = _axes.points_of(ax)[0] / _axes.text_width(text, 9)
+    ax.set_title(text, fontsize=np.clip(9 * fit, 6, 9))
 
 
 def _draw_blocks(axes, matrix, rows, cols, vmax):
     for level, (ax, rank, color) in enumerate(zip(
-            axes, matrix.ranks, level_colors(rows.n_levels), strict=False)):
+            axes, matrix.ranks, _axes.level_colors(rows.n_levels), strict=False)):
         _outline(ax, rows, cols, level, facecolor=color if rank else "none",
                  edgecolor="white" if rank else color,
                  linewidth=min(1, 16 / rows.group_counts[level]))
     if len(axes) > rows.n_levels:
-        axes[-1].plot([0, rows.n], [0, rows.n], color=INK, linewidth=2)
+        axes[-1].plot([0, rows.n], [0, rows.n], color=_axes.INK, linewidth=2)
 
 
 def _draw_entries(axes, matrix, rows, cols, vmax):
@@ -127,15 +124,14 @@ def _draw_entries(axes, matrix, rows, cols, vmax):
     norm = PowerNorm(0.5, 0, vmax or float(largest) or 1.0)
     for level, (ax, pixels) in enumerate(zip(axes, drawn, strict=False)):
         if pixels is not None:
-            ax.imshow(pixels, norm=norm, cmap="YlGnBu", extent=(0, cols.n, rows.n, 0),
-                      interpolation="nearest")
-        room = min(points_of(ax)) / rows.group_counts[level]
-        _outline(ax, rows, cols, level, facecolor="none", edgecolor=INK if pixels is not None
-                 else GRID, linewidth=min(0.7, room / 8))
+            _axes.draw_pixels(ax, pixels, rows.n, cols.n, norm=norm)
+        room = min(_axes.points_of(ax)) / rows.group_counts[level]
+        _outline(ax, rows, cols, level, facecolor="none", edgecolor=_axes.INK if pixels is not None
+                 else _axes.GRID, linewidth=min(0.7, room / 8))
     if len(axes) > rows.n_levels:
-        outline(axes[-1], y, y, array=squares, norm=norm, cmap="YlGnBu", linewidth=0)
-    color_bar(ScalarMappable(norm, "YlGnBu"), list(axes), pad=0.01, fraction=0.02,
-              label="magnitude")
+        _axes.outline(axes[-1], y, y, array=squares, norm=norm, cmap="YlGnBu", linewidth=0)
+    _axes.color_bar(ScalarMappable(norm, "YlGnBu"), list(axes), pad=0.01, fraction=0.02,
+                    label="magnitude")
 
 
 def _edges(n, most):
@@ -189,10 +185,11 @@ def _pieces(hierarchy, level, X):
 
 def _outline(ax, rows, cols, level, **style):
     """The blocks of a level as rectangles."""
-    outline(ax, rows.boundaries[level], cols.boundaries[level], **style)
+    _axes.outline(ax, rows.boundaries[level], cols.boundaries[level], **style)
 
 
-def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
+def plot_matrix(A: Any, rows: Hierarchy, cols: Hierarchy | None = None, ax: Axes | None = None, *,
+                level: int | None = None, vmax: float | None = None) -> Axes:
     """Draw the magnitudes of the entries of a matrix in tree order, groups outlined.
 
     Parameters
@@ -240,16 +237,15 @@ def plot_matrix(A, rows, cols=None, ax=None, *, level=None, vmax=None):
     shape = A.shape if hasattr(A, "shape") else np.shape(A)
     if tuple(shape) != (rows.n, cols.n):
         raise ValueError(f"A must have shape {(rows.n, cols.n)}, as rows and cols, got {shape}")
-    ax = new_axes(ax)
+    ax = _axes.new_axes(ax)
     pixels = _mean_magnitudes(A, rows, cols)
-    bare(ax, rows.n, cols.n)
+    _axes.bare(ax, rows.n, cols.n)
     vmax = vmax or float(pixels.max()) or 1.0
-    image = ax.imshow(pixels, norm=PowerNorm(0.5, 0, vmax), cmap="YlGnBu",
-                      extent=(0, cols.n, rows.n, 0), interpolation="nearest")
+    image = _axes.draw_pixels(ax, pixels, rows.n, cols.n, norm=PowerNorm(0.5, 0, vmax))
     if level is None:
         level = max(i for i, p in enumerate(rows.group_counts) if p <= MOST_BORDERS or i == 0)
-    _outline(ax, rows, cols, level, facecolor="none", edgecolor=INK, linewidth=0.7)
-    color_bar(image, ax)
+    _outline(ax, rows, cols, level, facecolor="none", edgecolor=_axes.INK, linewidth=0.7)
+    _axes.color_bar(image, ax)
     return ax
 
 

@@ -1,11 +1,14 @@
 """Pictures of where the factors, the expanded matrix and its Cholesky factor are not zero."""
 
+from typing import Any, Literal, NamedTuple
+
 import numpy as np
 import scipy.sparse as sp
 
 from .._common.deprecated import warn_old
+from .._common.typing import Axes, IntArray
 from ..operators import MLR, MLRInverse
-from ._axes import GRID, check_choice, legend, level_colors, new_axes, operand
+from . import _axes
 
 __all__ = ["plot_sparsity"]
 
@@ -15,7 +18,22 @@ UNIT = "#9a9a9a"
 ORDERS = "tree", "natural", "colamd", "mmd"
 
 
-def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
+class _Cells(NamedTuple):
+    """Where a matrix is not zero, and how that is drawn."""
+
+    places: tuple[IntArray, IntArray]  # rows and columns of the nonzeros
+    kind: IntArray  # of each nonzero
+    shape: tuple[int, int]
+    colors: tuple[str, ...]  # of each kind
+    legend: dict[str, str]
+    title: str
+    tall: float | None = None  # height over width; None for a square
+
+
+def plot_sparsity(
+    matrix: Any, what: Literal["F", "U", "expanded", "cholesky"] = "F", ax: Axes | None = None, *,
+    order: Literal["tree", "natural", "colamd", "mmd"] = "tree",
+) -> Axes:
     """Draw where a factor of an MLR matrix is not zero, and count (a spy plot).
 
     Parameters
@@ -77,18 +95,20 @@ def plot_sparsity(matrix, what="F", ax=None, *, order="tree"):
     if what == "H":
         warn_old("plot_sparsity(what='H')", "what='U'")
         what = "U"
-    check_choice(what, "what", ("F", "U", "expanded", "cholesky"))
-    check_choice(order, "order", ORDERS)
+    _axes.check_choice(what, "what", ("F", "U", "expanded", "cholesky"))
+    _axes.check_choice(order, "order", ORDERS)
     if order != "tree" and what != "cholesky":
         raise ValueError(f"order={order!r} is for what='cholesky', got what={what!r}")
-    matrix = operand(matrix, "plot_sparsity", MLR, MLRInverse)
+    matrix = _axes.operand(matrix, "plot_sparsity", MLR, MLRInverse)
     if isinstance(matrix, MLRInverse):
         if what in ("expanded", "cholesky"):
             raise ValueError(f"what={what!r} is drawn of an MLR, got an MLRInverse: give its inv()")
         what, matrix = "U", matrix.inv()
     if what == "cholesky":
-        return _draw_cholesky(matrix, ax, order)
-    return _draw_expanded(matrix, ax) if what == "expanded" else _draw_factors(matrix, ax, what)
+        return _draw(ax, _cholesky(matrix, order))
+    if what == "expanded":
+        return _draw(ax, _expanded(matrix))
+    return _draw(ax, _factors(matrix.inv() if what == "U" else matrix, what))
 
 
 def _spread(operator):
@@ -106,20 +126,21 @@ def _spread(operator):
     return (*(np.concatenate(part) for part in zip(*parts, strict=True)), first)
 
 
-def _draw_factors(matrix, ax, what):
-    operator = matrix.inv() if what == "U" else matrix
-    n, L = matrix.shape[0], len(matrix.ranks)
+def _factors(operator, what):
+    n, L = operator.shape[0], len(operator.ranks)
     i, j, level, s = _spread(operator)
     tall = float(np.clip(n / max(s, 1), 0.5, 2.5))
-    ax = new_axes(ax, figsize=(2.6, 1.4 + 2.3 * tall))
-    _cells(ax, (i, j), level, (n, s), level_colors(L), tall)
-    ax.set_title(f"{what}, {n:,} × {s:,}\n{i.size:,} nonzeros", fontsize=9)
-    shown = [level for level, rank in enumerate(matrix.ranks) if rank]
-    legend(ax, {f"level {k}": level_colors(L)[k] for k in shown})
-    return ax
+    return _Cells((i, j), level, (n, s), _axes.level_colors(L), _of_levels(operator),
+                  f"{what}, {n:,} × {s:,}\n{i.size:,} nonzeros", tall)
 
 
-def _draw_expanded(matrix, ax):
+def _of_levels(operator):
+    """Colours of the levels that have factors, by name."""
+    colors = _axes.level_colors(len(operator.ranks))
+    return {f"level {k}": colors[k] for k, rank in enumerate(operator.ranks) if rank}
+
+
+def _expanded(matrix):
     n = matrix.shape[0]
     E = matrix.expanded_matrix()[_in_tree_order(matrix)][:, _in_tree_order(matrix)].tocoo()
     kept = E.data != 0
@@ -129,14 +150,9 @@ def _draw_expanded(matrix, ax):
     level = np.zeros(i.size, int)  # 0 for D and -I
     mixed = (i < n) != (j < n)
     level[mixed] = 1 + factors[np.maximum(i, j)[mixed] - n]
-    ax = new_axes(ax, figsize=(4.2, 5.2))
-    colors = level_colors(len(matrix.ranks))
-    _cells(ax, (i, j), level, E.shape, (UNIT, *colors), 1.0)
-    ax.set_title(f"expanded matrix, {E.shape[0]:,} × {E.shape[0]:,}\n{i.size:,} nonzeros",
-                 fontsize=9)
-    shown = [level for level, rank in enumerate(matrix.ranks) if rank]
-    legend(ax, {"D, −I": UNIT, **{f"level {k}": colors[k] for k in shown}})
-    return ax
+    return _Cells((i, j), level, E.shape, (UNIT, *_axes.level_colors(len(matrix.ranks))),
+                  {"D, −I": UNIT, **_of_levels(matrix)},
+                  f"expanded matrix, {E.shape[0]:,} × {E.shape[0]:,}\n{i.size:,} nonzeros")
 
 
 def _in_tree_order(matrix):
@@ -146,7 +162,7 @@ def _in_tree_order(matrix):
     return np.concatenate([matrix.hierarchy.permutation, n + np.arange(s)])
 
 
-def _draw_cholesky(matrix, ax, order):
+def _cholesky(matrix, order):
     n, E = matrix.shape[0], matrix.expanded_matrix()
     if order == "tree":
         L, _, sequence = matrix.expanded_cholesky()
@@ -162,14 +178,12 @@ def _draw_cholesky(matrix, ax, order):
     kind = np.full(i.size, 2)
     kind[_holds(sharing[sequence][:, sequence], i, j)] = 1
     kind[_holds(E.tocsr()[sequence][:, sequence], i, j)] = 0
-    ax = new_axes(ax, figsize=(4.2, 5.2))
-    _cells(ax, (i, j), kind, E.shape, (PLAIN, REDUCED, FILL), 1.0)
     counts = np.bincount(kind, minlength=3)
     name = order.upper() if order in ("colamd", "mmd") else order
-    ax.set_title(f"Cholesky, {name} order: {i.size:,} nonzeros\n{counts[1]:,} of FᵀD⁻¹F,"
-                 f" fill {counts[2]:,}", fontsize=9)
-    legend(ax, {"expanded matrix": PLAIN, "FᵀD⁻¹F": REDUCED, "fill": FILL})
-    return ax
+    return _Cells((i, j), kind, E.shape, (PLAIN, REDUCED, FILL),
+                  {"expanded matrix": PLAIN, "FᵀD⁻¹F": REDUCED, "fill": FILL},
+                  f"Cholesky, {name} order: {i.size:,} nonzeros\n{counts[1]:,} of FᵀD⁻¹F,"
+                  f" fill {counts[2]:,}")
 
 
 def _holds(A, i, j):
@@ -206,20 +220,21 @@ def _eliminated(A):
             np.concatenate([np.arange(n), np.repeat(np.arange(n), sizes)]))
 
 
-def _cells(ax, at, kind, shape, colors, tall):
+def _draw(ax, cells):
     """Colour the cells of a grid that hold nonzeros by the last of their kinds."""
     from matplotlib.colors import ListedColormap
 
-    m, n = shape
-    grid = [min(size, MOST_CELLS) for size in shape]
-    cells = np.full([max(size, 1) for size in grid], -1)
-    np.maximum.at(cells, tuple(
-        index * cell // size for index, cell, size in zip(at, grid, shape, strict=True)), kind)
-    ax.imshow(np.ma.masked_less(cells, 0), cmap=ListedColormap(colors), vmin=-0.5,
-              vmax=len(colors) - 0.5, extent=(0, max(n, 1), m, 0), interpolation="nearest",
-              aspect="auto")
-    ax.set_box_aspect(tall)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_color(GRID)
+    m, n = cells.shape
+    grid = [min(size, MOST_CELLS) for size in cells.shape]
+    last = np.full([max(size, 1) for size in grid], -1)
+    np.maximum.at(last, tuple(index * cell // size for index, cell, size in zip(
+        cells.places, grid, cells.shape, strict=True)), cells.kind)
+    size = (4.2, 5.2) if cells.tall is None else (2.6, 1.4 + 2.3 * cells.tall)
+    ax = _axes.new_axes(ax, figsize=size)
+    _axes.draw_pixels(ax, np.ma.masked_less(last, 0), m, max(n, 1), vmin=-0.5,
+                      vmax=len(cells.colors) - 0.5, cmap=ListedColormap(cells.colors))
+    _axes.bare(ax, m, max(n, 1), aspect="auto")
+    ax.set_box_aspect(cells.tall or 1.0)
+    ax.set_title(cells.title, fontsize=9)
+    _axes.legend(ax, cells.legend)
+    return ax

@@ -1,32 +1,24 @@
 """Pictures of how fits got where they are: likelihoods, ranks and errors."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import numpy as np
 
+from .._common.typing import Axes, Vector
 from ..fitting import RankAllocation
-from ._axes import (
-    GRID,
-    INK,
-    LEVEL_COLORS,
-    check_choice,
-    color_bar,
-    ink_on,
-    level_colors,
-    new_axes,
-    points_of,
-    spread_apart,
-    text_width,
-)
+from . import _axes
 
 __all__ = ["plot_loglik", "plot_rank_allocation"]
 
 # Lines are told apart by lightness and by dashes as well as by colour; no pale ones on white.
-LINE_STYLES = ((LEVEL_COLORS[2], "-"), (LEVEL_COLORS[3], "-"), (LEVEL_COLORS[0], (0, (5, 1.5))),
-               ("#4c9a7d", (0, (6, 1.5, 1.5, 1.5))), (LEVEL_COLORS[1], (0, (1.5, 1))),
-               ("#a8a8a8", "-"))
+LINE_STYLES = (("#3377a8", "-"), ("#d9703a", "-"), ("#14213d", (0, (5, 1.5))),
+               ("#4c9a7d", (0, (6, 1.5, 1.5, 1.5))), ("#7b2d4f", (0, (1.5, 1))), ("#a8a8a8", "-"))
 LETTERS = 9  # points
 
 
-def plot_loglik(results, ax=None, *, seconds=None, gap=False):
+def plot_loglik(results: Any, ax: Axes | None = None, *,
+                seconds: Vector | Mapping[str, Vector] | None = None, gap: bool = False) -> Axes:
     """Draw the log-likelihood traces of fits against iterations or seconds.
 
     Parameters
@@ -65,13 +57,11 @@ def plot_loglik(results, ax=None, *, seconds=None, gap=False):
     ('log', 2)
     >>> plt.close(ax.figure)
     """
-    results = results if isinstance(results, dict) else {"": results}
-    if not 1 <= len(results) <= len(LINE_STYLES):
-        raise ValueError(f"results must be one to {len(LINE_STYLES)} fits, got {len(results)}")
+    results = _axes.results_by_label(results, len(LINE_STYLES))
     traces = {label: _trace(result) for label, result in results.items()}
     times = _times(traces, seconds)
     best = max(trace.max() for trace in traces.values())
-    ax = new_axes(ax)
+    ax = _axes.new_axes(ax)
     ends = {}
     for (label, trace), (color, dashes) in zip(traces.items(), LINE_STYLES, strict=False):
         x, y = times[label], best - trace if gap else trace
@@ -84,9 +74,8 @@ def plot_loglik(results, ax=None, *, seconds=None, gap=False):
     _name_traces(ax, traces, ends, (seconds is None, gap))
     ax.set_xlabel("EM iteration + 1" if seconds is None else "seconds")
     ax.set_ylabel("log-likelihood a sample, below the best" if gap else "log-likelihood a sample")
-    ax.grid(color=GRID, linewidth=0.5)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    ax.grid(color=_axes.GRID, linewidth=0.5)
+    _axes.hide_spines(ax, "top", "right")
     return ax
 
 
@@ -115,18 +104,19 @@ def _times(traces, seconds):
 
 def _name_traces(ax, traces, ends, scales):
     """The name and last entry of every trace at its end, one below another where they meet."""
-    low = points_of(ax)[1] < 2.6 * LETTERS * len(ends)
+    low = _axes.points_of(ax)[1] < 2.6 * LETTERS * len(ends)
     between = "  " if low else "\n"
     texts = {label: f"{label}{between if label != '' else ''}{traces[label][-1]:.2f}"
              for label in ends}
-    longest = max((text_width(line, LETTERS) for text in texts.values()
+    longest = max((_axes.text_width(line, LETTERS) for text in texts.values()
                    for line in text.split("\n")), default=0)
     _scale_traces(ax, longest + 14, *scales)
-    height, least = points_of(ax)[1], (1.25 if low else 2.6) * LETTERS
+    height, least = _axes.points_of(ax)[1], (1.25 if low else 2.6) * LETTERS
     at = {label: ax.transAxes.inverted().transform(ax.transData.transform(end[:2]))[1] * height
           for label, end in ends.items()}
     order = sorted(at, key=at.get)
-    places = spread_apart([at[label] for label in order], least, least / 2, height - least / 2)
+    places = _axes.spread_apart([at[label] for label in order], least, least / 2,
+                                height - least / 2)
     for label, place in zip(order, places, strict=True):
         x, y, color = ends[label]
         # Out of the layout: as room for them is inside of the axes.
@@ -140,7 +130,7 @@ def _scale_traces(ax, room, iterations, gap):
     points = np.concatenate([line.get_xydata() for line in ax.lines])
     points = points if points.size else np.ones((1, 2))
     last, (low, high) = points[:, 0].max(), np.quantile(points[:, 1], [0, 1])
-    wider = 1 / (1 - min(room / points_of(ax)[0], 0.6))
+    wider = 1 / (1 - min(room / _axes.points_of(ax)[0], 0.6))
     if iterations:
         ax.set_xscale("log")
         ax.set_xlim(0.8, 0.8 * (max(last, 2) / 0.8)**wider)
@@ -154,7 +144,9 @@ def _scale_traces(ax, room, iterations, gap):
         ax.set_ylim(low - above, high + above)
 
 
-def plot_rank_allocation(result, ax=None, *, kind="stack", error_ax=None):
+def plot_rank_allocation(result: RankAllocation, ax: Axes | None = None, *,
+                         kind: Literal["stack", "heat"] = "stack",
+                         error_ax: Axes | None = None) -> Axes:
     """Draw how a total rank was shared out among levels, after each accepted exchange.
 
     Parameters
@@ -194,15 +186,15 @@ def plot_rank_allocation(result, ax=None, *, kind="stack", error_ax=None):
     3
     >>> plt.close(ax.figure)
     """
-    check_choice(kind, "kind", ("stack", "heat"))
+    _axes.check_choice(kind, "kind", ("stack", "heat"))
     if not isinstance(result, RankAllocation):
         raise TypeError("plot_rank_allocation expects a RankAllocation, got"
                         f" {type(result).__name__}")
-    error_ax = None if error_ax is None else new_axes(error_ax)
+    error_ax = None if error_ax is None else _axes.new_axes(error_ax)
     if ax is None and error_ax is None:
-        error_ax, ax = new_axes(None, nrows=2, sharex=True, height_ratios=[1, 2.4],
-                                figsize=(6.4, 5))
-    ax = new_axes(ax)
+        error_ax, ax = _axes.new_axes(None, nrows=2, sharex=True, height_ratios=[1, 2.4],
+                                      figsize=(6.4, 5))
+    ax = _axes.new_axes(ax)
     ranks = np.array([r for r, _ in result.history])
     errors = np.array([error for _, error in result.history])
     # A state lasts until the next one: n states have n + 1 edges.
@@ -210,40 +202,37 @@ def plot_rank_allocation(result, ax=None, *, kind="stack", error_ax=None):
     (_stack if kind == "stack" else _heat)(ax, ranks, edges)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel("step")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    _axes.whole_ticks(ax.xaxis)
     (error_ax or ax).set_title(f"error {errors[0]:.3g} to {errors[-1]:.3g}", fontsize=9)
     if error_ax is not None:
-        error_ax.step(edges, np.append(errors, errors[-1]), where="post", color=INK, linewidth=1.5)
-        error_ax.set_xlim(edges[0], edges[-1])
-        error_ax.set_ylim(0, None)
-        error_ax.set_ylabel("relative error")
-        error_ax.xaxis.get_major_locator().set_params(integer=True)
-        error_ax.grid(axis="y", color=GRID, linewidth=0.5)
-        for side in ("top", "right"):
-            error_ax.spines[side].set_visible(False)
+        error_ax.step(edges, np.append(errors, errors[-1]), where="post", color=_axes.INK,
+                      linewidth=1.5)
+        error_ax.set(xlim=(edges[0], edges[-1]), ylim=(0, None), ylabel="relative error")
+        _axes.whole_ticks(error_ax.xaxis)
+        error_ax.grid(axis="y", color=_axes.GRID, linewidth=0.5)
+        _axes.hide_spines(error_ax, "top", "right")
     return ax
 
 
 def _stack(ax, ranks, edges):
     tops = np.cumsum(ranks, axis=1)
     L = ranks.shape[1]
-    named, room = [], points_of(ax)[1] / max(tops[0, -1], 1)
-    for level, color in enumerate(level_colors(L)):
+    named, room = [], _axes.points_of(ax)[1] / max(tops[0, -1], 1)
+    for level, color in enumerate(_axes.level_colors(L)):
         low, high = (np.append(t, t[-1]) for t in (tops[:, level] - ranks[:, level],
                                                    tops[:, level]))
         ax.fill_between(edges, low, high, step="post", facecolor=color, edgecolor="white",
                         linewidth=0.6, label=f"level {level}")
         if ranks[-1, level]:
             named.append((f"{level}: {ranks[-1, level]}", (low[-1] + high[-1]) / 2))
-    places = spread_apart([y * room for _, y in named], 10)
+    places = _axes.spread_apart([y * room for _, y in named], 10)
     for (text, y), place in zip(named, places, strict=True):
         ax.annotate(text, (edges[-1], y), xytext=(4, place - y * room), fontsize=8, va="center",
                     textcoords="offset points", annotation_clip=False)
     ax.set_ylim(0, max(tops[0, -1], 1))
     ax.set_ylabel("rank, by level")
-    ax.yaxis.get_major_locator().set_params(integer=True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    _axes.whole_ticks(ax.yaxis)
+    _axes.hide_spines(ax, "top", "right")
 
 
 def _heat(ax, ranks, edges):
@@ -251,16 +240,15 @@ def _heat(ax, ranks, edges):
     image = ax.imshow(ranks.T, cmap="YlGnBu", vmin=0, vmax=max(ranks.max(), 1), aspect="auto",
                       extent=(edges[0], edges[-1], L - 0.5, -0.5), interpolation="nearest")
     ax.set_yticks(np.arange(L), [f"level {level}" for level in range(L)],
-                  fontsize=float(np.clip(0.7 * points_of(ax)[1] / L, 4, 9)))
+                  fontsize=float(np.clip(0.7 * _axes.points_of(ax)[1] / L, 4, 9)))
     ax.tick_params(axis="y", length=0)
-    across, down = points_of(ax)[0] / steps, points_of(ax)[1] / L
+    across, down = _axes.points_of(ax)[0] / steps, _axes.points_of(ax)[1] / L
     if across >= 11 and down >= 9:
         for step, level in np.argwhere(np.diff(ranks, axis=0, prepend=-1)):
             ax.text(step, level, str(ranks[step, level]), fontsize=7, ha="center", va="center",
-                    color=ink_on(image.cmap(image.norm(ranks[step, level]))))
+                    color=_axes.ink_on(image.cmap(image.norm(ranks[step, level]))))
     for level in np.flatnonzero(ranks[-1]):
         ax.annotate(str(ranks[-1, level]), (edges[-1], level), xytext=(4, 0), fontsize=8,
                     textcoords="offset points", va="center", annotation_clip=False)
-    color_bar(image, ax, pad=0.06, label="rank")
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    _axes.color_bar(image, ax, pad=0.06, label="rank")
+    _axes.hide_spines(ax)

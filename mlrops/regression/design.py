@@ -46,7 +46,8 @@ class Design:
     """
 
     def __init__(self, X: Any) -> None:
-        X, self.names, self.index = _named(X)
+        table = _named(X)
+        X, self.names, self.index = table.values, table.columns, table.index
         self.shape, self.dtype = X.shape, X.dtype
         N, p = X.shape
         if p == 0:

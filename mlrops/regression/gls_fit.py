@@ -18,8 +18,8 @@ from .._common.typing import BoolArray, Data, FloatArray, Vector
 from .._common.validate import as_finite, check_rank
 from .._common.wording import counted, name_some
 from ..operators import Dense, Diagonal, StructuredOperator, as_operator, krylov
+from ..operators.iterations import cg_of_one
 from ..operators.named import read_square
-from .conjugate import conjugate_gradients
 from .design import Design, name_dependent, rounding
 from .gls_result import GLSResult
 
@@ -295,7 +295,7 @@ class _Normal:
     def step(self, error: FloatArray, gradient: FloatArray, goal: float,
              maxiter: int) -> tuple[FloatArray, int]:
         """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
-        return conjugate_gradients(
+        return cg_of_one(
             lambda v: self.gradient(self.design.apply(v)), gradient, goal, maxiter)
 
     @cached_property

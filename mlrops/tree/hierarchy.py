@@ -9,6 +9,7 @@ for each level, the offsets at which its groups begin; nothing is a node object,
 import numpy as np
 
 from .._common.cached import cached_property
+from .._common.stored import NAMES, Stored, integers, maybe, tuple_of
 from .._common.wording import counted, name_some
 from .grouping import (
     as_integer,
@@ -22,14 +23,14 @@ from .grouping import (
     factorize_all,
     nest_labels,
 )
-from .labels import read_levels
+from .labels import check_names, read_levels
 from .layout import TreeLayout, frozen
 from .text import describe
 
 __all__ = ["Hierarchy"]
 
 
-class Hierarchy(TreeLayout):
+class Hierarchy(Stored, TreeLayout):
     """A nested partition of n features into groups, levels coarse to fine; immutable.
 
     Parameters
@@ -95,6 +96,22 @@ class Hierarchy(TreeLayout):
             permutation = np.arange(boundaries[0][-1])
         self._set(permutation, boundaries, names, feature_names)
         return self
+
+    stored_fields = {
+        "permutation": integers(),
+        "boundaries": tuple_of(integers(), "a list of vectors of signed integers"),
+        "names": tuple_of(maybe(NAMES), "a tuple of names or None, one a level"),
+        "feature_names": maybe(NAMES)}
+
+    def to_fields(self):
+        return {"permutation": self._permutation, "boundaries": self._boundaries,
+                "names": self._names, "feature_names": self._feature_names}
+
+    @classmethod
+    def from_fields(cls, permutation, boundaries, names, feature_names=None):
+        h = cls(permutation, boundaries)
+        check_names(h, names, feature_names)
+        return cls._make(h.permutation, h.boundaries, names, feature_names)
 
     # ---------------------------------------------------------------- constructors
 

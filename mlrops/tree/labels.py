@@ -4,8 +4,9 @@ What tells the groups of features may be arrays, one a level, or carry the names
 a dict from names to labels, pandas Series, or a DataFrame with one column a level.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from .._common.labels import by_label, check_distinct, labels_of, match, names_o
 from .._common.optional import import_narwhals
 from .._common.wording import counted, name_some
 
-__all__ = ["check_no_gaps", "read_levels", "take_features"]
+__all__ = ["check_names", "read_levels", "take_features"]
 
 
-def read_levels(given, what="labels", axis="feature", wanted=None, numbered=False):
+def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature",
+                wanted: Sequence[str] | None = None, numbered: bool = False
+                ) -> tuple[list[Any], Sequence[str] | None]:
     """One array of labels a level, in the order of the features, and the names of these.
 
     Parameters
@@ -57,7 +60,8 @@ def read_levels(given, what="labels", axis="feature", wanted=None, numbered=Fals
     if wanted is not None and not extra:
         check_distinct(wanted, f"{axis}s")
     # Labels of one object are matched once: a table may have a column a level.
-    levels, orders = [], {}
+    levels: list[Any] = []
+    orders: dict[int, list[int] | None] = {}
     for x, labels, i in parts:
         name = f"{what}[{i}]" if len(given) > 1 else what
         if labels is None:
@@ -91,20 +95,6 @@ def _paths(labels, axis):
     return [list(level) for level in zip(*paths, strict=True)]
 
 
-def check_no_gaps(levels, names, what, axis):
-    """Refuse a feature without a label at some level, by name."""
-    lacks = [name for name, *labels in zip(names, *levels, strict=True)
-             if any(_is_missing(label) for label in labels)]
-    if lacks:
-        raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
-                         f" ({name_some(lacks)})")
-
-
-def _is_missing(label):
-    # pandas' NA refuses to be compared, so it is known by the name of its type.
-    return label is None or type(label).__name__ == "NAType" or bool(label != label)
-
-
 def take_features(position, boundaries, names, features):
     """What is left of a tree when only some features stay; empty groups vanish.
 
@@ -129,3 +119,18 @@ def take_features(position, boundaries, names, features):
         for labels, offsets in zip(names, kept, strict=True)
     )
     return permutation, [np.unique(offsets) for offsets in kept], left
+
+
+def check_names(hierarchy, names, feature_names):
+    """Refuse names of groups, one tuple or None a level, or of features that do not fit a tree."""
+    if type(names) is not tuple or len(names) != hierarchy.n_levels:
+        raise ValueError(f"names must have {counted(hierarchy.n_levels, 'entry')}, one tuple or"
+                         " None a level")
+    for level, (given, p) in enumerate(zip(names, hierarchy.group_counts, strict=True)):
+        if given is not None and (type(given) is not tuple or len(given) != p):
+            raise ValueError(f"names of level {level} must be a tuple of {p}, one a group")
+    if feature_names is not None and not (
+            type(feature_names) is tuple and len(feature_names) == hierarchy.n
+            and all(isinstance(name, str) for name in feature_names)):
+        raise ValueError(f"feature_names must be None or a tuple of {hierarchy.n} strings, one a"
+                         " feature")

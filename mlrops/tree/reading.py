@@ -1,18 +1,20 @@
 """The hierarchy that a function is given, beside data whose features may have names."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 
-from .._common.labels import labels_of, match
+from .._common.labels import check_no_gaps, labels_of, match
 from .._common.wording import counted, name_some
 from .hierarchy import Hierarchy
-from .labels import check_no_gaps, read_levels
+from .labels import read_levels
 
-__all__ = ["read_hierarchy"]
+__all__ = ["read_hierarchy", "tree_of"]
 
 
-def read_hierarchy(given, names, n=None, *, axis="feature", what="hierarchy"):
+def read_hierarchy(given: Any, names: Sequence[str] | None, n: int | None = None, *,
+                   axis: str = "feature", what: str = "hierarchy") -> Hierarchy | None:
     """A `Hierarchy` of the features of some data, in their order, from what users hold.
 
     Parameters
@@ -43,7 +45,9 @@ def read_hierarchy(given, names, n=None, *, axis="feature", what="hierarchy"):
     if given is None:
         return None
     if isinstance(given, Hierarchy):
-        return _renamed(_in_order(given, names, axis, what), names)
+        given = _in_order(given, names, axis, what)
+        # Another number of names is told by who takes the hierarchy.
+        return given if names is None or len(names) != given.n else given._renamed(tuple(names))
     if isinstance(given, (str, bytes, Set)) or not (
             isinstance(given, Mapping) or hasattr(given, "__iter__")) or hasattr(given, "matvec"):
         raise TypeError(f"{what} must be a Hierarchy or labels of the {axis}s, got {given!r:.60}")
@@ -56,7 +60,16 @@ def read_hierarchy(given, names, n=None, *, axis="feature", what="hierarchy"):
                              f" {counted(n, axis)}")
     if names is not None and all(len(labels) == n for labels in levels):
         check_no_gaps(levels, names, what, axis)
-    return _renamed(Hierarchy.from_labels(*(_unlabelled(x) for x in levels)), names)
+    # Labels are in the order of the data: their index has done its work.
+    read = Hierarchy.from_labels(*(
+        x.reset_index(drop=True) if hasattr(x, "reset_index") else x for x in levels))
+    return read if names is None or len(names) != read.n else read._renamed(names)
+
+
+def tree_of(given: Any, names: Sequence[str] | None, n: int | None) -> Any:
+    """The hierarchy of n features with these names; without one, all are one group."""
+    return (Hierarchy.flat(n)._renamed(names) if given is None else
+            read_hierarchy(given, names, n))
 
 
 def _in_order(hierarchy, names, axis, what):
@@ -73,12 +86,6 @@ def _in_order(hierarchy, names, axis, what):
     return hierarchy if order is None else hierarchy._reordered(order)
 
 
-def _renamed(hierarchy, names):
-    if names is None or len(names) != hierarchy.n:
-        return hierarchy  # what takes it tells of the numbers
-    return hierarchy._renamed(tuple(names))
-
-
 def _one_a_level(given):
     if isinstance(given, Mapping) or labels_of(given) is not None or hasattr(given, "columns"):
         return [given]
@@ -89,8 +96,3 @@ def _one_a_level(given):
                      for x in given):
         return [given]
     return given
-
-
-def _unlabelled(labels):
-    """Labels in the order of the data, whose index has done its work."""
-    return labels.reset_index(drop=True) if hasattr(labels, "reset_index") else labels

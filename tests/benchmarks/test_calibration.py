@@ -100,11 +100,12 @@ def simulate(K, N):
                 fit = als_gls(Xs, sigma.sample(N, random_state=rng), RANKS[K], tol=1e-7, gtol=1e-4)
             b = np.concatenate(fit.params)
             for name, way in WAYS.items():
-                said = way(fit)
-                one = np.mean([wald_p(b, said, [p * j + 1, p * j + 2]) < 0.05 for j in range(5)])
-                five = wald_p(b, said, [p * j + 1 for j in range(5)]) < 0.05
+                inference = way(fit)
+                one = np.mean([wald_p(b, inference, [p * j + 1, p * j + 2]) < 0.05
+                               for j in range(5)])
+                five = wald_p(b, inference, [p * j + 1 for j in range(5)]) < 0.05
                 rows[name].append(
-                    (b, np.concatenate(said.errors), np.repeat(said.df, p), one, five))
+                    (b, np.concatenate(inference.errors), np.repeat(inference.df, p), one, five))
         for name in WAYS:
             out[name].append([np.array(x) for x in zip(*rows[name], strict=True)])
     return out

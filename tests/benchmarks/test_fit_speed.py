@@ -98,11 +98,12 @@ def test_memory_of_a_5000_by_5000_fit(record_in):
 def test_product_of_a_fitted_operator_against_dense(record_in):
     """Fitted to a Toeplitz matrix given by its products, by FFT; its dense form is 2 GB."""
     found = json.loads(in_a_new_process("""
-        import json, time
+        import json
         import numpy as np
         from scipy.linalg import matmul_toeplitz
         from scipy.sparse.linalg import LinearOperator
         from mlrops import Hierarchy
+        from mlrops.cli.bench.timing import best_of
         from mlrops.fitting import fit_mlr
 
         n, first = 16_000, 1 / (1 + np.arange(16_000) / 50)
@@ -127,18 +128,10 @@ def test_product_of_a_fitted_operator_against_dense(record_in):
         dense = first[np.abs(np.subtract.outer(np.arange(n, dtype=np.int32),
                                                np.arange(n, dtype=np.int32)))]
 
-        def best(product, rounds):
-            product()
-            times = []
-            for _ in range(rounds):
-                start = time.perf_counter()
-                product()
-                times.append(time.perf_counter() - start)
-            return min(times)
-
         y = dense @ x
         print(json.dumps({
-            "dense": best(lambda: dense @ x, 5), "ours": best(lambda: fit.operator @ x, 50),
+            "dense": best_of(lambda: dense @ x, 6)[0],
+            "ours": best_of(lambda: fit.operator @ x, 51)[0],
             "error": fit.error, "product": np.linalg.norm(fit.operator @ x - y)
             / np.linalg.norm(y)}))
     """))

@@ -1,11 +1,10 @@
 """MLR against BLAS: n = 100,000 features, R = 69, 32 leaves; then tiny leaves from 10⁴ to 10⁶."""
 
-from time import perf_counter
-
 import numpy as np
 import pytest
 
 from mlrops import MLR, Hierarchy
+from mlrops.cli.bench.timing import best_of
 
 N_FEATURES, RANKS, N_SAMPLES = 100_000, (14, 12, 11, 11, 11, 10), 280
 
@@ -80,16 +79,6 @@ def test_em_iteration(big, against_floor):
                   lambda: em_iteration(h, RANKS, F, D, X, squares, out), 1.6, 15)
 
 
-def seconds(operation, rounds):
-    operation()
-    times = []
-    for _ in range(rounds):
-        start = perf_counter()
-        operation()
-        times.append(perf_counter() - start)
-    return min(times)
-
-
 def test_cost_of_a_feature_is_flat(benchmark, record):
     """Leaves of 10, R = 12: time a feature at n = 10⁴, 10⁵, 10⁶."""
     rng = np.random.default_rng(1)
@@ -100,7 +89,7 @@ def test_cost_of_a_feature_is_flat(benchmark, record):
         for n in (10**4, 10**5, 10**6):
             for name, operation in operations(n):
                 rounds = 5 if name == "EM iteration" else 2 * 10**6 // n + 5
-                costs.setdefault(name, []).append(seconds(operation, rounds) / n)
+                costs.setdefault(name, []).append(best_of(operation, rounds + 1)[0] / n)
 
     def operations(n):
         h = Hierarchy.balanced(n, (1, n // 1000, n // 100, n // 10))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import splu
 
-from ...factor.em import log_likelihood
+from ...factor.estep.protocol import log_likelihood
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .race import Race, same

@@ -71,7 +71,8 @@ def race(entrants: Race, budget: float) -> Times:
     """
     turns = in_turn((of_peer(entrants.theirs), entrants.ours), 2, budget, budget > 0,
                     of_peer(entrants.compare))
-    return Times(*turns.best, turns.agreement)
+    theirs, ours = turns.best
+    return Times(theirs, ours, turns.agreement)
 
 
 def of_peer(function):

@@ -1,77 +1,139 @@
-"""Complete data of a factor model in memory: checked, centred, compressed, one feature a row."""
+"""Complete data of a factor model in memory: centred, compressed, one feature a row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from ..._common.validate import as_finite
-from ..em import Complete
-from .rows import check_enough, check_features, check_varies, check_weights
+from ..._common.labelled import named
+from ..._common.typing import BoolArray, FloatArray
+from ..._common.wording import counted
+from ...operators.mlr import MLR
+from ...tree.hierarchy import Hierarchy
+from .protocol import loading_penalty, log_likelihood
 
-__all__ = ["CompleteData", "complete_source"]
+__all__ = ["CompleteData", "CompleteStep", "EveryCell", "check_enough", "check_varies",
+           "complete_source"]
 
 
-@dataclass(frozen=True)
-class CompleteData:
-    """Complete data in memory, all in tree order; a source of EM (see `em`)."""
+class EveryCell:
+    """What the sources without missing cells have in common."""
 
-    X: np.ndarray  # (n, k), C-contiguous, X Xᵀ = Σ_t w_t (y_t - mean)(y_t - mean)ᵀ
-    sums_of_squares: np.ndarray  # (n,)
-    mean: np.ndarray  # (n,)
-    n_samples: int  # N, which k may be smaller than
+    mean: FloatArray  # (n,)
+    sums_of_squares: FloatArray  # (n,) float64, of the centred and weighted samples
     weight: float  # Σ w_t
-    ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
-    names: tuple | None = None
-    dtype: np.dtype = np.dtype(float)
     mean_is_free = False
 
     @property
-    def variance(self):
+    def variance(self) -> FloatArray:
         """Mean square of each feature."""
         return self.sums_of_squares / self.weight
 
-    def shown(self, features):
+    @property
+    def shares(self) -> FloatArray:
+        """All samples show every feature."""
+        return np.ones(self.mean.size)
+
+    def shown(self, features: np.ndarray) -> tuple[BoolArray, FloatArray]:
+        """All samples show these features together."""
         return np.ones((1, features.size), bool), np.ones(1)
 
-    def start_data(self, width, seed):
+
+@dataclass(frozen=True)
+class CompleteData(EveryCell):
+    """Complete data in memory, all in tree order; a `Source` of EM."""
+
+    X: FloatArray  # (n, k), C-contiguous, X Xᵀ = Σ_t w_t (y_t - mean)(y_t - mean)ᵀ
+    sums_of_squares: FloatArray  # (n,)
+    mean: FloatArray  # (n,)
+    n_samples: int  # N, which k may be smaller than
+    weight: float  # Σ w_t
+    ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
+    names: tuple[str, ...] | None = None
+    dtype: np.dtype = np.dtype(float)
+
+    def start_data(self, width: int, seed: int | None) -> FloatArray:
+        """The samples themselves."""
         same = self.weight == self.n_samples
         return self.X if same else self.X * (self.n_samples / self.weight) ** 0.5
 
-    def evaluate(self, covariance, mean):
-        return Complete(covariance, self)
+    def evaluate(self, covariance: MLR, mean: FloatArray) -> "CompleteStep":
+        """The E-step at a covariance."""
+        return CompleteStep(covariance, self)
 
 
-def complete_source(Y, hierarchy, center, weights=None, names=None, compress=True):
-    """Bring `Y` (N, n) to the form EM works on.
+class CompleteStep:
+    """The E-step of complete data held in memory; see `EStep`."""
+
+    def __init__(self, covariance: MLR, data: CompleteData):
+        self._data = data
+        self._posterior = covariance.posterior(data.X, check_finite=False)
+        quad = self._posterior.total_inv_quad(data.sums_of_squares)
+        self.loglik = log_likelihood(covariance, quad, data.weight)
+        if data.ridge:
+            self.loglik -= loading_penalty(covariance, data.ridge) / data.weight
+        self._kept = False
+
+    def update(self, out=None, keep=False):
+        """The M-step: F, D (not clipped) and mean."""
+        self._kept = keep
+        F, D = self._posterior.regress(
+            self._data.sums_of_squares, self._data.weight, out, keep, self._data.ridge)
+        return F, D, self._data.mean
+
+    def gradient(self, F, D, mean, scale=None, out=None):
+        """Derivatives of the average log-likelihood by F and D, from the outcome of `update`."""
+        if not self._kept:
+            F, D, mean = self.update(keep=True)
+        dF, dD = self._posterior.gradient(F, D, self._data.weight, scale, out)
+        return dF, dD, np.zeros_like(mean)
+
+    def precondition(self, dF, dmean, scale=None, out=None):
+        """EM's answer to a gradient by F; the mean stays."""
+        return self._posterior.precondition(dF, self._data.weight, scale, out), dmean
+
+
+def complete_source(Y: FloatArray, hierarchy: Hierarchy, center: bool,
+                    weights: FloatArray | None = None, names: Sequence[str] | None = None,
+                    compress: bool = True) -> CompleteData:
+    """Bring finite data `Y` (N, n) with positive weights to the form that EM works on.
 
     With N > n and `compress` the samples are replaced by the n rows of the triangular factor of
     their QR factorization, which has the same ``YᵀY``: every EM iterate stays the same.
     """
-    Y = as_finite(Y, "Y", ndim=2)
-    check_features(Y.shape[1], hierarchy, "Y", Y.shape)
-    weights = check_weights(weights, len(Y))
-    if weights is not None and not weights.all():
-        Y, weights = Y[weights > 0], weights[weights > 0]
     N, n = Y.shape
     check_enough(N)
     check_varies(Y.min(axis=0), Y.max(axis=0), np.arange(n), names)
-    mean = np.zeros(n)
-    if center:
-        mean = Y.mean(axis=0, dtype=np.float64) if weights is None else weighted_mean(Y, weights)
-    root = 1 if weights is None else np.sqrt(weights)[:, None]
+    mean, root, weight = np.zeros(n), np.ones((1, 1)), float(N)
+    if weights is not None:
+        root, weight = np.sqrt(weights)[:, None], float(weights.sum())
+    if center and weights is None:
+        mean = Y.mean(axis=0, dtype=np.float64)
+    elif center:  # about the first sample: large equal numbers lose no digits
+        mean = Y[0] + weights @ (Y - Y[0].astype(float)) / weight
     if N > n and compress:
         centred = (Y - mean) * root
         X = scipy.linalg.qr(centred, mode="r", overwrite_a=True, check_finite=False)[0][:n].T
     else:
         X = Y.T - mean[:, None]
-        X *= root if weights is None else root.T
+        X *= root.T
     X = np.ascontiguousarray(hierarchy._gather(X))
-    weight = float(N if weights is None else weights.sum())
     return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean), N, weight,
                         dtype=Y.dtype)
 
 
-def weighted_mean(Y, weights):
-    """Weighted mean of the rows, about the first one: large equal numbers lose no digits."""
-    return Y[0] + weights @ (Y - Y[0].astype(float)) / weights.sum()
+def check_enough(N: int) -> None:
+    """Refuse data of fewer than 2 samples."""
+    if N < 2:
+        raise ValueError(f"Y must hold at least 2 samples (rows) of positive weight, got {N}")
+
+
+def check_varies(low, high, features, names):
+    """Refuse features whose range (low, high), given in the order of `features`, is a point."""
+    constant = np.sort(features[low == high])
+    if constant.size:
+        raise ValueError(
+            f"Y has {counted(constant.size, 'constant feature')} ({named(constant, names)}), for"
+            " which no variance can be estimated; leave them out"
+        )

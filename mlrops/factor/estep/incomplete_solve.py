@@ -1,20 +1,34 @@
-"""Solves with the principal blocks of an MLR covariance that samples with missing cells show."""
+"""Solves with the principal blocks of an MLR covariance that samples with missing cells show.
 
+With zeros for the precisions of the missing features Woodbury's identity gives ``Σ_OO⁻¹`` on the
+whole tree, so the products with F are those of all samples at once and only the sweeps go pattern
+by pattern: one factor a pattern, kept.  See `patterns` for patterns and classes.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from ... import kernels
 from ..._common.cached import cached_property
+from ..._common.typing import BoolArray, FloatArray, Real
 from ..._common.validate import as_real
+from ...kernels import leaf, threads
+from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
+from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from ...operators.refine import corrected
 from ...tree.hierarchy import Hierarchy
-from . import kernels as passes
+from . import _compiled_incomplete as _compiled
+from .patterns import Grouped, add_by_class, by_class, gather, grams, products
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
 
+# Numbers in the leaf products of a batch of samples: they are passed over four times.
+PRODUCT_ITEMS = 4 * CACHE_ITEMS
 
-class ObservedCells:
+
+class ObservedCells(Grouped):
     """Which cells of an array (n, N) are there, samples grouped by their patterns once and for all.
 
     Parameters
@@ -46,7 +60,7 @@ class ObservedCells:
     [1 2] [0 1]
     """
 
-    def __init__(self, hierarchy, observed):
+    def __init__(self, hierarchy: Hierarchy, observed: BoolArray):
         if not isinstance(hierarchy, Hierarchy):
             raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
         observed = np.asarray(observed)
@@ -57,42 +71,18 @@ class ObservedCells:
                 f"observed must have one row a feature ({hierarchy.n}) and a column for each of one"
                 f" sample or more, got shape {observed.shape}"
             )
-        self.hierarchy = hierarchy
-        leaf_off = np.asarray(hierarchy.boundaries[-1], np.int64)
-        self._patterns, self._order = passes.incomplete.group(
-            hierarchy._gather(observed), leaf_off)
+        super().__init__(hierarchy, hierarchy._gather(observed))
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """(n, N)."""
-        return self.hierarchy.n, self._order.size
-
-    @property
-    def n_patterns(self):
-        """Number of different patterns of observed cells (int)."""
-        return self._patterns.starts.size - 1
-
-    @cached_property
-    def counts(self):
-        """Number of samples that show each feature, (n,) int, feature order."""
-        return self.hierarchy._scatter(self._tree_counts)
-
-    @cached_property
-    def _tree_counts(self):
-        patterns, counts = self._patterns, np.empty(self.shape[0], np.int64)
-        counts[patterns.rows] = np.repeat(patterns.seen @ self._pattern_counts, patterns.sizes)
-        return counts
-
-    @cached_property
-    def _pattern_counts(self):
-        """Number of samples of each pattern."""
-        return np.diff(self._patterns.starts)
+        return self.hierarchy.n, self.n_samples
 
     @cached_property
     def _owner(self):
-        return self._patterns.owner(0, self.shape[1])
+        return self._patterns.owner(0, self.n_samples)
 
-    def groups(self):
+    def groups(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (samples, features) for each pattern: its samples and the features they show.
 
         Increasing numbers; for callers that form dense blocks.
@@ -153,7 +143,7 @@ class IncompletePrecision:
     True
     """
 
-    def __init__(self, covariance, cells):
+    def __init__(self, covariance: MLR, cells: ObservedCells):
         if not isinstance(covariance, MLR):
             raise TypeError(f"covariance must be an MLR, got {type(covariance).__name__}")
         if covariance.hierarchy != cells.hierarchy:
@@ -163,66 +153,48 @@ class IncompletePrecision:
                 + (", groups or order of features differ" if covariance.shape[0] == cells.shape[0]
                    else "")
             )
-        self._sigma, self._cells = covariance, cells
-
-    @property
-    def covariance(self):
-        """The MLR."""
-        return self._sigma
-
-    @property
-    def cells(self):
-        """The ObservedCells."""
-        return self._cells
-
-    @property
-    def shape(self):
-        """(n, N)."""
-        return self._cells.shape
+        self.covariance, self.cells, self.shape = covariance, cells, cells.shape
 
     @cached_property
     def _factor(self):
-        """(K, log det(I + Fᵀ D⁻¹ F)), one for each pattern; see passes.incomplete_solve."""
-        A = self._sigma
-        K, logs, fail = passes.incomplete_solve.factor(
-            A._F, A._dinv, self._cells._patterns, A._layout)
+        """(K, log det(I + Fᵀ D⁻¹ F)), one for each pattern; see """
+        A = self.covariance
+        K, logs, fail = factor(A._F, A._dinv, self.cells._patterns, A._layout)
         if fail is not None:
             raise A._breakdown(*fail)
         return K, logs
 
     @cached_property
     def _norms(self):
-        A = self._sigma
-        return passes.incomplete_solve.norms(
-            A._F, A._d, A._dinv, self._cells._patterns, A._layout)
+        A = self.covariance
+        return norms(A._F, A._d, A._dinv, self.cells._patterns, A._layout)
 
     def _batches(self, E):
         """Yield (X, columns, owner): samples with zeros for missing cells, and their patterns."""
-        cells, permutation = self._cells, self._sigma.hierarchy.permutation
-        for first, last in passes.incomplete_solve.batches(cells._patterns, self._sigma._layout):
+        cells, permutation = self.cells, self.covariance.hierarchy.permutation
+        for first, last in batches(cells._patterns, self.covariance._layout):
             owner, columns = cells._owner[first:last], cells._order[first:last]
-            room = kernels.scratch.scratch("cells", (len(E), last - first), E.dtype)
-            yield passes.incomplete_solve.gather(
-                E, permutation, columns, cells._patterns, owner, out=room), columns, owner
+            room = scratch("cells", (len(E), last - first), E.dtype)
+            X = gather(E, permutation, columns, cells._patterns, owner, out=room)
+            yield X, columns, owner
 
     def _values(self, E, verb):
         E = as_real(E, verb, ndim=2)
         if E.shape != self.shape:
             raise ValueError(
                 f"{verb}: expected an array of shape (n, N) = {self.shape}, got {E.shape}")
-        out = np.result_type(E.dtype, self._sigma.dtype)
-        return np.ascontiguousarray(E, self._sigma.dtype), out
+        out = np.result_type(E.dtype, self.covariance.dtype)
+        return np.ascontiguousarray(E, self.covariance.dtype), out
 
     def _pass(self, X, owner, out=None):
         """``D⁻¹ (x - F z)`` with zeros at missing cells, and ``‖z‖²``, of samples of a batch."""
-        A, patterns = self._sigma, self._cells._patterns
+        A, patterns = self.covariance, self.cells._patterns
         if A._layout.R == 0:
             return X * A._dinv[:, None], np.zeros(X.shape[1])
-        y, squares = passes.incomplete_solve.solve(
-            A._F, A._dinv, self._factor[0], X, owner, A._layout, out)
-        return passes.incomplete_solve.hide(y, patterns, owner), squares
+        y, squares = solve(A._F, A._dinv, self._factor[0], X, owner, A._layout, out)
+        return hide(y, patterns, owner), squares
 
-    def solve(self, E):
+    def solve(self, E: Real) -> FloatArray:
         """``Σ_OO⁻¹ e_O`` for each sample e, zeros at its missing cells.
 
         Parameters
@@ -235,54 +207,203 @@ class IncompletePrecision:
         -------
         ndarray, shape (n, N)
         """
-        A = self._sigma
+        A = self.covariance
         E, dtype = self._values(E, "solve")
         out = np.empty_like(E)
         for X, columns, owner in self._batches(E):
             y = self._corrected(X, owner) if A._layout.R else self._pass(X, owner)[0]
-            passes.incomplete_solve.scatter(y, A.hierarchy.permutation, columns, out)
+            scatter(y, A.hierarchy.permutation, columns, out)
         return out.astype(dtype, copy=False)
 
     def _corrected(self, X, owner):
-        A, patterns = self._sigma, self._cells._patterns
+        A, patterns = self.covariance, self.cells._patterns
 
         def solve(b, columns):
             if columns is None:
-                return self._pass(b, owner, kernels.scratch.scratch("solved", b.shape, b.dtype))
+                return self._pass(b, owner, scratch("solved", b.shape, b.dtype))
             return self._pass(b, owner[columns])
 
         def multiply(x, columns):  # Σ_OO x_O, from zeros elsewhere
-            return passes.incomplete_solve.hide(
-                kernels.tree.multiply(A._F, A._d, x, A._layout), patterns, owner[columns])
+            return hide(kernels.tree.multiply(A._F, A._d, x, A._layout), patterns, owner[columns])
 
         bounds = [bound[owner] for bound in self._norms]
         return corrected(A, solve, multiply, X, A._dinv, bounds)
 
-    def inv_quad(self, E):
+    def inv_quad(self, E: Real) -> FloatArray:
         """``e_Oᵀ Σ_OO⁻¹ e_O`` of each sample, (N,), never negative; 0 for one without any cell.
 
         The smallest ``‖D^{-1/2}(e - F z)‖² + ‖z‖²`` over z: a sum of squares.
         """
-        E, dtype = self._values(E, "inv_quad")
-        out = np.empty(E.shape[1], dtype)
-        for X, columns, owner in self._batches(E):
+        values, dtype = self._values(E, "inv_quad")
+        out = np.empty(self.shape[1], dtype)
+        for X, columns, owner in self._batches(values):
             y, squares = self._pass(X, owner)
-            out[columns] = np.einsum("ik,ik,i->k", y, y, self._sigma._d) + squares
+            out[columns] = np.einsum("ik,ik,i->k", y, y, self.covariance._d) + squares
         return out
 
-    def logdet(self):
+    def logdet(self) -> float:
         """``Σ_t log det Σ_OO`` over the samples, float; a sample without any cell adds 0."""
-        A, cells = self._sigma, self._cells
+        A, cells = self.covariance, self.cells
         logs = cells._tree_counts @ np.log(A._d, dtype=float)
-        return float(logs + (cells._pattern_counts @ self._factor[1] if A._layout.R else 0))
+        return float(logs + (cells._pattern_weights @ self._factor[1] if A._layout.R else 0))
 
-    def inverse_diagonal(self):
+    def inverse_diagonal(self) -> FloatArray:
         """Mean of ``(Σ_OO⁻¹)_ii`` over the samples that show feature i, (n,); 0 where none does.
 
         What a sample's cell weighs by itself, for preconditioners of weighted regressions.
         """
-        A, cells = self._sigma, self._cells
+        A, cells = self.covariance, self.cells
         if A._layout.R == 0:
             return A.hierarchy._scatter(np.where(cells._tree_counts > 0, A._dinv, 0))
-        return A.hierarchy._scatter(passes.incomplete_solve.inverse_diagonal(
-            A._F, A._d, self._factor[0], cells._pattern_counts, cells._patterns, A._layout))
+        return A.hierarchy._scatter(inverse_diagonal(
+            A._F, A._d, self._factor[0], cells._pattern_weights, cells._patterns, A._layout))
+
+
+# ------------------------------------------------------------------ passes over arrays
+
+
+def batches(patterns, layout):
+    """Ranges of samples whose temporaries stay bounded; F is read for R samples or more."""
+    N = int(patterns.starts[-1])
+    step = min(BLOCK_ITEMS // layout.n, PRODUCT_ITEMS // max(1, layout.n_leaves * layout.R))
+    step = max(step, layout.R, 1)
+    for first in range(0, N, step):
+        yield first, min(first + step, N)
+
+
+def _pattern_batches(patterns, per_pattern):
+    """Ranges of patterns with temporaries of `per_pattern` numbers for each."""
+    P, step = patterns.starts.size - 1, max(1, BLOCK_ITEMS // max(1, per_pattern))
+    for p0 in range(0, P, step):
+        yield p0, min(p0 + step, P)
+
+
+def _leaves_at_once(layout, columns):
+    """Leaves whose blocks (R, columns) stay in cache between two sweeps."""
+    return min(layout.n_leaves, max(1, CACHE_ITEMS // (layout.R * max(layout.R, columns))))
+
+
+def hide(X, patterns, owner):
+    """Set the missing cells of X (n, k) to zero; return X."""
+    by_class(lambda lo, hi: _compiled.hide(
+        X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
+    return X
+
+
+def scatter(X, row, column, out):
+    """out[row[i], column[t]] = X[i, t]."""
+    threads.run(lambda lo, hi: _compiled.scatter(X, row, column, lo, hi, out),
+                np.arange(row.size + 1), 0, row.size, X.size)
+
+
+# ------------------------------------------------------------------ factor, then apply
+
+
+def factor(F, dinv, patterns, layout):
+    """(K (patterns, s, R), log det(I + G) (patterns,), fail); compare `tree.factor`."""
+    R, P = layout.R, patterns.starts.size - 1
+    outer = products(F, dinv, patterns)
+    K, logs = np.zeros((P, layout.s, R), F.dtype), np.empty(P)
+    fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, F.dtype)
+    step = _leaves_at_once(layout, R)
+    for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
+        G = grams(outer, patterns, p0, p1)
+        threads.run(lambda lo, hi, G=G, p0=p0, p1=p1: _compiled.factor_patterns(
+            G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
+            np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
+        if fail[0] >= 0:
+            return K, logs, (int(fail[0]), int(fail[1]))
+    return K, logs, None
+
+
+def solve(F, dinv, K, X, owner, layout, out=None):
+    """``D⁻¹ (x - F z)`` for X (n, k), zero where missing, and ``‖z‖²`` (k,).
+
+    owner[t], increasing, is the pattern of column t and K[owner[t]] its factor.  The result is to
+    be hidden where cells are missing.
+    """
+    k, R, n_leaves = X.shape[1], layout.R, layout.n_leaves
+    Z, squares = np.empty((n_leaves, R, k), X.dtype), np.empty(k)
+    leaf.tdot(F, X, layout, 0, n_leaves, dinv, Z)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
+    longest = int(np.diff(starts).max())
+    threads.run(lambda lo, hi: _compiled.solve_patterns(
+        Z, K, owner, starts, layout.tree, _leaves_at_once(layout, longest), lo, hi,
+        squares),
+        starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
+    out = np.empty_like(X) if out is None else out
+    leaf.dot(F, Z, X, dinv, layout, 0, n_leaves, out, solve=True)
+    return out, squares
+
+
+def inverse_diagonal(F, d, K, counts, patterns, layout):
+    """(n,) means of ``(Σ_OO⁻¹)_ii`` over the samples that show i, zero where none does.
+
+    counts (patterns,) are numbers of samples.  A sum of ``Cov`` over the patterns that see a class
+    serves all of its features: ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``.
+    """
+    R, width = layout.R, layout.R * (layout.R + 1) // 2
+    W = np.zeros((patterns.row_off.size - 1, width), F.dtype)
+    step, weights = _leaves_at_once(layout, R), counts.astype(F.dtype)
+    for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
+        S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), F.dtype)
+        threads.run(lambda lo, hi, S=S, p0=p0, p1=p1: _compiled.covariance_patterns(
+            K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
+            np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
+        add_by_class(S, patterns, p0, p1, W)
+    explained, shown = np.empty_like(d), np.empty_like(d)
+    by_class(lambda lo, hi: _compiled.class_forms(
+        F, W, patterns.rows, patterns.row_off, lo, hi, explained), patterns, F.size * R)
+    shown[patterns.rows] = np.repeat(patterns.seen @ counts, patterns.sizes)
+    share = explained / (d * np.maximum(shown, 1))
+    return np.where(shown > 0, np.maximum(1 - share, np.finfo(d.dtype).eps) / d, 0)
+
+
+def norms(F, d, dinv, patterns, layout):
+    """Bounds a pattern, three arrays: of ‖I + FᵀD⁻¹F‖ and ‖F‖ above, of ‖Σ_OO‖ below.
+
+    Fewer rows have a smaller Gram matrix: those of all features bound every pattern from above, as
+    do the traces of its own rows.  Below, ``‖F_g F_gᵀ‖ >= tr F_g F_gᵀ / r`` for each group.
+    """
+    P, first, C = patterns.starts.size - 1, patterns.row_off[:-1], patterns.row_off.size - 1
+
+    def largest(by_class, off):
+        out = np.empty(P)
+        threads.run(lambda lo, hi: _compiled.largest_sums(
+            patterns.seen, by_class, off, lo, hi, out), np.arange(P + 1), 0, P, P * C)
+        return out
+
+    variances = np.einsum("ij,ij->i", F, F, dtype=float) + d
+    scaled, plain = np.ones(P), np.zeros(P)
+    below = largest(np.maximum.reduceat(variances[patterns.rows], first), np.arange(C + 1))
+    for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
+        if c0 == c1:
+            continue
+        squares = np.einsum("ij,ij->i", F[:, c0:c1], F[:, c0:c1], dtype=float)[patterns.rows]
+        off = patterns.class_off[_first_leaves(layout, level)]
+        traces = largest(np.add.reduceat(squares, first), off)
+        plain += traces
+        scaled += largest(np.add.reduceat(squares * dinv[patterns.rows], first), off)
+        below = np.maximum(below, traces / (c1 - c0))
+    scaled = np.minimum(scaled, 1 + _gram_norm(F, dinv, layout))
+    plain = np.minimum(plain, _gram_norm(F, np.ones_like(d), layout))
+    return scaled, np.sqrt(plain), below
+
+
+def _gram_norm(F, scale, layout):
+    """``Σ_l ‖F_lᵀ diag(scale) F_l‖``, a bound of the norm for all levels; infinite on overflow."""
+    G = leaf.gram(F, scale, layout, 0, layout.n_leaves)
+    total = 0.0
+    for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
+        if c0 < c1:
+            own = np.add.reduceat(G[:, c0:c1, c0:c1], _first_leaves(layout, level)[:-1], axis=0)
+            if not np.isfinite(own).all():
+                return np.inf
+            total += float(np.linalg.eigvalsh(own)[:, -1].max())
+    return total
+
+
+def _first_leaves(layout, level):
+    """The leaf at which each group of a level begins, and the number of leaves."""
+    groups = layout.path[:, level]
+    return np.searchsorted(groups, np.arange(groups[-1] + 2))

@@ -1,287 +1,248 @@
-"""Sums over samples that never sit together in memory; all arrays here are in tree order.
+"""EM on samples that come in blocks: the moments that the M-step needs, on plain arrays.
 
-`StreamedMoments` is the E-step of EM on blocks of samples, or on sparse ones.  What it keeps does
-not grow with the samples: for n features, total rank R and s factors of all groups, cross moments
-V (n, R) and the second moments of the factors along their paths (s, R).
+A block of samples X (n, k) adds to ``V = Σ x_i z_pathᵀ``, (n, R) like the factors F, and to
+``S = Σ z_own z_pathᵀ``, (s, R) like the factor K of `tree.factor`: row by row the lower triangle of
+the second moments of a node's factors with those of its ancestors.  Neither grows with the samples.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from ... import kernels
-from . import kernels as passes
+from ...kernels import _compiled, threads
+from ...kernels.layout import PIECE_ROWS, blocks
+from ...kernels.leaf import _chunks, _large, _small_runs
+from ...kernels.scratch import scratch
+from ...kernels.tree import _down, _share, _up, _up_with
+from . import _compiled_moments as _loops
 
-__all__ = ["RunningMoments", "SparseSamples", "StreamedMoments", "block_width",
-           "load_samples", "row_scale"]
-
-# Columns of a block below which its products are slow, and numbers below which the calls around
-# them take longer than the products.
-LEAST_WIDTH = 64
-LEAST_ITEMS = 262_144
-# Samples of a sparse block at most: products of huge leaves keep a result for each of its pieces.
-LARGEST_SPARSE_WIDTH = 1024
+__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe",
+           "gradient", "load", "precondition", "regress", "sketch_sparse", "subtract_mean"]
 
 
-def load_samples(rows, place, mean, scale, root_weight, at, out):
-    """Put samples (m, n), one a row, centred and scaled, into columns of a block.
+def _share_rows(kernel, n, work):
+    """Run a kernel of rows ``lo:hi`` on all of them."""
+    threads.run(kernel, np.arange(n + 1), 0, n, work)
 
-    Parameters
-    ----------
-    rows : ndarray, shape (m, n)
-        float32 or float64, any strides.
-    place : ndarray of int, shape (n,)
-        The row of the block that each feature goes to.
-    mean, scale : ndarray, shape (n,)
-        In the order of the block's rows, float64.
-    root_weight : ndarray, shape (m,)
-        float64.
-    at : int
-        Column of `out` that the first sample goes to.
-    out : ndarray, shape (n, k), C-contiguous
-        ``out[p, at + t] = scale_p (rows[t, i] - mean_p) root_weight_t``, ``p = place_i``, formed in
-        float64.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.factor.estep.moments import load_samples
-    >>> X = np.zeros((2, 3))
-    >>> rows = np.array([[1.0, 2.0], [3.0, 4.0]])
-    >>> load_samples(rows, np.array([1, 0]), np.zeros(2), np.ones(2), np.array([1.0, 10.0]), 1, X)
-    >>> X
-    array([[ 0.,  2., 40.], [ 0.,  1., 30.]])
+def load(Y, place, mean, scale, root_weight, at, X):
+    """Samples Y (m, n) into the columns ``at, …, at + m - 1`` of X (n, k).
+
+    Feature i goes to row ``p = place_i``, ``X[p] = scale_p (Y[:, i] - mean_p) root_weight``.
     """
-    passes.moments.load(rows, place, mean, scale, root_weight, at, out)
+    _share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
+                X.shape[0], 4 * Y.size)
 
 
-class RunningMoments:
-    """Weighted mean, sum of squared deviations and range of n features, block by block.
+def describe(X, weight, before, mean, squares, low, high):
+    """Merge samples X (n, k), weight (m ≤ k,), into mean, squared deviations and range (n,) each.
 
-    Formed in float64.  Blocks are merged by the update of T. Chan, G. Golub and R. LeVeque (1979),
-    so nothing cancels where means are large beside standard deviations.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.factor.estep.moments import RunningMoments
-    >>> moments = RunningMoments(1)
-    >>> for block in ([[1.0, 2.0]], [[6.0]]):
-    ...     moments.add(np.array(block), np.ones(len(block[0])))
-    >>> moments.mean, moments.squares, moments.low, moments.high
-    (array([3.]), array([14.]), array([1.]), array([6.]))
+    `before` is the total weight of the samples seen already.
     """
-
-    def __init__(self, n):
-        self.weight = 0.0
-        self.mean, self.squares = np.zeros((2, n))
-        self.low, self.high = np.full(n, np.inf), np.full(n, -np.inf)
-
-    def add(self, X, weight):
-        """Count the first ``weight.size`` columns of X (n, k); weights are positive."""
-        passes.moments.describe(X, weight, self.weight, self.mean, self.squares, self.low,
-                                 self.high)
-        self.weight += weight.sum()
-
-    def about(self, mean):
-        """Sums of squared deviations from another mean, (n,)."""
-        return self.squares + self.weight * np.square(self.mean - mean)
+    _share_rows(lambda lo, hi: _loops.rows_describe(
+        X, weight, before, lo, hi, mean, squares, low, high),
+        X.shape[0], 3 * X.shape[0] * weight.size)
 
 
-class SparseSamples:
-    """``X = A diag(root_weight) - mean root_weightᵀ`` for sparse A, never formed.
+# ------------------------------------------------------------------ leaf products
 
-    Parameters
-    ----------
-    A : scipy.sparse.csr_array, shape (n, N)
-        One feature a row in tree order, one sample a column; indices sorted, no duplicates.
-        Its values are overwritten by the weighted ones.
-    root_weight : ndarray, shape (N,)
-        Square roots of positive weights.
-    center : bool
-        Whether `mean` is the weighted mean of the features, or zero.
 
-    Attributes
-    ----------
-    mean : ndarray, shape (n,), dtype of A
-    sums_of_squares : ndarray, shape (n,), float64
-        Of the rows of X.
-    low, high : ndarray, shape (n,)
-        Range of the features.
+def _add_outer(X, Z, layout, lo, hi, V):
+    """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
+    k, R = X.shape[1], V.shape[1]
+    large = _large(layout, lo, hi, k)
+    off = layout.leaf_off
+    for a, b in _small_runs(large, lo, hi):
+        threads.run(lambda i, j: _loops.rows_outer(X, Z, off, lo, i, j, V),
+                    off, a, b, int(off[b] - off[a]) * R * k)
+    for q in large:
+        for rows in _chunks(layout, q, k):
+            part = scratch("product", (R, rows.stop - rows.start), V.dtype)
+            V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse
-    >>> from mlrops.factor.estep.moments import SparseSamples
-    >>> A = scipy.sparse.csr_array([[0, 3.0, 0], [2.0, 0, 4.0]])
-    >>> X = SparseSamples(A, root_weight=np.ones(3), center=True)
-    >>> X.mean, X.sums_of_squares
-    (array([1., 2.]), array([6., 8.]))
-    >>> X.product(lambda start, stop: np.eye(3)[start:stop], 3)
-    array([[-1.,  2., -1.], [ 0., -2.,  2.]])
+
+def _times(A, M, layout, lo, hi, out):
+    """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
+    R = A.shape[1]
+    large = _large(layout, lo, hi, R)
+    off = layout.leaf_off
+    for a, b in _small_runs(large, lo, hi):
+        threads.run(lambda i, j: _loops.rows_right(A, M, off, lo, i, j, out),
+                    off, a, b, int(off[b] - off[a]) * R * R)
+    for q in large:
+        for rows in _chunks(layout, q, R):
+            np.matmul(A[rows], M[q - lo], out=out[rows])
+
+
+# ------------------------------------------------------------------ E-step, block by block
+
+
+def _collect(W, K, layout, outer, S):
+    """From the upward sweep's W: finish the means, add to S, call ``outer(lo, hi, Z)``; Σ w²."""
+    quad = float(np.einsum("sk,sk->", W, W, dtype=np.float64))
+
+    def use(lo, hi, Z):
+        _loops.sweep_moments(Z, lo, hi, layout.tree, S)
+        outer(lo, hi, Z)
+
+    _down(W, K, layout, use)
+    return quad
+
+
+def accumulate(F, K, P, layout, V, S):
+    """Add samples, given as ``P = D⁻¹ x`` (n, k): ``V += P z_pathᵀ``, S; returns ``Σ ‖w‖²``."""
+    W = _up(F, P, None, K, layout)
+    return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
+
+
+def _path_moments(use, K, S, n_samples, layout, invert):
+    """Call ``use(lo, hi, M)``, M (hi - lo, R, R) along the paths of leaves lo:hi.
+
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ``, or ``W⁻¹`` if `invert`.
     """
+    R, L, dtype = layout.R, layout.L, K.dtype
 
-    def __init__(self, A, root_weight, center):
-        n = A.shape[0]
-        self.dtype, self.shape = A.dtype, A.shape
-        self._rows = passes.moments.SparseRows(
-            A.data, A.indices, A.indptr, root_weight.astype(A.dtype))
-        self.mean, self.low, self.high = np.zeros((3, n), A.dtype)
-        self.sums_of_squares = np.empty(n)
-        passes.moments.describe_sparse(
-            self._rows, np.square(root_weight), center, self.mean, self.sums_of_squares, self.low,
-            self.high)
-        A.data *= self._rows.root_weight[A.indices]
+    def task(start, stop, limit):
+        cov_stack, chol, linv = np.zeros((3, R, R), dtype)
+        winv = np.zeros((L + 1, R, R), dtype)
+        for lo, hi in blocks(start, stop, R * R, limit):
+            M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
+            _compiled.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
+            _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
+            if invert:
+                _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
+                                               layout.tree, n_samples, chol, linv, winv, Winv)
+            use(lo, hi, Winv if invert else M)
+
+    _share(task, layout, R)
+
+
+def regress(K, V, S, squares, n_samples, layout, F, D):
+    """One M-step into F (n, R) and D (n,) from the accumulated moments.
+
+    ``F_leaf = V W⁻¹``, ``W = N Cov + Σ z zᵀ`` along the leaf's path, ``D = (squares - F∘V) / N``.
+    """
+    _path_moments(lambda lo, hi, Winv: _times(V, Winv, layout, lo, hi, F),
+                  K, S, n_samples, layout, invert=True)
+    _share_rows(lambda lo, hi: _loops.rows_residual(V, F, squares, n_samples, lo, hi, D),
+                layout.n, layout.n * layout.R)
+
+
+def gradient(F, dinv, K, V, S, squares, n_samples, layout):
+    """Derivatives by F (n, R) and D (n,) of the average log-likelihood at these parameters.
+
+    ``dF = D⁻¹ (V - F W) / N``, ``dD = ½ (res / D² - 1 / D)``, ``res`` the expected mean square of
+    ``x - F z``.
+    """
+    dF, dD = np.empty_like(F), np.empty_like(dinv)
+    _path_moments(lambda lo, hi, M: _times(F, M, layout, lo, hi, dF),
+                  K, S, n_samples, layout, invert=False)
+    _share_rows(lambda lo, hi: _loops.rows_gradient(
+        F, V, dinv, squares, n_samples, lo, hi, dF, dD), layout.n, 2 * layout.n * layout.R)
+    return dF, dD
+
+
+def precondition(G, d, K, S, n_samples, layout):
+    """``N D G W⁻¹`` (n, R): the change of F by which an M-step answers the gradient G."""
+    out = np.empty_like(G)
+    _path_moments(lambda lo, hi, Winv: _times(G, Winv, layout, lo, hi, out),
+                  K, S, n_samples, layout, invert=True)
+    out *= (n_samples * d)[:, None]
+    return out
+
+
+# ------------------------------------------------------------------ sparse samples
+
+
+class SparseRows(NamedTuple):
+    """Samples (n, N) in compressed rows, columns sorted."""
+
+    values: np.ndarray  # (nnz,)
+    columns: np.ndarray  # (nnz,)
+    offsets: np.ndarray  # (n + 1,)
+    root_weight: np.ndarray  # (N,) what the mean of a sample is multiplied by
 
     def blocks(self, width):
         """Blocks of at most `width` samples that cover them, from left to right."""
-        at = self._rows.offsets[:-1].copy()
-        for start in range(0, self.shape[1], width):
-            stop = min(start + width, self.shape[1])
-            yield passes.moments.SparseBlock(self._rows, start, stop, at)
+        at, N = self.offsets[:-1].copy(), self.root_weight.size
+        for start in range(0, N, width):
+            yield SparseBlock(self, start, min(start + width, N), at)
 
-    def product(self, draw, width):
-        """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
-        out = np.zeros((self.shape[0], width), self.dtype)
-        total = np.zeros(width, self.dtype)
-        for block in self.blocks(LARGEST_SPARSE_WIDTH):
-            omega = np.ascontiguousarray(draw(block.start, block.stop), self.dtype)
-            passes.moments.sketch_sparse(block, omega, out)
-            total += block.root_weight @ omega
-        out -= self.mean[:, None] * total
-        return out
+    def work(self, rows, k, R):
+        """Multiply-adds of a product of some rows and k columns with R columns, and the rows."""
+        nnz, n, N = self.values.size, self.offsets.size - 1, self.root_weight.size
+        return int(rows * (1 + nnz / n * k / N * R))
 
 
-def row_scale(covariance):
-    """``D⁻¹`` (n,) float64, by which the rows of a block are multiplied."""
-    return 1 / covariance._d.astype(np.float64)
+class SparseBlock(NamedTuple):
+    """The samples start:stop of A; blocks are taken from left to right."""
+
+    A: SparseRows
+    start: int
+    stop: int
+    at: np.ndarray  # (n,) the first entry of every row that no earlier block had; moves on
+
+    @property
+    def entries(self):
+        """What the loops over the entries of a block ask of it."""
+        A = self.A
+        return A.values, A.columns, self.at, A.offsets[1:], self.start, self.stop
+
+    @property
+    def root_weight(self):
+        return self.A.root_weight[self.start : self.stop]
 
 
-def block_width(covariance):
-    """Samples a block should have, so that it is twice as large as the factors of an `MLR`."""
-    layout = covariance._layout
-    return max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
+def _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T):
+    """``F_leafᵀ D⁻¹ (A - mean root_weightᵀ)`` of the leaves lo:hi and the samples of a block."""
+    pa, pb = int(layout.first_piece[lo]), int(layout.first_piece[hi])
+    R, k = T.shape[1:]
+    whole = pb - pa == hi - lo
+    P = T if whole else np.empty((pb - pa, R, k), F.dtype)
+    off = layout.piece_off[pa : pb + 1]
+    entries = block.entries
+    threads.run(lambda i, j: _loops.sparse_tdot(F, dinv, entries, off, i, j, P),
+                off, 0, pb - pa, block.A.work(int(off[-1] - off[0]), k, R))
+    if not whole:
+        np.add.reduceat(P, layout.first_piece[lo:hi] - pa, axis=0, out=T)
+    _loops.subtract_shift(T, shift[lo:hi], block.root_weight)
 
 
-class StreamedMoments:
-    r"""The E-step of EM on samples of ``x = F z + e``, ``cov(e) = diag(D)``, in one pass.
+def _sparse_outer(block, Z, owner, first, off, V):
+    """``V += A Zᵀ`` on pieces of rows, for a block and Z (leaves, R, k); moves the block on."""
+    entries, k = block.entries, block.stop - block.start
+    threads.run(lambda i, j: _loops.sparse_outer(entries, Z, owner, first, off, i, j, V),
+                off, 0, off.size - 1, block.A.work(int(off[-1] - off[0]), k, V.shape[1]))
 
-    Parameters
-    ----------
-    covariance : MLR
-        Covariance Σ of the n features, on a hierarchy in tree order.
-    samples : iterable of ndarray (n, k), or SparseSamples
-        Blocks of centred samples, one a column, *multiplied by* ``D⁻¹`` (`row_scale`): that is
-        what the products with F and with the posterior means both need.  A block is used up
-        before the next one is asked for.  Sparse samples come as they are.
 
-    Notes
-    -----
-    ``2 n R`` flops a sample for the product with F and as many for the one with the posterior
-    means, two sweeps over the tree; with sparse samples ``2 R`` flops each for every entry that is
-    stored.  The quadratic forms come with the upward sweep, ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``.
+def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
+    """Add the samples of a block: V (without the mean's part), S and `totals`; ``Σ ‖w‖²``.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.moments import StreamedMoments
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.full(3, 0.5))
-    >>> X = np.random.default_rng(0).standard_normal((3, 8))
-    >>> squares = np.square(X).sum(axis=1)
-    >>> by_block = StreamedMoments(A, [X[:, :3] / 0.5, X[:, 3:] / 0.5])
-    >>> F, D = by_block.regress(squares, 8)
-    >>> bool(np.allclose(F, A.posterior(X).regress(squares)[0]))
-    True
+    shift (n_leaves, R, 1) is ``F_leafᵀ D⁻¹ mean``; totals (s,) sums ``root_weight z``.
     """
+    def outer(lo, hi, Z):
+        pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
+        _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
+                      layout.piece_off[pieces.start : pieces.stop + 1], V)
 
-    def __init__(self, covariance, samples):
-        self.covariance = A = covariance
-        layout = A._layout
-        self._cross = np.zeros_like(A._F)
-        self._second = np.zeros((layout.s, layout.R), A.dtype)
-        self._explained = 0.0
-        if layout.R == 0:
-            return
-        if isinstance(samples, SparseSamples):
-            self._add_sparse(samples)
-        else:
-            self._add(samples)
+    W = _up_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
+                 block.stop - block.start, F.dtype, K, layout)
+    quad = _collect(W, K, layout, outer, S)
+    totals += W @ block.root_weight
+    return quad
 
-    def _add(self, blocks):
-        A = self.covariance
-        for P in blocks:
-            self._explained += passes.moments.accumulate(
-                A._F, A._factor[0], P, A._layout, self._cross, self._second)
-        self._cross *= A._d[:, None]
 
-    def _add_sparse(self, samples):
-        A = self.covariance
-        layout = A._layout
-        shift = kernels.leaf.tdot(A._F, np.ascontiguousarray(samples.mean[:, None], A.dtype),
-                                  layout, 0, layout.n_leaves, A._dinv)
-        totals = np.zeros(layout.s, A.dtype)
-        width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
-        for block in samples.blocks(width):
-            self._explained += passes.moments.accumulate_sparse(
-                A._F, A._dinv, A._factor[0], block, shift, layout, self._cross, self._second,
-                totals)
-        passes.moments.subtract_mean(self._cross, samples.mean, totals, layout)
+def subtract_mean(V, mean, totals, layout):
+    """``V_i -= mean_i Σ root_weight z_pathᵀ``: what `accumulate_sparse` left out."""
+    def use(lo, hi, Z):
+        off = layout.leaf_off
+        threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
+                    off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
 
-    def total_inv_quad(self, sums_of_squares):
-        """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
+    _down(np.ascontiguousarray(totals[:, None]), None, layout, use)
 
-        It loses as many digits as D is smaller than the features' variances.
-        """
-        return float(sums_of_squares @ (1 / self.covariance._d.astype(float)) - self._explained)
 
-    def regress(self, sums_of_squares, n_samples, out=None):
-        """Regress the features on their factors: the M-step.
-
-        Parameters
-        ----------
-        sums_of_squares : ndarray, shape (n,)
-        n_samples : float
-            Total weight of the samples.
-        out : (ndarray (n, R), ndarray (n,)), optional
-            C-contiguous arrays to fill.
-
-        Returns
-        -------
-        F : ndarray, shape (n, R)
-            ``F_leaf = V W⁻¹``, ``V = X_leaf Zᵀ``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
-        D : ndarray, shape (n,)
-            ``(diag(X Xᵀ) - rowsum(F ∘ V)) / N``; may reach zero, nothing is clipped.
-        """
-        A = self.covariance
-        F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
-        if A._layout.R == 0:
-            D[:] = sums_of_squares / n_samples
-        else:
-            passes.moments.regress(A._factor[0], self._cross, self._second, sums_of_squares,
-                                    n_samples, A._layout, F, D)
-        return F, D
-
-    def gradient(self, sums_of_squares, n_samples):
-        """Derivatives of the average log-likelihood by the F (n, R) and D (n,) of `covariance`.
-
-        By Fisher's identity those of the expected complete log-likelihood: with
-        ``res_i = (ss_i - 2 F_i·V_i + F_i W F_iᵀ) / N``,
-
-            dF = D⁻¹ (V - F W) / N        dD_i = ½ (res_i / D_i² - 1 / D_i)
-        """
-        A = self.covariance
-        if A._layout.R == 0:
-            d = A._d.astype(float)
-            return np.empty_like(A._F), (
-                (sums_of_squares / n_samples / d - 1) / (2 * d)).astype(A.dtype)
-        return passes.moments.gradient(A._F, A._dinv, A._factor[0], self._cross, self._second,
-                                        sums_of_squares, n_samples, A._layout)
-
-    def precondition(self, G, n_samples):
-        """The change of F by which EM would answer the gradient G (n, R): ``N D G W⁻¹``."""
-        A = self.covariance
-        if A._layout.R == 0:
-            return np.zeros_like(G)
-        change = passes.moments.precondition(G.astype(A.dtype, copy=False), A._d, A._factor[0],
-                                              self._second, n_samples, A._layout)
-        return change.astype(G.dtype, copy=False)
+def sketch_sparse(block, draws, out):
+    """``out += A draws`` for the samples of a block, draws (k, width); moves the block on."""
+    off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
+    _sparse_outer(block, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)

@@ -1,145 +1,126 @@
-"""Data that never sit dense in memory: sparse matrices, row chunks, memory maps.
+"""Data that never sit dense in memory, sparse matrices and row chunks, as sources of EM.
 
-Sources of EM (see `em`).  Beside a sparse matrix, or a chunk, an evaluation holds a small multiple
-of the factors (n, R): a block of ``k = max(2 R, 64)`` samples (n, k), the cross moments V (n, R),
-and what the sweeps need for the s factors of all groups: their factorization and second moments
-(s, R) and their means (s, k).  With few features a block has up to 262,144 numbers.
+Beside a sparse matrix, or a chunk, an evaluation holds a small multiple of the factors (n, R): a
+block of ``k = max(2 R, 64)`` samples (n, k), the cross moments V (n, R), and what the sweeps need
+for the s factors of all groups: their factorization and second moments (s, R) and their means
+(s, k).  With few features a block has up to 262,144 numbers.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 
+from ... import kernels
 from ..._common.labelled import named
-from ..._common.validate import working_dtype
-from ..em import log_likelihood, scaled
-from .complete import CompleteData
-from .moments import SparseSamples, StreamedMoments, block_width, row_scale
-from .rows import Rows, check_enough, check_features, check_varies, check_weights
+from ..._common.typing import FloatArray
+from ...operators.mlr import MLR
+from ...tree.hierarchy import Hierarchy
+from . import _compiled_moments, moments
+from .chunks import Chunks
+from .complete import EveryCell, check_enough, check_varies
+from .protocol import log_likelihood, scaled
 
-__all__ = ["chunked_source", "compress_chunks", "memmap_chunks", "sparse_source"]
+__all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
 
-# Bytes that are read from a memory map at a time.
-READ_BYTES = 16_000_000
-# Samples in a block at least.
+# Columns of a block below which its products are slow, and numbers below which the calls around
+# them take longer than the products.
 LEAST_WIDTH = 64
+LEAST_ITEMS = 262_144
+# Samples of a sparse block at most: products of huge leaves keep a result for each of its pieces.
+LARGEST_SPARSE_WIDTH = 1024
 # Numbers that a sketch of the data has room for at least.
 SKETCH_ITEMS = 262_144
 
 
 class StreamedStep:
-    """The E-step of data that passed by once."""
+    r"""The E-step of samples that pass by once, ``x = F z + e`` with ``cov(e) = diag(D)``.
 
-    def __init__(self, moments, data):
-        self._moments, self._data = moments, data
-        quad = moments.total_inv_quad(data.sums_of_squares)
-        self.loglik = log_likelihood(moments.covariance, quad, data.weight)
+    What it keeps does not grow with the samples: cross moments V (n, R) and the second moments
+    (s, R) of the factors along their paths.  It takes ``2 n R`` flops a sample for the product with
+    F and as many for the one with the posterior means, and two sweeps over the tree; with sparse
+    samples ``2 R`` flops each for every entry that is stored.  The quadratic forms come with the
+    upward sweep, ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``; they lose as many digits as D is smaller than the
+    features' variances.  See `EStep` for its methods.
+    """
+
+    def __init__(self, covariance: MLR, data: "Streamed"):
+        self._sigma, self._data = covariance, data
+        layout = covariance._layout
+        self._cross = np.zeros_like(covariance._F)
+        self._second = np.zeros((layout.s, layout.R), covariance.dtype)
+        explained = 0.0
+        if layout.R:
+            explained = data.accumulate(covariance, self._cross, self._second)
+        quad = float(data.sums_of_squares @ (1 / covariance._d.astype(float)) - explained)
+        self.loglik = log_likelihood(covariance, quad, data.weight)
 
     def update(self, out=None, keep=False):
-        """The M-step: F, D (not clipped) and mean; its moments are kept in any case."""
-        F, D = self._moments.regress(self._data.sums_of_squares, self._data.weight, out)
-        return F, D, self._data.mean
+        """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
+
+        ``D = (diag(X Xᵀ) - rowsum(F ∘ V)) / N`` may reach zero.  The moments are kept in any case.
+        """
+        A, data = self._sigma, self._data
+        F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
+        if A._layout.R:
+            moments.regress(A._factor[0], self._cross, self._second, data.sums_of_squares,
+                            data.weight, A._layout, F, D)
+        else:
+            D[:] = data.variance
+        return F, D, data.mean
 
     def gradient(self, F, D, mean, scale=None, out=None):
-        """Derivatives of the average log-likelihood by the F, D and mean that went in."""
-        dF, dD = self._moments.gradient(self._data.sums_of_squares, self._data.weight)
+        """Derivatives by Fisher's identity; the outcome of `update` is not needed.
+
+        They are those of the expected complete log-likelihood: with
+        ``res_i = (ss_i - 2 F_i·V_i + F_i W F_iᵀ) / N``,
+
+            dF = D⁻¹ (V - F W) / N        dD_i = ½ (res_i / D_i² - 1 / D_i)
+        """
+        A, data = self._sigma, self._data
+        if A._layout.R:
+            dF, dD = moments.gradient(A._F, A._dinv, A._factor[0], self._cross, self._second,
+                                      data.sums_of_squares, data.weight, A._layout)
+        else:
+            d = A._d.astype(float)
+            dF, dD = np.empty_like(A._F), ((data.variance / d - 1) / (2 * d)).astype(A.dtype)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
 
-    def precondition(self, G, shift, scale=None, out=None):
-        """EM's answer to a gradient by F; the mean stays."""
-        return scaled(self._moments.precondition(G, self._data.weight), scale, out), shift
+    def precondition(self, dF, dmean, scale=None, out=None):
+        """``N D dF W⁻¹``, EM's answer to a gradient by F; the mean stays."""
+        A = self._sigma
+        change = np.zeros_like(dF)
+        if A._layout.R:
+            change = moments.precondition(dF.astype(A.dtype, copy=False), A._d, A._factor[0],
+                                          self._second, self._data.weight, A._layout)
+        return scaled(change.astype(dF.dtype, copy=False), scale, out), dmean
 
 
-@dataclass(frozen=True)
-class SparseData:
-    """A sparse matrix as a source of EM: only products with it are taken."""
+class Streamed(EveryCell):
+    """What the sources have in common whose samples pass by."""
 
-    samples: SparseSamples = field(repr=False)
-    n_samples: int  # samples of positive weight
-    weight: float
-    names: tuple | None = None
-    dtype: np.dtype = np.dtype(float)
-    mean_is_free = False
+    n_samples: int
 
-    @property
-    def mean(self):
-        return self.samples.mean
+    def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
+        """Add all samples to the moments V and S under the covariance A; returns ``Σ ‖w‖²``."""
+        raise NotImplementedError
 
-    @property
-    def sums_of_squares(self):
-        return self.samples.sums_of_squares
+    def evaluate(self, covariance: MLR, mean: FloatArray) -> StreamedStep:
+        """The E-step at a covariance: one pass over the samples."""
+        return StreamedStep(covariance, self)
 
-    @property
-    def variance(self):
-        return self.sums_of_squares / self.weight
+    def _sketch_width(self, width):
+        """Columns of a sketch: with few features many, at no cost."""
+        return max(width, SKETCH_ITEMS // self.mean.size)
 
-    def shown(self, features):
-        return np.ones((1, features.size), bool), np.ones(1)
-
-    def start_data(self, width, seed):
-        N, width = self.n_samples, _sketch_width(width, self.mean.size)
-        draw = _draws(width, seed)
-
-        def columns(start, stop):
-            return np.eye(stop - start, N, start) if N <= width else draw(stop - start)
-
-        return _to_variance(self, self.samples.product(columns, min(N, width)))
-
-    def evaluate(self, covariance, mean):
-        return StreamedStep(StreamedMoments(covariance, self.samples), self)
-
-
-@dataclass(frozen=True)
-class ChunkedData:
-    """Row chunks as a source of EM: one pass an evaluation."""
-
-    rows: "Rows" = field(repr=False)
-    place: np.ndarray  # (n,) the position of each feature in tree order
-    sums_of_squares: np.ndarray  # (n,) float64
-    mean: np.ndarray  # (n,)
-    weight: float
-    dtype: np.dtype
-    mean_is_free = False
-
-    @property
-    def n_samples(self):
-        return self.rows.n_samples
-
-    @property
-    def names(self):
-        return self.rows.names
-
-    @property
-    def variance(self):
-        return self.sums_of_squares / self.weight
-
-    def _blocks(self, width, scale):
-        """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
-        for X, _ in self.rows.blocks(width, self.place, self.mean, scale):
-            yield X
-
-    def shown(self, features):
-        return np.ones((1, features.size), bool), np.ones(1)
-
-    def start_data(self, width, seed):
-        n, ones = self.mean.size, np.ones(self.mean.size)
-        width = _sketch_width(width, n)
-        if self.n_samples <= width:
-            return _to_variance(self, next(self._blocks(self.n_samples, ones)))
-        draw = _draws(width, seed)
-        out = np.zeros((n, width))
-        for X in self._blocks(max(width, LEAST_WIDTH), ones):
-            omega = draw(X.shape[1])
-            for a in range(0, n, 4096):  # the product stays in cache
-                out[a : a + 4096] += X[a : a + 4096] @ omega
-        return _to_variance(self, out)
-
-    def evaluate(self, covariance, mean):
-        blocks = self._blocks(block_width(covariance), row_scale(covariance))
-        return StreamedStep(StreamedMoments(covariance, blocks), self)
+    def _to_variance(self, X):
+        """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
+        lengths = np.einsum("ik,ik->i", X, X)
+        X *= np.sqrt(self.n_samples * self.variance / lengths)[:, None]
+        return X
 
 
 def _draws(width, seed):
@@ -152,22 +133,89 @@ def _draws(width, seed):
     return lambda count: rng.standard_normal((count, width)) / math.sqrt(width)
 
 
-def _sketch_width(width, n):
-    """Columns of a sketch: with few features many, at no cost."""
-    return max(width, SKETCH_ITEMS // n)
+# ---------------------------------------------------------------- sparse matrices
 
 
-def _to_variance(data, X):
-    """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
-    lengths = np.einsum("ik,ik->i", X, X)
-    X *= np.sqrt(data.n_samples * data.variance / lengths)[:, None]
-    return X
+class SparseData(Streamed):
+    """``X = A diag(√w) - mean √wᵀ`` for sparse A and weights w, never formed; a `Source`.
+
+    Parameters
+    ----------
+    A : scipy.sparse.csr_array, shape (n, N)
+        One feature a row in tree order, one sample a column; indices sorted, no duplicates.
+        Its values are overwritten by the weighted ones.
+    weights : ndarray, shape (N,)
+        Positive weights of the samples.
+    center : bool
+        Whether `mean` is the weighted mean of the features, or zero.
+    dtype : dtype
+        Of the data.
+
+    Attributes
+    ----------
+    low, high : ndarray, shape (n,)
+        Range of the features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse
+    >>> from mlrops.factor.estep.streamed import SparseData
+    >>> A = scipy.sparse.csr_array([[0, 3.0, 0], [2.0, 0, 4.0]])
+    >>> X = SparseData(A, np.ones(3), True, np.dtype(float))
+    >>> X.mean, X.sums_of_squares
+    (array([1., 2.]), array([6., 8.]))
+    >>> X.product(lambda start, stop: np.eye(3)[start:stop], 3)
+    array([[-1.,  2., -1.], [ 0., -2.,  2.]])
+    """
+
+    def __init__(self, A, weights, center, dtype):
+        n, self.n_samples = A.shape
+        self.dtype, self.weight = dtype, float(weights.sum())
+        self._rows = moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
+        self.mean, self.low, self.high = np.zeros((3, n))
+        self.sums_of_squares = np.empty(n)
+        _compiled_moments.sparse_describe(
+            A.data, A.indices, A.indptr, weights, weights.sum(), center, 0, n, self.mean,
+            self.sums_of_squares, self.low, self.high)
+        A.data *= self._rows.root_weight[A.indices]
+
+    def start_data(self, width: int, seed: int | None) -> FloatArray:
+        """The samples if they are few, else a sketch of them."""
+        N, width = self.n_samples, self._sketch_width(width)
+        draw = _draws(width, seed)
+
+        def columns(start, stop):
+            return np.eye(stop - start, N, start) if N <= width else draw(stop - start)
+
+        return self._to_variance(self.product(columns, min(N, width)))
+
+    def product(self, draw, width):
+        """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
+        out, total = np.zeros((self.mean.size, width)), np.zeros(width)
+        for block in self._rows.blocks(LARGEST_SPARSE_WIDTH):
+            omega = np.ascontiguousarray(draw(block.start, block.stop))
+            moments.sketch_sparse(block, omega, out)
+            total += block.root_weight @ omega
+        out -= self.mean[:, None] * total
+        return out
+
+    def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
+        """Add all samples, block by block, from left to right."""
+        layout, explained = A._layout, 0.0
+        shift = kernels.leaf.tdot(A._F, np.ascontiguousarray(self.mean[:, None], A.dtype),
+                                  layout, 0, layout.n_leaves, A._dinv)
+        totals = np.zeros(layout.s, A.dtype)
+        width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
+        for block in self._rows.blocks(width):
+            explained += moments.accumulate_sparse(
+                A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
+        moments.subtract_mean(V, self.mean, totals, layout)
+        return explained
 
 
-# ---------------------------------------------------------------- sources
-
-
-def sparse_source(Y, hierarchy, center, weights=None, names=None):
+def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArray | None = None,
+                  names: Sequence[str] | None = None, dtype: Any = float) -> SparseData:
     """A sparse matrix as a source.
 
     Parameters
@@ -179,20 +227,17 @@ def sparse_source(Y, hierarchy, center, weights=None, names=None):
     center : bool
         Take off the means, implicitly.  Where they are large beside the standard deviations,
         products lose as many digits as the means are larger.
-    weights : array_like, shape (N,), optional
+    weights : ndarray, shape (N,), optional
         Non-negative; samples of weight 0 are left out.
     names : sequence of str, optional
         Names of the features, for errors.
-
-    Returns
-    -------
-    SparseData
+    dtype : dtype, optional
+        Of the results.
 
     Raises
     ------
-    ValueError, TypeError
-        NaN or infinity, constant features, fewer than 2 samples, shapes that do not fit, complex
-        or non-numeric data.
+    ValueError
+        NaN or infinity, constant features, fewer than 2 samples.
 
     Notes
     -----
@@ -211,17 +256,11 @@ def sparse_source(Y, hierarchy, center, weights=None, names=None):
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=source.variance)
     >>> F, D, mean = source.evaluate(A, source.mean).update()
     """
-    N, n = Y.shape
-    dtype = working_dtype(Y.dtype, "Y")
-    names = None if names is None else tuple(names)
-    check_features(n, hierarchy, "Y", Y.shape)
-    weights, n_samples = check_weights(weights, N), N
     A = scipy.sparse.csc_array(Y, dtype=np.float64, copy=True)
     if weights is None:
-        weights = np.ones(N)
+        weights = np.ones(Y.shape[0])
     elif (weights == 0).any():
         A, weights = A[np.flatnonzero(weights)], weights[weights > 0]
-        n_samples = weights.size
     A.sum_duplicates()
     bad = np.flatnonzero(~np.isfinite(A.data))
     if bad.size:
@@ -230,15 +269,66 @@ def sparse_source(Y, hierarchy, center, weights=None, names=None):
             f"Y must be finite, got NaN or infinity in {bad.size} of its {A.nnz} stored entries"
             f" (feature {named(columns, names)})"
         )
-    check_enough(n_samples)
+    check_enough(A.shape[0])
     A = A[:, hierarchy.permutation].T.tocsr()
     A.sort_indices()
-    samples = SparseSamples(A, np.sqrt(weights), center)
-    check_varies(samples.low, samples.high, hierarchy.permutation, names)
-    return SparseData(samples, n_samples, float(weights.sum()), names, dtype)
+    source = SparseData(A, weights, center, np.dtype(dtype))
+    check_varies(source.low, source.high, hierarchy.permutation, names)
+    return source
 
 
-def chunked_source(chunks, hierarchy, center, weights=None, names=None, dtype=None):
+# ---------------------------------------------------------------- chunks of rows
+
+
+@dataclass(frozen=True)
+class ChunkedData(Streamed):
+    """Row chunks as a `Source` of EM: one pass an evaluation."""
+
+    chunks: Chunks = field(repr=False)
+    place: np.ndarray  # (n,) the position of each feature in tree order
+    sums_of_squares: FloatArray  # (n,) float64
+    mean: FloatArray  # (n,)
+    n_samples: int
+    weight: float
+    dtype: np.dtype
+    names: tuple[str, ...] | None = None
+
+    def _blocks(self, width, scale):
+        """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
+        for X, _ in self.chunks.blocks(width, self.place, self.mean, scale):
+            yield X
+
+    def start_data(self, width: int, seed: int | None) -> FloatArray:
+        """The samples if they are few, else a sketch of them."""
+        n, ones = self.mean.size, np.ones(self.mean.size)
+        width = self._sketch_width(width)
+        if self.n_samples <= width:
+            return self._to_variance(next(self._blocks(self.n_samples, ones)))
+        draw = _draws(width, seed)
+        out = np.zeros((n, width))
+        for X in self._blocks(max(width, LEAST_WIDTH), ones):
+            omega = draw(X.shape[1])
+            for a in range(0, n, 4096):  # the product stays in cache
+                out[a : a + 4096] += X[a : a + 4096] @ omega
+        return self._to_variance(out)
+
+    def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
+        """Add all samples, block by block.
+
+        Samples come multiplied by D⁻¹, which is what the products with F and with the posterior
+        means both need.  A block is about twice as large as the factors.
+        """
+        layout, explained = A._layout, 0.0
+        width = max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
+        for P in self._blocks(width, 1 / A._d.astype(np.float64)):
+            explained += moments.accumulate(A._F, A._factor[0], P, layout, V, S)
+        V *= A._d[:, None]
+        return explained
+
+
+def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
+                   weights: FloatArray | None = None, names: Sequence[str] | None = None,
+                   dtype: Any = None) -> ChunkedData:
     """Chunks of rows as a source: the data pass by once now, and once an evaluation.
 
     Parameters
@@ -282,105 +372,7 @@ def chunked_source(chunks, hierarchy, center, weights=None, names=None, dtype=No
     >>> source.mean
     array([1., 3.])
     """
-    rows = Rows(chunks, hierarchy, weights, names)
-    mean, squares, dtype = rows.describe(dtype, center)
-    return ChunkedData(rows, hierarchy._position, hierarchy._gather(squares),
-                       hierarchy._gather(mean), rows.weight, dtype)
-
-
-def compress_chunks(chunks, hierarchy, center, weights=None, names=None, dtype=None):
-    """Replace samples in row chunks by the n rows of the triangular factor of their QR.
-
-    One pass, also over an iterator that can be used only once; about ``6 n²`` numbers of memory
-    and ``3 n²`` flops a sample.  Parameters and errors as in `chunked_source`.
-
-    Returns
-    -------
-    CompleteData
-        With the same ``X Xᵀ`` as the data: every EM iterate stays the same.
-
-    Notes
-    -----
-    The factor is updated block by block, ``R ← qr([R; block])``.  A first column of ones takes up
-    the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori,
-    M. Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.streamed import compress_chunks
-    >>> Y = np.random.default_rng(0).standard_normal((1000, 3))
-    >>> data = compress_chunks(iter(np.array_split(Y, 7)), Hierarchy.flat(3), center=True)
-    >>> data.X.shape, data.n_samples
-    ((3, 3), 1000)
-    >>> bool(np.allclose(data.X @ data.X.T / 1000, np.cov(Y.T, bias=True)))
-    True
-    """
-    rows = Rows(chunks, hierarchy, weights, names, once=True)
-    n, width = hierarchy.n, max(2 * hierarchy.n, LEAST_WIDTH)
-    low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    shift = np.zeros(n)
-    ones = 1 if center else 0
-    stack = np.empty((n + ones + width, ones + n))
-    above = filled = 0
-
-    def reduce():
-        """Number of rows that the triangular factor of those in the stack has."""
-        R = scipy.linalg.qr(stack[: above + filled], mode="r", check_finite=False)[0][: n + ones]
-        stack[: len(R)] = R
-        return len(R)
-
-    for at, piece, weight in rows.pieces(width, first=True):
-        if above == filled == 0 and center:
-            shift = np.ascontiguousarray(piece).mean(axis=0, dtype=np.float64)
-        np.minimum(low, piece.min(axis=0), out=low)
-        np.maximum(high, piece.max(axis=0), out=high)
-        root = np.sqrt(weight)[:, None]
-        block = stack[above + at : above + at + len(piece)]
-        block[:, :ones] = root
-        np.multiply(piece - shift, root, out=block[:, ones:])
-        filled = at + len(piece)
-        if filled == width:
-            above, filled = reduce(), 0
-    if filled:
-        above = reduce()
-    rows.check_first_pass(low, high)
-    dtype = rows.dtype if dtype is None else working_dtype(dtype)
-    X = np.ascontiguousarray(hierarchy._gather(stack[ones:above, ones:].T))
-    mean = shift + stack[0, 1:] / stack[0, 0] if center else shift
-    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean),
-                        rows.n_samples, rows.weight, names=rows.names, dtype=dtype)
-
-
-class memmap_chunks:
-    """The rows of an array on disk, some at a time: chunks for `chunked_source`.
-
-    Parameters
-    ----------
-    Y : numpy.memmap or any array that can be sliced, shape (N, n)
-    rows : int, optional
-        Rows that are read at a time; default 16 MB.
-
-    Notes
-    -----
-    Rows are read in order, which on disk is sequential for C-contiguous arrays.  Pages of a map
-    that have been read belong to the operating system, which drops them when memory gets short.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.factor.estep.streamed import memmap_chunks
-    >>> [chunk.shape for chunk in memmap_chunks(np.zeros((5, 2)), rows=2)]
-    [(2, 2), (2, 2), (1, 2)]
-    """
-
-    def __init__(self, Y, rows=None):
-        if len(Y.shape) != 2:
-            raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
-        self._Y = Y
-        self._rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
-
-    def __iter__(self):
-        for start in range(0, self._Y.shape[0], self._rows):
-            yield self._Y[start : start + self._rows]
+    read = Chunks(chunks, hierarchy, weights, names, dtype=dtype)
+    mean, squares = read.describe(center)
+    return ChunkedData(read, hierarchy._position, hierarchy._gather(squares),
+                       hierarchy._gather(mean), read.n_samples, read.weight, read.dtype, read.names)

@@ -1,7 +1,11 @@
-"""What the arguments of a `GeneralMLR` have to be: two trees of one shape, factors that fit."""
+"""Checks of the arguments of a `GeneralMLR`: two trees of one shape, and factors that fit them."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ..._common.typing import FloatArray, Indices, IntArray, Real
 from ..._common.validate import as_finite, refuse_masked
 from ..._common.wording import counted, name_some
 from ...tree.hierarchy import Hierarchy
@@ -9,7 +13,7 @@ from ...tree.hierarchy import Hierarchy
 __all__ = ["as_indices", "check_pair", "check_sides", "mirrored"]
 
 
-def check_pair(rows, cols):
+def check_pair(rows: Hierarchy, cols: Hierarchy) -> None:
     """Two hierarchies of one shape, or an error that names the first level and group that differ.
 
     Raises
@@ -45,16 +49,17 @@ def check_pair(rows, cols):
             raise ValueError(f"rows and cols must be trees of one shape: {where}")
 
 
-def check_sides(rows, cols, left, right):
+def check_sides(rows: Hierarchy, cols: Hierarchy, left: Sequence[Real],
+                right: Sequence[Real]) -> list[list[FloatArray]]:
     """The factors as two lists of finite arrays, one a level, of matching widths."""
-    sides = []
-    for h, side, name in ((rows, left, "left"), (cols, right, "right")):
-        if isinstance(side, np.ndarray) and side.ndim == 2:
+    sides: list[Any] = []
+    for h, given, name in ((rows, left, "left"), (cols, right, "right")):
+        if isinstance(given, np.ndarray) and given.ndim == 2:
             raise TypeError(
                 f"{name} must be a sequence of {counted(h.n_levels, 'array')} ({h.n}, r_l), one a"
-                f" level, got one array of shape {side.shape}; see GeneralMLR.from_compact"
+                f" level, got one array of shape {given.shape}; see GeneralMLR.from_compact"
             )
-        side = list(side)
+        side: list[Any] = list(given)
         if len(side) != h.n_levels:
             raise ValueError(f"{name} must hold one array a level ({h.n_levels}), got {len(side)}")
         for level, f in enumerate(side):
@@ -71,7 +76,7 @@ def check_sides(rows, cols, left, right):
     return sides
 
 
-def mirrored(B, C):
+def mirrored(B: FloatArray, C: FloatArray) -> int | None:
     """1 where C equals B, 0 where it does up to the signs of columns, else None.
 
     Either proves ``Σ B_l C_lᵀ`` on equal trees to be symmetric.
@@ -85,7 +90,7 @@ def mirrored(B, C):
     return int(equal.all())
 
 
-def as_indices(which, n, name, ndim=None):
+def as_indices(which: Indices | slice, n: int, name: str, ndim: int | None = None) -> IntArray:
     """Integers 0 to n - 1 from a slice or an array of integers; negative ones count from the end.
 
     Raises

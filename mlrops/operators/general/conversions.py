@@ -35,24 +35,44 @@ def _mlr(h, ranks, F, d):
     return MLR._from_tree(without_finest(h), ranks, F, d)
 
 
-def to_mlr(A: "GeneralMLR", tol: float | None) -> MLR:
-    """See `GeneralMLR.to_mlr`."""
-    if isinstance(A._equal_to, MLR):
-        return A._equal_to
-    h, last = A.rows, A.rows.n_levels - 1
-    if h != A.cols:
+def to_mlr(self: "GeneralMLR", tol: float | None = None) -> MLR:
+    """The same matrix as an `MLR`, where it is one.
+
+    Parameters
+    ----------
+    tol : float, optional
+        Unsymmetry and negative eigenvalues of a block, relative to its norm, that are taken
+        for rounding; default ``100 |group| eps``.
+
+    Returns
+    -------
+    MLR
+        With the symmetric factors ``block = F_g F_gᵀ`` of each block; D is the finest level, of
+        single features.
+
+    Raises
+    ------
+    ValueError
+        Rows and columns have different hierarchies, the finest level is not one of single
+        features, or a block is not symmetric positive semidefinite; the message names level
+        and group.
+    """
+    if isinstance(self._equal_to, MLR):
+        return self._equal_to
+    h, last = self.rows, self.rows.n_levels - 1
+    if h != self.cols:
         raise ValueError("to_mlr: rows and columns must have one hierarchy; these two differ")
-    if not A._levels.of_singles():
+    if not self._levels.of_singles():
         sizes = h.group_sizes(last)
         g = int(np.argmax(sizes > 1))
         raise ValueError(
             f"to_mlr: the finest level must be one of single features, to be D; group {g} of level"
             f" {last} has {sizes[g]} (add a positive Diagonal first)"
         )
-    d = as_positive(h._scatter(A._levels.merged().d), "to_mlr: the diagonal level")
-    levels = [_symmetric_factors(A, level, tol) for level in range(last)]
-    F = np.hstack([np.zeros((h.n, 0), A.dtype), *levels])
-    return _mlr(h, A.ranks[:-1], F, h._gather(d))
+    d = as_positive(h._scatter(self._levels.merged().d), "to_mlr: the diagonal level")
+    levels = [_symmetric_factors(self, level, tol) for level in range(last)]
+    F = np.hstack([np.zeros((h.n, 0), self.dtype), *levels])
+    return _mlr(h, self.ranks[:-1], F, h._gather(d))
 
 
 def _symmetric_factors(A, level, tol):
@@ -96,20 +116,41 @@ def _triples(A, level):
     return *kernels.paired.singular_blocks(B, C, row_off, col_off), False
 
 
-def compress(A: "GeneralMLR", ranks: Ranks | None, tol: float | None) -> tuple[Levels, bool]:
-    """See `GeneralMLR.compress`; the levels, and whether their sum is symmetric."""
-    L = A.rows.n_levels
+def compress(self: "GeneralMLR", ranks: Ranks | None = None,
+             tol: float | None = None) -> "GeneralMLR":
+    """Lower the ranks: truncate the block of every group to its leading singular triples.
+
+    Parameters
+    ----------
+    ranks : int or sequence of int, optional
+        Largest rank to keep at each level (one number for all levels, or one a level).
+    tol : float, optional
+        Keep a triple where its singular value exceeds `tol` times the largest of its block.
+        Default ``max(|group|) eps`` when `ranks` is None: removes only what rounding put there.
+
+    Returns
+    -------
+    GeneralMLR
+        On the same hierarchies.  Each level's own block is the best approximation of its rank
+        in the Frobenius norm, the other levels as they are; the sum over levels need not be.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Not a rank for each level, negative ranks or `tol`.
+    """
+    L = self.rows.n_levels
     largest: Any = ranks
     if ranks is not None:
-        largest = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, A.rows)
+        largest = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, self.rows)
     if tol is not None and not 0 <= tol < np.inf:
         raise ValueError(f"tol must be finite and non-negative, got {tol}")
-    eps = np.finfo(A.dtype).eps
+    eps = np.finfo(self.dtype).eps
     sides: tuple[list[Any], list[Any]] = [], []
-    widths, symmetric = [], A.symmetric
+    widths, symmetric = [], self.symmetric
     for level in range(L):
-        *factors, sigma, mirrored = _triples(A, level)
-        sizes = [np.diff(h.boundaries[level]) for h in (A.rows, A.cols)]
+        *factors, sigma, mirrored = _triples(self, level)
+        sizes = [np.diff(h.boundaries[level]) for h in (self.rows, self.cols)]
         cut = tol if tol is not None else (
             0.0 if ranks is not None else eps * np.maximum(*sizes)[:, None])
         keep = sigma > cut * sigma[:, :1]
@@ -119,5 +160,5 @@ def compress(A: "GeneralMLR", ranks: Ranks | None, tol: float | None) -> tuple[L
         for side, X, counts in zip(sides, factors, sizes, strict=True):
             side.append((X * np.repeat(keep, counts, axis=0))[:, : widths[-1]])
     B = np.hstack(sides[0])
-    C = B if A._C is A._B else np.hstack(sides[1])
-    return Levels(A.rows, A.cols, tuple(widths), B, C), symmetric
+    C = B if self._C is self._B else np.hstack(sides[1])
+    return self._of(Levels(self.rows, self.cols, tuple(widths), B, C), symmetric)

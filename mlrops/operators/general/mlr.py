@@ -1,24 +1,30 @@
 """`GeneralMLR`: a multilevel low rank matrix without symmetry, rectangular or square."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ... import kernels
 from ..._common.cached import cached_property
+from ..._common.typing import FloatArray, Ranks, Real
 from ..._common.validate import as_finite, as_real, read_only
+from ...tree.hierarchy import Hierarchy
 from ..base import StructuredOperator
 from ..mlr import MLR, check_ranks
 from ..refine import refined
 from ..rules import rule
 from . import conversions
-from . import entries as general_entries
+from . import entries as parts
+from . import solve as solving
 from .checks import check_pair, check_sides, mirrored
 from .levels import Levels
-from .solve import ExpandedLU, lstsq
+from .stored import StoredGeneral
 
 __all__ = ["GeneralMLR"]
 
 
-class GeneralMLR(StructuredOperator):
+class GeneralMLR(StoredGeneral, StructuredOperator):
     r"""General multilevel low rank matrix :math:`A = \sum_l B_l C_l^T`, m×n.
 
     The rows and the columns each have a hierarchy, the two trees of one shape.  Group g of a level
@@ -106,7 +112,8 @@ class GeneralMLR(StructuredOperator):
     <4x4 GeneralMLR, groups (1, 2), ranks (2, 1), float64>
     """
 
-    def __init__(self, rows, cols, left, right):
+    def __init__(self, rows: Hierarchy, cols: Hierarchy, left: Sequence[Real],
+                 right: Sequence[Real]) -> None:
         check_pair(rows, cols)
         left, right = check_sides(rows, cols, left, right)
         dtype = np.result_type(*left, *right)
@@ -115,10 +122,8 @@ class GeneralMLR(StructuredOperator):
         self._adopt(rows, cols, [f.shape[1] for f in left], B, C)
 
     def _adopt(self, rows, cols, ranks, B, C, symmetric=False, equal_to=None):
-        """Set up from compact arrays in tree order that belong to us.
-
-        `symmetric` is a proof; `equal_to` an operator with a direct solve that is equal to this.
-        """
+        # Compact arrays in tree order that belong to us; `symmetric` is a proof, `equal_to` an
+        # operator with a direct solve that is equal to this.
         B, C = np.ascontiguousarray(B), np.ascontiguousarray(C)
         signs = mirrored(B, C) if rows == cols else None
         if signs == 1:
@@ -135,21 +140,23 @@ class GeneralMLR(StructuredOperator):
             positive_definite=getattr(equal_to, "positive_definite", False))
 
     @classmethod
-    def _from_tree(cls, rows, cols, ranks, B, C, symmetric=False, equal_to=None):
+    def _from_tree(cls, rows: Hierarchy, cols: Hierarchy, ranks: Sequence[int], B: FloatArray,
+                   C: FloatArray, symmetric: bool = False, equal_to: Any = None) -> "GeneralMLR":
         """Wrap arrays whose rows are in tree order; no copy, no checks."""
         self = cls.__new__(cls)
         self._adopt(rows, cols, ranks, B, C, symmetric, equal_to)
         return self
 
     @classmethod
-    def _of(cls, levels, symmetric=False, equal_to=None):
+    def _of(cls, levels: Levels, symmetric: bool = False, equal_to: Any = None) -> "GeneralMLR":
         """The matrix of these levels; their diagonal, if any, is the finest level."""
         levels = levels.with_diagonal_level()
         levels = levels.astype(np.result_type(levels.B, levels.C))
         return cls._from_tree(*levels[:5], symmetric, equal_to)
 
     @classmethod
-    def from_compact(cls, rows, cols, ranks, B, C, *, copy=True, check_finite=True):
+    def from_compact(cls, rows: Hierarchy, cols: Hierarchy, ranks: Ranks, B: Real, C: Real, *,
+                     copy: bool = True, check_finite: bool = True) -> "GeneralMLR":
         """Build from one array of all left factors and one of all right ones.
 
         Parameters
@@ -177,22 +184,22 @@ class GeneralMLR(StructuredOperator):
             As `GeneralMLR`.
         """
         check_pair(rows, cols)
-        ranks = check_ranks(ranks, rows)
+        widths = check_ranks(ranks, rows)
         check = as_finite if check_finite else as_real
-        B, C = check(B, "B", ndim=2), check(C, "C", ndim=2)
-        for X, h, name, size in ((B, rows, "B", "m"), (C, cols, "C", "n")):
-            if X.shape != (h.n, sum(ranks)):
-                raise ValueError(f"{name} must have shape ({size}, R) = {(h.n, sum(ranks))},"
+        left, right = check(B, "B", ndim=2), check(C, "C", ndim=2)
+        for X, h, name, size in ((left, rows, "B", "m"), (right, cols, "C", "n")):
+            if X.shape != (h.n, sum(widths)):
+                raise ValueError(f"{name} must have shape ({size}, R) = {(h.n, sum(widths))},"
                                  f" got {X.shape}")
-        dtype = np.result_type(B, C)
-        B, C = (
+        dtype = np.result_type(left, right)
+        left, right = (
             (read_only if copy and h._in_order else np.ascontiguousarray)(
                 h._gather(X.astype(dtype, copy=False)))
-            for X, h in ((B, rows), (C, cols)))
-        return cls._from_tree(rows, cols, ranks, B.view(), C.view())
+            for X, h in ((left, rows), (right, cols)))
+        return cls._from_tree(rows, cols, widths, left.view(), right.view())
 
     @classmethod
-    def from_mlr(cls, A):
+    def from_mlr(cls, A: MLR) -> "GeneralMLR":
         """The same matrix as `A`, an `MLR`: its D becomes a finest level of single features.
 
         Parameters
@@ -215,69 +222,45 @@ class GeneralMLR(StructuredOperator):
         h = A.hierarchy
         return cls._of(Levels(h, h, A.ranks, A._F, A._F, A._d), True)
 
-    def to_mlr(self, tol=None):
-        """The same matrix as an `MLR`, where it is one.
-
-        Parameters
-        ----------
-        tol : float, optional
-            Unsymmetry and negative eigenvalues of a block, relative to its norm, that are taken
-            for rounding; default ``100 |group| eps``.
-
-        Returns
-        -------
-        MLR
-            With the symmetric factors ``block = F_g F_gᵀ`` of each block; D is the finest level, of
-            single features.
-
-        Raises
-        ------
-        ValueError
-            Rows and columns have different hierarchies, the finest level is not one of single
-            features, or a block is not symmetric positive semidefinite; the message names level
-            and group.
-        """
-        return conversions.to_mlr(self, tol)
-
     # ---------------------------------------------------------------- what it is made of
 
     @property
-    def rows(self):
+    def rows(self) -> Hierarchy:
         """The Hierarchy of the rows."""
         return self._rows
 
     @property
-    def cols(self):
+    def cols(self) -> Hierarchy:
         """The Hierarchy of the columns."""
         return self._cols
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
         """Rank of each level, tuple of L int."""
         return self._ranks
 
     @cached_property
-    def B(self):
+    def B(self) -> FloatArray:
         """Compact left factors (m, R), coarsest level first, in the order of the rows."""
         return _shown(self._rows, self._B)
 
     @cached_property
-    def C(self):
+    def C(self) -> FloatArray:
         """Compact right factors (n, R), in the order of the columns; read-only like `B`."""
         return self.B if self._C is self._B else _shown(self._cols, self._C)
 
     @property
-    def left(self):
+    def left(self) -> list[FloatArray]:
         """List of L read-only arrays (m, r_l), in the order of the rows."""
         return self._levels.of_level(self.B)
 
     @property
-    def right(self):
+    def right(self) -> list[FloatArray]:
         """List of L read-only arrays (n, r_l), in the order of the columns."""
         return self._levels.of_level(self.C)
 
     @property
-    def storage(self):
+    def storage(self) -> int:
         """Numbers in the factors, (m + n) R (int)."""
         return sum(self.shape) * self._B.shape[1]
 
@@ -297,7 +280,7 @@ class GeneralMLR(StructuredOperator):
 
     @property
     def _known_form(self):
-        """What cannot be seen from the factors of the operator that this one is equal to."""
+        """The operator that this one is equal to, where its factors do not show it."""
         seen = isinstance(self._equal_to, MLR) and self._C is self._B
         return None if seen else self._equal_to
 
@@ -315,57 +298,22 @@ class GeneralMLR(StructuredOperator):
     # ---------------------------------------------------------------- products
 
     def _mul(self, x):
-        return _transfer(self._rows, self._cols, self._B, self._C, self._layouts, x)
+        return _transfer(self._levels, self._layouts, x)
 
     def _rmul(self, x):
-        return _transfer(self._cols, self._rows, self._C, self._B, self._layouts[::-1], x)
+        return _transfer(self._levels.T, self._layouts[::-1], x)
 
     def _transpose(self):
         known = None if self._equal_to is None else self._equal_to.T
         return GeneralMLR._from_tree(
             self._cols, self._rows, self._ranks, self._C, self._B, equal_to=known)
 
-    # ---------------------------------------------------------------- entries
+    # ---------------------------------------------------------------- entries and conversions
 
-    def entries(self, i, j):
-        """The entries ``A[i, j]`` of pairs of indices.
+    entries, block, norm = parts.entries, parts.block, parts.norm
+    to_mlr, compress = conversions.to_mlr, conversions.compress
 
-        Parameters
-        ----------
-        i, j : array_like of int, any shapes that broadcast to one
-            Rows and columns; negative ones count from the end.
-
-        Returns
-        -------
-        ndarray, shape that of the pairs
-
-        Raises
-        ------
-        IndexError
-            Out of range.
-        """
-        return general_entries.entries(self, i, j)
-
-    def block(self, rows=slice(None), cols=slice(None)):
-        """The dense submatrix of some rows and columns; no other entry is formed.
-
-        Parameters
-        ----------
-        rows, cols : slice or array_like of int, shapes (a,) and (b,)
-            In the order wanted, repetitions allowed; negative ones count from the end.
-
-        Returns
-        -------
-        ndarray, shape (a, b)
-
-        Raises
-        ------
-        IndexError, TypeError
-            Out of range, or not integers; masks are not taken.
-        """
-        return general_entries.block(self, rows, cols)
-
-    def toarray(self):
+    def toarray(self) -> FloatArray:
         """The dense matrix, shape (m, n).  The only method that forms it."""
         dense = kernels.paired.assemble(
             self._B, self._C, self._columns, self._rows.boundaries, self._cols.boundaries)
@@ -376,22 +324,13 @@ class GeneralMLR(StructuredOperator):
         i = np.arange(min(self.shape))
         return self.entries(i, i)
 
-    def norm(self):
-        """Frobenius norm, from Gram matrices of the factors (float).
-
-        Notes
-        -----
-        ``‖A‖² = Σ tr(B_hᵀ B_g C_gᵀ C_h)`` over pairs of nested groups g ⊇ h, restricted to the rows
-        and columns of h; in float64.  Exact but for rounding: where levels cancel, the absolute
-        error is √eps times the norm of the levels apart.
-        """
-        return general_entries.norm(self)
-
     # ---------------------------------------------------------------- factor, then apply
+
+    lstsq = solving.lstsq
 
     @cached_property
     def _own_lu(self):
-        return ExpandedLU(self)
+        return solving.ExpandedLU(self)
 
     @property
     def _lu(self):
@@ -424,72 +363,6 @@ class GeneralMLR(StructuredOperator):
     def _inv_quad(self, x):
         return self._equal_to.inv_quad(x)
 
-    def lstsq(self, b, *, damp=0.0, atol=1e-10, btol=1e-10, max_iter=None, x0=None):
-        """Least squares solution of ``A x = b`` by LSMR: products with A and Aᵀ only.
-
-        Parameters
-        ----------
-        b : array_like, shape (m,) or (m, k)
-        damp : float, optional
-            Minimize ``‖A x - b‖² + damp² ‖x‖²``.
-        atol, btol : float, optional
-            Stop where ``‖Aᵀr‖ <= atol ‖A‖ ‖r‖`` or ``‖r‖ <= btol ‖b‖ + atol ‖A‖ ‖x‖``.
-        max_iter : int, optional
-            Products with A; default ``4 min(m, n) + 100``.
-        x0 : array_like, shape (n,) or (n, k), optional
-            Where to start.
-
-        Returns
-        -------
-        x : ndarray, shape (n,) or (n, k)
-            From the zero start the solution of least norm.
-        info : LstsqInfo
-            ``converged, n_iter, residual_norm, gradient_norm, condition, reason``; a list of them
-            for (m, k).
-
-        Raises
-        ------
-        ValueError, TypeError
-            `b` or `x0` of another shape, with NaN or infinity, or complex.
-
-        Warns
-        -----
-        ConvergenceWarning
-            `max_iter` was reached, or the condition number is beyond the precision.
-
-        References
-        ----------
-        D. Fong, M. Saunders, "LSMR: an iterative algorithm for sparse least-squares problems",
-        2011.
-        """
-        return lstsq(self, b, damp, atol, btol, max_iter, x0)
-
-    # ---------------------------------------------------------------- lower ranks
-
-    def compress(self, ranks=None, tol=None):
-        """Lower the ranks: truncate the block of every group to its leading singular triples.
-
-        Parameters
-        ----------
-        ranks : int or sequence of int, optional
-            Largest rank to keep at each level (one number for all levels, or one a level).
-        tol : float, optional
-            Keep a triple where its singular value exceeds `tol` times the largest of its block.
-            Default ``max(|group|) eps`` when `ranks` is None: removes only what rounding put there.
-
-        Returns
-        -------
-        GeneralMLR
-            On the same hierarchies.  Each level's own block is the best approximation of its rank
-            in the Frobenius norm, the other levels as they are; the sum over levels need not be.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Not a rank for each level, negative ranks or `tol`.
-        """
-        return GeneralMLR._of(*conversions.compress(self, ranks, tol))
-
     def __repr__(self):
         m, n = self.shape
         return (f"<{m}x{n} GeneralMLR, groups {self._rows.group_counts}, ranks {self._ranks},"
@@ -503,7 +376,8 @@ def _shown(hierarchy, X):
     return X
 
 
-def _transfer(rows, cols, B, C, layouts, x):
+def _transfer(levels, layouts, x):
+    rows, cols, _, B, C, _ = levels
     if B.shape[1] == 0 or x.size == 0:
         return np.zeros((rows.n, *x.shape[1:]), B.dtype)
     t = np.ascontiguousarray(cols._gather(x).reshape(cols.n, -1))

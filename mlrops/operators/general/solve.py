@@ -12,7 +12,7 @@ the leaf, then nearby, where those are not much too small.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,17 +21,24 @@ from scipy.sparse.linalg import LinearOperator, lsmr, onenormest, splu
 
 from ... import kernels
 from ..._common.convergence import ConvergenceWarning
+from ..._common.deprecated import renamed_options
+from ..._common.typing import FloatArray, Real
 from ..._common.validate import as_finite
 from ..._common.wording import counted
-from ..elementary import Permutation
+from ..expanded import spread_out
+from ..permutation import Permutation
+
+if TYPE_CHECKING:
+    from .mlr import GeneralMLR
 
 __all__ = ["ExpandedLU", "LstsqInfo", "lstsq"]
 
-# Scale of the factor rows of the finest level, its decrease from level to level, the smallest.
+# Factor rows are scaled by SHARED_ROW at the finest level, by COARSER_ROW more at each coarser one,
+# and by LEAST_ROW at the least.
 SHARED_ROW = 1e-2
 COARSER_ROW = 0.3
 LEAST_ROW = 1e-6
-# Passes of equilibration: each takes the square root of what is left to do.
+# Number of passes of equilibration; each one removes half of the remaining exponents.
 PASSES = 12
 
 
@@ -59,15 +66,6 @@ def _blocks(A, level):
                np.broadcast_to(cols[:, None, :], block.shape).ravel(), block.ravel())
 
 
-def _spread(X, offsets, first):
-    """COO triplets of spread-out factors: position, ``first + group r + column``, value."""
-    r = X.shape[1]
-    group = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
-    where = first + group[:, None] * r + np.arange(r)
-    position = np.broadcast_to(np.arange(len(X))[:, None], X.shape)
-    return position.ravel(), where.ravel(), X.astype(np.float64).ravel()
-
-
 def _order(A, levels):
     """Ranks in the elimination order of x, then of z level by level; tree positions and groups."""
     paths, L = A.cols._paths, A.cols.n_levels
@@ -87,14 +85,15 @@ def _expand(A):
     m = A.shape[0]
     dense = _multiplied_out(A)
     levels = [level for level, r in enumerate(A.ranks) if r and not dense[level]]
+    B, C = A._B.astype(np.float64), A._C.astype(np.float64)
     triplets, first, factor_level = [], m, []
     for level, chosen in enumerate(dense):
         if chosen:
             triplets.extend(_blocks(A, level))
     for level in levels:
         own = slice(*A._columns[level : level + 2])
-        triplets.append(_spread(A._B[:, own], A.rows.boundaries[level], first))
-        j, i, v = _spread(A._C[:, own], A.cols.boundaries[level], first)
+        triplets.append(spread_out(B[:, own], A.rows.boundaries[level], first))
+        j, i, v = spread_out(C[:, own], A.cols.boundaries[level], first)
         triplets.append((i, j, v))
         size = A.rows.group_counts[level] * A.ranks[level]
         factor_level.append(np.full(size, level))
@@ -140,7 +139,7 @@ class ExpandedLU:
         Nonzeros of the expanded matrix.
     """
 
-    def __init__(self, A):
+    def __init__(self, A: "GeneralMLR") -> None:
         self._n, self._name = A.shape[0], repr(A)
         self._rows, self._cols = A.rows, A.cols
         E, self._rank, levels = _expand(A)
@@ -193,7 +192,7 @@ class ExpandedLU:
         if self._singular:
             raise np.linalg.LinAlgError(f"{self._name} is singular: {self._singular}")
 
-    def solve(self, b, transposed=False):
+    def solve(self, b: FloatArray, transposed: bool = False) -> FloatArray:
         """``A⁻¹ b``, or ``A⁻ᵀ b``, for b (n,) or (n, k) in feature order; float64."""
         self._check()
         into, out = (self._cols, self._rows) if transposed else (self._rows, self._cols)
@@ -208,7 +207,7 @@ class ExpandedLU:
             x = (self._lu.solve(full * r[:, None]) * c[:, None])[rank]
         return out._scatter(x[:n]).reshape(b.shape)
 
-    def slogdet(self):
+    def slogdet(self) -> tuple[float, float]:
         """Sign and log|det A|; (0, -inf) for what is singular by structure or a zero pivot."""
         if not hasattr(self, "_lu"):
             return 0.0, -np.inf
@@ -263,7 +262,7 @@ class LstsqInfo(NamedTuple):
     reason: str
 
 
-# scipy.sparse.linalg.lsmr: istop.
+# In the order of the codes that scipy.sparse.linalg.lsmr returns as `istop`.
 _REASONS = (
     "x = 0 is the exact solution", "the residual is small enough",
     "the gradient is small enough", "the condition number is beyond its limit",
@@ -271,35 +270,69 @@ _REASONS = (
     "the condition number is beyond working precision", "the limit of iterations was reached")
 
 
-def lstsq(A, b, damp, atol, btol, max_iter, x0):
-    """See `GeneralMLR.lstsq`."""
-    m, n = A.shape
-    b, out = A._operand(as_finite(b, "b", axis_name="row"), m, "lstsq")
-    max_iter = 4 * min(m, n) + 100 if max_iter is None else max_iter
-    start = None if x0 is None else A._operand(as_finite(x0, "x0"), n, "lstsq: x0")[0]
-    if start is not None and start.shape != (n, *b.shape[1:]):
-        raise ValueError(f"x0 must have shape {(n, *b.shape[1:])}, got {start.shape}")
+@renamed_options(max_iter="maxiter")
+def lstsq(self: "GeneralMLR", b: Real, *, damp: float = 0.0, atol: float = 1e-10,
+          btol: float = 1e-10, maxiter: int | None = None, x0: Real | None = None
+          ) -> tuple[FloatArray, LstsqInfo | list[LstsqInfo]]:
+    """Least squares solution of ``A x = b`` by LSMR: products with A and Aᵀ only.
 
-    def one(b, x0):
+    Parameters
+    ----------
+    b : array_like, shape (m,) or (m, k)
+    damp : float, optional
+        Minimize ``‖A x - b‖² + damp² ‖x‖²``.
+    atol, btol : float, optional
+        Stop where ``‖Aᵀr‖ <= atol ‖A‖ ‖r‖`` or ``‖r‖ <= btol ‖b‖ + atol ‖A‖ ‖x‖``.
+    maxiter : int, optional
+        Products with A; default ``4 min(m, n) + 100``.
+    x0 : array_like, shape (n,) or (n, k), optional
+        Where to start.
+
+    Returns
+    -------
+    x : ndarray, shape (n,) or (n, k)
+        From the zero start the solution of least norm.
+    info : LstsqInfo
+        ``converged, n_iter, residual_norm, gradient_norm, condition, reason``; a list of them
+        for (m, k).
+
+    Raises
+    ------
+    ValueError, TypeError
+        `b` or `x0` of another shape, with NaN or infinity, or complex.
+
+    Warns
+    -----
+    ConvergenceWarning
+        `maxiter` was reached, or the condition number is beyond the precision.
+
+    References
+    ----------
+    D. Fong, M. Saunders, "LSMR: an iterative algorithm for sparse least-squares problems",
+    2011.
+    """
+    m, n = self.shape
+    right, out = self._operand(as_finite(b, "b", axis_name="row"), m, "lstsq")
+    shape = (n, *right.shape[1:])
+    x, infos, start = np.zeros(shape, out), [], None
+    if x0 is not None:
+        start = self._operand(as_finite(x0, "x0"), n, "lstsq: x0")[0]
+        if start.shape != shape:
+            raise ValueError(f"x0 must have shape {shape}, got {start.shape}")
+    for j, column in enumerate(right.reshape(m, -1).T):
         with np.errstate(over="ignore"):  # its start values overflow float32
-            x, stop, n_iter, residual, gradient, _, condition, _ = lsmr(
-                A, b, damp=damp, atol=atol, btol=btol, conlim=0, maxiter=max_iter, x0=x0)
-        return x.astype(out), LstsqInfo(stop not in (3, 6, 7), int(n_iter), float(residual),
-                                        float(gradient), float(condition), _REASONS[stop])
-
-    if b.ndim == 1:
-        x, info = one(b, start)
-        infos = [info]
-    else:
-        found = [one(b[:, j], None if start is None else start[:, j]) for j in range(b.shape[1])]
-        x = np.stack([x for x, _ in found], axis=1) if found else np.zeros((n, 0), out)
-        info = infos = [info for _, info in found]
-    for j, each in enumerate(infos):
-        if not each.converged:
-            of = f" of right-hand side {j}" if b.ndim == 2 else ""
+            x.reshape(n, -1)[:, j], stop, n_iter, residual, gradient, _, condition, _ = lsmr(
+                self, column, damp=damp, atol=atol, btol=btol, conlim=0,
+                maxiter=4 * min(m, n) + 100 if maxiter is None else maxiter,
+                x0=None if start is None else start.reshape(n, -1)[:, j])
+        info = LstsqInfo(stop not in (3, 6, 7), int(n_iter), float(residual), float(gradient),
+                         float(condition), _REASONS[stop])
+        infos.append(info)
+        if not info.converged:
+            of = f" of right-hand side {j}" if right.ndim == 2 else ""
             warnings.warn(
-                f"lstsq{of} stopped after {counted(each.n_iter, 'iteration')}: {each.reason}"
-                f" (residual norm {each.residual_norm:.3g}, gradient norm"
-                f" {each.gradient_norm:.3g}); raise max_iter, or damp",
+                f"lstsq{of} stopped after {counted(info.n_iter, 'iteration')}: {info.reason}"
+                f" (residual norm {info.residual_norm:.3g}, gradient norm"
+                f" {info.gradient_norm:.3g}); raise maxiter, or damp",
                 ConvergenceWarning, stacklevel=3)
-    return x, info
+    return x, infos if right.ndim == 2 else infos[0]

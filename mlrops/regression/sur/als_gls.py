@@ -13,7 +13,7 @@ from ..._common.driver import Stopping
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted, name_some
 from ...factor.ascent import VanishingVariance
-from ...factor.em import loading_penalty
+from ...factor.estep.protocol import loading_penalty
 from ...factor.limits import at_floor, run_off
 from ...factor.start import capped_groups
 from ...operators.base import StructuredOperator

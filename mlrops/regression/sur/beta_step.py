@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-from ..conjugate import conjugate_gradients
+from ...operators.iterations import cg_of_one
 from .system import inverse_diagonal
 
 __all__ = ["SOLVERS", "BetaStep", "beta_step"]
@@ -178,7 +178,7 @@ class _Problem:
 def _cg(problem, here, goal, max_iter):
     """The step v by conjugate gradients, and their number."""
     goal = max(goal, problem.rtol * here.size)
-    return conjugate_gradients(problem.normal, here.score, goal, max_iter)
+    return cg_of_one(problem.normal, here.score, goal, max_iter)
 
 
 def _lsmr(problem, here, goal, max_iter):

@@ -14,7 +14,7 @@ from ..._common.convergence import ConvergenceWarning
 from ..._common.typing import BoolArray, FloatArray, IntArray
 from ...operators.base import StructuredOperator
 from ...operators.elementary import Dense
-from .block_cg import block_cg
+from ...operators.iterations import cg_in_runs
 from .factor_elimination import Blocks, FactorElimination, size_of_elimination
 from .system import StackedSystem, inverse_diagonal
 
@@ -244,7 +244,8 @@ class _IterativeInverse(_ByColumns):
         width, worst, n_iter = max(1, CHUNK // (system.K * system.N)), 0.0, 0
         for start in range(0, V.shape[1], width):
             part = slice(start, start + width)
-            X, residuals, n = block_cg(self._normal, self.unit * V[:, part], rtol, MAX_ITER)
+            X, residuals, n = cg_in_runs(
+                self._normal, self.unit * V[:, part], rtol, MAX_ITER)
             out[:, part] = self.unit * X
             worst, n_iter = max(worst, residuals.max(initial=0)), max(n_iter, n)
         if worst > rtol:
@@ -263,7 +264,7 @@ class _IterativeInverse(_ByColumns):
         unit[numbers, np.arange(numbers.size)] = 1
         return self.times(unit)
 
-    def _normal(self, U: FloatArray) -> FloatArray:
+    def _normal(self, U: FloatArray, _: Any) -> FloatArray:
         """The scaled normal matrix times U (P, m)."""
         system, gamma = self.system, self.unit * U
         fitted = system.fitted(gamma)

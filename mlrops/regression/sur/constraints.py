@@ -110,7 +110,7 @@ def _equation_text(terms: Mapping[Any, float], value: float) -> str:
     return f"{text} = {value:g}"
 
 
-def _places(keys: Sequence[Any], names: SystemNames, what: str) -> list[int]:
+def _places(keys: Any, names: SystemNames, what: str) -> list[int]:
     """Numbers of coefficients called by (equation, regressor) or by ``"equation_regressor"``."""
     pairs = names.coefficients()
     by_pair = {pair: i for i, pair in enumerate(pairs)}

@@ -11,7 +11,7 @@ from ..._common.cached import cached_property, computed_once
 from ..._common.deprecated import renamed_options
 from ..._common.labels import by_label, labels_of
 from ..._common.optional import import_pandas
-from ..._common.typing import BoolArray, FloatArray, Labelled
+from ..._common.typing import BoolArray, FloatArray, IntArray, Labelled
 from ..._common.validate import check_number
 from ..._common.wording import agree, counted, name_some
 from ...operators.base import StructuredOperator
@@ -268,7 +268,7 @@ class ScoreCovariance:
 
     Z: FloatArray
     weigh: Weigh | None
-    p: FloatArray
+    p: IntArray
     bootstrap: Bootstrap | None = None  # of which Z are the draws
 
     @cached_property
@@ -335,7 +335,7 @@ def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
     silent = np.abs(left) <= SILENT * size
     if silent.any():
         raise ValueError(
-            f"the scores of {counted(silent.sum(), 'coefficient')} are zero in every row or"
+            f"the scores of {counted(int(silent.sum()), 'coefficient')} are zero in every row or"
             f" cluster ({_name(fit, silent)}), as those of a regressor that differs from zero in"
             ' one of them only: cov_type="unadjusted" knows their variance, this one does not')
     inverse = CoefficientInverse(system, covariance)
@@ -349,7 +349,7 @@ def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
     bad = (variances <= 1e-12 * np.square(Z).sum(axis=1)) & ~inverse.fixed
     if bad.any():
         raise ValueError(
-            f"{counted(np.count_nonzero(bad), 'variance')} {agree(bad.sum(), 'is', 'are')} not"
+            f"{counted(int(bad.sum()), 'variance')} {agree(bad.sum(), 'is', 'are')} not"
             f" positive ({_name(fit, bad)}): with two kinds of clusters their sum less that of"
             " the intersections need not be; cluster by one of them")
     return out

@@ -1,29 +1,29 @@
 """The data of a system of regression equations: what is given, checked, with its names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 
 from ..._common.frames import is_frame, is_series, read_columns, read_table
 from ..._common.labels import by_label, check_distinct
-from ..._common.validate import all_finite
-from ..._common.wording import agree, counted, name_some
+from ..._common.typing import FloatArray, IntArray
+from ..._common.wording import counted
 from .system import StackedSystem
 
-__all__ = ["SURData", "SystemNames", "by_equation", "check_names", "default_names",
+__all__ = ["SURData", "Shared", "SystemNames", "by_equation", "check_names", "default_names",
            "read_equations"]
 
 
 class SystemNames(NamedTuple):
     """What the user calls equations, regressors and rows."""
 
-    equations: tuple  # of K str
-    regressors: tuple  # of K tuples of p_j str
-    rows: object = None  # pandas.Index, where the data had one
-    constraints: tuple = ()  # of m str
+    equations: tuple[str, ...]  # K
+    regressors: tuple[tuple[str, ...], ...]  # K of p_j
+    rows: Any = None  # pandas.Index, where the data had one
+    constraints: tuple[str, ...] = ()  # m
 
     def coefficients(self):
         """(equation, regressor) of all coefficients, equation by equation."""
@@ -52,39 +52,39 @@ class SURData:
     names : SystemNames or None
     """
 
-    Xs: list
-    Y: np.ndarray
+    Xs: list[FloatArray]
+    Y: FloatArray
     observed: np.ndarray | None = None
-    weights: np.ndarray | None = None
-    constraints: tuple | None = None
+    weights: FloatArray | None = None
+    constraints: tuple[FloatArray, FloatArray] | None = None
     names: SystemNames | None = None
 
     @property
-    def N(self):
+    def N(self) -> int:
         """Number of rows."""
         return self.Y.shape[0]
 
     @property
-    def K(self):
+    def K(self) -> int:
         """Number of equations."""
         return self.Y.shape[1]
 
     @property
-    def equations(self):
+    def equations(self) -> tuple[str, ...] | None:
         """Names of the equations (tuple of K str), or None."""
         return None if self.names is None else self.names.equations
 
     @property
-    def p(self):
+    def p(self) -> IntArray:
         """Number of regressors of each equation, (K,)."""
         return np.array([X.shape[1] for X in self.Xs])
 
     @property
-    def nobs(self):
+    def nobs(self) -> IntArray:
         """Number of cells of each equation, (K,)."""
         return np.full(self.K, self.N) if self.observed is None else self.observed.sum(axis=0)
 
-    def system(self, order=None, beta_ridge=0.0):
+    def system(self, order: Any = None, beta_ridge: float = 0.0) -> StackedSystem:
         """The equations as a `StackedSystem`, in another order where one is given."""
         order = np.arange(self.K) if order is None else order
         constraints = self.constraints
@@ -94,31 +94,29 @@ class SURData:
             constraints = R[:, np.concatenate([columns[j] for j in order])], q
         observed, weights = (None if x is None else x[:, order]
                              for x in (self.observed, self.weights))
-        said = {}
+        names, numbers = {}, order
         if self.names is not None:
             numbers = [self.names.equations[j] for j in order]
-            said = dict(regressors=[self.names.regressors[j] for j in order],
-                        constraint_names=self.names.constraints)
-        else:
-            numbers = order
+            names = dict(regressors=[self.names.regressors[j] for j in order],
+                         constraint_names=self.names.constraints)
         return StackedSystem([self.Xs[j] for j in order], self.Y[:, order], numbers,
                              observed=observed, weights=weights, constraints=constraints,
-                             ridge=beta_ridge, **said)
+                             ridge=beta_ridge, **names)
 
-    def in_double(self):
+    def in_double(self) -> "SURData":
         """The same equations in float64; these themselves if they are."""
         if self.Y.dtype == np.float64:
             return self
-        known = {id(X): X.astype(np.float64) for X in self.Xs}
-        return replace(self, Xs=[known[id(X)] for X in self.Xs], Y=self.Y.astype(np.float64))
+        as_double = Shared(lambda X: X.astype(np.float64))
+        return replace(self, Xs=list(map(as_double, self.Xs)), Y=self.Y.astype(np.float64))
 
-    def with_Y(self, Y):
+    def with_Y(self, Y: FloatArray) -> "SURData":
         """The same regressors with other dependent variables (N, K)."""
         if self.observed is not None:
             Y = np.where(self.observed, Y, 0)
         return replace(self, Y=Y.astype(self.Y.dtype, copy=False))
 
-    def exact(self, coefficients):
+    def exact(self, coefficients: list[FloatArray]) -> list[FloatArray]:
         """Coefficients (list of K arrays) for which constraints hold to rounding of their terms.
 
         They come out of a solver to rounding of fitted values, which large regressors dominate, and
@@ -143,59 +141,76 @@ class SURData:
             beta[i] = value / row[i]
         return np.split(beta, np.cumsum(self.p)[:-1])
 
-    def take(self, rows):
+    def take(self, rows: Any) -> "SURData":
         """The equations on some rows only; the weights stay as they are."""
-        known = {}
-        for X in self.Xs:
-            if id(X) not in known:
-                known[id(X)] = X[rows]
         observed, weights = (None if x is None else x[rows] for x in (self.observed, self.weights))
         names = self.names
         if names is not None and names.rows is not None:
             names = names._replace(rows=names.rows[rows])
-        return SURData([known[id(X)] for X in self.Xs], self.Y[rows], observed, weights,
-                       self.constraints, names)
+        return SURData(list(map(Shared(lambda X: X[rows]), self.Xs)), self.Y[rows], observed,
+                       weights, self.constraints, names)
 
 
-def read_equations(Xs, Y):
+class Shared:
+    """A function of objects that equations may share: computed once for each object."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function, self._known = function, {}  # type: ignore[var-annotated]
+
+    def __call__(self, x: Any, *args: Any) -> Any:
+        if id(x) not in self._known:
+            self._known[id(x)] = x, self._function(x, *args)  # x is kept: its id stays its own
+        return self._known[id(x)][1]
+
+
+def read_equations(Xs: Any, Y: Any) -> SURData:
     """`SURData` of the arrays or frames that `als_gls` is given.
 
     Rows are those of Y where it has labels, else of the first X that has some.  The same object
     given for several equations stays one array.
     """
-    Y = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
-    N, K = Y.values.shape
     if getattr(Xs, "ndim", 3) != 3 and not is_frame(Xs):
         raise _no_list(Xs)
+    table = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
+    N, K = table.values.shape
     # Views of an array of three dimensions stay themselves while the list lives.
-    Xs, equations = by_equation(Xs, Y.columns, K)
-    label, tables = equations or range(K), {}
-    for j, X in enumerate(Xs):
-        if id(X) not in tables:
-            read = read_columns if isinstance(X, Mapping) or is_series(X) else _read_2d
-            tables[id(X)] = read(X, f"X of equation {label[j]}")
-    rows = next((table.index for table in (Y, *tables.values()) if table.index is not None), None)
-    _check_finite(Y, "Y", "equation", equations)
-    Y = Y.values
-    checked = set()
-    for j, X in enumerate(Xs):
-        if id(X) not in checked:
-            checked.add(id(X))
-            tables[id(X)] = _checked(tables[id(X)], rows, f"X of equation {label[j]}", N)
-    dtype = np.result_type(Y.dtype, *{table.values.dtype for table in tables.values()})
-    arrays = {key: table.values.astype(dtype, copy=False) for key, table in tables.items()}
-    columns = [tables[id(X)].columns for X in Xs]
+    Xs, equations = by_equation(Xs, table.columns, K)
+    whats = [f"X of equation {name}" for name in equations or range(K)]
+    read = list(map(Shared(_read_regressors), Xs, whats))
+    rows = next((part.index for part in (table, *read) if part.index is not None), None)
+    table.check_finite("Y", "equation", equations)
+    read = list(map(Shared(lambda X, what: _in_order(X, rows, what, N)), read, whats))
+    dtype = np.result_type(table.values.dtype, *{X.values.dtype for X in read})
     names = None
-    if equations is not None or rows is not None or any(columns):
-        names = SystemNames(
-            equations or tuple(f"y{j}" for j in range(K)),
-            tuple(own or default_names(tables[id(X)].values.shape[1])
-                  for own, X in zip(columns, Xs, strict=True)), rows)
+    if equations is not None or rows is not None or any(X.columns for X in read):
+        regressors = tuple(X.columns or default_names(X.values.shape[1]) for X in read)
+        names = SystemNames(equations or tuple(f"y{j}" for j in range(K)), regressors, rows)
         check_names(names)
-    return SURData([arrays[id(X)] for X in Xs], Y.astype(dtype, copy=False), names=names)
+    as_dtype = Shared(lambda X: X.values.astype(dtype, copy=False))
+    return SURData(list(map(as_dtype, read)), table.values.astype(dtype, copy=False), names=names)
 
 
-def by_equation(given, names, K):
+def _read_regressors(X, what):
+    if isinstance(X, Mapping) or is_series(X):
+        return read_columns(X, what)
+    return read_table(X, what, ndim=2)
+
+
+def _in_order(table, rows, what, N):
+    """The regressors of an equation in the order of the rows."""
+    table = table.in_order(rows, what)
+    n, p = table.values.shape
+    if n != N:
+        raise ValueError(f"{what} has {counted(n, 'row')}, Y has {N}: every equation needs the same"
+                         " rows")
+    if N <= p:
+        raise ValueError(f"{what.removeprefix('X of ')} has {counted(p, 'regressor')} and"
+                         f" {counted(N, 'row')}; more rows than regressors are needed")
+    table.check_finite(what, "column", table.columns)
+    return table
+
+
+def by_equation(given: Any, names: Sequence[str] | None, K: int) -> tuple[list[Any], Any]:
     """What is given for each of K equations, in their order, and the names of the equations.
 
     A list has one for each.  A dict is read by the `names`, or gives them where there are none.  A
@@ -221,46 +236,13 @@ def _no_list(given):
                      f" equation or one frame for all, got {type(given).__name__}")
 
 
-def default_names(p):
+def default_names(p: int) -> tuple[str, ...]:
     """What regressors without names are called."""
     return tuple(f"x{i}" for i in range(p))
 
 
-def check_names(names):
+def check_names(names: SystemNames) -> None:
     """Refuse two equations, or two regressors of an equation, of the same name."""
     check_distinct(names.equations, "equations")
     for name, regressors in zip(names.equations, names.regressors, strict=True):
         check_distinct(regressors, f"regressors of equation {name}")
-
-
-def _read_2d(X, what):
-    return read_table(X, what, ndim=2)
-
-
-def _checked(table, rows, what, N):
-    """The regressors of an equation in the order of the rows."""
-    table = table.in_order(rows, what)
-    n, p = table.values.shape
-    if n != N:
-        raise ValueError(f"{what} has {counted(n, 'row')}, Y has {N}: every equation needs the same"
-                         " rows")
-    if N <= p:
-        raise ValueError(f"{what.removeprefix('X of ')} has {counted(p, 'regressor')} and"
-                         f" {counted(N, 'row')}; more rows than regressors are needed")
-    _check_finite(table, what, "column", table.columns)
-    return table
-
-
-def _check_finite(table, what, axis, names):
-    """Refuse NaN and infinity, by column and row."""
-    if all_finite(table.values):
-        return
-    bad = ~np.isfinite(table.values)
-    columns, rows = (np.flatnonzero(bad.any(axis=along)) for along in (0, 1))
-    columns = columns if names is None else [names[i] for i in columns]
-    rows = rows if table.index is None else [table.index[t] for t in rows]
-    raise ValueError(
-        f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
-        f" {counted(bad.size, 'entry')} ({agree(len(columns), axis, axis + 's')}"
-        f" {name_some(columns)}; {agree(len(rows), 'row', 'rows')} {name_some(rows)}); SUR takes"
-        " missing cells")

@@ -1,21 +1,22 @@
 """The equations that `SUR` is given, read into one table with the cells each equation lacks."""
 
 import warnings
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..._common.frames import Table, read_columns
 from ..._common.optional import import_pandas
-from ..._common.validate import all_finite
 from ..._common.wording import agree, counted, name_some
-from .data import SURData, SystemNames, check_names, default_names
+from .data import Shared, SURData, SystemNames, check_names, default_names
 
-__all__ = ["MISSING", "Equation", "common_rows", "no_infinity", "place", "read_part",
+__all__ = ["MISSING", "PARTS", "Equation", "common_rows", "put_in_rows", "read_part",
            "read_system", "split_equation", "with_labels"]
 
 MISSING = "cells", "drop", "raise"
+PARTS = "dependent", "exog", "weights"  # of an equation
 
 
 class Equation(NamedTuple):
@@ -27,13 +28,14 @@ class Equation(NamedTuple):
     weights: Table | None = None
 
     @property
-    def parts(self):
+    def parts(self) -> list[tuple[str, Table]]:
         """Those that there are, with what they are called."""
-        named = ("dependent", self.y), ("exog", self.X), ("weights", self.weights)
-        return [(what, table) for what, table in named if table is not None]
+        return [(what, table) for what, table in zip(PARTS, self[1:], strict=True)
+                if table is not None]
 
 
-def read_system(equations, missing="cells"):
+def read_system(equations: Mapping[Any, Any], missing: str = "cells"
+                ) -> tuple[SURData, list[Any]]:
     """`SURData` of a dict of equations, and the labels of the rows that were left out.
 
     Parameters
@@ -53,11 +55,10 @@ def read_system(equations, missing="cells"):
     read = _read_equations(equations)
     rows = common_rows(read)
     N = len(read[0].y.values) if rows is None else len(rows)
-    placed, known = [], {}
-    for equation in read:
-        placed.append([None if table is None else place(table, rows, N, known)
-                       for table in (equation.y, equation.X, equation.weights)])
-    lacking = np.stack([_lacking(parts, known) for parts in placed], axis=1)
+    placed = put_in_rows(read, rows, N)
+    lacks = Shared(lambda values: np.isnan(values).any(axis=1))
+    lacking = np.stack([np.any([lacks(x) for x in parts if x is not None], axis=0)
+                        for parts in placed], axis=1)
     if missing == "raise" and lacking.any():
         raise ValueError(_first_missing(read, placed, lacking, rows))
     kept = ~(lacking.any(axis=1) if missing == "drop" else lacking.all(axis=1))
@@ -92,21 +93,16 @@ def _read_equations(equations):
                         f" {type(equations).__name__}")
     if not equations:
         raise ValueError("equations must hold at least one equation, got none")
-    known = {}
-    return [_read_equation(str(key), given, known) for key, given in equations.items()]
-
-
-def _read_equation(name, given, known):
-    y, X, weights = split_equation(name, given)
-    lacks = [key for key, x in (("dependent", y), ("exog", X)) if x is None]
-    if lacks:
-        raise ValueError(f"equation {name} lacks {name_some(map(repr, lacks))}")
-    tables = []
-    for what, x in (("dependent", y), ("exog", X), ("weights", weights)):
-        if x is not None and (id(x), what) not in known:  # a shared object is read once
-            known[id(x), what] = read_part(x, what, name)
-        tables.append(None if x is None else known[id(x), what])
-    return with_labels(_weighed(Equation(name, *tables)))
+    readers, read = [Shared(read_part) for _ in PARTS], []
+    for name, given in equations.items():
+        parts = split_equation(name, given)
+        lacks = [what for what, x in zip(PARTS[:2], parts, strict=False) if x is None]
+        if lacks:
+            raise ValueError(f"equation {name} lacks {name_some(map(repr, lacks))}")
+        tables = (None if x is None else reader(x, what, name)
+                  for reader, x, what in zip(readers, parts, PARTS, strict=True))
+        read.append(with_labels(_weighed(Equation(str(name), *tables))))
+    return read
 
 
 def _weighed(equation):
@@ -124,15 +120,15 @@ def _weighed(equation):
         rows, f"weights of equation {name}", extra=True))
 
 
-def split_equation(name, given):
+def split_equation(name: Any, given: Any) -> tuple[Any, ...]:
     """Dependent variable, regressors and weights of an equation, None where it has none."""
     if isinstance(given, Mapping):
-        extra = [key for key in given if key not in ("dependent", "exog", "weights")]
+        extra = [key for key in given if key not in PARTS]
         if extra:
             raise ValueError(f"equation {name} has {name_some(map(repr, extra))}, but an equation"
                              ' has "dependent", "exog" and "weights" only: regressors are taken to'
                              " be exogenous")
-        return given.get("dependent"), given.get("exog"), given.get("weights")
+        return tuple(map(given.get, PARTS))
     if isinstance(given, (tuple, list)) and len(given) in (2, 3):
         return *given, *[None] * (3 - len(given))
     what = (counted(len(given), "entry") if isinstance(given, (tuple, list))
@@ -141,7 +137,7 @@ def split_equation(name, given):
                     f' "weights", or a tuple of them, got {what}')
 
 
-def read_part(x, what, name):
+def read_part(x: Any, what: str, name: Any) -> Table:
     """The `Table` of one variable of an equation; `what` is ``"exog"`` or has one column.
 
     Of a dict, keys are the names of regressors, or for one column the labels of the rows.
@@ -150,7 +146,7 @@ def read_part(x, what, name):
     if isinstance(x, Mapping) and what != "exog":
         x = import_pandas().Series(x)
     table = read_columns(x, label)
-    values, _, index = table
+    values, index = table.values, table.index
     if len(values) == 0:
         raise ValueError(f"{label} must have at least one row, got none")
     if what != "exog" and values.shape[1] != 1:
@@ -159,23 +155,11 @@ def read_part(x, what, name):
         twice = index[index.duplicated()].unique()
         raise ValueError(f"the rows of {label} must have different labels, got"
                          f" {name_some(twice)} more than once")
-    no_infinity(table, label)
+    table.check_not_infinite(label)
     return table
 
 
-def no_infinity(table, label, axis="column"):
-    """Refuse infinite numbers, naming the first by row and column."""
-    values, columns, index = table
-    if not all_finite(values) and (bad := np.isinf(values)).any():
-        t, i = np.argwhere(bad)[0]
-        raise ValueError(
-            f"{label} must not be infinite, got {values[t, i]} in row"
-            f" {t if index is None else index[t]} of {axis}"
-            f" {i if columns is None else columns[i]}"
-            f" ({bad.sum()} of {counted(values.size, 'entry')})")
-
-
-def with_labels(equation):
+def with_labels(equation: Equation) -> Equation:
     """Arrays take the row labels that the rest of their equation has."""
     indexes = [table.index for _, table in equation.parts if table.index is not None]
     if not indexes or len(indexes) == len(equation.parts):
@@ -188,22 +172,26 @@ def with_labels(equation):
                 f" {counted(len(table.values), 'row')}, whose labels cannot be those of the rest"
                 f" of the equation ({counted(len(indexes[0]), 'row')}"
                 f"{'' if same else ' of different labels'}); give it an index")
-    return Equation(equation.name, *(
-        table._replace(index=indexes[0]) if table is not None and table.index is None else table
-        for table in equation[1:]))
+
+    def label(table):
+        lacks = table is not None and table.index is None
+        return replace(table, index=indexes[0]) if lacks else table
+
+    return Equation(equation.name, *map(label, equation[1:]))
 
 
 # ---------------------------------------------------------------- rows that belong together
 
 
-def common_rows(read):
+def common_rows(read: Sequence[Equation]) -> Any:
     """The labels of all rows, None where nothing has any; refuses what cannot be aligned."""
-    indexes = {}  # by id, with the first equation that has it: equations may share one object
+    # Each index with the first equation that has it: equations may share one object.
+    once: dict[int, tuple[Any, str]] = {}
     for equation in read:
         for _, table in equation.parts:
             if table.index is not None:
-                indexes.setdefault(id(table.index), (table.index, equation.name))
-    indexes = list(indexes.values())
+                once.setdefault(id(table.index), (table.index, equation.name))
+    indexes = list(once.values())
     same = all(index.equals(indexes[0][0]) for index, _ in indexes[1:])
     rows, whose = indexes[0] if indexes else (None, read[0].name)
     N = len(read[0].parts[0][1].values) if rows is None else len(rows)
@@ -234,28 +222,22 @@ def _union(indexes):
     return rows
 
 
-def place(table, rows, N, known):
-    """The numbers of a table for all rows, NaN where it has none; one array a table."""
-    if id(table) not in known:
-        values = table.values
-        if rows is not None and table.index is not None and not table.index.equals(rows):
-            at = table.index.get_indexer(rows)
-            values = np.full((N, values.shape[1]), np.nan, values.dtype)
-            values[at >= 0] = table.values[at[at >= 0]]
-        known[id(table)] = values
-    return known[id(table)]
+def put_in_rows(read: Sequence[Equation], rows: Any, N: int) -> list[list[Any]]:
+    """The numbers y, X and weights of each equation for all rows, None where it has none.
 
+    Rows that an equation lacks are NaN.  A table that equations share becomes one array.
+    """
+    def put(table):
+        if rows is None or table.index is None or table.index.equals(rows):
+            return table.values
+        at = table.index.get_indexer(rows)
+        values = np.full((N, table.values.shape[1]), np.nan, table.values.dtype)
+        values[at >= 0] = table.values[at[at >= 0]]
+        return values
 
-def _lacking(parts, known):
-    """Which rows an equation lacks something in, (N,)."""
-    out = False
-    for values in parts:
-        if values is not None:
-            key = id(values), "lacking"
-            if key not in known:
-                known[key] = np.isnan(values).any(axis=1)
-            out = out | known[key]
-    return out
+    place = Shared(put)
+    return [[None if table is None else place(table) for table in equation[1:]]
+            for equation in read]
 
 
 # ---------------------------------------------------------------- checks of the cells
@@ -306,14 +288,11 @@ def _assemble(placed, lacking, kept, names):
     Y = np.concatenate([parts[0] for parts in placed], axis=1)[kept].astype(dtype, copy=False)
     if observed is not None:
         Y = np.where(observed, Y, np.zeros((), dtype))
-    Xs, known = [], {}
-    for j, (_, X, _) in enumerate(placed):
-        if id(X) not in known:
-            known[id(X)] = (X if every else X[kept]).astype(dtype, copy=False)
-        X = known[id(X)]
-        if observed is not None and not observed[:, j].all():
-            X = np.where(observed[:, j, None], X, np.zeros((), dtype))
-        Xs.append(X)
+    keep = Shared(lambda X: (X if every else X[kept]).astype(dtype, copy=False))
+    Xs = [keep(X) for _, X, _ in placed]
+    if observed is not None:
+        Xs = [X if cells.all() else np.where(cells[:, None], X, np.zeros((), dtype))
+              for X, cells in zip(Xs, observed.T, strict=True)]
     return SURData(Xs, Y, observed, _weights(placed, lacking[kept], kept), None, names)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,8 @@ def mcelroy(fit: SystemFit) -> float:
 def new_errors(new: NewData, fit: SystemFit) -> FloatArray:
     """Errors of predictions of `NewData`, (M, K) in float64; NaN at missing cells."""
     known = {id(X): X.astype(float, copy=False) for X in new.Xs}
-    return new.Y - linear(fit, [known[id(X)] for X in new.Xs])
+    Y: Any = new.Y
+    return Y - linear(fit, [known[id(X)] for X in new.Xs])
 
 
 def new_mean_squares(fit: SystemFit, new: NewData) -> FloatArray:

@@ -16,6 +16,7 @@ from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
 from .covariance import CovType, read_kwds
+from .data import SystemNames
 from .equations import read_system
 from .groups import read_covariance, read_tree
 from .result import SURResult
@@ -188,14 +189,19 @@ class SUR:
     # ---------------------------------------------------------------- what is there
 
     @property
+    def _names(self) -> SystemNames:
+        assert self.data.names is not None  # `read_system` gives all of them
+        return self.data.names
+
+    @property
     def equations(self) -> tuple[str, ...]:
         """Names of the equations (tuple of K str)."""
-        return self.data.names.equations
+        return self._names.equations
 
     @property
     def param_names(self) -> list[str]:
         """Names of the coefficients, equation by equation (list of P str)."""
-        return parameter_names(self.data.names)
+        return parameter_names(self._names)
 
     @property
     def nobs(self) -> dict[str, int]:
@@ -210,7 +216,7 @@ class SUR:
         pd = import_pandas()
 
         R, q = self.data.constraints
-        frame = pd.DataFrame(R, index=list(self.data.names.constraints), columns=self.param_names)
+        frame = pd.DataFrame(R, index=list(self._names.constraints), columns=self.param_names)
         return frame.assign(q=q)
 
     def __repr__(self) -> str:
@@ -252,11 +258,11 @@ class SUR:
             constraints contradict one another is seen by `fit`, which names them; what follows from
             the others is left out.
         """
-        R, q, labels = read_constraints(R, q, self.data.names)
+        R, q, labels = read_constraints(R, q, self._names)
         if self.data.constraints is not None:
             R, q = (np.concatenate(both) for both in zip(self.data.constraints, (R, q),
                                                          strict=True))
-            labels = self.data.names.constraints + labels
+            labels = self._names.constraints + labels
         self._constrain((R, q) if len(q) else None, labels)
 
     def reset_constraints(self) -> None:
@@ -265,7 +271,7 @@ class SUR:
 
     def _constrain(self, constraints: Any, labels: tuple[str, ...]) -> None:
         self.data = replace(self.data, constraints=constraints,
-                            names=self.data.names._replace(constraints=labels))
+                            names=self._names._replace(constraints=labels))
 
     # ---------------------------------------------------------------- fit
 
@@ -335,7 +341,7 @@ class SUR:
         """
         options = SUROptions.checked(solver, tol, gtol, max_iter, maxiter, variance_floor,
                                      beta_ridge, factor_ridge)
-        cov_kwds = read_kwds(cov_type, cov_kwds or {}, self.data.names.rows)
+        cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
         tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)
         if isinstance(ranks, str):

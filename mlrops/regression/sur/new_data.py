@@ -1,19 +1,21 @@
 """New data for a fitted system: read as those of the fit were, and matched to them by name."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..._common.frames import read_columns, read_table
 from ..._common.labels import by_label, match
+from ..._common.typing import FloatArray
 from ..._common.wording import counted
-from .data import by_equation
+from .data import Shared, by_equation
 from .equations import (
+    PARTS,
     Equation,
     common_rows,
-    no_infinity,
-    place,
+    put_in_rows,
     read_part,
     split_equation,
     with_labels,
@@ -25,18 +27,18 @@ __all__ = ["NewData", "linear", "read_new"]
 class NewData(NamedTuple):
     """Rows for the equations of a fit."""
 
-    Xs: list  # K arrays (M, p_j), NaN where a number is missing
-    Y: np.ndarray | None = None  # (M, K), NaN at missing cells
-    rows: object = None  # pandas.Index
-    weights: np.ndarray | None = None  # (M, K)
+    Xs: list[FloatArray]  # K arrays (M, p_j), NaN where a number is missing
+    Y: FloatArray | None = None  # (M, K), NaN at missing cells
+    rows: Any = None  # pandas.Index
+    weights: FloatArray | None = None  # (M, K)
 
 
-def linear(fit, Xs):
+def linear(fit: Any, Xs: Sequence[FloatArray]) -> FloatArray:
     """``x_tj β_j``, (M, K)."""
     return np.stack([X @ b for X, b in zip(Xs, fit.coefficients, strict=True)], axis=1)
 
 
-def read_new(fit, Xs=None, Y=None, need_Y=False):
+def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> NewData:
     """`NewData` of what the methods of `SURResult` are given; see `SURResult.predict`.
 
     Without `Xs` it is that of the fit.  With `need_Y` the dependent variables are read from Y, or
@@ -94,7 +96,7 @@ def _own(fit):
 
 def _of_dict(given, label, need_Y):
     """`Equation`s of what `SUR` takes, or of regressors alone."""
-    out, known = [], {}
+    read, out = Shared(read_part), []
     for name, x in zip(label, given, strict=True):
         y = weights = None
         if _is_equation(x):
@@ -104,29 +106,29 @@ def _of_dict(given, label, need_Y):
         if need_Y and weights is not None:
             raise ValueError(f"equation {name} has weights, but new rows have weight 1: leave them"
                              " out")
-        if id(x) not in known:
-            known[id(x)] = read_part(x, "exog", name)
         y = read_part(y, "dependent", name) if need_Y and y is not None else None
-        out.append(Equation(name, y, known[id(x)]))
+        out.append(Equation(name, y, read(x, "exog", name)))
     return out
 
 
 def _is_equation(x):
     """Whether this is an equation with all its variables, and not regressors alone."""
     if isinstance(x, Mapping):
-        return bool(x) and set(x) <= {"dependent", "exog", "weights"}
+        return bool(x) and set(x) <= set(PARTS)
     return isinstance(x, tuple) or (
         isinstance(x, list) and len(x) in (2, 3) and np.ndim(x[0]) == 1 and np.ndim(x[1]) == 2)
 
 
 def _of_list(given, label):
     """`Equation`s of regressors in the order of the equations."""
-    known = {}
-    for name, x in zip(label, given, strict=True):
-        if id(x) not in known:
-            known[id(x)] = read_columns(x, f"X of equation {name}")
-            no_infinity(known[id(x)], f"X of equation {name}")
-    return [Equation(name, None, known[id(x)]) for name, x in zip(label, given, strict=True)]
+    def read(x, what):
+        table = read_columns(x, what)
+        table.check_not_infinite(what)
+        return table
+
+    read = Shared(read)
+    return [Equation(name, None, read(x, f"X of equation {name}"))
+            for name, x in zip(label, given, strict=True)]
 
 
 # ---------------------------------------------------------------- columns
@@ -158,9 +160,8 @@ def _together(read):
     read = list(map(with_labels, read))
     rows = common_rows(read)
     M = len(read[0].X.values) if rows is None else len(rows)
-    Xs = [place(equation.X, rows, M, {}) for equation in read]
-    ys = [None if equation.y is None else place(equation.y, rows, M, {}) for equation in read]
-    return rows, Xs, ys
+    ys, Xs, _ = zip(*put_in_rows(read, rows, M), strict=True)
+    return rows, list(Xs), ys
 
 
 def _one_order(read):
@@ -184,5 +185,5 @@ def _read_Y(fit, Y, rows, M):
     shape = M, fit.n_equations
     if Y.values.shape != shape:
         raise ValueError(f"Y must have shape {shape}, as Xs say, got {Y.values.shape}")
-    no_infinity(Y._replace(columns=_names(fit)[0]), "Y", "equation")
+    replace(Y, columns=_names(fit)[0]).check_not_infinite("Y", "equation")
     return Y.values, rows

@@ -10,7 +10,7 @@ import scipy.linalg
 from ..._common.cached import cached_property
 from ..._common.typing import BoolArray, FloatArray, IntArray
 from ..._common.wording import agree, counted, name_some
-from ...factor.estep.incomplete_samples import IncompleteSamples
+from ...factor.estep.incomplete import IncompleteSamples
 from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.base import StructuredOperator
 from ...tree.hierarchy import Hierarchy
@@ -62,10 +62,9 @@ class StackedSystem:
     """
 
     def __init__(self, Xs: Sequence[FloatArray], Y: FloatArray, numbers: Any = None, *,
-                 observed: BoolArray | None = None, weights: FloatArray | None = None,
+                 observed: Any = None, weights: FloatArray | None = None,
                  constraints: tuple[FloatArray, FloatArray] | None = None, ridge: float = 0.0,
-                 regressors: Sequence[Sequence[str]] | None = None,
-                 constraint_names: Sequence[str] = ()) -> None:
+                 regressors: Any = None, constraint_names: Any = ()) -> None:
         root = None if weights is None else np.sqrt(weights).astype(Y.dtype)
         if observed is not None:
             root = (observed if root is None else root * observed).astype(Y.dtype)
@@ -203,7 +202,8 @@ class StackedSystem:
     def cells(self, hierarchy: Hierarchy) -> ObservedCells:
         """The cells that are there, grouped on a tree of the equations; once a tree."""
         if self._cells is None or self._cells.hierarchy is not hierarchy:
-            self._cells = ObservedCells(hierarchy, self.observed)
+            there: Any = self.observed
+            self._cells = ObservedCells(hierarchy, there)
         return self._cells
 
     def samples(self, hierarchy: Hierarchy, E: FloatArray) -> IncompleteSamples:

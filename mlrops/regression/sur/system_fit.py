@@ -24,6 +24,7 @@ class Fitter(Protocol):
 
     beta_ridge: float
     factor_ridge: float
+    rules: Any  # a Stopping
 
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> "SystemFit":

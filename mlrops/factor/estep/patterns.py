@@ -1,4 +1,4 @@
-"""Samples with missing cells, grouped by pattern: posterior of the factors and EM moments.
+"""Samples with missing cells, grouped by pattern: passes over arrays for all of them at once.
 
 A missing cell is a feature of zero precision in its sample, so every algorithm of `tree` holds
 pattern by pattern with the masked precision ``m ∘ D⁻¹`` and data that are 0 where missing.  What
@@ -15,13 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....kernels import leaf, threads
-from ....kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
-from ....kernels.scratch import scratch
+from ..._common.cached import cached_property
+from ..._common.typing import BoolArray
+from ...kernels import leaf, threads
+from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
+from ...kernels.scratch import scratch
+from ...tree.hierarchy import Hierarchy
 from . import _compiled_incomplete as _compiled
 
-__all__ = ["Batch", "Patterns", "add_by_class", "add_moments", "batches", "centre", "gradient",
-           "grams", "group", "products", "regress", "sweep", "variance"]
+__all__ = ["Batch", "Grouped", "Patterns", "add_by_class", "add_moments", "batches", "by_class",
+           "centre", "gather", "gradient", "grams", "products", "regress", "sweep", "variance"]
 
 # Numbers in the temporary of a product that is added to a larger array.
 CHUNK_ITEMS = 500_000
@@ -61,7 +64,7 @@ def _group_rows(x):
     return order, np.concatenate([[0], np.flatnonzero(changes) + 1, [len(x)]])
 
 
-def group(observed, leaf_off):
+def _group(observed, leaf_off):
     """(Patterns, order) of the mask `observed` (n, N): `order` sorts the samples by pattern."""
     order, starts = _group_rows(np.packbits(observed, axis=0).T)
     seen = observed[:, order[starts[:-1]]]  # (n, patterns)
@@ -73,6 +76,42 @@ def group(observed, leaf_off):
     first = rows[row_off[:-1]]
     class_off = np.searchsorted(leaves[first], np.arange(n_leaves + 1))
     return Patterns(np.ascontiguousarray(seen[first]), starts, class_off, rows, row_off), order
+
+
+class Grouped:
+    """Samples grouped by their patterns of missing cells, from a mask (n, N) in tree order."""
+
+    def __init__(self, hierarchy: Hierarchy, observed: BoolArray):
+        self.hierarchy = hierarchy
+        self._patterns, self._order = _group(
+            observed, np.asarray(hierarchy.boundaries[-1], np.int64))
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples N."""
+        return self._order.size
+
+    @property
+    def n_patterns(self) -> int:
+        """Number of different patterns of missing cells."""
+        return self._patterns.starts.size - 1
+
+    @cached_property
+    def _pattern_weights(self):
+        """Number, or weight, of the samples of each pattern."""
+        return np.diff(self._patterns.starts)
+
+    @cached_property
+    def _tree_counts(self):
+        """Number, or weight, of the samples that show each feature, (n,), tree order."""
+        patterns, counts = self._patterns, np.empty(self.hierarchy.n, self._pattern_weights.dtype)
+        counts[patterns.rows] = np.repeat(patterns.seen @ self._pattern_weights, patterns.sizes)
+        return counts
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number, or weight, of the samples that show each feature, (n,), feature order."""
+        return self.hierarchy._scatter(self._tree_counts)
 
 
 def batches(patterns, layout):
@@ -100,13 +139,27 @@ def centre(X, mean, roots, first, last):
     return out
 
 
+def by_class(kernel, patterns, work):
+    """Run a kernel of the classes ``lo:hi`` on all of them."""
+    threads.run(kernel, patterns.row_off, 0, patterns.row_off.size - 1, work)
+
+
+def gather(X, row, column, patterns, owner, fill=0.0, out=None):
+    """X[row][:, column] with `fill` at missing cells; owner[t] is the pattern of column[t]."""
+    out = np.empty((row.size, column.size), X.dtype) if out is None else out
+    fill = X.dtype.type(fill)
+    by_class(lambda lo, hi: _compiled.gather_seen(
+        X, row, column, patterns.seen, patterns.rows, patterns.row_off, owner, fill, lo, hi, out),
+        patterns, out.size)
+    return out
+
+
 def products(F, dinv, patterns):
     """outer (classes, R (R + 1) / 2): ``Σ f fᵀ / D`` of each class, lower triangles."""
     n, R = F.shape
     outer = np.empty((patterns.row_off.size - 1, R * (R + 1) // 2), F.dtype)
-    threads.run(lambda lo, hi: _compiled.class_products(
-        F, dinv, patterns.rows, patterns.row_off, lo, hi, outer),
-        patterns.row_off, 0, len(outer), n * R * R // 2)
+    by_class(lambda lo, hi: _compiled.class_products(
+        F, dinv, patterns.rows, patterns.row_off, lo, hi, outer), patterns, n * R * R // 2)
     return outer
 
 
@@ -222,17 +275,17 @@ def regress(V, W, yy, patterns, mean_is_free, F, D, offset):
     """M-step from the moments, in place: F (n, R), D (n,) and the offset of the mean (n,)."""
     R = F.shape[1]
     m = R + 1 if mean_is_free else R
-    threads.run(lambda lo, hi: _compiled.class_regress(
+    by_class(lambda lo, hi: _compiled.class_regress(
         V, W, yy, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
-        patterns.row_off, 0, len(W), len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
+        patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
 
 
 def gradient(F, D, V, W, yy, patterns):
     """Derivatives of the expected complete-data log-likelihood by F, D and mean."""
     dF, dD, dmean = np.empty_like(F), np.empty_like(D), np.empty_like(D)
-    threads.run(lambda lo, hi: _compiled.class_gradient(
+    by_class(lambda lo, hi: _compiled.class_gradient(
         F, D, V, W, yy, patterns.rows, patterns.row_off, lo, hi, dF, dD, dmean),
-        patterns.row_off, 0, len(W), len(F) * F.shape[1] ** 2)
+        patterns, len(F) * F.shape[1] ** 2)
     return dF, dD, dmean
 
 

@@ -5,7 +5,7 @@ The conventions are those of `_compiled`.
 
 import numpy as np
 
-from ....kernels._jit import jit
+from ...kernels._jit import jit
 
 TILE = 16  # features that are transposed at a time, so that a cache line read is used whole
 

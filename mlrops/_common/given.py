@@ -1,0 +1,136 @@
+"""Data that users hold, whatever they hold them in: read once, where they come in."""
+
+import itertools
+from collections.abc import Mapping, Set
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from .frames import frame_values, is_frame
+from .labelled import data_names
+from .labels import by_label, labels_of
+from .typing import FloatArray
+from .validate import as_real, in_memory, plain, working_dtype
+from .wording import counted, name_some
+
+__all__ = ["Given", "align_weights", "as_array", "check_weights", "is_chunks", "read_given",
+           "wrong_weights"]
+
+
+class Given(NamedTuple):
+    """Samples of n features, one a row, with what is known of them before they are gone through."""
+
+    values: Any  # ndarray (N, n) of float32 or float64 in C order; else what was given
+    dtype: Any  # to give results in: float32 or float64; None for chunks
+    kind: str  # "array", "sparse", "memmap" or "chunks"
+    names: tuple[str, ...] | None  # of the features
+    n: int | None  # number of features; None for chunks that were not opened
+    labels: Any  # of the rows, where they have some
+    weights: Any  # of the rows, in their order
+
+    def relative_weights(self) -> FloatArray | None:
+        """Checked weights of mean 1 over those that are positive: only their ratios count."""
+        if self.weights is None:
+            return None
+        N = None if self.kind == "chunks" else self.values.shape[0]
+        weights = check_weights(self.weights, N, self.labels)
+        weights = weights / weights.max()
+        return weights * (np.count_nonzero(weights) / weights.sum())
+
+
+def read_given(Y: Any, weights: Any = None, peek: bool = True) -> Given:
+    """`Given` data: an array or frame, a sparse matrix, a memory map, or chunks of rows.
+
+    `weights` are those of the samples.  With `peek` the first chunk is read for its names and its
+    number of features.  Arrays get the same bits in whatever order their numbers lie.
+    """
+    if isinstance(Y, (str, bytes, Mapping, Set)) and not scipy.sparse.issparse(Y):
+        raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
+                        f" got {type(Y).__name__}")
+    if hasattr(Y, "__dask_graph__"):
+        raise TypeError(f"Y must be in memory, got a dask {type(Y).__name__}, which is not computed"
+                        " unasked: give Y.compute(), or a function that returns an iterator over"
+                        " computed chunks of rows")
+    kind = "sparse"
+    if not scipy.sparse.issparse(Y):
+        in_memory(Y, "Y")
+        kind = "memmap" if isinstance(Y, np.memmap) else "chunks" if is_chunks(Y) else "array"
+    labels, weights = labels_of(Y), align_weights(weights, Y)
+    if kind == "chunks":
+        values, names, n = _peek(Y) if peek else (Y, None, None)
+        dtype = None
+    else:
+        values, names = np.ascontiguousarray(as_array(Y)) if kind == "array" else Y, data_names(Y)
+        n, dtype = _check_2d(values).shape[1], working_dtype(values.dtype, "Y")
+    return Given(values, dtype, kind, names, n, labels, weights)
+
+
+def is_chunks(Y: Any) -> bool:
+    """Whether `Y` gives row chunks: a function, an iterable without a shape, a list of matrices."""
+    if callable(Y):
+        return True
+    if hasattr(Y, "shape") or hasattr(Y, "__array__") or not hasattr(Y, "__iter__"):
+        return False
+    return not isinstance(Y, (list, tuple)) or bool(Y) and (
+        is_frame(Y[0]) or getattr(Y[0], "ndim", 0) == 2)
+
+
+def as_array(Y: Any) -> FloatArray:
+    """`Y` as a 2-d array of float32 or float64; columns that are no numbers are named."""
+    if is_frame(Y):
+        return frame_values(Y, "Y")
+    Y = _check_2d(plain(Y, "Y"))
+    return np.asarray(Y, working_dtype(Y.dtype, "Y"))
+
+
+def _check_2d(Y):
+    if len(Y.shape) != 2:
+        raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
+    return Y
+
+
+def _peek(chunks):
+    """Chunks to go through, with the names and the number of the features of the first one."""
+    opened = iter(chunks() if callable(chunks) else chunks)
+    first = next(opened, None)
+    if first is None:
+        raise ValueError("Y holds no chunks")
+    if not scipy.sparse.issparse(first):
+        in_memory(first, "chunk 0")
+    shape = getattr(first, "shape", None) or np.shape(first)
+    if len(shape) != 2:
+        raise ValueError(f"chunks must be 2-d, samples by features, got shape {shape}")
+    if opened is chunks:
+        chunks = itertools.chain([first], opened)
+    return chunks, data_names(first), shape[1]
+
+
+def align_weights(weights: Any, Y: Any) -> Any:
+    """Sample weights in the order of the rows of `Y`, whose labels only frames have."""
+    return by_label(weights, labels_of(Y) if is_frame(Y) else None, "sample_weight", "sample")
+
+
+def check_weights(weights: Any, N: int | None = None, labels: Any = None) -> Any:
+    """Non-negative sample weights (N,) as float64; None stays None.  Labels name the samples."""
+    if weights is None:
+        return None
+    weights = as_real(weights, "weights", dtype=np.float64, ndim=1)
+    if N is not None and weights.size != N:
+        raise ValueError(wrong_weights(weights.size, N))
+    if labels is None or len(labels) != weights.size:
+        labels = range(weights.size)
+    for bad, what in ((~np.isfinite(weights), "be finite"), (weights < 0, "not be negative")):
+        if bad.any():
+            bad = np.flatnonzero(bad)
+            raise ValueError(
+                f"weights must {what}, got {weights[bad[0]]:.3g} for sample {labels[bad[0]]}"
+                f" ({counted(bad.size, 'sample')}: {name_some(labels[i] for i in bad)})")
+    if not weights.any():
+        raise ValueError("weights must not all be zero")
+    return weights
+
+
+def wrong_weights(given: int, N: int) -> str:
+    """What is wrong with weights of another number of samples."""
+    return f"weights must have one entry for each of the {counted(N, 'sample')}, got {given}"

@@ -1,0 +1,295 @@
+"""Data that come in chunks of rows: checked, and cut into blocks of samples in tree order."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+
+from ..._common.frames import frame_values, is_frame
+from ..._common.given import check_weights, wrong_weights
+from ..._common.labelled import column_order, data_names, named
+from ..._common.typing import FloatArray
+from ..._common.validate import plain, working_dtype
+from ..._common.wording import counted
+from ...tree.hierarchy import Hierarchy
+from . import moments
+from .complete import CompleteData, check_enough, check_varies
+
+__all__ = ["Chunks", "check_features", "compress_chunks", "memmap_chunks"]
+
+# Bytes that are read from a memory map at a time.
+READ_BYTES = 16_000_000
+# Samples in a block of the first pass at least, and the numbers that it has room for at least.
+FIRST_WIDTH = 64
+FIRST_ITEMS = 262_144
+
+
+class Chunks:
+    """Chunks of rows: checked, cut into pieces, rows of weight 0 left out.
+
+    Parameters
+    ----------
+    chunks : iterable of array_like, shapes (c, n), or callable
+    hierarchy : Hierarchy
+    weights : array_like, shape (N,), or None
+    names : sequence of str or None
+    dtype : dtype, optional
+        Of the results; default what the chunks of the first pass have in common.
+    once : bool, optional
+        Whether one pass is enough.
+    """
+
+    def __init__(self, chunks: Any, hierarchy: Hierarchy, weights: FloatArray | None,
+                 names: Sequence[str] | None, *, dtype: Any = None, once: bool = False):
+        if scipy.sparse.issparse(chunks):
+            raise TypeError("chunks must be dense; give a sparse matrix as it is, not in chunks")
+        if not (callable(chunks) or hasattr(chunks, "__iter__")):
+            raise TypeError("chunks must be an iterable of arrays or a function that returns one,"
+                            f" got {type(chunks).__name__}")
+        self._open = chunks if callable(chunks) else chunks.__iter__
+        if not once and not callable(chunks) and self._open() is chunks:
+            raise TypeError(
+                f"chunks must be an iterable that can be gone through many times, got a"
+                f" {type(chunks).__name__}, which can be used once; pass a function that makes a"
+                " new one each time it is called"
+            )
+        self._hierarchy, self._weights = hierarchy, check_weights(weights)
+        self._wanted, self._common = dtype, None
+        self._count = -1  # rows of a pass, known after the first one
+        self.names = None if names is None else tuple(names)
+        self.n_samples = 0  # rows of positive weight
+        self.weight = 0.0  # of all samples together
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the results, float32 or float64; known after the first pass."""
+        return self._common if self._wanted is None else working_dtype(self._wanted)
+
+    def pieces(self, width: int, first: bool = False
+               ) -> Iterator[tuple[int, np.ndarray, FloatArray]]:
+        """Yield (at, rows, weights): rows for the places `at` and on of a block of `width`."""
+        at = count = kept = 0
+        for number, chunk in enumerate(self._open()):
+            rows = self._check_chunk(chunk, number, first)
+            end = count + len(rows)
+            if not first and end > self._count:
+                raise RuntimeError(_changed(f"more than {counted(self._count, 'row')}"))
+            weights = np.ones(len(rows)) if self._weights is None else self._weights[count:end]
+            keep = np.flatnonzero(weights)
+            count, pos = end, 0
+            while pos < len(keep):
+                part = keep[pos : pos + width - at]
+                whole = part[-1] - part[0] + 1 == len(part)
+                piece = rows[part[0] : part[-1] + 1] if whole else rows[part]
+                piece = np.asarray(piece, _native(piece.dtype))
+                if first:
+                    self._check_finite(piece, number, part)
+                yield at, piece, weights[part]
+                at, pos = (at + len(part)) % width, pos + len(part)
+            kept += len(keep)
+        if first:
+            self._count, self.n_samples = count, kept
+            self.weight = float(kept if self._weights is None else
+                                self._weights[self._weights > 0].sum())
+        elif count != self._count:
+            raise RuntimeError(_changed(f"{counted(count, 'row')} after {self._count}"))
+
+    def blocks(self, width: int, place: np.ndarray, mean: FloatArray, scale: FloatArray,
+               first: bool = False) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield (X, weights): ``X = diag(scale) (rows - mean)ᵀ diag(weights)^½``.
+
+        Feature i goes to row ``place[i]``, where its mean and scale are too.  X (n, k) is good
+        until the next one is asked for; k is at most `width`.  In the first pass weights stay out
+        of X, and the last X may have more columns than there are weights.
+        """
+        n, left = self._hierarchy.n, sys.maxsize if first else self.n_samples
+        if not first:
+            width = -(-left // -(-left // width))  # blocks of nearly equal width
+        store, filled = np.empty(n * width), 0
+        for at, piece, weights in self.pieces(width, first):
+            if at == 0:
+                k = min(width, left)
+                X, held = store[: n * k].reshape(n, k), np.empty(k)
+            filled = at + len(piece)
+            held[at:filled] = weights
+            root = np.ones_like(weights) if first else np.sqrt(weights)
+            moments.load(piece, place, mean, scale, root, at, X)
+            if filled == k:
+                yield X, held
+                left, filled = left - k, 0
+        if filled:
+            yield X, held[:filled]
+
+    def describe(self, center: bool) -> tuple[FloatArray, FloatArray]:
+        """The first pass: mean (zero unless `center`), and sums of squares about it."""
+        n, seen = self._hierarchy.n, 0.0
+        mean, squares = np.zeros((2, n))
+        low, high = np.full(n, np.inf), np.full(n, -np.inf)
+        for X, weights in self.blocks(max(FIRST_WIDTH, FIRST_ITEMS // n), np.arange(n),
+                                      np.zeros(n), np.ones(n), first=True):
+            moments.describe(X, weights, seen, mean, squares, low, high)
+            seen += weights.sum()
+        self.check_first_pass(low, high)
+        return (mean, squares) if center else (np.zeros(n), squares + seen * np.square(mean))
+
+    def check_first_pass(self, low: FloatArray, high: FloatArray) -> None:
+        """Check what only the end of the pass tells: numbers of rows, constant features."""
+        if self._weights is not None and self._weights.size != self._count:
+            raise ValueError(wrong_weights(self._weights.size, self._count))
+        check_enough(self.n_samples)
+        check_varies(low, high, np.arange(self._hierarchy.n), self.names)
+
+    def _check_chunk(self, chunk, number, first):
+        """The rows of a chunk as an array, not copied."""
+        if scipy.sparse.issparse(chunk):
+            raise TypeError(
+                f"chunk {number} is sparse; give all samples as one sparse matrix"
+                " (scipy.sparse.vstack), which is never made dense"
+            )
+        what, order = f"chunk {number}", None
+        if is_frame(chunk):
+            rows = frame_values(chunk, what)
+            if first and self.names is None:
+                self.names = data_names(chunk)
+            order = column_order(chunk, self.names, what)
+        else:
+            rows = plain(chunk, what)
+        if rows.ndim != 2:
+            raise ValueError(f"{what} must be 2-d, samples by features, got shape {rows.shape}")
+        check_features(rows.shape, self._hierarchy, what)
+        if first:
+            dtype = _native(rows.dtype, what)
+            self._common = dtype if self._common is None else np.result_type(dtype, self._common)
+        return rows if order is None else rows[:, order]
+
+    def _check_finite(self, piece, number, part):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = piece.sum()
+        bad = np.argwhere(~np.isfinite(piece)) if not np.isfinite(total) else []
+        if len(bad):
+            row, column = bad[0]
+            raise ValueError(
+                f"data must be finite, got NaN or infinity in chunk {number}, row {part[row]},"
+                f" feature {named([column], self.names)}"
+            )
+
+
+def check_features(shape: tuple[int, ...], hierarchy: Hierarchy, what: str = "Y") -> None:
+    """Refuse data of another number of columns than the hierarchy has features."""
+    if shape[1] != hierarchy.n:
+        raise ValueError(
+            f"{what} must have one column for each of the hierarchy's"
+            f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)"
+        )
+
+
+def _native(dtype, what="chunks"):
+    """The float dtype that the compiled loops read a chunk in."""
+    return working_dtype(dtype.newbyteorder("="), what)
+
+
+def _changed(change):
+    return (f"the data changed between passes: {change}; chunks must give the same rows every time,"
+            " and a function that returns them a new iterator")
+
+
+def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
+                    weights: FloatArray | None = None, names: Sequence[str] | None = None,
+                    dtype: Any = None) -> CompleteData:
+    """Replace samples in row chunks by the n rows of the triangular factor of their QR.
+
+    One pass, also over an iterator that can be used only once; about ``6 n²`` numbers of memory
+    and ``3 n²`` flops a sample.  Parameters and errors are those of `chunked_source`.
+
+    Returns
+    -------
+    CompleteData
+        With the same ``X Xᵀ`` as the data: every EM iterate stays the same.
+
+    Notes
+    -----
+    The factor is updated block by block, ``R ← qr([R; block])``.  A first column of ones takes up
+    the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori,
+    M. Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.factor.estep.chunks import compress_chunks
+    >>> Y = np.random.default_rng(0).standard_normal((1000, 3))
+    >>> data = compress_chunks(iter(np.array_split(Y, 7)), Hierarchy.flat(3), center=True)
+    >>> data.X.shape, data.n_samples
+    ((3, 3), 1000)
+    >>> bool(np.allclose(data.X @ data.X.T / 1000, np.cov(Y.T, bias=True)))
+    True
+    """
+    read = Chunks(chunks, hierarchy, weights, names, dtype=dtype, once=True)
+    n, width = hierarchy.n, max(2 * hierarchy.n, FIRST_WIDTH)
+    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    shift = np.zeros(n)
+    ones = 1 if center else 0
+    stack = np.empty((n + ones + width, ones + n))
+    above = filled = 0
+
+    def reduce():
+        """Number of rows that the triangular factor of those in the stack has."""
+        R = scipy.linalg.qr(stack[: above + filled], mode="r", check_finite=False)[0][: n + ones]
+        stack[: len(R)] = R
+        return len(R)
+
+    for at, piece, weight in read.pieces(width, first=True):
+        if above == filled == 0 and center:
+            shift = np.ascontiguousarray(piece).mean(axis=0, dtype=np.float64)
+        np.minimum(low, piece.min(axis=0), out=low)
+        np.maximum(high, piece.max(axis=0), out=high)
+        root = np.sqrt(weight)[:, None]
+        block = stack[above + at : above + at + len(piece)]
+        block[:, :ones] = root
+        np.multiply(piece - shift, root, out=block[:, ones:])
+        filled = at + len(piece)
+        if filled == width:
+            above, filled = reduce(), 0
+    if filled:
+        above = reduce()
+    read.check_first_pass(low, high)
+    X = np.ascontiguousarray(hierarchy._gather(stack[ones:above, ones:].T))
+    mean = shift + stack[0, 1:] / stack[0, 0] if center else shift
+    return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean),
+                        read.n_samples, read.weight, names=read.names, dtype=read.dtype)
+
+
+class memmap_chunks:
+    """The rows of an array on disk, some at a time: chunks for `chunked_source`.
+
+    Parameters
+    ----------
+    Y : numpy.memmap or any array that can be sliced, shape (N, n)
+    rows : int, optional
+        Rows that are read at a time; default 16 MB.
+
+    Notes
+    -----
+    Rows are read in order, which on disk is sequential for C-contiguous arrays.  Pages of a map
+    that have been read belong to the operating system, which drops them when memory gets short.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.factor.estep.chunks import memmap_chunks
+    >>> [chunk.shape for chunk in memmap_chunks(np.zeros((5, 2)), rows=2)]
+    [(2, 2), (2, 2), (1, 2)]
+    """
+
+    def __init__(self, Y: Any, rows: int | None = None):
+        if len(Y.shape) != 2:
+            raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
+        self._Y = Y
+        self._rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, self._Y.shape[0], self._rows):
+            yield self._Y[start : start + self._rows]

@@ -1,0 +1,131 @@
+"""What a model says of samples with missing cells: likelihoods, filling in, conditioning."""
+
+import math
+
+import numpy as np
+
+from ... import kernels
+from ..._common.cached import cached_property
+from ..._common.typing import FloatArray
+from ...operators.base import StructuredOperator
+from ...operators.mlr import MLR
+from .incomplete import IncompleteSamples
+from .patterns import variance
+
+__all__ = ["ConditionalMap", "fill", "loglik_samples"]
+
+
+def loglik_samples(covariance: MLR, mean: FloatArray, samples: IncompleteSamples) -> FloatArray:
+    """Log-likelihood of the observed cells of each sample, (N,); 0 for a sample without any.
+
+    The quadratic form is ``‖D^{-1/2}(x - F z)‖² + ‖z‖²`` at the posterior mean z, a sum of squares.
+    """
+    A, patterns = covariance, samples._patterns
+    d = A._d.astype(float)
+    per_class = np.add.reduceat((math.log(2 * math.pi) + np.log(d))[patterns.rows],
+                                patterns.row_off[:-1])
+    constant = per_class @ patterns.seen
+    out = np.zeros(samples.n_samples)
+    for batch, swept in samples._sweeps(A, mean, total=False):
+        p0, p1, starts = batch.shown
+        left, here = np.empty_like(batch.X), slice(batch.first, batch.last)
+        kernels.leaf.dot(A._F, swept.Z, batch.X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
+                         solve=True)
+        left[np.isnan(samples._X[:, here])] = 0
+        quad = np.einsum("ik,ik,i->k", left, left, A._d) + swept.squares[1]
+        of_pattern = constant[p0:p1] + swept.logdet
+        out[samples._order[here]] -= 0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
+    return out
+
+
+def fill(covariance: MLR, mean: FloatArray, samples: IncompleteSamples, return_std: bool = False
+         ) -> FloatArray | tuple[FloatArray, FloatArray]:
+    """Samples with conditional means for missing cells, (n, N), feature order.
+
+    With `return_std` also the conditional standard deviations ``(D_i + F_i Cov F_iᵀ)^{1/2}`` of the
+    missing cells, (n, N), zero at the others.
+    """
+    A, h, layout = covariance, covariance.hierarchy, covariance._layout
+    center = h._gather(np.asarray(mean, A.dtype))
+    out = np.empty_like(samples._X)
+    std = np.empty_like(out if return_std else out[:0])
+    zeros = np.zeros_like(A._d)
+    for batch, swept in samples._sweeps(A, mean, total=False):
+        fitted, here = np.empty_like(batch.X), slice(batch.first, batch.last)
+        kernels.leaf.dot(A._F, swept.Z, batch.X, zeros, layout, 0, layout.n_leaves, fitted)
+        known, columns = samples._X[:, here], samples._order[here]
+        out[:, columns] = np.where(np.isnan(known), center[:, None] + fitted, known)
+        if return_std:
+            std[:, columns] = np.sqrt(variance(A._F, A._d, swept, batch, layout))
+    return (h._scatter(out), h._scatter(std)) if return_std else h._scatter(out)
+
+
+class ConditionalMap(StructuredOperator):
+    r"""How the mean of some features follows others: :math:`\Sigma_{mo} \Sigma_{oo}^{-1}`.
+
+    Parameters
+    ----------
+    covariance : MLR
+        Covariance of n features.
+    observed, missing : ndarray of int
+        Disjoint sets of features; columns and rows of the operator, in this order.
+
+    Notes
+    -----
+    With ``C = (I + F_oᵀ D_o⁻¹ F_o)⁻¹`` the matrix is ``F_m C F_oᵀ D_o⁻¹``: an upward and a downward
+    sweep over the tree and two products with the factors, ``4 n R`` flops, in either direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.factor.estep.filling import ConditionalMap
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
+    >>> ConditionalMap(A, np.array([0, 2]), np.array([1])).toarray()
+    array([[0.33333333, 0.33333333]])
+    """
+
+    def __init__(self, covariance: MLR, observed: np.ndarray, missing: np.ndarray):
+        super().__init__(covariance.dtype, (missing.size, observed.size))
+        self._sigma, self._observed, self._missing = covariance, observed, missing
+
+    @cached_property
+    def _factor(self):
+        A = self._sigma
+        precision = np.zeros_like(A._dinv)
+        seen = A.hierarchy._position[self._observed]
+        precision[seen] = A._dinv[seen]
+        K, _, fail = kernels.tree.factor(A._F, precision, A._layout)
+        if fail is not None:
+            raise A._breakdown(*fail)
+        return K
+
+    def _carry(self, x, features, into, scale):
+        """``F_into C F_featuresᵀ diag(scale) x``."""
+        A, position = self._sigma, self._sigma.hierarchy._position
+        t = np.zeros((A.shape[0], x.size // max(len(x), 1)), A.dtype)
+        if A._layout.R and x.size:
+            t[position[features]] = x.reshape(len(x), -1)
+            z, _ = kernels.tree.posterior(A._F, scale, self._factor, t, A._layout)
+            t = kernels.tree.spread(A._F, np.zeros_like(scale), z, t, A._layout)
+        return t[position[into]].reshape(into.shape + x.shape[1:])
+
+    def _mul(self, x):
+        return self._carry(x, self._observed, self._missing, self._sigma._dinv)
+
+    def _rmul(self, x):
+        y = self._carry(x, self._missing, self._observed, np.ones_like(self._sigma._dinv))
+        return (y.T / self._sigma.D[self._observed]).T
+
+    @cached_property
+    def covariance(self) -> MLR:
+        """Covariance of the missing features given the observed ones, an `MLR` of the same ranks.
+
+        ``diag(D_m) + F_m C F_mᵀ`` with ``C = Λ⁻ᵀ Λ⁻¹``: the rows of ``F Λ⁻ᵀ`` have the sparsity of
+        the factors.
+        """
+        A = self._sigma
+        if not A._layout.R:
+            return A.restrict(self._missing)
+        rows = kernels.tree.inverse_rows(A._F, np.ones_like(A._d), self._factor, A._layout)
+        return MLR._from_tree(A.hierarchy, A.ranks, rows, A._d).restrict(self._missing)
