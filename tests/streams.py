@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from trees import close, dense_mlr, hierarchies
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.em import Point, em_map
+from mlrops.factor.ascent import LikelihoodSurface
+from mlrops.factor.em import Point
 from mlrops.factor.estep.complete import CompleteData
 
 
@@ -35,10 +36,10 @@ def some_point(h, ranks, source, seed=0):
 def run(source, h, ranks, updates=3, point=None):
     """[(loglik, F, D)] of EM from a point."""
     point = some_point(h, ranks, source) if point is None else point
-    tree, out = h._in_tree_order(), []
+    surface = LikelihoodSurface(source, h._in_tree_order(), ranks, np.zeros(h.n, source.dtype))
+    out = []
     for _ in range(updates):
-        mapped = em_map(source, tree, ranks, np.zeros(h.n, source.dtype), point,
-                        Point.empty_like(point))
+        mapped = surface.evaluate(point, Point.empty_like(point), False)
         point = mapped.image
         assert point.F.dtype == point.D.dtype == source.dtype
         out.append((mapped.loglik, point.F, point.D))

@@ -217,8 +217,8 @@ def test_grunfeld_like_linearmodels():
 
 def test_caps_are_reported():
     Xs, Y, _, sigma = draw()
-    with pytest.warns(ConvergenceWarning, match="after 1 iteration of cg.*raise max_cg_iter"):
-        fit = als_gls(Xs, Y, covariance=sigma, max_cg_iter=1)
+    with pytest.warns(ConvergenceWarning, match="after 1 iteration of cg.*raise maxiter"):
+        fit = als_gls(Xs, Y, covariance=sigma, maxiter=1)
     assert not fit.converged and fit.termination == "max_iter" and fit.n_cg == [1]
     with pytest.warns(ConvergenceWarning, match="did not converge in 1 iteration"):
         fit = als_gls(Xs, Y, 2, max_iter=1)
@@ -363,5 +363,5 @@ def test_bad_arguments():
         als_gls(Xs, Y, covariance=Dense(np.diag([-1.0] + 11 * [1])))
     with pytest.raises(ValueError, match='solver must be "cg" or "lsmr"'):
         als_gls(Xs, Y, 1, solver="lu")
-    with pytest.raises(ValueError, match="max_cg_iter must be at least 1"):
-        als_gls(Xs, Y, 1, max_cg_iter=0)
+    with pytest.raises(ValueError, match="maxiter must be at least 1"):
+        als_gls(Xs, Y, 1, maxiter=0)

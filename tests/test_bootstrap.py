@@ -21,7 +21,7 @@ WIDTHS = 2, 3, 1, 2, 3, 4
 def make_fit(data=None, covariance=None, **options):
     data = draw(CASE, 60, widths=WIDTHS) if data is None else data
     how = (None, None) if covariance is not None else ((1, 0), CASE.hierarchy)
-    return fit_system(data, *how, SUROptions.checked(**options), covariance=covariance)
+    return fit_system(data, *how, SUROptions(**options), covariance=covariance)
 
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def objects():
         out["MLRFit"] = mlrops.fit_mlr(S, (0, 0, 0, 0, 5), tree, max_iter=2)
         out["RankAllocation"] = mlrops.allocate_ranks(S, 3, tree, max_iter=2, random_state=0)
         out |= regressions()
+        out["SUROptions"] = out["system with gaps"].options
     return out
 
 

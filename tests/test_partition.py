@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from mlrops import Hierarchy, fit_mlr
 from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix
 from mlrops.fitting.bisection import Bisection, CutGraph, SpectralSplit, leading_vectors
-from mlrops.fitting.partitions import _Closeness, _left_over, partition
+from mlrops.fitting.partitions import _closeness, _left_over, partition
 from mlrops.fitting.point_partitions import partition_points
 
 
@@ -471,8 +471,8 @@ def test_closeness_by_its_definition():
     apart = [1.0, 3.0, 2.0, 6.0, 4.0]  # the pairs that have a finite distance
     rows = np.arange(4)
     for symmetric, s in ((True, np.median(apart)), (False, np.median([0.0] * 4 + apart * 2))):
-        np.testing.assert_allclose(_Closeness(d, symmetric)(rows, rows), np.exp(-((d / s) ** 2)))
-    block = _Closeness(d, False)(rows[:2], rows[2:])
+        np.testing.assert_allclose(_closeness(d, symmetric)(rows, rows), np.exp(-((d / s) ** 2)))
+    block = _closeness(d, False)(rows[:2], rows[2:])
     np.testing.assert_allclose(block, [[np.exp(-1), 0], [np.exp(-4 / 9), np.exp(-4)]])
 
 

@@ -148,6 +148,13 @@ def test_equally_special_rules_in_the_order_in_which_they_were_entered():
     left, right = Left(5, 1), Right(5, 2)
     assert type(left + right) is type(right + left) is Sum
     assert asked == [("first", Left, Right), ("second", Left, Right)] * 2
+    asked.clear()
+    rule("add", StructuredOperator, Shift)(lambda A, B: asked.append((type(A), type(B))))
+    _ = left + right
+    first, asked[:] = list(asked), []
+    _ = right + left
+    assert asked == first, "a rule that applies both ways is asked in one order"
+    assert first[2:] == [(Left, Right), (Right, Left)]
 
 
 def test_an_earlier_rule_is_replaced_and_a_written_one_beats_a_mirrored_one():

@@ -23,7 +23,7 @@ from streams import (
 from test_kernels import in_a_new_process
 from trees import PATHS, close, computing
 
-from mlrops import Hierarchy
+from mlrops import Hierarchy, fit_factor_model
 from mlrops.factor.em import Point
 from mlrops.factor.estep.chunks import Chunks, compress_chunks, memmap_chunks
 from mlrops.factor.estep.streamed import chunked_source
@@ -317,7 +317,7 @@ def test_memmap_chunks(tmp_path):
     assert len(next(iter(memmap_chunks(np.lib.stride_tricks.as_strided(
         np.zeros(1), (10**6, 2000), (0, 0)))))) == 1000
     with pytest.raises(ValueError, match="2-d"):
-        memmap_chunks(Y[0])
+        fit_factor_model(disk[0], (1, 1, 1), h)
 
 
 # ---------------------------------------------------------------- starting points

@@ -20,7 +20,7 @@ TREE = Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 2, 6], [0, 2, 4, 6]])
 
 
 def gls(data, covariance, **options):
-    return fit_system(data, None, None, SUROptions.checked(**options), covariance=covariance)
+    return fit_system(data, None, None, SUROptions(**options), covariance=covariance)
 
 
 # ---------------------------------------------------------------- linearmodels

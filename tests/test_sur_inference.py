@@ -144,7 +144,7 @@ def test_many_coefficients():
     K, N = 1500, 40
     case = make_case(Hierarchy(rng.permutation(K), [[0, K], [0, 500, 600, K]]), (2, 1), 2)
     data = draw(case, N, widths=(3,))
-    fit = fit_system(data, None, None, SUROptions.checked(), covariance=case.A)
+    fit = fit_system(data, None, None, SUROptions(), covariance=case.A)
     assert estimated(fit).route == "factors" and fit.n_params == 4500
     E = np.zeros((4500, 4))
     E[[0, 1, 2, 4499], range(4)] = 1
@@ -202,7 +202,7 @@ def test_runs_of_cg():
 def make_fit(seed=0, **options):
     case = make_case(Hierarchy([3, 0, 5, 1, 4, 2], [[0, 6], [0, 3, 6]]), (1, 0), 4)
     data = draw(case, 80, seed)
-    return fit_system(data, (1, 0), case.hierarchy, SUROptions.checked(**options))
+    return fit_system(data, (1, 0), case.hierarchy, SUROptions(**options))
 
 
 def test_defaults_correct_for_small_samples():
@@ -257,7 +257,7 @@ def test_fixed_coefficients_have_no_error(kind):
     R = np.zeros((3, data.p.sum()))
     R[0, 0] = R[1, 1] = R[2, 3] = R[2, 4] = 1
     data = replace(data, constraints=(R, np.array([0.0, -2.0, 2.0])))
-    fit = fit_system(data, 1, None, SUROptions.checked()).with_cov(kind)
+    fit = fit_system(data, 1, None, SUROptions()).with_cov(kind)
     np.testing.assert_allclose(fit.params[0], [0, -2], atol=1e-14)
     assert fit.bse[0].tolist() == [0, 0] and fit.tvalues[0][1] == -np.inf
     assert fit.pvalues[0][1] == 0
@@ -289,7 +289,7 @@ def test_names():
 def test_order_and_units_do_not_matter():
     case = permuted_case()
     data = draw(case, 30)
-    how = {"options": SUROptions.checked(), "covariance": case.A}
+    how = {"options": SUROptions(), "covariance": case.A}
     fit = fit_system(data, None, None, **how)
     order = np.random.default_rng(1).permutation(30)
     units = [10.0 ** np.arange(-6, -6 + 4 * p, 4) for p in data.p]
@@ -335,7 +335,7 @@ def test_bad_arguments():
 
 
 def test_kinds_share_what_does_not_depend_on_them():
-    fit = fit_system(draw(make_case(Hierarchy.flat(3), (1,), 0), 30), 1, None, SUROptions.checked())
+    fit = fit_system(draw(make_case(Hierarchy.flat(3), (1,), 0), 30), 1, None, SUROptions())
     before = fit.bse, fit.errors, fit.rsquared
     robust = fit.with_cov("robust")
     assert robust.system is fit.system and robust.errors is before[1]
@@ -344,7 +344,7 @@ def test_kinds_share_what_does_not_depend_on_them():
 
 
 def test_earlier_names_of_results():
-    fit = fit_system(draw(make_case(Hierarchy.flat(3), (1,), 0), 30), 1, None, SUROptions.checked())
+    fit = fit_system(draw(make_case(Hierarchy.flat(3), (1,), 0), 30), 1, None, SUROptions())
     for old, new in (("K", "n_equations"), ("N", "nobs"), ("P", "n_params"),
                      ("cg_iterations", "n_cg"), ("cov_kind", "cov_type"),
                      ("cov_config", "cov_kwds")):

@@ -94,7 +94,7 @@ def test_known_covariance_in_exact_arithmetic(kind, spread, alike, condition):
         data = replace(data, constraints=limits(kind, data.p.sum()))
     beta, errors = reference(data, sigma)
     for solver in SOLVERS:
-        fit = fit_system(data, None, None, SUROptions.checked(solver, gtol=1e-5),
+        fit = fit_system(data, None, None, SUROptions(solver=solver, gtol=1e-5),
                          covariance=Dense(sigma, positive_definite=True))
         found = np.concatenate(fit.coefficients)
         assert fit.converged and fit.n_cg[0] <= 2 * beta.size
@@ -170,7 +170,7 @@ def test_a_solve_that_stalls_is_not_converged(constrained):
     if constrained:
         data = replace(data, constraints=limits("plain", data.p.sum()))
     with pytest.warns(ConvergenceWarning, match="more than rounding explains"):
-        fit = fit_system(data, None, None, SUROptions.checked(), covariance=Rough(
+        fit = fit_system(data, None, None, SUROptions(), covariance=Rough(
             sigma, positive_definite=True))
     assert not fit.converged and fit.termination == "rounding" and fit.normal_norm < 1e-4
     assert fit.n_cg[0] <= 60
@@ -183,8 +183,8 @@ def test_a_solve_that_stalls_is_not_converged(constrained):
 def test_a_cap_of_the_solver_is_not_converged(solver, cap):
     data, sigma = draw(alike=0.1, condition=1e4)
     # A loose gtol is no reason: coefficients given Σ are those of rounding, or not converged.
-    with pytest.warns(ConvergenceWarning, match="more than rounding leaves; raise max_cg_iter"):
-        fit = fit_system(data, None, None, SUROptions.checked(solver, max_cg_iter=cap, gtol=0.9),
+    with pytest.warns(ConvergenceWarning, match="more than rounding leaves; raise maxiter"):
+        fit = fit_system(data, None, None, SUROptions(solver=solver, maxiter=cap, gtol=0.9),
                          covariance=Dense(sigma, positive_definite=True))
     assert (fit.converged, fit.termination, fit.n_cg) == (False, "max_iter", [cap])
 
@@ -193,8 +193,8 @@ def test_small_gains_of_a_capped_solver_are_not_convergence():
     data, _ = draw(alike=1e-2, condition=1e3, N=60, widths=(2,) * 5, seed=1)
     free = als_gls(data.Xs, data.Y, 1)
     assert free.converged
-    with pytest.warns(ConvergenceWarning, match="1 step of cg each; raise max_cg_iter"):
-        fit = als_gls(data.Xs, data.Y, 1, max_cg_iter=1, tol=1e-3, max_iter=15)
+    with pytest.warns(ConvergenceWarning, match="1 step of cg each; raise maxiter"):
+        fit = als_gls(data.Xs, data.Y, 1, maxiter=1, tol=1e-3, max_iter=15)
     assert (fit.converged, fit.termination) == (False, "max_iter") and fit.normal_norm > 1e-6
 
 

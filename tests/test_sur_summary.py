@@ -113,7 +113,7 @@ def test_notes():
     plain = fit_system(data, (1, 1, 0), TREE, OPTIONS).summary()
     for word in ("Missing", "constraints", "weighted", "known", "Penalty", "Heywood", "Not conv"):
         assert word not in plain
-    options = SUROptions.checked(beta_ridge=2.0, factor_ridge=0.5)
+    options = SUROptions(beta_ridge=2.0, factor_ridge=0.5)
     ridge = fit_system(data, 1, None, options).summary()
     assert "beta_ridge 2;" in ridge and "factor_ridge 0.5;" in ridge
 

@@ -17,11 +17,11 @@ from mlrops.regression.sur.data import SURData
 from mlrops.regression.sur.hypotheses import HypothesisTest
 from mlrops.regression.sur.small_sample import wald_df
 
-OPTIONS = SUROptions.checked(**SHARP)
+OPTIONS = SUROptions(**SHARP)
 
 
 def known(data, sigma, **options):
-    return fit_system(data, None, None, SUROptions.checked(**SHARP | options), covariance=sigma)
+    return fit_system(data, None, None, SUROptions(**SHARP | options), covariance=sigma)
 
 
 def everything(data, sigma):
@@ -376,7 +376,7 @@ def test_simulated_likelihood_ratio():
     weights, observed = np.full(data.Y.shape, 1.0), np.ones(data.Y.shape, bool)
     observed[:5, 2] = False
     data = replace(data, observed=observed, weights=weights)
-    strong = fit_system(data, (1, 1, 0), TREE, SUROptions.checked())
+    strong = fit_system(data, (1, 1, 0), TREE, SUROptions())
     test = strong.likelihood_ratio(9, random_state=0)
     assert test.pvalue == 0.1 and test.n_simulations == 9 and not test.is_bound
     assert "9 simulated" in repr(test)
@@ -390,7 +390,7 @@ def test_simulated_likelihood_ratio():
 
 def test_data_drawn_under_the_null_hypothesis():
     data = variants(draw(N=4000)[0])["all"]
-    null = fit_system(data, 0, None, SUROptions.checked())
+    null = fit_system(data, 0, None, SUROptions())
     drawn = drawn_data(null, null.covariance, np.random.default_rng(0))
     e = np.where(data.observed, drawn.Y - null.fitted, np.nan) * np.sqrt(data.weights)
     for part in (data.weights > 1, data.weights < 1):

@@ -30,7 +30,8 @@ def old_attribute(old: str, new: str) -> property:
         warn_old(f"{kind}.{old}", f"{kind}.{new}")
         return getattr(self, new)
 
-    return OldName(read, doc=f"Earlier name of `{new}`.")
+    read.__doc__ = f"Earlier name of `{new}`."
+    return OldName(read)
 
 
 def other_name(name: str, users: str = "linearmodels") -> property:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .deprecated import old_attribute
 from .validate import check_number, check_rank
 
-__all__ = ["CONVERGED", "OLD_TERMINATIONS", "TERMINATIONS", "Iterate", "Iteration", "Observer",
+__all__ = ["CONVERGED", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate", "Iteration",
            "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
 
 # Why a fit may have stopped.
@@ -84,19 +84,21 @@ class Iterate:
     error = old_attribute("error", "objective")
 
 
-@dataclass(frozen=True)
+Callback: TypeAlias = Callable[[Iterate], object]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stopping:
-    """The rules by which a user lets a fit stop."""
+    """The rules by which a user lets a fit stop, checked."""
 
-    tol: float
-    gtol: float
-    max_iter: int
+    tol: float = 1e-9
+    gtol: float = 1e-5
+    max_iter: int = 1000
 
-    @classmethod
-    def checked(cls, tol: float, gtol: float, max_iter: int) -> "Stopping":
-        check_number(tol, "tol", below=1)
-        check_number(gtol, "gtol", below=1)
-        return cls(tol, gtol, check_rank(max_iter, "max_iter"))
+    def __post_init__(self) -> None:
+        check_number(self.tol, "tol", below=1)
+        check_number(self.gtol, "gtol", below=1)
+        check_rank(self.max_iter, "max_iter")
 
     def small_gains(self, trace: Sequence[float], scale: float, count: int) -> bool:
         """Whether each of the last `count` gains is at most `tol` times `scale`."""
@@ -139,19 +141,6 @@ class Iteration:
         """Make the parameters whole again after a step that was broken off."""
 
 
-class Observer(Protocol):
-    """Something that follows a run, as a checkpoint does."""
-
-    def begin(self, iteration: Any, trace: list[float]) -> None:
-        """Called once, before the first step."""
-
-    def visit(self, iteration: Any, trace: list[float]) -> None:
-        """Called after every step."""
-
-    def finish(self, iteration: Any, trace: list[float]) -> None:
-        """Called at the end, unless a step was broken off."""
-
-
 @dataclass
 class Run:
     """What `drive` returns; the lists have an entry for the start and for every step."""
@@ -176,10 +165,14 @@ class Run:
 
 
 class Watch(NamedTuple):
-    """Who watches a fit: a progress bar, a callback, and an observer such as a checkpoint."""
+    """Who watches a fit: a progress bar, a callback, and an observer such as a checkpoint.
+
+    ``begin(iteration, trace)`` of the observer is called before the first step, ``visit`` after
+    every step, and ``finish`` at the end unless a step was broken off.
+    """
 
     progress: bool = False
-    callback: Callable[[Iterate], object] | None = None
+    callback: Callback | None = None
     observer: Any = None
 
 
@@ -247,9 +240,7 @@ def _show(bar: Any, iteration: Iteration, trace: list[float]) -> None:
                      **iteration.shown()}, refresh=False)
 
 
-def _report(
-    iteration: Iteration, n_iter: int, callback: Callable[[Iterate], object] | None
-) -> str | None:
+def _report(iteration: Iteration, n_iter: int, callback: Callback | None) -> str | None:
     """Show the callback where the fit is; the reason to stop if it raises StopIteration."""
     if callback is not None:
         try:

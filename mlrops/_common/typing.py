@@ -37,9 +37,9 @@ Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Seq
 Data: TypeAlias = Real | Frame
 # Names or values by name: a Series or a dict, else one an entry.
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
+Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray
 # What a result gives: an array or a list of arrays, or pandas objects where the data had names.
 Labelled: TypeAlias = Any
-Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray
 Ranks: TypeAlias = int | Sequence[int]
 RandomState: TypeAlias = int | np.random.Generator | None
 Callback: TypeAlias = Callable[[Any], object]

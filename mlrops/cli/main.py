@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import __version__
 from .errors import CommandError
@@ -99,95 +99,72 @@ class _Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-class _Command(NamedTuple):
-    """What the help says of a command, and its options: ``(name, ..., keywords of argparse)``."""
-
-    help: str
-    description: str
-    options: Sequence[tuple[Any, ...]]
-    epilog: str | None = None
-
-
-def _picture(default):
-    return "-o", "--output", {"default": default, "metavar": "PNG",
-                              "help": "where to write the picture (default: %(default)s)"}
-
-
+# Options of the commands: names, what stands for the value, help, and other keywords of argparse.
 _OWN_FILE = [
-    ("--data", {"metavar": "CSV",
-                "help": "a table with a head; separated by commas, semicolons or tabs"}),
-    ("--dependent", {"metavar": "A,B,...", "help":
-     'columns to explain, one equation each; patterns like "ret_*" too'}),
-    ("--exog", {"metavar": "X,Z,...", "help": "regressors of all these equations"}),
-    ("--equation", {"action": "append", "metavar": '"A ~ X + Z"', "help":
-     'an equation with regressors of its own (repeat); "name=X" gives a column the name that it'
-     " has in other equations"}),
-    ("--groups", {"metavar": "CSV", "help": "groups of the equations: a tree"}),
-    ("--ranks", {"metavar": "R", "help":
-     "factors of each level, such as 2,1 (the first for all equations), or bic, aic, cv (default:"
-     " bic)"}),
-    ("--no-const", {"action": "store_true", "help": "no intercepts"}),
-    ("--cov-type", {"choices": ("unadjusted", "robust", "clustered", "hac", "bootstrap"),
-                    "help": "kind of standard errors (default: unadjusted)"}),
-    ("--clusters", {"metavar": "COLUMN", "help": "clusters of rows, for clustered"}),
-    ("--index-column", {"metavar": "COLUMN", "help":
-     "labels of the rows, such as dates; never a variable"}),
-    ("--decimal", {"metavar": "SIGN", "help": 'of numbers, such as "," (default: ".")'}),
-    ("--thousands", {"metavar": "SIGN",
-                     "help": 'between thousands, such as "," or " " (default: none)'}),
-    ("--na-values", {"nargs": "+", "action": "extend", "metavar": "WORD", "help":
-     'cells that are missing, besides empty ones, NA, N/A, NaN, null, none and "."; such as -99.99'
-     " -999"}),
-    ("--encoding", {"metavar": "NAME", "help":
-     "of the files, such as latin-1, cp1252, utf-16 (default: utf-8)"}),
-    ("--save-table", {"metavar": "CSV", "help": "write all coefficients"}),
+    ("--data", "CSV", "a table with a head; separated by commas, semicolons or tabs"),
+    ("--dependent", "A,B,...", 'columns to explain, one equation each; patterns like "ret_*" too'),
+    ("--exog", "X,Z,...", "regressors of all these equations"),
+    ("--equation", '"A ~ X + Z"', 'an equation with regressors of its own (repeat); "name=X" gives'
+     " a column the name that it has in other equations", {"action": "append"}),
+    ("--groups", "CSV", "groups of the equations: a tree"),
+    ("--ranks", "R", "factors of each level, such as 2,1 (the first for all equations), or bic,"
+     " aic, cv (default: bic)"),
+    ("--no-const", None, "no intercepts", {"action": "store_true"}),
+    ("--cov-type", None, "kind of standard errors (default: unadjusted)",
+     {"choices": ("unadjusted", "robust", "clustered", "hac", "bootstrap")}),
+    ("--clusters", "COLUMN", "clusters of rows, for clustered"),
+    ("--index-column", "COLUMN", "labels of the rows, such as dates; never a variable"),
+    ("--decimal", "SIGN", 'of numbers, such as "," (default: ".")'),
+    ("--thousands", "SIGN", 'between thousands, such as "," or " " (default: none)'),
+    ("--na-values", "WORD", "cells that are missing, besides empty ones, NA, N/A, NaN, null, none"
+     ' and "."; such as -99.99 -999', {"nargs": "+", "action": "extend"}),
+    ("--encoding", "NAME", "of the files, such as latin-1, cp1252, utf-16 (default: utf-8)"),
+    ("--save-table", "CSV", "write all coefficients"),
 ]
+_FIT_OPTIONS = [
+    ("matrix", None, ".npy, .npz (NumPy or SciPy sparse), .csv or .mtx"),
+    ("--total-rank", "R", "sum of the ranks of all levels: (m + n) R numbers are stored",
+     {"action": _Renamed, "old": "--rank", "type": int, "required": True}),
+    ("--n-levels", "L", "levels of the tree to be found",
+     {"action": _Renamed, "old": "--levels", "type": int}),
+    ("--method", None, "how the tree is found (default: spectral; order keeps the order of rows and"
+     " columns; the others read the matrix as distances)",
+     {"choices": ("spectral", "order", "distance", "linkage")}),
+    ("--groups", "CSV", "the tree of a square matrix, where known"),
+    ("--start", "S,...", "first ranks: uniform, bottom, top or all, the best is kept (default:"
+     " all)", {"default": "all"}),
+    ("--symmetric", None, "fit a symmetric matrix (default: if the matrix is one)",
+     {"action": argparse.BooleanOptionalAction}),
+    ("--psd", None, "fit positive semidefinite blocks", {"action": "store_true"}),
+    ("--key", "NAME", "which array of an .npz file"),
+    ("--random-state", "SEED", "default: 0",
+     {"action": _Renamed, "old": "--seed", "type": int, "default": 0}),
+    ("-o --output", "NPZ", "where to write the operator (default: %(default)s)",
+     {"default": "mlrops-fit.npz"}),
+    ("--picture", "PNG", "where to write the picture (default: %(default)s)",
+     {"default": "mlrops-fit.png"}),
+]
+_BENCH_OPTIONS = [
+    ("--only", "ROW,...", "some of the rows (default: all)"),
+    ("--quick", None, "tiny problems, in seconds: whether the answers agree",
+     {"action": "store_true"}),
+    ("-o --output", "MD", "write the table in Markdown, too"),
+]
+_FILE = "file", None, "written by mlrops.save or a command; .npz and .npy of NumPy too"
+_PICTURE = "-o --output", "PNG", "where to write the picture (default: %(default)s)"
 
-_COMMANDS = {
-    "demo": _Command(
-        "fit and use a covariance of real stock returns; prints a table, writes a PNG",
-        _DEMO, [_picture("mlrops-demo.png")]),
-    "sur": _Command(
-        "regressions with correlated errors, of stock returns or of your own file; prints tables,"
-        " writes a PNG", _SUR, [_picture("mlrops-sur.png"), ("your own file", _OWN_FILE)],
-        _SUR_EXAMPLES),
-    "fit": _Command(
-        "a multilevel low rank matrix near to your own; prints errors, writes the operator and a"
-        " PNG", _FIT, [
-            ("matrix", {"help": ".npy, .npz (NumPy or SciPy sparse), .csv or .mtx"}),
-            ("--total-rank", {"old": "--rank", "type": int, "required": True, "metavar": "R",
-                              "help": "sum of the ranks of all levels: (m + n) R numbers are"
-                              " stored"}),
-            ("--n-levels", {"old": "--levels", "type": int, "metavar": "L",
-                            "help": "levels of the tree to be found"}),
-            ("--method", {"choices": ("spectral", "order", "distance", "linkage"), "help":
-             "how the tree is found (default: spectral; order keeps the order of rows and columns;"
-             " the others read the matrix as distances)"}),
-            ("--groups", {"metavar": "CSV", "help": "the tree of a square matrix, where known"}),
-            ("--start", {"default": "all", "metavar": "S,...", "help":
-             "first ranks: uniform, bottom, top or all, the best is kept (default: all)"}),
-            ("--symmetric", {"action": argparse.BooleanOptionalAction,
-                             "help": "fit a symmetric matrix (default: if the matrix is one)"}),
-            ("--psd", {"action": "store_true", "help": "fit positive semidefinite blocks"}),
-            ("--key", {"metavar": "NAME", "help": "which array of an .npz file"}),
-            ("--random-state", {"old": "--seed", "type": int, "default": 0, "metavar": "SEED",
-                                "help": "default: 0"}),
-            ("-o", "--output", {"default": "mlrops-fit.npz", "metavar": "NPZ", "help":
-             "where to write the operator (default: %(default)s)"}),
-            ("--picture", {"default": "mlrops-fit.png", "metavar": "PNG", "help":
-             "where to write the picture (default: %(default)s)"}),
-        ], _FIT_EXAMPLES),
-    "bench": _Command(
-        "speed and answers against BLAS, published algorithms and other packages; prints a table",
-        _BENCH, [
-            ("--only", {"metavar": "ROW,...", "help": "some of the rows (default: all)"}),
-            ("--quick", {"action": "store_true", "help":
-             "tiny problems, in seconds: whether the answers agree"}),
-            ("-o", "--output", {"metavar": "MD", "help": "write the table in Markdown, too"}),
-        ], _BENCH_EXAMPLES),
-    "info": _Command(
-        "what a saved operator, tree or result is, and what it stores", _INFO,
-        [("file", {"help": "written by mlrops.save or a command; .npz and .npy of NumPy too"})]),
+# Of each command: what the list of commands says of it, its description, examples, options.
+_COMMANDS: dict[str, tuple[str, str, str | None, list[Any]]] = {
+    "demo": ("fit and use a covariance of real stock returns; prints a table, writes a PNG", _DEMO,
+             None, [(*_PICTURE, {"default": "mlrops-demo.png"})]),
+    "sur": ("regressions with correlated errors, of stock returns or of your own file; prints"
+            " tables, writes a PNG", _SUR, _SUR_EXAMPLES,
+            [(*_PICTURE, {"default": "mlrops-sur.png"}), ("your own file", _OWN_FILE)]),
+    "fit": ("a multilevel low rank matrix near to your own; prints errors, writes the operator and"
+            " a PNG", _FIT, _FIT_EXAMPLES, _FIT_OPTIONS),
+    "bench": ("speed and answers against BLAS, published algorithms and other packages; prints a"
+              " table", _BENCH, _BENCH_EXAMPLES, _BENCH_OPTIONS),
+    "info": ("what a saved operator, tree or result is, and what it stores", _INFO, None, [_FILE]),
 }
 
 
@@ -229,25 +206,26 @@ def _run(args):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m mlrops", description=_ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="python -m mlrops", description=_ABOUT, **form)
     parser.add_argument("--version", action="version", version=f"mlrops {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    for name, command in _COMMANDS.items():
-        _add(commands.add_parser(
-            name, help=command.help, description=command.description, epilog=command.epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter), command.options)
+    for name, (summary, description, examples, options) in _COMMANDS.items():
+        _add(commands.add_parser(name, help=summary, description=description, epilog=examples,
+                                 **form), options)
     return parser
 
 
 def _add(parser, options):
     """Add options, those of a list as a group; an old name is read, but no longer shown."""
-    for *names, last in options:
-        if isinstance(last, list):
-            _add(parser.add_argument_group(*names), last)
-        elif "old" in last:
-            option = parser.add_argument(*names, last["old"], action=_Renamed, **last)
-            option.option_strings = names
+    for names, metavar, *rest in options:
+        if isinstance(metavar, list):
+            _add(parser.add_argument_group(names), metavar)
+            continue
+        keywords = {"help": rest[0], **(rest[1] if rest[1:] else {})}
+        if metavar is not None:
+            keywords["metavar"] = metavar
+        if "old" in keywords:
+            parser.add_argument(names, keywords["old"], **keywords).option_strings = [names]
         else:
-            parser.add_argument(*names, **last)
+            parser.add_argument(*names.split(), **keywords)

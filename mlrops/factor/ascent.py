@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
+from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .em import Mapped, Point, em_map
+from .em import Mapped, Point
 from .secant import SecantPairs, row_maxima, scaled_difference, scaled_step
 
 __all__ = ["LEAST", "Ascent", "LikelihoodSurface", "VanishingVariance", "independent_loglik"]
@@ -46,7 +47,7 @@ def independent_loglik(source: Any) -> float:
 
 
 class LikelihoodSurface:
-    """The log-likelihood of a model as a function of ``v = (F / sd, log D, mean / sd)``.
+    """The log-likelihood of a model, and its EM map, as a function of ``v = (F / sd, log D, mean / sd)``.
 
     sd are the features' standard deviations: units do not matter.  The mean is part of v only where
     EM updates it.
@@ -70,11 +71,20 @@ class LikelihoodSurface:
         return F.reshape(self.shape), D, mean
 
     def evaluate(self, point: Point, out: Point, keep: bool) -> Mapped:
-        """The EM map at a point."""
+        """The EM map at a point; its image is written to the F and D of `out`.
+
+        Given its new factors, the expected log-likelihood of a feature is unimodal in its variance,
+        so clipping at the floor is the exact constrained maximum and EM stays monotone.
+        """
         low = np.flatnonzero(point.D < LEAST * self.sd**2)
         if low.size:
             raise VanishingVariance(low)
-        return em_map(self.source, self.tree, self.ranks, self.floor, point, out, keep)
+        covariance = MLR.from_compact(
+            self.tree, self.ranks, point.F, point.D, copy=False, check_finite=False)
+        step = self.source.evaluate(covariance, point.mean)
+        raw = Point(*step.update((out.F, out.D), keep))
+        return Mapped(step.loglik, covariance, raw._replace(D=np.maximum(raw.D, self.floor)), raw,
+                      step)
 
     def difference(self, a: Point, b: Point, v: FloatArray) -> None:
         """``v(a) - v(b)``."""

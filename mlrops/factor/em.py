@@ -1,13 +1,14 @@
-"""The EM map of a factor model, written in terms of `MLR` operators only."""
+"""Parameters of a factor model, and what the EM map gives at them."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from ..operators.mlr import MLR
+from ..tree.hierarchy import Hierarchy
 from .estep.protocol import EStep
 
-__all__ = ["Point", "em_map"]
+__all__ = ["Mapped", "Point"]
 
 
 class Point(NamedTuple):
@@ -18,8 +19,13 @@ class Point(NamedTuple):
     mean: np.ndarray  # (n,)
 
     @classmethod
-    def empty_like(cls, point):
+    def empty_like(cls, point: "Point") -> "Point":
         return cls(*map(np.empty_like, point))
+
+    def operator(self, hierarchy: Hierarchy, ranks: tuple[int, ...], dtype: np.dtype) -> MLR:
+        """The covariance in the order of the features of a hierarchy."""
+        F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (self.F, self.D))
+        return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
 
 
 class Mapped(NamedTuple):
@@ -30,17 +36,3 @@ class Mapped(NamedTuple):
     image: Point  # where EM goes from it
     raw: Point  # the same before its variances are clipped at the floor
     step: EStep  # for its gradient
-
-
-def em_map(source, tree, ranks, floor, point, out, keep=False):
-    """Evaluate the EM map at a point; its image is written to the F and D of `out`.
-
-    Given its new factors, the expected log-likelihood of a feature is unimodal in its variance, so
-    clipping at the floor is the exact constrained maximum and EM stays monotone.
-    """
-    covariance = MLR.from_compact(tree, ranks, point.F, point.D, copy=False, check_finite=False)
-    step = source.evaluate(covariance, point.mean)
-    F, D, mean = step.update((out.F, out.D), keep)
-    raw = Point(F, D, mean)
-    image = Point(raw.F, np.maximum(raw.D, floor), raw.mean)
-    return Mapped(step.loglik, covariance, image, raw, step)

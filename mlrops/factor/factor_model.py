@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.convergence import ConvergenceWarning, UnboundedWarning
-from .._common.driver import CONVERGED, Iterate, Iteration, Run, Stopping, Watch, drive
+from .._common.driver import CONVERGED, Callback, Iterate, Iteration, Run, Stopping, Watch, drive
 from .._common.labelled import named
 from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Ranks
 from .._common.validate import check_number, check_rank
@@ -39,7 +39,7 @@ def fit_factor_model(
     missing: Literal["raise", "em"] = "raise", sample_weight: Labels | None = None,
     compress: bool | None = None, tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 1000,
     variance_floor: float = 1e-6, progress: bool = False,
-    callback: Callable[[Iterate], object] | None = None,
+    callback: Callback | None = None,
     checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = 60.0, resume: bool = False,
     random_state: RandomState = None,
@@ -197,7 +197,7 @@ def fit_factor_model(
     """
     if check_rank(n_init, "n_init") < 1:
         raise ValueError("n_init must be at least 1, got 0")
-    stopping = Stopping.checked(tol, gtol, max_iter)
+    stopping = Stopping(tol=tol, gtol=gtol, max_iter=max_iter)
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     checkpointing.check()  # before the data are gone through
@@ -227,7 +227,7 @@ def fit_factor_model(
     unbounded = (too_few_samples(hierarchy, ranks, source.n_samples, center)
                  or run_off(source, hierarchy, ranks, best.point, place, names))
     _warn(best.termination, max_iter, boundary, variance_floor, names, unbounded)
-    covariance = _in_feature_order(hierarchy, ranks, best.point, source.dtype).principal()
+    covariance = best.point.operator(hierarchy, ranks, source.dtype).principal()
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.trace[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
@@ -272,8 +272,8 @@ class FactorAscent(Iteration):
     def iterate(self, n_iter: int) -> Iterate:
         state, surface = self.ascent.state, self.ascent.surface
         return Iterate(
-            n_iter, state.loglik, state.loglik, ranks=surface.ranks, covariance=_in_feature_order(
-                self.hierarchy, surface.ranks, state.point, surface.source.dtype))
+            n_iter, state.loglik, state.loglik, ranks=surface.ranks, covariance=state.point.operator(
+                self.hierarchy, surface.ranks, surface.source.dtype))
 
     def outcome(self, run: Run) -> Outcome:
         state = self.ascent.state
@@ -307,14 +307,6 @@ def _best_of_starts(
         if saved is not None:
             watch.observer.saved = None
     return restarts.best if stopped is None else restarts.best._replace(termination=stopped)
-
-
-def _in_feature_order(
-    hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point, dtype: Any
-) -> MLR:
-    """The operator that was fitted in tree order, for the features as the user orders them."""
-    F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (point.F, point.D))
-    return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
 
 
 def _rounded_loglik(

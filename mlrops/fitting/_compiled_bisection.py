@@ -23,18 +23,17 @@ def turn(weights, i, s, h):
     if indptr.size:
         for k in range(indptr[i], indptr[i + 1]):
             h[indices[k]] += a * data[k]
-    elif p == 0:
-        row = W[i]
-        for j in range(row.size):
-            h[j] += a * row[j]
-    elif i < p:
-        row = W[i]
-        for j in range(row.size):
-            h[p + j] += a * row[j]
-    else:
-        row = Wt[i - p]
-        for j in range(p):
-            h[j] += a * row[j]
+        return
+    row, first = (W[i], p) if i < p or p == 0 else (Wt[i - p], 0)
+    for j in range(row.size):
+        h[first + j] += a * row[j]
+
+
+@jit
+def turn_back(s, turned, first, last):
+    """Turn the vertices turned[first:last] over again; h is left as it is."""
+    for t in range(first, last):
+        s[turned[t]] = -s[turned[t]]
 
 
 @jit
@@ -107,8 +106,7 @@ def swap_pass(weights, kind, excess, patience, s, h, turned):
             n_top = n_turned
         elif n_turned - n_top >= patience:
             break
-    for t in range(n_top, n_turned):
-        s[turned[t]] = -s[turned[t]]
+    turn_back(s, turned, n_top, n_turned)
     return top
 
 
@@ -165,8 +163,7 @@ def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turn
             n_least = n_turned
         elif n_turned - n_least >= patience:
             break
-    for t in range(n_least, n_turned):
-        s[turned[t]] = -s[turned[t]]
+    turn_back(s, turned, n_least, n_turned)
     return least
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._common.driver import Iterate, Iteration, Stopping, Watch, drive
+from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
 from .._common.typing import Data, Labels, RandomState, Ranks, Real
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
@@ -30,7 +30,7 @@ def fit_mlr(
     order: Literal["v", "topdown", "bottomup"] = "v",
     init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-3,
     max_iter: int = 200, progress: bool = False,
-    callback: Callable[[Iterate], object] | None = None, random_state: RandomState = None,
+    callback: Callback | None = None, random_state: RandomState = None,
 ) -> MLRFit:
     r"""Fit a multilevel low rank matrix of given ranks in the Frobenius norm.
 
@@ -160,7 +160,7 @@ def fit_mlr(
             raise ValueError('method="als" moves one side at a time and leaves symmetric matrices;'
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
-    stopping = Stopping.checked(tol, 0.0, max_iter)
+    stopping = Stopping(tol=tol, max_iter=max_iter)
     target = Target(A, rows, cols, symmetric, psd)
     ranks = check_ranks(ranks, target.pairs.rows)
     init = check_init(init, target, ranks)

@@ -151,7 +151,7 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
         return named_trees(tree, tree, row_names, col_names)
     if rank:
         A = _left_over(A, rank, symmetric, options.rng)
-    weights = _Closeness(A, symmetric) if method == "distance" else _Squares(A)
+    weights = _closeness(A, symmetric) if method == "distance" else _squares(A)
     splitter = OrderSplit if method == "order" else SpectralSplit
     trees = options.grow(*A.shape, splitter(weights, symmetric, options), symmetric)
     return named_trees(*trees, row_names, col_names)
@@ -255,40 +255,33 @@ def _left_over(A, rank, symmetric, rng):
     return (A + A.T) / 2 if symmetric else A
 
 
-class _Squares:
-    """Squares of the entries of a block, of a largest one of 1 in all of A."""
+def _squares(A):
+    """Weights of blocks: squares of the entries, the largest of which is 1 in all of A."""
+    largest = float(abs(A).max())
 
-    def __init__(self, A):
-        self.A, self.largest = A, float(abs(A).max())
-
-    def __call__(self, rows, cols):
-        if sparse.issparse(self.A):
-            W = self.A[rows][:, cols].astype(np.float64)
-            W.data = (W.data / self.largest) ** 2
+    def weights(rows, cols):
+        if sparse.issparse(A):
+            W = A[rows][:, cols].astype(np.float64)
+            W.data = (W.data / largest) ** 2
             return W
-        W = self.A[np.ix_(rows, cols)].astype(np.float64)
-        W /= self.largest
-        W *= W
-        return W
+        return (A[np.ix_(rows, cols)].astype(np.float64) / largest) ** 2
+
+    return weights
 
 
-class _Closeness:
-    """``exp(-(d / s)²)``, s the median finite distance of the block."""
-
-    def __init__(self, distances, symmetric):
-        self.distances, self.symmetric = distances, symmetric
-
-    def __call__(self, rows, cols):
-        d = self.distances[np.ix_(rows, cols)].astype(np.float64)
+def _closeness(distances, symmetric):
+    """Weights of blocks: ``exp(-(d / s)²)``, s the median finite distance of the block."""
+    def weights(rows, cols):
+        d = distances[np.ix_(rows, cols)].astype(np.float64)
         known = np.isfinite(d)
-        if self.symmetric:
+        if symmetric:
             np.fill_diagonal(known, False)
         s = np.median(d[known]) if known.any() else 0
         if s == 0:
             return (d == 0).astype(float)  # at least half of them are in one place
-        d /= s
-        d *= -d
-        return np.exp(d)
+        return np.exp(-((d / s) ** 2))
+
+    return weights
 
 
 def _by_linkage(A, options, balanced, symmetric):

@@ -1,11 +1,11 @@
 """`allocate_ranks`: a total rank shared out among the levels by exchanges that lower the error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from .._common.driver import Iterate, Iteration, Stopping, Watch, drive
+from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
 from .._common.typing import Data, FloatArray, Labels, RandomState
 from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
@@ -36,7 +36,7 @@ def allocate_ranks(
     start: Literal["uniform", "bottom", "top"] | Sequence[int] = "uniform",
     symmetric: bool | None = None, psd: bool = False, max_failures: int | None = None,
     tol: float = 1e-4, max_iter: int = 200, progress: bool = False,
-    callback: Callable[[Iterate], object] | None = None, random_state: RandomState = None,
+    callback: Callback | None = None, random_state: RandomState = None,
 ) -> RankAllocation:
     r"""Share a total rank out among the levels, and fit the factors.
 
@@ -135,7 +135,7 @@ def allocate_ranks(
     if max_failures is None:
         max_failures = 2 * tree.n_levels
     max_failures = check_rank(max_failures, "max_failures")
-    stopping = Stopping.checked(tol, 0.0, max_iter)
+    stopping = Stopping(tol=tol, max_iter=max_iter)
     descent = Descent(target, ranks, random_state, range(tree.n_levels))
     search = _Search(descent, max_failures, tol)
     run = drive(search, stopping.max_iter, "ranks", Watch(progress, callback))

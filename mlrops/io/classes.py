@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .._common.driver import current_termination
-from .._common.stored import Stored, check_fields
+from .._common.stored import Stored, check_fields, of_field
 
 __all__ = ["class_named", "make", "name_of", "storable"]
 
@@ -31,6 +31,7 @@ _HOMES = {
     "tree.hierarchy": "Hierarchy",
     "factor.result": "FactorModelResult",
     "regression.sur.result": "SURResult",
+    "regression.sur.als_gls": "SUROptions",
     "fitting.fit_result": "MLRFit RankAllocation",
 }
 OURS = {name: f"mlrops.{home}" for home, names in _HOMES.items() for name in names.split()}
@@ -39,7 +40,10 @@ RENAMED = {
     "MLRFit": {"errors": "objective_trace"},
     "RankAllocation": {"errors": "objective_trace"},
     "SURResult": {"cg_iterations": "n_cg", "cov_kind": "cov_type", "cov_options": "cov_kwds"},
+    "SUROptions": {"max_cg_iter": "maxiter"},
 }
+# Fields that were dicts, and are objects of a class now.
+WERE_DICTS = {"SURResult": {"options": "SUROptions"}}
 
 _registered: dict[str, type] = {}
 
@@ -157,6 +161,10 @@ def _current(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a class of the package, by their names of today."""
     renamed = RENAMED.get(name, {})
     given = {renamed.get(field, field): value for field, value in given.items()}
+    for field, kind in WERE_DICTS.get(name, {}).items():
+        if type(given.get(field)) is dict:
+            with of_field(field):
+                given[field] = make(class_named(kind, field), given[field])
     return given | {field: current_termination(word) for field, word in given.items()
                     if field == "termination"}
 

@@ -63,19 +63,6 @@ def scatter_moments(seen, S, class_off, p0, lo, hi, W):
 
 
 @jit
-def rows_cross(X, Z, off, lo, hi, V):
-    """V_i += Σ_t x_ti z_t on the first R columns of V, z (R, k) the block of the row's leaf."""
-    for q in range(lo, hi):
-        z = Z[q]
-        for i in range(off[q], off[q + 1]):
-            for j in range(z.shape[0]):
-                s = V.dtype.type(0)
-                for c in range(z.shape[1]):
-                    s += X[i, c] * z[j, c]
-                V[i, j] += s
-
-
-@jit
 def unpack(G, p, first, last, A):
     """Lower triangles A[q - first] = G[q, p] of the leaves first:last."""
     for q in range(first, last):
@@ -107,6 +94,15 @@ def factor_pattern(G, p, ridge, tree, A, stack, K, fail):
         for i in range(zoff[level], zoff[level + 1]):
             log += np.log(np.float64(K[i, cols[level] + (i - zoff[level]) % r]))
     return 2 * log
+
+
+@jit
+def column_squares(W, out):
+    """out[c] = Σ_i W_ic²."""
+    out[:] = 0
+    for i in range(W.shape[0]):
+        for c in range(W.shape[1]):
+            out[c] += W[i, c] * W[i, c]
 
 
 @jit
@@ -162,12 +158,7 @@ def sweep_patterns(G, Z, roots, starts, ridge, tree, step, total, lo, hi, S, log
         T = np.empty((step, R, k), dtype)
         project_pattern(Z, t0, tree, K, T, W)
         down_stack = np.zeros((R, k), dtype)
-        for c in range(k):
-            squares[0, t0 + c] = 0
-            squares[1, t0 + c] = 0
-        for i in range(zoff[L]):
-            for c in range(k):
-                squares[0, t0 + c] += W[i, c] * W[i, c]
+        column_squares(W, squares[0, t0 : t0 + k])
         for first in range(0, n_leaves, step):
             last = min(first + step, n_leaves)
             sweep_down(W, 0, first, last, tree, K, 0, down_stack, T)
@@ -194,9 +185,7 @@ def sweep_patterns(G, Z, roots, starts, ridge, tree, step, total, lo, hi, S, log
                         v += roots[t0 + c] * z[j, c]
                     out[at + j] = v
                 out[at + R] = weight
-        for i in range(zoff[L]):
-            for c in range(k):
-                squares[1, t0 + c] += W[i, c] * W[i, c]
+        column_squares(W, squares[1, t0 : t0 + k])
 
 
 @jit
@@ -238,10 +227,7 @@ def solve_patterns(Z, K, owner, starts, tree, step, lo, hi, squares):
                 for j in range(R):
                     for c in range(k):
                         Z[q, j, t0 + c] = T[q - first, j, c]
-        squares[t0 : t0 + k] = 0
-        for i in range(zoff[L]):
-            for c in range(k):
-                squares[t0 + c] += W[i, c] * W[i, c]
+        column_squares(W, squares[t0 : t0 + k])
 
 
 @jit
@@ -265,20 +251,25 @@ def covariance_patterns(K, weights, tree, step, lo, hi, S):
 
 
 @jit
+def packed_form(f, S):
+    """f S fᵀ for a row f (R,) and a packed symmetric S."""
+    v = f.dtype.type(0)
+    at = 0
+    for a in range(f.size):
+        g = f.dtype.type(0)
+        for j in range(a):
+            g += f[j] * S[at + j]
+        v += f[a] * (2 * g + f[a] * S[at + a])
+        at += a + 1
+    return v
+
+
+@jit
 def class_forms(F, W, rows, row_off, lo, hi, out):
     """out_i = F_i W_c F_iᵀ for the features i of class c, W (classes, R (R + 1) / 2)."""
     for c in range(lo, hi):
         for m in range(row_off[c], row_off[c + 1]):
-            i = rows[m]
-            v = F.dtype.type(0)
-            at = 0
-            for a in range(F.shape[1]):
-                g = F.dtype.type(0)
-                for j in range(a):
-                    g += F[i, j] * W[c, at + j]
-                v += F[i, a] * (2 * g + F[i, a] * W[c, at + a])
-                at += a + 1
-            out[i] = v
+            out[rows[m]] = packed_form(F[rows[m]], W[c])
 
 
 @jit
@@ -398,7 +389,6 @@ def class_gradient(F, D, V, W, yy, rows, row_off, lo, hi, dF, dD, dmean):
 @jit
 def missing_variance(F, D, seen, rows, row_off, class_off, S, starts, p0, lo, hi, out):
     """out[i, t] = D_i + F_i Cov F_iᵀ where sample t does not see feature i, else 0."""
-    R = F.shape[1]
     for q in range(lo, hi):
         for c in range(class_off[q], class_off[q + 1]):
             for p in range(S.shape[1]):
@@ -406,13 +396,6 @@ def missing_variance(F, D, seen, rows, row_off, class_off, S, starts, p0, lo, hi
                     i = rows[member]
                     v = F.dtype.type(0)
                     if not seen[c, p0 + p]:
-                        v = D[i]
-                        at = 0
-                        for a in range(R):
-                            g = F.dtype.type(0)
-                            for j in range(a):
-                                g += F[i, j] * S[q, p, at + j]
-                            v += F[i, a] * (2 * g + F[i, a] * S[q, p, at + a])
-                            at += a + 1
+                        v = D[i] + packed_form(F[i], S[q, p])
                     for t in range(starts[p], starts[p + 1]):
                         out[i, t] = v

@@ -57,8 +57,8 @@ def rows_describe(X, weight, before, lo, hi, mean, squares, low, high):
 
 @jit
 def rows_outer(X, Z, off, first, lo, hi, V):
-    """V_leaf += X_leaf Zᵀ, Z (leaves, R, k)."""
-    k, R = X.shape[1], V.shape[1]
+    """V_leaf += X_leaf Zᵀ on the first R columns of V, Z (leaves, R, k)."""
+    k, R = X.shape[1], Z.shape[1]
     for q in range(lo, hi):
         z = Z[q - first]
         for i in range(off[q], off[q + 1]):

@@ -30,16 +30,7 @@ FIRST_ITEMS = 262_144
 class Chunks:
     """Chunks of rows: checked, cut into pieces, rows of weight 0 left out.
 
-    Parameters
-    ----------
-    chunks : iterable of array_like, shapes (c, n), or callable
-    hierarchy : Hierarchy
-    weights : array_like, shape (N,), or None
-    names : sequence of str or None
-    dtype : dtype, optional
-        Of the results; default what the chunks of the first pass have in common.
-    once : bool, optional
-        Whether one pass is enough.
+    Parameters are those of `chunked_source`; with `once` one pass over the chunks is enough.
     """
 
     def __init__(self, chunks: Any, hierarchy: Hierarchy, weights: FloatArray | None,
@@ -262,34 +253,11 @@ def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
                         read.n_samples, read.weight, names=read.names, dtype=read.dtype)
 
 
-class memmap_chunks:
-    """The rows of an array on disk, some at a time: chunks for `chunked_source`.
+def memmap_chunks(Y: np.ndarray, rows: int | None = None) -> list[np.ndarray]:
+    """Views of the rows of an array on disk, so many at a time (default 16 MB), as chunks.
 
-    Parameters
-    ----------
-    Y : numpy.memmap or any array that can be sliced, shape (N, n)
-    rows : int, optional
-        Rows that are read at a time; default 16 MB.
-
-    Notes
-    -----
     Rows are read in order, which on disk is sequential for C-contiguous arrays.  Pages of a map
     that have been read belong to the operating system, which drops them when memory gets short.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.factor.estep.chunks import memmap_chunks
-    >>> [chunk.shape for chunk in memmap_chunks(np.zeros((5, 2)), rows=2)]
-    [(2, 2), (2, 2), (1, 2)]
     """
-
-    def __init__(self, Y: Any, rows: int | None = None):
-        if len(Y.shape) != 2:
-            raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
-        self._Y = Y
-        self._rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, self._Y.shape[0], self._rows):
-            yield self._Y[start : start + self._rows]
+    rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
+    return [Y[start : start + rows] for start in range(0, Y.shape[0], rows)]

@@ -65,22 +65,9 @@ class IncompleteSamples(Grouped):
         self._pattern_weights = np.add.reduceat(weights[self._order], self._patterns.starts[:-1])
 
     def with_values(self, X: Real) -> "IncompleteSamples":
-        """The same cells with other values; samples are not grouped anew.
+        """The same cells and weights with other values X (n, N); samples are not grouped anew.
 
-        Parameters
-        ----------
-        X : array_like, shape (n, N)
-            Values at missing cells are ignored, NaN or not.
-
-        Returns
-        -------
-        IncompleteSamples
-            Of the dtype of X, with the weights of these samples.
-
-        Raises
-        ------
-        ValueError
-            Another shape, or NaN at an observed cell.
+        Values at missing cells are ignored, NaN or not; NaN at an observed cell is refused.
         """
         h, patterns = self.hierarchy, self._patterns
         X = as_real(X, "X", ndim=2)
@@ -248,24 +235,11 @@ class IncompleteStep:
 def incomplete_source(Y: FloatArray, hierarchy: Hierarchy, center: bool,
                       weights: FloatArray | None = None, names: Sequence[str] | None = None
                       ) -> IncompleteData:
-    """The source of EM that data with missing cells are.
+    """The source of EM that data (N, n) are in which NaN marks the missing cells.
 
-    Parameters
-    ----------
-    Y : ndarray of float, shape (N, n)
-        NaN marks a missing cell; no infinity, and in every sample an observed cell.
-    hierarchy : Hierarchy
-    center : bool
-        Whether the mean is estimated; it is fixed at zero otherwise.
-    weights : ndarray, shape (N,), optional
-        Positive weights of the samples; their scale does not count.
-    names : sequence of str, optional
-        Column names for messages.
-
-    Raises
-    ------
-    ValueError
-        Columns with fewer than two observed cells, or constant where observed.
+    Every sample has an observed cell and a positive weight; the scale of the weights does not
+    count.  Columns with fewer than two observed cells, or constant where observed, are refused.
+    Without `center` the mean is fixed at zero.
     """
     weights = np.ones(len(Y)) if weights is None else weights * (len(Y) / weights.sum())
     observed = ~np.isnan(Y)

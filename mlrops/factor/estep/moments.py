@@ -47,31 +47,34 @@ def describe(X, weight, before, mean, squares, low, high):
 # ------------------------------------------------------------------ leaf products
 
 
-def _add_outer(X, Z, layout, lo, hi, V):
-    """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
-    k, R = X.shape[1], V.shape[1]
-    large = _large(layout, lo, hi, k)
-    off = layout.leaf_off
+def _leaf_by_leaf(layout, lo, hi, k, loop, product):
+    """Products of the leaves lo:hi with k columns: ``product(q, rows)`` for those of much work.
+
+    The others are left to the compiled ``loop(first, last)``, which threads share.
+    """
+    large, off = _large(layout, lo, hi, k), layout.leaf_off
     for a, b in _small_runs(large, lo, hi):
-        threads.run(lambda i, j: _loops.rows_outer(X, Z, off, lo, i, j, V),
-                    off, a, b, int(off[b] - off[a]) * R * k)
+        threads.run(loop, off, a, b, int(off[b] - off[a]) * layout.R * k)
     for q in large:
         for rows in _chunks(layout, q, k):
-            part = scratch("product", (R, rows.stop - rows.start), V.dtype)
-            V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
+            product(q, rows)
+
+
+def _add_outer(X, Z, layout, lo, hi, V):
+    """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
+    def product(q, rows):
+        part = scratch("product", (layout.R, rows.stop - rows.start), V.dtype)
+        V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
+
+    _leaf_by_leaf(layout, lo, hi, X.shape[1], lambda i, j: _loops.rows_outer(
+        X, Z, layout.leaf_off, lo, i, j, V), product)
 
 
 def _times(A, M, layout, lo, hi, out):
     """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
-    R = A.shape[1]
-    large = _large(layout, lo, hi, R)
-    off = layout.leaf_off
-    for a, b in _small_runs(large, lo, hi):
-        threads.run(lambda i, j: _loops.rows_right(A, M, off, lo, i, j, out),
-                    off, a, b, int(off[b] - off[a]) * R * R)
-    for q in large:
-        for rows in _chunks(layout, q, R):
-            np.matmul(A[rows], M[q - lo], out=out[rows])
+    _leaf_by_leaf(layout, lo, hi, layout.R, lambda i, j: _loops.rows_right(
+        A, M, layout.leaf_off, lo, i, j, out), lambda q, rows: np.matmul(
+        A[rows], M[q - lo], out=out[rows]))
 
 
 # ------------------------------------------------------------------ E-step, block by block

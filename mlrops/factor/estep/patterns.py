@@ -22,6 +22,7 @@ from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
 from ...kernels.scratch import scratch
 from ...tree.hierarchy import Hierarchy
 from . import _compiled_incomplete as _compiled
+from ._compiled_moments import rows_outer
 
 __all__ = ["Batch", "Grouped", "Patterns", "add_by_class", "add_moments", "batches", "by_class",
            "centre", "gather", "gradient", "grams", "products", "regress", "sweep", "variance"]
@@ -250,7 +251,7 @@ def add_moments(swept, batch, layout, V, W):
         V[rows, :R] += X[rows] @ Z[q].T
 
     _by_leaf(np.diff(off), X.shape[1] * R,
-             lambda lo, hi: _compiled.rows_cross(X, Z, off, lo, hi, V), cross)
+             lambda lo, hi: rows_outer(X, Z, off, 0, lo, hi, V), cross)
     V[:, R] += X @ batch.roots
     add_by_class(swept.S, batch.patterns, p0, p1, W)
 

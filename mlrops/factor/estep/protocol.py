@@ -26,7 +26,6 @@ class EStep(Protocol):
 
         With `keep` the step keeps what the next two methods need; without, they form it again.
         """
-        ...
 
     def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray,
                  scale: FloatArray | None = None, out: FloatArray | None = None
@@ -36,7 +35,6 @@ class EStep(Protocol):
         The rows of the derivative by F are multiplied by ``scale`` (n,) and fill ``out``.  The one
         by the mean is zero where the mean is fixed.
         """
-        ...
 
     def precondition(self, dF: FloatArray, dmean: FloatArray, scale: FloatArray | None = None,
                      out: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
@@ -45,7 +43,6 @@ class EStep(Protocol):
         ``dmean`` is empty where the mean is fixed.  ``scale`` and ``out`` are as in `gradient`; the
         scale also counts for the mean.
         """
-        ...
 
 
 class Source(Protocol):
@@ -54,27 +51,22 @@ class Source(Protocol):
     @property
     def n_samples(self) -> int:
         """Number of samples N."""
-        ...
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the data and of the final results."""
-        ...
 
     @property
     def variance(self) -> FloatArray:
         """Variance of the observed cells of each feature, (n,) float64."""
-        ...
 
     @property
     def mean(self) -> FloatArray:
         """Where the mean starts, (n,)."""
-        ...
 
     @property
     def mean_is_free(self) -> bool:
         """Whether EM updates the mean; that of complete data is known from the start."""
-        ...
 
     @property
     def shares(self) -> FloatArray:
@@ -82,25 +74,21 @@ class Source(Protocol):
 
         The log-likelihood of independent features is ``-½ Σ shares (log 2π + 1 + log variance)``.
         """
-        ...
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """(n, k) array X with ``X Xᵀ / N`` like the covariance of the data.
 
         The data themselves, or a random sketch of about `width` columns.
         """
-        ...
 
     def shown(self, features: np.ndarray) -> tuple[BoolArray, FloatArray]:
         """Which of k features the samples show together, and how many samples do.
 
         A boolean array (patterns, k), and the weights (patterns,) of the samples of each pattern.
         """
-        ...
 
     def evaluate(self, covariance: MLR, mean: FloatArray) -> EStep:
         """The E-step at a covariance and mean."""
-        ...
 
 
 def log_likelihood(covariance: MLR, total_quad: float, n_samples: float) -> float:

@@ -139,22 +139,8 @@ def _draws(width, seed):
 class SparseData(Streamed):
     """``X = A diag(√w) - mean √wᵀ`` for sparse A and weights w, never formed; a `Source`.
 
-    Parameters
-    ----------
-    A : scipy.sparse.csr_array, shape (n, N)
-        One feature a row in tree order, one sample a column; indices sorted, no duplicates.
-        Its values are overwritten by the weighted ones.
-    weights : ndarray, shape (N,)
-        Positive weights of the samples.
-    center : bool
-        Whether `mean` is the weighted mean of the features, or zero.
-    dtype : dtype
-        Of the data.
-
-    Attributes
-    ----------
-    low, high : ndarray, shape (n,)
-        Range of the features.
+    A (n, N) is a csr_array in tree order with sorted indices and no duplicates; its values are
+    overwritten by the weighted ones.  Features range from `low` to `high`.
 
     Examples
     --------
@@ -216,32 +202,13 @@ class SparseData(Streamed):
 
 def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArray | None = None,
                   names: Sequence[str] | None = None, dtype: Any = float) -> SparseData:
-    """A sparse matrix as a source.
+    """A sparse matrix (N, n) as a source, which takes one copy of it, transposed and in tree order.
 
-    Parameters
-    ----------
-    Y : scipy.sparse matrix or array, shape (N, n)
-        Entries that are not stored are zeros, not missing; duplicates are summed.  It is copied
-        once, transposed and in tree order.
-    hierarchy : Hierarchy
-    center : bool
-        Take off the means, implicitly.  Where they are large beside the standard deviations,
-        products lose as many digits as the means are larger.
-    weights : ndarray, shape (N,), optional
-        Non-negative; samples of weight 0 are left out.
-    names : sequence of str, optional
-        Names of the features, for errors.
-    dtype : dtype, optional
-        Of the results.
-
-    Raises
-    ------
-    ValueError
-        NaN or infinity, constant features, fewer than 2 samples.
-
-    Notes
-    -----
-    An evaluation costs about ``4 R`` flops for every stored entry, and the sweeps over the tree.
+    Entries that are not stored are zeros, not missing; duplicates are summed.  With `center` the
+    means are taken off implicitly: where they are large beside the standard deviations, products
+    lose as many digits as the means are larger.  Samples of weight 0 are left out; NaN, infinity,
+    constant features and fewer than 2 samples are refused.  An evaluation costs about ``4 R`` flops
+    for every stored entry, and the sweeps over the tree.
 
     Examples
     --------
@@ -349,15 +316,8 @@ def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
     Returns
     -------
     ChunkedData
-        The same, bit for bit, however the rows are cut into chunks.
-
-    Raises
-    ------
-    ValueError, TypeError
-        An iterator that can be used only once, NaN or infinity (chunk, row and feature are named),
-        constant features, fewer than 2 samples, chunks that do not fit the hierarchy.
-    RuntimeError
-        In a later pass: another number of rows than in the first one.
+        The same, bit for bit, however the rows are cut into chunks.  A later pass that finds
+        another number of rows raises RuntimeError.
 
     Examples
     --------
@@ -368,9 +328,6 @@ def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
     >>> source = chunked_source([Y[:1], Y[1:]], Hierarchy.flat(2), center=True)
     >>> source.n_samples, source.mean
     (3, array([1., 3.]))
-    >>> source = chunked_source(lambda: (row[None] for row in Y), Hierarchy.flat(2), center=True)
-    >>> source.mean
-    array([1., 3.])
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype)
     mean, squares = read.describe(center)

@@ -83,21 +83,19 @@ def _order(A, levels):
 def _expand(A):
     """E as csc with its columns in elimination order, that order, and the level of factor rows."""
     m = A.shape[0]
-    dense = _multiplied_out(A)
-    levels = [level for level, r in enumerate(A.ranks) if r and not dense[level]]
     B, C = A._B.astype(np.float64), A._C.astype(np.float64)
-    triplets, first, factor_level = [], m, []
-    for level, chosen in enumerate(dense):
-        if chosen:
-            triplets.extend(_blocks(A, level))
-    for level in levels:
+    triplets, levels, factor_level, first = [], [], [np.zeros(0, int)], m
+    for level, multiplied in enumerate(_multiplied_out(A)):
         own = slice(*A._columns[level : level + 2])
-        triplets.append(spread_out(B[:, own], A.rows.boundaries[level], first))
-        j, i, v = spread_out(C[:, own], A.cols.boundaries[level], first)
-        triplets.append((i, j, v))
-        size = A.rows.group_counts[level] * A.ranks[level]
-        factor_level.append(np.full(size, level))
-        first += size
+        if multiplied:
+            triplets.extend(_blocks(A, level))
+        elif A.ranks[level]:
+            triplets.append(spread_out(B[:, own], A.rows.boundaries[level], first))
+            j, i, v = spread_out(C[:, own], A.cols.boundaries[level], first)
+            triplets.append((i, j, v))
+            levels.append(level)
+            factor_level.append(np.full(A.rows.group_counts[level] * A.ranks[level], level))
+            first += factor_level[-1].size
     z = np.arange(m, first)
     triplets.append((z, z, -np.ones(z.size)))
     i, j, v = (np.concatenate(part) for part in zip(*triplets, strict=True))
@@ -108,7 +106,7 @@ def _expand(A):
         raise ValueError(f"the expanded matrix of {A!r} has {E.nnz:,} nonzeros, more than SuperLU"
                          " can count; lower the ranks, or solve iteratively")
     E.indices, E.indptr = E.indices.astype(np.intc), E.indptr.astype(np.intc)  # as SuperLU has them
-    return E, rank, np.concatenate([np.zeros(0, int), *factor_level])
+    return E, rank, np.concatenate(factor_level)
 
 
 def _equilibrate(E):
@@ -144,8 +142,10 @@ class ExpandedLU:
         self._rows, self._cols = A.rows, A.cols
         E, self._rank, levels = _expand(A)
         self._s, self.nnz, self.fill = E.shape[0] - self._n, E.nnz, 0
-        self._singular = self._why_not(E)
-        if self._singular:
+        lacking = E.shape[0] - structural_rank(E)
+        self._singular = lacking and (f"structure alone leaves it a rank deficiency of {lacking}:"
+                                      " raise ranks, or add a diagonal")
+        if lacking:
             return
         self._r, self._c = _equilibrate(E)
         E = sp.csc_array(sp.diags_array(self._r) @ E @ sp.diags_array(self._c))
@@ -163,14 +163,6 @@ class ExpandedLU:
             return
         self.fill = self._lu.nnz
         self._singular = self._why_not_accurate()
-
-    @staticmethod
-    def _why_not(E):
-        rank = structural_rank(E)
-        if rank == E.shape[0]:
-            return ""
-        return (f"structure alone leaves it a rank deficiency of {E.shape[0] - rank}: raise ranks,"
-                " or add a diagonal")
 
     def _why_not_accurate(self):
         """The 1-norm condition estimate of the equilibrated matrix, if it is beyond precision."""

@@ -2,100 +2,72 @@
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from ..._common.convergence import ConvergenceWarning
-from ..._common.driver import Stopping
+from ..._common.deprecated import renamed_options
+from ..._common.driver import Callback, Stopping, Watch, drive
+from ..._common.stored import Stored
+from ..._common.typing import Data, Labels, Ranks
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted, name_some
 from ...factor.ascent import VanishingVariance
-from ...factor.estep.protocol import loading_penalty
 from ...factor.limits import at_floor, run_off
 from ...factor.start import capped_groups
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from .beta_step import SOLVERS, beta_step
-from .climb import Climb, warn_of
-from .data import read_equations
+from .beta_step import SOLVERS, BetaStep, beta_step
+from .climb import Alternation, warn_of
+from .data import SURData, read_equations
 from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
 from .measures import average_loglik
 from .result import SURResult
 
-__all__ = ["SURIterate", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
+__all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 
 
-class SURIterate(NamedTuple):
-    """Where `als_gls` is; what its `callback` is given.
-
-    Attributes
-    ----------
-    n_iter : int
-        Iterations so far.
-    objective : float
-        Log-likelihood a row, less penalties.
-    params : list of K ndarray, shapes (p_j,)
-    covariance : MLR, shape (K, K)
-
-    Examples
-    --------
-    >>> from mlrops import als_gls
-    >>> from mlrops.datasets import simulate_sur
-    >>> sim, seen = simulate_sur(5, 2, ranks=1, n_samples=60, random_state=0), []
-    >>> fit = als_gls(sim.Xs, sim.Y, 1, callback=seen.append)
-    >>> len(seen) == fit.n_iter + 1, bool(seen[-1].objective == fit.objective)
-    (True, True)
-    """
-
-    n_iter: int
-    objective: float
-    params: list
-    covariance: MLR
-
-
-@dataclass(frozen=True)
-class SUROptions:
+@dataclass(frozen=True, kw_only=True)
+class SUROptions(Stopping, Stored):
     """How a system is fitted, checked."""
 
+    max_iter: int = 200
     solver: str = "cg"
-    rules: Stopping = Stopping(1e-9, 1e-6, 200)
-    max_cg_iter: int = 1000
+    maxiter: int = 1000
     variance_floor: float = 1e-6
     beta_ridge: float = 0.0
     factor_ridge: float = 0.0
 
-    @classmethod
-    def checked(cls, solver="cg", tol=1e-9, gtol=1e-6, max_iter=200, max_cg_iter=1000,
-                variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0):
-        rules = Stopping.checked(tol, gtol, max_iter)
-        check_number(variance_floor, "variance_floor", below=1)
-        if check_rank(max_cg_iter, "max_cg_iter") < 1:
-            raise ValueError("max_cg_iter must be at least 1, got 0")
-        if solver not in SOLVERS:
-            raise ValueError(f'solver must be "cg" or "lsmr", got {solver!r}')
-        for name, value in (("beta_ridge", beta_ridge), ("factor_ridge", factor_ridge)):
-            check_number(value, name, below=math.inf)
-        return cls(solver, rules, max_cg_iter, variance_floor, float(beta_ridge),
-                   float(factor_ridge))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.variance_floor, "variance_floor", below=1)
+        if check_rank(self.maxiter, "maxiter") < 1:
+            raise ValueError("maxiter must be at least 1, got 0")
+        if self.solver not in SOLVERS:
+            raise ValueError(f'solver must be "cg" or "lsmr", got {self.solver!r}')
+        check_number(self.beta_ridge, "beta_ridge", below=math.inf)
+        check_number(self.factor_ridge, "factor_ridge", below=math.inf)
 
-    def fit(self, data, ranks, hierarchy, *, covariance=None):
+    def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
+            covariance: StructuredOperator | None = None) -> SURResult:
         """Fit `SURData` this way."""
         return fit_system(data, ranks, hierarchy, self, covariance=covariance)
 
-    @property
-    def how(self):
-        """What a β-step takes."""
-        return self.solver, self.max_cg_iter
 
-
-def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", tol=1e-9,
-            gtol=1e-6, max_iter=200, max_cg_iter=1000, variance_floor=1e-6, beta_ridge=0.0,
-            factor_ridge=0.0, progress=False, callback=None):
+@renamed_options(max_cg_iter="maxiter")
+def als_gls(
+    Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks | None = None,
+    hierarchy: Hierarchy | Labels | None = None, *,
+    covariance: StructuredOperator | Data | None = None, solver: Literal["cg", "lsmr"] = "cg",
+    tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
+    variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
+    progress: bool = False, callback: Callback | None = None,
+) -> SURResult:
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 
     The model is :math:`y_{tj} = x_{tj}^T \beta_j + e_{tj}`, K equations j with regressors of their
@@ -132,7 +104,7 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
         Stop where neither ``gradient_norm`` nor ``normal_norm`` of the result exceeds this.
     max_iter : int, optional
         Cap of the iterations, each a Σ-step and a β-step.
-    max_cg_iter : int, optional
+    maxiter : int, optional
         Cap of the solver's iterations in a β-step.  A run of conjugate gradients ends after as many
         as there are free coefficients; what rounding leaves is solved for anew.
     variance_floor : float, optional
@@ -144,8 +116,9 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
-        Called with the `SURIterate` of the start and of every iteration; StopIteration from it ends
-        the fit.  So does Ctrl-C, with the best parameters so far.
+        Called with the `Iterate` of the start and of every iteration; StopIteration from it ends
+        the fit.  So does Ctrl-C after the update of Σ or the β-step that is under way; a second
+        one breaks that off.  The result has the best parameters so far.
 
     Returns
     -------
@@ -214,15 +187,20 @@ def als_gls(Xs, Y, ranks=None, hierarchy=None, *, covariance=None, solver="cg", 
     >>> error(fit.params) < error(least_squares) / 2
     True
     """
-    options = SUROptions.checked(solver, tol, gtol, max_iter, max_cg_iter, variance_floor,
-                                 beta_ridge, factor_ridge)
+    options = SUROptions(
+        solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
+        variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
     data = read_equations(Xs, Y)
     return fit_system(data, ranks, read_tree(hierarchy, data), options, progress=progress,
                       covariance=read_covariance(covariance, data.equations, data.K),
                       callback=callback)
 
 
-def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=False, callback=None):
+def fit_system(
+    data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *,
+    covariance: StructuredOperator | None = None, progress: bool = False,
+    callback: Callback | None = None,
+) -> SURResult:
     """`als_gls` for `SURData` and checked options."""
     if covariance is not None:
         if ranks is not None or hierarchy is not None:
@@ -243,76 +221,29 @@ def fit_system(data, ranks, hierarchy, options, *, covariance=None, progress=Fal
     order = hierarchy.permutation
     label = list(range(data.K) if data.names is None else data.names.equations)
     try:
-        climb = Climb(data.system(order, options.beta_ridge), hierarchy, ranks, options)
-        trace, termination = _iterate(climb, hierarchy, options.rules, progress, callback)
+        fit = Alternation(data.system(order, options.beta_ridge), hierarchy, ranks, options)
+        run = drive(fit, max(options.max_iter, 1), "ALS", Watch(progress, callback))
     except VanishingVariance as error:
         low = np.sort(order[error.place])
         raise error.naming(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
-                         "equation") from None
-    point = climb.ascent.state.point
-    place = at_floor(point.D, climb.floor)
-    boundary = np.sort(order[place])
-    unbounded = run_off(
-        climb._source(climb.E), hierarchy, ranks, point, place, label, "equation")
-    covariance = _covariance(climb, hierarchy).principal()
-    penalty = climb._penalty(climb.gamma) + (
-        loading_penalty(covariance, options.factor_ridge) / data.N if options.factor_ridge else 0.0)
-    fit = SURResult(
-        data=data, coefficients=data.exact(_coefficients(climb, hierarchy)), covariance=covariance,
-        loglik=trace[-1] + penalty, loglik_trace=np.array(trace),
-        objective_trace=np.array(trace), n_iter=len(trace) - 1,
-        converged=termination in ("gradient", "tol"), termination=termination,
-        n_cg=climb.cg_iterations, gradient_norm=climb.ascent.state.gradient_norm,
-        normal_norm=climb.normal_norm, boundary=boundary, capped=capped_groups(hierarchy, ranks),
-        options=options)
+                           "equation") from None
+    state, floor = fit.ascent.state, fit.ascent.surface.floor
+    place = at_floor(state.point.D, floor)
+    unbounded = run_off(fit.at.data, hierarchy, ranks, state.point, place, label, "equation")
+    result = SURResult(
+        data=data, coefficients=data.exact(fit.params), covariance=fit.covariance.principal(),
+        loglik=run.logliks[-1], loglik_trace=np.array(run.logliks),
+        objective_trace=np.array(run.objectives), n_iter=run.n_iter, converged=run.converged,
+        termination=run.termination, n_cg=fit.n_cg, gradient_norm=state.gradient_norm,
+        normal_norm=fit.normal_norm, boundary=np.sort(order[place]),
+        capped=capped_groups(hierarchy, ranks), options=options)
     if data.Y.dtype != np.float64:
-        fit = replace(fit, loglik=average_loglik(fit, data))
-    warn_of(fit, climb.solver_end, unbounded)
-    return fit
+        result = replace(result, loglik=average_loglik(result, data))
+    warn_of(result, fit.solver_end, unbounded)
+    return result
 
 
-def _iterate(climb, hierarchy, rules, progress, callback):
-    """Alternate until a rule, the callback, the cap or the user says stop: trace and reason."""
-    def report():
-        if callback is not None:
-            callback(SURIterate(len(trace) - 1, trace[-1], _coefficients(climb, hierarchy),
-                                _covariance(climb, hierarchy)))
-
-    trace, termination = [climb.objective], None
-    with tqdm(total=rules.max_iter, desc="ALS", disable=not progress) as bar:
-        try:
-            report()
-            while termination is None:
-                moved = climb.iterate(rules.gtol)
-                trace.append(climb.objective)
-                bar.set_postfix(loglik=f"{trace[-1]:.6g}", change=f"{trace[-1] - trace[-2]:.1e}",
-                                refresh=False)
-                bar.update()
-                report()
-                termination = climb.reason(trace, moved, rules)
-        except StopIteration:
-            termination = "callback"
-        except KeyboardInterrupt:
-            climb.settle()
-            if climb.objective > trace[-1]:
-                trace.append(climb.objective)
-            termination = "interrupted"
-    return trace, termination
-
-
-def _coefficients(climb, hierarchy):
-    in_order = climb.system.coefficients(climb.gamma)
-    return [in_order[i] for i in hierarchy._position]
-
-
-def _covariance(climb, hierarchy):
-    point, ranks = climb.ascent.state.point, climb.ascent.surface.ranks
-    F, D = (hierarchy._scatter(x).astype(climb.system.dtype, copy=False)
-            for x in (point.F, point.D))
-    return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
-
-
-def check_hierarchy(hierarchy, K):
+def check_hierarchy(hierarchy: Hierarchy | None, K: int) -> Hierarchy:
     """A hierarchy of K equations, flat by default."""
     if hierarchy is None:
         return Hierarchy.flat(K)
@@ -324,7 +255,9 @@ def check_hierarchy(hierarchy, K):
     return hierarchy
 
 
-def _feasible(data, covariance, options):
+def _feasible(
+    data: SURData, covariance: StructuredOperator, options: SUROptions
+) -> SURResult:
     """GLS with a covariance that is known."""
     K = data.K
     if not isinstance(covariance, StructuredOperator):
@@ -339,12 +272,12 @@ def _feasible(data, covariance, options):
         raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
                          f" one: an MLR, got {covariance!r}")
     system = data.system(beta_ridge=options.beta_ridge)
-    step = beta_step(system, covariance, system.ols, 0.0, *options.how)
+    step = beta_step(system, covariance, system.ols, 0.0, options.solver, options.maxiter)
     penalty = float(step.gamma @ (system.penalty * step.gamma))
     loglik = system.average_loglik(system.weigh(covariance), step.quad - penalty)
-    converged = not step.is_short and step.norm <= options.rules.gtol
+    converged = not step.is_short and step.norm <= options.gtol
     if not converged:
-        warnings.warn(_shortfall(step, options), ConvergenceWarning, stacklevel=4)
+        warnings.warn(_shortfall(step, options), ConvergenceWarning, stacklevel=5)
     termination = "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
@@ -355,15 +288,15 @@ def _feasible(data, covariance, options):
         boundary=np.array([], int), options=options, covariance_is_known=True)
 
 
-def _shortfall(step, options):
+def _shortfall(step: BetaStep, options: SUROptions) -> str:
     """What is wrong with a β-step that did not reach rounding, or rounding not gtol."""
-    said = (f"the normal equations' residual is {step.norm:.1e} after"
+    text = (f"the normal equations' residual is {step.norm:.1e} after"
             f" {counted(step.n_iter, 'iteration')} of {options.solver}, ")
     if step.end == "max_iter":
-        return said + "more than rounding leaves; raise max_cg_iter"
+        return text + "more than rounding leaves; raise maxiter"
     if step.end == "stalled":
-        return said + ("more than rounding explains, and falls no further: covariance is too close"
+        return text + ("more than rounding explains, and falls no further: covariance is too close"
                        " to singular for it"
                        + ("" if options.solver == "lsmr" else "; try solver='lsmr'"))
-    return said + (f"which is rounding; gtol asks for {options.rules.gtol:.0e}: raise gtol, or"
+    return text + (f"which is rounding; gtol asks for {options.gtol:.0e}: raise gtol, or"
                    " measure Y from nearer its fit")

@@ -1,23 +1,30 @@
 """The alternation of `als_gls`: Σ-steps by accelerated EM, β-steps by conjugate gradients."""
 
-import copy
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 
+from ..._common.cached import cached_property
 from ..._common.convergence import ConvergenceWarning, UnboundedWarning
+from ..._common.driver import Iterate, Iteration, whole_step
+from ..._common.typing import FloatArray
 from ..._common.wording import agree, counted, name_some
-from ...factor.ascent import Ascent, independent_loglik
-from ...factor.ascent import LikelihoodSurface as Problem
+from ...factor.ascent import Ascent, LikelihoodSurface, independent_loglik
 from ...factor.em import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
+from ...factor.estep.protocol import EStep, loading_penalty
 from ...factor.limits import check_scale
 from ...factor.start import start
-from .beta_step import beta_step
+from ...operators.base import StructuredOperator
+from ...operators.mlr import MLR
+from ...tree.hierarchy import Hierarchy
+from .beta_step import BetaStep, beta_step
+from .system import StackedSystem
 
-__all__ = ["LEAST_GAIN", "Climb", "residual_source", "warn_of"]
+__all__ = ["LEAST_GAIN", "Alternation", "residual_source", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -34,7 +41,10 @@ SMALL_GAINS = 2
 LEAST_GAIN = 1e-9
 
 
-def residual_source(E, system=None, tree=None, ridge=0.0):
+def residual_source(
+    E: FloatArray, system: StackedSystem | None = None, tree: Hierarchy | None = None,
+    ridge: float = 0.0,
+) -> Any:
     """The source of EM that residuals (K, N) in tree order are; their mean is fixed at 0.
 
     Where cells of the system are missing, they are left out of the likelihood.  All is float64,
@@ -49,187 +59,234 @@ def residual_source(E, system=None, tree=None, ridge=0.0):
     # The triangular factor of their QR factorization has the same products E Eᵀ.
     X = E if N <= K else np.ascontiguousarray(
         scipy.linalg.qr(E.T, mode="r", check_finite=False)[0][:K].T)
-    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K), N, float(N), ridge, dtype)
+    return CompleteData(X, np.einsum("kt,kt->k", X, X), np.zeros(K), N, float(N), ridge,
+                        dtype=dtype)
 
 
-class Climb:
-    """The alternation; arrays in tree order, always at the best parameters so far."""
+class Coefficients(NamedTuple):
+    """Coefficients of a stacked system, and what they leave of the data."""
 
-    def __init__(self, system, hierarchy, ranks, options):
-        self.tree = tree = hierarchy._in_tree_order()
-        self.system, self.options = system, options
-        self.gamma = system.ols
-        self.E = system.residuals(self.gamma)
-        system.check_errors(self.E)
-        source = self._source(self.E)
-        check_scale(source, hierarchy, [system.numbers[i] for i in hierarchy._position],
-                    "equation")
-        self.floor = options.variance_floor * source.variance
-        F, D = start("svd", tree, ranks, source, None)
-        first = Point(F, np.maximum(D, self.floor), source.mean)
-        self.ascent = Ascent(Problem(source, tree, ranks, self.floor), first, True)
-        self.independent = independent_loglik(source)
-        self.normal_norm, self.cg_iterations, self.share = np.inf, [], SHARE
-        self.solver_end = "target"  # of the last β-step
-        self.norms = []  # of the gradient that Σ-steps left
-
-    def _source(self, E):
-        return residual_source(E, self.system, self.tree, self.options.factor_ridge)
-
-    def _penalty(self, gamma):
-        """What a ridge on β takes off the average log-likelihood a row."""
-        if not self.system.ridge:
-            return 0.0
-        return 0.5 * float(gamma @ (self.system.penalty * gamma)) / self.system.N
-
-    @property
-    def objective(self):
-        """Log-likelihood a row less penalties."""
-        source = self.ascent.surface.source
-        own = 0.0 if isinstance(source, _Profiled) else self._penalty(self.gamma)
-        return self.ascent.state.loglik - own + self.system.log_weights / self.system.N
-
-    def iterate(self, gtol):
-        """A Σ-step and a β-step; False where neither can gain anything in this precision."""
-        moved = self._climb_covariance(gtol)
-        return self._solve_coefficients(gtol) or moved
-
-    def _target(self, gtol):
-        """How far a β-step goes now."""
-        return self.share * max(self.ascent.state.gradient_norm, gtol)
-
-    def _climb_covariance(self, gtol):
-        goal = max(SHARE * self.ascent.state.gradient_norm, gtol / 2)
-        source = self.ascent.surface.source
-        if isinstance(source, _Profiled):
-            source.target = self._target(gtol)
-        # The exponent is capped only to keep the integer small.
-        most = min(FIRST_UPDATES * 2 ** min(len(self.cg_iterations), 30), MOST_UPDATES)
-        moved = False
-        for _ in range(most):
-            if self.ascent.state.gradient_norm <= goal or not self.ascent.advance():
-                break
-            moved = True
-        if isinstance(source, _Profiled):
-            self.settle()
-            # Another try, with coefficients whose inexactness hides less.
-            if self.ascent.exhausted and self.share > LEAST_SHARE:
-                self.share *= SHARE
-                moved = True
-        return moved
-
-    def settle(self):
-        """Take the coefficients along where Σ-steps have moved them, all of them or some."""
-        if isinstance(self.ascent.surface.source, _Profiled):
-            best = self.ascent.state.mapped.step.coefficients
-            self.gamma, self.E = best.gamma, best.residuals
-
-    def _solve_coefficients(self, gtol):
-        state = self.ascent.state
-        step = beta_step(self.system, state.mapped.covariance, self.gamma, self._target(gtol),
-                         *self.options.how)
-        self.cg_iterations.append(step.n_iter + self._iterations_of_updates())
-        self.solver_end = step.end if step.is_short else "target"
-        if step.gamma is self.gamma and not self.ascent.exhausted:
-            self.normal_norm = step.norm
-            return False
-        problem = copy.copy(self.ascent.surface)
-        problem.source = self._source(step.residuals)
-        if self._is_slow():
-            problem.source = _Profiled(self, step.gamma, self._target(gtol))
-        new = copy.copy(self)
-        new.ascent = Ascent(problem, state.point, True)
-        new.gamma, new.E = step.gamma, step.residuals
-        if new.objective < self.objective:
-            self.normal_norm = step.first_norm
-            return False
-        new.ascent.pairs = self.ascent.pairs  # the curvature hardly depends on β
-        self.ascent, self.gamma, self.E = new.ascent, new.gamma, new.E
-        self.normal_norm = step.norm
-        return True
-
-    def _is_slow(self):
-        """Whether the half-steps hold each other back; once that is so, it stays so."""
-        self.norms.append(self.ascent.state.gradient_norm)
-        slow = len(self.norms) >= SEPARATE and self.norms[-1] > SLOW * self.norms[-2]
-        return slow or isinstance(self.ascent.surface.source, _Profiled)
-
-    def _iterations_of_updates(self):
-        """Iterations of the solver that the Σ-step has taken since this was last asked."""
-        source = self.ascent.surface.source
-        if not isinstance(source, _Profiled):
-            return 0
-        taken, source.n_iter = source.n_iter, 0
-        return taken
-
-    def reason(self, trace, moved, rules):
-        """Why to stop here, or None."""
-        # The gain over independent errors does not depend on units, as the log-likelihood does.
-        scale = max(trace[-1] - self.independent, self.system.K / 2)
-        gains = np.diff(trace[-SMALL_GAINS - 1 :]) / scale
-        # With many parameters small derivatives can still add up to a gain.
-        still = max(self.ascent.state.gradient_norm, self.normal_norm) <= rules.gtol
-        if still and (not moved or gains[-1] <= rules.tol or gains[-1] <= LEAST_GAIN):
-            return "gradient"
-        if not moved or gains.size == SMALL_GAINS and gains.max() <= rules.tol:
-            # Gains are no measure of coefficients that the solver leaves on their way.  Where it
-            # stalls at a residual whose square no likelihood shows, they are there.
-            most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
-            if self.solver_end == "target" or self.normal_norm <= max(rules.gtol, most):
-                return "tol"
-            if not moved:
-                return "max_iter" if self.solver_end == "max_iter" else "rounding"
-        return "max_iter" if len(trace) > rules.max_iter else None
+    gamma: FloatArray  # (P,)
+    residuals: FloatArray  # (K, N)
 
 
-class _Profiled:
-    """The source of EM whose residuals are those of the best coefficients for each covariance.
+class StepAt:
+    """An E-step for Σ on the residuals of some coefficients, whose penalty is taken off."""
 
-    Its log-likelihood is the one maximized over β; that has the same gradient by Σ, and an EM step
-    followed by a β-step cannot lower it.
+    def __init__(self, step: EStep, at: "Regressions"):
+        self.loglik, self.at = step.loglik - at.penalty, at
+        self.update, self.gradient = step.update, step.gradient
+        self.precondition = step.precondition
+
+
+class Regressions:
+    """A system in tree order: the source of EM for Σ that the residuals of its coefficients are.
+
+    Without a target these are the coefficients given.  With one they are the best coefficients for
+    each Σ, of a β-step to that target: the log-likelihood is then the one maximized over β.  That
+    has the same gradient by Σ, and an EM step followed by a β-step cannot lower it.
     """
 
     mean_is_free = False
 
-    def __init__(self, climb, gamma, target):
-        self.climb, self.gamma, self.target = climb, gamma, target
-        self.dtype, self.n_iter = climb.system.dtype, 0
+    def __init__(self, system: StackedSystem, tree: Hierarchy, options: Any,
+                 coefficients: Coefficients | BetaStep, target: float | None = None):
+        self.system, self.tree, self.options = system, tree, options
+        self.coefficients, self.target = coefficients, target
+        self.n_cg = 0  # iterations of the solver so far
 
-    def evaluate(self, covariance, mean):
-        climb = self.climb
-        best = beta_step(climb.system, covariance, self.gamma, self.target, *climb.options.how)
-        self.gamma = best.gamma
-        self.n_iter += best.n_iter
-        found = climb._source(best.residuals).evaluate(covariance, mean)
-        found.loglik -= climb._penalty(best.gamma)
-        found.coefficients = best
-        return found
+    def over(self, coefficients: BetaStep, target: float | None = None) -> "Regressions":
+        """The same system with other coefficients."""
+        return Regressions(self.system, self.tree, self.options, coefficients, target)
+
+    @cached_property
+    def data(self) -> Any:
+        """The residuals of the coefficients as a source of EM."""
+        return residual_source(self.coefficients.residuals, self.system, self.tree,
+                               self.options.factor_ridge)
+
+    @cached_property
+    def penalty(self) -> float:
+        """What a ridge takes off the average log-likelihood a row for the coefficients."""
+        if not self.system.ridge:
+            return 0.0
+        gamma = self.coefficients.gamma
+        return 0.5 * float(gamma @ (self.system.penalty * gamma)) / self.system.N
+
+    def solve(self, covariance: StructuredOperator, target: float) -> BetaStep:
+        """The best coefficients for a covariance, from those there are."""
+        return beta_step(self.system, covariance, self.coefficients.gamma, target,
+                         self.options.solver, self.options.maxiter)
+
+    def evaluate(self, covariance: MLR, mean: FloatArray) -> StepAt:
+        if self.target is None:
+            return StepAt(self.data.evaluate(covariance, mean), self)
+        best = self.solve(covariance, self.target)
+        self.coefficients = best
+        self.n_cg += best.n_iter
+        return self.over(best).evaluate(covariance, mean)
 
 
-def warn_of(fit, solver_end="target", unbounded=None, stacklevel=4):
+class Alternation(Iteration):
+    """Σ-steps and β-steps in turn; arrays in tree order, always at the best parameters so far.
+
+    The Σ-step is the ascent of a factor model on one of two sources: the residuals of the
+    coefficients that the last β-step gave, or those of the best coefficients for each Σ.
+    """
+
+    def __init__(self, system: StackedSystem, hierarchy: Hierarchy, ranks: tuple[int, ...],
+                 options: Any):
+        tree = hierarchy._in_tree_order()
+        self.system, self.hierarchy, self._options = system, hierarchy, options
+        first = Coefficients(system.ols, system.residuals(system.ols))
+        system.check_errors(first.residuals)
+        source = Regressions(system, tree, options, first)
+        data = source.data
+        check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
+        floor = options.variance_floor * data.variance
+        F, D = start("svd", tree, ranks, data, None)
+        surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance))
+        self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean))
+        self._independent = independent_loglik(data)
+        self._profiled = False  # whether Σ-steps take the coefficients along
+        self._share, self._moved = SHARE, True
+        self._norms: list[float] = []  # of the gradient that Σ-steps left
+        self.normal_norm, self.n_cg = np.inf, []  # after β-steps
+        self.solver_end = "target"  # of the last β-step
+
+    @property
+    def at(self) -> Regressions:
+        """The system at the best coefficients so far."""
+        return self.ascent.state.mapped.step.at
+
+    @property
+    def objective(self) -> float:
+        """Log-likelihood a row less penalties."""
+        return self.ascent.state.loglik + self.system.log_weights / self.system.N
+
+    @property
+    def loglik(self) -> float:
+        """Log-likelihood a row."""
+        covariance, ridge = self.ascent.state.mapped.covariance, self._options.factor_ridge
+        penalty = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
+        return self.objective + self.at.penalty + penalty
+
+    @property
+    def params(self) -> list[FloatArray]:
+        """Coefficients of each equation, in the order of the data."""
+        in_order = self.system.coefficients(self.at.coefficients.gamma)
+        return [in_order[i] for i in self.hierarchy._position]
+
+    @property
+    def covariance(self) -> MLR:
+        """Σ, in the order of the data."""
+        return self.ascent.state.point.operator(
+            self.hierarchy, self.ascent.surface.ranks, self.system.dtype)
+
+    def iterate(self, n_iter: int) -> Iterate:
+        return Iterate(n_iter, self.objective, self.loglik, self.covariance, self.params,
+                       self.ascent.surface.ranks)
+
+    def advance(self) -> None:
+        """Take a Σ-step and a β-step."""
+        moved = self._climb_covariance()
+        self._moved = self._solve_coefficients() or moved
+
+    def _target(self) -> float:
+        """The residual of the normal equations at which a β-step stops now."""
+        return self._share * max(self.ascent.state.gradient_norm, self._options.gtol)
+
+    def _climb_covariance(self) -> bool:
+        """Take updates of Σ; whether one gained anything, or may gain when tried again."""
+        goal = max(SHARE * self.ascent.state.gradient_norm, self._options.gtol / 2)
+        if self._profiled:
+            self.ascent.surface.source.target = self._target()
+        # The exponent is capped only to keep the integer small.
+        most = min(FIRST_UPDATES * 2 ** min(len(self.n_cg), 30), MOST_UPDATES)
+        moved = False
+        for _ in range(most):
+            with whole_step():
+                if self.ascent.state.gradient_norm <= goal or not self.ascent.advance():
+                    break
+                moved = True
+        if self._profiled and self.ascent.exhausted and self._share > LEAST_SHARE:
+            self._share *= SHARE  # another try, with coefficients whose inexactness hides less
+            return True
+        return moved
+
+    def _solve_coefficients(self) -> bool:
+        """Take a β-step; whether it gained anything."""
+        state, surface, before = self.ascent.state, self.ascent.surface, self.at
+        step = before.solve(state.mapped.covariance, self._target())
+        self.n_cg.append(step.n_iter + surface.source.n_cg)
+        self.solver_end = step.end if step.is_short else "target"
+        surface.source.n_cg = 0
+        if step.gamma is before.coefficients.gamma and not self.ascent.exhausted:
+            self.normal_norm = step.norm
+            return False
+        slow = self._is_slow()
+        source = before.over(step, self._target() if slow else None)
+        # The curvature that the ascent has seen hardly depends on β.
+        ascent = Ascent(surface.over(source), state.point, pairs=self.ascent.pairs)
+        if ascent.state.loglik < state.loglik:
+            self.normal_norm = step.first_norm
+            return False
+        self.ascent, self._profiled, self.normal_norm = ascent, slow, step.norm
+        return True
+
+    def _is_slow(self) -> bool:
+        """Whether the half-steps hold each other back; once that is so, it stays so."""
+        self._norms.append(self.ascent.state.gradient_norm)
+        slow = len(self._norms) >= SEPARATE and self._norms[-1] > SLOW * self._norms[-2]
+        return slow or self._profiled
+
+    def reason(self, trace: list[float]) -> str | None:
+        if len(trace) == 1:
+            return None
+        tol, gtol = self._options.tol, self._options.gtol
+        # The gain over independent errors does not depend on units, as the log-likelihood does.
+        scale = max(trace[-1] - self._independent, self.system.K / 2)
+        gain = (trace[-1] - trace[-2]) / scale
+        # With many parameters small derivatives can still add up to a gain.
+        still = max(self.ascent.state.gradient_norm, self.normal_norm) <= gtol
+        if still and (not self._moved or gain <= max(tol, LEAST_GAIN)):
+            return "gradient"
+        if not self._moved or self._options.small_gains(trace, scale, SMALL_GAINS):
+            # Gains are no measure of coefficients that the solver leaves on their way.  Where it
+            # stalls at a residual whose square no likelihood shows, they are there.
+            most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
+            if self.solver_end == "target" or self.normal_norm <= max(gtol, most):
+                return "tol"
+            if not self._moved:
+                return "max_iter" if self.solver_end == "max_iter" else "rounding"
+        return None
+
+
+def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
+            stacklevel: int = 5) -> None:
     """Warn of what makes a `SURResult` doubtful.
 
-    A cap that was reached, rounding where coefficients are not yet right (`solver_end` says how the
-    last β-step ended), equations with the same residuals, variances at the floor, a likelihood that
-    is `unbounded`, for a reason.
+    That is a cap that was reached, rounding where coefficients are not yet right (`solver_end` says
+    how the last β-step ended), equations with the same residuals, variances at the floor, or the
+    reason why the likelihood is `unbounded`.
     """
     names, options = fit.data.names, fit.options
     label = range(fit.n_equations) if names is None else names.equations
     alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
 
-    def warn(message, category=ConvergenceWarning):
+    def warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:
         warnings.warn(message, category, stacklevel=stacklevel + 1)
 
     if fit.termination == "max_iter" and solver_end == "max_iter":
         warn(f"the alternation did not converge in {counted(fit.n_iter, 'iteration')} with at most"
-             f" {counted(options.max_cg_iter, 'step')} of {options.solver} each; raise max_cg_iter")
+             f" {counted(options.maxiter, 'step')} of {options.solver} each; raise maxiter")
     elif fit.termination == "max_iter":
-        warn(f"the alternation did not converge in {counted(options.rules.max_iter, 'iteration')};"
+        warn(f"the alternation did not converge in {counted(options.max_iter, 'iteration')};"
              " raise max_iter or tol")
     if fit.termination == "rounding":
         warn(f"rounding lets no step gain anything where the normal equations leave a residual of"
              f" {fit.normal_norm:.1e} and the covariance a gradient of {fit.gradient_norm:.1e},"
-             f" {options.rules.gtol:.0e} was asked for: Σ is too close to singular; raise"
+             f" {options.gtol:.0e} was asked for: Σ is too close to singular; raise"
              " variance_floor or gtol" + ("" if options.solver == "lsmr" or not fit.n_cg
                                           else ", or try solver='lsmr'"))
     if alike:
@@ -247,7 +304,7 @@ def warn_of(fit, solver_end="target", unbounded=None, stacklevel=4):
              + ("" if alike else "; fewer factors may do"))
 
 
-def _alike(E):
+def _alike(E: FloatArray) -> list[tuple[int, int]]:
     """Pairs of rows of E that are multiples of one another, found as neighbours on a line."""
     U = E / np.linalg.norm(E, axis=1, keepdims=True)
     place = np.abs(U @ np.random.default_rng(0).standard_normal(U.shape[1]))

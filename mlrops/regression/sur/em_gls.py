@@ -1,24 +1,37 @@
 """`em_gls`: the model of `als_gls` by dense matrices and plain EM, for comparison and teaching."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+from ..._common.driver import Iteration, Stopping, drive
+from ..._common.typing import Data, FloatArray, Labels, Ranks
 from ...factor.ascent import independent_loglik
 from ...factor.limits import at_floor
 from ...factor.start import capped_groups, start
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
+from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy
 from .climb import LEAST_GAIN, residual_source, warn_of
 from .data import read_equations
 from .groups import read_tree
 from .limits import check_bounded, check_carried
 from .result import SURResult
+from .system import StackedSystem
 
 __all__ = ["em_gls"]
 
+# Iterations whose gains must all be small; EM gains less in one than `als_gls` does.
+SMALL_GAINS = 3
 
-def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
-           variance_floor=1e-6):
+
+def em_gls(
+    Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
+    hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
+    max_iter: int = 5000, variance_floor: float = 1e-6,
+) -> SURResult:
     """Fit the model of `als_gls` the dense way: same likelihood, same maximum.
 
     Every iteration solves the P×P normal equations for all coefficients, forms the K×K covariance
@@ -65,9 +78,8 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     >>> bool(abs(dense.loglik - structured.loglik) < 1e-6)
     True
     """
-    options = SUROptions.checked(tol=tol, gtol=gtol, max_iter=max_iter,
-                                 variance_floor=variance_floor)
-    rules, data = options.rules, read_equations(Xs, Y)
+    options = SUROptions(tol=tol, gtol=gtol, max_iter=max_iter, variance_floor=variance_floor)
+    data = read_equations(Xs, Y)
     hierarchy = check_hierarchy(read_tree(hierarchy, data), data.K)
     ranks = check_carried(data, hierarchy, ranks)
     check_bounded(data, hierarchy, ranks)
@@ -78,40 +90,56 @@ def em_gls(Xs, Y, ranks, hierarchy=None, *, tol=1e-9, gtol=1e-5, max_iter=5000,
     F, D = map(hierarchy._scatter,
                start("svd", hierarchy._in_tree_order(), ranks, source, None))
     floor = hierarchy._scatter(variance_floor * source.variance).astype(D.dtype)
-    state = _State(system, system.ols, hierarchy, ranks, F, np.maximum(D, floor))
-    independent, trace, termination = independent_loglik(source), [state.loglik], None
-    while termination is None:
-        new = state.em_step(floor).gls_step()
-        if new.loglik < state.loglik:  # rounding is all that is left, of the gain or of Σ
-            lost = (state.loglik - new.loglik) / max(trace[-1] - independent, data.K / 2)
-            termination = "tol" if lost <= max(rules.tol, LEAST_GAIN) else "rounding"
-            break
-        state = new
-        trace.append(state.loglik)
-        gains, scale = np.diff(trace[-4:]), max(trace[-1] - independent, data.K / 2)
-        if state.gradient_norm(floor) <= rules.gtol:
-            termination = "gradient"
-        elif gains.size == 3 and gains.max() <= rules.tol * scale:
-            termination = "tol"
-        elif len(trace) > rules.max_iter:
-            termination = "max_iter"
-    boundary = at_floor(state.D, floor)
-    covariance = MLR.from_compact(hierarchy, ranks, state.F, state.D).principal()
-    fit = SURResult(
-        data=data, coefficients=system.coefficients(state.gamma), covariance=covariance,
-        loglik=trace[-1], loglik_trace=np.array(trace), objective_trace=np.array(trace),
-        n_iter=len(trace) - 1,
-        converged=termination in ("gradient", "tol"), termination=termination, n_cg=[],
-        gradient_norm=state.gradient_norm(floor), normal_norm=state.normal_norm(),
-        boundary=boundary, capped=capped_groups(hierarchy, ranks), options=options)
-    warn_of(fit, stacklevel=3)
-    return fit
+    first = _State(system, system.ols, hierarchy, ranks, F, np.maximum(D, floor))
+    fit = _DenseEM(first, floor, options, independent_loglik(source))
+    run = drive(fit, max(options.max_iter, 1), "EM")
+    state = fit.state
+    result = SURResult(
+        data=data, coefficients=system.coefficients(state.gamma),
+        covariance=MLR.from_compact(hierarchy, ranks, state.F, state.D).principal(),
+        loglik=run.logliks[-1], loglik_trace=np.array(run.logliks),
+        objective_trace=np.array(run.objectives), n_iter=run.n_iter, converged=run.converged,
+        termination=run.termination, n_cg=[], gradient_norm=state.gradient_norm(floor),
+        normal_norm=state.normal_norm(), boundary=at_floor(state.D, floor),
+        capped=capped_groups(hierarchy, ranks), options=options)
+    warn_of(result, stacklevel=3)
+    return result
+
+
+class _DenseEM(Iteration):
+    """EM steps for Σ, each followed by the best coefficients for it."""
+
+    def __init__(self, state: "_State", floor: FloatArray, stopping: Stopping, independent: float):
+        self.state, self._floor, self._stopping = state, floor, stopping
+        self._independent = independent
+
+    @property
+    def objective(self) -> float:
+        return self.state.loglik
+
+    def _scale(self) -> float:
+        """What gains are measured by."""
+        return max(self.state.loglik - self._independent, self.state.D.size / 2)
+
+    def advance(self) -> str | None:
+        new = self.state.em_step(self._floor).gls_step()
+        if new.loglik < self.state.loglik:  # rounding is all that is left, of the gain or of Σ
+            lost = (self.state.loglik - new.loglik) / self._scale()
+            return "tol" if lost <= max(self._stopping.tol, LEAST_GAIN) else "rounding"
+        self.state = new
+        return None
+
+    def reason(self, trace: list[float]) -> str | None:
+        if len(trace) > 1 and self.state.gradient_norm(self._floor) <= self._stopping.gtol:
+            return "gradient"
+        return "tol" if self._stopping.small_gains(trace, self._scale(), SMALL_GAINS) else None
 
 
 class _State:
     """Coefficients and covariance with every matrix they give, dense, in feature order."""
 
-    def __init__(self, system, gamma, hierarchy, ranks, F, D):
+    def __init__(self, system: StackedSystem, gamma: FloatArray, hierarchy: Hierarchy,
+                 ranks: tuple[int, ...], F: FloatArray, D: FloatArray):
         self.system, self.gamma, self.E = system, gamma, system.residuals(gamma)
         self.hierarchy, self.ranks, self.F, self.D = hierarchy, ranks, F, D
         self.loadings, self.leaves = _spread(hierarchy, ranks, F)
@@ -122,7 +150,7 @@ class _State:
         quad = system.N * np.vdot(self.precision, self.S)
         self.loglik = system.average_loglik(system.weigh(sigma), float(quad))
 
-    def em_step(self, floor):
+    def em_step(self, floor: FloatArray) -> "_State":
         """Regress the residuals on the factors' posterior, equation by equation."""
         G = self.precision @ self.loadings
         second = np.eye(G.shape[1]) - self.loadings.T @ G + G.T @ self.S @ G
@@ -134,14 +162,14 @@ class _State:
             D[rows] = self.S.diagonal()[rows] - np.einsum("ij,ij->i", F[rows], V)
         return _State(self.system, self.gamma, self.hierarchy, self.ranks, F, np.maximum(D, floor))
 
-    def gls_step(self):
+    def gls_step(self) -> "_State":
         """The coefficients that maximize the likelihood for this covariance."""
         normal = self.system.normal_matrix(self.precision)
         step = Dense(normal).solve(self.system.adjoint(self.precision @ self.E))
         new = _State(self.system, self.gamma + step, self.hierarchy, self.ranks, self.F, self.D)
         return new if new.loglik >= self.loglik else self
 
-    def gradient_norm(self, floor):
+    def gradient_norm(self, floor: FloatArray) -> float:
         """As the result defines it, from ``½ (Σ⁻¹SΣ⁻¹ - Σ⁻¹)``, the derivative by Σ."""
         dS = (self.precision @ self.S @ self.precision - self.precision) / 2
         by_D = self.D * dS.diagonal()
@@ -149,13 +177,13 @@ class _State:
         by_F = (np.sqrt(self.D) * 2 * (dS @ self.loadings).T).T * (self.loadings != 0)
         return float(max(np.abs(by_D).max(), np.abs(by_F).max(initial=0)))
 
-    def normal_norm(self):
+    def normal_norm(self) -> float:
         unit = self.system.spread(1 / np.sqrt(self.precision.diagonal()))
         score = unit * self.system.adjoint(self.precision @ self.E)
         return float(np.linalg.norm(score) / np.sqrt(self.system.N))
 
 
-def _spread(hierarchy, ranks, F):
+def _spread(hierarchy: Hierarchy, ranks: tuple[int, ...], F: FloatArray) -> tuple[Any, Any]:
     """Loadings (K, s), a column for each factor of each group, and (equations, columns) a leaf."""
     columns, at = [], 0
     for level, r in enumerate(ranks):

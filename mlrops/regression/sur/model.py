@@ -339,8 +339,9 @@ class SUR:
         regressors or more in all: their errors can be made to depend on one another.  Such fits
         take long and end at the floor of D, with a warning; ranks that are chosen stay below.
         """
-        options = SUROptions.checked(solver, tol, gtol, max_iter, maxiter, variance_floor,
-                                     beta_ridge, factor_ridge)
+        options = SUROptions(
+            solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
+            variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
         cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
         tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)

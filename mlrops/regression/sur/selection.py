@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..._common.deprecated import renamed_options
 from ...factor.criteria import degrees_of_freedom
 from ...factor.selection import RankOptions, choose_ranks
 from .als_gls import SUROptions, check_hierarchy, fit_system
@@ -12,6 +13,7 @@ from .measures import average_loglik
 __all__ = ["select_sur_ranks", "select_system_ranks"]
 
 
+@renamed_options(max_cg_iter="maxiter")
 def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic", strategy="greedy",
                      max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
                      n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
@@ -84,13 +86,13 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
     [80, 100, 119, 137, 154]
     """
-    options = SUROptions.checked(**fit_options)
+    options = SUROptions(**fit_options)
     how = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     data = read_equations(Xs, Y)
     return select_system_ranks(data, read_tree(hierarchy, data), how, options,
-                               random_state=random_state, stacklevel=5)
+                               random_state=random_state, stacklevel=6)
 
 
 def select_system_ranks(data, hierarchy, how, options, *, random_state=None, callback=None,

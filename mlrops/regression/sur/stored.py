@@ -1,7 +1,6 @@
 """What a file holds of a `SURResult`, and the result made of it again."""
 
 from dataclasses import replace
-from importlib import import_module
 from numbers import Real
 from typing import Any
 
@@ -39,8 +38,8 @@ from .system_fit import SystemFit
 
 __all__ = ["StoredSystem"]
 
-FITTER = f"{__package__}.als_gls"
 ARRAY, TUPLE = instance(np.ndarray, "an array"), instance(tuple, "a tuple")
+FITTER = Check("options of a fit", lambda x: hasattr(x, "fit"))
 TEXT, DICT = instance(str, "a text"), instance(dict, "a dict")
 COUNTS = tuple_of(COUNT, "a tuple of integers that are not negative")
 # What the options of the coefficients' covariance may be.
@@ -62,7 +61,8 @@ SELECTION = {
 # Fields of the result that are stored as they are.
 PLAIN = {
     "covariance": OPERATOR, "covariance_is_known": FLAG, "loglik": FINITE,
-    "loglik_trace": floats(1), "objective_trace": maybe(floats(1)), "n_iter": COUNT, "converged": FLAG, "termination": TERMINATION,
+    "loglik_trace": floats(1), "objective_trace": maybe(floats(1)), "n_iter": COUNT,
+    "converged": FLAG, "termination": TERMINATION,
     "n_cg": Check("a list of integers that are not negative",
                   lambda x: type(x) is list and all(map(COUNT.holds, x))),
     "gradient_norm": NOT_NEGATIVE, "normal_norm": NOT_NEGATIVE, "boundary": BOUNDARY,
@@ -83,12 +83,12 @@ class StoredSystem(SystemFit, Stored):
         "q": maybe(floats(1)), "equations": maybe(TUPLE), "regressors": maybe(TUPLE),
         "constraints": maybe(TUPLE), "rows": maybe(ARRAY), "period": maybe(TEXT),
         "rows_name": maybe(instance((str, int, tuple), "a name")), "coefficients": floats(1),
-        "options": DICT, "selection": maybe(DICT), "cov_type": one_of(*KINDS),
-        "cov_kwds": DICT, "clusters": maybe(ARRAY),
+        "options": FITTER, "selection": maybe(DICT), "cov_type": one_of(*KINDS), "cov_kwds": DICT,
+        "clusters": maybe(ARRAY),
     }
 
     def to_fields(self) -> dict[str, Any]:
-        data, options, selection = self.data, self.options, self.selection
+        data, selection = self.data, self.selection
         unique = list({id(X): X for X in data.Xs}.values())
         number = {id(X): i for i, X in enumerate(unique)}
         R, q = data.constraints or (None, None)
@@ -102,9 +102,7 @@ class StoredSystem(SystemFit, Stored):
             **_row_fields(rows), "coefficients": np.concatenate(self.coefficients),
             "cov_type": self.cov_type, "cov_kwds": cov_kwds,
             "clusters": None if clusters is None else _plain(clusters, "the labels of clusters"),
-            "options": {name: getattr(options, name) for name in (
-                "solver", "max_cg_iter", "variance_floor", "beta_ridge", "factor_ridge")}
-            | vars(options.rules),
+            "options": self.options,
             "selection": selection and {
                 "ranks": selection.ranks, "criterion": selection.criterion,
                 "one_standard_error": selection.one_standard_error,
@@ -113,8 +111,6 @@ class StoredSystem(SystemFit, Stored):
     @classmethod
     def from_fields(cls, **given: Any) -> Any:
         given = dict.fromkeys(cls.stored_fields) | given
-        if given["objective_trace"] is None:  # of version 0.1.0, which had it as loglik_trace
-            given["objective_trace"] = given["loglik_trace"].copy()
         data, A = _data(given), given["covariance"]
         K, known = data.K, given["covariance_is_known"]
         beta = as_finite(given["coefficients"], "coefficients", dtype=given["coefficients"].dtype)
@@ -128,15 +124,14 @@ class StoredSystem(SystemFit, Stored):
             raise ValueError(f"boundary must hold equations, integers from 0 to {K - 1}")
         if given["capped"] and not isinstance(A, MLR):
             raise ValueError("field 'capped' must be empty where the covariance is no MLR")
+        if given["objective_trace"] is None:  # version 0.1.0 kept it in the place of the other one
+            given["objective_trace"] = given["loglik_trace"].copy()
         check_fit(given, ["loglik_trace", "objective_trace"], *(
             (A.ranks, A.hierarchy.group_counts) if isinstance(A, MLR) else ((), ())))
-        with of_field("options"):
-            # Results import no fitter: its options are found by name, and bring it along.
-            options = import_module(FITTER).SUROptions.checked(**given["options"])
         result = cls(
-            data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]), options=options,
-            selection=_selection(given["selection"]), cov_type=given["cov_type"],
-            cov_kwds=_cov_kwds(given, data),
+            data=data, coefficients=np.split(beta, np.cumsum(data.p)[:-1]),
+            options=given["options"], selection=_selection(given["selection"]),
+            cov_type=given["cov_type"], cov_kwds=_cov_kwds(given, data),
             **{name: given[name] for name in PLAIN})
         with of_field("X"):  # regressors that depend on one another are found out by what they give
             _ = result.system

@@ -22,9 +22,13 @@ __all__ = ["Fitter", "SystemFit"]
 class Fitter(Protocol):
     """How a system was fitted, and how the same is fitted to other data."""
 
-    beta_ridge: float
-    factor_ridge: float
-    rules: Any  # a Stopping
+    @property
+    def beta_ridge(self) -> float:
+        """Penalty of the coefficients."""
+
+    @property
+    def factor_ridge(self) -> float:
+        """Penalty of the loadings."""
 
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> "SystemFit":
