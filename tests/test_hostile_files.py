@@ -86,11 +86,11 @@ def objects():
         out["MLRFit"] = mlrops.fit_mlr(S, (0, 0, 0, 0, 5), tree, max_iter=2)
         out["RankAllocation"] = mlrops.allocate_ranks(S, 3, tree, max_iter=2, random_state=0)
         out |= regressions()
-        out["SUROptions"] = out["system with gaps"].options
     return out
 
 
-NAMES = [*(name for name in _classes.OURS if name != "SURResult"),
+# Options are parts of systems.
+NAMES = [*(name for name in _classes.OURS if name not in ("SURResult", "SUROptions")),
          "system with gaps", "system chosen", "system clustered"]
 
 

@@ -9,24 +9,12 @@ from .._common.cached import cached_property
 from .._common.frames import is_frame
 from .._common.labelled import like_rows, read_samples, read_values, with_names
 from .._common.labels import labels_of, match
-from .._common.validate import as_features, as_finite, as_real
+from .._common.validate import as_features, as_finite
 from .._common.wording import counted, name_some
 from .estep import filling
 from .estep.incomplete import IncompleteSamples
 
 __all__ = ["Conditional", "average", "condition", "impute", "loglik_samples"]
-
-
-def _samples(covariance, Y):
-    """`Y` (N, n) as IncompleteSamples."""
-    n = covariance.shape[0]
-    Y = as_real(Y, "Y", ndim=2)
-    if Y.shape[1] != n:
-        raise ValueError(f"Y must have {counted(n, 'feature')} (columns), got shape {Y.shape}")
-    infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
-    if infinite.size:
-        raise ValueError(f"Y must not hold infinity, got some in feature {name_some(infinite)}")
-    return IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
 
 
 def loglik_samples(covariance, mean, Y):
@@ -36,18 +24,13 @@ def loglik_samples(covariance, mean, Y):
     ----------
     covariance : MLR
     mean : array_like, shape (n,)
-    Y : array_like, shape (N, n)
-        NaN marks a missing cell.
+    Y : ndarray, shape (N, n)
+        As `read_samples` gives them; NaN marks a missing cell.
 
     Returns
     -------
     loglik : ndarray, shape (N,)
         0 for a sample without an observed cell.
-
-    Raises
-    ------
-    ValueError
-        Y has another number of columns, or holds infinity.
 
     Notes
     -----
@@ -67,8 +50,9 @@ def loglik_samples(covariance, mean, Y):
         return np.empty(0)
     covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
-        return filling.loglik_samples(covariance, mean, _samples(covariance, Y))
-    quad = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
+        samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+        return filling.loglik_samples(covariance, mean, samples)
+    quad = covariance.inv_quad((Y - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
 
@@ -115,7 +99,7 @@ def impute(covariance, mean, Y, return_std=False):
     ----------
     covariance : MLR
     mean : array_like, shape (n,)
-    Y : array_like, shape (N, n)
+    Y : ndarray, shape (N, n)
         NaN marks a missing cell.
     return_std : bool, optional
 
@@ -125,11 +109,6 @@ def impute(covariance, mean, Y, return_std=False):
         Observed cells as they are.
     std : ndarray, shape (N, n)
         Conditional standard deviations, 0 at observed cells; only with `return_std`.
-
-    Raises
-    ------
-    ValueError
-        Y has another number of columns, or holds infinity.
 
     Notes
     -----
@@ -141,15 +120,15 @@ def impute(covariance, mean, Y, return_std=False):
     >>> from mlrops import MLR, Hierarchy
     >>> from mlrops.factor.conditional import impute
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> filled, std = impute(A, np.zeros(3), [[3.0, np.nan, 0.0]], return_std=True)
+    >>> filled, std = impute(A, np.zeros(3), np.array([[3.0, np.nan, 0.0]]), return_std=True)
     >>> filled, np.round(std, 6)
     (array([[3., 1., 0.]]), array([[0.      , 1.154701, 0.      ]]))
     """
-    Y = as_real(Y, "Y", ndim=2)
     filled = Y.astype(np.result_type(Y, covariance.dtype))
     if not len(Y):
         return (filled, np.zeros_like(filled)) if return_std else filled
-    found = filling.fill(covariance, mean, _samples(covariance, Y), return_std)
+    samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+    found = filling.fill(covariance, mean, samples, return_std)
     missing = np.isnan(Y)
     filled[missing] = (found[0] if return_std else found).T[missing]
     return (filled, np.ascontiguousarray(found[1].T)) if return_std else filled

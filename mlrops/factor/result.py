@@ -7,20 +7,7 @@ import numpy as np
 
 from .._common.frames import is_frame
 from .._common.labelled import factor_columns, like_rows, read_samples, with_names
-from .._common.stored import (
-    BOUNDARY,
-    CAPPED,
-    COUNT,
-    FINITE,
-    FLAG,
-    NAMES,
-    NOT_NEGATIVE,
-    TERMINATION,
-    Stored,
-    check_fit,
-    floats,
-    maybe,
-)
+from .._common.stored import COUNT, FIT, FLAG, NAMES, Stored, check_fit, floats, maybe
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR
@@ -99,11 +86,8 @@ class FactorModelResult(Stored, Explained):
     capped: tuple = ()
     mean_is_estimated: bool = True
 
-    stored_fields = {
-        "mean": floats(1), "loglik": FINITE, "loglik_trace": floats(1), "n_iter": COUNT,
-        "converged": FLAG, "termination": TERMINATION, "boundary": BOUNDARY, "n_samples": COUNT,
-        "n_evaluations": COUNT, "gradient_norm": NOT_NEGATIVE, "feature_names": maybe(NAMES),
-        "capped": CAPPED, "mean_is_estimated": FLAG}
+    stored_fields = FIT | {"mean": floats(1), "n_samples": COUNT, "feature_names": maybe(NAMES),
+                           "mean_is_estimated": FLAG}
 
     @classmethod
     def from_fields(cls, **given):

@@ -23,12 +23,10 @@ class Fitter(Protocol):
     """How a system was fitted, and how the same is fitted to other data."""
 
     @property
-    def beta_ridge(self) -> float:
-        """Penalty of the coefficients."""
+    def beta_ridge(self) -> float: ...
 
     @property
-    def factor_ridge(self) -> float:
-        """Penalty of the loadings."""
+    def factor_ridge(self) -> float: ...
 
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> "SystemFit":
