@@ -3,10 +3,13 @@
 import gzip
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._common.optional import import_pandas
+from .._common.typing import FloatArray
 from ..tree.hierarchy import Hierarchy
 
 __all__ = ["FrenchReturns", "load_french"]
@@ -60,40 +63,37 @@ class FrenchReturns:
     (819, 30)
     """
 
-    returns: np.ndarray
-    names: tuple
-    factors: np.ndarray
-    factor_names: tuple
-    dates: np.ndarray
+    returns: FloatArray
+    names: tuple[str, ...]
+    factors: FloatArray
+    factor_names: tuple[str, ...]
+    dates: npt.NDArray[np.datetime64]
     hierarchy: Hierarchy
     description: str
     source: str
     license: str
 
     @property
-    def excess(self):
+    def excess(self) -> FloatArray:
         """Returns above the risk-free rate, shape (819, 30)."""
         risk_free = self.factors[:, self.factor_names.index("RF")]
         return self.returns - risk_free[:, None]
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """All series as a pandas DataFrame: columns dates, the factors, the portfolios."""
         pd = import_pandas()
-
-        frame = pd.DataFrame(
-            np.hstack([self.factors, self.returns]), columns=[*self.factor_names, *self.names]
-        )
+        frame = pd.DataFrame(np.hstack([self.factors, self.returns]),
+                             columns=[*self.factor_names, *self.names])
         frame.insert(0, "dates", pd.to_datetime(self.dates.astype("datetime64[D]").astype(str)))
         return frame
 
-    def __repr__(self):
-        return (
-            f"<French portfolio returns: {len(self.dates)} months from {self.dates[0]} to"
-            f" {self.dates[-1]}, {len(self.names)} portfolios, {len(self.factor_names)} factors>"
-        )
+    def __repr__(self) -> str:
+        return (f"<French portfolio returns: {len(self.dates)} months from {self.dates[0]} to"
+                f" {self.dates[-1]}, {len(self.names)} portfolios,"
+                f" {len(self.factor_names)} factors>")
 
 
-def load_french():
+def load_french() -> FrenchReturns:
     """Monthly returns of 30 stock portfolios, with the tree they come in.
 
     The portfolios are 12 industries, 9 sorted by size and value, and 9 sorted by size and momentum.
@@ -103,9 +103,7 @@ def load_french():
     Returns
     -------
     FrenchReturns
-        ``returns`` (819, 30), ``names``, ``factors`` (819, 5), ``factor_names``, ``dates``,
-        ``hierarchy`` (groups 1, 3, 7: root, family, size group; the industries are one group),
-        ``excess``, ``to_frame()``, ``description``, ``source``, ``license``.
+        Its ``hierarchy`` has 1, 3 and 7 groups: the industries are one group on both levels.
 
     Notes
     -----
@@ -134,7 +132,7 @@ def load_french():
           ├─ S3 value: 3 features
           └─ S5 value: 3 features
     """
-    file = resources.files(__package__).joinpath("data", "french.csv.gz")
+    file = resources.files(__package__) / "data" / "french.csv.gz"
     header, *rows = gzip.decompress(file.read_bytes()).decode("ascii").splitlines()
     columns = header.split(",")[1:]
     months, numbers = zip(*(row.split(",", 1) for row in rows), strict=True)
@@ -152,15 +150,10 @@ def load_french():
         dates=np.array(months, dtype="datetime64[M]"),
         hierarchy=Hierarchy.from_labels(family, group),
         description=_DESCRIPTION,
-        source=(
-            "Kenneth R. French's data library, in the selection distributed with the Python package"
-            " linearmodels (linearmodels.datasets.french)"
-        ),
-        license=(
-            "University of Illinois/NCSA, Copyright (c) 2017 Kevin Sheppard; full text in"
-            " mlrops/datasets/data/french.txt"
-        ),
-    )
+        source="Kenneth R. French's data library, in the selection distributed with the Python"
+               " package linearmodels (linearmodels.datasets.french)",
+        license="University of Illinois/NCSA, Copyright (c) 2017 Kevin Sheppard; full text in"
+                " mlrops/datasets/data/french.txt")
 
 
 def _place(name):
