@@ -1,11 +1,15 @@
 """Singular value decompositions group by group, batched over groups of equal size."""
 
+from collections.abc import Iterator
+
 import numpy as np
+
+from .._common.typing import FloatArray, IntArray
 
 __all__ = ["by_size", "principal_axes"]
 
 
-def by_size(offsets, largest=50_000_000):
+def by_size(offsets: IntArray, largest: int = 50_000_000) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield (rows, groups): `rows` (g, m) are the row numbers of g groups that all have m rows.
 
     Batches are cut so that ``g m`` stays below `largest`.
@@ -21,7 +25,7 @@ def by_size(offsets, largest=50_000_000):
             yield offsets[batch][:, None] + np.arange(m), batch
 
 
-def principal_axes(F, offsets):
+def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatArray]:
     """Rotate the columns of every group of rows to principal axes.
 
     Returns

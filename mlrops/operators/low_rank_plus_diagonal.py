@@ -5,7 +5,7 @@ from scipy import linalg
 
 from .._common.cached import cached_property
 from .._common.stored import floats
-from .._common.typing import FloatArray
+from .._common.typing import FloatArray, Real, Vector
 from .._common.validate import as_finite, as_positive, read_only, rowwise
 from ..tree.hierarchy import Hierarchy
 from . import accuracy
@@ -92,7 +92,7 @@ class LowRankPlusDiagonal(Factored):
     True
     """
 
-    def __init__(self, F, D):
+    def __init__(self, F: Real, D: Vector) -> None:
         F = as_finite(F, "F", ndim=2)
         D = as_positive(D, "D", F.shape[0])
         dtype = np.result_type(F, D)
