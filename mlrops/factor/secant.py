@@ -7,22 +7,7 @@ import numpy as np
 from .. import kernels
 from .._common.typing import FloatArray
 
-__all__ = ["SecantPairs", "row_maxima", "scaled_difference", "scaled_step"]
-
-
-def scaled_difference(A: FloatArray, B: FloatArray, scale: FloatArray, out: FloatArray) -> None:
-    """``out = diag(1 / scale) (A - B)`` for (n, k) arrays; out may be of lower precision."""
-    kernels.vectors.difference(A, B, scale, out)
-
-
-def scaled_step(A: FloatArray, d: FloatArray, scale: FloatArray, out: FloatArray) -> None:
-    """``out = A + diag(scale) d`` for (n, k) arrays."""
-    kernels.vectors.step(A, d, scale, out)
-
-
-def row_maxima(A: FloatArray) -> FloatArray:
-    """Largest magnitude in each row of A (n, k), shape (n,)."""
-    return kernels.vectors.row_maxima(A)
+__all__ = ["SecantPairs"]
 
 
 class SecantPairs:
@@ -46,7 +31,7 @@ class SecantPairs:
     between two machines, or two units of the data, to 1e-8 in a few steps.
     """
 
-    def __init__(self, memory: int, size: int) -> None:
+    def __init__(self, memory: int, size: int):
         self.memory = memory
         rows = memory + 1 if memory else 0  # one to write the next pair to
         self.S = np.zeros((rows, size))
@@ -61,7 +46,7 @@ class SecantPairs:
         self.count = 0
 
     @property
-    def n_rows(self) -> int:
+    def rows(self) -> int:
         """Number of rows of S and Y in use, one more than pairs once one has expired."""
         return min(self.count, len(self.S))
 
@@ -85,15 +70,16 @@ class SecantPairs:
         if not (np.isfinite(sy) and sy > 0):
             return
         self.count += 1
-        k = self.n_rows
+        k = self.rows
         # The recursions use no newer s with an older y.
         self.SY[:k, row] = kernels.vectors.dots(self.S[:k], y)
 
-    def direction(self, gradient: FloatArray, precondition: Callable[[FloatArray], FloatArray]
-                  ) -> FloatArray:
+    def direction(
+        self, gradient: FloatArray, precondition: Callable[[FloatArray], FloatArray]
+    ) -> FloatArray:
         """``H g`` for a gradient (size,); ``precondition(q)`` is ``H₀ q``."""
         ages, SY = self._ages(), self.SY
-        k = self.n_rows
+        k = self.rows
         S, Y = self.S[:k], self.Y[:k]
         sg, alpha, c = kernels.vectors.dots(S, gradient), np.zeros(k), np.zeros(k)
         for i in reversed(ages):

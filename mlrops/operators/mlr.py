@@ -394,7 +394,8 @@ class MLR(Factored):
         """
         L = self._hierarchy.n_levels
         if ranks is not None:
-            ranks = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, self._hierarchy)
+            given: Any = (ranks,) * L if np.ndim(ranks) == 0 else ranks
+            ranks = check_ranks(given, self._hierarchy)
         if tol is not None and not 0 <= tol < np.inf:
             raise ValueError(f"tol must be finite and non-negative, got {tol}")
         eps = np.finfo(self.dtype).eps
