@@ -6,7 +6,7 @@ import numpy as np
 
 from .._common.typing import FloatArray, IntArray
 
-__all__ = ["by_size", "principal_axes"]
+__all__ = ["by_size", "principal_axes", "signs_of"]
 
 
 def by_size(offsets: IntArray, largest: int = 50_000_000) -> Iterator[tuple[IntArray, IntArray]]:
@@ -23,6 +23,12 @@ def by_size(offsets: IntArray, largest: int = 50_000_000) -> Iterator[tuple[IntA
         for start in range(0, groups.size, step):
             batch = groups[start : start + step]
             yield offsets[batch][:, None] + np.arange(m), batch
+
+
+def signs_of(U: FloatArray) -> FloatArray:
+    """Signs (g, 1, r) that make the entry of largest magnitude of each column of U positive."""
+    peak = np.take_along_axis(U, np.abs(U).argmax(axis=1)[:, None, :], axis=1)
+    return np.where(peak < 0, -1, 1).astype(U.dtype)
 
 
 def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -50,7 +56,6 @@ def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatA
         kept = s.shape[1]
         axes = np.matmul(block, Vt.swapaxes(1, 2))
         axes[:, :, kept:] = 0
-        peak = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None, :], axis=1)
-        B[rows] = axes * np.where(peak < 0, -1, 1).astype(F.dtype)
+        B[rows] = axes * signs_of(axes)
         sigma[groups, :kept] = s
     return B, sigma

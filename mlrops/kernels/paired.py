@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
-from .groups import by_size
+from .groups import by_size, signs_of
 
 __all__ = ["assemble", "by_shape", "eigen_blocks", "grams", "singular_blocks"]
 
@@ -74,12 +74,6 @@ def grams(F: FloatArray, offsets: IntArray, start: int, stop: int, unit: float) 
     return G
 
 
-def _pointed(U):
-    """Signs (g, 1, r) that make the entry of largest magnitude of each column of U positive."""
-    peak = np.take_along_axis(U, np.abs(U).argmax(axis=1)[:, None, :], axis=1)
-    return np.where(peak < 0, -1, 1).astype(U.dtype)
-
-
 def singular_blocks(B: FloatArray, C: FloatArray, row_offsets: IntArray, col_offsets: IntArray
                     ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Singular value decompositions of all blocks of a level, from the QR of both sides.
@@ -99,7 +93,7 @@ def singular_blocks(B: FloatArray, C: FloatArray, row_offsets: IntArray, col_off
         U, s, Vt = np.linalg.svd(np.matmul(R1, R2.swapaxes(1, 2)), full_matrices=False)
         k, root = s.shape[1], np.sqrt(s)[:, None, :]
         U, V = np.matmul(Q1, U) * root, np.matmul(Q2, Vt.swapaxes(1, 2)) * root
-        signs = _pointed(U)
+        signs = signs_of(U)
         left[rows, :k], right[cols, :k], sigma[groups, :k] = U * signs, V * signs, s
     return left, right, sigma
 
@@ -136,5 +130,5 @@ def eigen_blocks(B: FloatArray, C: FloatArray, offsets: IntArray
         w, V = np.take_along_axis(w, order, 1), np.take_along_axis(V, order[:, None, :], 2)
         U = np.matmul(Q, V) * np.sqrt(np.abs(w))[:, None, :]
         k = w.shape[1]
-        axes[rows, :k], values[groups, :k] = U * _pointed(U), w
+        axes[rows, :k], values[groups, :k] = U * signs_of(U), w
     return axes, values, asymmetry, size

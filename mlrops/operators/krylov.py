@@ -87,7 +87,9 @@ def solve(A: "StructuredOperator", b: FloatArray, *, rtol: float | None = None,
     if maxiter is not None and check_rank(maxiter, "maxiter") == 0:
         raise ValueError("solve: maxiter must be positive")
     if M is not None:
-        M = _preconditioner(M, n)
+        M = CONVERT(M)
+        if M.shape != (n, n):
+            raise ValueError(f"solve: M must have the shape of A, {(n, n)}, got {M.shape}")
     if x0 is not None:
         x0 = as_finite(x0, "x0", dtype=A.dtype, axis_name="row")
         if x0.shape != b.shape:
@@ -96,13 +98,6 @@ def solve(A: "StructuredOperator", b: FloatArray, *, rtol: float | None = None,
     limit = max(10 * n, 1000) if maxiter is None else maxiter
     columns = _Columns(A, b.reshape(n, -1), M, limit)
     return columns.solve(rtol, x0).reshape(b.shape)
-
-
-def _preconditioner(M, n):
-    M = CONVERT(M)
-    if M.shape != (n, n):
-        raise ValueError(f"solve: M must have the shape of A, {(n, n)}, got {M.shape}")
-    return M
 
 
 class _Columns:

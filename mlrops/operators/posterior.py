@@ -9,6 +9,7 @@ from .._common.cached import cached_property, computed_once
 from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
+from .accuracy import diagonal_sizes
 
 if TYPE_CHECKING:
     from .mlr import MLR
@@ -270,16 +271,21 @@ class LeastSquaresScores(FactorMoments):
         super().__init__(A, K, means)
 
 
-def _factor_without_prior(A):
+def _factor_without_prior(A: "MLR") -> FloatArray:
     """Rows [X | C] of the nodes for ``Fᵀ D⁻¹ F``, with a pivot of 1 for factors that are zero."""
     layout, bounds = A._layout, A.hierarchy.boundaries
-    columns = [np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0)
-               for F, offsets in zip(np.split(A._F, layout.cols[1:-1], axis=1), bounds,
-                                     strict=True)]
-    diagonal = np.concatenate([c.ravel() for c in columns])
-    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, (diagonal == 0).astype(A.dtype))
+    levels = zip(np.split(A._F, layout.cols[1:-1], axis=1), bounds, strict=True)
+    unused = np.concatenate([
+        np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0).ravel() == 0
+        for F, offsets in levels])
+    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
     if fail is None:
-        fail = _first_dependent(K, columns, layout)
+        sizes, pivots = diagonal_sizes(K, layout)
+        found = np.flatnonzero(~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * sizes))
+        if found.size:  # the first of the finest level
+            level = int(np.searchsorted(layout.zoff, found[-1], side="right")) - 1
+            start = int(layout.zoff[level])
+            fail = level, (int(found[found >= start][0]) - start) // A.ranks[level]
     if fail is not None:
         level, group = fail
         raise np.linalg.LinAlgError(
@@ -289,16 +295,3 @@ def _factor_without_prior(A):
             " for any loadings"
         )
     return K
-
-
-def _first_dependent(K, columns, layout):
-    """(level, group) of a pivot that is only rounding, finest level first; None without one."""
-    limit = SINGULAR * np.finfo(K.dtype).eps
-    for level in range(layout.L - 1, -1, -1):
-        (p, r), c0 = columns[level].shape, int(layout.cols[level])
-        rows = K[layout.zoff[level] : layout.zoff[level + 1]].reshape(p, r, layout.R)
-        pivots = np.square(np.einsum("gii->gi", rows[:, :, c0 : c0 + r]))
-        dependent = ((pivots <= limit * columns[level]) & (columns[level] > 0)).any(axis=1)
-        if dependent.any():
-            return level, int(dependent.argmax())
-    return None
