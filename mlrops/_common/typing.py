@@ -1,7 +1,7 @@
 """The types of the public face, one word each, for signatures and for type checkers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 else:
     Axes = Any  # matplotlib is loaded by those who draw
 
-__all__ = ["Axes", "BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices", "IntArray",
-           "Labelled", "Labels", "Matrix", "Multiplies", "RandomState", "Ranks", "Real", "Sparse",
+__all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "FloatArray", "Frame",
+           "Indices", "IntArray", "Labelled", "Labels", "Matrix", "Multiplies", "RandomState",
+           "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver", "Sparse", "Strategy",
            "Vector"]
 
 
@@ -64,3 +65,11 @@ Labelled: TypeAlias = Any
 Ranks: TypeAlias = int | Sequence[int]
 RandomState: TypeAlias = int | np.random.Generator | None
 Callback: TypeAlias = Callable[[Any], object]
+
+# Options whose values are fixed words.
+CovType: TypeAlias = Literal["unadjusted", "robust", "clustered", "hac", "bootstrap"]
+Criterion: TypeAlias = Literal["bic", "aic", "cv"]
+RotationMethod: TypeAlias = Literal["varimax", "quartimax", "promax"]
+ScoreMethod: TypeAlias = Literal["posterior", "bartlett"]
+Solver: TypeAlias = Literal["cg", "lsmr"]
+Strategy: TypeAlias = Literal["greedy", "grid"]

@@ -26,8 +26,8 @@ def partition_features(
 ) -> Hierarchy:
     """Find a hierarchy of features from data, for `fit_factor_model`.
 
-    Top down, every group of features is cut in two such that a factor model of each half, fitted
-    to its features alone, makes their data most likely.
+    From the root down, every group of features is cut in two such that a factor model of each half,
+    fitted to its features alone, makes their data most likely.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def partition_features(
         Factors a group at each level, coarsest first, as for `fit_factor_model`: level 0 is one
         group, level l has ``2^l`` groups unless some were too small to be cut.
     balanced : bool, optional
-        Whether halves have equal numbers of features, or nearly.  By default they are of any size.
+        Whether halves have equal numbers of features, or nearly.  By default they have any size.
     refine : bool, optional
-        Move features to the half that makes them more likely, until none moves.
+        Move features to the half that makes them more likely until no feature moves any more.
     min_size : int, optional
-        Least number of features of a group, by default ``sum(ranks) + 1``: fewer have no more
-        features than factors.
+        Least number of features of a group, by default ``sum(ranks) + 1``, so that every group has
+        more features than factors.
     n_starts : int, optional
         Starts of the refinement, 1 to 9; the most likely cut is taken.
     random_state : None, int or numpy.random.Generator, optional
@@ -86,10 +86,10 @@ def partition_features(
 
     Which features can be placed is a matter of the signal: with N samples, a feature whose loadings
     on its group's factors are less than about ``1 / √N`` of its noise's standard deviation fits
-    both halves.  Of 2000 features in two groups, with normal loadings, five factors a group and two
-    common ones and a signal-to-noise ratio of 1 (the variance that all factors together give to a
-    feature, over that of its noise; both on average), 200 samples place all but a few in a
-    thousand; with one factor a group some five in a hundred cannot be placed by anybody.
+    both halves.  Take 2000 features in two groups, with normal loadings, five factors a group, two
+    common ones and a signal-to-noise ratio of 1 (the average variance of a feature that all factors
+    together cause, over the average variance of its noise).  Then 200 samples place all but a few
+    features in a thousand; with one factor a group, about five in a hundred cannot be placed.
 
     Examples
     --------

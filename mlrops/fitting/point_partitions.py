@@ -16,7 +16,7 @@ def partition_points(
     row_points: Data, col_points: Data | None = None, n_levels: int = 2, *,
     balanced: bool = True, min_size: int = 1,
 ) -> tuple[Hierarchy, Hierarchy]:
-    """Cut one or two sets of points in two, again and again, across their longest extent.
+    """Find hierarchies of points: groups are cut in two across their longest extent.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def partition_points(
         Levels L, the root counted, 2 by default: level l has ``2^l`` groups, unless some were too
         small to be cut.
     balanced : bool, optional
-        True (the default): rows and columns are each cut into halves of equal number, or nearly.
-        False: all of the group's points are cut at one place, where the sum of squared deviations
-        from the means of the halves along the axis is least.
+        If True (the default), rows and columns are each cut into halves of equal number, or nearly.
+        If False, all points of the group are cut at one place along the axis, where the sum of
+        squared deviations from the means of the halves is least.
     min_size : int, optional
         Least number of rows, and of columns, of a half.
 
@@ -44,7 +44,7 @@ def partition_points(
     Raises
     ------
     ValueError
-        Points of different dimensions, NaN, infinity, more levels than there are groups to cut.
+        Points of different dimensions, NaN or infinity, more levels than there are groups to cut.
 
     See Also
     --------
