@@ -38,8 +38,8 @@ class FactorModelResult(Stored, Explained):
         Number of updates.
     converged : bool
     termination : str
-        Why it stopped: ``"tol"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
-        ``"interrupted"``.
+        Why it stopped: ``"tol"`` (called ``"loglik"`` in version 0.1), ``"gradient"``,
+        ``"max_iter"``, ``"callback"`` or ``"interrupted"``.
     boundary : ndarray of int, shape (number of them,)
         Features whose variance in D stands at the floor (Heywood cases).
     n_samples : int
