@@ -20,7 +20,8 @@ APART = {"kernels": {"io"}, "tree": {"io"}, "operators": {"datasets"}, "datasets
          "fitting": {"kernels", "datasets"}, "factor": {"kernels", "datasets"},
          "regression": {"kernels", "datasets", "fitting"}, "sklearn.py": {"plotting", "kernels"}}
 # What is compiled for one kind of E-step, for the climb or for one fit stands with it.
-COMPILING = ("factor/estep", "factor/secant.py", "fitting/_compiled_bisection.py")
+COMPILING = ("factor/estep", "factor/ascent.py", "factor/secant.py",
+             "fitting/_compiled_bisection.py")
 
 
 def module_name(file):

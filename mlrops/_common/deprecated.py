@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-__all__ = ["OldName", "moved_names", "old_attribute", "renamed_options", "warn_old"]
+__all__ = ["OldName", "moved_names", "old_attribute", "other_name", "renamed_options",
+           "warn_old"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that `old` is called `new` now."""
-    warnings.warn(f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
-                  DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(
+        f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )
 
 
 class OldName(property):
@@ -31,6 +35,16 @@ def old_attribute(old: str, new: str) -> property:
 
     read.__doc__ = f"Earlier name of `{new}`."
     return OldName(read)
+
+
+def other_name(name: str, users: str = "linearmodels") -> property:
+    """A property that gives the attribute `name` under the name that it has elsewhere."""
+
+    def read(self: Any) -> Any:
+        return getattr(self, name)
+
+    read.__doc__ = f"Another name of `{name}`, that of {users}."
+    return property(read)
 
 
 def renamed_options(**renamed: str) -> Callable[[F], F]:

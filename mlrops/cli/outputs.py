@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..io.archive import _replacing, check_regular
+from ..io.archive import check_regular, replacing
 from .errors import CommandError
 
 __all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_text", "writing"]
@@ -80,7 +80,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text in UTF-8."""
-    with writing(path), _replacing(path) as file:
+    with writing(path), replacing(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
@@ -89,7 +89,7 @@ def write_picture(path: str | Path, figure: Any) -> None:
     import matplotlib.pyplot as plt
 
     try:
-        with writing(path), _replacing(path) as file:
+        with writing(path), replacing(path) as file:
             figure.savefig(file, format=_ending(path), dpi=130)
     finally:
         plt.close(figure)

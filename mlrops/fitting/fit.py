@@ -28,7 +28,7 @@ def fit_mlr(
     cols: Hierarchy | Labels | None = None, *, method: Literal["bcd", "als"] = "bcd",
     symmetric: bool | None = None, psd: bool = False,
     order: Literal["v", "topdown", "bottomup"] = "v",
-    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-3,
+    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-4,
     max_iter: int = 200, progress: bool = False,
     callback: Callback | None = None, random_state: RandomState = None,
 ) -> MLRFit:
@@ -162,9 +162,9 @@ def fit_mlr(
         symmetric = False
     stopping = Stopping(tol=tol, max_iter=max_iter)
     target = Target(A, rows, cols, symmetric, psd)
-    shape = check_ranks(ranks, target.pairs.rows)
-    first = check_init(init, target, shape)
-    descent = Descent(target, shape, random_state)
+    level_ranks = check_ranks(ranks, target.pairs.rows)
+    first = check_init(init, target, level_ranks)
+    descent = Descent(target, level_ranks, random_state)
     if first is None:
         descent.start()
     else:
@@ -175,7 +175,7 @@ def fit_mlr(
     run = drive(refinement, stopping.max_iter, "fit", Watch(progress, callback))
     return MLRFit(
         descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
-        run.n_iter, run.converged, run.termination, target.pairs.capped(shape))
+        run.n_iter, run.converged, run.termination, target.pairs.capped(level_ranks))
 
 
 class Refinement(Iteration):

@@ -6,16 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._common.deprecated import old_attribute
-from .._common.stored import (
-    CAPPED,
-    COUNT,
-    FLAG,
-    TERMINATION,
-    Stored,
-    check_fit,
-    floats,
-    of_field,
-)
+from .._common.stored import COUNT, FIT, Stored, check_fit, of_field
 from .._common.text import WIDTH, paragraph, side_by_side, title
 from .._common.typing import FloatArray
 from .._common.wording import counted, name_some
@@ -70,9 +61,7 @@ class MLRFit(Stored):
 
     errors = old_attribute("errors", "objective_trace")
 
-    stored_fields = {
-        "objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
-        "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
+    stored_fields = FIT | {"n_trials": COUNT}
 
     @classmethod
     def from_fields(cls, **given: Any) -> Any:

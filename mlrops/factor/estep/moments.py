@@ -5,22 +5,25 @@ A block of samples X (n, k) adds to ``V = Σ x_i z_pathᵀ``, (n, R) like the fa
 the second moments of a node's factors with those of its ancestors.  Neither grows with the samples.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..._common.typing import FloatArray
 from ...kernels import _compiled, threads
 from ...kernels.layout import PIECE_ROWS, blocks
 from ...kernels.leaf import each
 from ...kernels.scratch import scratch
 from ...kernels.tree import _down, _share, _up, _up_with
+from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
-__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe",
-           "gradient", "load", "precondition", "regress", "sketch_sparse", "subtract_mean"]
+__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe", "load",
+           "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
 
 
-def _share_rows(kernel, n, work):
+def share_rows(kernel: Callable[[int, int], None], n: int, work: int) -> None:
     """Run a kernel of rows ``lo:hi`` on all of them."""
     threads.run(kernel, np.arange(n + 1), 0, n, work)
 
@@ -30,7 +33,7 @@ def load(Y, place, mean, scale, root_weight, at, X):
 
     Feature i goes to row ``p = place_i``, ``X[p] = scale_p (Y[:, i] - mean_p) root_weight``.
     """
-    _share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
+    share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
                 X.shape[0], 4 * Y.size)
 
 
@@ -39,7 +42,7 @@ def describe(X, weight, before, mean, squares, low, high):
 
     `before` is the total weight of the samples seen already.
     """
-    _share_rows(lambda lo, hi: _loops.rows_describe(
+    share_rows(lambda lo, hi: _loops.rows_describe(
         X, weight, before, lo, hi, mean, squares, low, high),
         X.shape[0], 3 * X.shape[0] * weight.size)
 
@@ -57,13 +60,6 @@ def _add_outer(X, Z, layout, lo, hi, V):
 
     each(layout, lo, hi, k, lambda i, j: _loops.rows_outer(X, Z, layout.leaf_off, lo, i, j, V),
          large, R * k)
-
-
-def _times(A, M, layout, lo, hi, out):
-    """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
-    R = A.shape[1]
-    each(layout, lo, hi, R, lambda i, j: _loops.rows_right(A, M, layout.leaf_off, lo, i, j, out),
-         lambda q, rows: np.matmul(A[rows], M[q - lo], out=out[rows]), R * R)
 
 
 # ------------------------------------------------------------------ E-step, block by block
@@ -87,12 +83,15 @@ def accumulate(F, K, P, layout, V, S):
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
-def _path_moments(use, K, S, n_samples, layout, invert):
-    """Call ``use(lo, hi, M)``, M (hi - lo, R, R) along the paths of leaves lo:hi.
+def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: FloatArray,
+                  invert: bool) -> FloatArray:
+    """``out_leaf = X_leaf M`` for X (n, R), M (R, R) along the path of a leaf; returns out.
 
-    M is ``W / N``, ``W = N Cov + Σ z zᵀ``, or ``W⁻¹`` if `invert`.
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ`` under the covariance A, or ``W⁻¹`` if `invert`.
     """
-    R, L, dtype = layout.R, layout.L, K.dtype
+    layout, dtype = A._layout, S.dtype
+    R, L = layout.R, layout.L
+    K = A._factor[0] if R else None
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
@@ -104,42 +103,15 @@ def _path_moments(use, K, S, n_samples, layout, invert):
             if invert:
                 _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
                                                layout.tree, n_samples, chol, linv, winv, Winv)
-            use(lo, hi, Winv if invert else M)
+            times(Winv if invert else M, lo, hi)
 
-    _share(task, layout, R)
+    def times(M, lo, hi):
+        each(layout, lo, hi, R,
+             lambda i, j: _loops.rows_right(X, M, layout.leaf_off, lo, i, j, out),
+             lambda q, rows: np.matmul(X[rows], M[q - lo], out=out[rows]), R * R)
 
-
-def regress(K, V, S, squares, n_samples, layout, F, D):
-    """One M-step into F (n, R) and D (n,) from the accumulated moments.
-
-    ``F_leaf = V W⁻¹``, ``W = N Cov + Σ z zᵀ`` along the leaf's path, ``D = (squares - F∘V) / N``.
-    """
-    _path_moments(lambda lo, hi, Winv: _times(V, Winv, layout, lo, hi, F),
-                  K, S, n_samples, layout, invert=True)
-    _share_rows(lambda lo, hi: _loops.rows_residual(V, F, squares, n_samples, lo, hi, D),
-                layout.n, layout.n * layout.R)
-
-
-def gradient(F, dinv, K, V, S, squares, n_samples, layout):
-    """Derivatives by F (n, R) and D (n,) of the average log-likelihood at these parameters.
-
-    ``dF = D⁻¹ (V - F W) / N``, ``dD = ½ (res / D² - 1 / D)``, ``res`` the expected mean square of
-    ``x - F z``.
-    """
-    dF, dD = np.empty_like(F), np.empty_like(dinv)
-    _path_moments(lambda lo, hi, M: _times(F, M, layout, lo, hi, dF),
-                  K, S, n_samples, layout, invert=False)
-    _share_rows(lambda lo, hi: _loops.rows_gradient(
-        F, V, dinv, squares, n_samples, lo, hi, dF, dD), layout.n, 2 * layout.n * layout.R)
-    return dF, dD
-
-
-def precondition(G, d, K, S, n_samples, layout):
-    """``N D G W⁻¹`` (n, R): the change of F by which an M-step answers the gradient G."""
-    out = np.empty_like(G)
-    _path_moments(lambda lo, hi, Winv: _times(G, Winv, layout, lo, hi, out),
-                  K, S, n_samples, layout, invert=True)
-    out *= (n_samples * d)[:, None]
+    if R:
+        _share(task, layout, R)
     return out
 
 
@@ -154,13 +126,13 @@ class SparseRows(NamedTuple):
     offsets: np.ndarray  # (n + 1,)
     root_weight: np.ndarray  # (N,) what the mean of a sample is multiplied by
 
-    def blocks(self, width):
+    def blocks(self, width: int) -> Iterator["SparseBlock"]:
         """Blocks of at most `width` samples that cover them, from left to right."""
         at, N = self.offsets[:-1].copy(), self.root_weight.size
         for start in range(0, N, width):
             yield SparseBlock(self, start, min(start + width, N), at)
 
-    def work(self, rows, k, R):
+    def work(self, rows: int, k: int, R: int) -> int:
         """Multiply-adds of a product of some rows and k columns with R columns, and the rows."""
         nnz, n, N = self.values.size, self.offsets.size - 1, self.root_weight.size
         return int(rows * (1 + nnz / n * k / N * R))
@@ -175,13 +147,14 @@ class SparseBlock(NamedTuple):
     at: np.ndarray  # (n,) the first entry of every row that no earlier block had; moves on
 
     @property
-    def entries(self):
+    def entries(self) -> tuple[Any, ...]:
         """What the loops over the entries of a block ask of it."""
         A = self.A
         return A.values, A.columns, self.at, A.offsets[1:], self.start, self.stop
 
     @property
-    def root_weight(self):
+    def root_weight(self) -> np.ndarray:
+        """Roots of the weights of these samples."""
         return self.A.root_weight[self.start : self.stop]
 
 

@@ -7,7 +7,7 @@ for the s factors of all groups: their factorization and second moments (s, R) a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from ...tree.hierarchy import Hierarchy
 from . import _compiled_moments, moments
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
-from .protocol import log_likelihood, scaled
+from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
 
 __all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
 
@@ -58,21 +58,23 @@ class StreamedStep:
         quad = float(data.sums_of_squares @ (1 / covariance._d.astype(float)) - explained)
         self.loglik = log_likelihood(covariance, quad, data.weight)
 
-    def update(self, out=None, keep=False):
+    def _times_moments(self, X, out, invert):
+        return moments.times_moments(X, self._sigma, self._second, self._data.weight, out, invert)
+
+    def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
 
         ``D = (diag(X Xᵀ) - rowsum(F ∘ V)) / N`` may reach zero.  The moments are kept in any case.
         """
         A, data = self._sigma, self._data
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
-        if A._layout.R:
-            moments.regress(A._factor[0], self._cross, self._second, data.sums_of_squares,
-                            data.weight, A._layout, F, D)
-        else:
-            D[:] = data.variance
+        self._times_moments(self._cross, F, invert=True)
+        moments.share_rows(lambda lo, hi: _compiled_moments.rows_residual(
+            self._cross, F, data.sums_of_squares, data.weight, lo, hi, D), len(D), F.size)
         return F, D, data.mean
 
-    def gradient(self, F, D, mean, scale=None, out=None):
+    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
+                 out: Maybe = None) -> Moved:
         """Derivatives by Fisher's identity; the outcome of `update` is not needed.
 
         They are those of the expected complete log-likelihood: with
@@ -80,22 +82,19 @@ class StreamedStep:
 
             dF = D⁻¹ (V - F W) / N        dD_i = ½ (res_i / D_i² - 1 / D_i)
         """
-        A, data = self._sigma, self._data
-        if A._layout.R:
-            dF, dD = moments.gradient(A._F, A._dinv, A._factor[0], self._cross, self._second,
-                                      data.sums_of_squares, data.weight, A._layout)
-        else:
-            d = A._d.astype(float)
-            dF, dD = np.empty_like(A._F), ((data.variance / d - 1) / (2 * d)).astype(A.dtype)
+        A, data, dD = self._sigma, self._data, np.empty_like(self._sigma._d)
+        dF = self._times_moments(A._F, np.empty_like(A._F), invert=False)
+        moments.share_rows(lambda lo, hi: _compiled_moments.rows_gradient(
+            A._F, self._cross, A._dinv, data.sums_of_squares, data.weight, lo, hi, dF, dD),
+            len(dD), 2 * dF.size)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
 
-    def precondition(self, dF, dmean, scale=None, out=None):
+    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
+                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
         """``N D dF W⁻¹``, EM's answer to a gradient by F; the mean stays."""
-        A = self._sigma
-        change = np.zeros_like(dF)
-        if A._layout.R:
-            change = moments.precondition(dF.astype(A.dtype, copy=False), A._d, A._factor[0],
-                                          self._second, self._data.weight, A._layout)
+        A, G = self._sigma, dF.astype(self._sigma.dtype, copy=False)
+        change = self._times_moments(G, np.empty_like(G), invert=True)
+        change *= (self._data.weight * A._d)[:, None]
         return scaled(change.astype(dF.dtype, copy=False), scale, out), dmean
 
 
@@ -155,7 +154,7 @@ class SparseData(Streamed):
     array([[-1.,  2., -1.], [ 0., -2.,  2.]])
     """
 
-    def __init__(self, A, weights, center, dtype):
+    def __init__(self, A: Any, weights: FloatArray, center: bool, dtype: np.dtype):
         n, self.n_samples = A.shape
         self.dtype, self.weight = dtype, float(weights.sum())
         self._rows = moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
@@ -176,7 +175,7 @@ class SparseData(Streamed):
 
         return self._to_variance(self.product(columns, min(N, width)))
 
-    def product(self, draw, width):
+    def product(self, draw: Callable[[int, int], FloatArray], width: int) -> FloatArray:
         """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
         out, total = np.zeros((self.mean.size, width)), np.zeros(width)
         for block in self._rows.blocks(LARGEST_SPARSE_WIDTH):

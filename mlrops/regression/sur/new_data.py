@@ -165,7 +165,8 @@ def _read_Y(fit, Y, rows, M):
     Y = read_table(Y, "Y", ndim=2)
     rows = Y.index if rows is None else rows
     Y = Y.choose(fit.data.equations, "Y", "equation").in_order(rows, "Y")
-    if Y.values.shape != (M, fit.n_equations):
-        raise ValueError(f"Y must have shape {(M, fit.n_equations)}, as Xs say, got {Y.values.shape}")
+    shape = M, fit.n_equations
+    if Y.values.shape != shape:
+        raise ValueError(f"Y must have shape {shape}, as Xs say, got {Y.values.shape}")
     replace(Y, columns=fit.data.equations).check_not_infinite("Y", "equation")
     return Y.values, rows
