@@ -3,12 +3,17 @@
 Needs scikit-learn (``pip install "mlrops[sklearn]"``).
 """
 
+from typing import Any
+
 import numpy as np
 
 from ._common.given import align_weights
+from ._common.typing import Data, FloatArray, Labels, Ranks
 from ._common.validate import as_real
 from ._common.wording import counted
-from .factor import fit_factor_model
+from .factor import FactorModelResult, fit_factor_model
+from .operators.mlr import MLR
+from .tree.hierarchy import Hierarchy
 from .tree.reading import tree_of
 
 try:
@@ -118,9 +123,18 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     <12x12 MLR, groups (1,), ranks (2,), float64>
     """
 
-    def __init__(self, ranks=1, hierarchy=None, *, init="svd", n_init=1, accelerate=True,
-                 center=True, missing="raise", tol=1e-9, gtol=1e-5, max_iter=1000,
-                 variance_floor=1e-6, random_state=None):
+    result_: FactorModelResult
+    covariance_: MLR
+    mean_: FloatArray
+    noise_variance_: FloatArray
+    loglik_: float
+    n_iter_: int
+    n_features_in_: int
+
+    def __init__(self, ranks: Ranks = 1, hierarchy: Hierarchy | Labels | None = None, *,
+                 init: Any = "svd", n_init: int = 1, accelerate: bool = True, center: bool = True,
+                 missing: str = "raise", tol: float = 1e-9, gtol: float = 1e-5,
+                 max_iter: int = 1000, variance_floor: float = 1e-6, random_state: Any = None):
         self.ranks = ranks
         self.hierarchy = hierarchy
         self.init = init
@@ -136,7 +150,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Data, y: Any = None,
+            sample_weight: Labels | None = None) -> "FactorModel":
         """Fit the model.
 
         Parameters
@@ -152,23 +167,24 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         -------
         self : FactorModel
         """
-        # NaN and infinity are left to fit_factor_model, which tells the columns they are in.
+        # NaN and infinity are left to fit_factor_model, which names their columns.
         data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
         names = getattr(self, "feature_names_in_", None)
-        hierarchy = tree_of(self.hierarchy, None if names is None else tuple(names), data.shape[1])
-        fit = fit_factor_model(
-            data, self.ranks, hierarchy, init=self.init, n_init=self.n_init,
-            accelerate=self.accelerate, center=self.center, missing=self.missing,
-            sample_weight=_plain_weights(sample_weight, X), tol=self.tol, gtol=self.gtol,
-            max_iter=self.max_iter, variance_floor=self.variance_floor,
-            random_state=_seed(self.random_state))
+        options, weights = self.get_params(deep=False), align_weights(sample_weight, X)
+        options["hierarchy"] = tree_of(
+            self.hierarchy, None if names is None else tuple(names), data.shape[1])
+        if isinstance(self.random_state, np.random.RandomState):
+            options["random_state"] = self.random_state.randint(2**31 - 1)  # for a Generator
+        if weights is not None:
+            options["sample_weight"] = as_real(weights, "sample_weight")
+        fit = fit_factor_model(data, **options)
         self.result_ = fit
         self.covariance_, self.mean_ = fit.covariance, fit.mean
         self.noise_variance_ = fit.covariance.D
         self.loglik_, self.n_iter_ = fit.loglik, fit.n_iter
         return self
 
-    def _check(self, X):
+    def _check(self, X: Data) -> FloatArray:
         """Data for a fitted model, as an array."""
         check_is_fitted(self)
         return validate_data(self, X, reset=False, dtype=FLOATS,
@@ -176,7 +192,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     # ---------------------------------------------------------------- factors
 
-    def transform(self, X):
+    def transform(self, X: Data) -> FloatArray:
         """Scores of the factors: their means given each sample.
 
         Parameters
@@ -196,13 +212,13 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Conditional means for the missing cells change no score: the scores are linear in the
         sample, so those of the mean sample are the mean scores.
         """
-        X = self._check(X)
-        if np.isnan(X).any():
-            X = self.result_.impute(X)
-        levels = self.result_.scores(X)
-        return np.concatenate([z.reshape(len(X), z.shape[1] * z.shape[2]) for z in levels], axis=1)
+        data = self._check(X)
+        if np.isnan(data).any():
+            data = self.result_.impute(data)
+        levels = self.result_.scores(data)
+        return np.concatenate([z.reshape(len(z), z.shape[1] * z.shape[2]) for z in levels], axis=1)
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z: Data) -> FloatArray:
         """Means of samples given their factors, ``Z @ components_ + mean_``.
 
         Parameters
@@ -219,15 +235,14 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             NaN or infinity, or another number of columns than `transform` gives.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=FLOATS, ensure_min_features=0, input_name="Z")
-        if Z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"Z must have {counted(self._n_features_out, 'factor')} (columns), got shape"
-                f" {Z.shape}")
-        return Z @ self.components_ + self.mean_
+        scores = check_array(Z, dtype=FLOATS, ensure_min_features=0, input_name="Z")
+        if scores.shape[1] != self._n_features_out:
+            raise ValueError(f"Z must have {counted(self._n_features_out, 'factor')} (columns), got"
+                             f" shape {scores.shape}")
+        return scores @ self.components_ + self.mean_
 
     @property
-    def components_(self):
+    def components_(self) -> Any:
         """Loadings, one row a factor in the order of `transform`, shape (s, n).
 
         With a single group an array, as in `sklearn.decomposition.FactorAnalysis`.  On a tree a
@@ -241,11 +256,10 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return F.T.tocsr().astype(A.dtype, copy=False)
 
     @property
-    def _n_features_out(self):
-        A = self.result_.covariance
-        return sum(p * r for p, r in zip(A.hierarchy.group_counts, A.ranks, strict=True))
+    def _n_features_out(self) -> int:
+        return int(np.dot(self.covariance_.hierarchy.group_counts, self.covariance_.ranks))
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray[Any, Any]:
         """Names of the columns of `transform`.
 
         Parameters
@@ -266,7 +280,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     # ---------------------------------------------------------------- the distribution
 
-    def score_samples(self, X):
+    def score_samples(self, X: Data) -> FloatArray:
         """Log-likelihood of each sample.
 
         Parameters
@@ -279,10 +293,10 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         loglik : ndarray, shape (N,)
             0 for a sample without an observed cell.
         """
-        X = self._check(X)
-        return self.result_.score_samples(X)
+        data = self._check(X)
+        return self.result_.score_samples(data)
 
-    def score(self, X, y=None):
+    def score(self, X: Data, y: Any = None) -> float:
         """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
@@ -294,53 +308,37 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         -------
         loglik : float
         """
-        X = self._check(X)
-        return self.result_.score(X)
+        data = self._check(X)
+        return self.result_.score(data)
 
-    def get_covariance(self):
+    def get_covariance(self) -> FloatArray:
         """Fitted covariance as a dense array (n, n); `covariance_` is the operator."""
         check_is_fitted(self)
         return self.covariance_.toarray()
 
-    def get_precision(self):
-        """Inverse of the fitted covariance as a dense array (n, n).
-
-        ``covariance_.inv()`` is the operator.
-        """
+    def get_precision(self) -> FloatArray:
+        """Inverse of that as a dense array (n, n); ``covariance_.inv()`` is the operator."""
         check_is_fitted(self)
         return self.covariance_.inv().toarray()
 
     # ---------------------------------------------------------------- what scikit-learn asks
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "em"
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _more_tags(self):  # the same before scikit-learn 1.6
+    def _more_tags(self) -> dict[str, Any]:  # the same before scikit-learn 1.6
         return {"allow_nan": self.missing == "em", "preserves_dtype": FLOATS}
 
 
-def _groups(hierarchy, level):
-    """What the names of the factors of each group of a level begin with."""
+def _groups(hierarchy: Hierarchy, level: int) -> list[str]:
+    """The beginning of the names of the factors of each group of a level."""
     prefix = f"level{level}_" if hierarchy.n_levels > 1 else ""
     count, names = hierarchy.group_counts[level], hierarchy.names(level)
     if count == 1:
         return [prefix]
     if names is None or len(set(map(str, names))) < count:
-        names = range(count)
+        names = tuple(range(count))
     return [f"{prefix}{name}_" for name in names]
-
-
-def _plain_weights(weights, X):
-    """Sample weights in the order of the rows of X, without labels."""
-    weights = align_weights(weights, X)
-    return None if weights is None else as_real(weights, "sample_weight")
-
-
-def _seed(random_state):
-    """A seed that every supported NumPy's Generators take, from what scikit-learn's users hold."""
-    if isinstance(random_state, np.random.RandomState):
-        return random_state.randint(2**31 - 1)
-    return random_state

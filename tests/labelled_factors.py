@@ -88,7 +88,7 @@ def _mean(form):
 
 def _selected(change):
     held = change(HELD)
-    found = select_ranks(change(Y), change(TABLE)[LEVELS], candidates=[(1, 1, 0), (1, 0, 1)],
+    found = select_ranks(change(Y), [(1, 1, 0), (1, 0, 1)], change(TABLE)[LEVELS],
                          criterion="cv", folds=[(~held, held)], sample_weight=change(WEIGHTS))
     return ([(record.ranks, record.cv_mean, record.loglik) for record in found.table],
             outcome(found.fit))

@@ -76,7 +76,7 @@ def test_cross_validation(weighted):
 def test_a_fold_without_a_cell_is_named():
     folds = [(np.arange(0, 80, 2), np.arange(1, 80, 2))]
     with pytest.raises(ValueError, match="test samples of fold 0 cannot be scored: none of 40"):
-        select_ranks(BOTH, Hierarchy.flat(8), [0, 1], criterion="cv", missing="em", folds=folds,
+        select_ranks(BOTH, [0, 1], Hierarchy.flat(8), criterion="cv", missing="em", folds=folds,
                      refit=False)
 
 

@@ -357,7 +357,7 @@ def test_warnings_come_once_and_point_here():
 
 def test_warnings_of_a_selection_come_once_and_point_here():
     with pytest.warns(ConvergenceWarning) as caught:
-        select_ranks(Y, H, [(0, 0), (1, 0), (1, 1), (2, 2)], max_iter=3, gtol=0, tol=0)
+        select_ranks(Y, [(0, 0), (1, 0), (1, 1), (2, 2)], H, max_iter=3, gtol=0, tol=0)
     assert [w.filename for w in caught] == [__file__]
     assert "did not converge" in str(caught[0].message)
 

@@ -241,7 +241,7 @@ def test_polars():
     np.testing.assert_allclose(filled.select(NAMES).to_numpy(), FIT.impute(GAPS).to_numpy())
     rest = fit.condition(["dog", "ant"]).mean(POLARS.select(["ant", "dog"])[:3])
     assert isinstance(rest, pl.DataFrame) and rest.columns == ["bee", "cow", "elk", "fox"]
-    assert select_ranks(POLARS, SECTOR, candidates=[(1, 0)], criterion="cv",
+    assert select_ranks(POLARS, hierarchy=SECTOR, candidates=[(1, 0)], criterion="cv",
                         max_iter=5).fit.feature_names == tuple(NAMES)
     with pytest.raises(ValueError, match=r"none for 1 feature \(fox\)"):
         fit.score(POLARS.drop("fox"))

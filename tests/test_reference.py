@@ -27,7 +27,7 @@ RETURNED = {  # classes that nobody builds, but everybody holds
     "mlrops.datasets.simulate": ("Simulation",),
     "mlrops.datasets.simulate_regression": ("GLSSimulation", "SURSimulation"),
     "mlrops.factor.conditional": ("Conditional",),
-    "mlrops.factor.rank_search": ("RankRecord",),
+    "mlrops.factor.rank_table": ("RankRecord",),
     "mlrops.factor.rotation": ("RotatedLoadings",),
     "mlrops.regression.sur.bootstrap": ("Bootstrap",),
     "mlrops.regression.sur.hypotheses": ("HypothesisTest",),

@@ -1,6 +1,7 @@
 """What `select_ranks` refuses, and how it says so."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mlrops import Hierarchy, fit_factor_model, select_ranks
@@ -63,16 +64,16 @@ def test_refuses(small, options, error, message):
 def test_refuses_an_operator_to_start_from(small):
     fit = fit_factor_model(small, (1, 0), SMALL)
     with pytest.raises(ValueError, match="init must not be an operator"):
-        select_ranks(small, SMALL, init=fit.covariance)
+        select_ranks(small, hierarchy=SMALL, init=fit.covariance)
 
 
 def test_a_feature_constant_in_the_training_part_of_a_fold(small):
     Y = small.copy()
     Y[30:, 4] = 1.0  # varies in fold 0 of 3 only, where it is tested on
     with pytest.raises(ValueError, match=r"fold 0 cannot be fitted.*constant.*4.*fewer folds"):
-        select_ranks(Y, SMALL, [(1, 0)], criterion="cv", folds=[(slice(30, 80), slice(30))])
+        select_ranks(Y, [(1, 0)], SMALL, criterion="cv", folds=[(slice(30, 80), slice(30))])
     with pytest.raises(ValueError, match="fold 0") as caught:
-        select_ranks(Y, SMALL, [(1, 0)], criterion="cv", n_folds=2, shuffle=False, refit=False,
+        select_ranks(Y, [(1, 0)], SMALL, criterion="cv", n_folds=2, shuffle=False, refit=False,
                      folds=[(slice(40, 80), slice(40))])
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -87,3 +88,30 @@ def test_a_feature_constant_in_the_training_part_of_a_fold(small):
 def test_refuses_data_that_are_no_table(Y, error, message):
     with pytest.raises(error, match=message):
         select_ranks(Y)
+
+
+# ---------------------------------------------------------------- the order of version 0.1
+
+
+@pytest.mark.parametrize("tree", [
+    SMALL, dict(zip(range(12), "aaaaabbbbbbb", strict=True)),
+    pd.Series(list("aaaaabbbbbbb")), pd.DataFrame({"bundle": list("aaaaabbbbbbb")}),
+], ids=["Hierarchy", "dict", "Series", "DataFrame"])
+def test_a_tree_in_second_place_is_taken_with_a_warning(small, tree):
+    new = select_ranks(small, [(1, 0), (0, 1)], tree)
+    with pytest.warns(DeprecationWarning, match=r"is select_ranks\(data, candidates, hier") as seen:
+        old = select_ranks(small, tree, [(1, 0), (0, 1)])
+    assert old.table == new.table and seen[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="hierarchy"):
+        assert select_ranks(small, tree, max_rank=1).ranks == select_ranks(
+            small, hierarchy=tree, max_rank=1).ranks
+
+
+@pytest.mark.parametrize("second, third", [
+    (list("aaaaabbbbbbb"), [(1, 0), (1, 1)]), (np.repeat([0, 1], 6), [(1, 0), (1, 1)]),
+    ([list("aaaaabbbbbbb")], None), (None, [(1, 0), (1, 1)]), (None, range(4)), (None, range(12)),
+    ("tree", None), (None, "tree"),
+])
+def test_lists_that_may_be_either_are_refused(small, second, third):
+    with pytest.raises((ValueError, TypeError), match="in the order data, candidates, hierarchy"):
+        select_ranks(small, second, third)

@@ -376,7 +376,7 @@ def test_groups_are_read_by_name_whatever_takes_them():
         for call in (als_gls, em_gls):
             found = call(XS, Y, (1, 0), given, max_iter=3)
             assert found.covariance.hierarchy.labels(1).tolist() == [0, 1, 0]
-        chosen = select_sur_ranks(XS, Y, given, [(0, 0), (1, 0)], max_iter=3)
+        chosen = select_sur_ranks(XS, Y, [(0, 0), (1, 0)], given, max_iter=3)
         assert chosen.fit.covariance.hierarchy.names(1) == ("n", "s")
 
 

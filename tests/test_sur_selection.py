@@ -36,7 +36,7 @@ def named(sim):
 
 def test_information_criteria_by_hand(small):
     candidates = [(0, 0), (1, 0), (1, 1)]
-    selection = select_sur_ranks(small.Xs, small.Y, TREE, candidates)
+    selection = select_sur_ranks(small.Xs, small.Y, candidates, TREE)
     assert isinstance(selection, RankSelection)
     # 17 coefficients and D; 8 loadings; 3 + 5 more, but 3 equations have 6 covariances only
     assert [r.df for r in selection.table] == [25, 33, 25 + degrees_of_freedom(
@@ -101,7 +101,7 @@ def test_held_out_likelihood_by_dense_blocks(small, kind):
 
 def test_folds_by_hand(small):
     folds = [(np.arange(20, 60), np.arange(20)), (slice(0, 40), slice(40, 60))]
-    selection = select_sur_ranks(small.Xs, small.Y, TREE, [(1, 0), (0, 1)], criterion="cv",
+    selection = select_sur_ranks(small.Xs, small.Y, [(1, 0), (0, 1)], TREE, criterion="cv",
                                  folds=folds, refit=False)
     assert selection.fit is None
     for record in selection.table:
@@ -156,7 +156,7 @@ def test_ranks_of_a_tree_are_found(criterion, seeds, least):
     found = []
     for seed in range(seeds):
         sim = simulate_sur(32, 3, ranks=(2, 1), n_samples=200, hierarchy=tree, random_state=seed)
-        found.append(select_sur_ranks(sim.Xs, sim.Y, tree, criterion=criterion, n_folds=3,
+        found.append(select_sur_ranks(sim.Xs, sim.Y, hierarchy=tree, criterion=criterion, n_folds=3,
                                       random_state=seed).ranks)
     assert found.count((2, 1)) >= least, found
 
@@ -183,7 +183,7 @@ def test_fit_keeps_the_table(small):
     groups = {f"e{j}": "xy"[label] for j, label in enumerate(TREE.labels(1))}
     model = SUR(named(small))
     fit = model.fit("bic", groups, tol=1e-10)
-    direct = select_sur_ranks(small.Xs, small.Y, TREE, tol=1e-10)
+    direct = select_sur_ranks(small.Xs, small.Y, hierarchy=TREE, tol=1e-10)
     assert fit.selection.ranks == direct.ranks == fit.covariance.ranks
     assert [r.ranks for r in fit.selection.table] == [r.ranks for r in direct.table]
     assert fit.selection.fit is None and fit.selection.criterion == "bic"
@@ -280,3 +280,13 @@ def test_a_fold_that_cannot_be_fitted_is_named(small):
     Xs = [np.column_stack([X, X[:, :1]]) for X in small.Xs]
     with pytest.raises(ValueError, match="^X of equation 3 is rank-deficient"):
         select_sur_ranks(Xs, small.Y)
+
+
+def test_the_order_of_version_0_1(small):
+    new = select_sur_ranks(small.Xs, small.Y, [(1, 0), (0, 1)], TREE, max_iter=3)
+    with pytest.warns(DeprecationWarning, match=r"is select_sur_ranks\(data, cand") as seen:
+        old = select_sur_ranks(small.Xs, small.Y, TREE, [(1, 0), (0, 1)], max_iter=3)
+    assert old.table == new.table
+    assert [w.filename for w in seen if w.category is DeprecationWarning] == [__file__]
+    with pytest.raises(ValueError, match="in the order data, candidates, hierarchy"):
+        select_sur_ranks(small.Xs, small.Y, None, [(1, 0), (0, 1)])

@@ -75,7 +75,7 @@ def test_starts_are_equivariant(init, missing):
 
 
 def test_ranks_are_chosen_in_any_units():
-    one, many = (select_ranks(Y * s, H, max_rank=2, random_state=0) for s in (1, DECADES))
+    one, many = (select_ranks(Y * s, hierarchy=H, max_rank=2, random_state=0) for s in (1, DECADES))
     assert one.ranks == many.ranks
     for a, b in zip(one.table, many.table, strict=True):
         assert a.ranks == b.ranks

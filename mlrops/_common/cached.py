@@ -1,4 +1,4 @@
-"""What is computed on first need and kept: once, whatever threads ask for it.
+"""Values that are computed on first use and kept: once, even where several threads ask.
 
 ``functools.cached_property`` has one lock for all objects of a class up to Python 3.11, where one
 object that factors keeps every other waiting, and no lock at all since 3.12, where threads repeat
@@ -13,6 +13,7 @@ there; it starts with an empty table, and computes what the parent had not finis
 import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["cached_property", "computed_once"]
@@ -33,20 +34,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_start_anew)
 
 
-def computed_once(obj, name, compute):
+def computed_once(obj: object, name: str, compute: Callable[[], Any]) -> Any:
     """``vars(obj)[name]``, which is ``compute()`` where there is none yet.
 
-    Parameters
-    ----------
-    obj : object
-    name : str
-    compute : callable
-        Called without arguments by one thread; others that ask for this value of this object
-        meanwhile wait for it.  An exception leaves nothing behind, and the next thread tries.
-
-    Returns
-    -------
-    object
+    One thread computes; others that ask for this value of this object meanwhile wait for it.  An
+    exception leaves nothing behind, and the next thread tries.
     """
     values = vars(obj)
     if name in values:

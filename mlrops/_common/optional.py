@@ -1,9 +1,11 @@
 """Packages that only some functions need."""
 
+from typing import Any
+
 __all__ = ["import_narwhals", "import_pandas"]
 
 
-def import_pandas():
+def import_pandas() -> Any:
     """The module pandas, or an error that says how to get it."""
     try:
         import pandas
@@ -13,7 +15,7 @@ def import_pandas():
     return pandas
 
 
-def import_narwhals():
+def import_narwhals() -> Any:
     """The module narwhals, or an error that says how to get it."""
     try:
         import narwhals

@@ -35,8 +35,8 @@ def choose(months, hierarchy, **options):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of splits that are not chosen
-        return select_ranks(months, hierarchy, total_rank=TOTAL, exact=True, random_state=0,
-                            **options)
+        return select_ranks(months, hierarchy=hierarchy, total_rank=TOTAL, exact=True,
+                            random_state=0, **options)
 
 
 def held_out(data, months):

@@ -17,18 +17,6 @@ from .matrices import (
 from .simulate import simulate_factor_model, simulate_mlr
 from .simulate_regression import simulate_gls, simulate_sur
 
-__all__ = [
-    "dct_matrix",
-    "gauss_transform",
-    "graph_distances",
-    "hierarchical_matrix",
-    "hilbert_matrix",
-    "load_french",
-    "load_grunfeld",
-    "simulate_factor_model",
-    "simulate_gls",
-    "simulate_mlr",
-    "simulate_sur",
-    "sphere_kernel",
-    "toeplitz_matrix",
-]
+__all__ = ["dct_matrix", "gauss_transform", "graph_distances", "hierarchical_matrix",
+           "hilbert_matrix", "load_french", "load_grunfeld", "simulate_factor_model",
+           "simulate_gls", "simulate_mlr", "simulate_sur", "sphere_kernel", "toeplitz_matrix"]

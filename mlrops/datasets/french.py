@@ -2,31 +2,17 @@
 
 import gzip
 from dataclasses import dataclass
-from importlib import resources
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._common.optional import import_pandas
+from .._common.typing import FloatArray
 from ..tree.hierarchy import Hierarchy
+from .files import about, data_file
 
 __all__ = ["FrenchReturns", "load_french"]
-
-_DESCRIPTION = """\
-Monthly returns of 30 US stock portfolios and five factors, January 1949 to March 2017 (819 months).
-All numbers are fractions: 0.01 is one percent.
-
-Portfolios
-    industry       NoDur Durbl Manuf Enrgy Chems BusEq Telcm Utils Shops Hlth Money Other
-    size-value     S1V1 S1V3 S1V5 S3V1 S3V3 S3V5 S5V1 S5V3 S5V5
-    size-momentum  S1M1 S1M3 S1M5 S3M1 S3M3 S3M5 S5M1 S5M3 S5M5
-    S1, S3, S5: small, medium and large firms; V1, V3, V5: low to high book value relative to market
-    value; M1, M3, M5: losers to winners of the past year.
-
-Factors
-    MktRF          market return above the risk-free rate
-    SMB, HML, Mom  size, value and momentum
-    RF             risk-free rate
-"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,40 +46,37 @@ class FrenchReturns:
     (819, 30)
     """
 
-    returns: np.ndarray
-    names: tuple
-    factors: np.ndarray
-    factor_names: tuple
-    dates: np.ndarray
+    returns: FloatArray
+    names: tuple[str, ...]
+    factors: FloatArray
+    factor_names: tuple[str, ...]
+    dates: npt.NDArray[np.datetime64]
     hierarchy: Hierarchy
     description: str
     source: str
     license: str
 
     @property
-    def excess(self):
+    def excess(self) -> FloatArray:
         """Returns above the risk-free rate, shape (819, 30)."""
         risk_free = self.factors[:, self.factor_names.index("RF")]
         return self.returns - risk_free[:, None]
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """All series as a pandas DataFrame: columns dates, the factors, the portfolios."""
         pd = import_pandas()
-
-        frame = pd.DataFrame(
-            np.hstack([self.factors, self.returns]), columns=[*self.factor_names, *self.names]
-        )
+        frame = pd.DataFrame(np.hstack([self.factors, self.returns]),
+                             columns=[*self.factor_names, *self.names])
         frame.insert(0, "dates", pd.to_datetime(self.dates.astype("datetime64[D]").astype(str)))
         return frame
 
-    def __repr__(self):
-        return (
-            f"<French portfolio returns: {len(self.dates)} months from {self.dates[0]} to"
-            f" {self.dates[-1]}, {len(self.names)} portfolios, {len(self.factor_names)} factors>"
-        )
+    def __repr__(self) -> str:
+        return (f"<French portfolio returns: {len(self.dates)} months from {self.dates[0]} to"
+                f" {self.dates[-1]}, {len(self.names)} portfolios,"
+                f" {len(self.factor_names)} factors>")
 
 
-def load_french():
+def load_french() -> FrenchReturns:
     """Monthly returns of 30 stock portfolios, with the tree they come in.
 
     The portfolios are 12 industries, 9 sorted by size and value, and 9 sorted by size and momentum.
@@ -103,9 +86,7 @@ def load_french():
     Returns
     -------
     FrenchReturns
-        ``returns`` (819, 30), ``names``, ``factors`` (819, 5), ``factor_names``, ``dates``,
-        ``hierarchy`` (groups 1, 3, 7: root, family, size group; the industries are one group),
-        ``excess``, ``to_frame()``, ``description``, ``source``, ``license``.
+        Its ``hierarchy`` has 1, 3 and 7 groups: the industries are one group on both levels.
 
     Notes
     -----
@@ -134,8 +115,7 @@ def load_french():
           ├─ S3 value: 3 features
           └─ S5 value: 3 features
     """
-    file = resources.files(__package__).joinpath("data", "french.csv.gz")
-    header, *rows = gzip.decompress(file.read_bytes()).decode("ascii").splitlines()
+    header, *rows = gzip.decompress(data_file("french.csv.gz")).decode("ascii").splitlines()
     columns = header.split(",")[1:]
     months, numbers = zip(*(row.split(",", 1) for row in rows), strict=True)
     hundredths_of_percent = np.array([row.split(",") for row in numbers], dtype=np.int64)
@@ -151,16 +131,7 @@ def load_french():
         factor_names=tuple(columns[:5]),
         dates=np.array(months, dtype="datetime64[M]"),
         hierarchy=Hierarchy.from_labels(family, group),
-        description=_DESCRIPTION,
-        source=(
-            "Kenneth R. French's data library, in the selection distributed with the Python package"
-            " linearmodels (linearmodels.datasets.french)"
-        ),
-        license=(
-            "University of Illinois/NCSA, Copyright (c) 2017 Kevin Sheppard; full text in"
-            " mlrops/datasets/data/french.txt"
-        ),
-    )
+        **about("french"))
 
 
 def _place(name):

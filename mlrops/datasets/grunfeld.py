@@ -1,23 +1,16 @@
-"""Grunfeld's investment data: 11 firms, 20 years, the classic example of seemingly unrelated
-regressions."""
+"""Grunfeld's investment data, the classic example of seemingly unrelated regressions."""
 
 import csv
 from dataclasses import dataclass
-from importlib import resources
+from typing import Any
 
 import numpy as np
 
 from .._common.optional import import_pandas
+from .._common.typing import FloatArray, IntArray
+from .files import about, data_file
 
 __all__ = ["GrunfeldPanel", "load_grunfeld"]
-
-_DESCRIPTION = """\
-Investment of 11 US firms in the years 1935 to 1954, in millions of dollars at 1947 prices.
-
-    invest   gross investment
-    value    market value of the firm at the end of the year
-    capital  stock of plant and equipment
-"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,32 +37,28 @@ class GrunfeldPanel:
     ((20, 11), ['invest', 'value', 'capital', 'firm', 'year'])
     """
 
-    invest: np.ndarray
-    value: np.ndarray
-    capital: np.ndarray
-    firms: tuple
-    years: np.ndarray
+    invest: FloatArray
+    value: FloatArray
+    capital: FloatArray
+    firms: tuple[str, ...]
+    years: IntArray
     description: str
     source: str
     license: str
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """A pandas DataFrame of 220 rows, firm by firm: invest, value, capital, firm, year."""
-        pd = import_pandas()
-
         variables = {name: getattr(self, name).T.ravel() for name in ("invest", "value", "capital")}
         firm = np.repeat(self.firms, len(self.years)).tolist()
         year = np.tile(self.years.astype(float), len(self.firms))
-        return pd.DataFrame({**variables, "firm": firm, "year": year})
+        return import_pandas().DataFrame({**variables, "firm": firm, "year": year})
 
-    def __repr__(self):
-        return (
-            f"<Grunfeld investment data: {len(self.firms)} firms, {len(self.years)} years from"
-            f" {self.years[0]} to {self.years[-1]}>"
-        )
+    def __repr__(self) -> str:
+        return (f"<Grunfeld investment data: {len(self.firms)} firms, {len(self.years)} years from"
+                f" {self.years[0]} to {self.years[-1]}>")
 
 
-def load_grunfeld():
+def load_grunfeld() -> GrunfeldPanel:
     """Investment, market value and capital stock of 11 firms over 20 years.
 
     With one investment equation a firm, ``invest ~ 1 + value + capital``, this is the data on which
@@ -78,8 +67,6 @@ def load_grunfeld():
     Returns
     -------
     GrunfeldPanel
-        ``invest``, ``value``, ``capital`` (20, 11), ``firms``, ``years``, ``to_frame()``,
-        ``description``, ``source``, ``license``.
 
     References
     ----------
@@ -95,24 +82,12 @@ def load_grunfeld():
     >>> panel.firms[:2], panel.invest[0, :2]
     (('General Motors', 'US Steel'), array([317.6, 209.9]))
     """
-    file = resources.files(__package__).joinpath("data", "grunfeld.csv")
-    rows = list(csv.DictReader(file.read_text(encoding="ascii").splitlines()))
+    rows = list(csv.DictReader(data_file("grunfeld.csv").decode("ascii").splitlines()))
     firms = tuple(dict.fromkeys(row["firm"] for row in rows))
 
     def by_year(column, dtype=float):
         return np.array([row[column] for row in rows]).reshape(len(firms), -1).T.astype(dtype, "C")
 
     return GrunfeldPanel(
-        invest=by_year("invest"),
-        value=by_year("value"),
-        capital=by_year("capital"),
-        firms=firms,
-        years=by_year("year", int)[:, 0].copy(),
-        description=_DESCRIPTION,
-        source=(
-            "Y. Grunfeld, The Determinants of Corporate Investment (1958), as restored by"
-            " C. Kleiber and A. Zeileis, The Grunfeld Data at 50 (2008); values as distributed with"
-            " statsmodels"
-        ),
-        license="public domain",
-    )
+        invest=by_year("invest"), value=by_year("value"), capital=by_year("capital"), firms=firms,
+        years=by_year("year", int)[:, 0].copy(), **about("grunfeld"))

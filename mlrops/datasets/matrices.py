@@ -1,14 +1,18 @@
 """Matrices to try approximations on: kernels of points, distances in graphs, classical matrices."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from .._common.typing import FloatArray, RandomState
 from .._common.validate import as_finite, check_rank
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
+from .simulate import at_least_one
 
 __all__ = ["PointMatrix", "dct_matrix", "gauss_transform", "graph_distances", "hierarchical_matrix",
            "hilbert_matrix", "sphere_kernel", "toeplitz_matrix"]
@@ -35,16 +39,17 @@ class PointMatrix:
     ((50, 50), (50, 3), True)
     """
 
-    A: np.ndarray
-    targets: np.ndarray
-    sources: np.ndarray
+    A: FloatArray
+    targets: FloatArray
+    sources: FloatArray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         m, n = self.A.shape
         return f"<PointMatrix {m} by {n}, points of dimension {self.targets.shape[1]}>"
 
 
-def gauss_transform(m=800, n=600, k=5.0, *, dimension=3, random_state=None):
+def gauss_transform(m: int = 800, n: int = 600, k: float = 5.0, *, dimension: int = 3,
+                    random_state: RandomState = None) -> PointMatrix:
     """Discrete Gauss transform: ``A[i, j] = exp(-k² ‖t_i - s_j‖²)``.
 
     Parameters
@@ -83,8 +88,8 @@ def gauss_transform(m=800, n=600, k=5.0, *, dimension=3, random_state=None):
     >>> bool(np.isclose(data.A[3, 7], np.exp(-25 * distance**2)))
     True
     """
-    m, n, dimension = _counts(m=m, n=n, dimension=dimension)
-    k = _positive(k, "k")
+    m, n, k = at_least_one(m, "m"), at_least_one(n, "n"), _positive(k, "k")
+    dimension = at_least_one(dimension, "dimension")
     rng = np.random.default_rng(random_state)
     targets, sources = rng.uniform(size=(m, dimension)), rng.uniform(size=(n, dimension))
     return PointMatrix(np.exp(-(k**2) * _squared_distances(targets, sources)), targets, sources)
@@ -101,7 +106,8 @@ KERNELS = {
 }
 
 
-def sphere_kernel(n=1000, kernel="gaussian", scale=0.5, *, m=None, random_state=None):
+def sphere_kernel(n: int = 1000, kernel: str = "gaussian", scale: float = 0.5, *,
+                  m: int | None = None, random_state: RandomState = None) -> PointMatrix:
     """Radial function of the distances of points drawn uniformly on the unit sphere.
 
     Parameters
@@ -144,15 +150,16 @@ def sphere_kernel(n=1000, kernel="gaussian", scale=0.5, *, m=None, random_state=
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(map(repr, KERNELS))}; got {kernel!r}")
-    (n,), scale = _counts(n=n), _positive(scale, "scale")
+    n, scale = at_least_one(n, "n"), _positive(scale, "scale")
     rng = np.random.default_rng(random_state)
     sources = _on_sphere(n, rng)
-    targets = sources if m is None else _on_sphere(*_counts(m=m), rng)
+    targets = sources if m is None else _on_sphere(at_least_one(m, "m"), rng)
     r = np.sqrt(_squared_distances(targets, sources)) / scale
     return PointMatrix(KERNELS[kernel](r), targets, sources)
 
 
-def graph_distances(graph="small_world", n=1000, *, degree=4, rewire=0.1, random_state=None):
+def graph_distances(graph: str = "small_world", n: int = 1000, *, degree: int = 4,
+                    rewire: float = 0.1, random_state: RandomState = None) -> FloatArray:
     """Lengths of the shortest paths between the vertices of a graph, in edges.
 
     Parameters
@@ -200,7 +207,7 @@ def graph_distances(graph="small_world", n=1000, *, degree=4, rewire=0.1, random
            [2., 1., 2., 1., 0., 1.],
            [3., 2., 1., 2., 1., 0.]])
     """
-    n, degree = _counts(n=n, degree=degree)
+    n, degree = at_least_one(n, "n"), at_least_one(degree, "degree")
     rng = np.random.default_rng(random_state)
     if graph == "grid":
         edges = _grid(n)
@@ -218,7 +225,8 @@ def graph_distances(graph="small_world", n=1000, *, degree=4, rewire=0.1, random
     return csgraph.shortest_path(adjacency, directed=False, unweighted=True)
 
 
-def toeplitz_matrix(n=1000, m=None, *, decay=1.0, symmetric=True, random_state=None):
+def toeplitz_matrix(n: int = 1000, m: int | None = None, *, decay: float = 1.0,
+                    symmetric: bool = True, random_state: RandomState = None) -> FloatArray:
     """Random Toeplitz matrix: constant along diagonals, which fall off with the lag.
 
     Parameters
@@ -255,22 +263,18 @@ def toeplitz_matrix(n=1000, m=None, *, decay=1.0, symmetric=True, random_state=N
     >>> bool((A[1:, 1:] == A[:-1, :-1]).all() and (A == A.T).all())
     True
     """
-    (n,) = _counts(n=n)
-    (m,) = (n,) if m is None else _counts(m=m)
+    n = at_least_one(n, "n")
+    m = n if m is None else at_least_one(m, "m")
     decay = float(as_finite(decay, "decay", ndim=0))
     rng = np.random.default_rng(random_state)
     lags = np.arange(-(n - 1), m)
-    draws = rng.standard_normal(max(m, n))
-    if symmetric:
-        values = draws[np.abs(lags)]
-    else:
-        values = np.where(lags < 0, rng.standard_normal(max(m, n))[np.abs(lags)],
-                          draws[np.abs(lags)])
-    values = values / (1 + np.abs(lags)) ** decay
+    size, draws = np.abs(lags), rng.standard_normal(max(m, n))
+    before = draws if symmetric else rng.standard_normal(max(m, n))
+    values = np.where(lags < 0, before[size], draws[size]) / (1 + size) ** decay
     return values[np.subtract.outer(np.arange(m), np.arange(n)) + n - 1]
 
 
-def dct_matrix(n=1000):
+def dct_matrix(n: int = 1000) -> FloatArray:
     """The orthogonal matrix of the discrete cosine transform, type II.
 
     Parameters
@@ -301,13 +305,13 @@ def dct_matrix(n=1000):
     >>> np.allclose(A @ A.T, np.eye(8))
     True
     """
-    (n,) = _counts(n=n)
+    n = at_least_one(n, "n")
     A = np.sqrt(2 / n) * np.cos(np.pi * np.outer(np.arange(n), 2 * np.arange(n) + 1) / (2 * n))
     A[0] /= np.sqrt(2)
     return A
 
 
-def hilbert_matrix(n=1000, m=None):
+def hilbert_matrix(n: int = 1000, m: int | None = None) -> FloatArray:
     """The Hilbert matrix ``A[i, j] = 1 / (i + j + 1)``, which is nearly singular.
 
     Parameters
@@ -338,12 +342,15 @@ def hilbert_matrix(n=1000, m=None):
     array([[1.        , 0.5       , 0.33333333],
            [0.5       , 0.33333333, 0.25      ]])
     """
-    (n,) = _counts(n=n)
-    (m,) = (n,) if m is None else _counts(m=m)
+    n = at_least_one(n, "n")
+    m = n if m is None else at_least_one(m, "m")
     return 1 / (np.add.outer(np.arange(m), np.arange(n)) + 1.0)
 
 
-def hierarchical_matrix(m, n, group_counts, ranks, *, noise=0.0, shuffle=True, random_state=None):
+def hierarchical_matrix(
+        m: int, n: int, group_counts: Sequence[int], ranks: Sequence[int], *, noise: float = 0.0,
+        shuffle: bool = True, random_state: RandomState = None,
+) -> tuple[FloatArray, Hierarchy, Hierarchy]:
     """A rectangular matrix that is multilevel low rank on a known pair of hierarchies, plus noise.
 
     For covariances see `simulate_mlr`: with ``noise = levels of positive rank / SNR`` the variance
@@ -389,7 +396,7 @@ def hierarchical_matrix(m, n, group_counts, ranks, *, noise=0.0, shuffle=True, r
     >>> int(np.linalg.matrix_rank(A[np.ix_(rows.features(1, 0), cols.features(1, 1))]))
     1
     """
-    m, n = _counts(m=m, n=n)
+    m, n = at_least_one(m, "m"), at_least_one(n, "n")
     noise = float(as_finite(noise, "noise", ndim=0))
     if noise < 0:
         raise ValueError(f"noise must not be negative, got {noise}")
@@ -414,7 +421,7 @@ def hierarchical_matrix(m, n, group_counts, ranks, *, noise=0.0, shuffle=True, r
 # ---------------------------------------------------------------- points and graphs
 
 
-def _squared_distances(x, y):
+def _squared_distances(x: FloatArray, y: FloatArray) -> FloatArray:
     """‖x_i - y_j‖² by differences, so that close points lose no digits."""
     total = np.zeros((len(x), len(y)))
     for a, b in zip(x.T, y.T, strict=True):
@@ -441,25 +448,17 @@ def _small_world(n, degree, rewire, rng):
         raise ValueError(f"degree must be even for a small world, half on each side; got {degree}")
     if not 0 <= rewire <= 1:
         raise ValueError(f"rewire must be a probability, got {rewire}")
-    neighbours = [set() for _ in range(n)]
-
-    def join(i, j):
-        neighbours[i].add(j)
-        neighbours[j].add(i)
-
-    lags = range(1, degree // 2 + 1)
-    for lag in lags:
-        for i in range(n):
-            join(i, (i + lag) % n)
-    for lag in lags:
+    joined, every = np.eye(n, dtype=bool), np.arange(n)
+    for lag in range(1, degree // 2 + 1):
+        joined[every, (every + lag) % n] = joined[(every + lag) % n, every] = True
+    for lag in range(1, degree // 2 + 1):
         for i in range(n):
             j = (i + lag) % n
-            if rng.random() < rewire and j in neighbours[i] and len(neighbours[i]) < n - 1:
-                free = np.setdiff1d(np.arange(n), [i, *neighbours[i]])
-                neighbours[i].remove(j)
-                neighbours[j].remove(i)
-                join(i, int(rng.choice(free)))
-    return np.array([(i, j) for i in range(n) for j in sorted(neighbours[i]) if i < j])
+            if rng.random() < rewire and joined[i, j] and not joined[i].all():
+                k = rng.choice(np.flatnonzero(~joined[i]))
+                joined[i, j] = joined[j, i] = False
+                joined[i, k] = joined[k, i] = True
+    return np.argwhere(np.triu(joined, 1))
 
 
 def _random_regular(n, degree, rng):
@@ -485,14 +484,7 @@ def _random_regular(n, degree, rng):
             ends[e, 1], ends[f, 1] = ends[f, 1], ends[e, 1]
 
 
-def _counts(**numbers):
-    for what, number in numbers.items():
-        if check_rank(number, what) < 1:
-            raise ValueError(f"{what} must be at least 1, got {number}")
-    return tuple(int(number) for number in numbers.values())
-
-
-def _positive(x, what):
+def _positive(x: Any, what: str) -> float:
     x = float(as_finite(x, what, ndim=0))
     if x <= 0:
         raise ValueError(f"{what} must be positive, got {x}")

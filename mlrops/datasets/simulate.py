@@ -1,20 +1,25 @@
 """Seeded draws from multilevel factor models whose covariance is known."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from .._common.labels import by_label
+from .._common.typing import FloatArray, Labels, RandomState, Ranks, Vector
+from .._common.validate import as_finite, as_positive, check_rank
 from .._common.wording import counted
+from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
 
-__all__ = ["Simulation", "simulate_factor_model", "simulate_mlr"]
+__all__ = ["Simulation", "at_least_one", "generator", "simulate_factor_model", "simulate_mlr"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Simulation:
-    """What the simulators return.
+    """Simulated data and the truth behind them.
 
     Attributes
     ----------
@@ -38,20 +43,35 @@ class Simulation:
     True
     """
 
-    Y: np.ndarray
-    covariance: object
-    mean: np.ndarray
-    scores: tuple
+    Y: FloatArray
+    covariance: MLR
+    mean: FloatArray
+    scores: tuple[FloatArray, ...]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         N, n = self.Y.shape
         return (f"<Simulation of {counted(N, 'sample')} of {counted(n, 'feature')}, {self.Y.dtype};"
                 f" {self.covariance!r}>")
 
 
-def simulate_mlr(
-    hierarchy, ranks, n_samples, *, noise=1.0, mean=0.0, dtype=np.float64, random_state=None
-):
+def at_least_one(count: int, what: str) -> int:
+    """A count, of things of which there must be one at least."""
+    if check_rank(count, what) < 1:
+        raise ValueError(f"{what} must be at least 1, got {count}")
+    return int(count)
+
+
+def generator(random_state: RandomState | np.random.RandomState) -> Any:
+    """The generator to draw from: a RandomState as it is, a Generator from everything else."""
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    return np.random.default_rng(random_state)
+
+
+def simulate_mlr(hierarchy: Hierarchy, ranks: Ranks, n_samples: int, *,
+                 noise: float | Vector | Labels = 1.0, mean: float | Vector | Labels = 0.0,
+                 dtype: npt.DTypeLike = np.float64,
+                 random_state: RandomState | np.random.RandomState = None) -> Simulation:
     """Draw a multilevel factor model and normal samples from it.
 
     Sample i of the features of one group is, summed over the levels, ``F_l`` times the group's own
@@ -107,60 +127,42 @@ def simulate_mlr(
     >>> data.scores[1].shape
     (500, 4, 1)
     """
-    from .._common.validate import as_finite, as_positive, check_rank
-    from ..operators.mlr import MLR, check_ranks
-
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
-    n = hierarchy.n
-    ranks = check_ranks(ranks, hierarchy)
-    N = check_rank(n_samples, "n_samples")
-    if N < 1:
-        raise ValueError(f"n_samples must be at least 1, got {N}")
-    dtype = np.dtype(dtype)
+    n, N = hierarchy.n, at_least_one(n_samples, "n_samples")
+    per_level, dtype = check_ranks(ranks, hierarchy), np.dtype(dtype)
     if dtype not in (np.float64, np.float32):
         raise TypeError(f"dtype must be float64 or float32, got {dtype}")
-    noise, mean = (by_label(x, hierarchy.feature_names, what, "feature")
-                   for x, what in ((noise, "noise"), (mean, "mean")))
-    drawn = np.ndim(noise) == 0
-    noise = as_positive(np.full(n, noise) if drawn else noise, "noise", n)
-    mean = as_finite(np.full(n, mean) if np.ndim(mean) == 0 else mean, "mean", ndim=1)
-    if mean.shape != (n,):
-        raise ValueError(f"mean must be a number or have shape ({n},), got {mean.shape}")
-    mean = mean.astype(dtype)
-    rng = (
-        random_state
-        if isinstance(random_state, np.random.RandomState)
-        else np.random.default_rng(random_state)
-    )
+    given = [by_label(x, hierarchy.feature_names, what, "feature")
+             for x, what in ((noise, "noise"), (mean, "mean"))]
+    drawn = np.ndim(given[0]) == 0
+    D, mu = (np.full(n, x) if np.ndim(x) == 0 else x for x in given)
+    D, mu = as_positive(D, "noise", n), as_finite(mu, "mean", ndim=1)
+    if mu.shape != (n,):
+        raise ValueError(f"mean must be a number or have shape ({n},), got {mu.shape}")
+    mu, rng = mu.astype(dtype), generator(random_state)
 
-    factors = [rng.standard_normal((n, r)) / np.sqrt(max(r, 1)) for r in ranks]
-    D = noise * rng.uniform(0.5, 1.5, n) if drawn else noise
+    factors = [rng.standard_normal((n, r)) / np.sqrt(max(r, 1)) for r in per_level]
+    if drawn:
+        D = D * rng.uniform(0.5, 1.5, n)
     covariance = MLR(hierarchy, [F.astype(dtype) for F in factors], D.astype(dtype))
 
-    scores = tuple(
-        rng.standard_normal((N, p, r)).astype(dtype, copy=False)
-        for p, r in zip(hierarchy.group_counts, ranks, strict=True)
-    )
+    scores = tuple(rng.standard_normal((N, p, r)).astype(dtype, copy=False)
+                   for p, r in zip(hierarchy.group_counts, per_level, strict=True))
     Y = rng.standard_normal((N, n)).astype(dtype, copy=False)
     Y *= np.sqrt(covariance.D)
-    Y += mean
+    Y += mu
     for level, (F, z) in enumerate(zip(covariance.factors, scores, strict=True)):
-        Y += _spread(F, hierarchy, level).dot(z.reshape(N, -1).T).T
-    return Simulation(Y, covariance, mean, scores)
+        _, p, r = z.shape  # the factors as a sparse (n, p r) matrix, r columns for each group
+        columns = hierarchy.labels(level)[:, None] * r + np.arange(r)
+        spread = sparse.csr_array((F.ravel(), columns.ravel(), np.arange(n + 1) * r), (n, p * r))
+        Y += spread.dot(z.reshape(N, -1).T).T
+    return Simulation(Y, covariance, mu, scores)
 
 
-def _spread(F, hierarchy, level):
-    """Factors (n, r) of one level as a sparse (n, p r) matrix, r columns for each of p groups."""
-    n, r = F.shape
-    columns = hierarchy.labels(level)[:, None] * r + np.arange(r)
-    shape = (n, hierarchy.group_counts[level] * r)
-    return sparse.csr_array((F.ravel(), columns.ravel(), np.arange(n + 1) * r), shape=shape)
-
-
-def simulate_factor_model(
-    n, rank, n_samples, *, noise=1.0, mean=0.0, dtype=np.float64, random_state=None
-):
+def simulate_factor_model(n: int, rank: int, n_samples: int, *, noise: float | Vector = 1.0,
+                          mean: float | Vector = 0.0, dtype: npt.DTypeLike = np.float64,
+                          random_state: RandomState | np.random.RandomState = None) -> Simulation:
     """Draw an ordinary factor model ``F Fᵀ + diag(D)`` and normal samples from it.
 
     Parameters
@@ -189,7 +191,5 @@ def simulate_factor_model(
     >>> data.Y.shape, data.covariance.ranks
     ((50, 10), (3,))
     """
-    return simulate_mlr(
-        Hierarchy.flat(n), [rank], n_samples,
-        noise=noise, mean=mean, dtype=dtype, random_state=random_state,
-    )
+    return simulate_mlr(Hierarchy.flat(n), [rank], n_samples, noise=noise, mean=mean, dtype=dtype,
+                        random_state=random_state)

@@ -1,12 +1,19 @@
 """Seeded draws from regressions whose errors have a structured covariance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from .._common.typing import FloatArray, RandomState, Ranks, Vector
+from .._common.validate import as_finite, check_rank
 from .._common.wording import counted
+from ..operators.base import StructuredOperator
+from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .simulate import simulate_mlr
+from .simulate import at_least_one, generator, simulate_mlr
 
 __all__ = ["GLSSimulation", "SURSimulation", "simulate_gls", "simulate_sur"]
 
@@ -39,20 +46,18 @@ class SURSimulation:
     True
     """
 
-    Xs: list
-    Y: np.ndarray
-    params: list
-    covariance: object
-    errors: np.ndarray
-    scores: tuple
+    Xs: list[FloatArray]
+    Y: FloatArray
+    params: list[FloatArray]
+    covariance: MLR
+    errors: FloatArray
+    scores: tuple[FloatArray, ...]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         N, K = self.Y.shape
         total = sum(map(len, self.params))
-        return (
-            f"<SURSimulation of {counted(N, 'observation')} of {counted(K, 'equation')},"
-            f" {counted(total, 'coefficient')}, {self.Y.dtype}; {self.covariance!r}>"
-        )
+        return (f"<SURSimulation of {counted(N, 'observation')} of {counted(K, 'equation')},"
+                f" {counted(total, 'coefficient')}, {self.Y.dtype}; {self.covariance!r}>")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,24 +87,22 @@ class GLSSimulation:
     True
     """
 
-    X: np.ndarray
-    y: np.ndarray
-    params: np.ndarray
-    covariance: object
-    errors: np.ndarray
+    X: FloatArray
+    y: FloatArray
+    params: FloatArray
+    covariance: StructuredOperator
+    errors: FloatArray
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         N, p = self.X.shape
-        return (
-            f"<GLSSimulation of {counted(N, 'observation')}, {counted(p, 'coefficient')},"
-            f" {self.y.dtype}; {self.covariance!r}>"
-        )
+        return (f"<GLSSimulation of {counted(N, 'observation')}, {counted(p, 'coefficient')},"
+                f" {self.y.dtype}; {self.covariance!r}>")
 
 
-def simulate_sur(
-    K, p, ranks, n_samples, *,
-    hierarchy=None, noise=1.0, beta=1.0, dtype=np.float64, random_state=None,
-):
+def simulate_sur(K: int, p: int | Sequence[int], ranks: Ranks, n_samples: int, *,
+                 hierarchy: Hierarchy | None = None, noise: float | Vector = 1.0,
+                 beta: float | Sequence[Vector] = 1.0, dtype: npt.DTypeLike = np.float64,
+                 random_state: RandomState | np.random.RandomState = None) -> SURSimulation:
     """Draw K regressions whose errors share factors, and rows of data from them.
 
     Regressors are standard normal and independent of the errors.  The errors of one row
@@ -163,21 +166,16 @@ def simulate_sur(
     >>> [len(b) for b in data.params]
     [1, 2, 3, 1, 2, 3]
     """
-    from .._common.validate import check_rank
-
-    K = _at_least_one(K, "K")
-    N = _at_least_one(n_samples, "n_samples")
-    p = [p] * K if np.ndim(p) == 0 else list(p)
-    if len(p) != K:
+    K, N = at_least_one(K, "K"), at_least_one(n_samples, "n_samples")
+    widths: list[Any] = [p] * K if np.ndim(p) == 0 else list(p)  # type: ignore[arg-type]
+    if len(widths) != K:
         raise ValueError(f"p must be an integer or one for each of the {counted(K, 'equation')},"
-                         f" got {len(p)}")
-    p = [_at_least_one(p_j, f"p of equation {j}") for j, p_j in enumerate(p)]
+                         f" got {len(widths)}")
+    widths = [at_least_one(width, f"p of equation {j}") for j, width in enumerate(widths)]
     if hierarchy is None:
         if np.ndim(ranks) != 0:
-            raise ValueError(
-                f"ranks must be one integer where there is no hierarchy, got {ranks!r};"
-                " a rank for each level needs hierarchy="
-            )
+            raise ValueError("ranks must be one integer where there is no hierarchy, got"
+                             f" {ranks!r}; a rank for each level needs hierarchy=")
         hierarchy, ranks = Hierarchy.flat(K), [check_rank(ranks, "ranks")]
     elif not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
@@ -185,16 +183,16 @@ def simulate_sur(
         raise ValueError(f"hierarchy must group the {counted(K, 'equation')}, got one of"
                          f" {hierarchy.n}")
 
-    dtype = np.dtype(dtype)
-    rng = _generator(random_state)
-    params = [b.astype(dtype, copy=False) for b in _coefficients(beta, p, rng)]
+    dtype, rng = np.dtype(dtype), generator(random_state)
+    params = [b.astype(dtype, copy=False) for b in _coefficients(beta, widths, rng)]
     errors = simulate_mlr(hierarchy, ranks, N, noise=noise, dtype=dtype, random_state=rng)
-    Xs = [rng.standard_normal((N, p_j)).astype(dtype, copy=False) for p_j in p]
+    Xs = [rng.standard_normal((N, width)).astype(dtype, copy=False) for width in widths]
     Y = errors.Y + np.stack([X @ b for X, b in zip(Xs, params, strict=True)], axis=1)
     return SURSimulation(Xs, Y, params, errors.covariance, errors.Y, errors.scores)
 
 
-def simulate_gls(p, covariance, *, beta=1.0, random_state=None):
+def simulate_gls(p: int, covariance: StructuredOperator, *, beta: float | Vector = 1.0,
+                 random_state: RandomState | np.random.RandomState = None) -> GLSSimulation:
     """Draw one regression whose N errors have a given covariance.
 
     Parameters
@@ -237,48 +235,27 @@ def simulate_gls(p, covariance, *, beta=1.0, random_state=None):
     >>> data.X.shape, data.y.shape
     ((80, 3), (80,))
     """
-    p = _at_least_one(p, "p")
+    p = at_least_one(p, "p")
     if not hasattr(covariance, "sample"):
-        raise TypeError(
-            f"covariance must be an operator with a sample method, got {type(covariance).__name__}"
-        )
-    rng = _generator(random_state)
-    dtype = np.dtype(covariance.dtype)
-    beta = [beta] if np.ndim(beta) else beta
-    params = _coefficients(beta, [p], rng)[0].astype(dtype, copy=False)
+        raise TypeError("covariance must be an operator with a sample method, got"
+                        f" {type(covariance).__name__}")
+    rng, dtype = generator(random_state), np.dtype(covariance.dtype)
+    params = _coefficients([beta] if np.ndim(beta) else beta, [p], rng)[0].astype(dtype, copy=False)
     errors = covariance.sample(random_state=rng)
     X = rng.standard_normal((errors.size, p)).astype(dtype, copy=False)
     return GLSSimulation(X, X @ params + errors, params, covariance, errors)
 
 
-def _at_least_one(count, what):
-    from .._common.validate import check_rank
-
-    count = check_rank(count, what)
-    if count < 1:
-        raise ValueError(f"{what} must be at least 1, got {count}")
-    return count
-
-
-def _generator(random_state):
-    if isinstance(random_state, np.random.RandomState):
-        return random_state
-    return np.random.default_rng(random_state)
-
-
-def _coefficients(beta, p, rng):
+def _coefficients(beta: Any, widths: list[int], rng: Any) -> list[FloatArray]:
     """Coefficients of each equation: drawn with standard deviation `beta`, or as they are given."""
-    from .._common.validate import as_finite
-
     if np.isscalar(beta) or isinstance(beta, np.ndarray) and beta.ndim == 0:
         scale = float(as_finite(beta, "beta"))
         if scale < 0:
             raise ValueError(f"beta must not be negative where it is a size, got {scale}")
-        return [scale * rng.standard_normal(p_j) for p_j in p]
-    beta = [as_finite(b, "beta", ndim=1, axis_name="coefficient") for b in beta]
-    if [b.size for b in beta] != p:
-        raise ValueError(
-            f"beta must hold as many coefficients as there are regressors, {p}, got"
-            f" {[b.size for b in beta]}"
-        )
-    return beta
+        return [scale * rng.standard_normal(width) for width in widths]
+    given = [as_finite(b, "beta", ndim=1, axis_name="coefficient") for b in beta]
+    sizes = [b.size for b in given]
+    if sizes != widths:
+        raise ValueError("beta must hold as many coefficients as there are regressors,"
+                         f" {widths}, got {sizes}")
+    return given

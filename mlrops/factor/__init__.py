@@ -7,13 +7,6 @@ from .result import FactorModelResult
 from .rotation import RotatedLoadings
 from .selection import RankRecord, RankSelection, select_ranks
 
-__all__ = [
-    "FactorModelResult",
-    "RankRecord",
-    "RankSelection",
-    "RotatedLoadings",
-    "degrees_of_freedom",
-    "fit_factor_model",
-    "select_ranks",
-]
+__all__ = ["FactorModelResult", "RankRecord", "RankSelection", "RotatedLoadings",
+           "degrees_of_freedom", "fit_factor_model", "select_ranks"]
 __getattr__ = moved_names(__name__, {"FactorModelIterate": "mlrops:Iterate"})

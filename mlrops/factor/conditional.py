@@ -1,46 +1,34 @@
 """Normal distributions with an MLR covariance, given some of the cells of a sample."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._common.cached import cached_property
 from .._common.frames import is_frame
-from .._common.labelled import like_rows, read_samples, read_values, with_names
+from .._common.labelled import factor_columns, like_rows, read_samples, read_values, with_names
 from .._common.labels import labels_of, match
+from .._common.typing import Data, FloatArray, IntArray, Labels, Real
 from .._common.validate import as_features, as_finite
 from .._common.wording import counted, name_some
+from ..operators.base import StructuredOperator
+from ..operators.mlr import MLR
 from .estep import filling
 from .estep.incomplete import IncompleteSamples
 
-__all__ = ["Conditional", "average", "condition", "impute", "loglik_samples"]
+__all__ = ["Conditional", "average", "condition", "factor_scores", "impute", "loglik_samples"]
 
 
-def loglik_samples(covariance, mean, Y):
-    """Log-likelihood of the observed cells of each sample.
+def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArray:
+    """Log-likelihood of the observed cells of each sample, (N,): 0 where there is none.
 
-    Parameters
-    ----------
-    covariance : MLR
-    mean : array_like, shape (n,)
-    Y : ndarray, shape (N, n)
-        As `read_samples` gives them; NaN marks a missing cell.
+    NaN in Y (N, n) marks a missing cell.  Each different pattern of missing cells takes one
+    factorization.
 
-    Returns
-    -------
-    loglik : ndarray, shape (N,)
-        0 for a sample without an observed cell.
-
-    Notes
-    -----
-    One factorization for each different pattern of missing cells.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.conditional import loglik_samples
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
     >>> Y = np.array([[0.0, np.nan, np.nan], [np.nan, np.nan, np.nan]])
     >>> np.round(loglik_samples(A, np.zeros(3), Y), 6)  # the first is that of N(0, 2) at 0
@@ -50,88 +38,67 @@ def loglik_samples(covariance, mean, Y):
         return np.empty(0)
     covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
-        samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
-        return filling.loglik_samples(covariance, mean, samples)
-    quad = covariance.inv_quad((Y - mean).T)
+        return filling.loglik_samples(
+            covariance, mean, IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype)))
+    quad: Any = covariance.inv_quad((Y - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
 
-def average(loglik, Y, weights=None):
+def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None) -> float:
     """Average log-likelihood of the samples that have a cell; the others count nowhere.
 
-    Parameters
-    ----------
-    loglik : ndarray, shape (N,)
-        Of each sample.
-    Y : ndarray, shape (N, n)
-        NaN marks a missing cell.
-    weights : ndarray, shape (N,), optional
-        Of the samples.
-
-    Returns
-    -------
-    loglik : float
-
-    Raises
-    ------
-    ValueError
-        No sample has a cell, or only samples of weight 0 have one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.factor.conditional import average
     >>> average(np.array([-3.0, 0.0, -5.0]), np.array([[1.0, 2], [np.nan, np.nan], [3, 4]]))
     -4.0
     """
     counted_in = ~np.isnan(Y).all(axis=1)
-    weights = counted_in if weights is None else np.where(counted_in, weights, 0)
-    if not weights.any():
+    weight = counted_in if weights is None else np.where(counted_in, weights, 0)
+    if not weight.any():
         raise ValueError(f"none of {counted(len(Y), 'sample')} has an observed cell and a positive"
                          " weight: there is nothing to average the log-likelihood over")
-    return float(weights @ loglik / weights.sum())
+    return float(weight @ loglik / weight.sum())
 
 
-def impute(covariance, mean, Y, return_std=False):
-    """Fill missing cells with their conditional means given the observed cells of their sample.
+def impute(covariance: MLR, mean: FloatArray, Y: FloatArray,
+           return_std: bool = False) -> FloatArray | tuple[FloatArray, FloatArray]:
+    """See `FactorModelResult.impute`; a sample without a cell gets the mean.
 
-    Parameters
-    ----------
-    covariance : MLR
-    mean : array_like, shape (n,)
-    Y : ndarray, shape (N, n)
-        NaN marks a missing cell.
-    return_std : bool, optional
-
-    Returns
-    -------
-    filled : ndarray, shape (N, n)
-        Observed cells as they are.
-    std : ndarray, shape (N, n)
-        Conditional standard deviations, 0 at observed cells; only with `return_std`.
-
-    Notes
-    -----
-    A sample without an observed cell gets the mean, and the standard deviations of the features.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.conditional import impute
+    >>> from mlrops import Hierarchy
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
     >>> filled, std = impute(A, np.zeros(3), np.array([[3.0, np.nan, 0.0]]), return_std=True)
     >>> filled, np.round(std, 6)
     (array([[3., 1., 0.]]), array([[0.      , 1.154701, 0.      ]]))
     """
     filled = Y.astype(np.result_type(Y, covariance.dtype))
-    if not len(Y):
-        return (filled, np.zeros_like(filled)) if return_std else filled
-    samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
-    found = filling.fill(covariance, mean, samples, return_std)
-    missing = np.isnan(Y)
-    filled[missing] = (found[0] if return_std else found).T[missing]
-    return (filled, np.ascontiguousarray(found[1].T)) if return_std else filled
+    std = np.zeros_like(filled)
+    if len(filled):
+        samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+        found: Any = filling.fill(covariance, mean, samples, return_std)
+        found, std = (found[0], found[1].T) if return_std else (found, std)
+        filled = np.where(np.isnan(filled), found.T, filled)
+    return (filled, np.ascontiguousarray(std)) if return_std else filled
+
+
+def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covariance: bool = False,
+                  axes: Sequence[FloatArray] | None = None) -> Any:
+    """See `FactorModelResult.scores`; `axes`, (p_l, r_l, r_l) a level, turn the factors."""
+    A = fit.covariance
+    levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
+    factors = A.scores((fit._samples(Y).values - fit.mean).T, method)
+
+    def means(at: int) -> Any:
+        z = np.moveaxis(factors.mean(at), 2, 0)
+        if axes is not None:
+            z = np.einsum("tgr,grs->tgs", z, axes[at])
+        if not is_frame(Y):
+            return z
+        return like_rows(Y, z.reshape(len(z), -1), factor_columns(A.hierarchy, at, A.ranks[at]))
+
+    found = [tuple(map(means, levels))]
+    if covariance:
+        found.append(tuple(map(factors.covariance, levels)))
+    if level is not None:
+        found = [one for (one,) in found]
+    return tuple(found) if covariance else found[0]
 
 
 class Conditional:
@@ -158,7 +125,14 @@ class Conditional:
     (array([1, 2, 3, 5]), (4,), (4, 4))
     """
 
-    def __init__(self, covariance, mean, observed, missing, names=None):
+    observed: IntArray
+    missing: IntArray
+    observed_names: tuple[str, ...] | None
+    missing_names: tuple[str, ...] | None
+    mean_map: StructuredOperator
+
+    def __init__(self, covariance: MLR, mean: FloatArray, observed: IntArray, missing: IntArray,
+                 names: Sequence[str] | None = None):
         self.observed, self.missing, self._mean = observed, missing, np.asarray(mean)
         self.observed_names, self.missing_names = (
             None if names is None else tuple(names[i] for i in part)
@@ -166,11 +140,11 @@ class Conditional:
         self.mean_map = filling.ConditionalMap(covariance, observed, missing)
 
     @cached_property
-    def covariance(self):
+    def covariance(self) -> MLR:
         """Covariance of the missing features given the observed ones (`MLR`)."""
         return self.mean_map.covariance
 
-    def mean(self, y):
+    def mean(self, y: Data | Labels) -> Any:
         """Conditional mean ``μ_m + B (y - μ_o)``.
 
         Parameters
@@ -202,45 +176,16 @@ class Conditional:
             return like_rows(y, found, list(map(str, columns)))
         return found if labels_of(y) is None else with_names(found, self.missing_names)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"<{counted(self.missing.size, 'feature')} given {self.observed.size}:"
                 f" {self.covariance!r}>")
 
 
-def condition(covariance, mean, observed, names=None):
-    """Distribution of the rest of the features given some.
+def condition(covariance: MLR, mean: FloatArray, observed: Labels | Real,
+              names: Sequence[str] | None = None) -> Conditional:
+    """The `Conditional` of the features that `observed` leaves; see `FactorModelResult.condition`.
 
-    Parameters
-    ----------
-    covariance : MLR
-    mean : array_like, shape (n,)
-    observed : array_like, shape (n,) of bool or (n_observed,) of int or str, Series or dict
-        The features that are given: a mask, distinct numbers, or names.  A mask that is a Series or
-        dict is matched by name.
-    names : sequence of str, optional
-        Names of the features, for an `observed` of names.
-
-    Returns
-    -------
-    Conditional
-
-    Raises
-    ------
-    ValueError
-        Every feature is observed or none, repeated features, names that are not known or shared.
-    IndexError
-        Feature numbers out of range.
-
-    Notes
-    -----
-    Given the observed features the others are normal with mean ``μ_m + Σ_mo Σ_oo⁻¹ (y_o - μ_o)``
-    and a covariance on what the tree leaves of them, with the same ranks: neither is ever dense.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.conditional import condition
+    >>> from mlrops import Hierarchy
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
     >>> rest = condition(A, np.zeros(3), observed=[0])
     >>> rest.missing, rest.mean([2.0])
@@ -250,44 +195,43 @@ def condition(covariance, mean, observed, names=None):
            [0.5, 1.5]])
     """
     n = covariance.shape[0]
-    observed = _selection(observed, names)
-    if observed.dtype.kind == "b":
-        if observed.shape != (n,):
-            raise ValueError(f"observed must be a mask of shape ({n},), got {observed.shape}")
-        observed = np.flatnonzero(observed)
-    elif observed.dtype.kind in "UO" and observed.size:
-        observed = _numbers(observed, names)
+    chosen = _chosen(observed, names)
+    if chosen.dtype.kind == "b":
+        if chosen.shape != (n,):
+            raise ValueError(f"observed must be a mask of shape ({n},), got {chosen.shape}")
+        chosen = np.flatnonzero(chosen)
+    elif chosen.dtype.kind in "UO" and chosen.size:
+        chosen = _numbers(chosen, names)
     missing = np.ones(n, bool)
-    if observed.size:
-        observed = as_features(observed, n, "observed")
-        missing[observed] = False
-    if not 0 < observed.size < n:
-        raise ValueError(
-            f"observed must leave out at least one feature and hold one, got {observed.size} of {n}"
-        )
-    return Conditional(covariance, mean, observed, np.flatnonzero(missing), names)
+    if chosen.size:
+        chosen = as_features(chosen, n, "observed")
+        missing[chosen] = False
+    if not 0 < chosen.size < n:
+        raise ValueError(f"observed must leave out at least one feature and hold one, got"
+                         f" {chosen.size} of {n}")
+    return Conditional(covariance, mean, chosen, np.flatnonzero(missing), names)
 
 
-def _selection(observed, names):
+def _chosen(observed: Any, names: Sequence[str] | None) -> np.ndarray[Any, Any]:
     """Masks, numbers or names as an array; masks with labels in the order of the features."""
     if is_frame(observed):
         raise TypeError("observed must be a mask, numbers or names of features, got a table")
-    labels = labels_of(observed)
-    values = list(observed.values()) if isinstance(observed, Mapping) else observed
-    values = np.asarray(values)
+    is_dict, labels = isinstance(observed, Mapping), labels_of(observed)
+    values = np.asarray(list(observed.values()) if is_dict else observed)
     if values.dtype.kind == "O" and values.size and all(
             isinstance(x, (bool, np.bool_)) for x in values.ravel()):
         values = values.astype(bool)
     if labels is not None and values.dtype.kind == "b":
         order = match(labels, names, "observed", "feature")
         return values if order is None else values[order]
-    if isinstance(observed, Mapping):
+    if is_dict:
         raise TypeError("observed must tell of each feature whether it is given: a dict must hold"
                         f" True and False, got {values.ravel()[:3].tolist()}")
     return values
 
 
-def _numbers(wanted, names):
+def _numbers(wanted: Iterable[str], names: Sequence[str] | None) -> np.ndarray[Any, Any]:
+    """The features of these names."""
     if names is None:
         raise ValueError("observed holds names, but the features have none; use their numbers")
     number = {name: i for i, name in enumerate(names)}

@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from .._common.typing import Ranks
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
 
 __all__ = ["degrees_of_freedom"]
 
 
-def degrees_of_freedom(hierarchy, ranks, mean=True):
+def degrees_of_freedom(hierarchy: Hierarchy, ranks: Ranks, mean: bool = True) -> int:
     r"""Number of free parameters of ``N(μ, Σ_l F_l F_lᵀ + diag(D))`` on a tree.
 
     Parameters
@@ -61,13 +62,13 @@ def degrees_of_freedom(hierarchy, ranks, mean=True):
     """
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
-    ranks = check_ranks(ranks, hierarchy)
     n, L = hierarchy.n, hierarchy.n_levels
     bounds = [*hierarchy.boundaries, np.arange(n + 1)]
     sizes = [np.diff(offsets) for offsets in bounds]
     first = [np.searchsorted(bounds[level + 1], bounds[level][:-1]) for level in range(L)]
 
-    own = [np.full(p, r) for p, r in zip(hierarchy.group_counts, ranks, strict=True)]
+    own = [np.full(p, r) for p, r in zip(hierarchy.group_counts, check_ranks(ranks, hierarchy),
+                                            strict=True)]
     own.append(np.zeros(n, int))
     for level in range(L):
         child = _largest_child(sizes[level + 1], first[level])

@@ -1,6 +1,7 @@
-"""What the factors of a fitted model explain, and what it costs in parameters."""
+"""How much the factors of a fitted model explain, and how many parameters that costs."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,14 @@ __all__ = ["Explained"]
 class Explained:
     """Shares of variance and information criteria of a `FactorModelResult`."""
 
+    covariance: MLR
+    loglik: float
+    n_samples: int
+    feature_names: tuple[str, ...] | None
+    mean_is_estimated: bool
+
     @property
-    def correlation(self):
+    def correlation(self) -> MLR:
         """Fitted correlation matrix, an `MLR` on the same hierarchy.
 
         Factors and D in units of the features' standard deviations; the factors keep their axes.
@@ -26,7 +33,7 @@ class Explained:
                                 check_finite=False)
 
     @property
-    def communalities(self):
+    def communalities(self) -> Any:
         """Share of each feature's variance that its common factors explain, (n,).
 
         A Series of pandas where the features have names, as `uniquenesses`.
@@ -34,11 +41,11 @@ class Explained:
         return 1 - self.uniquenesses
 
     @property
-    def uniquenesses(self):
+    def uniquenesses(self) -> Any:
         """Share of each feature's variance that is its own, ``D / diag(Σ)``, (n,)."""
         return with_names(self.covariance.D / self.covariance.diagonal(), self.feature_names)
 
-    def variance_shares(self, by="covariance"):
+    def variance_shares(self, by: str = "covariance") -> Any:
         """Share of variance that each level explains.
 
         Parameters
@@ -69,8 +76,7 @@ class Explained:
         array([0.3, 0.3, 0.3])
         """
         if by not in ("covariance", "correlation", "feature"):
-            raise ValueError(
-                f"by must be 'covariance', 'correlation' or 'feature', got {by!r}")
+            raise ValueError(f"by must be 'covariance', 'correlation' or 'feature', got {by!r}")
         A = self.covariance
         parts = np.stack([*(np.einsum("ij,ij->i", F, F, dtype=float) for F in A.factors), A.D],
                          axis=1)
@@ -85,18 +91,18 @@ class Explained:
     # ---------------------------------------------------------------- comparing models
 
     @property
-    def degrees_of_freedom(self):
+    def degrees_of_freedom(self) -> int:
         """Number of free parameters, rotations counted out; see `mlrops.factor.criteria`."""
         A = self.covariance
         return criteria.degrees_of_freedom(A.hierarchy, A.ranks, self.mean_is_estimated)
 
     @property
-    def aic(self):
+    def aic(self) -> float:
         """Akaike's criterion of all samples, ``-2 N loglik + 2 df``; smaller is better."""
         return -2 * self.n_samples * self.loglik + 2 * self.degrees_of_freedom
 
     @property
-    def bic(self):
+    def bic(self) -> float:
         """Schwarz's criterion of all samples, ``-2 N loglik + df log N``; smaller is better."""
         return (-2 * self.n_samples * self.loglik
                 + math.log(self.n_samples) * self.degrees_of_freedom)

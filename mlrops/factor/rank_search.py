@@ -1,280 +1,330 @@
-"""Trying candidate ranks: all of a grid, or a greedy walk from fit to fit.
+"""The choice among candidate ranks: a list, all of a grid, or a greedy walk from fit to fit.
 
-What is fitted is an object with
-
-``hierarchy``
-    the tree of the features (or equations);
-``fit(ranks, rows, near)``
-    the fit to some rows, or to all for None, perhaps starting from the fit of a neighbour;
-``score(fit, rows)``
-    the average held-out log-likelihood of rows;
-``degrees_of_freedom(ranks)`` and ``n_samples(fit)``
-    for information criteria;
-``refusal(ranks, rows, share)``
-    why these rows have no maximum of the likelihood, or None; a share below 1 asks for so many
-    rows more.
+`select_ranks` and `select_sur_ranks` share all of it.  They differ in the model, which they hand
+over as `RankedFits`.
 """
 
 import itertools
 import math
+import operator
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import scipy.sparse
+from tqdm import tqdm
 
-from .._common.cached import cached_property
 from .._common.convergence import ConvergenceWarning, UnboundedWarning
-from .._common.given import as_array, is_chunks
+from .._common.frames import is_frame, is_series
+from .._common.typing import IntArray, Ranks
+from .._common.validate import check_rank
 from .._common.wording import counted, name_some
-from ..operators.mlr import MLR
-from .conditional import loglik_samples
-from .criteria import degrees_of_freedom
-from .factor_model import fit_factor_model
-from .folds import take_rows
-from .limits import too_few_samples
+from ..operators.mlr import check_ranks
+from ..tree.hierarchy import Hierarchy
+from .folds import make_folds
+from .limits import useful_ranks
+from .rank_table import CRITERIA, RankRecord, RankSelection, merit
 
-__all__ = ["WHOLE", "FactorFits", "RankRecord", "Search", "greedy", "grid", "merit"]
+__all__ = ["RankOptions", "RankedFits", "choose_ranks", "in_new_order", "order_in_errors"]
 
-WHOLE = (None, None)  # all samples to train on, none to test on
-BLOCK = 1000  # samples scored at a time
+# Share of the samples' dimensions that factors may take unless the user names a budget: with N = 8
+# of 40 features that have one factor, BIC falls to the last rank, at half of the dimensions, too.
+DEFAULT_SHARE = 0.25
+STRATEGIES = ("greedy", "grid")
+NEW_ORDER = "; arguments stand in the order data, candidates, hierarchy"
 
 
-class RankRecord(NamedTuple):
-    """What is known of one candidate; a row of ``RankSelection.table``.
+class RankOptions(NamedTuple):
+    """The options of a choice of ranks; see `select_ranks`."""
 
-    Attributes
-    ----------
-    ranks : tuple of L int
-    storage : int
-        Numbers stored, n R + n.
-    df : int
-        Free parameters, rotations counted out.
-    loglik : float
-        Average log-likelihood a sample of the fit to all samples.
-    aic, bic : float
-        ``-2 N loglik + 2 df`` and ``-2 N loglik + df log N``.
-    cv_mean, cv_se : float
-        Held-out log-likelihood a sample, mean over folds and its standard error.
-    n_iter : int
-        Updates of all its fits together.
-    converged : bool
-        Whether all its fits converged.
-    n_capped : int
-        Groups with fewer features than their level's rank.
-    refused : str
-        Why it cannot be chosen: one of its fits has a likelihood without a maximum.  Empty where
-        it can; else NaN stands for its likelihoods, which are what the floor of D makes them.
+    candidates: Sequence[Ranks] | None = None
+    criterion: str = "bic"
+    strategy: str = "greedy"
+    max_rank: Ranks | None = None
+    total_rank: int | None = None
+    max_storage: int | None = None
+    exact: bool = False
+    start: Ranks | None = None
+    n_folds: int = 5
+    shuffle: bool = True
+    folds: Any = None
+    one_standard_error: bool = False
+    refit: bool = True
+    progress: bool = False
 
-    Examples
-    --------
-    >>> from mlrops import select_ranks
-    >>> from mlrops.datasets import simulate_factor_model
-    >>> Y = simulate_factor_model(8, 1, n_samples=100, random_state=0).Y
-    >>> record = select_ranks(Y, candidates=[1]).table[0]
-    >>> record.ranks, record.storage, record.df
-    ((1,), 16, 24)
+    @property
+    def generating(self) -> list[str]:
+        """Names of the options given that say how candidates are generated."""
+        names = "max_rank", "total_rank", "max_storage", "start", "exact"
+        return [name for name in names if getattr(self, name) is not None
+                and getattr(self, name) is not False]
+
+    @property
+    def greedy(self) -> bool:
+        """Whether one candidate leads to the next."""
+        return self.candidates is None and self.strategy == "greedy"
+
+
+class RankedFits(Protocol):
+    """Fits of one model to rows of its data, with various ranks.
+
+    `fit` takes some rows, or all for None, and perhaps starts from a neighbour's fit; `score` is
+    the average log-likelihood of rows left out of it.  `refusal` is why some rows have no maximum
+    of the likelihood, or None; a share below 1 asks for so many rows more.  No total rank above
+    `largest_total` is generated for rows to train on.  `n_rows` is asked for where folds are cut.
     """
 
-    ranks: tuple
-    storage: int
-    df: int
-    loglik: float
-    aic: float
-    bic: float
-    cv_mean: float
-    cv_se: float
-    n_iter: int
-    converged: bool
-    n_capped: int
-    refused: str = ""
+    hierarchy: Hierarchy
+    row_labels: Any
+
+    def n_rows(self) -> int: ...
+    def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any) -> Any: ...
+    def score(self, fit: Any, rows: IntArray) -> float: ...
+    def degrees_of_freedom(self, ranks: tuple[int, ...]) -> int: ...
+    def n_samples(self, fit: Any) -> int: ...
+    def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float
+                ) -> str | None: ...
+    def largest_total(self, parts: Sequence[IntArray | None]) -> float: ...
 
 
-def merit(record, criterion):
-    """What is smallest for the best candidate; of equals, that with fewer parameters."""
-    if record.refused:
-        return math.inf, record.df
-    return (-record.cv_mean if criterion == "cv" else getattr(record, criterion)), record.df
+class Part(NamedTuple):
+    """Rows to train on and to test on, and their name in errors."""
+
+    train: IntArray | None = None  # all of them
+    test: IntArray | None = None  # none
+    name: str = ""
+
+    @property
+    def within(self) -> str:
+        return f"in the training part of {self.name} " if self.name else ""
 
 
-class FactorFits:
-    """Fits of factor models to rows of Y, with options of `fit_factor_model`."""
+def in_new_order(function: str, candidates: Any, hierarchy: Any,
+                 stacklevel: int = 3) -> tuple[Any, Any]:
+    """Candidates and hierarchy, which stood the other way round in version 0.1."""
+    if _names_features(candidates):
+        warnings.warn(f"{function}(data, hierarchy, candidates) is {function}(data, candidates,"
+                      " hierarchy) since version 0.2.0; the old order goes in 0.3.0",
+                      DeprecationWarning, stacklevel=stacklevel)
+        return hierarchy, candidates
+    if isinstance(hierarchy, range):
+        raise TypeError(f"hierarchy must be a Hierarchy or labels, got {hierarchy!r}{NEW_ORDER}")
+    return candidates, hierarchy
 
-    def __init__(self, Y, hierarchy, options, rng):
-        self._Y, self.hierarchy, self._options, self._rng = Y, hierarchy, options, rng
-        self._weight = options.get("sample_weight")
 
-    def fit(self, ranks, rows=None, near=None):
-        options = dict(self._options)
-        if near is not None and not {"init", "n_init"} & options.keys():
-            options["init"] = _beside(near, ranks, self._rng)
-        if rows is not None and self._weight is not None:
-            options["sample_weight"] = np.asarray(self._weight)[rows]
-        Y = self._Y if rows is None else take_rows(self._Y, rows)
-        return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
+def _names_features(x):
+    """Whether this is a tree, or labels by name: then it cannot be a list of candidates."""
+    return isinstance(x, Hierarchy | Mapping) or is_frame(x) or is_series(x)
 
-    def score(self, fit, rows):
-        """Average log-likelihood of samples, some rows at a time: they are made dense."""
-        weights = np.ones(rows.size) if self._weight is None else np.asarray(self._weight)[rows]
-        total, counted_in = 0.0, 0.0
-        for first in range(0, rows.size, BLOCK):
-            here = slice(first, first + BLOCK)
-            Y = take_rows(self._Y, rows[here])
-            Y = fit._rows(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
-            weight = np.where(np.isnan(Y).all(axis=1), 0, weights[here])
-            total += weight @ loglik_samples(fit.covariance, fit.mean, Y)
-            counted_in += weight.sum()
-        if not counted_in:
-            raise ValueError(f"none of {counted(rows.size, 'sample')} has an observed cell and a"
-                             " positive weight")
-        return total / counted_in
 
-    def degrees_of_freedom(self, ranks):
-        return degrees_of_freedom(self.hierarchy, ranks, mean=self._options.get("center", True))
+@contextmanager
+def order_in_errors(given: Any) -> Iterator[None]:
+    """Add the order of arguments to errors about a plain list, which may stand in a wrong place."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if given is None or _names_features(given):
+            raise
+        raise type(error)(f"{error}{NEW_ORDER}") from None
 
-    def refusal(self, ranks, rows=None, share=1.0):
-        counted_in = self._counted_in
-        if counted_in is None:
-            return None
-        n_samples = np.count_nonzero(counted_in if rows is None else counted_in[rows])
-        center = self._options.get("center", True)
-        return too_few_samples(self.hierarchy, ranks, n_samples, center, share)
 
-    @cached_property
-    def _counted_in(self):
-        """Which samples have a cell and a positive weight; None for chunks, still to be read."""
-        if is_chunks(self._Y):
-            return None
-        found = np.ones(np.shape(self._Y)[0], bool)
-        if self._options.get("missing") == "em":
-            found &= ~np.isnan(as_array(self._Y)).all(axis=1)
-        if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
-            found &= np.asarray(self._weight) > 0
-        return found
+def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generator,
+                 stacklevel: int = 4) -> RankSelection:
+    """`select_ranks` for whatever is fitted; warnings point `stacklevel` calls up."""
+    for name, choices in (("criterion", CRITERIA), ("strategy", STRATEGIES)):
+        if getattr(options, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got"
+                             f" {getattr(options, name)!r}")
+    parts = _parts(fits, options, rng)
+    budget = None if options.candidates is not None else _budget(fits, options, parts)
+    search = Search(fits, options, parts, budget)
+    candidates = search.candidates()
+    with tqdm(total=None if options.greedy else len(candidates), desc="ranks",
+              disable=not options.progress) as search.bar:
+        best = search.best_of(candidates)
+        if options.greedy:
+            search.climb(best)
+    ranks = search.chosen()
+    if ranks is None:
+        raise ValueError(search.why_none())
+    search.warn(stacklevel)
+    return RankSelection(ranks, options.criterion, search.eligible(),
+                         search.fits[ranks][0] if options.refit else None,
+                         bool(options.one_standard_error))
 
-    def n_samples(self, fit):
-        return fit.n_samples
+
+def _parts(fits, options, rng):
+    """All rows, and the folds: each candidate is fitted to each of these parts."""
+    folds = []
+    if options.criterion == "cv":
+        pairs = make_folds(options.folds, options.n_folds, options.shuffle, fits.n_rows(), rng,
+                           fits.row_labels)
+        folds = [Part(*pair, f"fold {k}") for k, pair in enumerate(pairs)]
+    if options.one_standard_error and len(folds) < 2:
+        raise ValueError(
+            'one_standard_error needs criterion="cv" and 2 folds or more to estimate it from')
+    return [Part(), *folds] if options.refit or not folds else folds
 
 
 class Search:
     """Fits candidates, each once, and keeps the fits that may be asked for again."""
 
-    def __init__(self, problem, parts, criterion, one_standard_error, total, bar, allowed):
-        self._problem, self._parts, self._allowed = problem, parts, allowed
-        self._criterion, self._one_standard_error = criterion, one_standard_error
-        self._total, self._bar = total, bar
-        self._records, self._fits = {}, {}
-        self._n_fits, self._unconverged, self._boundary, self._refused = 0, [], [], []
+    def __init__(self, model, options, parts, budget):
+        self.model, self.options, self.parts, self.budget = model, options, parts, budget
+        unbounded = options.candidates is None and not options.generating
+        self.share = DEFAULT_SHARE if unbounded else 1.0
+        self.bar = tqdm(disable=True)
+        self.records, self.fits = {}, {}  # by ranks
+        self.n_fits, self.unconverged, self.at_floor, self.refused = 0, [], [], []
 
-    def eligible(self):
-        """Records of the candidates that may be chosen."""
-        return [record for record in self._records.values()
-                if self._total is None or sum(record.ranks) == self._total]
+    # ---------------------------------------------------------------- candidates
 
-    def better(self, ranks, other):
-        return self._key(ranks) < self._key(other)
+    def candidates(self):
+        """The list, or the grid, or where the greedy walk starts."""
+        options = self.options
+        if options.candidates is not None:
+            if options.generating:
+                raise ValueError(
+                    f"{name_some(options.generating)} generate candidates; candidates are given")
+            listed = _check_candidates(options.candidates, self.model.hierarchy)
+            for i, ranks in enumerate(listed):
+                self._check(ranks, f"candidates[{i}]: ")
+            return listed
+        if options.greedy:
+            start = self.budget.check_start(options.start, self.model.hierarchy)
+            self._check(start, "start: ")
+            return [start]
+        if not {"max_rank", "total_rank", "max_storage"} & set(options.generating):
+            raise ValueError(
+                'strategy="grid" needs max_rank, total_rank or max_storage to be finite')
+        if options.start is not None:
+            raise ValueError('start is where strategy="greedy" starts, not a grid')
+        grid = self.budget.grid()
+        candidates = [ranks for ranks in grid if self._refusal(ranks) is None]
+        if grid and not candidates:
+            self._check(grid[0])
+        return candidates
 
-    def _key(self, ranks):
-        return merit(self._records[ranks], self._criterion)
+    def _refusal(self, ranks):
+        """Why the likelihood of some training part has no maximum, or None."""
+        for part in self.parts:
+            reason = self.model.refusal(ranks, part.train, self.share)
+            if reason is not None:
+                return part.within + reason
+        return None
 
-    def _best(self):
-        return min(self.eligible(), key=lambda record: merit(record, self._criterion), default=None)
-
-    def chosen(self):
-        """Ranks that the criterion chooses of the candidates seen so far."""
-        best = self._best()
-        if best is not None and best.refused:
-            return None
-        if best is None or not self._one_standard_error:
-            return best and best.ranks
-        within = [record for record in self.eligible()
-                  if record.cv_mean >= best.cv_mean - best.cv_se]
-        return min(within, key=lambda record: (record.df, -record.cv_mean)).ranks
+    def _check(self, ranks, what=""):
+        reason = self._refusal(ranks)
+        if reason is not None:
+            raise ValueError(f"{what}{reason}; lower the ranks")
 
     def best_of(self, candidates, parent=None):
         """Fit those candidates that are allowed, from the fits of `parent`; the best of them."""
         best = None
-        for ranks in filter(self._allowed, candidates):
-            if ranks not in self._records:
+        for ranks in candidates:
+            if self._refusal(ranks) is not None:
+                continue
+            if ranks not in self.records:
                 self._evaluate(ranks, parent)
-            if best is None or self.better(ranks, best):
+            if best is None or self._merit(ranks) < self._merit(best):
                 best = ranks
-            self._forget_but({parent, best, self.chosen()})
+            # Nothing starts from other fits; by the one-standard-error rule any may win late.
+            kept = {parent, best, self.chosen()}
+            self.fits = {r: fits if r in kept else fits[:1] for r, fits in self.fits.items()
+                         if r in kept or self.options.one_standard_error}
         return best
 
-    def _forget_but(self, kept):
-        """Drop fits that nothing starts from; by the one-standard-error rule any may win late."""
-        self._fits = {ranks: fits if ranks in kept else fits[:1]
-                      for ranks, fits in self._fits.items()
-                      if ranks in kept or self._one_standard_error}
+    def climb(self, current):
+        """Add, drop or move one factor at a time as long as the criterion falls."""
+        while True:
+            forced = self.budget.exact and sum(current) < self.budget.total
+            for candidates in self.budget.moves(current):
+                best = self.best_of(candidates, current)
+                if best is not None and (forced or self._merit(best) < self._merit(current)):
+                    current = best
+                    break
+            else:
+                return
+
+    # ---------------------------------------------------------------- records
+
+    def _merit(self, ranks):
+        return merit(self.records[ranks], self.options.criterion)
+
+    def eligible(self):
+        """Records of the candidates that may be chosen."""
+        total = self.budget.total if self.options.exact else None
+        return [record for record in self.records.values() if total in (None, sum(record.ranks))]
+
+    def chosen(self):
+        """Ranks that the criterion chooses of the candidates seen so far."""
+        records = self.eligible()
+        best = min(records, key=lambda record: merit(record, self.options.criterion), default=None)
+        if best is None or best.refused:
+            return None
+        if not self.options.one_standard_error:
+            return best.ranks
+        within = [record for record in records if record.cv_mean >= best.cv_mean - best.cv_se]
+        return min(within, key=lambda record: (record.df, -record.cv_mean)).ranks
+
+    def why_none(self):
+        """Why no candidate can be chosen."""
+        records = self.eligible()
+        if not records:
+            return (f"no split of a total rank of {self.budget.total} can be reached whose"
+                    " likelihood has a maximum; lower it")
+        return (f"{counted(len(records), 'candidate')}, and all of them refused: with ranks"
+                f" {records[0].ranks} {records[0].refused}")
+
+    # ---------------------------------------------------------------- one candidate
 
     def _evaluate(self, ranks, parent):
         fits, held_out, refused = [], [], ""
-        for part, (_, test) in enumerate(self._parts):
-            fit, refused = self._fit(ranks, part, parent)
+        for part, near in itertools.zip_longest(self.parts, self.fits.get(parent, ())):
+            fit, refused = self._fit(ranks, part, near)
             fits.append(fit)
             if refused:
-                if test is not None:
-                    refused = f"in the training part of fold {self._fold(part)} {refused}"
+                refused = part.within + refused
                 break
-            if test is not None:
-                held_out.append(self._score(fit, part))
-        self._fits[ranks] = fits
-        self._records[ranks] = self._record(ranks, fits, held_out, refused)
-        self._bar.update()
-        self._bar.set_postfix(ranks=ranks, best=self.chosen(), refresh=False)
+            if part.test is not None:
+                with _naming(f"the test samples of {part.name} cannot be scored"):
+                    held_out.append(self.model.score(fit, part.test))
+        self.fits[ranks] = fits
+        self.records[ranks] = self._record(ranks, fits, held_out, refused)
+        self.bar.update()
+        self.bar.set_postfix(ranks=ranks, best=self.chosen(), refresh=False)
 
-    def _score(self, fit, part):
-        try:
-            return self._problem.score(fit, self._parts[part][1])
-        except ValueError as error:
-            raise ValueError(f"the test samples of fold {self._fold(part)} cannot be scored:"
-                             f" {error}; use fewer folds, or shuffle them") from error
-
-    def _fold(self, part):
-        return part - (self._parts[0] is WHOLE)
-
-    def _fit(self, ranks, part, parent=None):
-        train, _ = self._parts[part]
-        known = self._fits.get(parent, ())
-        near = known[part] if part < len(known) else None
-        if train is None:
-            return self._run(ranks, None, near)
-        try:
-            return self._run(ranks, train, near)
-        except ValueError as error:
-            raise ValueError(
-                f"the {train.size} training samples of fold {self._fold(part)} cannot be fitted:"
-                f" {error}; use fewer folds, or shuffle them"
-            ) from error
-
-    def _run(self, ranks, rows, near):
-        with warnings.catch_warnings(record=True) as caught:
+    def _fit(self, ranks, part, near):
+        """The fit of one candidate to one part, and why it has no maximum ("" where it has)."""
+        what = (nullcontext() if part.train is None else _naming(
+            f"the {part.train.size} training samples of {part.name} cannot be fitted"))
+        with what, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            fit = self._problem.fit(ranks, rows, near)
+            fit = self.model.fit(ranks, part.train, near)
         for warning in caught:
             if not issubclass(warning.category, ConvergenceWarning):
                 warnings.warn_explicit(
                     warning.message, warning.category, warning.filename, warning.lineno)
         if fit.termination == "interrupted":  # not a fit to be compared with others
             raise KeyboardInterrupt
-        self._n_fits += 1
+        self.n_fits += 1
         if not fit.converged:
-            self._unconverged.append(ranks)
-        refused = "".join(str(w.message) for w in caught
-                          if issubclass(w.category, UnboundedWarning))
+            self.unconverged.append(ranks)
+        refused = "".join(str(warning.message) for warning in caught
+                          if issubclass(warning.category, UnboundedWarning))
         if refused:
-            self._refused.append(ranks)
+            self.refused.append(ranks)
         elif len(fit.boundary):
-            self._boundary.append(ranks)
+            self.at_floor.append(ranks)
         return fit, refused
 
     def _record(self, ranks, fits, held_out, refused):
-        h, n_folds = self._problem.hierarchy, 0 if refused else len(held_out)
-        df = self._problem.degrees_of_freedom(ranks)
+        h, n_folds = self.model.hierarchy, 0 if refused else len(held_out)
+        df = self.model.degrees_of_freedom(ranks)
         loglik = aic = bic = math.nan
-        if self._parts[0] is WHOLE and not refused:
-            loglik, n_samples = fits[0].loglik, self._problem.n_samples(fits[0])
+        if self.parts[0].train is None and not refused:
+            loglik, n_samples = fits[0].loglik, self.model.n_samples(fits[0])
             aic = -2 * n_samples * loglik + 2 * df
             bic = -2 * n_samples * loglik + df * math.log(n_samples)
         return RankRecord(
@@ -286,82 +336,116 @@ class Search:
             n_capped=sum(int((h.group_sizes(level) < r).sum()) for level, r in enumerate(ranks)),
             refused=refused)
 
-    def fit_to_all(self, ranks):
-        """The fit of one candidate to all samples."""
-        return self._fits[ranks][0]
-
     def warn(self, stacklevel):
         """One warning for all fits."""
-        told = []
-        for ranks, what in ((self._unconverged, "did not converge (raise max_iter or tol)"),
-                            (self._boundary, "ended with variances at the floor (Heywood cases)"),
-                            (self._refused, "have a likelihood without a maximum (refused)")):
-            if ranks:
-                told.append(f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}")
-        if told:
-            warnings.warn(f"of {counted(self._n_fits, 'fit')}, {'; '.join(told)}",
+        kinds = ((self.unconverged, "did not converge (raise max_iter or tol)"),
+                 (self.at_floor, "ended with variances at the floor (Heywood cases)"),
+                 (self.refused, "have a likelihood without a maximum (refused)"))
+        parts = [f"{len(ranks)} {what}: ranks {name_some(dict.fromkeys(ranks))}"
+                 for ranks, what in kinds if ranks]
+        if parts:
+            warnings.warn(f"of {counted(self.n_fits, 'fit')}, {'; '.join(parts)}",
                           ConvergenceWarning, stacklevel=stacklevel)
 
 
-def greedy(search, start, limits, total, exact):
-    """Add, drop or move one factor at a time as long as the criterion falls."""
-    search.best_of([start])
-    current = start
-    while True:
-        forced = exact and sum(current) < total
-        moves = [_more(current, limits, total)]
-        if not forced:
-            moves.append(_moved(current, limits) + ([] if exact else _fewer(current)))
-        for candidates in moves:
-            best = search.best_of(candidates, current)
-            if best is not None and (forced or search.better(best, current)):
-                current = best
-                break
-        else:
-            return
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Errors say of which part of the data they are."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}; use fewer folds, or shuffle them") from error
 
 
-def _more(ranks, limits, total):
-    if sum(ranks) >= total:
-        return []
-    return [_step(ranks, up=level) for level, r in enumerate(ranks) if r < limits[level]]
+def _check_candidates(candidates: Iterable[Ranks], hierarchy: Hierarchy) -> list[tuple[int, ...]]:
+    candidates = list(candidates)
+    if not candidates:
+        raise ValueError("candidates must hold at least one rank vector, got none")
+    checked = []
+    for i, ranks in enumerate(candidates):
+        try:
+            ranks = check_ranks(ranks, hierarchy)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"candidates[{i}]: {error}{NEW_ORDER}") from None
+        if max(ranks) > hierarchy.n:
+            raise ValueError(
+                f"candidates[{i}]: no rank may exceed hierarchy.n = {hierarchy.n}, got {ranks}")
+        checked.append(ranks)
+    return list(dict.fromkeys(checked))
 
 
-def _fewer(ranks):
-    return [_step(ranks, down=level) for level, r in enumerate(ranks) if r > 0]
+# ---------------------------------------------------------------- what may be generated
 
 
-def _moved(ranks, limits):
-    return [_step(fewer, up=level) for fewer in _fewer(ranks)
-            for level, r in enumerate(fewer) if r < limits[level] and r >= ranks[level]]
+class Budget(NamedTuple):
+    """How far candidates may go."""
+
+    limits: list[int]  # largest rank of each level
+    total: int  # largest total rank
+    exact: bool  # whether the total has to be used up
+
+    def check_start(self, start: Ranks | None, hierarchy: Hierarchy) -> tuple[int, ...]:
+        """Where the greedy walk starts."""
+        if start is None:
+            return (0,) * len(self.limits)
+        ranks: tuple[int, ...] = check_ranks(start, hierarchy)
+        if sum(ranks) > self.total or any(map(operator.gt, ranks, self.limits)):
+            raise ValueError(f"start must lie within ranks {tuple(self.limits)} and total rank"
+                             f" {self.total}, got {ranks}")
+        return ranks
+
+    def moves(self, ranks: tuple[int, ...]) -> list[list[tuple[int, ...]]]:
+        """One factor more at some level; where that does not help, one moved, or one less."""
+        def step(up=None, down=None):
+            return tuple(r + (level == up) - (level == down) for level, r in enumerate(ranks))
+
+        left = sum(ranks) < self.total
+        lower = [level for level, r in enumerate(ranks) if r > 0]
+        higher = [level for level, r in enumerate(ranks) if r < self.limits[level]]
+        more = [step(up) for up in higher] if left else []
+        if self.exact and left:
+            return [more]
+        moved = [step(up, down) for down in lower for up in higher if up != down]
+        return [more, moved + ([] if self.exact else [step(down=down) for down in lower])]
+
+    def grid(self) -> list[tuple[int, ...]]:
+        """All rank vectors within the budget, smallest total first."""
+        def splits(limits, total):
+            if len(limits) == 1:
+                return [(total,)] if total <= limits[0] else []
+            return [(r, *rest) for r in range(min(limits[0], total) + 1)
+                    for rest in splits(limits[1:], total - r)]
+
+        totals = [self.total] if self.exact else range(self.total + 1)
+        return [ranks for total in totals for ranks in splits(self.limits, total)]
 
 
-def _step(ranks, up=None, down=None):
-    return tuple(r + (level == up) - (level == down) for level, r in enumerate(ranks))
-
-
-def _beside(fit, ranks, rng):
-    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`.
-
-    Axes are those of the correlations, which do not depend on units.
-    """
-    h, sd = fit.covariance.hierarchy, np.sqrt(fit.covariance.diagonal().astype(float))
-    near, factors = fit.correlation.principal(), []
-    for level, (F, r) in enumerate(zip(near.factors, ranks, strict=True)):
-        sizes = h.group_sizes(level)[h.labels(level)]
-        new = rng.standard_normal((h.n, max(r - F.shape[1], 0)))
-        new *= np.sqrt(near.D / sizes)[:, None]
-        factors.append(np.concatenate([F[:, :r], new], axis=1) * sd[:, None])
-    return MLR(h, factors, near.D * sd**2)
-
-
-def grid(limits, total, exact):
-    """Rank vectors within the limits whose sum is `total`, or at most that, smallest first."""
-    def splits(limits, total):
-        if len(limits) == 1:
-            return [(total,)] if total <= limits[0] else []
-        return [(r, *rest) for r in range(min(limits[0], total) + 1)
-                for rest in splits(limits[1:], total - r)]
-
-    return list(itertools.chain.from_iterable(
-        splits(limits, R) for R in ([total] if exact else range(total + 1))))
+def _budget(fits, options, parts):
+    """The `Budget` that options and data leave."""
+    h = fits.hierarchy
+    n, L, limits = h.n, h.n_levels, useful_ranks(h)
+    if options.max_rank is not None:
+        wanted = options.max_rank
+        wanted = check_ranks((wanted,) * L if np.ndim(wanted) == 0 else wanted, h)
+        limits = [min(int(h.group_sizes(level).max()) - 1, r) for level, r in enumerate(wanted)]
+    if options.total_rank is not None and options.max_storage is not None:
+        raise ValueError("give total_rank or max_storage, not both")
+    total = asked = sum(limits)
+    if options.total_rank is not None:
+        asked = check_rank(options.total_rank, "total_rank")
+    elif options.max_storage is not None:
+        asked = check_rank(options.max_storage, "max_storage") // n - 1
+        if asked < 0:
+            raise ValueError(f"max_storage must leave room for the {counted(n, 'entry')} of D, got"
+                             f" {options.max_storage}")
+    elif options.exact:
+        raise ValueError("exact=True needs total_rank or max_storage, the budget to use up")
+    if options.exact and asked > total:
+        raise ValueError(f"a total rank of {asked} cannot be used up: the levels hold ranks up to"
+                         f" {tuple(limits)}, {total} in all")
+    total = min(asked, total)
+    largest = fits.largest_total([part.train for part in parts])
+    if options.exact and total > largest:
+        raise ValueError(f"a total rank of {total} cannot be used up: the rows carry"
+                         f" {counted(largest, 'factor')} at most")
+    return Budget(limits, min(total, largest), bool(options.exact))

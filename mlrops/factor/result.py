@@ -1,19 +1,21 @@
-"""`FactorModelResult`: what a fitted factor model knows and can do."""
+"""`FactorModelResult`: a fitted factor model and its methods."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .._common.frames import is_frame
-from .._common.labelled import factor_columns, like_rows, read_samples, with_names
+from .._common.labelled import Samples, like_rows, read_samples, with_names
 from .._common.stored import COUNT, FIT, FLAG, NAMES, Stored, check_fit, floats, maybe
+from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Real
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR
 from . import conditional, divergence
 from .explained import Explained
-from .rotation import loadings_frame, rotate
+from .rotation import RotatedLoadings, loadings_frame, rotate
 from .summary import summarize
 
 __all__ = ["FactorModelResult"]
@@ -38,10 +40,11 @@ class FactorModelResult(Stored, Explained):
         Number of updates.
     converged : bool
     termination : str
-        Why it stopped: ``"tol"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
-        ``"interrupted"``.
+        Why it stopped: ``"tol"`` (called ``"loglik"`` in version 0.1), ``"gradient"``,
+        ``"max_iter"``, ``"callback"`` or ``"interrupted"``.
     boundary : ndarray of int, shape (number of them,)
-        Features whose variance in D stands at the floor (Heywood cases).
+        Features whose variance in D stands at its floor, the smallest value that the fit allows.
+        In such a *Heywood case* the factors explain all of the feature's variance.
     n_samples : int
         Number of samples fitted to.
     n_evaluations : int
@@ -72,18 +75,18 @@ class FactorModelResult(Stored, Explained):
     """
 
     covariance: MLR
-    mean: np.ndarray
+    mean: FloatArray
     loglik: float
-    loglik_trace: np.ndarray = field(repr=False)
+    loglik_trace: FloatArray = field(repr=False)
     n_iter: int
     converged: bool
     termination: str
-    boundary: np.ndarray
+    boundary: IntArray
     n_samples: int
     n_evaluations: int = 0
     gradient_norm: float = math.nan
-    feature_names: tuple | None = None
-    capped: tuple = ()
+    feature_names: tuple[str, ...] | None = None
+    capped: tuple[tuple[int, int, int], ...] = ()
     mean_is_estimated: bool = True
 
     stored_fields = FIT | {"mean": floats(1), "n_samples": COUNT, "feature_names": maybe(NAMES),
@@ -102,13 +105,18 @@ class FactorModelResult(Stored, Explained):
         check_fit(given, ["loglik_trace"], A.ranks, A.hierarchy.group_counts)
         return fit
 
-    def _rows(self, Y, missing=False):
+    @property
+    def n_features(self) -> int:
+        """Number of features n."""
+        return self.mean.size
+
+    def _samples(self, Y: Any, missing: bool = False) -> Samples:
         """Data as `Samples`; every method that takes data takes it from here."""
         return read_samples(Y, self.feature_names, self.mean.size, missing)
 
     # ---------------------------------------------------------------- data under the model
 
-    def score_samples(self, Y):
+    def score_samples(self, Y: Data) -> Any:
         """Log-likelihood of each sample.
 
         Parameters
@@ -122,11 +130,11 @@ class FactorModelResult(Stored, Explained):
         loglik : ndarray or Series, shape (N,)
             A Series for a DataFrame; 0 for a sample without an observed cell.
         """
-        Y_in_order = self._rows(Y, missing=True).values
-        return like_rows(Y, conditional.loglik_samples(self.covariance, self.mean, Y_in_order),
+        in_order = self._samples(Y, missing=True).values
+        return like_rows(Y, conditional.loglik_samples(self.covariance, self.mean, in_order),
                          "loglik")
 
-    def score(self, Y):
+    def score(self, Y: Data) -> float:
         """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
@@ -137,10 +145,12 @@ class FactorModelResult(Stored, Explained):
         -------
         float
         """
-        Y = self._rows(Y, missing=True).values
-        return conditional.average(conditional.loglik_samples(self.covariance, self.mean, Y), Y)
+        in_order = self._samples(Y, missing=True).values
+        loglik = conditional.loglik_samples(self.covariance, self.mean, in_order)
+        return conditional.average(loglik, in_order)
 
-    def scores(self, Y, level=None, *, covariance=False, method="posterior"):
+    def scores(self, Y: Data, level: int | None = None, *, covariance: bool = False,
+               method: str = "posterior") -> Any:
         r"""Scores of the factors in each sample.
 
         Parameters
@@ -188,32 +198,9 @@ class FactorModelResult(Stored, Explained):
         >>> bool(abs(r) > 0.95), cov.shape
         (True, (1, 1, 1))
         """
-        means, spreads = self._factors(Y, level, method)
-        means = self._named_scores(Y, means, level)
-        if not covariance:
-            return means if level is None else means[0]
-        return (means, spreads()) if level is None else (means[0], spreads()[0])
+        return conditional.factor_scores(self, Y, level, method, covariance=covariance)
 
-    def _factors(self, Y, level, method):
-        """Scores (N, p_l, r_l) a level, and what gives their covariances."""
-        h = self.covariance.hierarchy
-        levels = range(h.n_levels) if level is None else (h._level(level),)
-        X = (self._rows(Y).values - self.mean).T
-        factors = self.covariance.scores(X, method)
-        means = tuple(np.moveaxis(factors.mean(at), 2, 0) for at in levels)
-        return means, lambda: tuple(factors.covariance(at) for at in levels)
-
-    def _named_scores(self, Y, scores, level):
-        """Scores, an array a level, as frames where Y is one."""
-        if not is_frame(Y):
-            return scores
-        A = self.covariance
-        levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
-        return tuple(like_rows(Y, z.reshape(len(z), -1),
-                               factor_columns(A.hierarchy, at, A.ranks[at]))
-                     for at, z in zip(levels, scores, strict=True))
-
-    def sample(self, size=None, random_state=None):
+    def sample(self, size: int | None = None, random_state: RandomState = None) -> Any:
         """Draw from the fitted normal distribution.
 
         Parameters
@@ -233,7 +220,7 @@ class FactorModelResult(Stored, Explained):
 
     # ---------------------------------------------------------------- against a known truth
 
-    def expected_loglik(self, true_covariance, true_mean=None):
+    def expected_loglik(self, true_covariance: Any, true_mean: Labels | None = None) -> float:
         r"""Expected log-likelihood of a new sample from a known normal distribution.
 
         Parameters
@@ -274,7 +261,7 @@ class FactorModelResult(Stored, Explained):
         return divergence.expected_loglik(
             self.covariance, self.mean, true_covariance, true_mean, self.feature_names)
 
-    def kl_divergence(self, true_covariance, true_mean=None):
+    def kl_divergence(self, true_covariance: Any, true_mean: Labels | None = None) -> float:
         """Kullback-Leibler divergence of the fitted distribution from a known normal one.
 
         Parameters
@@ -297,8 +284,9 @@ class FactorModelResult(Stored, Explained):
 
     # ---------------------------------------------------------------- reading the factors
 
-    def rotate(self, method="varimax", level=None, *, normalize=True, power=4.0, max_iter=1000,
-               tol=1e-9):
+    def rotate(self, method: str = "varimax", level: int | Sequence[int] | None = None, *,
+               normalize: bool = True, power: float = 4.0, max_iter: int = 1000,
+               tol: float = 1e-9) -> RotatedLoadings:
         r"""Rotate the factors of every group towards loadings that are easy to read.
 
         Parameters
@@ -361,7 +349,7 @@ class FactorModelResult(Stored, Explained):
         """
         return rotate(self, method, level, normalize, power, max_iter, tol)
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """Loadings, variances and communalities as a pandas DataFrame, one row a feature.
 
         Returns
@@ -371,7 +359,7 @@ class FactorModelResult(Stored, Explained):
         """
         return loadings_frame(self, self.covariance.factors)
 
-    def summary(self, max_factors=20, top=5):
+    def summary(self, max_factors: int = 20, top: int = 5) -> str:
         """The fit as a readable text, less than 80 columns wide.
 
         Parameters
@@ -390,7 +378,7 @@ class FactorModelResult(Stored, Explained):
 
     # ---------------------------------------------------------------- given some of the cells
 
-    def impute(self, Y, return_std=False):
+    def impute(self, Y: Data, return_std: bool = False) -> Any:
         """Fill missing cells with their conditional means given the observed cells of their sample.
 
         Parameters
@@ -418,12 +406,12 @@ class FactorModelResult(Stored, Explained):
         >>> bool(np.isclose(((filled - Y)[gone] / std[gone]).std(), 1, atol=0.1))
         True
         """
-        samples = self._rows(Y, missing=True)
+        samples = self._samples(Y, missing=True)
         found = conditional.impute(self.covariance, self.mean, samples.values, return_std)
         found = tuple(map(samples.back, found if return_std else (found,)))
         return found if return_std else found[0]
 
-    def condition(self, observed):
+    def condition(self, observed: Labels | Real) -> conditional.Conditional:
         """Distribution of the other features given some.
 
         Parameters
@@ -437,9 +425,22 @@ class FactorModelResult(Stored, Explained):
         Conditional
             With ``observed``, ``missing``, ``covariance`` (an `MLR`), ``mean_map`` (an operator,
             ``Σ_mo Σ_oo⁻¹``) and ``mean(y)``.
+
+        Raises
+        ------
+        ValueError
+            All features are observed or none, repeated features, names not known or shared.
+        IndexError
+            Feature numbers out of range.
+
+        Notes
+        -----
+        Given the observed features the others are normal with mean
+        ``μ_m + Σ_mo Σ_oo⁻¹ (y_o - μ_o)`` and a covariance on what the tree leaves of them, with the
+        same ranks: neither is ever dense.
         """
         return conditional.condition(self.covariance, self.mean, observed, self.feature_names)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"<FactorModelResult: loglik {self.loglik:.6g} a sample,"
                 f" {counted(self.n_iter, 'iteration')}, {self.termination}, {self.covariance!r}>")

@@ -2,15 +2,22 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._common.cached import cached_property
 from .._common.convergence import ConvergenceWarning
 from .._common.optional import import_pandas
+from .._common.typing import Data, FloatArray
 from .._common.validate import check_rank
 from .._common.wording import name_some
 from ..operators.mlr import MLR
+from .conditional import factor_scores
+
+if TYPE_CHECKING:
+    from .result import FactorModelResult
 
 __all__ = ["RotatedLoadings", "loadings_frame", "rotate"]
 
@@ -33,7 +40,7 @@ class RotatedLoadings:
     fit : FactorModelResult
         The model whose factors were rotated.
     method : str
-        What `rotate` was asked for.
+        The method asked for.
     loadings : tuple of L ndarray, shapes (n, r_l)
         Λ_l, feature order.  Columns of each group longest first, the entry of largest magnitude
         positive, as in `MLR.principal`.
@@ -57,20 +64,20 @@ class RotatedLoadings:
     True
     """
 
-    fit: object
+    fit: "FactorModelResult"
     method: str
-    loadings: tuple
-    rotation: tuple
-    factor_covariance: tuple
+    loadings: tuple[FloatArray, ...]
+    rotation: tuple[FloatArray, ...]
+    factor_covariance: tuple[FloatArray, ...]
     converged: bool
 
     @property
-    def oblique(self):
+    def oblique(self) -> bool:
         """Whether the rotated factors are correlated (bool)."""
         return self.method == "promax"
 
     @cached_property
-    def covariance(self):
+    def covariance(self) -> MLR:
         """Σ as an `MLR`: with the rotated loadings as factors where they are orthogonal."""
         fitted = self.fit.covariance
         if self.oblique:
@@ -80,7 +87,7 @@ class RotatedLoadings:
                                 check_finite=False)
 
     @property
-    def result(self):
+    def result(self) -> "FactorModelResult":
         """The fitted model with the rotated factors, a `FactorModelResult`.
 
         Raises
@@ -91,11 +98,10 @@ class RotatedLoadings:
         if self.oblique:
             raise ValueError(
                 f"{self.method} gives correlated factors, which no FactorModelResult holds; use"
-                " loadings, factor_covariance and scores of the rotation itself"
-            )
+                " loadings, factor_covariance and scores of the rotation itself")
         return dataclasses.replace(self.fit, covariance=self.covariance)
 
-    def scores(self, Y, level=None, *, method="posterior"):
+    def scores(self, Y: Data, level: int | None = None, *, method: str = "posterior") -> Any:
         """Scores of the rotated factors, ``Φ Tᵀ z`` with the scores z of the model's own.
 
         Parameters
@@ -108,24 +114,21 @@ class RotatedLoadings:
         scores : ndarray, shape (N, p_l, r_l), or DataFrame
             A tuple of L arrays for ``level=None``; DataFrames for a DataFrame.
         """
-        scores, _ = self.fit._factors(Y, level, method)
-        levels = range(len(scores)) if level is None else (level,)
-        scores = tuple(
-            np.einsum("tgr,grs->tgs", z, self.rotation[at] @ self.factor_covariance[at])
-            for at, z in zip(levels, scores, strict=True))
-        scores = self.fit._named_scores(Y, scores, level)
-        return scores if level is None else scores[0]
+        axes = [np.matmul(T, Phi)
+                for T, Phi in zip(self.rotation, self.factor_covariance, strict=True)]
+        return factor_scores(self.fit, Y, level, method, axes=axes)
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """The loadings as a pandas DataFrame; see `FactorModelResult.to_frame`."""
         return loadings_frame(self.fit, self.loadings)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         state = "" if self.converged else ", not converged"
         return f"<RotatedLoadings by {self.method}{state}: {self.fit.covariance!r}>"
 
 
-def rotate(fit, method, level, normalize, power, max_iter, tol):
+def rotate(fit: "FactorModelResult", method: str, level: int | Sequence[int] | None,
+           normalize: bool, power: float, max_iter: int, tol: float) -> RotatedLoadings:
     """Rotate a fitted model; see `FactorModelResult.rotate`."""
     if method not in ORTHOMAX:
         raise ValueError(f"method must be one of {', '.join(map(repr, ORTHOMAX))}, got {method!r}")
@@ -136,22 +139,26 @@ def rotate(fit, method, level, normalize, power, max_iter, tol):
     max_iter = check_rank(max_iter, "max_iter")
     h = fit.covariance.hierarchy
     chosen = range(h.n_levels) if level is None else [h._level(x) for x in np.atleast_1d(level)]
-    power = power if method == "promax" else None
 
     loadings, rotation, factor_covariance, at_rest = [], [], [], True
     for at, F in enumerate(fit.covariance.factors):
-        turned, T, Phi = np.array(F), *_identities(h.group_counts[at], F.shape[1], F.dtype)
-        if at in chosen and F.shape[1]:
+        rotated, r = np.array(F), F.shape[1]
+        T, Phi = np.tile(np.eye(r, dtype=F.dtype), (2, h.group_counts[at], 1, 1))
+        if at in chosen and r:
             F = h._gather(F)
             Lambda = np.empty_like(F)
-            for rows, groups in _batches(h, at, F.shape[1]):
+            for rows, groups in _batches(h, at, r):
                 B = F[rows].astype(float)
-                Q, rested = _rotation(B, ORTHOMAX[method], normalize, power, max_iter, tol)
-                Lambda[rows], T[groups], Phi[groups] = _in_order(B, *Q)
+                found, rested = _rotation(B, method, normalize, power, max_iter, tol)
+                Lambda[rows], T[groups], Phi[groups] = _in_order(B, *found)
                 at_rest &= rested
-                _check_axes(Phi, groups, at)
-            turned = h._scatter(Lambda)
-        loadings.append(turned)
+                bad = groups[np.isnan(Phi[groups, 0, 0])]
+                if bad.size:
+                    raise np.linalg.LinAlgError(
+                        f"promax finds dependent axes at level {at} (group {name_some(bad)}); lower"
+                        " the power or rotate that level orthogonally")
+            rotated = h._scatter(Lambda)
+        loadings.append(rotated)
         rotation.append(T)
         factor_covariance.append(Phi)
     if not at_rest:
@@ -159,21 +166,6 @@ def rotate(fit, method, level, normalize, power, max_iter, tol):
                       " max_iter or tol", ConvergenceWarning, stacklevel=3)
     return RotatedLoadings(fit, method, tuple(loadings), tuple(rotation),
                            tuple(factor_covariance), at_rest)
-
-
-def _check_axes(Phi, groups, level):
-    bad = groups[np.isnan(Phi[groups, 0, 0])]
-    if bad.size:
-        raise np.linalg.LinAlgError(
-            f"promax finds dependent axes at level {level} (group {name_some(bad)}); lower the"
-            " power or rotate that level orthogonally"
-        )
-
-
-def _identities(p, r, dtype):
-    eyes = np.zeros((2, p, r, r), dtype)
-    eyes[:, :, np.arange(r), np.arange(r)] = 1
-    return eyes
 
 
 def _batches(hierarchy, level, r):
@@ -186,13 +178,13 @@ def _batches(hierarchy, level, r):
             yield batch, np.searchsorted(offsets, batch[:, 0])
 
 
-def _rotation(B, gamma, normalize, power, max_iter, tol):
+def _rotation(B, method, normalize, power, max_iter, tol):
     """((T, Φ), whether all came to rest) for groups of loadings B (g, m, r)."""
     if normalize:  # rows of unit length (Kaiser); rows of zeros stay
         lengths = np.sqrt(np.square(B).sum(axis=2, keepdims=True))
         B = np.divide(B, lengths, out=np.zeros_like(B), where=lengths > 0)
-    T, rested = _orthomax(B, gamma, max_iter, tol)
-    if power is None:
+    T, rested = _orthomax(B, ORTHOMAX[method], max_iter, tol)
+    if method != "promax":
         return (T, np.broadcast_to(np.eye(T.shape[1]), T.shape)), rested
     U, Phi = _promax(np.matmul(B, T), power)
     return (np.matmul(T, U), Phi), rested
@@ -293,10 +285,9 @@ def _in_order(B, T, Phi):
     return columns(Lambda), columns(T), columns(columns(Phi).swapaxes(1, 2))
 
 
-def loadings_frame(fit, loadings):
+def loadings_frame(fit: "FactorModelResult", loadings: Sequence[FloatArray]) -> Any:
     """Loadings, one array (n, r_l) a level, with variance and communality, as a DataFrame."""
     pd = import_pandas()
-
     columns = [(f"level {level}", f"factor {k}")
                for level, F in enumerate(loadings) for k in range(F.shape[1])]
     data = np.column_stack([*loadings, fit.covariance.D, fit.communalities])

@@ -1,161 +1,40 @@
 """`select_ranks`: ranks by information criteria or held-out likelihood."""
 
 import math
-import operator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import scipy.sparse
 
-from .._common.given import read_given
-from .._common.optional import import_pandas
-from .._common.validate import as_real, check_rank
-from .._common.wording import counted, name_some
-from ..operators.mlr import MLR, check_ranks
+from .._common.cached import cached_property
+from .._common.given import as_array, read_given
+from .._common.typing import Data, Labels, RandomState, Ranks
+from .._common.validate import as_real
+from .._common.wording import name_some
+from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from ..tree.reading import tree_of
-from .folds import make_folds
-from .limits import useful_ranks
-from .rank_search import WHOLE, FactorFits, RankRecord, Search, greedy, grid, merit
+from .conditional import average, loglik_samples
+from .criteria import degrees_of_freedom
+from .factor_model import fit_factor_model
+from .limits import too_few_samples
+from .rank_search import RankOptions, choose_ranks, in_new_order, order_in_errors
+from .rank_table import CRITERIA, RankRecord, RankSelection
 
-__all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "choose_ranks", "select_ranks"]
+__all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "select_ranks"]
 
-# Share of the samples' dimensions that factors may take unless the user names a budget: with N = 8
-# of 40 features that have one factor, BIC falls to the last rank, at half of the dimensions, too.
-DEFAULT_SHARE = 0.25
-CRITERIA = ("bic", "aic", "cv")
-STRATEGIES = ("greedy", "grid")
-
-
-class RankOptions(NamedTuple):
-    """How ranks are chosen, see `select_ranks`."""
-
-    candidates: Any = None
-    criterion: str = "bic"
-    strategy: str = "greedy"
-    max_rank: Any = None
-    total_rank: int | None = None
-    max_storage: int | None = None
-    exact: bool = False
-    start: Any = None
-    n_folds: int = 5
-    shuffle: bool = True
-    folds: Any = None
-    one_standard_error: bool = False
-    refit: bool = True
-    progress: bool = False
-
-    @property
-    def generates(self):
-        """Names of the options given that generate candidates."""
-        names = "max_rank", "total_rank", "max_storage", "start"
-        return [*(name for name in names if getattr(self, name) is not None),
-                *(["exact"] if self.exact else [])]
+BLOCK = 1000  # samples scored at a time
 
 
-@dataclass(frozen=True, repr=False)
-class RankSelection:
-    """Ranks chosen for a model; what `select_ranks` and `select_sur_ranks` return.
-
-    Attributes
-    ----------
-    ranks : tuple of L int
-        The chosen ranks, coarsest level first.
-    criterion : {"bic", "aic", "cv"}
-        What chose them.
-    table : list of RankRecord
-        One record a candidate, in the order in which they were tried: ``ranks``, ``storage``,
-        ``df``, ``loglik``, ``aic``, ``bic``, ``cv_mean``, ``cv_se``, ``n_iter``, ``converged``,
-        ``n_capped``, ``refused``.  NaN stands for what was not computed.
-    fit : FactorModelResult, SURResult or None
-        The fit with the chosen ranks to all samples; None with ``refit=False``.
-    one_standard_error : bool
-        Whether the simplest candidate within one standard error of the best was chosen.
-
-    Examples
-    --------
-    >>> from mlrops import select_ranks
-    >>> from mlrops.datasets import simulate_factor_model
-    >>> Y = simulate_factor_model(12, 2, n_samples=400, random_state=0).Y
-    >>> selection = select_ranks(Y, candidates=range(4))
-    >>> selection
-    <RankSelection: ranks (2,), the best of 4 candidates by bic>
-    >>> selection.table[2].df  # 12·2 - 1 loadings, D, mean
-    47
-    >>> selection.to_frame()["df"].tolist()
-    [24, 36, 47, 57]
-    """
-
-    ranks: tuple
-    criterion: str
-    table: list = field(repr=False)
-    fit: object
-    one_standard_error: bool = False
-
-    def to_frame(self):
-        """The table as a pandas DataFrame, one row a candidate."""
-        pd = import_pandas()
-
-        return pd.DataFrame(self.table, columns=RankRecord._fields)
-
-    def summary(self, limit=20):
-        """The table as text, best candidates first, the chosen one marked by a star.
-
-        Parameters
-        ----------
-        limit : int or None, optional
-            Number of candidates shown; the chosen one always is.
-
-        Returns
-        -------
-        str
-        """
-        ordered = sorted(self.table, key=lambda record: merit(record, self.criterion))
-        shown = [record for i, record in enumerate(ordered)
-                 if limit is None or i < limit or record.ranks == self.ranks]
-        columns = ["ranks", "storage", "df", "loglik", "aic", "bic", "cv_mean", "cv_se", "n_iter"]
-        held_out = any(not math.isnan(record.cv_mean) for record in self.table)
-        if not held_out:
-            columns = [name for name in columns if not name.startswith("cv")]
-        rows = [["", *columns, ""]]
-        for record in shown:
-            notes = [] if record.converged else ["not converged"]
-            if record.n_capped:
-                notes.append(f"{counted(record.n_capped, 'group')} capped")
-            if record.refused:
-                notes.append("refused: no maximum")
-            rows.append(["*" if record.ranks == self.ranks else "",
-                         *(_text(getattr(record, name), name) for name in columns),
-                         ", ".join(notes)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rule = ", one-standard-error rule" if self.one_standard_error else ""
-        lines = [f"Ranks by {self.criterion}{rule}: {self.ranks} of {len(self.table)} candidates"]
-        for mark, ranks, *numbers, notes in rows:
-            cells = [text.rjust(w) for text, w in zip(numbers, widths[2:-1], strict=True)]
-            line = "  ".join([mark.ljust(1), ranks.ljust(widths[1]), *cells, notes])
-            lines.append(line.rstrip())
-        if len(shown) < len(ordered):
-            lines.append(f"   and {len(ordered) - len(shown)} more")
-        return "\n".join(lines)
-
-    def __repr__(self):
-        how = ("the simplest within a standard error of the best" if self.one_standard_error
-               else "the best")
-        return (f"<RankSelection: ranks {self.ranks}, {how} of {len(self.table)} candidates"
-                f" by {self.criterion}>")
-
-
-def _text(value, name):
-    if name in ("aic", "bic"):
-        return f"{value:.2f}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strategy="greedy",
-                 max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
-                 n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
-                 progress=False, random_state=None, **fit_options):
+def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
+                 hierarchy: Hierarchy | Labels | None = None, *, criterion: str = "bic",
+                 strategy: str = "greedy", max_rank: Ranks | None = None,
+                 total_rank: int | None = None, max_storage: int | None = None,
+                 exact: bool = False, start: Ranks | None = None, n_folds: int = 5,
+                 shuffle: bool = True, folds: Any = None, one_standard_error: bool = False,
+                 refit: bool = True, progress: bool = False, random_state: RandomState = None,
+                 **fit_options: Any) -> RankSelection:
     r"""Choose the ranks of `fit_factor_model` by BIC, AIC or held-out likelihood.
 
     Candidates are listed, or generated under a budget: all of them (``strategy="grid"``) or by a
@@ -166,11 +45,11 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     Y : array_like, DataFrame or sparse matrix, shape (N, n)
         Data, one sample a row.  With a hierarchy, BIC and AIC take whatever `fit_factor_model`
         takes; held-out likelihood takes data whose rows can be selected.
-    hierarchy : Hierarchy or labels, optional
-        Tree of the features, as in `fit_factor_model`; default one level with one group.
     candidates : sequence of (sequence of int), optional
         Rank vectors to compare, coarsest level first; for one level also plain numbers, such as
         ``range(10)``.  Excludes the options that generate candidates.
+    hierarchy : Hierarchy or labels, optional
+        Tree of the features, as in `fit_factor_model`; default one level with one group.
     criterion : {"bic", "aic", "cv"}, optional
         ``-2 N loglik + df log N``, ``-2 N loglik + 2 df``, or the average log-likelihood of samples
         left out of the fit (mean included), averaged over folds.
@@ -224,8 +103,8 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     Warns
     -----
     ConvergenceWarning
-        Once, with the number of fits that did not converge, have variances at the floor or a
-        likelihood without a maximum.
+        Once, with the numbers of fits that did not converge, that have variances at the floor, and
+        whose likelihood has no maximum.
 
     Notes
     -----
@@ -266,216 +145,121 @@ def select_ranks(Y, hierarchy=None, candidates=None, *, criterion="bic", strateg
     >>> from mlrops.datasets import simulate_mlr
     >>> h = Hierarchy.balanced(40, [1, 4])
     >>> sim = simulate_mlr(h, ranks=(2, 1), n_samples=300, random_state=0)
-    >>> selection = select_ranks(sim.Y, h, random_state=0)
+    >>> selection = select_ranks(sim.Y, hierarchy=h, random_state=0)
     >>> selection.ranks, selection.fit.covariance.ranks
     ((2, 1), (2, 1))
-    >>> splits = select_ranks(sim.Y, h, total_rank=3, exact=True, strategy="grid", criterion="cv")
+    >>> splits = select_ranks(sim.Y, hierarchy=h, total_rank=3, exact=True, strategy="grid",
+    ...                       criterion="cv")
     >>> [record.ranks for record in splits.table], splits.ranks
     ([(0, 3), (1, 2), (2, 1), (3, 0)], (2, 1))
     """
-    _check_fit_options(fit_options)
-    given = read_given(Y, fit_options.get("sample_weight"), peek=False)
-    if given.weights is not None:
-        fit_options["sample_weight"] = as_real(given.weights, "sample_weight")
-    if given.kind != "chunks":
-        hierarchy = tree_of(hierarchy, given.names, given.n)
-    elif not isinstance(hierarchy, Hierarchy):
-        _shape(Y)  # says that chunks need one
-    Y = given.values  # names are those of the hierarchy from here on, masked cells are NaN
-    rng = np.random.default_rng(random_state)
-    how = RankOptions(
+    candidates, hierarchy = in_new_order("select_ranks", candidates, hierarchy)
+    options = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
-    return choose_ranks(
-        FactorFits(Y, hierarchy, fit_options, rng), how, lambda: _shape(Y)[0], rng,
-        rows=given.labels)
+    rng = np.random.default_rng(random_state)
+    return choose_ranks(FactorFits(Y, hierarchy, fit_options, rng), options, rng)
 
 
-def choose_ranks(problem, how, count_rows, rng, *, rows=None, carried=None, stacklevel=4):
-    """`select_ranks` for whatever is fitted, see `rank_search`, and `RankOptions`.
+class FactorFits:
+    """Fits of factor models to rows of Y, with options of `fit_factor_model`; a `RankedFits`.
 
-    `count_rows` is called where folds have to be cut, `rows` are labels of the rows; `carried`, if
-    given, returns for the training parts (arrays of row numbers, or None for all) the largest total
-    rank to be generated.  Warnings point `stacklevel` calls up from where they are raised.
+    Data, tree and weights are checked and matched by name when the object is made.  From then on
+    names are those of the hierarchy, and masked cells are NaN.
     """
-    hierarchy, candidates = problem.hierarchy, how.candidates
-    _check_choice(how.criterion, CRITERIA, "criterion")
-    _check_choice(how.strategy, STRATEGIES, "strategy")
-    parts, pairs = [WHOLE], []
-    if how.criterion == "cv":
-        pairs = make_folds(how.folds, how.n_folds, how.shuffle, count_rows(), rng, rows)
-        parts = [*(parts if how.refit else []), *pairs]
-    maxima = _Maxima(problem, parts, 1.0)
-    if how.one_standard_error and len(pairs) < 2:
-        raise ValueError(
-            'one_standard_error needs criterion="cv" and 2 folds or more to estimate it from')
-    if candidates is not None:
-        if how.generates:
+
+    def __init__(self, Y, hierarchy, options, rng):
+        if isinstance(options.get("init"), MLR):
+            raise ValueError("init must not be an operator: it has ranks of its own")
+        single = [name for name in ("checkpoint", "resume") if options.get(name)]
+        if single:
             raise ValueError(
-                f"{name_some(how.generates)} generate candidates; candidates are given")
-        candidates = _check_candidates(candidates, hierarchy)
-        for i, ranks in enumerate(candidates):
-            maxima.check(ranks, f"candidates[{i}]: ")
-    else:
-        if not how.generates:  # nobody says how far to go
-            maxima = _Maxima(problem, parts, DEFAULT_SHARE)
-        limits, total = _check_budget(hierarchy, how)
-        if carried is not None:
-            total = _check_carried(carried([train for train, _ in parts]), total, how.exact)
-        if how.strategy == "grid":
-            if not set(how.generates) & {"max_rank", "total_rank", "max_storage"}:
-                raise ValueError(
-                    'strategy="grid" needs max_rank, total_rank or max_storage to be finite')
-            if how.start is not None:
-                raise ValueError('start is where strategy="greedy" starts, not a grid')
-            every = grid(limits, total, how.exact)
-            candidates = list(filter(maxima.exists, every))
-            if every and not candidates:
-                maxima.check(every[0])
-        else:
-            start = _check_start(how.start, hierarchy, limits, total)
-            maxima.check(start, "start: ")
+                f"{name_some(single)}: an option of one fit, not of a choice among many")
+        given = read_given(Y, options.get("sample_weight"), peek=False)
+        self._Y, self._is_chunks = given.values, given.kind == "chunks"
+        self._options, self._rng, self.row_labels = options, rng, given.labels
+        self._weight = None if given.weights is None else as_real(given.weights, "sample_weight")
+        if not self._is_chunks:
+            with order_in_errors(hierarchy):
+                hierarchy = tree_of(hierarchy, given.names, given.n)
+        elif not isinstance(hierarchy, Hierarchy):
+            self.n_rows()  # says that chunks need one
+        self.hierarchy = hierarchy
 
-    eligible = total if how.exact else None
-    with tqdm(total=None if candidates is None else len(candidates), desc="ranks",
-              disable=not how.progress) as bar:
-        search = Search(problem, parts, how.criterion, how.one_standard_error, eligible, bar,
-                        maxima.exists)
-        if candidates is None:
-            greedy(search, start, limits, total, how.exact)
-        else:
-            search.best_of(candidates)
-    ranks = search.chosen()
-    if ranks is None:
-        raise ValueError(_why_none(search.eligible(), total if how.exact else None))
-    fit = search.fit_to_all(ranks) if how.refit else None
-    search.warn(stacklevel)
-    return RankSelection(ranks, how.criterion, search.eligible(), fit, bool(how.one_standard_error))
-
-
-# ---------------------------------------------------------------- what may be asked for
-
-
-class _Maxima:
-    """Whether the likelihoods of all training parts have a maximum, by the number of samples."""
-
-    def __init__(self, problem, parts, share):
-        self._problem, self._parts, self._share = problem, parts, share
-
-    def exists(self, ranks):
-        return self._refusal(ranks) is None
-
-    def check(self, ranks, what=""):
-        refusal = self._refusal(ranks)
-        if refusal is not None:
-            raise ValueError(f"{what}{refusal}; lower the ranks")
-
-    def _refusal(self, ranks):
-        for part, (train, _) in enumerate(self._parts):
-            found = self._problem.refusal(ranks, train, self._share)
-            if found is not None:
-                fold = part - (self._parts[0] is WHOLE)
-                return found if train is None else f"in the training part of fold {fold} {found}"
-        return None
-
-
-def _why_none(records, total):
-    """Why no candidate can be chosen."""
-    if not records:
-        return (f"no split of a total rank of {total} can be reached whose likelihood has a"
-                " maximum; lower it")
-    refused = records[0]
-    return (f"{counted(len(records), 'candidate')}, and all of them refused: with ranks"
-            f" {refused.ranks} {refused.refused}")
-
-
-def _shape(Y):
-    try:
-        N, n = np.shape(Y)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "Y must be an array, DataFrame or sparse matrix of samples by features, got"
-            f" {type(Y).__name__}; chunks of rows can be compared on a given hierarchy, by BIC or"
-            " AIC"
-        ) from None
-    return N, n
-
-
-def _check_choice(value, choices, name):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_fit_options(options):
-    if isinstance(options.get("init"), MLR):
-        raise ValueError("init must not be an operator: it has ranks of its own")
-    single = [name for name in ("checkpoint", "resume") if options.get(name)]
-    if single:
-        raise ValueError(f"{name_some(single)}: an option of one fit, not of a choice among many")
-
-
-def _check_candidates(candidates, hierarchy):
-    candidates = list(candidates)
-    if not candidates:
-        raise ValueError("candidates must hold at least one rank vector, got none")
-    checked = []
-    for i, ranks in enumerate(candidates):
+    def n_rows(self):
         try:
-            ranks = check_ranks(ranks, hierarchy)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"candidates[{i}]: {error}") from None
-        if max(ranks) > hierarchy.n:
+            N, _ = np.shape(self._Y)
+        except (TypeError, ValueError):
             raise ValueError(
-                f"candidates[{i}]: no rank may exceed hierarchy.n = {hierarchy.n}, got {ranks}")
-        checked.append(ranks)
-    return list(dict.fromkeys(checked))
+                "Y must be an array, DataFrame or sparse matrix of samples by features, got"
+                f" {type(self._Y).__name__}; chunks of rows can be compared on a given hierarchy,"
+                " by BIC or AIC") from None
+        return N
+
+    def _take(self, rows):
+        Y = self._Y
+        return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else np.asarray(Y)[rows]
+
+    def fit(self, ranks, rows=None, near=None):
+        options = dict(self._options)
+        if near is not None and not {"init", "n_init"} & options.keys():
+            options["init"] = _beside(near, ranks, self._rng)
+        if self._weight is not None:
+            options["sample_weight"] = self._weight if rows is None else self._weight[rows]
+        Y = self._Y if rows is None else self._take(rows)
+        return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
+
+    def score(self, fit, rows):
+        """Average log-likelihood of samples, some rows at a time: they are made dense."""
+        loglik, cells = np.empty(rows.size), np.zeros((rows.size, 1))
+        for first in range(0, rows.size, BLOCK):
+            block = slice(first, first + BLOCK)
+            Y = self._take(rows[block])
+            Y = fit._samples(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
+            loglik[block] = loglik_samples(fit.covariance, fit.mean, Y)
+            cells[block][np.isnan(Y).all(axis=1)] = np.nan
+        return average(loglik, cells, None if self._weight is None else self._weight[rows])
+
+    def degrees_of_freedom(self, ranks):
+        return degrees_of_freedom(self.hierarchy, ranks, mean=self._options.get("center", True))
+
+    def refusal(self, ranks, rows=None, share=1.0):
+        counted_in = self._counted_in
+        if counted_in is None:
+            return None
+        n_samples = np.count_nonzero(counted_in if rows is None else counted_in[rows])
+        center = self._options.get("center", True)
+        return too_few_samples(self.hierarchy, ranks, n_samples, center, share)
+
+    @cached_property
+    def _counted_in(self):
+        """Which samples have a cell and a positive weight; None for chunks, still to be read."""
+        if self._is_chunks:
+            return None
+        found = np.ones(np.shape(self._Y)[0], bool)
+        if self._options.get("missing") == "em":
+            found &= ~np.isnan(as_array(self._Y)).all(axis=1)
+        if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
+            found &= self._weight > 0
+        return found
+
+    def n_samples(self, fit):
+        return fit.n_samples
+
+    def largest_total(self, parts):
+        return math.inf  # `refusal` says where the likelihood has no maximum
 
 
-def _check_budget(hierarchy, how):
-    """Largest rank of each level and in total."""
-    n, L = hierarchy.n, hierarchy.n_levels
-    max_rank, total_rank, max_storage = how.max_rank, how.total_rank, how.max_storage
-    limits = useful_ranks(hierarchy)
-    if max_rank is not None:
-        limits = [int(hierarchy.group_sizes(level).max()) - 1 for level in range(L)]
-        wanted = check_ranks((max_rank,) * L if np.ndim(max_rank) == 0 else max_rank, hierarchy)
-        limits = list(map(min, limits, wanted))
-    if total_rank is not None and max_storage is not None:
-        raise ValueError("give total_rank or max_storage, not both")
-    if how.exact and total_rank is None and max_storage is None:
-        raise ValueError("exact=True needs total_rank or max_storage, the budget to use up")
-    total = sum(limits)
-    if total_rank is not None:
-        wanted = check_rank(total_rank, "total_rank")
-    elif max_storage is not None:
-        wanted = check_rank(max_storage, "max_storage") // n - 1
-        if wanted < 0:
-            raise ValueError(
-                f"max_storage must leave room for the {counted(n, 'entry')} of D, got"
-                f" {max_storage}")
-    else:
-        return limits, total
-    if how.exact and wanted > total:
-        raise ValueError(
-            f"a total rank of {wanted} cannot be used up: the levels hold ranks up to"
-            f" {tuple(limits)}, {total} in all"
-        )
-    return limits, min(wanted, total)
+def _beside(fit, ranks, rng):
+    """A start with the given ranks near a fit with other ones; see the notes of `select_ranks`.
 
-
-def _check_carried(most, total, exact):
-    """The largest total rank that the data carry, too."""
-    if exact and total > most:
-        raise ValueError(f"a total rank of {total} cannot be used up: the rows carry"
-                         f" {counted(most, 'factor')} at most")
-    return min(total, most)
-
-
-def _check_start(start, hierarchy, limits, total):
-    if start is None:
-        return (0,) * hierarchy.n_levels
-    start = check_ranks(start, hierarchy)
-    if sum(start) > total or any(map(operator.gt, start, limits)):
-        raise ValueError(
-            f"start must lie within ranks {tuple(limits)} and total rank {total}, got {start}")
-    return start
+    Axes are those of the correlations, which do not depend on units.
+    """
+    h, sd = fit.covariance.hierarchy, np.sqrt(fit.covariance.diagonal().astype(float))
+    near, factors = fit.correlation.principal(), []
+    for level, (F, r) in enumerate(zip(near.factors, ranks, strict=True)):
+        sizes = h.group_sizes(level)[h.labels(level)]
+        new = rng.standard_normal((h.n, max(r - F.shape[1], 0)))
+        new *= np.sqrt(near.D / sizes)[:, None]
+        factors.append(np.concatenate([F[:, :r], new], axis=1) * sd[:, None])
+    return MLR(h, factors, near.D * sd**2)

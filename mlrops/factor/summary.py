@@ -3,20 +3,23 @@
 import itertools
 import math
 import textwrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._common.text import WIDTH, paragraph, short, side_by_side, title
 from .._common.wording import name_some
 
+if TYPE_CHECKING:
+    from .result import FactorModelResult
+
 __all__ = ["summarize"]
 
 
-def summarize(fit, max_factors, top):
+def summarize(fit: "FactorModelResult", max_factors: int, top: int) -> str:
     """The text of `FactorModelResult.summary`."""
     rule = "=" * WIDTH
-    parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit),
-             *_remarks(fit)]
+    parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit), *_remarks(fit)]
     if max_factors:
         parts += _factors(fit, max_factors, top)
     return "\n".join([*parts, rule])
@@ -29,7 +32,7 @@ def _facts(fit):
         ("Features", f"{h.n:,}"),
         ("Samples", f"{fit.n_samples:,}"),
         ("Levels", f"{h.n_levels}"),
-        ("Factors", f"{_n_factors(fit):,}"),
+        ("Factors", f"{np.dot(h.group_counts, fit.covariance.ranks):,}"),
         ("Updates", f"{fit.n_iter:,}"),
         ("Evaluations", f"{fit.n_evaluations:,}"),
         ("Converged", "yes" if fit.converged else "no"),
@@ -45,11 +48,6 @@ def _facts(fit):
          else f"{fit.gradient_norm:.2g}"),
     ]
     return side_by_side(left, right)
-
-
-def _n_factors(fit):
-    return sum(p * r for p, r in zip(fit.covariance.hierarchy.group_counts, fit.covariance.ranks,
-                                     strict=True))
 
 
 def _levels(fit):
@@ -71,9 +69,9 @@ def _remarks(fit):
     """Variances at the floor, and groups too small for their rank."""
     names = fit.feature_names
     if len(fit.boundary):
-        who = [i if names is None else short(names[i]) for i in fit.boundary]
-        yield from paragraph(f"Variances at the floor (Heywood cases): {len(who):,}"
-                              f" ({name_some(who)})")
+        at_floor = [i if names is None else short(names[i]) for i in fit.boundary]
+        yield from paragraph(f"Variances at the floor (Heywood cases): {len(at_floor):,}"
+                              f" ({name_some(at_floor)})")
     if fit.capped:
         groups = [f"level {level} group {g}" for level, g, _ in fit.capped]
         yield from paragraph(f"Groups of fewer features than the rank: {len(groups):,}"
@@ -88,7 +86,9 @@ def _factors(fit, max_factors, top):
     yield "-" * WIDTH
     yield "level, group, factor: largest loadings, in standard deviations of the feature"
     for line in lines[:max_factors]:
-        yield from _wrapped(f"  {line}", indent=" " * 6)
+        glued = f"  {line}".replace(" ", "\0").replace(",\0", ", ")  # broken after commas only
+        for part in textwrap.wrap(glued, WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False):
+            yield part.replace("\0", " ")
     if len(lines) > max_factors:
         yield "  ... and more factors"
 
@@ -98,24 +98,14 @@ def _loadings(fit, top):
     h, names = fit.covariance.hierarchy, fit.feature_names
     sd = np.sqrt(fit.covariance.diagonal())
     for level, F in enumerate(fit.covariance.factors):
+        groups = h.names(level)
         for group in range(h.group_counts[level] if F.any() else 0):
             features = h.features(level, group)
+            name = group if groups is None else short(groups[group])
             for k in range(F.shape[1]):
                 loadings = F[features, k] / sd[features]
                 first = np.argsort(-np.abs(loadings), kind="stable")[:top]
                 if loadings.any():
-                    yield f"{level}, {_group(h, level, group)}, {k}: " + ", ".join(
+                    yield f"{level}, {name}, {k}: " + ", ".join(
                         f"{short(i if names is None else names[i])} {x:+.2f}"
                         for i, x in zip(features[first], loadings[first], strict=True))
-
-
-def _wrapped(text, indent=""):
-    """Lines broken after commas only."""
-    glued = text.replace(" ", "\0").replace(",\0", ", ")
-    for line in textwrap.wrap(glued, WIDTH, subsequent_indent=indent, break_on_hyphens=False):
-        yield line.replace("\0", " ")
-
-
-def _group(hierarchy, level, group):
-    names = hierarchy.names(level)
-    return str(group) if names is None else short(names[group])

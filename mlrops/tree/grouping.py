@@ -5,38 +5,44 @@ order and, for each level, the offsets at which its groups begin.
 """
 
 import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._common.typing import IntArray, Labels
 from .._common.wording import counted, name_some
 
-__all__ = [
-    "as_integer",
-    "as_integers",
-    "as_levels",
-    "check_counts",
-    "check_even_counts",
-    "check_nested",
-    "check_offsets",
-    "check_permutation",
-    "cut_linkage",
-    "factorize",
-    "factorize_all",
-    "nest_labels",
-]
+__all__ = ["as_integer", "check_tree", "cut_linkage", "nest_labels", "split_evenly"]
+
+Boundaries: TypeAlias = list[IntArray]
 
 
 # ---------------------------------------------------------------- a permutation and offsets
 
 
-def as_integer(value, what):
+def as_integer(value: Any, what: str) -> int:
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{what} must be an integer, got {value!r}") from None
 
 
-def as_integers(x, what):
+def check_tree(permutation: Any, boundaries: Any,
+               in_order: bool = False) -> tuple[IntArray, Boundaries]:
+    """New arrays of a tree from what is given; with `in_order` the features stay in their order."""
+    levels = _as_levels(boundaries)
+    if in_order:
+        permutation = np.arange(max(levels[0][-1], 0) if levels[0].size else 0)
+    order = _as_integers(permutation, "permutation")
+    _check_permutation(order)
+    for level, offsets in enumerate(levels):
+        _check_offsets(offsets, level, order.size)
+    _check_nested(levels)
+    return order, levels
+
+
+def _as_integers(x, what):
     """A new intp array of one dimension; whole floats pass, fractions and NaN do not."""
     try:
         array = np.asarray(x)
@@ -54,43 +60,37 @@ def as_integers(x, what):
     return whole
 
 
-def check_permutation(permutation):
+def _check_permutation(permutation):
     n = permutation.size
     if n == 0:
         raise ValueError("a hierarchy needs at least one feature, got an empty permutation")
     outside = np.flatnonzero((permutation < 0) | (permutation >= n))
     if outside.size:
-        raise ValueError(
-            f"permutation must hold each of the features 0 to {n - 1} once, got"
-            f" {permutation[outside[0]]} at position {outside[0]}"
-        )
+        raise ValueError(f"permutation must hold each of the features 0 to {n - 1} once, got"
+                         f" {permutation[outside[0]]} at position {outside[0]}")
     times = np.bincount(permutation, minlength=n)
     if (times != 1).any():
         repeated = np.flatnonzero(times > 1)[0]
         positions = np.flatnonzero(permutation == repeated)[:2]
-        raise ValueError(
-            f"permutation must hold each of the features 0 to {n - 1} once: feature {repeated} is"
-            f" repeated (positions {positions[0]} and {positions[1]}), feature"
-            f" {np.flatnonzero(times == 0)[0]} is missing"
-        )
+        raise ValueError(f"permutation must hold each of the features 0 to {n - 1} once: feature"
+                         f" {repeated} is repeated (positions {positions[0]} and {positions[1]}),"
+                         f" feature {np.flatnonzero(times == 0)[0]} is missing")
 
 
-def as_levels(boundaries):
+def _as_levels(boundaries):
     try:
         levels = list(boundaries)
     except TypeError:
         levels = None
     if levels is None or any(np.ndim(b) == 0 for b in levels if not isinstance(b, (list, tuple))):
-        raise TypeError(
-            "boundaries must be a sequence with one array of offsets a level (a single level is"
-            f" [[0, ..., n]]), got {boundaries!r:.60}"
-        )
+        raise TypeError("boundaries must be a sequence with one array of offsets a level (a single"
+                        f" level is [[0, ..., n]]), got {boundaries!r:.60}")
     if not levels:
         raise ValueError("boundaries must hold at least one level, got none")
-    return [as_integers(b, f"boundaries[{level}]") for level, b in enumerate(levels)]
+    return [_as_integers(b, f"boundaries[{level}]") for level, b in enumerate(levels)]
 
 
-def check_offsets(offsets, level, n):
+def _check_offsets(offsets, level, n):
     if offsets.size < 2 or offsets[0] != 0 or offsets[-1] != n:
         got = f"{offsets[0]} to {offsets[-1]}" if offsets.size else "no offsets"
         raise ValueError(f"boundaries[{level}] must run from 0 to n = {n} (features), got {got}")
@@ -99,30 +99,24 @@ def check_offsets(offsets, level, n):
         group = np.flatnonzero(steps <= 0)[0]
         begin, end = offsets[group : group + 2]
         problem = "is empty" if begin == end else "ends before it begins"
-        raise ValueError(
-            f"boundaries[{level}] must increase: group {group} of level {level} {problem}"
-            f" (offsets {begin} and {end})"
-        )
+        raise ValueError(f"boundaries[{level}] must increase: group {group} of level {level}"
+                         f" {problem} (offsets {begin} and {end})")
 
 
-def check_nested(boundaries):
+def _check_nested(boundaries):
     for level in range(1, len(boundaries)):
         fine, cut = boundaries[level], _not_in(boundaries[level - 1], boundaries[level])
         if not cut.size:
             continue
         backwards = boundaries[::-1]
         if not any(_not_in(a, b).size for a, b in zip(backwards[:-1], backwards[1:], strict=True)):
-            raise ValueError(
-                "boundaries are given fine to coarse; levels go coarse to fine: pass"
-                " boundaries[::-1]"
-            )
+            raise ValueError("boundaries are given fine to coarse; levels go coarse to fine: pass"
+                             " boundaries[::-1]")
         at = boundaries[level - 1][cut[0]]
         group = np.searchsorted(fine, at) - 1
-        raise ValueError(
-            f"level {level} does not nest in level {level - 1}: its group {group} (offsets"
-            f" {fine[group]} to {fine[group + 1]}) crosses the boundary {at} between groups"
-            f" {cut[0] - 1} and {cut[0]} of level {level - 1}"
-        )
+        raise ValueError(f"level {level} does not nest in level {level - 1}: its group {group}"
+                         f" (offsets {fine[group]} to {fine[group + 1]}) crosses the boundary {at}"
+                         f" between groups {cut[0] - 1} and {cut[0]} of level {level - 1}")
 
 
 def _not_in(coarse, fine):
@@ -133,35 +127,22 @@ def _not_in(coarse, fine):
 # ---------------------------------------------------------------- labels of one level
 
 
-def factorize(labels, what, names=None):
+def _factorize(labels: Labels, what: str,
+              names: Sequence[str] | None = None) -> tuple[IntArray, list[Any]]:
     """Number the distinct labels of one level in their order.
 
-    Parameters
-    ----------
-    labels : array_like, shape (n,)
-        Anything array-like, or a pandas Categorical (Series), whose own order of categories counts.
-    what : str
-        How an error calls this array.
-    names : sequence of str, optional
-        Names of the features, for errors.
-
-    Returns
-    -------
-    codes : ndarray of intp, shape (n,)
-        ``values[codes[i]]`` is the label of feature i.
-    values : list
-        The k labels that occur, in order.
+    Returns codes (n,) and the k labels that occur, in order: ``values[codes[i]]`` is the label of
+    feature i.  The order of a pandas Categorical is its own.  Errors call the array `what`, and the
+    features by their `names`.
     """
     codes, values = _codes(labels, what)
     missing = np.flatnonzero(codes < 0)
     if missing.size:
         if names is not None and len(names) == codes.size:
             missing = np.array(names, object)[missing]
-        raise ValueError(
-            f"{what}: the label is missing (None, NaN, NA or NaT) for {missing.size} of"
-            f" {counted(codes.size, 'feature')} ({name_some(missing)}); drop these features or"
-            " give them a label of their own"
-        )
+        raise ValueError(f"{what}: the label is missing (None, NaN, NA or NaT) for {missing.size}"
+                         f" of {counted(codes.size, 'feature')} ({name_some(missing)}); drop these"
+                         " features or give them a label of their own")
     used, codes = np.unique(codes, return_inverse=True)
     return codes, [values[c] for c in used]
 
@@ -187,35 +168,30 @@ def _codes(labels, what):
 
 def _label_array(labels, what):
     if isinstance(labels, (str, bytes, dict, set, frozenset)) or not hasattr(labels, "__iter__"):
-        raise TypeError(
-            f"{what} must be an array with one label for each feature, got {type(labels).__name__}"
-            f" {labels!r:.60}"
-        )
+        raise TypeError(f"{what} must be an array with one label for each feature, got"
+                        f" {type(labels).__name__} {labels!r:.60}")
     if hasattr(labels, "__array__"):
         array = np.asarray(labels)
     else:
         # Through objects: asarray would turn [1, "a"] and ["a", nan] into strings without a word.
         array = np.fromiter(labels, dtype=object)
     if array.ndim != 1:
-        raise ValueError(
-            f"{what} must be one-dimensional, got shape {array.shape}; pass one array a level:"
-            " from_labels(coarse, fine)"
-        )
+        raise ValueError(f"{what} must be one-dimensional, got shape {array.shape}; pass one array"
+                         " a level: from_labels(coarse, fine)")
     if array.dtype.kind not in "biufSUMmOT":
         raise TypeError(f"{what} must hold strings, numbers or dates, got dtype {array.dtype}")
     return array.astype(object) if array.dtype.kind == "T" else array
 
 
 def _object_codes(array, what):
-    index = {}
+    index, codes, at = {}, np.empty(array.size, np.intp), 0
     try:
-        codes = np.fromiter((index.setdefault(v, len(index)) for v in array), np.intp, array.size)
+        for at, label in enumerate(array):
+            codes[at] = index.setdefault(label, len(index))
     except TypeError:
-        at = next(i for i, v in enumerate(array) if not _hashable(v))
-        raise TypeError(
-            f"{what} must hold labels such as strings or integers, got a {type(array[at]).__name__}"
-            f" at feature {at}; pass one array a level: from_labels(coarse, fine)"
-        ) from None
+        raise TypeError(f"{what} must hold labels such as strings or integers, got a"
+                        f" {type(array[at]).__name__} at feature {at}; pass one array a level:"
+                        " from_labels(coarse, fine)") from None
     values = list(index)
     present = [i for i, v in enumerate(values) if not _is_missing(v)]
     try:
@@ -223,24 +199,16 @@ def _object_codes(array, what):
     except TypeError:
         example = {type(values[i]).__name__: values[i] for i in reversed(present)}
         kinds = " and ".join(f"{kind} (such as {v!r})" for kind, v in sorted(example.items()))
-        raise TypeError(
-            f"{what} holds labels that cannot be sorted: {kinds}; convert them to one type, or pass"
-            " a pandas Categorical, which has an order of its own"
-        ) from None
+        raise TypeError(f"{what} holds labels that cannot be sorted: {kinds}; convert them to one"
+                        " type, or pass a pandas Categorical, which has an order of its"
+                        " own") from None
     rank = np.full(len(values), -1, dtype=np.intp)
     rank[present] = np.arange(len(present))
     return rank[codes], [values[i] for i in present]
 
 
-def _hashable(value):
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_missing(value):
+def _is_missing(value: Any) -> bool:
+    """Whether this is no label: None, NaN, NaT or NA."""
     # pandas' NA refuses to be compared, so it is known by the name of its type.
     return value is None or type(value).__name__ == "NAType" or bool(value != value)
 
@@ -248,146 +216,107 @@ def _is_missing(value):
 # ---------------------------------------------------------------- labels of all levels
 
 
-def factorize_all(labels, names=None):
-    """Codes and values of `factorize` for one array of labels a level, of one length n > 0."""
-    if not labels:
+def nest_labels(levels: Sequence[Labels], features: Sequence[str] | None, qualify: bool,
+                first_level: int) -> tuple[IntArray, Boundaries, list[tuple[Any, ...]]]:
+    """Permutation, boundaries and names of groups from one array of labels a level.
+
+    A group is a path of labels, coarse to fine.  Paths are numbered level by level, sorted by
+    parent and then by label, so the groups of every level come out contiguous under one stable
+    sort.  With `qualify` one label may stand under several parents.  For errors: `features` are
+    names, `first_level` is the level of the hierarchy that ``levels[0]`` becomes.
+    """
+    if not levels:
         raise ValueError("from_labels needs one array of labels a level, got none")
-    codes, values = zip(
-        *(factorize(x, f"labels[{j}]", names) for j, x in enumerate(labels)), strict=True
-    )
+    codes, values = zip(*(_factorize(x, f"labels[{j}]", features) for j, x in enumerate(levels)),
+                        strict=True)
     n = codes[0].size
     for j, code in enumerate(codes):
         if code.size != n:
-            raise ValueError(
-                "every level needs one label for each feature: labels[0] has"
-                f" {counted(n, 'entry')}, labels[{j}] has {code.size}"
-            )
+            raise ValueError("every level needs one label for each feature: labels[0] has"
+                             f" {counted(n, 'entry')}, labels[{j}] has {code.size}")
     if n == 0:
         raise ValueError("a hierarchy needs at least one feature, got empty labels")
-    return codes, values
-
-
-def nest_labels(codes, values, qualify, first_level):
-    """Nested groups from the labels of every level, coarse to fine.
-
-    A group is a path of labels.  Paths are numbered level by level, sorted by parent and then by
-    label, so the groups of every level come out contiguous under one stable sort.
-
-    Parameters
-    ----------
-    codes : list of L ndarray (n,)
-    values : list of L lists
-        As `factorize` returns them.
-    qualify : bool
-        Whether one label may stand under several parents.
-    first_level : int
-        Number of the hierarchy's level that ``codes[0]`` becomes (for errors).
-
-    Returns
-    -------
-    permutation : ndarray of intp, shape (n,)
-    boundaries : list of L ndarray (p_l + 1,)
-    names : list of L tuples (p_l)
-    """
-    path = np.zeros(codes[0].size, dtype=np.intp)
-    boundaries, names = [], []
+    path = np.zeros(n, dtype=np.intp)
+    boundaries: Boundaries = []
+    names: list[tuple[Any, ...]] = []
     for j, (code, labels) in enumerate(zip(codes, values, strict=True)):
-        pairs, path, sizes = np.unique(
-            path * len(labels) + code, return_inverse=True, return_counts=True
-        )
+        pairs, path, sizes = np.unique(path * len(labels) + code, return_inverse=True,
+                                       return_counts=True)
         parent, label = np.divmod(pairs, len(labels))
         if len(pairs) > len(labels) and not qualify:
-            _refuse_two_parents(parent, label, labels, names[-1], j, first_level, codes, values)
+            torn = np.flatnonzero(np.bincount(label) > 1)
+            one, other = (names[-1][p] for p in parent[label == torn[0]][:2])
+            level = first_level + j
+            more = f" (and {torn.size - 1} more labels of this level)" if torn.size > 1 else ""
+            raise ValueError(f"label {labels[torn[0]]!r} of level {level} (labels[{j}]) stands"
+                             f" under two parents of level {level - 1}: {one!r} and {other!r}"
+                             f"{more}; {_advice(codes, values)}")
         boundaries.append(np.concatenate(([0], np.cumsum(sizes))))
         names.append(tuple(labels[c] for c in label))
     return np.argsort(path, kind="stable"), boundaries, names
 
 
-def _refuse_two_parents(parent, label, labels, parent_names, j, first_level, codes, values):
-    torn = np.flatnonzero(np.bincount(label) > 1)
-    one, other = parent[label == torn[0]][:2]
-    level = first_level + j
-    more = f" (and {torn.size - 1} more labels of this level)" if torn.size > 1 else ""
-    if _nests(codes[::-1], values[::-1]):
-        advice = (
-            "the labels nest the other way round, so they were given fine to coarse: pass the"
-            " coarsest first (qualify=True would read every label as a path and split the groups)"
-        )
-    else:
-        advice = (
-            "if equal labels under different parents mean different groups, pass qualify=True;"
-            " otherwise correct the labels"
-        )
-    raise ValueError(
-        f"label {labels[torn[0]]!r} of level {level} (labels[{j}]) stands under two parents of"
-        f" level {level - 1}: {parent_names[one]!r} and {parent_names[other]!r}{more}; {advice}"
-    )
-
-
-def _nests(codes, values):
-    """Whether each label of a level has one parent in the level before."""
-    return all(
-        np.unique(coarse * len(values[j + 1]) + fine).size == len(values[j + 1])
-        for j, (coarse, fine) in enumerate(zip(codes[:-1], codes[1:], strict=True))
-    )
+def _advice(codes, values):
+    """What to do about labels that do not nest."""
+    fine_first = zip(codes[1:], codes[:-1], values[:-1], strict=True)
+    if all(np.unique(coarse * len(labels) + fine).size == len(labels)
+           for coarse, fine, labels in fine_first):
+        return ("the labels nest the other way round, so they were given fine to coarse: pass the"
+                " coarsest first (qualify=True would read every label as a path and split the"
+                " groups)")
+    return ("if equal labels under different parents mean different groups, pass qualify=True;"
+            " otherwise correct the labels")
 
 
 # ---------------------------------------------------------------- numbers of groups
 
 
-def check_counts(group_counts, n):
+def _check_counts(group_counts: Iterable[int], n: int) -> list[int]:
     """The numbers of groups as ints: each between 1 and n, none less than the one before."""
     try:
         counts = list(group_counts)
     except TypeError:
-        raise TypeError(
-            f"group_counts must be a sequence with one number a level, got {group_counts!r}"
-        ) from None
+        raise TypeError("group_counts must be a sequence with one number a level, got"
+                        f" {group_counts!r}") from None
     if not counts:
         raise ValueError("group_counts must hold at least one level, got an empty sequence")
     for level, p in enumerate(counts):
         if isinstance(p, (bool, np.bool_)) or not isinstance(p, (int, np.integer)):
             raise TypeError(f"group_counts[{level}] must be an integer, got {p!r}")
         if not 1 <= p <= n:
-            raise ValueError(
-                f"group_counts[{level}] must lie between 1 and the number of features, {n}; got {p}"
-            )
+            raise ValueError(f"group_counts[{level}] must lie between 1 and the number of features,"
+                             f" {n}; got {p}")
     counts = [int(p) for p in counts]
     falls = [level for level in range(1, len(counts)) if counts[level] < counts[level - 1]]
     if falls:
         level = falls[0]
-        advice = (
-            "; the counts were given fine to coarse: pass the coarsest level first"
-            if counts == sorted(counts, reverse=True)
-            else ""
-        )
-        raise ValueError(
-            "group_counts must not decrease from coarse to fine, got"
-            f" {counted(counts[level], 'group')} at level {level} after {counts[level - 1]} at"
-            f" level {level - 1}{advice}"
-        )
+        advice = ("; the counts were given fine to coarse: pass the coarsest level first"
+                  if counts == sorted(counts, reverse=True) else "")
+        raise ValueError("group_counts must not decrease from coarse to fine, got"
+                         f" {counted(counts[level], 'group')} at level {level} after"
+                         f" {counts[level - 1]} at level {level - 1}{advice}")
     return counts
 
 
-def check_even_counts(n, group_counts):
-    """n and group counts as integers, each count a multiple of the one before."""
+def split_evenly(n: int, group_counts: Iterable[int]) -> Boundaries:
+    """Offsets of groups of nearly equal size; each count must be a multiple of the one before."""
     n = as_integer(n, "n")
     if n < 1:
         raise ValueError(f"a hierarchy needs at least one feature, got n = {n}")
-    counts = check_counts(group_counts, n)
+    counts = _check_counts(group_counts, n)
     for level, (p, q) in enumerate(zip(counts[:-1], counts[1:], strict=True)):
         if q % p:
-            raise ValueError(
-                f"each group count must divide the next one: {p} groups of level {level} cannot"
-                f" be split evenly into {q} groups of level {level + 1}"
-            )
-    return n, counts
+            raise ValueError(f"each group count must divide the next one: {p} groups of level"
+                             f" {level} cannot be split evenly into {q} groups of level"
+                             f" {level + 1}")
+    # i n // p = (i k) n // (p k): an offset of p groups is one of p k groups, so levels nest.
+    return [np.arange(p + 1) * n // p for p in counts]
 
 
 # ---------------------------------------------------------------- a linkage
 
 
-def cut_linkage(Z, group_counts):
+def cut_linkage(Z: Any, group_counts: Iterable[int]) -> tuple[IntArray, Boundaries]:
     """Cut a linkage into ``group_counts[l]`` clusters a level.
 
     Row i of Z merges two clusters into cluster n + i.  Undoing the last p - 1 merges leaves p
@@ -402,15 +331,15 @@ def cut_linkage(Z, group_counts):
     """
     children, sizes = _read_linkage(Z)
     n = len(children) + 1
-    counts = check_counts(group_counts, n)
+    counts = _check_counts(group_counts, n)
 
     # Top down: a cluster begins where its left child begins, and its right child follows.
-    start = [0] * (2 * n - 1)
+    first = [0] * (2 * n - 1)
     for i in range(n - 2, -1, -1):
         left, right = children[i]
-        start[left] = start[n + i]
-        start[right] = start[n + i] + sizes[left]
-    start = np.array(start, dtype=np.intp)
+        first[left] = first[n + i]
+        first[right] = first[n + i] + sizes[left]
+    start = np.array(first, dtype=np.intp)
     parent = np.full(2 * n - 1, 2 * n - 1, dtype=np.intp)  # the root's parent is never undone last
     parent[np.ravel(children).astype(np.intp)] = np.repeat(np.arange(n, 2 * n - 1), 2)
 
@@ -430,10 +359,8 @@ def _read_linkage(Z):
     if Z.dtype.kind not in "fiu":
         raise TypeError(f"Z must be a numeric linkage array, got dtype {Z.dtype}")
     if Z.ndim != 2 or Z.shape[1] != 4:
-        raise ValueError(
-            "Z must have shape (n - 1, 4) as scipy.cluster.hierarchy.linkage returns it, got"
-            f" {Z.shape}"
-        )
+        raise ValueError("Z must have shape (n - 1, 4) as scipy.cluster.hierarchy.linkage returns"
+                         f" it, got {Z.shape}")
     merges = len(Z)
     n = merges + 1
     ids, heights, sizes = Z[:, :2], Z[:, 2], Z[:, 3]
@@ -445,9 +372,8 @@ def _read_linkage(Z):
     ]:
         if wrong.any():
             i = np.flatnonzero(wrong)[0]
-            raise ValueError(
-                f"Z is not a linkage: merge {i} must have {expected}, got {Z[i].tolist()}"
-            )
+            raise ValueError(f"Z is not a linkage: merge {i} must have {expected}, got"
+                             f" {Z[i].tolist()}")
     ids = ids.astype(np.intp)
     used = np.bincount(ids.ravel(), minlength=2 * n - 1)
     if (used > 1).any():
@@ -462,8 +388,6 @@ def _read_linkage(Z):
     wrong = np.flatnonzero(sizes != np.array(held[n:]))
     if wrong.size:
         i = wrong[0]
-        raise ValueError(
-            f"Z is not a linkage: merge {i} says it holds {counted(sizes[i], 'feature', 'g')}, its"
-            f" clusters hold {held[n + i]}"
-        )
+        raise ValueError(f"Z is not a linkage: merge {i} says it holds"
+                         f" {counted(sizes[i], 'feature', 'g')}, its clusters hold {held[n + i]}")
     return children, held

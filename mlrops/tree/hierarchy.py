@@ -5,24 +5,16 @@ group of every level stand next to each other.  So a tree over n features is one
 for each level, the offsets at which its groups begin; nothing is a node object, and n may be 10⁷.
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._common.cached import cached_property
 from .._common.stored import NAMES, Stored, integers, maybe, tuple_of
+from .._common.typing import IntArray, Labels, Vector
 from .._common.wording import counted, name_some
-from .grouping import (
-    as_integer,
-    as_integers,
-    as_levels,
-    check_even_counts,
-    check_nested,
-    check_offsets,
-    check_permutation,
-    cut_linkage,
-    factorize_all,
-    nest_labels,
-)
+from .grouping import as_integer, check_tree, cut_linkage, nest_labels, split_evenly
 from .labels import check_names, read_levels
 from .layout import TreeLayout, frozen
 from .text import describe
@@ -73,23 +65,19 @@ class Hierarchy(Stored, TreeLayout):
     array([2])
     """
 
-    def __init__(self, permutation, boundaries):
-        permutation = as_integers(permutation, "permutation")
-        check_permutation(permutation)
-        boundaries = as_levels(boundaries)
-        for level, offsets in enumerate(boundaries):
-            check_offsets(offsets, level, permutation.size)
-        check_nested(boundaries)
-        self._set(permutation, boundaries, None, None)
+    def __init__(self, permutation: Vector, boundaries: Iterable[Vector]):
+        self._set(*check_tree(permutation, boundaries))
 
-    def _set(self, permutation, boundaries, names, feature_names):
+    def _set(self, permutation, boundaries, names=None, feature_names=None):
         self._permutation = frozen(permutation)
         self._boundaries = tuple(frozen(offsets) for offsets in boundaries)
         self._names = names or (None,) * len(self._boundaries)
         self._feature_names = feature_names
 
     @classmethod
-    def _make(cls, permutation, boundaries, names=None, feature_names=None):
+    def _make(cls, permutation: IntArray | None, boundaries: Sequence[IntArray],
+              names: Sequence[tuple[Any, ...] | None] | None = None,
+              feature_names: tuple[str, ...] | None = None) -> "Hierarchy":
         """Wrap arrays known to be a tree, unchecked and uncopied; permutation None is identity."""
         self = cls.__new__(cls)
         if permutation is None:
@@ -116,7 +104,8 @@ class Hierarchy(Stored, TreeLayout):
     # ---------------------------------------------------------------- constructors
 
     @classmethod
-    def from_labels(cls, *labels, root=True, qualify=False):
+    def from_labels(cls, *labels: Labels, root: bool = True,
+                    qualify: bool = False) -> "Hierarchy":
         """Build a tree from one array of group labels a level, coarse to fine.
 
         Parameters
@@ -169,17 +158,16 @@ class Hierarchy(Stored, TreeLayout):
         >>> Hierarchy.from_labels({"AAPL": "tech", "JPM": "bank"})
         Hierarchy(n=2, n_levels=2, group_counts=(1, 2), features AAPL, JPM)
         """
-        labels, feature_names = read_levels(labels)
-        codes, values = factorize_all(labels, feature_names)
-        root = bool(root)
-        permutation, boundaries, names = nest_labels(codes, values, qualify, first_level=int(root))
-        if root:
-            boundaries = [np.array([0, permutation.size]), *boundaries]
-            names = [None, *names]
-        return cls._make(permutation, boundaries, tuple(names), feature_names)
+        levels, feature_names = read_levels(labels)
+        permutation, boundaries, names = nest_labels(levels, feature_names, qualify, bool(root))
+        if not root:
+            return cls._make(permutation, boundaries, tuple(names), feature_names)
+        return cls._make(permutation, [np.array([0, permutation.size]), *boundaries],
+                         (None, *names), feature_names)
 
     @classmethod
-    def from_boundaries(cls, boundaries, permutation=None):
+    def from_boundaries(cls, boundaries: Iterable[Vector],
+                        permutation: Vector | None = None) -> "Hierarchy":
         """Build a tree from offsets; features stay in their order unless a permutation is given.
 
         Parameters
@@ -203,13 +191,10 @@ class Hierarchy(Stored, TreeLayout):
         >>> Hierarchy.from_boundaries([[0, 6], [0, 2, 6], [0, 1, 2, 6]])
         Hierarchy(n=6, n_levels=3, group_counts=(1, 2, 3))
         """
-        if permutation is None:
-            boundaries = as_levels(boundaries)
-            permutation = np.arange(max(boundaries[0][-1], 0)) if boundaries[0].size else []
-        return cls(permutation, boundaries)
+        return cls._make(*check_tree(permutation, boundaries, in_order=permutation is None))
 
     @classmethod
-    def flat(cls, n):
+    def flat(cls, n: int) -> "Hierarchy":
         """One level of one group that holds all features: the ordinary factor model.
 
         Parameters
@@ -230,7 +215,7 @@ class Hierarchy(Stored, TreeLayout):
         return cls.balanced(n, [1])
 
     @classmethod
-    def balanced(cls, n, group_counts):
+    def balanced(cls, n: int, group_counts: Iterable[int]) -> "Hierarchy":
         """Split n features, in their order, into groups of nearly equal size.
 
         Parameters
@@ -259,12 +244,10 @@ class Hierarchy(Stored, TreeLayout):
         >>> h.group_sizes(2)
         array([2, 3, 2, 3])
         """
-        n, counts = check_even_counts(n, group_counts)
-        # i n // p = (i k) n // (p k): an offset of p groups is one of p k groups, so levels nest.
-        return cls._make(None, [np.arange(p + 1) * n // p for p in counts])
+        return cls._make(None, split_evenly(n, group_counts))
 
     @classmethod
-    def from_linkage(cls, Z, group_counts):
+    def from_linkage(cls, Z: Any, group_counts: Iterable[int]) -> "Hierarchy":
         """Cut a hierarchical clustering into a given number of groups a level.
 
         Parameters
@@ -302,36 +285,36 @@ class Hierarchy(Stored, TreeLayout):
     # ---------------------------------------------------------------- attributes
 
     @property
-    def n(self):
+    def n(self) -> int:
         """Number of features (int)."""
         return self._permutation.size
 
     @property
-    def n_levels(self):
+    def n_levels(self) -> int:
         """Number of levels L (int)."""
         return len(self._boundaries)
 
     @property
-    def group_counts(self):
+    def group_counts(self) -> tuple[int, ...]:
         """Number of groups p_l at each level (tuple of L int)."""
         return tuple(offsets.size - 1 for offsets in self._boundaries)
 
     @property
-    def feature_names(self):
+    def feature_names(self) -> tuple[str, ...] | None:
         """Names of the features (tuple of n str), or None where it was made without names."""
         return self._feature_names
 
     @property
-    def permutation(self):
+    def permutation(self) -> IntArray:
         """``permutation[i]`` is the feature at tree position i (read-only, shape (n,))."""
         return self._permutation
 
     @property
-    def boundaries(self):
+    def boundaries(self) -> tuple[IntArray, ...]:
         """Offsets of the groups at each level (tuple of L read-only arrays, shapes (p_l + 1,))."""
         return self._boundaries
 
-    def labels(self, level):
+    def labels(self, level: int) -> IntArray:
         """Group number of every feature at a level.
 
         Parameters
@@ -347,7 +330,7 @@ class Hierarchy(Stored, TreeLayout):
         sizes = self.group_sizes(level)
         return self._scatter(np.repeat(np.arange(sizes.size), sizes))
 
-    def group_sizes(self, level):
+    def group_sizes(self, level: int) -> IntArray:
         """Number of features in every group of a level.
 
         Parameters
@@ -360,7 +343,7 @@ class Hierarchy(Stored, TreeLayout):
         """
         return np.diff(self._boundaries[self._level(level)])
 
-    def names(self, level):
+    def names(self, level: int) -> tuple[Any, ...] | None:
         """The labels of the groups of a level, as given to `from_labels`.
 
         Parameters
@@ -375,7 +358,7 @@ class Hierarchy(Stored, TreeLayout):
         """
         return self._names[self._level(level)]
 
-    def features(self, level, group):
+    def features(self, level: int, group: int) -> IntArray:
         """The features of one group, in the order they have in the tree.
 
         Parameters
@@ -401,37 +384,34 @@ class Hierarchy(Stored, TreeLayout):
         index %= p
         return self._permutation[offsets[index] : offsets[index + 1]]
 
-    def _level(self, level):
+    def _level(self, level: int) -> int:
         index, L = as_integer(level, "level"), self.n_levels
         if not -L <= index < L:
-            raise IndexError(
-                f"level {level} is out of range: this hierarchy has {counted(L, 'level')}"
-                f" (0 to {L - 1}, or -1 to -{L} from the finest)"
-            )
+            raise IndexError(f"level {level} is out of range: this hierarchy has"
+                             f" {counted(L, 'level')} (0 to {L - 1}, or -1 to -{L} from the"
+                             " finest)")
         return index % L
 
     # ---------------------------------------------------------------- object protocol
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Hierarchy):
             return NotImplemented
-        return self is other or (
-            self.group_counts == other.group_counts
-            and np.array_equal(self._permutation, other._permutation)
-            and all(map(np.array_equal, self._boundaries, other._boundaries))
-        )
+        return self is other or (self.group_counts == other.group_counts
+                                 and np.array_equal(self._permutation, other._permutation)
+                                 and all(map(np.array_equal, self._boundaries, other._boundaries)))
 
     @cached_property
     def _hash(self):
         return hash((self._permutation.tobytes(), *(b.tobytes() for b in self._boundaries)))
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return self._hash
 
-    def __copy__(self):
+    def __copy__(self) -> "Hierarchy":
         return self
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: Any) -> "Hierarchy":
         return self
 
     def __reduce__(self):
@@ -439,15 +419,13 @@ class Hierarchy(Stored, TreeLayout):
         permutation = None if self._in_order else self._permutation
         return type(self)._make, (permutation, self._boundaries, self._names, self._feature_names)
 
-    def __repr__(self):
-        names = self._feature_names
-        names = "" if names is None else f", features {name_some(names, limit=3)}"
+    def __repr__(self) -> str:
+        named = self._feature_names is not None
+        names = f", features {name_some(self._feature_names, limit=3)}" if named else ""
         return (f"Hierarchy(n={self.n}, n_levels={self.n_levels}, group_counts={self.group_counts}"
                 f"{names})")
 
-    # ---------------------------------------------------------------- text
-
-    def describe(self, max_groups=20):
+    def describe(self, max_groups: int = 20) -> str:
         """The tree as text, cut to a readable size.
 
         Parameters

@@ -1,6 +1,6 @@
-"""Labels of groups, feature by feature, from what users hold, matched to each other by name.
+"""Labels of groups, one a feature, in the forms that users have, matched to each other by name.
 
-What tells the groups of features may be arrays, one a level, or carry the names of the features:
+Labels may be arrays, one a level, or carry the names of the features:
 a dict from names to labels, pandas Series, or a DataFrame with one column a level.
 """
 
@@ -8,37 +8,23 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from .._common.labels import by_label, check_distinct, labels_of, match, names_of_features
 from .._common.optional import import_narwhals
 from .._common.wording import counted, name_some
 
-__all__ = ["check_names", "read_levels", "take_features"]
+__all__ = ["check_names", "read_levels"]
 
 
 def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature",
-                wanted: Sequence[str] | None = None, numbered: bool = False
-                ) -> tuple[list[Any], Sequence[str] | None]:
+                wanted: tuple[str, ...] | None = None, numbered: bool = False
+                ) -> tuple[list[Any], tuple[str, ...] | None]:
     """One array of labels a level, in the order of the features, and the names of these.
 
-    Parameters
-    ----------
-    given : sequence
-        Arrays, lists, Series, DataFrames (one column a level) or dicts, coarse to fine.
-    what, axis : str
-        How errors call them, and what has a label.
-    wanted : sequence of str, optional
-        Names of the features, in the order wanted; labels of others are left out.  Default: those
-        of the first that has names.
-    numbered : bool, optional
-        Whether features have no names, which refuses labels but the numbers 0 to n - 1.
-
-    Returns
-    -------
-    levels : list
-        Series stay Series, with the order of their categories.
-    names : tuple of str or None
+    `given` holds arrays, lists, Series, DataFrames (one column a level) or dicts, coarse to fine;
+    Series stay Series, with the order of their categories.  Errors call it `what`, and a thing that
+    has a label `axis`.  The order is that of the names `wanted`, and labels of others are left out;
+    by default that of the first that has names.  Features that are `numbered` have no names, which
+    refuses labels but the numbers 0 to n - 1.
     """
     parts = []  # (level, labels of the features or None, index of what it came from)
     for i, x in enumerate(given):
@@ -93,32 +79,6 @@ def _paths(labels, axis):
         raise ValueError(f"the hierarchy must have equally many labels for every {axis}, at least"
                          f" one: {next(iter(labels))} has {depth}, not so {name_some(uneven)}")
     return [list(level) for level in zip(*paths, strict=True)]
-
-
-def take_features(position, boundaries, names, features):
-    """What is left of a tree when only some features stay; empty groups vanish.
-
-    Parameters
-    ----------
-    position : ndarray of int, shape (n,)
-        Place of every feature in the tree.
-    boundaries, names : sequences of L
-        Offsets of the groups of each level, and their names or None.
-    features : ndarray of int
-        Distinct features; ``features[j]`` becomes feature j.
-
-    Returns
-    -------
-    permutation, boundaries, names
-    """
-    places = position[features]
-    permutation = np.argsort(places)
-    kept = [np.searchsorted(places[permutation], offsets) for offsets in boundaries]
-    left = tuple(
-        labels and tuple(labels[g] for g in np.flatnonzero(np.diff(offsets)))
-        for labels, offsets in zip(names, kept, strict=True)
-    )
-    return permutation, [np.unique(offsets) for offsets in kept], left
 
 
 def check_names(hierarchy, names, feature_names):

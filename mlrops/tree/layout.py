@@ -1,10 +1,11 @@
 """The layout of a tree of features: what operators and fits need of a `Hierarchy`."""
 
+from typing import Any
+
 import numpy as np
 
 from .._common.cached import cached_property
 from ..kernels.groups import by_size
-from .labels import take_features
 
 __all__ = ["TreeLayout", "frozen"]
 
@@ -59,11 +60,17 @@ class TreeLayout:
             yield rows
 
     def _restrict(self, features):
-        """The tree that distinct features (ndarray of int) leave, in that order."""
-        names = self._feature_names
-        return type(self)._make(
-            *take_features(self._position, self._boundaries, self._names, features),
-            names and tuple(names[i] for i in features))
+        """The tree that distinct features (ndarray of int) leave, in that order.
+
+        ``features[j]`` becomes feature j; groups without features vanish.
+        """
+        places = self._position[features]
+        order = np.argsort(places)
+        offsets = [np.searchsorted(places[order], each) for each in self._boundaries]
+        names = tuple(labels and tuple(labels[g] for g in np.flatnonzero(np.diff(each)))
+                      for labels, each in zip(self._names, offsets, strict=True))
+        features = self._feature_names and tuple(self._feature_names[i] for i in features)
+        return type(self)._make(order, [np.unique(each) for each in offsets], names, features)
 
     def _reordered(self, order):
         """The tree of all features in another order, which they keep within the finest groups."""
@@ -86,7 +93,7 @@ class TreeLayout:
                     for level in range(self.n_levels)))
 
 
-def frozen(x):
+def frozen(x: Any) -> np.ndarray[Any, Any]:
     """`x` as an array that nobody writes to."""
     x = np.asarray(x)
     x.flags.writeable = False

@@ -119,8 +119,8 @@ class SURData:
     def exact(self, coefficients: list[FloatArray]) -> list[FloatArray]:
         """Coefficients (list of K arrays) for which constraints hold to rounding of their terms.
 
-        They come out of a solver to rounding of fitted values, which large regressors dominate, and
-        1e-17 in place of 0 would be told from 0: what one constraint gives is set to its value.
+        A solver gives them to rounding of the fitted values, which large regressors dominate, and
+        1e-17 is not 0: a coefficient that one constraint fixes is set to its value.
         """
         if self.constraints is None:
             return coefficients

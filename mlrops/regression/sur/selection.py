@@ -1,10 +1,16 @@
 """`select_sur_ranks`: the ranks of a system's error covariance, by BIC or held-out likelihood."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ..._common.deprecated import renamed_options
+from ..._common.typing import Data, Labels, RandomState, Ranks
 from ...factor.criteria import degrees_of_freedom
-from ...factor.selection import RankOptions, choose_ranks
+from ...factor.rank_search import RankOptions, choose_ranks, in_new_order, order_in_errors
+from ...factor.rank_table import RankSelection
+from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .data import read_equations
 from .groups import read_tree
@@ -14,20 +20,24 @@ __all__ = ["select_sur_ranks", "select_system_ranks"]
 
 
 @renamed_options(max_cg_iter="maxiter")
-def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic", strategy="greedy",
-                     max_rank=None, total_rank=None, max_storage=None, exact=False, start=None,
-                     n_folds=5, shuffle=True, folds=None, one_standard_error=False, refit=True,
-                     progress=False, random_state=None, **fit_options):
+def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None,
+                     hierarchy: Hierarchy | Labels | None = None, *, criterion: str = "bic",
+                     strategy: str = "greedy", max_rank: Ranks | None = None,
+                     total_rank: int | None = None, max_storage: int | None = None,
+                     exact: bool = False, start: Ranks | None = None, n_folds: int = 5,
+                     shuffle: bool = True, folds: Any = None, one_standard_error: bool = False,
+                     refit: bool = True, progress: bool = False, random_state: RandomState = None,
+                     **fit_options: Any) -> RankSelection:
     r"""Choose the ranks of `als_gls` by BIC, AIC or held-out likelihood.
 
     Parameters
     ----------
     Xs, Y
         As for `als_gls`, matched by name where they have names.
-    hierarchy : Hierarchy or labels, optional
-        Tree of the equations, as for `SUR.fit`; default one level with one group.
     candidates
         As in `select_ranks`, rows in the place of samples and equations in that of features.
+    hierarchy : Hierarchy or labels, optional
+        Tree of the equations, as for `SUR.fit`; default one level with one group.
     criterion : {"bic", "aic", "cv"}, optional
         ``-2 N loglik + df log N``, ``-2 N loglik + 2 df``, or the average log-likelihood of rows
         that were left out of the fit, coefficients included, averaged over folds.
@@ -86,35 +96,42 @@ def select_sur_ranks(Xs, Y, hierarchy=None, candidates=None, *, criterion="bic",
     >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
     [80, 100, 119, 137, 154]
     """
-    options = SUROptions(**fit_options)
-    how = RankOptions(
+    candidates, hierarchy = in_new_order("select_sur_ranks", candidates, hierarchy,
+                                         stacklevel=4)
+    fit_with = SUROptions(**fit_options)
+    options = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     data = read_equations(Xs, Y)
-    return select_system_ranks(data, read_tree(hierarchy, data), how, options,
-                               random_state=random_state, stacklevel=6)
+    with order_in_errors(hierarchy):
+        tree = read_tree(hierarchy, data)
+    return select_system_ranks(data, tree, options, fit_with, random_state=random_state,
+                               stacklevel=6)
 
 
-def select_system_ranks(data, hierarchy, how, options, *, random_state=None, callback=None,
+def select_system_ranks(data, hierarchy, options, fit_with, *, random_state=None, callback=None,
                         stacklevel=4):
     """`select_sur_ranks` for `SURData`, `RankOptions` and checked options of the fits."""
-    problem = SystemFits(data, check_hierarchy(hierarchy, data.K), options, callback)
-    rng = np.random.default_rng(random_state)
-    return choose_ranks(problem, how, lambda: data.N, rng, carried=problem.carried,
-                        stacklevel=stacklevel)
+    fits = SystemFits(data, check_hierarchy(hierarchy, data.K), fit_with, callback)
+    return choose_ranks(fits, options, np.random.default_rng(random_state), stacklevel)
 
 
 class SystemFits:
-    """Fits of a system of equations to some of its rows."""
+    """Fits of a system of equations to some of its rows; a `RankedFits`."""
 
-    def __init__(self, data, hierarchy, options, callback=None):
-        self.data, self.hierarchy, self._options = data, hierarchy, options
+    row_labels = None  # folds are not matched by name
+
+    def __init__(self, data, hierarchy, fit_with, callback=None):
+        self.data, self.hierarchy, self._fit_with = data, hierarchy, fit_with
         self._callback, self._taken = callback, {}
         self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
 
+    def n_rows(self):
+        return self.data.N
+
     def fit(self, ranks, rows=None, near=None):
         data = self._take(rows)
-        return fit_system(data, ranks, self.hierarchy, self._options, callback=self._callback)
+        return fit_system(data, ranks, self.hierarchy, self._fit_with, callback=self._callback)
 
     def score(self, fit, rows):
         return average_loglik(fit, self._take(rows))
@@ -131,13 +148,13 @@ class SystemFits:
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)
 
     def refusal(self, ranks, rows=None, share=1.0):
-        return None  # `carried` bounds what is generated, and a fit refuses what is listed
+        return None  # `largest_total` bounds what is generated, and a fit refuses what is listed
 
     def n_samples(self, fit):
         return fit.nobs
 
-    def carried(self, parts):
-        """Largest total rank for which the likelihood of all parts (rows, or None) has a maximum.
+    def largest_total(self, parts):
+        """Largest total rank with which the likelihood of all parts (rows, or None) has a maximum.
 
         With R factors it has none where R + 1 equations have as many regressors in all as there are
         rows beyond R: coefficients can then make their errors depend on one another.
