@@ -158,7 +158,7 @@ def test_grunfeld_frame_is_that_of_statsmodels():
 def test_every_data_file_states_its_source_and_licence():
     data = resources.files("mlrops.datasets").joinpath("data")
     files = {file.name for file in data.iterdir()}
-    assert files == {"french.csv.gz", "french.txt", "grunfeld.csv", "grunfeld.txt"}
+    assert files == {"about.json", "french.csv.gz", "french.txt", "grunfeld.csv", "grunfeld.txt"}
     assert len(data.joinpath("french.csv.gz").read_bytes()) < 60_000
     french = data.joinpath("french.txt").read_text(encoding="ascii")
     for phrase in (

@@ -2,7 +2,6 @@
 
 import gzip
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,9 @@ import numpy.typing as npt
 from .._common.optional import import_pandas
 from .._common.typing import FloatArray
 from ..tree.hierarchy import Hierarchy
+from .files import about, data_file
 
 __all__ = ["FrenchReturns", "load_french"]
-
-_DESCRIPTION = """\
-Monthly returns of 30 US stock portfolios and five factors, January 1949 to March 2017 (819 months).
-All numbers are fractions: 0.01 is one percent.
-
-Portfolios
-    industry       NoDur Durbl Manuf Enrgy Chems BusEq Telcm Utils Shops Hlth Money Other
-    size-value     S1V1 S1V3 S1V5 S3V1 S3V3 S3V5 S5V1 S5V3 S5V5
-    size-momentum  S1M1 S1M3 S1M5 S3M1 S3M3 S3M5 S5M1 S5M3 S5M5
-    S1, S3, S5: small, medium and large firms; V1, V3, V5: low to high book value relative to market
-    value; M1, M3, M5: losers to winners of the past year.
-
-Factors
-    MktRF          market return above the risk-free rate
-    SMB, HML, Mom  size, value and momentum
-    RF             risk-free rate
-"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,8 +115,7 @@ def load_french() -> FrenchReturns:
           ├─ S3 value: 3 features
           └─ S5 value: 3 features
     """
-    file = resources.files(__package__) / "data" / "french.csv.gz"
-    header, *rows = gzip.decompress(file.read_bytes()).decode("ascii").splitlines()
+    header, *rows = gzip.decompress(data_file("french.csv.gz")).decode("ascii").splitlines()
     columns = header.split(",")[1:]
     months, numbers = zip(*(row.split(",", 1) for row in rows), strict=True)
     hundredths_of_percent = np.array([row.split(",") for row in numbers], dtype=np.int64)
@@ -149,11 +131,7 @@ def load_french() -> FrenchReturns:
         factor_names=tuple(columns[:5]),
         dates=np.array(months, dtype="datetime64[M]"),
         hierarchy=Hierarchy.from_labels(family, group),
-        description=_DESCRIPTION,
-        source="Kenneth R. French's data library, in the selection distributed with the Python"
-               " package linearmodels (linearmodels.datasets.french)",
-        license="University of Illinois/NCSA, Copyright (c) 2017 Kevin Sheppard; full text in"
-                " mlrops/datasets/data/french.txt")
+        **about("french"))
 
 
 def _place(name):

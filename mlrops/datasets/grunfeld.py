@@ -2,23 +2,15 @@
 
 import csv
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from .._common.optional import import_pandas
 from .._common.typing import FloatArray, IntArray
+from .files import about, data_file
 
 __all__ = ["GrunfeldPanel", "load_grunfeld"]
-
-_DESCRIPTION = """\
-Investment of 11 US firms in the years 1935 to 1954, in millions of dollars at 1947 prices.
-
-    invest   gross investment
-    value    market value of the firm at the end of the year
-    capital  stock of plant and equipment
-"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,8 +82,7 @@ def load_grunfeld() -> GrunfeldPanel:
     >>> panel.firms[:2], panel.invest[0, :2]
     (('General Motors', 'US Steel'), array([317.6, 209.9]))
     """
-    file = resources.files(__package__) / "data" / "grunfeld.csv"
-    rows = list(csv.DictReader(file.read_text(encoding="ascii").splitlines()))
+    rows = list(csv.DictReader(data_file("grunfeld.csv").decode("ascii").splitlines()))
     firms = tuple(dict.fromkeys(row["firm"] for row in rows))
 
     def by_year(column, dtype=float):
@@ -99,8 +90,4 @@ def load_grunfeld() -> GrunfeldPanel:
 
     return GrunfeldPanel(
         invest=by_year("invest"), value=by_year("value"), capital=by_year("capital"), firms=firms,
-        years=by_year("year", int)[:, 0].copy(), description=_DESCRIPTION,
-        source="Y. Grunfeld, The Determinants of Corporate Investment (1958), as restored by"
-               " C. Kleiber and A. Zeileis, The Grunfeld Data at 50 (2008); values as distributed"
-               " with statsmodels",
-        license="public domain")
+        years=by_year("year", int)[:, 0].copy(), **about("grunfeld"))

@@ -20,23 +20,11 @@ def read_levels(given: Sequence[Any], what: str = "labels", axis: str = "feature
                 ) -> tuple[list[Any], tuple[str, ...] | None]:
     """One array of labels a level, in the order of the features, and the names of these.
 
-    Parameters
-    ----------
-    given : sequence
-        Arrays, lists, Series, DataFrames (one column a level) or dicts, coarse to fine.
-    what, axis : str
-        How errors call them, and what has a label.
-    wanted : sequence of str, optional
-        Names of the features, in the order wanted; labels of others are left out.  Default: those
-        of the first that has names.
-    numbered : bool, optional
-        Whether features have no names, which refuses labels but the numbers 0 to n - 1.
-
-    Returns
-    -------
-    levels : list
-        Series stay Series, with the order of their categories.
-    names : tuple of str or None
+    `given` holds arrays, lists, Series, DataFrames (one column a level) or dicts, coarse to fine;
+    Series stay Series, with the order of their categories.  Errors call it `what`, and a thing that
+    has a label `axis`.  The order is that of the names `wanted`, and labels of others are left out;
+    by default that of the first that has names.  Features that are `numbered` have no names, which
+    refuses labels but the numbers 0 to n - 1.
     """
     parts = []  # (level, labels of the features or None, index of what it came from)
     for i, x in enumerate(given):

@@ -17,30 +17,12 @@ def read_hierarchy(given: Any, names: Sequence[str] | None, n: int | None = None
                    axis: str = "feature", what: str = "hierarchy") -> Hierarchy | None:
     """A `Hierarchy` of the features of some data, in their order, from what users hold.
 
-    Parameters
-    ----------
-    given : Hierarchy, None or labels
-        None stays None.  A Hierarchy that has names of features is put in the order of the data,
-        and must have theirs; without names it is taken by position.  Labels may be a dict from
-        names of features to labels, or to tuples of one label a level; a Series; a DataFrame with
-        one column a level; one array or list of labels; or a list of these, coarse to fine.  A
-        table of labels may speak of features that the data do not have.
-    names : sequence of str or None
-        Names of the features of the data.
-    n : int, optional
-        Their number, where they have no names.
-    axis, what : str
-        How errors call a feature, and what is given.
-
-    Returns
-    -------
-    Hierarchy or None
-        With the names of the data; where these have none, with its own.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Labels that do not cover the features, or names of other features.
+    None stays None.  A Hierarchy that has names of features is put in the order of the data, and
+    must have their `names`; without names it is taken by position.  Labels may be a dict from names
+    of features to labels, or to tuples of one label a level; a Series; a DataFrame with one column
+    a level; one array or list of labels; or a list of these, coarse to fine.  A table of labels may
+    speak of features that the data do not have.  Where the features have no names, `n` is their
+    number, and the tree keeps its own names.  Errors call it `what`, and a feature `axis`.
     """
     if given is None:
         return None
@@ -66,7 +48,7 @@ def read_hierarchy(given: Any, names: Sequence[str] | None, n: int | None = None
     return read if names is None or len(names) != read.n else read._renamed(names)
 
 
-def tree_of(given: Any, names: Sequence[str] | None, n: int | None) -> Any:
+def tree_of(given: Any, names: Sequence[str] | None, n: Any) -> Any:
     """The hierarchy of n features with these names; without one, all are one group."""
     return (Hierarchy.flat(n or 0)._renamed(names) if given is None else
             read_hierarchy(given, names, n))
