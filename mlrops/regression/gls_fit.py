@@ -153,10 +153,9 @@ def gls(X: Any, y: Data | Mapping[Any, float], covariance: Any, *,
         _warn(solver, residual, rtol, n_cg, maxiter)
     fitted = design.apply(gamma)
     return GLSResult(
-        coefficients=design.coefficients(gamma), errors=y - fitted, fitted=fitted, covariance=covariance,
-        solver=solver, n_cg=n_cg, residual=residual, converged=converged, scale_is=scale,
-        names=design.names, dependent=dependent, rows=rows, _equations=equations,
-    )
+        coefficients=design.coefficients(gamma), errors=y - fitted, fitted=fitted,
+        covariance=covariance, solver=solver, n_cg=n_cg, residual=residual, converged=converged,
+        scale_is=scale, names=design.names, dependent=dependent, rows=rows, _equations=equations)
 
 
 def _dependent(y: Any, design: Design) -> tuple[FloatArray, str | None, Any]:

@@ -26,6 +26,7 @@ __all__ = ["HypothesisTest", "breusch_pagan", "homogeneity_test", "likelihood_ra
 
 # Pairs of equations whose sums of products are formed at a time, where samples differ.
 PAIRS = 4_000_000
+UNCORRELATED = "errors are uncorrelated across equations"
 COLUMNS = 256  # of the covariance of the coefficients that are formed at a time
 
 
@@ -268,8 +269,8 @@ def breusch_pagan(fit: SystemFit) -> HypothesisTest:
         statistic, df = _complete_lm(E), fit.n_equations * (fit.n_equations - 1) // 2
     else:
         statistic, df = _incomplete_lm(E, fit.data.observed.T)
-    return HypothesisTest(statistic, float(chdtrc(df, statistic)), df, name="Breusch-Pagan LM",
-                          null="errors are uncorrelated across equations")
+    return HypothesisTest(statistic, float(chdtrc(df, statistic)), df, None, "Breusch-Pagan LM",
+                          UNCORRELATED)
 
 
 def _complete_lm(E: FloatArray) -> float:
@@ -349,16 +350,14 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
     if df == 0:
         raise ValueError("the likelihood ratio test needs factors, the fitted covariance is"
                          " diagonal: ranks 0")
-    words = {"df": df, "name": "Likelihood ratio",
-             "null": "errors are uncorrelated across equations"}
     if not n_simulations:
         most = _correlated_pairs(hierarchy, ranks)
-        return HypothesisTest(statistic, float(chdtrc(most, statistic)), is_bound=df < most,
-                              **words | {"df": most})
+        return HypothesisTest(statistic, float(chdtrc(most, statistic)), most, None,
+                              "Likelihood ratio", UNCORRELATED, is_bound=df < most)
     larger = sum(_simulated(fit, null, rng) >= statistic for rng in
                  np.random.default_rng(random_state).spawn(n_simulations))
-    return HypothesisTest(statistic, (1 + larger) / (1 + n_simulations),
-                          n_simulations=n_simulations, **words)
+    return HypothesisTest(statistic, (1 + larger) / (1 + n_simulations), df, None,
+                          "Likelihood ratio", UNCORRELATED, n_simulations)
 
 
 def _quietly(fit: Callable[..., SystemFit], *args: Any) -> SystemFit:
