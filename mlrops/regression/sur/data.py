@@ -155,7 +155,8 @@ class Shared:
     """A function of objects that equations may share: computed once for each object."""
 
     def __init__(self, function: Callable[..., Any]):
-        self._function, self._known = function, {}  # type: ignore[var-annotated]
+        self._function = function
+        self._known: dict[int, tuple[Any, Any]] = {}
 
     def __call__(self, x: Any, *args: Any) -> Any:
         if id(x) not in self._known:
