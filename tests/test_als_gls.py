@@ -325,7 +325,8 @@ def test_predictions_and_scores():
     np.testing.assert_allclose(fit.predict([X[:40] for X in Xs]), fit.fittedvalues, atol=1e-12)
     assert np.isclose(fit.score(new, Y[40:]),
                       dense_loglik(new, Y[40:], fit.params, fit.covariance.toarray()))
-    assert (fit.nobs, fit.n_equations) == (40, 12) and "12 equations, 36 coefficients, 40 rows" in repr(fit)
+    assert (fit.nobs, fit.n_equations) == (40, 12)
+    assert "12 equations, 36 coefficients, 40 rows" in repr(fit)
     with pytest.raises(ValueError, match="one array for each equation .*, got 11 for 12 equations"):
         fit.predict(new[1:])
     with pytest.raises(ValueError, match=r"X of equation 1 must have 3 columns, one a regressor"):

@@ -320,5 +320,5 @@ def _rounded_loglik(
     in_tree = MLR.from_compact(hierarchy._in_tree_order(), covariance.ranks, F, D)
     loglik = source.evaluate(in_tree, at).loglik
     if not source.mean_is_free:  # complete samples are taken about their exact mean
-        loglik -= 0.5 * rounded.inv_quad(mean - exact_mean)
+        loglik -= 0.5 * float(rounded.inv_quad(mean - exact_mean))
     return float(loglik)

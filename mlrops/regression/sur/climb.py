@@ -42,7 +42,7 @@ LEAST_GAIN = 1e-9
 
 
 def residual_source(
-    E: FloatArray, system: StackedSystem | None = None, tree: Hierarchy | None = None,
+    E: FloatArray, system: StackedSystem | None = None, tree: Any = None,
     ridge: float = 0.0,
 ) -> Any:
     """The source of EM that residuals (K, N) in tree order are; their mean is fixed at 0.
