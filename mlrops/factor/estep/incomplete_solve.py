@@ -281,12 +281,16 @@ class IncompletePrecision:
         if R:
             K, W = self._factor[0], np.zeros((patterns.row_off.size - 1, width), A.dtype)
             step, weights = _leaves_at_once(layout, R), self.cells._pattern_weights.astype(A.dtype)
-            for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
+
+            def add(p0, p1):
                 S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), A.dtype)
-                threads.run(lambda lo, hi, S=S, p0=p0, p1=p1: _compiled.covariance_patterns(
+                threads.run(lambda lo, hi: _compiled.covariance_patterns(
                     K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
                     np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
                 add_by_class(S, patterns, p0, p1, W)
+
+            for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
+                add(p0, p1)
             by_class(lambda lo, hi: _compiled.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
