@@ -16,6 +16,7 @@ from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import MEMORY, Ascent, LikelihoodSurface
 from .em import Point
+from .estep.protocol import Source
 
 __all__ = ["Checkpoint", "Checkpointing", "Outcome", "Restarts", "fingerprint", "to_resume"]
 
@@ -44,7 +45,7 @@ class Checkpointing(NamedTuple):
                 raise ValueError(f"checkpoint_seconds must not be negative, got {self.seconds!r}")
 
 
-def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any,
+def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source,
                 **options: object) -> dict[str, str]:
     """What must be the same for a resumed fit: name → text, short enough for an error message.
 
@@ -77,7 +78,7 @@ def to_resume(init: object, n_init: int, stopping: Stopping, random_state: objec
 
 
 def _digest(*arrays: np.ndarray) -> str:
-    """A short text that tells arrays apart."""
+    """A short text that differs for arrays that differ."""
     found = hashlib.sha256()
     for x in arrays:
         found.update(f"{x.dtype.str}{x.shape}".encode())

@@ -41,9 +41,9 @@ class SURResult(StoredSystem, CoefficientResults):
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
     termination : str
-        ``"gradient"``, ``"tol"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
-        (which the solver of the coefficients does not get past), ``"callback"`` or
-        ``"interrupted"``.  The first two count as converged.
+        ``"gradient"``, ``"tol"`` (``"loglik"`` in version 0.1), ``"max_iter"`` (also of the
+        solver's steps), ``"rounding"`` (which the solver of the coefficients does not get past),
+        ``"callback"`` or ``"interrupted"``.  The first two count as converged.
     n_cg : list of int
         Iterations of the linear solver in each iteration.
     resid, fittedvalues : ndarray or DataFrame, shape (N, K)
@@ -188,8 +188,6 @@ class SURResult(StoredSystem, CoefficientResults):
         """
         return covariance.bootstrap_of(self)
 
-    # ---------------------------------------------------------------- measures of fit
-
     @cached_property
     def rsquared(self) -> Labelled:
         """Share of the variation of each equation's y that is explained, (K,) or Series.
@@ -227,8 +225,6 @@ class SURResult(StoredSystem, CoefficientResults):
         Weighted where the equations are; divided by the number of observations.
         """
         return self._by_equation(measures.mean_squares(self))
-
-    # ---------------------------------------------------------------- earlier names
 
     K = old_attribute("K", "n_equations")
     N = old_attribute("N", "nobs")
