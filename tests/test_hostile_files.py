@@ -18,7 +18,7 @@ from test_checkpoint import fit
 
 import mlrops
 from mlrops import als_gls
-from mlrops._common.driver import TERMINATIONS
+from mlrops._common.driver import OLD_TERMINATIONS, TERMINATIONS
 from mlrops.factor.checkpoint import KIND
 from mlrops.factor.selection import RankRecord, RankSelection
 from mlrops.io import classes as _classes
@@ -305,11 +305,11 @@ def test_damaged_numbers_of_a_result(changes, arrays, reason, path):
 def test_every_word_for_the_end_of_a_fit_is_read(kind, path):
     told = kind.__doc__.split("termination : str", 1)[1].split("\n    boundary", 1)[0]
     words = set(re.findall('``"([a-z_]+)"``', told.split(" : ")[0]))
-    assert words and words <= set(TERMINATIONS)
+    assert words and words <= {*TERMINATIONS, *OLD_TERMINATIONS}
     fit = objects()["FactorModelResult" if kind is mlrops.FactorModelResult else "system chosen"]
-    for word in TERMINATIONS:
+    for word in (*TERMINATIONS, *OLD_TERMINATIONS):
         mlrops.save(path, dataclasses.replace(fit, termination=word, converged=False))
-        assert mlrops.load(path).termination == word
+        assert mlrops.load(path).termination == OLD_TERMINATIONS.get(word, word)
 
 
 @pytest.mark.parametrize("node, reason", [

@@ -32,7 +32,7 @@ __all__ = [
     "Stored",
     "check_fields",
     "check_fit",
-    "check_sides",
+    "check_compact",
     "floats",
     "instance",
     "integers",
@@ -85,11 +85,13 @@ class Stored:
         return given
 
     @classmethod
-    def from_fields(cls, **given: Any) -> Any:
+    def from_fields(cls, *args: Any, **given: Any) -> Any:
         """The object that has these fields.
 
         Parameters
         ----------
+        *args
+            None: subclasses may give the fields names of their own.
         **given
             The fields, as `to_fields` gave them, but from a file that may come from anywhere.
 
@@ -242,7 +244,7 @@ def one_dtype(**arrays: np.ndarray) -> np.ndarray:
     return arrays[name]
 
 
-def check_sides(ranks: Sequence[int], **sides: tuple[np.ndarray, Any]) -> None:
+def check_compact(ranks: Sequence[int], **sides: tuple[np.ndarray, Any]) -> None:
     """Refuse factors of a tree, given as (array, hierarchy), that are not finite or do not fit."""
     for name, (x, hierarchy) in sides.items():
         wanted = hierarchy.n, sum(ranks)

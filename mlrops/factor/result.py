@@ -93,7 +93,7 @@ class FactorModelResult(Stored, Explained):
                            "mean_is_estimated": FLAG}
 
     @classmethod
-    def from_fields(cls, **given):
+    def from_fields(cls, *args: Any, **given: Any) -> "FactorModelResult":
         fit, A, n = cls(**given), given["covariance"], given["covariance"].shape[0]
         if fit.mean.shape != (n,) or not np.isfinite(fit.mean).all():
             raise ValueError(f"mean must hold {n} finite floats, got {fit.mean.dtype} of shape"

@@ -64,7 +64,7 @@ class MLRFit(Stored):
     stored_fields = FIT | {"n_trials": COUNT}
 
     @classmethod
-    def from_fields(cls, **given: Any) -> Any:
+    def from_fields(cls, *args: Any, **given: Any) -> Any:
         fit, traces = cls(**given), ("objective_trace", "times")
         check_fit(given, traces, fit.operator.ranks, fit.operator.rows.group_counts)
         for name in traces:
@@ -198,7 +198,7 @@ class RankAllocation(MLRFit):
     n_trials: int = 0
 
     @classmethod
-    def from_fields(cls, **given: Any) -> Any:
+    def from_fields(cls, *args: Any, **given: Any) -> Any:
         fit = super().from_fields(**given)
         operator, history, errors = fit.operator, fit.history, fit.objective_trace
         if len(history) != errors.size:

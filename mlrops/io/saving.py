@@ -330,7 +330,7 @@ class _Transpose(Stored):
     stored_fields = {"base": OPERATOR}
 
     @classmethod
-    def from_fields(cls, base):
+    def from_fields(cls, base: Any) -> Any:
         return base.T
 
 

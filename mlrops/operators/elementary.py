@@ -150,7 +150,7 @@ class Identity(Diagonal):
 
     stored_fields = {"n": COUNT, "dtype": DTYPE}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         return {"n": self.shape[0], "dtype": self.dtype.name}
 
     _semidefinite = _has_direct_solve = True
@@ -233,13 +233,13 @@ class Dense(StructuredOperator):
 
     stored_fields = {"A": floats(2), "symmetric": FLAG, "positive_definite": FLAG}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         if self.positive_definite:
             _ = self._cholesky  # what cannot be shown again is not saved either
         return super().to_fields()
 
     @classmethod
-    def from_fields(cls, A, symmetric, positive_definite):
+    def from_fields(cls, A: FloatArray, symmetric: bool, positive_definite: bool) -> "Dense":
         return cls(A, symmetric, positive_definite, _order="K")
 
     @property

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from .. import kernels
 from .._common.cached import cached_property
 from .._common.labels import by_label
-from .._common.stored import RANKS, check_sides, floats, instance, one_dtype
+from .._common.stored import RANKS, check_compact, floats, instance, one_dtype
 from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, Vector
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
@@ -181,12 +181,13 @@ class MLR(Factored):
     stored_fields = {"hierarchy": instance(Hierarchy, "of type Hierarchy"), "ranks": RANKS,
                      "F": floats(2), "D": floats(1)}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         return dict(zip(self.stored_fields, self.__reduce__()[1], strict=True))
 
     @classmethod
-    def from_fields(cls, hierarchy, ranks, F, D):
-        check_sides(check_ranks(ranks, hierarchy), F=(F, hierarchy))
+    def from_fields(cls, hierarchy: Hierarchy, ranks: tuple[int, ...], F: FloatArray,
+                    D: FloatArray) -> "MLR":
+        check_compact(check_ranks(ranks, hierarchy), F=(F, hierarchy))
         return cls._from_tree(hierarchy, ranks, F, one_dtype(F=F, D=as_positive(D, "D", len(F))))
 
     # ---------------------------------------------------------------- what it is made of

@@ -64,11 +64,11 @@ class MLRInverse(StructuredOperator):
 
     stored_fields = {"base": instance(MLR, "of type MLR")}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         return {"base": self._inverse}
 
     @classmethod
-    def from_fields(cls, base):
+    def from_fields(cls, base: MLR) -> "MLRInverse":
         return base.inv()
 
     def __reduce__(self):

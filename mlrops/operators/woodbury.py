@@ -110,13 +110,14 @@ class Woodbury(StructuredOperator):
     stored_fields = {"base": OPERATOR, "U": floats(2), "C": maybe(floats(2)),
                      "V": maybe(floats(2)), "positive_definite": FLAG}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         given = super().to_fields()
         Woodbury.from_fields(**given)  # what cannot be shown again is not saved either
         return given
 
     @classmethod
-    def from_fields(cls, base, U, C, V, positive_definite):
+    def from_fields(cls, base: StructuredOperator, U: FloatArray, C: FloatArray | None,
+                    V: FloatArray | None, positive_definite: bool) -> "Woodbury":
         A = cls(base, U, C, V)
         if positive_definite and not A.positive_definite:
             # Known from the terms of a sum when it was made; here its square root has to show it.
@@ -381,12 +382,12 @@ class WoodburyInverse(Woodbury):
     stored_fields = {"base": Check("a Woodbury or a LowRankPlusDiagonal",
                                    lambda x: hasattr(x, "_update_rank"))}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         return {"base": _small_enough(self._inverse)}
 
     @classmethod
-    def from_fields(cls, base):
-        return _small_enough(base).inv()
+    def from_fields(cls, *args: Any, **given: Any) -> Any:
+        return _small_enough(given["base"]).inv()
 
     _solve = Inverse._solve
     _slogdet = Inverse._slogdet

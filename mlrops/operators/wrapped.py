@@ -7,6 +7,7 @@ from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from .._common.stored import COUNT, FLAG, floats, integers, tuple_of
+from .._common.typing import FloatArray, IntArray
 from .._common.validate import as_finite, working_dtype
 from .._common.wording import counted
 from .arithmetic import Operand, is_operator
@@ -151,7 +152,7 @@ class Wrapped(StructuredOperator):
         "shape": tuple_of(COUNT, "a tuple of two integers that are not negative", 2),
         "symmetric": FLAG, "positive_definite": FLAG}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         A = self._A
         if not issparse(A):
             raise TypeError(f"it wraps a {type(A).__name__} of another package, which has no"
@@ -160,7 +161,8 @@ class Wrapped(StructuredOperator):
                 "symmetric": self.symmetric, "positive_definite": self.positive_definite}
 
     @classmethod
-    def from_fields(cls, data, indices, indptr, shape, symmetric, positive_definite):
+    def from_fields(cls, data: FloatArray, indices: IntArray, indptr: IntArray,
+                    shape: tuple[int, int], symmetric: bool, positive_definite: bool) -> "Wrapped":
         _check_csr(data, indices, indptr, *shape)
         A = csr_array((data, indices, indptr), shape=shape)
         return cls(A, symmetric=symmetric, positive_definite=positive_definite)

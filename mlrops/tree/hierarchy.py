@@ -91,12 +91,14 @@ class Hierarchy(Stored, TreeLayout):
         "names": tuple_of(maybe(NAMES), "a tuple of names or None, one a level"),
         "feature_names": maybe(NAMES)}
 
-    def to_fields(self):
+    def to_fields(self) -> dict[str, object]:
         return {"permutation": self._permutation, "boundaries": self._boundaries,
                 "names": self._names, "feature_names": self._feature_names}
 
     @classmethod
-    def from_fields(cls, permutation, boundaries, names, feature_names=None):
+    def from_fields(cls, permutation: IntArray, boundaries: tuple[IntArray, ...],
+                    names: tuple[Any, ...], feature_names: tuple[str, ...] | None = None
+                    ) -> "Hierarchy":
         h = cls(permutation, boundaries)
         check_names(h, names, feature_names)
         return cls._make(h.permutation, h.boundaries, names, feature_names)

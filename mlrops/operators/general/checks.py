@@ -10,7 +10,7 @@ from ..._common.validate import as_finite, refuse_masked
 from ..._common.wording import counted, name_some
 from ...tree.hierarchy import Hierarchy
 
-__all__ = ["as_indices", "check_pair", "check_sides", "mirrored"]
+__all__ = ["as_indices", "check_pair", "check_sides", "mirrored", "show_equal"]
 
 
 def check_pair(rows: Hierarchy, cols: Hierarchy) -> None:
@@ -116,3 +116,15 @@ def as_indices(which: Indices | slice, n: int, name: str, ndim: int | None = Non
     if bad.size:
         raise IndexError(f"{name} must lie in 0 to {n - 1}, got {name_some(bad)}")
     return index.astype(np.intp) % n
+
+
+def show_equal(A: Any, symmetric: bool, equal_to: Any) -> None:
+    """Known from the operands when A was made: here a product with any vector has to show it."""
+    x = np.random.default_rng(0).standard_normal(A.shape[1]).astype(A.dtype)
+    others = [A.rmatvec] if symmetric else []
+    if equal_to is not None:
+        others.append(equal_to.matvec)
+    y, rounding = A.matvec(x), 1e3 * max(A.shape) * np.finfo(A.dtype).eps
+    size = float(np.linalg.norm(A._B) * np.linalg.norm(A._C) * np.linalg.norm(x))
+    if not all(np.linalg.norm(y - other(x)) <= rounding * size for other in others):
+        raise ValueError("tagged symmetric or equal to a product, but it is not")

@@ -7,24 +7,28 @@ import numpy as np
 
 from ... import kernels
 from ..._common.cached import cached_property
+from ..._common.stored import FLAG, RANKS, check_compact, floats, instance, maybe, one_dtype
 from ..._common.typing import FloatArray, Ranks, Real
 from ..._common.validate import as_finite, as_real, read_only
 from ...tree.hierarchy import Hierarchy
 from ..base import StructuredOperator
+from ..composed import Product, Scaled
 from ..mlr import MLR, check_ranks
 from ..refine import refined
 from ..rules import rule
 from . import conversions
 from . import entries as parts
 from . import solve as solving
-from .checks import check_pair, check_sides, mirrored
+from .checks import check_pair, check_sides, mirrored, show_equal
 from .levels import Levels
-from .stored import StoredGeneral
 
 __all__ = ["GeneralMLR"]
 
+_TREE = instance(Hierarchy, "of type Hierarchy")
+_EQUAL = instance((MLR, Product, Scaled), "an MLR, a Product or a Scaled")
 
-class GeneralMLR(StoredGeneral, StructuredOperator):
+
+class GeneralMLR(StructuredOperator):
     r"""General multilevel low rank matrix :math:`A = \sum_l B_l C_l^T`, m×n.
 
     The rows and the columns each have a hierarchy, the two trees of one shape.  Group g of a level
@@ -294,6 +298,27 @@ class GeneralMLR(StoredGeneral, StructuredOperator):
         return GeneralMLR._from_tree, (
             self._rows, self._cols, self._ranks, self._B, self._C, self._symmetric,
             self._known_form)
+
+    stored_fields = {"rows": _TREE, "cols": _TREE, "ranks": RANKS, "B": floats(2),
+                     "C": maybe(floats(2)), "symmetric": FLAG, "equal_to": maybe(_EQUAL)}
+
+    def to_fields(self) -> dict[str, object]:
+        return {"rows": self.rows, "cols": self.cols, "ranks": self.ranks, "B": self._B,
+                "C": None if self._C is self._B else self._C, "symmetric": self.symmetric,
+                "equal_to": self._known_form}
+
+    @classmethod
+    def from_fields(cls, rows: Hierarchy, cols: Hierarchy, ranks: tuple[int, ...], B: FloatArray,
+                    C: FloatArray | None, symmetric: bool, equal_to: Any) -> "GeneralMLR":
+        check_pair(rows, cols)
+        C = B if C is None else C
+        one_dtype(B=B, C=C)
+        check_compact(check_ranks(ranks, rows), B=(B, rows), C=(C, cols))
+        A = cls._from_tree(rows, cols, ranks, B, C)
+        if (symmetric and not A.symmetric) or equal_to is not None:
+            show_equal(A, symmetric, equal_to)
+            A = cls._from_tree(rows, cols, ranks, B, C, symmetric, equal_to)
+        return A
 
     # ---------------------------------------------------------------- products
 

@@ -106,7 +106,7 @@ class StoredSystem(Stored, SystemFit):
                 "table": [tuple(record) for record in selection.table]}}
 
     @classmethod
-    def from_fields(cls, **given: Any) -> Any:
+    def from_fields(cls, *args: Any, **given: Any) -> Any:
         given = dict.fromkeys(cls.stored_fields) | given
         data, A = _data(given), given["covariance"]
         K, known = data.K, given["covariance_is_known"]
