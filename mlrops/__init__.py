@@ -185,8 +185,9 @@ _HOMES = {  # module: the names it has
     "_common.convergence": "ConvergenceWarning UnboundedWarning",
     "_common.driver": "Iterate",
 }
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    modules=("cli", "datasets", "factor", "fitting", "io", "models", "operators", "plotting",
-             "regression", "sklearn", "tree"),
-    names={name: home for home, names in _HOMES.items() for name in names.split()})
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        modules=("cli", "datasets", "factor", "fitting", "io", "models", "operators", "plotting",
+                 "regression", "sklearn", "tree"),
+        names={name: home for home, names in _HOMES.items() for name in names.split()})

@@ -53,7 +53,8 @@ def test_the_loss_is_the_rise_of_joint_least_squares(level):
     ranks = (2, 1, 0, 1)
     found = search(A, ranks, rows, cols)
     operator = found._descent.operator()  # not what is looked at: factors are rotated in it
-    assert np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A) == pytest.approx(found.objective)
+    error = np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A)
+    assert error == pytest.approx(found.objective)
     factors = found._descent.factors
     C = [cols._scatter(x[:-1]) for x in factors.right]
     for column in range(ranks[level]):
@@ -156,7 +157,8 @@ def test_history_storage_and_errors_agree(options):
     assert isinstance(fit, RankAllocation)
     assert all(sum(ranks) == 7 and min(ranks) >= 0 for ranks, _ in fit.history)
     np.testing.assert_array_equal(fit.objective_trace, [e for _, e in fit.history])
-    assert (np.diff(fit.objective_trace) <= 1e-14).all() and fit.objective_trace[-1] < 0.95 * fit.objective_trace[0]
+    assert (np.diff(fit.objective_trace) <= 1e-14).all()
+    assert fit.objective_trace[-1] < 0.95 * fit.objective_trace[0]
     assert len(fit.history) == fit.n_iter + 1 == fit.times.size and fit.n_trials >= fit.n_iter - 1
     assert fit.history[-1] == (fit.ranks, fit.error) and fit.operator.ranks == fit.ranks
     assert fit.operator.storage == (64 + 64) * 7

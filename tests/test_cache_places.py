@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from mlrops.kernels import _jit
 
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch):
+def warned(monkeypatch):
     """The one warning of a process that has no cache is not due, but where a test asks for it."""
-    monkeypatch.setattr(_jit, "_told", True)
+    monkeypatch.setattr(_jit, "_warned", True)
 
 
 def double(x):
@@ -30,7 +31,7 @@ def double(x):
 def fresh():
     """A kernel that is not compiled, and will not be kept."""
     kernel = _jit.jit(double)
-    kernel._cache = _jit._NoCache("no place here")
+    kernel._cache = _jit._Cache(_jit.NullCache(), OSError("no place here"))
     return kernel
 
 
@@ -120,7 +121,7 @@ class Broken:
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), EOFError("ends early"),
                                    PermissionError(13, "Permission denied")], ids=str)
 def test_damaged_and_full_caches(error, monkeypatch):
-    monkeypatch.setattr(_jit, "_told", False)
+    monkeypatch.setattr(_jit, "_warned", False)
     kernel = fresh()
     kernel._cache = _jit._Cache(Broken(error))
     with warnings.catch_warnings(record=True) as caught:
@@ -143,7 +144,7 @@ def test_a_truncated_file_is_compiled_anew(tmp_path, monkeypatch):
     for file in files:
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        monkeypatch.setattr(_jit, "_told", False)
+        monkeypatch.setattr(_jit, "_warned", False)
         with pytest.warns(UserWarning, match="not kept"):
             assert works(_jit.jit(module.double))
         file.write_bytes(whole)
@@ -156,7 +157,7 @@ def test_a_truncated_file_is_compiled_anew(tmp_path, monkeypatch):
 def test_an_interrupt_while_compiling_leaves_the_kernel_usable():
     """Ctrl-C comes out at once; what is compiled is compiled to the end."""
     kernel, out = fresh(), threading.Event()
-    compiling, usual = [], kernel._compile_for_args._compile
+    compiling, usual = [], kernel._compile_for_args.args[0]
 
     def interrupted(*args, **kwargs):
         compiling.append(threading.current_thread())
@@ -164,7 +165,7 @@ def test_an_interrupt_while_compiling_leaves_the_kernel_usable():
         assert out.wait(60)
         return usual(*args, **kwargs)
 
-    kernel._compile_for_args._compile = interrupted
+    kernel._compile_for_args = partial(_jit._compile_whole, interrupted)
     with pytest.raises(KeyboardInterrupt):
         kernel(np.arange(3.0))
     out.set()
@@ -217,13 +218,13 @@ def test_failures_are_not_remembered():
 def test_a_child_forked_while_compiling_compiles():
     """After Ctrl-C the compiler is still at work, with its lock."""
     kernel, begun, children = fresh(), threading.Event(), []
-    usual = kernel._compile_for_args._compile
+    usual = kernel._compile_for_args.args[0]
 
     def begins(*args, **kwargs):
         begun.set()
         return usual(*args, **kwargs)
 
-    kernel._compile_for_args._compile = begins
+    kernel._compile_for_args = partial(_jit._compile_whole, begins)
     worker = threading.Thread(target=kernel, args=(np.arange(3.0),))
     worker.start()
     begun.wait()

@@ -132,6 +132,21 @@ def test_rounds_fill_the_budget(spend):
     assert 4 <= len(calls) <= 6
 
 
+def test_ratios_of_calls_in_turn(spend):
+    pauses = iter([4.0, 1.0, 2.0, 3.0, 1.0, 2.0])  # of two functions, in turn
+    turns = timing.in_turn([lambda: spend(next(pauses))] * 2, rounds=3, steady=False)
+    assert turns.times == [[4.0, 2.0, 1.0], [1.0, 3.0, 2.0]] and turns.best == [1.0, 1.0]
+    assert turns.ratio == 1.0 and turns.median_ratio == 1.5
+
+
+def test_the_best_of_some_rounds(spend):
+    pauses, calls = iter([3.0, 1.0, 2.0, 1.0]), []
+    best, answer = timing.best_of(lambda: calls.append(spend(next(pauses))) or len(calls), 2)
+    assert best == 1.0 and answer == len(calls) == 2
+    best, answer = timing.best_of(lambda: calls.append(spend(next(pauses))) or len(calls), 1, 2.5)
+    assert best == 1.0 and answer == len(calls) == 4
+
+
 def test_a_faster_peer_is_shown_as_faster(spend):
     row = command.measure(entrants(lambda: spend(0.002), lambda: spend(0.02)), 0.0)
     a, b, ratio = figures(as_text([row]).splitlines()[-1])

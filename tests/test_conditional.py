@@ -96,18 +96,6 @@ def test_no_samples():
     assert [x.shape for x in impute(A, np.zeros(30), empty, return_std=True)] == [(0, 30)] * 2
 
 
-@pytest.mark.parametrize("function", [impute, loglik_samples])
-def test_bad_samples(function):
-    A, Y = permuted_case().A, np.full((3, 30), np.nan)
-    Y[1, [4, 7]] = np.inf
-    with pytest.raises(ValueError, match="infinity.*feature 4, 7"):
-        function(A, np.zeros(30), Y)
-    with pytest.raises(ValueError, match="30 features"):
-        function(A, np.zeros(30), Y[:, :5])
-    with pytest.raises(ValueError, match="2-d"):
-        function(A, np.zeros(30), Y[0])
-
-
 # ---------------------------------------------------------------- condition
 
 
@@ -290,6 +278,10 @@ def test_result_imputes_and_scores(fitted):
     for method in (fit.impute, fit.score_samples):
         with pytest.raises(ValueError, match="infinity.*feature 11"):
             method(Y)
+        with pytest.raises(ValueError, match="infinity.*feature 11, 12"):
+            method(np.where(np.arange(30) == 12, np.inf, Y))
+        with pytest.raises(ValueError, match="2-d"):
+            method(Y[0])
         with pytest.raises(ValueError, match="30 features"):
             method(Y[:, 1:])
 

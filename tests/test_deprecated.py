@@ -79,7 +79,6 @@ def test_an_old_attribute():
     assert seen[0].filename == __file__
     with pytest.raises(AttributeError):
         Fit().steps = 4
-    assert Fit.steps.__doc__ == "Earlier name of `n_iter`."
 
 
 def test_an_old_option():

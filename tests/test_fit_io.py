@@ -111,14 +111,15 @@ def lost(name):
     return lambda node, arrays: node["values"].pop(name)
 
 
+TRACE = "objective_trace"
 CHANGES = {
-    "errors short": (of("objective_trace", lambda x: x[1:]), "objective_trace must hold n_iter"),
-    "errors nan": (of("objective_trace", lambda x: x * np.nan), "objective_trace must hold n_iter"),
-    "errors single": (of("objective_trace", lambda x: x.astype("f4")), "objective_trace must hold n_iter"),
-    "errors negative": (of("objective_trace", lambda x: -x), "objective_trace must hold n_iter"),
-    "errors else": (of("objective_trace", lambda x: x * 2), "the entries of objective_trace"),
+    "errors short": (of(TRACE, lambda x: x[1:]), f"{TRACE} must hold n_iter"),
+    "errors nan": (of(TRACE, lambda x: x * np.nan), f"{TRACE} must hold n_iter"),
+    "errors single": (of(TRACE, lambda x: x.astype("f4")), f"{TRACE} must hold n_iter"),
+    "errors negative": (of(TRACE, lambda x: -x), f"{TRACE} must hold n_iter"),
+    "errors else": (of(TRACE, lambda x: x * 2), "the entries of objective_trace"),
     "times matrix": (of("times", lambda x: x[:, None]), "'times' must be a vector"),
-    "n_iter": (put(n_iter=7), "objective_trace must hold n_iter"),
+    "n_iter": (put(n_iter=7), f"{TRACE} must hold n_iter"),
     "n_iter bool": (put(n_iter=True), "'n_iter' must be an integer that is not"),
     "n_iter text": (put(n_iter="2"), "'n_iter' must not be of type str"),
     "converged": (put(converged=1), "'converged' must not be of type int"),

@@ -167,7 +167,8 @@ def test_als_with_factors_that_repeat_each_other():
     init = ([np.zeros((26, 2))] * 3, [right, right, right])
     fit = fit_mlr(A, (2, 2, 2), rows, cols, method="als", init=init, tol=0, max_iter=30)
     assert np.isfinite(fit.operator.B).all()
-    assert (np.diff(fit.objective_trace) <= 1e-14).all() and fit.error < 0.75 * fit.objective_trace[0]
+    assert (np.diff(fit.objective_trace) <= 1e-14).all()
+    assert fit.error < 0.75 * fit.objective_trace[0]
 
 
 @pytest.mark.parametrize("rank", [1, 3, 7])
@@ -222,7 +223,8 @@ def test_errors_are_those_of_the_operator_and_never_rise(options):
                   for p in shuffle)
     A = A[np.ix_(*shuffle)]
     fit = fit_mlr(A, (2, 1, 0, 1), rows, cols, random_state=0, **options)
-    assert (np.diff(fit.objective_trace) <= 1e-13).all() and fit.n_iter == fit.objective_trace.size - 1 > 2
+    assert (np.diff(fit.objective_trace) <= 1e-13).all()
+    assert fit.n_iter == fit.objective_trace.size - 1 > 2
     assert fit.times.shape == fit.objective_trace.shape and (np.diff(fit.times) > 0).all()
     gap = np.linalg.norm(A - fit.operator.toarray()) / np.linalg.norm(A)
     assert gap == pytest.approx(fit.error, rel=1e-11) and gap < 0.6
@@ -346,7 +348,8 @@ def test_narrow_levels_of_an_operator_are_read_once(norm):
     options = {"random_state": 0, "max_iter": 5, "tol": 0}
     fit = fit_mlr(operator, (2, 1, 1), rows, cols, **options)
     np.testing.assert_allclose(
-        fit.objective_trace, fit_mlr(A, (2, 1, 1), rows, cols, **options).objective_trace, rtol=1e-7)
+        fit.objective_trace,
+        fit_mlr(A, (2, 1, 1), rows, cols, **options).objective_trace, rtol=1e-7)
     # Five vectors for level 0 and three times four for level 1, both ways; the norm takes the rank.
     visits, norms = 2 * (1 + 2 * 5), 6
     level_1 = 1 + 2 * 5 + 1

@@ -40,7 +40,8 @@ def test_the_callback_sees_every_error_and_may_stop():
     np.testing.assert_array_equal([e for _, e, _ in seen], fit.objective_trace)
     assert fit.termination == "callback" and not fit.converged
     start = fit_mlr(A, (2, 1, 0, 1), rows, cols, max_iter=0)
-    assert start.n_iter == 0 and start.termination == "max_iter" and start.objective_trace.shape == (1,)
+    assert start.n_iter == 0 and start.termination == "max_iter"
+    assert start.objective_trace.shape == (1,)
 
 
 def test_progress_and_repr_and_pickle(capsys):

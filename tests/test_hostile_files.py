@@ -89,7 +89,8 @@ def objects():
     return out
 
 
-NAMES = [*(name for name in _classes.OURS if name != "SURResult"),
+# Options are parts of systems.
+NAMES = [*(name for name in _classes.OURS if name not in ("SURResult", "SUROptions")),
          "system with gaps", "system chosen", "system clustered"]
 
 

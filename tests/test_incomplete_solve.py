@@ -147,9 +147,9 @@ def test_one_object_for_the_cells_serves_many_covariances_and_values():
 
 
 def test_solves_share_one_factorization(monkeypatch):
-    calls, factor = [], incomplete_solve.factor
-    monkeypatch.setattr(incomplete_solve, "factor",
-                        lambda *args: calls.append(1) or factor(*args))
+    calls, products = [], incomplete_solve.products  # of the factors, which a factorization takes
+    monkeypatch.setattr(incomplete_solve, "products",
+                        lambda *args: calls.append(1) or products(*args))
     case = permuted_case()
     observed, E = make_cells(at_random, 30, 20, case.rng)
     precision = IncompletePrecision(case.A, ObservedCells(case.hierarchy, observed))

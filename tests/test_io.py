@@ -44,6 +44,7 @@ from mlrops import (
     Wrapped,
 )
 from mlrops.io import classes as _classes
+from mlrops.regression.sur.als_gls import SUROptions
 
 STRANGERS = {"wrapped operator", "wrapped without adjoint"}
 PAIRS = [pytest.param(pair, id=f"{pair.name} {np.dtype(dtype)}")
@@ -147,7 +148,7 @@ def test_the_market_holds_every_class_that_can_be_saved():
 
     for pair in market():
         walk(pair.operator)
-    fits = {FactorModelResult, SURResult, MLRFit, RankAllocation}
+    fits = {FactorModelResult, SURResult, SUROptions, MLRFit, RankAllocation}
     assert {_classes.class_named(name, "") for name in _classes.OURS} - fits <= found
 
 

@@ -134,6 +134,10 @@ def test_systems(name):
         assert [str(x) for x in data.names.rows] == names["rows"]
         assert (data.names.rows.name, data.names.rows.freqstr) == (
             names["rows_name"], names["freq"])
+    assert {key: getattr(fit.options, key) for key in expected["options"]} == expected["options"]
+    assert fit.cov_type == expected["kind"]
+    kwds = {key: x.tolist() if isinstance(x, np.ndarray) else x for key, x in fit.cov_kwds.items()}
+    assert kwds == expected["cov_options"]
     bse = fit.bse
     close(np.concatenate(bse) if isinstance(bse, list) else np.asarray(bse), ARRAYS[f"{name}.bse"])
     same(np.concatenate(fit.coefficients), ARRAYS[f"{name}.coefficients"])

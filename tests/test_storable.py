@@ -188,9 +188,9 @@ def test_fields_are_checked_against_the_annotations(path, change, reason):
 
 
 @pytest.mark.parametrize("nodes, reason", [
-    ([{"class": f"{__name__}.Reversal", "values": {"n": "3"}}], "'n' must not be of type str"),
+    ([{"class": f"{__name__}.Reversal", "values": {"n": "3"}}], None),
     ([{"class": f"{__name__}.Reversal", "values": {"n": -1}}], "n must not be negative"),
-    ([{"class": f"{__name__}.Reversal"}], "no field 'n'"),
+    ([{"class": f"{__name__}.Reversal"}], None),
     ([{"class": f"{__name__}.Circulant", "values": {"c": [1.0], "times": 1}}], "'c' must be a vec"),
     ([IDENTITY, {"class": f"{__name__}.Pair", "parts": {"both": 0}}], None),
 ])

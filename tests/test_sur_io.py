@@ -173,6 +173,14 @@ def put(**values):
     return lambda node, arrays: node["values"].update(values)
 
 
+def old_options(**options):
+    """Options as version 0.1.0 stored them, in a dict."""
+    def change(node, arrays):
+        del node["parts"]["options"]
+        node["values"]["options"] = options
+    return change
+
+
 CHANGES = {
     "Y shape": (of("Y", lambda x: x[:-1]), "60|59"),
     "Y integers": (of("Y", lambda x: x.astype(int)), "'Y' must be a matrix of float32"),
@@ -193,7 +201,8 @@ CHANGES = {
     "names": (put(equations=("a", "b")), "one text each"),
     "names type": (put(equations=(1, 2, 3, 4, 5, 6)), "one text each"),
     "regressors": (put(regressors=None), "one text each"),
-    "options": (put(options={"solver": "magic"}), "solver must be"),
+    "options": (old_options(solver="magic"), "solver must be"),
+    "options type": (old_options(gtol="x"), "gtol"),
     "kind": (put(cov_kind="magic"), "'cov_kind' must be one of"),
     "kind options": (put(cov_options={"magic": 1}), "takes the options"),
     "loglik": (put(loglik="x"), "'loglik' must be a finite number, got 'x'"),
@@ -235,4 +244,4 @@ def test_no_pickles(saved):
         assert all(inside[name].dtype.kind != "O" for name in inside if name != "mlrops.json")
         meta = json.loads(archive.read("mlrops.json"))["meta"]
     classes = [node["class"] for node in meta["nodes"]]
-    assert classes == ["Hierarchy", "MLR", "SURResult"]
+    assert classes == ["Hierarchy", "MLR", "SUROptions", "SURResult"]

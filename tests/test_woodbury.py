@@ -71,7 +71,7 @@ def test_the_uncorrected_solve_would_not_do(monkeypatch):
     assert len(steps) == 1
     A.solve(b)
     assert len(steps) > 2
-    monkeypatch.setattr(module, "_MAX_CORRECTIONS", 0)
+    monkeypatch.setattr(module, "CORRECTIONS", 0)
     with pytest.raises(np.linalg.LinAlgError, match=r"backward error .* of \S+; 2.2e-12 is what"):
         A.solve(b)
 

@@ -13,8 +13,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that `old` is called `new` now."""
-    warnings.warn(f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
-                  DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(
+        f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )
 
 
 class OldName(property):

@@ -176,7 +176,10 @@ class Watch(NamedTuple):
     observer: Any = None
 
 
-def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = Watch(),
+UNWATCHED = Watch()
+
+
+def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATCHED,
           trace: Sequence[float] = ()) -> Run:
     """Take steps until a rule, the cap, the callback or the user stops them.
 
@@ -223,7 +226,7 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = Watch(
             run.termination = "interrupted"
     if not whole:
         iteration.restore()
-        if iteration.objective != run.objectives[-1]:  # the step gained something before it was broken
+        if iteration.objective != run.objectives[-1]:  # it gained something before
             run.add(iteration)
     elif observer is not None:
         try:

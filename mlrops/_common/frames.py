@@ -74,8 +74,11 @@ class Table:
 def read_table(x: Any, what: str, ndim: int | tuple[int, ...] | None = None) -> Table:
     """`x` as a `Table`: an array, or a frame or series of pandas, polars, pyarrow and others.
 
-    Masked cells, None and NA are NaN.  Columns that are no numbers are named.
+    Masked cells, None and NA are NaN.  Columns that are no numbers are named.  Where there may be
+    several columns, a dict holds them by name.
     """
+    if isinstance(x, Mapping) and ndim in (2, (1, 2)):
+        return _from_dict(x, what)
     if not (is_frame(x) or is_series(x)):
         return Table(as_real(x, what, ndim=ndim))
     in_memory(x, what)
@@ -88,12 +91,7 @@ def read_table(x: Any, what: str, ndim: int | tuple[int, ...] | None = None) -> 
 
 
 def read_columns(x: Any, what: str) -> Table:
-    """`x` as a `Table` of one column or several, (N, n).
-
-    A dict holds columns by name.  Columns of two names are refused.
-    """
-    if isinstance(x, Mapping):
-        return _from_dict(x, what)
+    """`x` as a `Table` of one column or several, (N, n); columns of one name are refused."""
     table = read_table(x, what, ndim=(1, 2))
     if table.values.ndim == 1:
         return replace(table, values=table.values[:, None])

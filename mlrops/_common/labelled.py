@@ -13,6 +13,7 @@ from .frames import column_names, is_frame, is_series, read_table
 from .labels import by_label, labels_of, match, names_of_features
 from .optional import import_narwhals
 from .typing import FloatArray
+from .validate import all_finite
 from .wording import counted, name_some
 
 __all__ = ["Samples", "data_names", "factor_columns", "like_rows", "named", "read_samples",
@@ -79,9 +80,7 @@ def read_samples(Y: Any, names: Sequence[str] | None, n: int, missing: bool = Fa
     if values.shape[1] != n:
         raise ValueError(
             f"{what} must have {counted(n, 'feature')} (columns), got shape {values.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum()
-    if not np.isfinite(total):
+    if not all_finite(values):
         bad = np.isinf(values) if missing else ~np.isfinite(values)
         if bad.any():
             columns = np.flatnonzero(bad.any(axis=0))

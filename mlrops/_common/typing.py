@@ -1,7 +1,7 @@
 """The types of the public face, one word each, for signatures and for type checkers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 else:
     Axes = Any  # matplotlib is loaded by those who draw
 
-__all__ = ["Axes", "BoolArray", "Callback", "Data", "FloatArray", "Frame", "Indices", "IntArray",
-           "Labelled", "Labels", "RandomState", "Ranks", "Real", "Vector"]
+__all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "FloatArray", "Frame",
+           "Indices", "IntArray", "Labelled", "Labels", "Matrix", "Multiplies", "RandomState",
+           "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver", "Sparse", "Strategy",
+           "Vector"]
 
 
 class Frame(Protocol):
@@ -25,6 +27,24 @@ class Frame(Protocol):
     def shape(self) -> Any: ...
 
 
+class Sparse(Protocol):
+    """A sparse array or matrix of SciPy."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def toarray(self) -> Any: ...
+
+
+class Multiplies(Protocol):
+    """An operator, of which only products are taken."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def matvec(self, x: Any) -> Any: ...
+
+
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -35,6 +55,8 @@ Vector: TypeAlias = _RealArray | Sequence[float]
 Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Sequence[_RealArray]
 # Samples or observations: an array, or a frame whose names are kept.
 Data: TypeAlias = Real | Frame
+# A matrix in any form.
+Matrix: TypeAlias = Data | Sparse | Multiplies
 # Names or values by name: a Series or a dict, else one an entry.
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
 Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray
@@ -43,3 +65,11 @@ Labelled: TypeAlias = Any
 Ranks: TypeAlias = int | Sequence[int]
 RandomState: TypeAlias = int | np.random.Generator | None
 Callback: TypeAlias = Callable[[Any], object]
+
+# Options whose values are fixed words.
+CovType: TypeAlias = Literal["unadjusted", "robust", "clustered", "hac", "bootstrap"]
+Criterion: TypeAlias = Literal["bic", "aic", "cv"]
+RotationMethod: TypeAlias = Literal["varimax", "quartimax", "promax"]
+ScoreMethod: TypeAlias = Literal["posterior", "bartlett"]
+Solver: TypeAlias = Literal["cg", "lsmr"]
+Strategy: TypeAlias = Literal["greedy", "grid"]

@@ -18,7 +18,7 @@ from .errors import CommandError, in_options, reporting
 from .groups_file import read_tree
 from .info import stored_numbers
 from .matrix_file import read_matrix, read_names
-from .outputs import can_draw, check_outputs, save_picture
+from .outputs import can_draw, check_outputs, save_picture, writing
 from .tables import paragraph, table
 
 __all__ = ["fit"]
@@ -52,12 +52,10 @@ def fit(args):
         fits = _fits(A, rows, cols, symmetric, args, starts)
         best = min(fits, key=lambda label: fits[label].error)
         found = fits[best]
-        try:  # before anything else is done with it
+        with writing(args.output):  # before anything else is done with it
             save(args.output, found.operator)
-        except OSError as error:
-            raise CommandError(f"{args.output} cannot be written: {error.strerror}") from None
         print(table(("start", "ranks by level", "relative error", "seconds"), [
-            (label + " *" * (label == best), _ranks(found.ranks), _error(found.error),
+            (label + " *" * (label == best), " ".join(map(str, found.ranks)), _error(found.error),
              f"{found.times[-1]:.1f}") for label, found in fits.items()]))
         print("\n" + paragraph("* the best, which is kept" + _capped(found)) + "\n", flush=True)
         others = _others(A, args.total_rank, symmetric, args)
@@ -239,10 +237,6 @@ def _ratio(error, own, dtype):
     if max(error, own) < 1000 * np.finfo(dtype).eps or own == 0:
         return "-"
     return f"{error / own:.2f}x" if error < 1000 * own else f"{error / own:.1e}x"
-
-
-def _ranks(ranks):
-    return " ".join(map(str, ranks))
 
 
 def _capped(found):

@@ -1,36 +1,23 @@
 """``python -m mlrops info``: what a file of `mlrops.save` holds, or one of NumPy."""
 
+import argparse
 import inspect
 import json
 import math
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from .. import operators as ops
 from .._common.text import short
 from ..factor.checkpoint import KIND as CHECKPOINT
 from ..io.archive import TEXT, VERSION
 from ..io.saving import KIND, fields_of, load
-from ..operators import (
-    MLR,
-    BlockDiagonal,
-    Dense,
-    Diagonal,
-    GeneralMLR,
-    Identity,
-    Inverse,
-    Kronecker,
-    LowRankPlusDiagonal,
-    MLRInverse,
-    Permutation,
-    Product,
-    Scaled,
-    StructuredOperator,
-    Transposed,
-    Woodbury,
-)
+from ..operators import MLR, GeneralMLR, LowRankPlusDiagonal, StructuredOperator
 from ..operators.woodbury import WoodburyInverse
 from ..tree.hierarchy import Hierarchy
 from .errors import CommandError
@@ -44,10 +31,11 @@ MOST_NAMES = 6
 CHEAP = 1e9  # flops of a determinant that is computed unasked
 SUMMARY = {"max_factors": 0, "max_equations": 0}
 # Determinants that need no more than those of the parts.
-SPLIT = BlockDiagonal, Inverse, Kronecker, MLRInverse, Product, Scaled, Transposed, WoodburyInverse
+SPLIT = (ops.BlockDiagonal, ops.Inverse, ops.Kronecker, ops.MLRInverse, ops.Product, ops.Scaled,
+         ops.Transposed, WoodburyInverse)
 
 
-def info(args):
+def info(args: argparse.Namespace) -> None:
     """Run the command: find out what the file is, print it."""
     path = args.file
     try:
@@ -69,7 +57,7 @@ def info(args):
     print(text)
 
 
-def _archive(path):
+def _archive(path: str) -> str:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if TEXT not in names:
@@ -83,11 +71,11 @@ def _archive(path):
     return f"{_front(path, f'a {kind}'[:60])}\n\n{use}"
 
 
-def _front(path, what):
+def _front(path: str, what: str) -> str:
     return f"{path}: {what}, saved by mlrops in format {VERSION}, {_bytes(os.path.getsize(path))}"
 
 
-def _kind(archive):
+def _kind(archive: zipfile.ZipFile) -> str:
     """The kind that an archive of mlrops names; where it is damaged, `load` will say how."""
     try:
         header = json.loads(archive.read(TEXT))
@@ -99,7 +87,7 @@ def _kind(archive):
 # ---------------------------------------------------------------- files of NumPy
 
 
-def _of_archive(path, archive, names):
+def _of_archive(path: str, archive: zipfile.ZipFile, names: list[str]) -> str:
     what = "arrays of NumPy"
     if {"format.npy", "shape.npy", "data.npy"} <= set(names):
         with np.load(path, allow_pickle=False) as inside:
@@ -133,7 +121,7 @@ def _head(file):
 # ---------------------------------------------------------------- objects
 
 
-def describe(obj):
+def describe(obj: Any) -> str:
     """The text on a hierarchy, an operator or a result."""
     if isinstance(obj, StructuredOperator):
         return _operator(obj)
@@ -142,7 +130,7 @@ def describe(obj):
     return _result(obj)
 
 
-def _result(fit):
+def _result(fit: Any) -> str:
     """A result's own summary, then the operator it found."""
     if hasattr(fit, "summary"):
         known = inspect.signature(fit.summary).parameters
@@ -153,12 +141,12 @@ def _result(fit):
     for name in ("covariance", "operator"):
         operator = getattr(fit, name, None)
         if isinstance(operator, StructuredOperator):
-            told = "\nlevel " in summary
-            text.append(f"Its {name}: {_operator(operator, levels=not told)}")
+            has_levels = "\nlevel " in summary
+            text.append(f"Its {name}: {_operator(operator, levels=not has_levels)}")
     return "\n\n".join(text)
 
 
-def _names(fit):
+def _names(fit: Any) -> list[str]:
     names = getattr(fit, "feature_names", None)
     noun = "Features"
     if names is None and getattr(fit, "data", None) is not None:
@@ -170,7 +158,7 @@ def _names(fit):
     return [paragraph(f"{noun}: {shown}{more}")]
 
 
-def _operator(A, levels=True):
+def _operator(A: StructuredOperator, levels: bool = True) -> str:
     if _parts(A):
         text = ["\n".join(_tree(A))]
     elif isinstance(A, (MLR, GeneralMLR)) and levels:
@@ -186,11 +174,11 @@ def _aligned(pairs):
     return "\n".join(line.rstrip() for line in columns([*pairs], left=2))
 
 
-def _title(A):
+def _title(A: StructuredOperator) -> str:
     return repr(A).removeprefix("<").removesuffix(">")
 
 
-def _facts(A):
+def _facts(A: StructuredOperator) -> Iterator[tuple[str, str]]:
     """Pairs of a name and what is known, or costs little to find out."""
     m, n = A.shape
     tags = [word for word, has in (("positive definite", A.positive_definite),
@@ -208,7 +196,7 @@ def _facts(A):
     yield "dense", f"{m * n:,} numbers, {_bytes(m * n * width)}" + (
         f"; storage is {100 * share:.3g}% of it" if share < 1 else "")
     d = A.D if isinstance(A, (MLR, LowRankPlusDiagonal)) else (
-        A.d if isinstance(A, Diagonal) else None)
+        A.d if isinstance(A, ops.Diagonal) else None)
     if d is not None and d.size:
         yield "diagonal D", f"{d.min():.6g} to {d.max():.6g}"
     if logdet_is_cheap(A):
@@ -248,12 +236,12 @@ def _sizes(h, level):
 # ---------------------------------------------------------------- parts
 
 
-def _entries(A):
+def _entries(A: Any) -> list[Any]:
     """What an operator or a tree consists of."""
     return [x for several in fields_of(A).values() for x in several]
 
 
-def _parts(A):
+def _parts(A: StructuredOperator) -> list[StructuredOperator]:
     """The operators that an operator is made of."""
     return [x for x in _entries(A) if isinstance(x, StructuredOperator)]
 
@@ -279,9 +267,10 @@ def stored_numbers(A: StructuredOperator) -> tuple[int, int]:
     return counts["f"], counts["i"]
 
 
-def _tree(A):
+def _tree(A: StructuredOperator) -> list[str]:
     """An operator and its parts, a line each; those that were drawn before are not drawn again."""
-    drawn, lines = set(), []
+    drawn: set[int] = set()
+    lines: list[str] = []
     pending = [(A, "", "")]
     while pending and len(lines) < MOST_PARTS:
         x, before, below = pending.pop()
@@ -296,25 +285,27 @@ def _tree(A):
     return [*lines, "... and more parts"] if pending else lines
 
 
-def logdet_is_cheap(A):
+def logdet_is_cheap(A: StructuredOperator) -> bool:
     """Whether the determinant is known by structure and costs less than a billion flops."""
     m, n = A.shape
     if m != n or n == 0:
         return False
-    if isinstance(A, (Identity, Permutation, Diagonal)):
+    if isinstance(A, (ops.Permutation, ops.Diagonal)):
         return True
     if isinstance(A, SPLIT):
         return all(map(logdet_is_cheap, _parts(A)))
-    if isinstance(A, Woodbury):
+    if isinstance(A, ops.Woodbury):
         return n * A.U.shape[1] ** 2 < CHEAP and logdet_is_cheap(A.base)
     if isinstance(A, (MLR, LowRankPlusDiagonal)):
         return n * A.F.shape[1] ** 2 < CHEAP
-    return isinstance(A, Dense) and n**3 < CHEAP
+    return isinstance(A, ops.Dense) and n**3 < CHEAP
 
 
-def _bytes(size):
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:,} {unit[: 4 if size == 1 else None]}" if unit == "bytes" else (
-                f"{size:.3g} {unit}")
+def _bytes(size: float) -> str:
+    if size < 1000:
+        return f"{size:,} byte{'' if size == 1 else 's'}"
+    for unit in ("kB", "MB", "GB", "TB"):
         size /= 1000
+        if size < 1000 or unit == "TB":
+            break
+    return f"{size:.3g} {unit}"

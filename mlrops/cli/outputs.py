@@ -2,15 +2,18 @@
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..io.archive import _replacing, check_regular
+from ..io.archive import check_regular, replacing
 from .errors import CommandError
 
-__all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_text"]
+__all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_text", "writing"]
 
 
-def check_outputs(outputs, inputs):
+def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
     """Refuse files that could not be written in the end; leaves nothing behind.
 
     Parameters
@@ -50,7 +53,7 @@ def _refusal(path):
         return error.strerror
 
 
-def can_draw(option, path):
+def can_draw(option: str, path: str) -> bool:
     """Whether there is matplotlib; refuses an ending that it does not know."""
     try:
         import matplotlib
@@ -66,29 +69,33 @@ def can_draw(option, path):
     return True
 
 
-def write_text(path, text):
-    """Write a text in UTF-8."""
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """An OSError becomes an error of the command."""
     try:
-        with _replacing(path) as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+        yield
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def write_picture(path, figure):
-    """Write a figure of pyplot in the format that its name tells, and close it."""
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8."""
+    with writing(path), replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def write_picture(path: str | Path, figure: Any) -> None:
+    """Write a figure of pyplot in the format of the path's ending, and close it."""
     import matplotlib.pyplot as plt
 
     try:
-        with _replacing(path) as file:
+        with writing(path), replacing(path) as file:
             figure.savefig(file, format=_ending(path), dpi=130)
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         plt.close(figure)
 
 
-def save_picture(path, draw):
+def save_picture(path: str, draw: Callable[[], Any]) -> None:
     """Write the figure that `draw` makes, or say why there is none."""
     try:
         import matplotlib.pyplot  # noqa: F401 - whether it is there

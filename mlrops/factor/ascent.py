@@ -1,16 +1,21 @@
 """Monotone ascent of the log-likelihood: EM, or quasi-Newton jumps that fall back to EM."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .._common.typing import FloatArray, IntArray
+from .. import kernels
+from .._common.cached import cached_property
+from .._common.labelled import named
+from .._common.typing import BoolArray, FloatArray, IntArray
+from .._common.wording import counted
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .em import Mapped, Point
-from .secant import SecantPairs, row_maxima, scaled_difference, scaled_step
+from .estep.protocol import Source
+from .secant import SecantPairs
 
 __all__ = ["LEAST", "Ascent", "LikelihoodSurface", "VanishingVariance", "independent_loglik"]
 
@@ -31,26 +36,28 @@ class VanishingVariance(np.linalg.LinAlgError):
         self.place = place  # in tree order
         super().__init__("variances go to zero")
 
-    def naming(self, named: str, noun: str) -> np.linalg.LinAlgError:
+    def naming(self, hierarchy: Hierarchy, names: Sequence[str] | None, noun: str
+               ) -> np.linalg.LinAlgError:
         """The error for a user, who knows features by names."""
+        low = np.sort(hierarchy.permutation[self.place])
         return np.linalg.LinAlgError(
-            f"the variances in D of {named} go to zero, below {LEAST:.0e} of the {noun}s' own,"
+            f"the variances in D of {counted(low.size, noun)} ({named(low, names)}) go to"
+            f" zero, below {LEAST:.0e} of the {noun}s' own,"
             f" where likelihoods lose their digits: the factors determine these {noun}s (Heywood"
             " cases), as they do duplicates; leave some out, take fewer factors or a"
             f" variance_floor above {LEAST:.0e}")
 
 
-def independent_loglik(source: Any) -> float:
+def independent_loglik(source: Source) -> float:
     """Average log-likelihood a sample of independent features with the variances of the data."""
-    shares = getattr(source, "shares", np.ones(source.variance.size))
-    return float(-0.5 * shares @ (math.log(2 * math.pi) + 1 + np.log(source.variance)))
+    return float(-0.5 * source.shares @ (math.log(2 * math.pi) + 1 + np.log(source.variance)))
 
 
 class LikelihoodSurface:
-    """The log-likelihood of a model, and its EM map, as a function of ``v = (F / sd, log D, mean / sd)``.
+    """The log-likelihood of a model and its EM map, in coordinates that units do not matter for.
 
-    sd are the features' standard deviations: units do not matter.  The mean is part of v only where
-    EM updates it.
+    They are ``v = (F / sd, log D, mean / sd)``, sd the features' standard deviations.  The mean is
+    part of v only where EM updates it.
     """
 
     def __init__(self, source: Any, tree: Hierarchy, ranks: tuple[int, ...], floor: FloatArray,
@@ -89,7 +96,7 @@ class LikelihoodSurface:
     def difference(self, a: Point, b: Point, v: FloatArray) -> None:
         """``v(a) - v(b)``."""
         F, D, mean = self.parts(v)
-        scaled_difference(a.F, b.F, self.sd, F)
+        kernels.vectors.difference(a.F, b.F, self.sd, F)
         np.log(a.D / b.D, out=D)
         if mean.size:
             mean[:] = (a.mean - b.mean) / self.sd
@@ -106,7 +113,7 @@ class LikelihoodSurface:
         return g
 
     def precondition(
-        self, point: Point, mapped: Mapped, held: FloatArray
+        self, point: Point, mapped: Mapped, held: BoolArray
     ) -> Callable[[FloatArray], FloatArray]:
         """EM's answer to a gradient, as a function; variances `held` at the floor stay there.
 
@@ -135,7 +142,7 @@ class LikelihoodSurface:
     def move(self, point: Point, d: FloatArray, share: float, out: Point) -> Point:
         """The point at ``v + share d``, D clipped at the floor, written to `out`."""
         F, D, mean = self.parts(d)
-        scaled_step(point.F, F, share * self.sd, out.F)
+        kernels.vectors.step(point.F, F, share * self.sd, out.F)
         growth = np.exp(np.clip(share * D, -LARGEST, LARGEST))
         np.maximum(point.D * growth, self.floor, out=out.D)
         shifted = point.mean + share * self.sd * mean if mean.size else point.mean
@@ -147,20 +154,18 @@ class State:
 
     def __init__(self, surface: LikelihoodSurface, point: Point, mapped: Mapped):
         self.point, self.mapped, self.loglik = point, mapped, mapped.loglik
-        self._surface, self._gradient = surface, None
+        self._surface = surface
 
-    @property
+    @cached_property
     def gradient(self) -> FloatArray:
-        if self._gradient is None:
-            self._gradient = self._surface.gradient(self.point, self.mapped)
-        return self._gradient
+        return self._surface.gradient(self.point, self.mapped)
 
     @property
     def gradient_norm(self) -> float:
         """Largest derivative of `loglik` by F, mean (in units of √D) and log D."""
         F, D, mean = self._surface.parts(self.gradient)
         unit = np.sqrt(self.point.D) / self._surface.sd
-        by_feature = np.maximum(np.abs(D), row_maxima(F) * unit)
+        by_feature = np.maximum(np.abs(D), kernels.vectors.row_maxima(F) * unit)
         if mean.size:
             by_feature = np.maximum(by_feature, np.abs(mean) * unit)
         return float(by_feature.max())

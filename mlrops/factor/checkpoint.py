@@ -81,7 +81,7 @@ def _digest(*arrays: np.ndarray) -> str:
     found = hashlib.sha256()
     for x in arrays:
         found.update(f"{x.dtype.str}{x.shape}".encode())
-        found.update(np.ascontiguousarray(x))
+        found.update(np.ascontiguousarray(x).data)
     return found.hexdigest()[:16]
 
 
@@ -237,7 +237,8 @@ class Checkpoint:
 def _check_arrays(arrays: dict[str, np.ndarray], surface: LikelihoodSurface, rows: int) -> None:
     """Refuse arrays of shapes, dtypes and values that no checkpoint of this model holds."""
     (n, R), k = surface.shape, len(arrays["S"])
-    shapes = {"S": (k, surface.size), "Y": (k, surface.size), "SY": (rows, rows)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "S": (k, surface.size), "Y": (k, surface.size), "SY": (rows, rows)}
     for which in ("", "best_") if "best_F" in arrays else ("",):
         shapes |= {which + "F": (n, R), which + "D": (n,), which + "mean": (n,),
                    which + "trace": (max(arrays[which + "trace"].size, 1),)}

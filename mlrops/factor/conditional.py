@@ -11,7 +11,7 @@ from .._common.frames import is_frame
 from .._common.labelled import factor_columns, like_rows, read_samples, read_values, with_names
 from .._common.labels import labels_of, match
 from .._common.typing import Data, FloatArray, IntArray, Labels, Real
-from .._common.validate import as_features, as_finite, as_real
+from .._common.validate import as_features, as_finite
 from .._common.wording import counted, name_some
 from ..operators.base import StructuredOperator
 from ..operators.mlr import MLR
@@ -38,20 +38,10 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
         return np.empty(0)
     covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
-        return filling.loglik_samples(covariance, mean, _incomplete(covariance, Y))
-    quad: Any = covariance.inv_quad((as_finite(Y, "Y", ndim=2, axis=1) - mean).T)
+        samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+        return filling.loglik_samples(covariance, mean, samples)
+    quad: Any = covariance.inv_quad((Y - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
-
-
-def _incomplete(covariance: MLR, Y: FloatArray) -> IncompleteSamples:
-    n = covariance.shape[0]
-    Y = as_real(Y, "Y", ndim=2)
-    if Y.shape[1] != n:
-        raise ValueError(f"Y must have {counted(n, 'feature')} (columns), got shape {Y.shape}")
-    infinite = np.flatnonzero(np.isinf(Y).any(axis=0))
-    if infinite.size:
-        raise ValueError(f"Y must not hold infinity, got some in feature {name_some(infinite)}")
-    return IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
 
 
 def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None) -> float:
@@ -68,21 +58,21 @@ def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None
     return float(weight @ loglik / weight.sum())
 
 
-def impute(covariance: MLR, mean: FloatArray, Y: Real,
+def impute(covariance: MLR, mean: FloatArray, Y: FloatArray,
            return_std: bool = False) -> FloatArray | tuple[FloatArray, FloatArray]:
     """See `FactorModelResult.impute`; a sample without a cell gets the mean.
 
     >>> from mlrops import Hierarchy
     >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> filled, std = impute(A, np.zeros(3), [[3.0, np.nan, 0.0]], return_std=True)
+    >>> filled, std = impute(A, np.zeros(3), np.array([[3.0, np.nan, 0.0]]), return_std=True)
     >>> filled, np.round(std, 6)
     (array([[3., 1., 0.]]), array([[0.      , 1.154701, 0.      ]]))
     """
-    given = as_real(Y, "Y", ndim=2)
-    filled = given.astype(np.result_type(given, covariance.dtype))
+    filled = Y.astype(np.result_type(Y, covariance.dtype))
     std = np.zeros_like(filled)
-    if len(filled):
-        found: Any = filling.fill(covariance, mean, _incomplete(covariance, given), return_std)
+    if len(Y):
+        samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+        found: Any = filling.fill(covariance, mean, samples, return_std)
         found, std = (found[0], found[1].T) if return_std else (found, std)
         filled = np.where(np.isnan(filled), found.T, filled)
     return (filled, np.ascontiguousarray(std)) if return_std else filled

@@ -7,19 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._common.convergence import ConvergenceWarning, UnboundedWarning
+from .._common.convergence import ConvergenceWarning
 from .._common.driver import CONVERGED, Callback, Iterate, Iteration, Run, Stopping, Watch, drive
-from .._common.labelled import named
-from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Ranks
+from .._common.typing import Data, FloatArray, Labels, RandomState, Ranks
 from .._common.validate import check_number, check_rank
-from .._common.wording import agree, counted
+from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, LikelihoodSurface, VanishingVariance, independent_loglik
 from .checkpoint import Checkpoint, Checkpointing, Outcome, Restarts, fingerprint, to_resume
 from .em import Point
 from .estep.sources import open_source
-from .limits import at_floor, check_scale, run_off, too_few_samples
+from .limits import at_floor, check_scale, run_off, too_few_samples, warn_of_floor
 from .result import FactorModelResult
 from .start import capped_groups, start
 
@@ -203,31 +202,33 @@ def fit_factor_model(
     checkpointing.check()  # before the data are gone through
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
-    ranks = check_ranks(ranks, hierarchy)
+    level_ranks = check_ranks(ranks, hierarchy)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     surface = LikelihoodSurface(
-        source, hierarchy._in_tree_order(), ranks, variance_floor * source.variance)
+        source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance)
     restarts, keeper = Restarts(_seeds(random_state, n_init)), None
     if checkpoint is not None:
         options = to_resume(
             init, n_init, stopping, random_state, accelerate=bool(accelerate),
             center=bool(center), variance_floor=float(variance_floor))
         keeper = Checkpoint(
-            checkpointing, fingerprint(hierarchy, ranks, source, **options), restarts)
+            checkpointing, fingerprint(hierarchy, level_ranks, source, **options), restarts)
         restarts = keeper.resume(surface, accelerate)
     try:
         best = _best_of_starts(surface, hierarchy, init, restarts, stopping, accelerate,
                                Watch(progress, callback, keeper))
     except VanishingVariance as error:
-        low = np.sort(hierarchy.permutation[error.place])
-        raise error.naming(f"{counted(low.size, 'feature')} ({named(low, names)})",
-                           "feature") from None
+        raise error.naming(hierarchy, names, "feature") from None
     place = at_floor(best.point.D, surface.floor)
     boundary = np.sort(hierarchy.permutation[place])
-    unbounded = (too_few_samples(hierarchy, ranks, source.n_samples, center)
-                 or run_off(source, hierarchy, ranks, best.point, place, names))
-    _warn(best.termination, max_iter, boundary, variance_floor, names, unbounded)
-    covariance = best.point.operator(hierarchy, ranks, source.dtype).principal()
+    unbounded = (too_few_samples(hierarchy, level_ranks, source.n_samples, center)
+                 or run_off(source, hierarchy, level_ranks, best.point, place, names))
+    if best.termination == "max_iter":
+        warnings.warn(
+            f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
+            ConvergenceWarning, stacklevel=2)
+    warn_of_floor(boundary, names, variance_floor, unbounded)
+    covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.trace[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
@@ -237,7 +238,7 @@ def fit_factor_model(
         n_iter=len(best.trace) - 1, converged=best.termination in CONVERGED,
         termination=best.termination, boundary=boundary, n_samples=source.n_samples,
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
-        capped=capped_groups(hierarchy, ranks), mean_is_estimated=bool(center))
+        capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center))
 
 
 def _seeds(random_state: RandomState, n_init: int) -> tuple[int, ...]:
@@ -271,9 +272,8 @@ class FactorAscent(Iteration):
 
     def iterate(self, n_iter: int) -> Iterate:
         state, surface = self.ascent.state, self.ascent.surface
-        return Iterate(
-            n_iter, state.loglik, state.loglik, ranks=surface.ranks, covariance=state.point.operator(
-                self.hierarchy, surface.ranks, surface.source.dtype))
+        covariance = state.point.operator(self.hierarchy, surface.ranks, surface.source.dtype)
+        return Iterate(n_iter, state.loglik, state.loglik, covariance, ranks=surface.ranks)
 
     def outcome(self, run: Run) -> Outcome:
         state = self.ascent.state
@@ -306,7 +306,8 @@ def _best_of_starts(
             stopped = run.termination
         if saved is not None:
             watch.observer.saved = None
-    return restarts.best if stopped is None else restarts.best._replace(termination=stopped)
+    best: Any = restarts.best
+    return best if stopped is None else best._replace(termination=stopped)
 
 
 def _rounded_loglik(
@@ -320,22 +321,3 @@ def _rounded_loglik(
     if not source.mean_is_free:  # complete samples are taken about their exact mean
         loglik -= 0.5 * rounded.inv_quad(mean - exact_mean)
     return float(loglik)
-
-
-def _warn(
-    termination: str, max_iter: int, boundary: IntArray, variance_floor: float,
-    names: Any, unbounded: str | None,
-) -> None:
-    if termination == "max_iter":
-        warnings.warn(
-            f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=3)
-    if unbounded is not None:
-        warnings.warn(f"{unbounded}; lower the ranks or leave features out, all figures depend on"
-                      f" the variance_floor of {variance_floor:g}", UnboundedWarning, stacklevel=3)
-    elif boundary.size:
-        warnings.warn(
-            f"{counted(boundary.size, 'feature')} {agree(boundary.size, 'has', 'have')} a variance"
-            f" at the floor of {variance_floor:g} of {agree(boundary.size, 'its', 'their')} total"
-            f" (Heywood cases: {named(boundary, names)}); fewer factors may do",
-            ConvergenceWarning, stacklevel=3)

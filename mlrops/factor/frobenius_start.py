@@ -1,11 +1,15 @@
 """The factor model nearest to the sample covariance in the Frobenius norm, to start EM from."""
 
+from typing import Any
+
 import numpy as np
 
+from .._common.typing import FloatArray
 from ..fitting.bcd import improve, order_of
 from ..fitting.factors import Factors
 from ..fitting.pairs import GroupPairs
 from ..fitting.residuals import GramResidual
+from ..tree.hierarchy import Hierarchy
 
 __all__ = ["FrobeniusFit", "frobenius_start"]
 
@@ -32,7 +36,8 @@ class FrobeniusFit:
     floor : (n,)
     """
 
-    def __init__(self, X, hierarchy, ranks, floor):
+    def __init__(self, X: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...],
+                 floor: FloatArray):
         pairs = GroupPairs(hierarchy, hierarchy)
         self.residual, self.floor = GramResidual(X, pairs), floor
         self.factors = Factors(
@@ -42,33 +47,33 @@ class FrobeniusFit:
         self.improve_D()
 
     @property
-    def F(self):
+    def F(self) -> FloatArray:
         """(n, R), in tree order"""
         return np.concatenate([F[:-1] for F in self.factors.right], axis=1)
 
     @property
-    def D(self):
+    def D(self) -> FloatArray:
         """(n,), in tree order"""
         return self.residual.D
 
-    def improve_D(self):
+    def improve_D(self) -> None:
         """The best D for the factors: what they leave of the diagonal, or the floor."""
         left = self.residual.diagonal.copy()
         for F in self.factors.right:
             left -= np.einsum("ij,ij->i", F[:-1], F[:-1], dtype=np.float64)
         self.residual.D = np.maximum(left, self.floor)
 
-    def improve_F(self, level):
+    def improve_F(self, level: int) -> None:
         """Better factors of a level for D and the other levels."""
         improve(self.factors, self.residual, level)
 
-    def sweep(self):
+    def sweep(self) -> None:
         """Levels from coarse to fine and back, D after each."""
         for level in order_of(self.used, "v"):
             self.improve_F(level)
             self.improve_D()
 
-    def run(self, least_gain, max_sweeps):
+    def run(self, least_gain: float, max_sweeps: int) -> int:
         """Sweep until one adds less than a share of what all have; the number of sweeps."""
         start = last = self.residual.explained()
         for number in range(1, max_sweeps + 1 if self.used.size else 0):
@@ -79,7 +84,10 @@ class FrobeniusFit:
         return max_sweeps if self.used.size else 0
 
 
-def frobenius_start(hierarchy, ranks, source, least_share, seed):
+def frobenius_start(
+    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None,
+    least_share: float,
+) -> tuple[FloatArray, FloatArray]:
     """Factors F (n, R) and D (n,) nearest to the sample covariance, D at least so much of it.
 
     The source's features are to be of like variance: those of large variance weigh more.  Where a
@@ -93,7 +101,9 @@ def frobenius_start(hierarchy, ranks, source, least_share, seed):
     return _without_idle(fit.F, fit.D, hierarchy, ranks), fit.D
 
 
-def _without_idle(F, D, hierarchy, ranks):
+def _without_idle(
+    F: FloatArray, D: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]
+) -> FloatArray:
     """Small random loadings for columns that the fit has no use for.
 
     The residual of a group may have fewer positive eigenvalues than the group has factors, as that

@@ -4,11 +4,13 @@ Also how many factors are of use.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from .._common.convergence import ConvergenceWarning, UnboundedWarning
 from .._common.labelled import named
 from .._common.typing import FloatArray, IntArray
 from .._common.wording import agree, counted
@@ -17,7 +19,8 @@ from ..tree.hierarchy import Hierarchy
 from .ascent import LEAST
 from .em import Point
 
-__all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks"]
+__all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
+           "warn_of_floor"]
 
 # By how much D is lowered to see whether the likelihood goes on rising.
 LOWER = 0.01
@@ -80,8 +83,8 @@ def too_few_samples(
     """
     N = n_samples - bool(center)
     factors = np.zeros(hierarchy.n, int)
-    for level, r in enumerate(ranks):
-        sizes, labels = hierarchy.group_sizes(level), hierarchy.labels(level)
+    for level, (r, offsets) in enumerate(zip(ranks, hierarchy.boundaries, strict=True)):
+        sizes, labels = np.diff(offsets), hierarchy.labels(level)
         factors += np.minimum(r, sizes)[labels]
         excess = np.minimum(factors, sizes[labels] - 1)
         if r and (excess.max() >= N or excess.max() > share * N):
@@ -133,3 +136,21 @@ def run_off(
     return (f"the likelihood has no maximum: it rises without limit as variances go to zero that"
             f" now stand at the floor, those of {counted(there.size, noun)} which the samples tie"
             f" to one another (Heywood cases: {named(there, names)})")
+
+
+def warn_of_floor(
+    boundary: IntArray, names: Sequence[str] | None, variance_floor: float, unbounded: str | None,
+    noun: str = "feature", whole: str = "total", advice: str = "; fewer factors may do",
+    stacklevel: int = 3,
+) -> None:
+    """Warn of variances at the floor, or give the reason why the likelihood is unbounded."""
+    if unbounded is not None:
+        warnings.warn(f"{unbounded}; lower the ranks or leave {noun}s out, all figures depend on"
+                      f" the variance_floor of {variance_floor:g}", UnboundedWarning,
+                      stacklevel=stacklevel)
+    elif boundary.size:
+        n = boundary.size
+        warnings.warn(
+            f"{counted(n, noun)} {agree(n, 'has', 'have')} a variance at the floor of"
+            f" {variance_floor:g} of {agree(n, 'its', 'their')} {whole} (Heywood cases:"
+            f" {named(boundary, names)}){advice}", ConvergenceWarning, stacklevel=stacklevel)

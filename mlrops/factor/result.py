@@ -8,20 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._common.labelled import Samples, like_rows, read_samples, with_names
-from .._common.stored import (
-    BOUNDARY,
-    CAPPED,
-    COUNT,
-    FINITE,
-    FLAG,
-    NAMES,
-    NOT_NEGATIVE,
-    TERMINATION,
-    Stored,
-    check_fit,
-    floats,
-    maybe,
-)
+from .._common.stored import COUNT, FIT, FLAG, NAMES, Stored, check_fit, floats, maybe
 from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Real
 from .._common.validate import check_rank
 from .._common.wording import counted
@@ -102,11 +89,8 @@ class FactorModelResult(Stored, Explained):
     capped: tuple[tuple[int, int, int], ...] = ()
     mean_is_estimated: bool = True
 
-    stored_fields = {
-        "mean": floats(1), "loglik": FINITE, "loglik_trace": floats(1), "n_iter": COUNT,
-        "converged": FLAG, "termination": TERMINATION, "boundary": BOUNDARY, "n_samples": COUNT,
-        "n_evaluations": COUNT, "gradient_norm": NOT_NEGATIVE, "feature_names": maybe(NAMES),
-        "capped": CAPPED, "mean_is_estimated": FLAG}
+    stored_fields = FIT | {"mean": floats(1), "n_samples": COUNT, "feature_names": maybe(NAMES),
+                           "mean_is_estimated": FLAG}
 
     @classmethod
     def from_fields(cls, **given):

@@ -1,25 +1,13 @@
 """Limited-memory quasi-Newton directions from pairs of steps and falls of the gradient."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .. import kernels
+from .._common.typing import FloatArray
 
-__all__ = ["SecantPairs", "row_maxima", "scaled_difference", "scaled_step"]
-
-
-def scaled_difference(A, B, scale, out):
-    """``out = diag(1 / scale) (A - B)`` for (n, k) arrays; out may be of lower precision."""
-    kernels.vectors.difference(A, B, scale, out)
-
-
-def scaled_step(A, d, scale, out):
-    """``out = A + diag(scale) d`` for (n, k) arrays."""
-    kernels.vectors.step(A, d, scale, out)
-
-
-def row_maxima(A):
-    """Largest magnitude in each row of A (n, k), shape (n,)."""
-    return kernels.vectors.row_maxima(A)
+__all__ = ["SecantPairs"]
 
 
 class SecantPairs:
@@ -43,7 +31,7 @@ class SecantPairs:
     between two machines, or two units of the data, to 1e-8 in a few steps.
     """
 
-    def __init__(self, memory, size):
+    def __init__(self, memory: int, size: int):
         self.memory = memory
         rows = memory + 1 if memory else 0  # one to write the next pair to
         self.S = np.zeros((rows, size))
@@ -51,28 +39,28 @@ class SecantPairs:
         self.SY = np.zeros((rows, rows))  # s_i · y_j
         self.count = 0  # pairs taken since the last `clear`; pair t lies in row t modulo the rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return min(self.count, self.memory)
 
-    def clear(self):
+    def clear(self) -> None:
         self.count = 0
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """Number of rows of S and Y in use, one more than pairs once one has expired."""
         return min(self.count, len(self.S))
 
-    def _ages(self):
+    def _ages(self) -> list[int]:
         """Rows of the pairs, oldest first."""
         return [t % len(self.S) for t in range(self.count - len(self), self.count)]
 
     @property
-    def free(self):
+    def free(self) -> tuple[FloatArray, FloatArray]:
         """The (s, y) to write the next pair to, for `add`."""
         row = self.count % len(self.S)
         return self.S[row], self.Y[row]
 
-    def add(self):
+    def add(self) -> None:
         """Take the pair in `free` unless ``s·y`` is not positive.
 
         Then no positive definite H has ``H y = s``.
@@ -86,7 +74,9 @@ class SecantPairs:
         # The recursions use no newer s with an older y.
         self.SY[:k, row] = kernels.vectors.dots(self.S[:k], y)
 
-    def direction(self, gradient, precondition):
+    def direction(
+        self, gradient: FloatArray, precondition: Callable[[FloatArray], FloatArray]
+    ) -> FloatArray:
         """``H g`` for a gradient (size,); ``precondition(q)`` is ``H₀ q``."""
         ages, SY = self._ages(), self.SY
         k = self.rows

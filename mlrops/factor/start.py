@@ -1,9 +1,16 @@
 """Starting points of EM for factor models."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from .._common.labels import match
+from .._common.typing import FloatArray
 from ..operators.mlr import MLR
+from ..tree.hierarchy import Hierarchy
+from .estep.protocol import Source
 from .frobenius_start import frobenius_start
 
 __all__ = ["capped_groups", "start"]
@@ -18,10 +25,9 @@ PRINCIPAL_ITERATIONS = 20
 # Truncated SVDs of blocks whose smaller side is more than MANY times the directions asked for, with
 # EXTRA ones for good measure, take POWERS subspace iterations.
 MANY, EXTRA, POWERS = 8, 10, 3
-STARTS = "svd", "principal_factor", "frobenius", "random"
 
 
-def _leading(X, r, go_on):
+def _leading(X: FloatArray, r: int, go_on: bool) -> tuple[FloatArray, Any]:
     """Leading r left singular directions of blocks X (g, m, k) as ``V s`` (g, m, r).
 
     Also the rest of X for the next level to work on, if one will `go_on`.  The factors are products
@@ -43,7 +49,7 @@ def _leading(X, r, go_on):
     return F, rest
 
 
-def _right_vectors(X, q):
+def _right_vectors(X: FloatArray, q: int) -> FloatArray:
     """The q leading right singular vectors (g, k, q) of tall blocks X (g, m, k).
 
     By the Gram matrices; where k is many times q, by subspace iteration from a fixed random start,
@@ -64,29 +70,30 @@ def _right_vectors(X, q):
 
 
 class _Standardized:
-    """A source in units of its features' standard deviations, all that a start is told of it.
+    """A source in units of its features' standard deviations: what a start knows of the data.
 
     In units of their own the features with the largest numbers would decide where the climb begins,
     and so at which of several maxima it may end.
     """
 
-    def __init__(self, source):
+    def __init__(self, source: Source):
         self.source, self.sd = source, np.sqrt(source.variance)
-        self.n_samples = source.n_samples
-        self.variance = np.ones(self.sd.size)
+        self.n_samples, self.variance = source.n_samples, np.ones(self.sd.size)
 
-    def start_data(self, width, seed):
+    def start_data(self, width: int, seed: int | None) -> FloatArray:
         return self.source.start_data(width, seed) / self.sd[:, None]
 
 
-def _data(source, ranks, seed):
+def _data(source: Any, ranks: tuple[int, ...], seed: int | None) -> FloatArray:
     """Data of the features' covariance, (n, k) with ``X Xᵀ`` like it."""
     X = source.start_data(2 * sum(ranks) + 20, seed)
     X /= X.dtype.type(np.sqrt(source.n_samples))
     return X
 
 
-def svd_start(hierarchy, ranks, source, seed):
+def svd_start(
+    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
+) -> tuple[FloatArray, FloatArray]:
     """Top-down truncated SVDs of the running residual, group by group."""
     residual = _data(source, ranks, seed)
     F = np.zeros((hierarchy.n, sum(ranks)), residual.dtype)
@@ -102,7 +109,9 @@ def svd_start(hierarchy, ranks, source, seed):
     return F, np.maximum(left, LEAST_SHARE * source.variance)
 
 
-def principal_factor_start(hierarchy, ranks, source, seed):
+def principal_factor_start(
+    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
+) -> tuple[FloatArray, FloatArray]:
     """Iterated principal factors of the correlations R, for a single level of one group.
 
     In the metric of the uniquenesses Ψ: the leading eigenpairs (λ, v) of ``Ψ^-½ R Ψ^-½`` give the
@@ -126,7 +135,7 @@ def principal_factor_start(hierarchy, ranks, source, seed):
     return F, psi
 
 
-def _left_singular(X, r):
+def _left_singular(X: FloatArray, r: int) -> tuple[FloatArray, FloatArray]:
     """The r leading left singular vectors (n, r) and singular values of X."""
     n, k = X.shape
     V = _right_vectors(X.T[None], r)[0] if k >= n else X @ _right_vectors(X[None], r)[0]
@@ -134,12 +143,9 @@ def _left_singular(X, r):
     return (V if k >= n else V / np.where(s > 0, s, 1)), s
 
 
-def _frobenius(hierarchy, ranks, source, seed):
-    """The nearest model to the covariance whose D leaves EM room to move."""
-    return frobenius_start(hierarchy, ranks, source, LEAST_SHARE, seed)
-
-
-def random_start(hierarchy, ranks, source, seed):
+def random_start(
+    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
+) -> tuple[FloatArray, FloatArray]:
     """Normal factors that carry half of every feature's variance in expectation; D the rest."""
     rng = np.random.default_rng(seed)
     R = sum(ranks)
@@ -148,10 +154,21 @@ def random_start(hierarchy, ranks, source, seed):
     return F, half if R else 2 * half
 
 
-def start(init, hierarchy, ranks, source, seed):
+STARTS: dict[str, Callable[..., tuple[FloatArray, FloatArray]]] = {
+    "svd": svd_start,
+    "principal_factor": principal_factor_start,
+    # D leaves EM room to move.
+    "frobenius": partial(frobenius_start, least_share=LEAST_SHARE),
+    "random": random_start,
+}
+
+
+def start(
+    init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source, seed: int | None
+) -> tuple[FloatArray, FloatArray]:
     """Compact F (n, R) and D (n,) to start from, in tree order, writeable.
 
-    The same whatever the units of the features: times s, F is times s and D times s².
+    They do not depend on the units of the features: times s, F is times s and D times s².
     """
     if isinstance(init, MLR):
         init = _by_name(init, hierarchy.feature_names)
@@ -164,35 +181,32 @@ def start(init, hierarchy, ranks, source, seed):
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
         F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))
     elif isinstance(init, str) and init in STARTS:
-        how = {"svd": svd_start, "principal_factor": principal_factor_start,
-               "frobenius": _frobenius, "random": random_start}[init]
-        source = _Standardized(source)
-        F, D = how(hierarchy, ranks, source, seed)
+        standardized = _Standardized(source)
+        F, D = STARTS[init](hierarchy, ranks, standardized, seed)
         _cap(F, hierarchy, ranks)
-        F, D = F * source.sd[:, None], D * source.sd**2
+        F, D = F * standardized.sd[:, None], D * standardized.sd**2
     else:
         raise ValueError(
             f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
     return F.astype(float, copy=False), D.astype(float, copy=False)
 
 
-def _by_name(init, names):
+def _by_name(init: MLR, names: Sequence[str] | None) -> MLR:
     """An operator in the order of the features, where both have names."""
     own = init.hierarchy.feature_names
     order = None if own is None or names is None else match(own, names, "init", "feature")
     return init if order is None else init.restrict(np.array(order))
 
 
-def capped_groups(hierarchy, ranks):
+def capped_groups(
+    hierarchy: Hierarchy, ranks: Sequence[int]
+) -> tuple[tuple[int, int, int], ...]:
     """(level, group, features) of the groups that have fewer features than their level's rank."""
-    found = []
-    for level, r in enumerate(ranks):
-        sizes = hierarchy.group_sizes(level)
-        found += [(level, int(g), int(sizes[g])) for g in np.flatnonzero(sizes < r)]
-    return tuple(found)
+    return tuple((level, g, int(size)) for level, r in enumerate(ranks)
+                 for g, size in enumerate(hierarchy.group_sizes(level)) if size < r)
 
 
-def _cap(F, hierarchy, ranks):
+def _cap(F: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]) -> None:
     """Zero the columns that a group cannot use: EM leaves a zero column at zero."""
     col = 0
     for level, r in enumerate(ranks):

@@ -7,8 +7,10 @@ So each half of a cut is a subspace of the samples, and a feature belongs where 
 
 import numpy as np
 
+from .._common.typing import Data, RandomState, Ranks
 from .._common.validate import as_finite, check_rank
 from .._common.wording import name_some
+from ..tree.hierarchy import Hierarchy
 from .bisection import Bisection, starts, upper_half
 from .labelled import without_names
 
@@ -18,12 +20,14 @@ __all__ = ["partition_features"]
 LEAST_GAIN = 1e-10
 
 
-def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, n_starts=9,
-                       random_state=None):
+def partition_features(
+    Y: Data, ranks: Ranks, *, balanced: bool = False, refine: bool = True,
+    min_size: int | None = None, n_starts: int = 9, random_state: RandomState = None,
+) -> Hierarchy:
     """Find a hierarchy of features from data, for `fit_factor_model`.
 
-    Top down, every group of features is cut in two such that a factor model of each half, fitted
-    to its features alone, makes their data most likely.
+    From the root down, every group of features is cut in two such that a factor model of each half,
+    fitted to its features alone, makes their data most likely.
 
     Parameters
     ----------
@@ -33,12 +37,12 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
         Factors a group at each level, coarsest first, as for `fit_factor_model`: level 0 is one
         group, level l has ``2^l`` groups unless some were too small to be cut.
     balanced : bool, optional
-        Whether halves have equal numbers of features, or nearly.  By default they are of any size.
+        Whether halves have equal numbers of features, or nearly.  By default they have any size.
     refine : bool, optional
-        Move features to the half that makes them more likely, until none moves.
+        Move features to the half that makes them more likely until no feature moves any more.
     min_size : int, optional
-        Least number of features of a group, by default ``sum(ranks) + 1``: fewer have no more
-        features than factors.
+        Least number of features of a group, by default ``sum(ranks) + 1``, so that every group has
+        more features than factors.
     n_starts : int, optional
         Starts of the refinement, 1 to 9; the most likely cut is taken.
     random_state : None, int or numpy.random.Generator, optional
@@ -82,10 +86,10 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
 
     Which features can be placed is a matter of the signal: with N samples, a feature whose loadings
     on its group's factors are less than about ``1 / √N`` of its noise's standard deviation fits
-    both halves.  Of 2000 features in two groups, with normal loadings, five factors a group and two
-    common ones and a signal-to-noise ratio of 1 (the variance that all factors together give to a
-    feature, over that of its noise; both on average), 200 samples place all but a few in a
-    thousand; with one factor a group some five in a hundred cannot be placed by anybody.
+    both halves.  Take 2000 features in two groups, with normal loadings, five factors a group, two
+    common ones and a signal-to-noise ratio of 1 (the average variance of a feature that all factors
+    together cause, over the average variance of its noise).  Then 200 samples place all but a few
+    features in a thousand; with one factor a group, about five in a hundred cannot be placed.
 
     Examples
     --------
@@ -98,19 +102,20 @@ def partition_features(Y, ranks, *, balanced=False, refine=True, min_size=None, 
     >>> found.labels(1)[:8]
     array([0, 1, 0, 1, 0, 1, 0, 1])
     """
-    Y, _, names = without_names(Y, "Y")
-    Y = as_finite(Y, "Y", ndim=2, axis=1, labels=names)
-    N, n = Y.shape
+    values, _, names = without_names(Y, "Y")
+    samples = as_finite(values, "Y", ndim=2, axis=1, labels=names)
+    N, n = samples.shape
     if N < 2 or n < 1:
-        raise ValueError(f"Y must hold at least two samples of one feature, got shape {Y.shape}")
-    ranks = [check_rank(r, f"ranks[{level}]") for level, r in enumerate(np.atleast_1d(ranks))]
-    options = Bisection(len(ranks), sum(ranks) + 1 if min_size is None else min_size, balanced,
+        raise ValueError("Y must hold at least two samples of one feature, got shape"
+                         f" {samples.shape}")
+    counts = [check_rank(r, f"ranks[{level}]") for level, r in enumerate(np.atleast_1d(ranks))]
+    options = Bisection(len(counts), sum(counts) + 1 if min_size is None else min_size, balanced,
                         refine, n_starts, random_state)
-    if len(ranks) > 1 and not ranks[-1]:
+    if len(counts) > 1 and not counts[-1]:
         raise ValueError(
-            f"ranks must end with a positive one, got {tuple(ranks)}: groups of level"
-            f" {len(ranks) - 1} that have no factors cannot be told apart")
-    split = _LikelihoodSplit(_standardized(Y), ranks, options)
+            f"ranks must end with a positive one, got {tuple(counts)}: groups of level"
+            f" {len(counts) - 1} that have no factors cannot be told apart")
+    split = _LikelihoodSplit(_standardized(samples), counts, options)
     hierarchy, _ = options.grow(n, n, split, symmetric=True)
     return hierarchy._renamed(names)
 

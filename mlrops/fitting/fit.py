@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
-from .._common.typing import Data, Labels, RandomState, Ranks, Real
+from .._common.typing import Labels, Matrix, RandomState, Ranks, Real
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
@@ -24,11 +24,11 @@ STATIONARY = 1e-13
 
 
 def fit_mlr(
-    A: Data | Any, ranks: Ranks, rows: Hierarchy | Labels,
+    A: Matrix, ranks: Ranks, rows: Hierarchy | Labels,
     cols: Hierarchy | Labels | None = None, *, method: Literal["bcd", "als"] = "bcd",
     symmetric: bool | None = None, psd: bool = False,
     order: Literal["v", "topdown", "bottomup"] = "v",
-    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-3,
+    init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-4,
     max_iter: int = 200, progress: bool = False,
     callback: Callback | None = None, random_state: RandomState = None,
 ) -> MLRFit:
@@ -162,20 +162,20 @@ def fit_mlr(
         symmetric = False
     stopping = Stopping(tol=tol, max_iter=max_iter)
     target = Target(A, rows, cols, symmetric, psd)
-    ranks = check_ranks(ranks, target.pairs.rows)
-    init = check_init(init, target, ranks)
-    descent = Descent(target, ranks, random_state)
-    if init is None:
+    level_ranks = check_ranks(ranks, target.pairs.rows)
+    first = check_init(init, target, level_ranks)
+    descent = Descent(target, level_ranks, random_state)
+    if first is None:
         descent.start()
     else:
-        descent.load(init)
+        descent.load(first)
     step = descent.als if method == "als" else lambda: descent.bcd(order)
     single = len(descent.used) == 1
     refinement = Refinement(descent, step, min(tol, STATIONARY) if single else tol)
     run = drive(refinement, stopping.max_iter, "fit", Watch(progress, callback))
     return MLRFit(
         descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
-        run.n_iter, run.converged, run.termination, target.pairs.capped(ranks))
+        run.n_iter, run.converged, run.termination, target.pairs.capped(level_ranks))
 
 
 class Refinement(Iteration):

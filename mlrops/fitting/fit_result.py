@@ -1,22 +1,15 @@
 """`MLRFit` and `RankAllocation`: what the Frobenius fits return."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .._common.deprecated import old_attribute
-from .._common.stored import (
-    CAPPED,
-    COUNT,
-    FLAG,
-    TERMINATION,
-    Stored,
-    check_fit,
-    floats,
-    of_field,
-)
+from .._common.stored import COUNT, FIT, Stored, check_fit, of_field
+from .._common.text import WIDTH, paragraph, side_by_side, title
 from .._common.typing import FloatArray
-from .._common.wording import counted
+from .._common.wording import counted, name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import MLR, check_ranks
 
@@ -68,12 +61,10 @@ class MLRFit(Stored):
 
     errors = old_attribute("errors", "objective_trace")
 
-    stored_fields = {
-        "objective_trace": floats(1), "times": floats(1), "n_iter": COUNT, "converged": FLAG,
-        "termination": TERMINATION, "capped": CAPPED, "n_trials": COUNT}
+    stored_fields = FIT | {"n_trials": COUNT}
 
     @classmethod
-    def from_fields(cls, **given):
+    def from_fields(cls, **given: Any) -> Any:
         fit, traces = cls(**given), ("objective_trace", "times")
         check_fit(given, traces, fit.operator.ranks, fit.operator.rows.group_counts)
         for name in traces:
@@ -147,9 +138,9 @@ class MLRFit(Stored):
         level 1 group 2, level 1 group 3, level 1 group 4 and 3 more)
         ==============================================================================
         """
-        from .summary import summarize  # the layout is that of models, which import this package
-
-        return summarize(self, self._title, self._steps())
+        rule = "=" * WIDTH
+        return "\n".join([*title(self._title), *_facts(self), rule, *_levels(self.operator),
+                          *_capped(self.capped), rule])
 
     _title = "Multilevel low rank fit"
 
@@ -207,7 +198,7 @@ class RankAllocation(MLRFit):
     n_trials: int = 0
 
     @classmethod
-    def from_fields(cls, **given):
+    def from_fields(cls, **given: Any) -> Any:
         fit = super().from_fields(**given)
         operator, history, errors = fit.operator, fit.history, fit.objective_trace
         if len(history) != errors.size:
@@ -232,3 +223,50 @@ class RankAllocation(MLRFit):
 
     def _summary(self) -> str:
         return f"{self.n_trials} exchanges tried, {self.termination!r}{self._shorter()}"
+
+
+def _facts(fit):
+    """Pairs of name and value, in two columns."""
+    m, n = fit.operator.shape
+    left = [
+        ("Rows", f"{m:,}"),
+        ("Columns", f"{n:,}"),
+        ("Levels", f"{len(fit.ranks)}"),
+        ("Total rank", f"{sum(fit.ranks):,}"),
+        ("Numbers stored", f"{fit.operator.storage:,}"),
+        ("of the dense matrix", f"{fit.operator.storage / (m * n):.1%}"),
+    ]
+    right = [
+        ("Relative error", f"{fit.error:.4g}"),
+        ("of the start", f"{fit.objective_trace[0]:.4g}"),
+        *fit._steps(),
+        ("Seconds", f"{fit.times[-1]:.3g}"),
+        ("Stopped on", fit.termination),
+        ("Converged", "yes" if fit.converged else "no"),
+    ]
+    return side_by_side(left, right)
+
+
+def _levels(operator):
+    """A line a level: its groups, the sides of their blocks, and what its factors hold."""
+    rows, cols = operator.rows, operator.cols
+    form = "{:<8}{:>12}{:>18}{:>18}{:>8}{:>14}"
+    yield form.format("level", "groups", "rows a group", "columns a group", "rank", "numbers")
+    yield "-" * WIDTH
+    for level, r in enumerate(operator.ranks):
+        yield form.format(
+            level, f"{rows.group_counts[level]:,}", _range(rows.group_sizes(level)),
+            _range(cols.group_sizes(level)), f"{r:,}", f"{sum(operator.shape) * r:,}")
+
+
+def _range(sizes):
+    low, high = int(sizes.min()), int(sizes.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _capped(capped):
+    """Groups whose blocks cannot have the rank of their level."""
+    if capped:
+        groups = [f"level {level} group {g}" for level, g, _ in capped]
+        yield from paragraph(f"Groups with a side shorter than the rank: {len(groups):,}"
+                             f" ({name_some(groups)})")

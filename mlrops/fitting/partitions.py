@@ -1,11 +1,14 @@
 """`partition`: the hierarchy, or the pair of them, that a matrix itself suggests."""
 
+from typing import Any, Literal
+
 import numpy as np
 from scipy import sparse
 from scipy.cluster.hierarchy import linkage
 from scipy.sparse.linalg import eigsh, svds
 from scipy.spatial.distance import squareform
 
+from .._common.typing import Data, RandomState, Sparse
 from .._common.validate import as_finite, check_rank, working_dtype
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
@@ -25,12 +28,16 @@ DENSE_SIDE = 500
 ROUNDING = 100
 
 
-def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetric=None,
-              refine=True, min_size=1, n_starts=9, random_state=None):
+def partition(
+    A: Data | Sparse, n_levels: int, *,
+    method: Literal["spectral", "order", "distance", "linkage"] = "spectral", rank: int = 0,
+    balanced: bool | None = None, symmetric: bool | None = None, refine: bool = True,
+    min_size: int = 1, n_starts: int = 9, random_state: RandomState = None,
+) -> tuple[Hierarchy, Hierarchy]:
     """Find hierarchies of the rows and columns of a matrix, for its multilevel low rank fit.
 
-    Top down, every group of rows and its group of columns are cut in two, so that the two blocks
-    which pair the halves hold as much of the group's block as they can.
+    From the root down, every group of rows is cut in two together with its group of columns.  The
+    two blocks that pair the halves hold as much of the group's block as they can.
 
     Parameters
     ----------
@@ -43,38 +50,38 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
         were too small to be cut.
     method : {"spectral", "order", "distance", "linkage"}, optional
         * "spectral": the weights are the squares of the entries.  The cut begins along the leading
-          singular vectors of the group's normalized weights, those of rows and columns together
-          (eigenvectors if symmetric).
-        * "order": rows and columns stay in the order in which they come, that of time, frequency or
-          place, and groups are runs of it.  Not balanced: each cut is at the place, the same share
-          of the group's rows and of its columns, where the normalized cut is least.
-        * "distance": A holds distances d >= 0, infinite ones included; the same with weights
-          ``exp(-(d / s)²)``, s the median of the group's finite distances (the diagonal of a
-          symmetric A left out).
-        * "linkage": A holds distances of n features to one another; average linkage, which
-          `Hierarchy.from_linkage` cuts into ``2^l`` groups.
+          singular vectors of the group's normalized weights (eigenvectors if symmetric).
+        * "order": rows and columns stay in the order in which they come, such as that of time,
+          frequency or place, and groups are runs of it.  If not balanced, each cut leaves the same
+          share of rows and of columns on a side, and is where the normalized cut is least.
+        * "distance": A holds distances d >= 0, which may be infinite.  The cut is that of
+          "spectral" for the weights ``exp(-(d / s)²)``, where s is the median of the group's finite
+          distances, without the diagonal of a symmetric A.
+        * "linkage": A holds the distances of n features to one another.  `Hierarchy.from_linkage`
+          cuts the tree of average linkage into ``2^l`` groups.
     rank : int, optional
-        Cut what the nearest matrix of this rank leaves of A, instead of A itself; 0 by default,
-        for "spectral" and "order".  See Notes.
+        If positive, what is cut is the difference of A from the nearest matrix of this rank, for
+        "spectral" and "order".  The default is 0, and A itself is cut.  See Notes.
     balanced : bool, optional
-        Whether halves have equal numbers of rows, and of columns, or nearly if those are odd.  The
-        cut maximizes the weight inside the two blocks.  False: halves of any size; the cut
-        minimizes the normalized cut, the weight outside times the sum of the inverses of the
-        halves' total weights.  The default is True, False for "linkage", which knows no sizes.
+        Whether the halves have equal numbers of rows and of columns (they differ by one where a
+        number is odd).  The cut then maximizes the weight inside the two blocks.  If False, halves
+        are of any size, and the cut minimizes the normalized cut: the weight outside times the sum
+        of the inverses of the halves' total weights.  The default is True, but False for
+        "linkage", which does not choose sizes.
     symmetric : bool, optional
-        Whether rows and columns are the same features and get one hierarchy.  The default is to
-        look whether A equals its transpose, up to rounding.
+        Whether rows and columns are the same features and get one hierarchy.  By default they are
+        if A equals its transpose, up to rounding.
     refine : bool, optional
         Improve each cut by swaps of rows or of columns between its halves (by moves of one, if not
-        balanced) until none of a whole pass helps.  "order" and "linkage" have nothing to improve.
+        balanced) until a whole pass brings no gain.  "order" and "linkage" take no such passes.
     min_size : int, optional
         Least number of rows, and of columns, of a half.
     n_starts : int, optional
-        Starts of the refinement, 1 to 9: the second vectors, then the two next and combinations.
-        The best cut is taken.
+        Starts of the refinement, 1 to 9: the second singular vectors, the next two and their
+        combinations.  The best cut is taken.
     random_state : None, int or numpy.random.Generator, optional
-        Starting vectors of Lanczos' method.  Only groups of more than 200 rows and columns use it,
-        and the approximation of A of a `rank` if both sides are above 500.
+        Starting vectors of Lanczos' method.  It is used for groups of more than 200 rows and
+        columns, and for the nearest matrix of a `rank` if both sides of A are above 500.
 
     Returns
     -------
@@ -86,9 +93,9 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     Raises
     ------
     ValueError
-        NaN (infinity too but for distances), A zero everywhere or of the given rank,
-        ``symmetric=True`` for a matrix that is not, more levels than there are groups to cut: the
-        message names level and group.
+        A has NaN, or infinity that is no distance, or is zero everywhere, or has the given rank;
+        ``symmetric=True`` for another matrix; more levels than there are groups to cut (the message
+        names the level and the group).
     TypeError
         A is an operator, complex or not numeric; sparse with a positive rank.
 
@@ -107,25 +114,25 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     change, even a loss, again and again without undoing one, and returns to the best state it
     met.  A swap costs O(m + n) for a group of m rows and n columns, a pass O((m + n)²).
 
-    *Rank.*  What the blocks leave out is left to the coarser levels.  The squares of the entries
-    are its price where those levels can say little about them, as in kernels that fall off with
-    distance.  Where entries are large and smooth (distances, thin plates, a large mean) the
-    coarsest level says most of them, and squares put together what is large, not what is hard: of
-    distances, what is far apart.  Then give `rank` about half of the total rank of the fit to come.
-    Neither is better everywhere: the tree of the better fit is.
+    *Rank.*  What the blocks leave out is left to the coarser levels.  Where those levels can say
+    little about the entries, as in kernels that fall off with distance, the squares of the entries
+    measure what that costs.  Where entries are large and smooth (distances, thin plates, a large
+    mean), the coarsest level fits most of them, and squares put together what is large instead of
+    what is hard to fit: of distances, what is far apart.  Then give `rank` about half of the total
+    rank of the fit to come.  Neither choice is always better; compare the fits.
 
     *Order.*  In a matrix whose entries all have about the same size and whose rows are orthogonal,
-    such as that of a cosine transform, no two rows are more alike than two others.  That blocks of
-    neighbours are nearly of low rank shows in the order alone, and only "order" uses it.
+    such as that of a cosine transform, no two rows are more alike than two others.  Only their
+    order shows that blocks of neighbours are nearly of low rank, and only "order" uses it.
 
     *More than two groups.*  Every second level of a tree, ``Hierarchy(rows.permutation,
     rows.boundaries[::2])`` for rows and for columns, has groups of four groups each.  A fit to it
     is one to the whole tree with ranks of 0 between.
 
-    A group is left whole where it has less than ``2 min_size`` rows or columns, and then repeats
-    at the next level.  The diagonal of a symmetric matrix is inside whatever the cut and takes no
-    part.  A permutation of the rows and columns of A permutes the groups, ties and the accuracy of
-    Lanczos' method apart.
+    A group of less than ``2 min_size`` rows or columns is left whole and repeats at the next level.
+    The diagonal of a symmetric matrix takes no part, because every cut leaves it inside.  If the
+    rows and columns of A are permuted, so are the groups, but for ties and the accuracy of Lanczos'
+    method.
 
     Examples
     --------
@@ -143,17 +150,18 @@ def partition(A, n_levels, *, method="spectral", rank=0, balanced=None, symmetri
     if check_rank(rank, "rank") and method in DISTANCES:
         raise ValueError(f"method={method!r} reads distances and takes none of their rank away, got"
                          f" rank = {rank}: leave it out, or use method='spectral'")
-    A, row_names, col_names = without_names(A, square=True)
-    A = _as_matrix(A, method)
-    symmetric = check_symmetry(A, symmetric)
+    values, row_names, col_names = without_names(A, square=True)
+    matrix = _as_matrix(values, method)
+    symmetric = check_symmetry(matrix, symmetric)
     if method == "linkage":
-        tree = _by_linkage(A, options, balanced, symmetric)
+        tree = _by_linkage(matrix, options, balanced, symmetric)
         return named_trees(tree, tree, row_names, col_names)
     if rank:
-        A = _left_over(A, rank, symmetric, options.rng)
-    weights = _closeness(A, symmetric) if method == "distance" else _squares(A)
+        matrix = _left_over(matrix, rank, symmetric, options.rng)
+    weights = _closeness(matrix, symmetric) if method == "distance" else _squares(matrix)
     splitter = OrderSplit if method == "order" else SpectralSplit
-    trees = options.grow(*A.shape, splitter(weights, symmetric, options), symmetric)
+    m, n = matrix.shape
+    trees = options.grow(m, n, splitter(weights, symmetric, options), symmetric)
     return named_trees(*trees, row_names, col_names)
 
 
@@ -206,7 +214,7 @@ def _as_distances(A, method):
     return A
 
 
-def check_symmetry(A, symmetric):
+def check_symmetry(A: Any, symmetric: bool | None) -> bool:
     """Whether A is symmetric up to rounding; refuse ``symmetric=True`` where it is not."""
     if symmetric is not None and not symmetric:
         return False

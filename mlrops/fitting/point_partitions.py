@@ -3,15 +3,20 @@
 import numpy as np
 
 from .._common.labels import match
+from .._common.typing import Data
 from .._common.validate import as_finite
+from ..tree.hierarchy import Hierarchy
 from .bisection import Bisection, upper_half
 from .labelled import named_trees, without_names
 
 __all__ = ["partition_points"]
 
 
-def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, min_size=1):
-    """Cut one or two sets of points in two, again and again, across their longest extent.
+def partition_points(
+    row_points: Data, col_points: Data | None = None, n_levels: int = 2, *,
+    balanced: bool = True, min_size: int = 1,
+) -> tuple[Hierarchy, Hierarchy]:
+    """Find hierarchies of points: groups are cut in two across their longest extent.
 
     Parameters
     ----------
@@ -24,9 +29,9 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
         Levels L, the root counted, 2 by default: level l has ``2^l`` groups, unless some were too
         small to be cut.
     balanced : bool, optional
-        True (the default): rows and columns are each cut into halves of equal number, or nearly.
-        False: all of the group's points are cut at one place, where the sum of squared deviations
-        from the means of the halves along the axis is least.
+        If True (the default), rows and columns are each cut into halves of equal number, or nearly.
+        If False, all points of the group are cut at one place along the axis, where the sum of
+        squared deviations from the means of the halves is least.
     min_size : int, optional
         Least number of rows, and of columns, of a half.
 
@@ -39,7 +44,7 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
     Raises
     ------
     ValueError
-        Points of different dimensions, NaN, infinity, more levels than there are groups to cut.
+        Points of different dimensions, NaN or infinity, more levels than there are groups to cut.
 
     See Also
     --------
@@ -61,22 +66,21 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
     """
     options = Bisection(n_levels, min_size, balanced)
     symmetric = col_points is None
-    row_points, row_names, axes = without_names(row_points, "row_points")
-    row_points, col_names = _as_points(row_points, "row_points"), row_names
+    own, row_names, axes = without_names(row_points, "row_points")
+    own = other = _as_points(own, "row_points")
+    col_names = row_names
     if not symmetric:
-        col_points, col_names, col_axes = without_names(col_points, "col_points")
-        col_points = _as_points(col_points, "col_points")
+        other, col_names, col_axes = without_names(col_points, "col_points")
+        other = _as_points(other, "col_points")
         order = None if axes is None or col_axes is None else match(
             col_axes, axes, "col_points", "coordinate")
-        col_points = col_points if order is None else col_points[:, order]
-    else:
-        col_points = row_points
-    if row_points.shape[1] != col_points.shape[1]:
+        other = other if order is None else other[:, order]
+    if own.shape[1] != other.shape[1]:
         raise ValueError("row_points and col_points must have the same dimension, got"
-                         f" {row_points.shape[1]} and {col_points.shape[1]}")
+                         f" {own.shape[1]} and {other.shape[1]}")
 
     def split(level, rows, cols):
-        x, y = _along_axis(row_points[rows], col_points[cols], symmetric)
+        x, y = _along_axis(own[rows], other[cols], symmetric)
         if balanced:
             # Of points in one place the later ones come first.
             sides = upper_half(x[::-1])[::-1], upper_half(y[::-1])[::-1]
@@ -87,7 +91,7 @@ def partition_points(row_points, col_points=None, n_levels=2, *, balanced=True, 
             sides = x >= cut, y >= cut
         return [(rows[sides[0]], cols[sides[1]]), (rows[~sides[0]], cols[~sides[1]])]
 
-    trees = options.grow(len(row_points), len(col_points), split, symmetric)
+    trees = options.grow(len(own), len(other), split, symmetric)
     return named_trees(*trees, row_names, col_names)
 
 

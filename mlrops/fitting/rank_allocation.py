@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
-from .._common.typing import Data, FloatArray, Labels, RandomState
+from .._common.typing import FloatArray, Labels, Matrix, RandomState
 from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
@@ -31,7 +31,7 @@ LEAST_GAIN = 1e-4
 
 
 def allocate_ranks(
-    A: Data | Any, total_rank: int, rows: Hierarchy | Labels,
+    A: Matrix, total_rank: int, rows: Hierarchy | Labels,
     cols: Hierarchy | Labels | None = None, *,
     start: Literal["uniform", "bottom", "top"] | Sequence[int] = "uniform",
     symmetric: bool | None = None, psd: bool = False, max_failures: int | None = None,

@@ -10,8 +10,8 @@ A file is an archive of kind ``"object"``: a zip of plain ``.npy`` arrays and on
 node is the object itself.  A node is a JSON object with
 
 ``class``
-    Name of a class in the table below; a class of a user's program is called by its module and
-    name, see `storable`.
+    Name of a class of the package; a class of a user's program is called by its module and name,
+    see `storable`.
 ``values``
     Numbers, strings, tuples and None by the name of their field.
 ``arrays``
@@ -25,34 +25,20 @@ node is the object itself.  A node is a JSON object with
 An object that is a part of several others is stored once, and is one object again after loading.
 An array belongs to one node.
 
-==========================================  ========================================================
-class                                       fields
-==========================================  ========================================================
-Hierarchy                                   permutation, boundaries (L arrays), names
-MLR                                         hierarchy, ranks, D (n,), F (n, R): **rows in tree
-                                            order**, row i belongs to feature ``permutation[i]``
-MLRInverse, WoodburyInverse                 base: the operator that is inverted; the inverse is
-                                            formed anew by ``base.inv()``
-GeneralMLR                                  rows, cols, ranks, B (m, R), C (n, R) or None for B:
-                                            **rows in tree order**; symmetric; equal_to: None, or
-                                            the MLR, Product or Scaled equal to it
-LowRankPlusDiagonal                         F, D
-Woodbury                                    base, U, C, V, positive_definite; C None for the
-                                            identity, V None for U
-LowRank                                     U, V; V None for U
-Diagonal, Identity, Permutation             d; n and dtype; p and dtype
-Dense                                       A, symmetric, positive_definite
-Wrapped                                     data, indices, indptr of a csr_array, shape, symmetric,
-                                            positive_definite
-Sum, Product, Kronecker, BlockDiagonal      ops
-Scaled                                      base, c
-Transposed, Inverse                         base
-transpose                                   base: stands for ``base.T``
-FactorModelResult                           its dataclass fields
-SURResult                                   X (the different regressors), X_of (which are whose), Y,
-                                            observed, ...: those of its method `to_fields`
-MLRFit, RankAllocation                      their dataclass fields
-==========================================  ========================================================
+The fields of a class are the keys of its attribute ``stored_fields``, which also says what each may
+be; those of the results of fits are their dataclass fields.  What these names do not tell:
+
+============================  ======================================================================
+MLR                           D (n,) and F (n, R) have their **rows in tree order**: row i belongs
+                              to feature ``permutation[i]`` of the hierarchy
+GeneralMLR                    so have B (m, R) and C (n, R); C is None where it is B; equal_to is
+                              the MLR, Product or Scaled that the operator is equal to, or None
+Woodbury, LowRank             V is None where it is U; C None stands for the identity
+MLRInverse, WoodburyInverse   base is the operator that is inverted; loading forms ``base.inv()``
+Wrapped                       data, indices and indptr are those of a csr_array
+SURResult                     X are the different regressors, X_of tells which equation has which
+``transpose``                 is no class: the node stands for ``base.T``
+============================  ======================================================================
 """
 
 from typing import TYPE_CHECKING
@@ -66,5 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save", "storable"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, modules=("archive", "classes", "saving"),
-    names={"load": "saving", "save": "saving", "storable": "classes"})
+    __name__,
+    modules=("archive", "classes", "plain", "saving"),
+    names={"load": "saving", "save": "saving", "storable": "classes"},
+)

@@ -18,15 +18,7 @@ A zip archive of uncompressed members, in this order:
 ``numpy.load(path)`` opens it without ``allow_pickle``: arrays by their names, the text as bytes
 under ``"mlrops.json"``.
 
-JSON has no NaN, tuples or NumPy scalars.  They are objects with one key that begins with ``$``:
-
-================  ==================================================================================
-``$float``        NaN and infinities: the 8 bytes of the float, big-endian, in hexadecimal;
-                  finite floats are plain JSON numbers, which Python reads back bit for bit
-``$tuple``        a list of the entries
-``$bytes``        hexadecimal
-``$numpy``        ``[dtype, bytes in hexadecimal]`` of a NumPy scalar
-================  ==================================================================================
+`mlrops.io.plain` tells how the text holds what JSON does not have.
 """
 
 import errno
@@ -36,38 +28,48 @@ import os
 import re
 import shutil
 import stat
-import struct
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["check_plain", "check_regular", "read_archive", "reading", "remove_leftovers",
-           "write_archive"]
+from .plain import DTYPE, encode, from_json, plain_dtype
+
+__all__ = [
+    "check_regular",
+    "read_archive",
+    "reading",
+    "remove_leftovers",
+    "replacing",
+    "write_archive",
+]
+
+Path: TypeAlias = str | os.PathLike[str]
 
 VERSION = 1
 TEXT = "mlrops.json"
-MAX_NESTING = 50
 FOLDER = "a folder"
 # Letters of a file's name that its temporary files show.
 NAME_SHOWN = 40
 
 _FRONT = re.compile(r'\s*\{\s*"format"\s*:\s*"mlrops"\s*,\s*"version"\s*:\s*(\d{1,9})\s*[,}]')
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_DTYPE = re.compile(
-    r"\|b1|\|[iu]1|[<>][iu][248]|[<>]f[248]|\|S[1-9]\d{0,5}|[<>]U[1-9]\d{0,5}"
-    r"|[<>][mM]8(\[([1-9]\d{0,5})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
 _NPY = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     r"\{'descr': '([^']{2,40})', 'fortran_order': (True|False),"
-    r" 'shape': \((|\d{1,19},|\d{1,19}(?:, \d{1,19})+)\), \} *\n")
+    r" 'shape': \((|\d{1,19},|\d{1,19}(?:, \d{1,19})+)\), \} *\n"
+)
 _CHUNK = 1 << 20
 
 
 # ---------------------------------------------------------------- writing
 
 
-def write_archive(path, kind, meta, arrays):
+def write_archive(
+    path: Path, kind: str, meta: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
     """Write an archive atomically: readers see the old file or the whole new one.
 
     Parameters
@@ -105,19 +107,26 @@ def write_archive(path, kind, meta, arrays):
     if type(meta) is not dict:
         raise TypeError(f"meta must be a dict, got {type(meta).__name__}")
     arrays = {name: _check_array(name, x) for name, x in arrays.items()}
-    text = json.dumps({
-        "format": "mlrops", "version": VERSION, "kind": kind,
-        "arrays": {name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()},
-        "meta": _encode(meta, ("meta",)),
-    }, allow_nan=False).encode("ascii")
-    with _replacing(path) as file, _zip(file) as archive:
+    text = json.dumps(
+        {
+            "format": "mlrops",
+            "version": VERSION,
+            "kind": kind,
+            "arrays": {
+                name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()
+            },
+            "meta": encode(meta, ("meta",)),
+        },
+        allow_nan=False,
+    ).encode("ascii")
+    with replacing(path) as file, _zip(file) as archive:
         archive.writestr(zipfile.ZipInfo(TEXT), text)
         for name, x in arrays.items():
             with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, x, version=(1, 0), allow_pickle=False)
 
 
-def _check_array(name, x):
+def _check_array(name: str, x: np.ndarray) -> np.ndarray:
     if type(name) is not str or not _NAME.fullmatch(name):
         raise ValueError(
             "names of arrays are up to 100 letters, digits, '_', '.' and '-', and begin with none"
@@ -125,7 +134,7 @@ def _check_array(name, x):
         )
     if type(x) not in (np.ndarray, np.memmap):
         raise TypeError(f"array {name!r} must be a NumPy array, got {type(x).__name__}")
-    if not _DTYPE.fullmatch(x.dtype.str):
+    if not DTYPE.fullmatch(x.dtype.str):
         raise TypeError(
             f"array {name!r} cannot be saved: expected booleans, integers, floats of at most 8"
             f" bytes, dates or fixed-width strings, got dtype {x.dtype}"
@@ -134,7 +143,7 @@ def _check_array(name, x):
 
 
 @contextmanager
-def _zip(file):
+def _zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """An archive to be written; after an exception nothing more is written to it.
 
     A `zipfile.ZipFile` closes itself even where it is broken off in a member, with an error of its
@@ -149,7 +158,7 @@ def _zip(file):
         raise
 
 
-def check_regular(path):
+def check_regular(path: Path) -> str:
     """Refuse to write where something other than an ordinary file stands, links followed.
 
     Returns
@@ -161,24 +170,32 @@ def check_regular(path):
     other = _no_file(real)
     if other is not None:
         error = IsADirectoryError if other == FOLDER else OSError
-        raise error(errno.EISDIR if other == FOLDER else errno.EINVAL,
-                    f"it is {other}, expected an ordinary file", os.fsdecode(path))
+        raise error(
+            errno.EISDIR if other == FOLDER else errno.EINVAL,
+            f"it is {other}, expected an ordinary file",
+            os.fsdecode(path),
+        )
     return real
 
 
-def _no_file(path):
+def _no_file(path: str) -> str | None:
     """What stands there, if it is something and no ordinary file."""
     try:
         mode = os.stat(path).st_mode
     except OSError:  # nothing, or nothing that can be seen: opening it will tell
         return None
-    kinds = {stat.S_IFDIR: FOLDER, stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
-             stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    kinds = {
+        stat.S_IFDIR: FOLDER,
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
     return None if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "no file")
 
 
 @contextmanager
-def _replacing(path):
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new binary file that takes the place of `path` if the block succeeds."""
     path = check_regular(path)
     folder, stem = _stem(path)
@@ -198,7 +215,7 @@ def _replacing(path):
     _flush_folder(folder)
 
 
-def _created(temporary, path):
+def _created(temporary: str, path: str) -> IO[bytes]:
     """A new file; errors name `path`, which is what was asked for."""
     try:
         return open(temporary, "xb")
@@ -207,13 +224,13 @@ def _created(temporary, path):
         raise
 
 
-def _stem(path):
+def _stem(path: str) -> tuple[str, str]:
     """Folder of the temporary files of `path`, and what their names begin with."""
     folder, name = os.path.split(path)
     return folder, f".{name[:NAME_SHOWN]}."
 
 
-def remove_leftovers(path):
+def remove_leftovers(path: Path) -> None:
     """Remove the temporary files that killed writers of `path` left; no writer may be at work.
 
     Those of a name too long to stand in theirs as a whole may be another file's: they stay.
@@ -227,7 +244,7 @@ def remove_leftovers(path):
                 os.unlink(os.path.join(folder, name))
 
 
-def _flush_folder(folder):
+def _flush_folder(folder: str) -> None:
     with suppress(OSError):  # not every platform opens folders, not every file system flushes them
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -240,7 +257,7 @@ def _flush_folder(folder):
 
 
 @contextmanager
-def reading(path):
+def reading(path: Path) -> Iterator[None]:
     """Turn whatever a bad file provokes in the block into one ValueError that names the file.
 
     Errors of the file system (no such file, no permission, a folder) and of memory pass through.
@@ -253,12 +270,13 @@ def reading(path):
         # An offset in the file may point nowhere: EINVAL.  The rest is the file system speaking.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        reason = str(error) if isinstance(error, ValueError) else (
-            f"{error} ({type(error).__name__})")
+        reason = (
+            str(error) if isinstance(error, ValueError) else (f"{error} ({type(error).__name__})")
+        )
         raise ValueError(f"cannot read {os.fsdecode(path)!r}: {reason}") from None
 
 
-def read_archive(path, kind):
+def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read an archive that `write_archive` wrote.
 
     Parameters
@@ -296,12 +314,14 @@ def read_archive(path, kind):
     with reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = _members(archive, os.fstat(file.fileno()).st_size)
         header = _header(archive, members, kind)
-        arrays = {name: _read_array(archive, members[name + ".npy"], listed)
-                  for name, listed in header["arrays"].items()}
+        arrays = {
+            name: _read_array(archive, members[name + ".npy"], listed)
+            for name, listed in header["arrays"].items()
+        }
         return header["meta"], arrays
 
 
-def _members(archive, size):
+def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The members by name, once it is known that they are plain, distinct and really there."""
     members, total = {}, 0
     for info in archive.infolist():
@@ -321,7 +341,9 @@ def _members(archive, size):
     return members
 
 
-def _header(archive, members, kind):
+def _header(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], kind: str
+) -> dict[str, Any]:
     text = archive.read(members[TEXT]).decode("utf-8")
     front = _FRONT.match(text)
     if not front:
@@ -330,9 +352,9 @@ def _header(archive, members, kind):
     if version != VERSION:
         advice = "update mlrops" if version > VERSION else "there is no such version"
         raise ValueError(
-            f"its format version is {version}, this mlrops reads version {VERSION}; {advice}")
-    header = json.loads(text, object_pairs_hook=_decode, parse_int=_parse_int,
-                        parse_float=_parse_float, parse_constant=_refuse_constant)
+            f"its format version is {version}, this mlrops reads version {VERSION}; {advice}"
+        )
+    header = from_json(text)
     for key, wanted in (("kind", str), ("arrays", dict), ("meta", dict)):
         if type(header.get(key)) is not wanted:
             raise ValueError(f"damaged: {TEXT!r} has no {key!r} of type {wanted.__name__}")
@@ -341,20 +363,22 @@ def _header(archive, members, kind):
     listed = {name + ".npy" for name in header["arrays"]}
     if listed != set(members) - {TEXT}:
         odd = sorted(listed ^ (set(members) - {TEXT}))[0]
-        raise ValueError(f"damaged: array {odd[:60]!r} is "
-                         + ("missing" if odd in listed else f"not listed in {TEXT!r}"))
+        raise ValueError(
+            f"damaged: array {odd[:60]!r} is "
+            + ("missing" if odd in listed else f"not listed in {TEXT!r}")
+        )
     return header
 
 
-def _read_array(archive, info, listed):
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, listed: Any) -> np.ndarray:
     name = info.filename
     with archive.open(info) as member:
         start = member.read(len(_NPY) + 2)
-        length = int.from_bytes(start[len(_NPY):], "little")
+        length = int.from_bytes(start[len(_NPY) :], "little")
         header = _NPY_HEADER.fullmatch(member.read(length).decode("latin1"))
         if start[: len(_NPY)] != _NPY or not header:
             raise ValueError(f"damaged: {name!r} is not a plain array of npy format 1.0")
-        dtype, shape = _dtype(header[1]), tuple(map(int, re.findall(r"\d+", header[3])))
+        dtype, shape = plain_dtype(header[1]), tuple(map(int, re.findall(r"\d+", header[3])))
         if listed != {"dtype": header[1], "shape": list(shape)}:
             raise ValueError(f"damaged: {name!r} is not the array that {TEXT!r} lists")
         size = math.prod(shape) * dtype.itemsize
@@ -370,107 +394,3 @@ def _read_array(archive, info, listed):
     if dtype.kind == "b" and size and flat.max() > 1:
         raise ValueError(f"damaged: {name!r} holds booleans other than 0 and 1")
     return x
-
-
-def _dtype(text):
-    if type(text) is not str or not _DTYPE.fullmatch(text):
-        raise ValueError(f"dtype {str(text)[:40]!r} is none of the layout")
-    return np.dtype(text)
-
-
-# ---------------------------------------------------------------- JSON
-
-
-def check_plain(value, where):
-    """Raise the error of `write_archive` if `value` is not what ``meta`` may hold."""
-    _encode(value, (where,))
-
-
-def _place(where):
-    return str(where[0]) + "".join(f"[{key!r}]" for key in where[1:])
-
-
-def _encode(value, where):
-    """`value` in terms of JSON; `where` are the keys that led to it."""
-    kind = type(value)
-    if value is None or kind in (bool, str):
-        return value
-    if kind is int:
-        if not -(2**63) <= value < 2**64:
-            raise ValueError(f"{_place(where)} cannot be saved: {value:.3e} has more than 64 bits")
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
-    if kind is np.str_:
-        return str(value)
-    if kind is bytes:
-        return {"$bytes": value.hex()}
-    if isinstance(value, np.generic) and value.dtype.kind in "biufmM" and (
-            _DTYPE.fullmatch(value.dtype.str)):
-        return {"$numpy": [value.dtype.str, value.tobytes().hex()]}
-    if kind in (tuple, list, dict) and len(where) > MAX_NESTING:
-        raise ValueError(f"{where[0]} cannot be saved: nested more than {MAX_NESTING} deep")
-    if kind in (tuple, list):
-        entries = [_encode(x, (*where, i)) for i, x in enumerate(value)]
-        return entries if kind is list else {"$tuple": entries}
-    if kind is dict:
-        for key in value:
-            if type(key) is not str or key.startswith("$"):
-                raise TypeError(
-                    f"{_place(where)} cannot be saved: keys must be strings that do not begin with"
-                    f" '$', got {key!r}"
-                )
-        return {key: _encode(x, (*where, key)) for key, x in value.items()}
-    raise TypeError(
-        f"{_place(where)} cannot be saved: expected None, bool, int, float, str, bytes, a NumPy"
-        f" number or date, or a tuple, list or dict of these; got {kind.__name__}"
-    )
-
-
-def _decode(pairs):
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("damaged: a key stands twice in one JSON object")
-    tags = [key for key in value if key.startswith("$")]
-    if not tags:
-        return value
-    if len(value) > 1 or tags[0] not in _DECODERS:
-        raise ValueError(f"damaged: {tags[0][:20]!r} is no tag of the layout")
-    wanted, decode = _DECODERS[tags[0]]
-    (content,) = value.values()
-    if type(content) is not wanted:
-        raise ValueError(f"damaged: {tags[0]!r} must hold a {wanted.__name__}")
-    return decode(content)
-
-
-def _decode_float(text):
-    return struct.unpack(">d", bytes.fromhex(text))[0]
-
-
-def _decode_scalar(content):
-    text, data = content
-    scalar = np.frombuffer(bytes.fromhex(data), _dtype(text))
-    if scalar.size != 1 or scalar.dtype.kind in "SU":
-        raise ValueError("damaged: '$numpy' does not hold one number")
-    return scalar[0]
-
-
-_DECODERS = {"$float": (str, _decode_float), "$tuple": (list, tuple),
-             "$bytes": (str, bytes.fromhex), "$numpy": (list, _decode_scalar)}
-
-
-def _parse_int(text):
-    if len(text) > 20:
-        raise ValueError("damaged: a JSON integer of more than 64 bits")
-    return int(text)
-
-
-def _parse_float(text):
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("damaged: a JSON number that is not finite")
-    return value
-
-
-def _refuse_constant(text):
-    raise ValueError(f"damaged: {text} is not JSON")

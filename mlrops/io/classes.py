@@ -4,11 +4,9 @@ Nothing is imported because a file names it.  The classes of this package have t
 a class of a user's program has one that `storable` gave it in the same program.
 """
 
-import inspect
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -24,9 +22,11 @@ T = TypeVar("T")
 
 # Module of the package: the classes that it has.
 _HOMES = {
-    "operators": ("MLR BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
-                  "LowRankPlusDiagonal MLRInverse Permutation Product Scaled Sum Transposed "
-                  "Woodbury Wrapped"),
+    "operators": (
+        "MLR BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
+        "LowRankPlusDiagonal MLRInverse Permutation Product Scaled Sum Transposed "
+        "Woodbury Wrapped"
+    ),
     "operators.woodbury": "WoodburyInverse",
     "tree.hierarchy": "Hierarchy",
     "factor.result": "FactorModelResult",
@@ -54,8 +54,9 @@ def storable(cls: type[T]) -> type[T]:
     Parameters
     ----------
     cls : type
-        A dataclass, whose fields are saved; or a class with the methods `to_fields` and
-        `from_fields`, see Notes.  It needs no base class.
+        A dataclass, whose fields are saved, and checked against their annotations when they are
+        loaded; or a class with the method ``to_fields`` and the class method ``from_fields``, which
+        makes an object of what ``to_fields`` gave.  It needs no base class.
 
     Returns
     -------
@@ -69,13 +70,7 @@ def storable(cls: type[T]) -> type[T]:
 
     Notes
     -----
-    ``obj.to_fields()`` returns a dict of fields: arrays, objects that can be saved, or tuples of
-    either; or numbers, text, None, and tuples, lists and dicts of them.  The class method
-    ``cls.from_fields(**fields)`` makes the object again.  It should check what it is given as a
-    constructor does, because files can be damaged; a dataclass has its fields checked against
-    their annotations.  A dict ``stored_fields`` of checks, such as those of this package's
-    operators, is optional.
-
+    The hooks have the form of `StructuredOperator.to_fields` and `StructuredOperator.from_fields`.
     A file names the class by its module and its name.  The program that loads the file has to
     have defined the class by then: a file imports nothing.
 
@@ -93,7 +88,7 @@ def storable(cls: type[T]) -> type[T]:
     ...     def to_fields(self):
     ...         return {"n": self.shape[0]}
     ...     @classmethod
-    ...     def from_fields(cls, n: int):
+    ...     def from_fields(cls, n):
     ...         return cls(n)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "reversal.npz")
@@ -123,8 +118,12 @@ def class_named(name: str, where: str) -> type:
     """The class that a file calls so; ValueError if there is none."""
     found = _find(name)
     if found is None:
-        advice = ("; if it is a class of yours, define it with the decorator mlrops.io.storable"
-                  " before you load the file" if "." in name else "")
+        advice = (
+            "; if it is a class of yours, define it with the decorator mlrops.io.storable"
+            " before you load the file"
+            if "." in name
+            else ""
+        )
         raise ValueError(f"{where} is of class {name[:60]!r}, which is unknown here{advice}")
     return found
 
@@ -135,58 +134,51 @@ def _find(name: str) -> type | None:
     return _registered.get(name)
 
 
-# ---------------------------------------------------------------- objects of fields
-
-
 def make(cls: Any, given: dict[str, Any]) -> Any:
     """An object of its fields, once it is known that they are all there and of the right kind."""
     if cls.__name__ in OURS:
         given = _current(cls.__name__, given)
-    expected, hints = _parameters(cls)
-    unknown = sorted(set(given) - set(expected))
-    if unknown:
-        raise ValueError(f"it has a field {unknown[0][:60]!r}, unknown here: it was written by a"
-                         " newer mlrops")
-    for name, optional in expected.items():
-        if name not in given and not optional:
+    optional, hints = _declared(cls)
+    unknown = sorted(set(given) - set(optional))
+    if optional and unknown:
+        raise ValueError(
+            f"it has a field {unknown[0][:60]!r}, unknown here: it was written by a newer mlrops"
+        )
+    for name, may_lack in optional.items():
+        if name not in given and not may_lack:
             raise ValueError(f"it has no field {name!r}")
-    for name, hint in hints.items():
-        if name in given and not isinstance(given[name], _types(hint)):
+        if name in given and name in hints and not isinstance(given[name], _types(hints[name])):
             raise TypeError(f"field {name!r} must not be of type {type(given[name]).__name__}")
     check_fields(given, cls.stored_fields)
     return cls.from_fields(**given)
 
 
 def _current(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a class of the package, by their names of today."""
+    """The fields of a class of the package, as files of this version have them."""
     renamed = RENAMED.get(name, {})
     given = {renamed.get(field, field): value for field, value in given.items()}
     for field, kind in WERE_DICTS.get(name, {}).items():
         if type(given.get(field)) is dict:
             with of_field(field):
                 given[field] = make(class_named(kind, field), given[field])
-    return given | {field: current_termination(word) for field, word in given.items()
-                    if field == "termination"}
+    if "termination" in given:
+        given["termination"] = current_termination(given["termination"])
+    return given
 
 
-def _parameters(cls: Any) -> tuple[dict[str, bool], Mapping[str, Any]]:
-    """Name of every field and whether it may lack, and the annotations that they have."""
-    function = cls.from_fields
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        if cls.to_fields is not Stored.to_fields or not hasattr(cls, "__dataclass_fields__"):
-            return {name: check.holds(None) for name, check in cls.stored_fields.items()}, {}
-        function, parameters = cls, inspect.signature(cls).parameters
-    expected = {name: p.default is not p.empty for name, p in parameters.items()}
-    return expected, {name: hint for name, hint in _hints(function).items() if name in expected}
-
-
-def _hints(function: Any) -> Mapping[str, Any]:
-    """Annotations of a function or a dataclass; none where they name what is not imported."""
+def _declared(cls: Any) -> tuple[dict[str, bool], dict[str, Any]]:
+    """Each field that a class declares, and whether it may lack; annotations of fields."""
+    if cls.to_fields is not Stored.to_fields or not is_dataclass(cls):
+        return {name: check.holds(None) for name, check in cls.stored_fields.items()}, {}
     try:
-        return typing.get_type_hints(function)
-    except NameError:
-        return {}
+        hints = typing.get_type_hints(cls)
+    except NameError:  # of what only type checkers import
+        hints = {}
+    return {
+        f.name: f.default is not MISSING or f.default_factory is not MISSING
+        for f in fields(cls)
+        if f.init
+    }, hints
 
 
 def _types(hint: Any) -> tuple[type, ...]:

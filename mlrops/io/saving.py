@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from .._common.stored import OPERATOR, Stored
-from .archive import check_plain, check_regular, read_archive, reading, write_archive
+from .archive import check_regular, read_archive, reading, write_archive
 from .classes import class_named, make, name_of
+from .plain import encode
 
 __all__ = ["fields_of", "load", "save"]
 
@@ -90,8 +91,9 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
     try:
         writer.add(obj, type(obj).__name__)
     except RecursionError:
-        raise ValueError("cannot save an operator that is nested this deep; combine its parts"
-                         ) from None
+        raise ValueError(
+            "cannot save an operator that is nested this deep; combine its parts"
+        ) from None
     write_archive(path, KIND, {"nodes": writer.nodes}, writer.arrays)
 
 
@@ -199,8 +201,10 @@ class _Limits:
         depths, parts = zip((0, 0), *(self._sizes[i] for i in numbers), strict=True)
         depth, total = 1 + max(depths), 1 + sum(parts)
         if depth > MAX_DEPTH or total > MAX_PARTS:
-            raise ValueError(f"operators may be nested {MAX_DEPTH} deep and have {MAX_PARTS:,}"
-                             f" parts, got {depth} and {total:,}")
+            raise ValueError(
+                f"operators may be nested {MAX_DEPTH} deep and have {MAX_PARTS:,}"
+                f" parts, got {depth} and {total:,}"
+            )
         self._sizes.append((depth, total))
 
     def made(self, obj: Any) -> None:
@@ -251,8 +255,11 @@ class _Writer:
     def _node(self, obj: Any, kind: str, where: str) -> dict[str, Any]:
         # A palindrome X M Xᵀ is known by the identity of X and of its transpose.
         pair = getattr(obj, "_transposed", None)
-        if pair is not None and pair._transposed is obj and (
-                id(pair) in self._known or kind == "Transposed"):
+        if (
+            pair is not None
+            and pair._transposed is obj
+            and (id(pair) in self._known or kind == "Transposed")
+        ):
             return {"class": TRANSPOSE, "parts": {"base": self.add(pair, f"{where}.T")}}
         try:
             given = obj.to_fields()
@@ -264,13 +271,16 @@ class _Writer:
             if _all(value, _is_part):
                 node["parts"][name] = _each(lambda x, _, at: self.add(x, at), value, name, place)
             elif not _all(value, _is_array):
-                check_plain(value, place)
+                encode(value, (place,))  # an error here names the place
                 node["values"][name] = value
         for name, value in given.items():  # after the parts, whose nodes come before
             if _all(value, _is_array):
                 node["arrays"][name] = _each(self._array, value, name, "")
-        node["read_only"] = [name for name in node["arrays"] if is_dataclass(obj) and not any(
-            x.flags.writeable for x in _entries(given[name]))]
+        node["read_only"] = [
+            name
+            for name in node["arrays"]
+            if is_dataclass(obj) and not any(x.flags.writeable for x in _entries(given[name]))
+        ]
         return {"class": kind} | {key: value for key, value in node.items() if value}
 
     def _array(self, x: np.ndarray, name: str, _: str) -> str:
@@ -300,13 +310,17 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         except MemoryError:
             raise
         except Exception as error:
-            raise ValueError(f"node {number} ({kind}): {error}{_unnamed(node, str(error))}"
-                             ) from None
+            raise ValueError(
+                f"node {number} ({kind}): {error}{_unnamed(node, str(error))}"
+            ) from None
         built.append(made)
     idle = set(range(len(nodes) - 1)) - {i for node in nodes for i in _flat(node.get("parts", {}))}
     if arrays or idle:
-        raise ValueError(f"damaged: no node has the array {min(arrays)!r}" if arrays else
-                         f"damaged: node {min(idle)} is part of nothing")
+        raise ValueError(
+            f"damaged: no node has the array {min(arrays)!r}"
+            if arrays
+            else f"damaged: node {min(idle)} is part of nothing"
+        )
     return built[-1]
 
 
@@ -329,8 +343,13 @@ def _unnamed(node: dict[str, Any], text: str) -> str:
     return f" (its fields are {', '.join(names)[:200]})"
 
 
-def _fields(node: dict[str, Any], writeable: bool, arrays: dict[str, np.ndarray],
-            built: list[Any], limits: _Limits) -> dict[str, Any]:
+def _fields(
+    node: dict[str, Any],
+    writeable: bool,
+    arrays: dict[str, np.ndarray],
+    built: list[Any],
+    limits: _Limits,
+) -> dict[str, Any]:
     """The fields of a node, its arrays and parts looked up."""
     values, names, parts = (node.get(key, {}) for key in ("values", "arrays", "parts"))
     read_only = node.get("read_only", [])
@@ -350,8 +369,12 @@ def _fields(node: dict[str, Any], writeable: bool, arrays: dict[str, np.ndarray]
         return x
 
     def look_up(function: Callable[[Any, str], Any], found: dict[str, Any]) -> dict[str, Any]:
-        return {name: tuple(function(x, name) for x in value) if type(value) is list
-                else function(value, name) for name, value in found.items()}
+        return {
+            name: tuple(function(x, name) for x in value)
+            if type(value) is list
+            else function(value, name)
+            for name, value in found.items()
+        }
 
     found = [values, look_up(array, names), look_up(lambda i, _: built[i], parts)]
     given = {name: value for part in found for name, value in part.items()}

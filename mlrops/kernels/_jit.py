@@ -8,10 +8,13 @@ while they were read.  None of these is a reason not to compute.
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import numba as nb
+from numba.core.caching import NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.utils import stream_list
 
@@ -20,18 +23,18 @@ __all__ = ["jit"]
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
 
 _kernels: list[Any] = []
-_told = False
+_warned = False
 
 
-def jit(function):
+def jit(function: Callable[..., Any]) -> Any:
     """Compile a function without the GIL, for each signature when it is first called."""
     kernel = nb.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
     try:
         kernel.enable_caching()
         kernel._cache = _Cache(kernel._cache)
     except (RuntimeError, OSError) as error:
-        kernel._cache = _NoCache(error)
-    kernel._compile_for_args = _Whole(kernel._compile_for_args)
+        kernel._cache = _Cache(NullCache(), error)
+    kernel._compile_for_args = partial(_compile_whole, kernel._compile_for_args)
     _kernels.append(kernel)
     return kernel
 
@@ -40,51 +43,38 @@ def jit(function):
 
 
 class _Cache:
-    """numba's cache of one kernel; what goes wrong with its files costs time and nothing else."""
+    """numba's cache of one kernel; what goes wrong with its files costs time and nothing else.
 
-    def __init__(self, cache):
-        self._cache = cache
+    `reason` is the error that left no place for a cache, if there was one.
+    """
 
-    def __getattr__(self, name):
+    def __init__(self, cache: Any, reason: Exception | None = None) -> None:
+        self._cache, self._reason = cache, reason
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
 
-    def load_overload(self, signature, context):
+    def load_overload(self, signature: Any, context: Any) -> Any:
         try:
+            if self._reason is not None:
+                raise self._reason
             return self._cache.load_overload(signature, context)
         except Exception as error:  # a damaged file may raise anything
-            _tell(error)
+            _warn_of(error)
             return None
 
-    def save_overload(self, signature, compiled):
+    def save_overload(self, signature: Any, compiled: Any) -> None:
         try:
             self._cache.save_overload(signature, compiled)
         except Exception as error:
-            _tell(error)
+            _warn_of(error)
 
 
-class _NoCache:
-    """Where there is no place for a cache."""
-
-    cache_path = None
-
-    def __init__(self, reason):
-        self._reason = reason
-
-    def load_overload(self, signature, context):
-        _tell(self._reason)
-
-    def save_overload(self, signature, compiled):
-        pass
-
-    def flush(self):
-        pass
-
-
-def _tell(error):
-    """Say once that this process compiles for itself alone."""
-    global _told
-    if not _told:
-        _told = True
+def _warn_of(error: Exception) -> None:
+    """Warn once that this process compiles for itself alone."""
+    global _warned
+    if not _warned:
+        _warned = True
         warnings.warn(
             "compiled kernels are not kept for the next process, which will compile them again:"
             f" {error}. Set the environment variable NUMBA_CACHE_DIR to a folder that can be"
@@ -94,39 +84,34 @@ def _tell(error):
 # ---------------------------------------------------------------- exceptions while compiling
 
 
-class _Whole:
+def _compile_whole(compile_for_args: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Compile to the end or not at all.
 
     Signals reach the main thread only, and there an exception may strike between any two lines of
     numba.  So one thread compiles for all, and finishes whatever becomes of the call that waits.
     """
-
-    def __init__(self, compile_for_args):
-        self._compile = compile_for_args
-
-    def __call__(self, *args, **kwargs):
-        try:
-            found = _compiler().submit(self._mending, args, kwargs)
-        except RuntimeError:  # no more threads, or the interpreter is ending
-            return self._mending(args, kwargs)
-        while not found.done():  # a signal just before a wait without an end would not end it
-            wait([found], timeout=0.1)
-        return found.result()
-
-    def _mending(self, args, kwargs):
+    def mending() -> Any:
         with _busy:
             try:
-                return self._compile(*args, **kwargs)
+                return compile_for_args(*args, **kwargs)
             except BaseException:
                 _mend()
                 raise
 
+    try:
+        found = _compiler().submit(mending)
+    except RuntimeError:  # no more threads, or the interpreter is ending
+        return mending()
+    while not found.done():  # a signal just before a wait without an end would not end it
+        wait([found], timeout=0.1)
+    return found.result()
+
 
 _lock, _busy = threading.Lock(), threading.Lock()
-_pool = None
+_pool: ThreadPoolExecutor | None = None
 
 
-def _compiler():
+def _compiler() -> ThreadPoolExecutor:
     """The thread that compiles."""
     global _pool
     with _lock:

@@ -6,7 +6,7 @@ further pass over the data, and EM's step is ``N D · W⁻¹`` times it.
 
 import numpy as np
 
-from . import _compiled_curvature, leaf, threads, tree
+from . import _compiled_curvature, leaf, tree
 from .scratch import scratch
 
 __all__ = ["explained", "gradient", "precondition"]
@@ -14,17 +14,8 @@ __all__ = ["explained", "gradient", "precondition"]
 
 def _by_leaf(small, large, layout):
     """Call ``small(i, j)`` on ranges of leaves too small for BLAS, else ``large(q, rows)``."""
-    off, work = layout.leaf_off, layout.R**2
-
-    def task(lo, hi, limit):
-        blas = leaf._large(layout, lo, hi, layout.R)
-        for a, b in leaf._small_runs(blas, lo, hi):
-            threads.run(small, off, a, b, int(off[b] - off[a]) * work)
-        for q in blas:
-            for rows in leaf._chunks(layout, q, layout.R):
-                large(q, rows)
-
-    tree._share(task, layout, layout.R)
+    R = layout.R
+    tree._share(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R), layout, R)
 
 
 def gradient(F, D, F1, D1, W, n_samples, scale, layout, dF):

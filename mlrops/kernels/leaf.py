@@ -9,7 +9,7 @@ import numpy as np
 from . import _compiled, threads
 from .scratch import scratch
 
-__all__ = ["dot", "gram", "gram_and_tdot", "regress", "tdot"]
+__all__ = ["dot", "each", "gram", "gram_and_tdot", "regress", "tdot"]
 
 # Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
 BLAS_WORK = 30_000
@@ -43,6 +43,21 @@ def _small_runs(large, lo, hi):
 def _chunks(layout, q, k):
     """Slices of equal length, at most CHUNK, that cover leaf q, for products with k columns."""
     return _slices(layout, q, threads.blas_rows(layout.R * k, CHUNK))
+
+
+def each(layout, lo, hi, k, small, large, work, chunk=None):
+    """Products with k columns on the leaves lo:hi: by threads and a loop, or by BLAS.
+
+    Calls ``small(i, j)``, of `work` multiply-adds a row, on ranges of leaves too small for BLAS,
+    and ``large(q, rows)`` on slices of the rows of each of the others, short enough for products
+    with `chunk` columns, by default k.
+    """
+    blas, off = _large(layout, lo, hi, k), layout.leaf_off
+    for a, b in _small_runs(blas, lo, hi):
+        threads.run(small, off, a, b, int(off[b] - off[a]) * work)
+    for q in blas:
+        for rows in _chunks(layout, q, chunk or k):
+            large(q, rows)
 
 
 def _slices(layout, q, most):
@@ -124,19 +139,18 @@ def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
     k, R = x.shape[1], F.shape[1]
     blas = _large(layout, lo, hi, k)
     sign = F.dtype.type(sign)
+    off, owner = layout.piece_off, layout.piece_leaf
+
+    def kernel(i, j):
+        if k == 1:
+            _compiled.rows_dot_vector(
+                F, Z[:, :, 0], owner, lo, p, x[:, 0], off, i, j, sign, solve, out[:, 0])
+        else:
+            _compiled.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
+
     for a, b in _small_runs(blas, lo, hi):
         pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
-        off = layout.piece_off[pa : pb + 1]
-        owner = layout.piece_leaf[pa : pb + 1]
-
-        def kernel(i, j, off=off, owner=owner):
-            if k == 1:
-                _compiled.rows_dot_vector(
-                    F, Z[:, :, 0], owner, lo, p, x[:, 0], off, i, j, sign, solve, out[:, 0])
-            else:
-                _compiled.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
-
-        threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
+        threads.run(kernel, off, pa, pb, int(off[pb] - off[pa]) * R * k)
     for q in blas:
         for rows in _chunks(layout, q, k):
             Fz = F[rows] @ Z[q - lo]
@@ -152,14 +166,10 @@ def gram(F, scale, layout, lo, hi, out=None):
     """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
     R = F.shape[1]
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
-    blas = _large(layout, lo, hi, R)
+    blas, off = _large(layout, lo, hi, R), layout.leaf_off
     for a, b in _small_runs(blas, lo, hi):
-        off = layout.leaf_off
-
-        def kernel(i, j):
-            _compiled.rows_gram(F, scale, layout.leaf_off, lo, i, j, G)
-
-        threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * R // 2)
+        threads.run(lambda i, j: _compiled.rows_gram(F, scale, off, lo, i, j, G),
+                    off, a, b, int(off[b] - off[a]) * R * R // 2)
     if len(blas):
         root = np.sqrt(scale)
         for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
@@ -190,22 +200,17 @@ def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
     the features' sums of squares, N = `n_samples`.
     """
     N, R = Y.shape[1], F.shape[1]
-    blas = _large(layout, lo, hi, N)
-    for a, b in _small_runs(blas, lo, hi):
-        off = layout.leaf_off
 
-        def kernel(i, j):
-            _compiled.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
+    def small(i, j):
+        _compiled.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
 
-        threads.run(kernel, off, a, b, int(off[b] - off[a]) * R * (N + R))
-    for q in blas:
-        for s in _chunks(layout, q, max(N, R)):
-            # Transposed, (R, rows): BLAS is fastest where the long side is contiguous.
-            V, B = scratch("moments", (2, R, s.stop - s.start), F.dtype)
-            np.matmul(Z[q - lo], Y[s].T, out=V)
-            np.matmul(Winv[q - lo], V, out=B)
-            F[s] = B.T
-            np.subtract(yy[s], np.einsum("ji,ji->i", B, V), out=D[s])
-            D[s] /= n_samples
+    def large(q, s):
+        # Transposed, (R, rows): BLAS is fastest where the long side is contiguous.
+        V, B = scratch("moments", (2, R, s.stop - s.start), F.dtype)
+        np.matmul(Z[q - lo], Y[s].T, out=V)
+        np.matmul(Winv[q - lo], V, out=B)
+        F[s] = B.T
+        np.subtract(yy[s], np.einsum("ji,ji->i", B, V), out=D[s])
+        D[s] /= n_samples
 
-
+    each(layout, lo, hi, N, small, large, R * (N + R), max(N, R))

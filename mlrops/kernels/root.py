@@ -10,12 +10,15 @@ the identity in each group, and ``T_l⁻¹ F_m`` keeps the sparsity of every coa
 need no division by λ.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+from .._common.typing import FloatArray
 from . import leaf
-from .layout import make_layout
+from .layout import Layout, make_layout
 
-__all__ = ["color", "color_transpose", "square_root", "whiten", "whiten_transpose"]
+__all__ = ["SquareRoot", "square_root"]
 
 
 def _update(F, M, x, layout, sign):
@@ -27,8 +30,41 @@ def _update(F, M, x, layout, sign):
     return out
 
 
+class SquareRoot(NamedTuple):
+    """S, by levels finest first: (F_l, φ, ψ, layout), F_l scaled and transformed."""
+
+    levels: list[tuple[FloatArray, FloatArray, FloatArray, Layout]]
+    D: FloatArray
+
+    def color(self, z: FloatArray) -> FloatArray:
+        """``S z``: the coarsest level acts first."""
+        for F, phi, _, layout in reversed(self.levels):
+            z = _update(F, phi, z, layout, 1.0)
+        return z * np.sqrt(self.D)[:, None]
+
+    def whiten(self, x: FloatArray) -> FloatArray:
+        """``S⁻¹ x``: the finest level acts first."""
+        x = x / np.sqrt(self.D)[:, None]
+        for F, _, psi, layout in self.levels:
+            x = _update(F, psi, x, layout, -1.0)
+        return x
+
+    def color_transpose(self, x: FloatArray) -> FloatArray:
+        """``Sᵀ x``: every T is symmetric, so only the order turns round."""
+        x = x * np.sqrt(self.D)[:, None]
+        for F, phi, _, layout in self.levels:
+            x = _update(F, phi, x, layout, 1.0)
+        return x
+
+    def whiten_transpose(self, z: FloatArray) -> FloatArray:
+        """``S⁻ᵀ z``."""
+        for F, _, psi, layout in reversed(self.levels):
+            z = _update(F, psi, z, layout, -1.0)
+        return z / np.sqrt(self.D)[:, None]
+
+
 def square_root(F, D, boundaries, cols):
-    """Levels of the root, finest first: (F_l, φ, ψ, layout), F_l scaled and transformed."""
+    """The `SquareRoot` of a tree's factors F (n, R) and diagonal D (n,)."""
     rest = F / np.sqrt(D)[:, None]
     levels = []
     for level in range(len(boundaries) - 1, -1, -1):
@@ -48,34 +84,4 @@ def square_root(F, D, boundaries, cols):
         levels.append((own, phi, psi, layout))
         if lo:
             rest = _update(own, psi, rest, layout, -1.0)
-    return levels
-
-
-def color(levels, D, z):
-    """``S z``: the coarsest level acts first."""
-    for F, phi, _, layout in reversed(levels):
-        z = _update(F, phi, z, layout, 1.0)
-    return z * np.sqrt(D)[:, None]
-
-
-def whiten(levels, D, x):
-    """``S⁻¹ x``: the finest level acts first."""
-    x = x / np.sqrt(D)[:, None]
-    for F, _, psi, layout in levels:
-        x = _update(F, psi, x, layout, -1.0)
-    return x
-
-
-def color_transpose(levels, D, x):
-    """``Sᵀ x``: every T is symmetric, so only the order turns round."""
-    x = x * np.sqrt(D)[:, None]
-    for F, phi, _, layout in levels:
-        x = _update(F, phi, x, layout, 1.0)
-    return x
-
-
-def whiten_transpose(levels, D, z):
-    """``S⁻ᵀ z``."""
-    for F, _, psi, layout in reversed(levels):
-        z = _update(F, psi, z, layout, -1.0)
-    return z / np.sqrt(D)[:, None]
+    return SquareRoot(levels, D)

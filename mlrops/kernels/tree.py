@@ -152,18 +152,38 @@ def factor(F, dinv, layout, ridge=None):
 
     `ridge` (s,) stands in for the diagonal of I, one number for each row of the nodes.
     """
-    stack, sweep, finish = _factoring(F.dtype, layout, ridge)[1:]
-    R = layout.R
+    return _factor(F, dinv, None, layout, ridge)[0]
+
+
+def factor_and_project(F, dinv, Y, layout):
+    """What `factor` returns, and the node rows W (s, k) of Y on their way up: one pass over F."""
+    return _factor(F, dinv, Y, layout)
+
+
+def _factor(F, dinv, Y, layout, ridge=None):
+    R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
+    K, factor_stack, factor_sweep, factor_finish = _factoring(dtype, layout, ridge)
+    W, stack, sweep, finish = _projecting(k, dtype, K, layout)
 
     def task(lo, hi, limit):
-        state = stack()
-        for a, b in blocks(lo, hi, R * R, limit):
-            G = leaf.gram(F, dinv, layout, a, b, scratch("G", (b - a, R, R), F.dtype))
-            if not sweep(G, a, b, state):
+        pivots, state = factor_stack(), stack()
+        for a, b in blocks(lo, hi, R * max(R, k), limit):
+            G = scratch("G", (b - a, R, R), dtype)
+            if Y is None:
+                leaf.gram(F, dinv, layout, a, b, G)
+            else:
+                T = scratch("T", (b - a, R, k), dtype)
+                leaf.gram_and_tdot(F, dinv, Y, layout, a, b, G, T)
+            if not factor_sweep(G, a, b, pivots):
                 return
+            if Y is not None:
+                sweep(T, a, b, state)
 
-    _share(task, layout, R)
-    return finish()
+    _share(task, layout, R if Y is None else k)
+    found = factor_finish()
+    if found[2] is None and Y is not None:
+        finish()
+    return found, W
 
 
 def _factoring(dtype, layout, ridge=None):
@@ -195,28 +215,6 @@ def _factoring(dtype, layout, ridge=None):
         return K, 2 * sum(_log_pivots(K, layout)), None
 
     return K, stack, sweep, finish
-
-
-def factor_and_project(F, dinv, Y, layout):
-    """What `factor` returns, and the node rows W (s, k) of Y on their way up: one pass over F."""
-    R, k, dtype = layout.R, Y.shape[1], F.dtype
-    K, factor_stack, factor_sweep, factor_finish = _factoring(dtype, layout)
-    W, stack, sweep, finish = _projecting(k, dtype, K, layout)
-
-    def task(lo, hi, limit):
-        pivots, state = factor_stack(), stack()
-        for a, b in blocks(lo, hi, R * max(R, k), limit):
-            G, T = (scratch(name, (b - a, R, c), dtype) for name, c in (("G", R), ("T", k)))
-            leaf.gram_and_tdot(F, dinv, Y, layout, a, b, G, T)
-            if not factor_sweep(G, a, b, pivots):
-                return
-            sweep(T, a, b, state)
-
-    _share(task, layout, k)
-    found = factor_finish()
-    if found[2] is None:
-        finish()
-    return found, W
 
 
 def _log_pivots(K, layout):

@@ -245,7 +245,24 @@ class Product(Composed):
         return x
 
 
-class Scaled(StructuredOperator):
+class OfOne(StructuredOperator):
+    """An operator that is made of another one, its base."""
+
+    stored_fields = {"base": OPERATOR}
+
+    def __init__(self, base: StructuredOperator, shape: tuple[int, int],
+                 positive: bool = True) -> None:
+        self._base = base
+        super().__init__(base.dtype, shape, symmetric=base.symmetric,
+                         positive_definite=positive and base.positive_definite)
+
+    @property
+    def base(self) -> StructuredOperator:
+        """The operator that it is made of."""
+        return self._base
+
+
+class Scaled(OfOne):
     """``c A`` for a real number c.
 
     Parameters
@@ -277,17 +294,10 @@ class Scaled(StructuredOperator):
     """
 
     def __init__(self, base: Operand, c: float) -> None:
-        self._base, self._c = as_operator(base), as_scalar(c)
-        super().__init__(
-            self._base.dtype, self._base.shape, symmetric=self._base.symmetric,
-            positive_definite=self._c > 0 and self._base.positive_definite)
+        operator, self._c = as_operator(base), as_scalar(c)
+        super().__init__(operator, operator.shape, self._c > 0)
 
     stored_fields = {"base": OPERATOR, "c": FINITE}
-
-    @property
-    def base(self) -> StructuredOperator:
-        """The operator that is scaled."""
-        return self._base
 
     @property
     def c(self) -> float:
@@ -348,7 +358,7 @@ class Scaled(StructuredOperator):
 
 
 @rule("transpose", StructuredOperator)
-class Transposed(StructuredOperator):
+class Transposed(OfOne):
     """``Aᵀ`` of an operator that has no tighter transpose.
 
     Parameters
@@ -373,16 +383,8 @@ class Transposed(StructuredOperator):
     """
 
     def __init__(self, base: Operand) -> None:
-        self._base = self._transposed = as_operator(base)
-        super().__init__(self._base.dtype, self._base.shape[::-1], symmetric=self._base.symmetric,
-                         positive_definite=self._base.positive_definite)
-
-    stored_fields = {"base": OPERATOR}
-
-    @property
-    def base(self) -> StructuredOperator:
-        """The operator that is transposed."""
-        return self._base
+        self._transposed = as_operator(base)
+        super().__init__(self._transposed, self._transposed.shape[::-1])
 
     @property
     def _semidefinite(self):
@@ -419,7 +421,7 @@ class Transposed(StructuredOperator):
 
 
 @rule("inverse", StructuredOperator)
-class Inverse(StructuredOperator):
+class Inverse(OfOne):
     """``A⁻¹`` as the operator whose product is ``A.solve``.
 
     Parameters
@@ -449,17 +451,9 @@ class Inverse(StructuredOperator):
     """
 
     def __init__(self, base: Operand) -> None:
-        self._inverse = base = as_operator(base)
-        base._square("inv")
-        super().__init__(base.dtype, base.shape, symmetric=base.symmetric,
-                         positive_definite=base.positive_definite)
-
-    stored_fields = {"base": OPERATOR}
-
-    @property
-    def base(self) -> StructuredOperator:
-        """The operator that is inverted."""
-        return self._inverse
+        self._inverse = as_operator(base)
+        self._inverse._square("inv")
+        super().__init__(self._inverse, self._inverse.shape)
 
     def _mul(self, x):
         return self._inverse.solve(x)

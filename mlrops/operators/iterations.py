@@ -84,7 +84,8 @@ def cg(multiply: Product, b: FloatArray, tolerance: FloatArray, limit: int,
     r, goal, squares = r[:, left], goal[left], squares[left]
     x = np.zeros_like(r)
     p = z = precondition(r, left)
-    rho, kept = _squares(r, z), []
+    rho = _squares(r, z)
+    kept: list[FloatArray] = []
     most = max(1, MOST_KEPT // max(1, r.size)) if orthogonal else 0
     while left.size and count < limit:
         if len(kept) < most:

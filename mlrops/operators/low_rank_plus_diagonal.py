@@ -5,12 +5,23 @@ from scipy import linalg
 
 from .._common.cached import cached_property
 from .._common.stored import floats
+from .._common.typing import FloatArray
 from .._common.validate import as_finite, as_positive, read_only, rowwise
+from ..tree.hierarchy import Hierarchy
 from . import accuracy
-from .base import StructuredOperator
 from .composed import Inverse
 from .elementary import Diagonal
-from .refine import LIMIT, of_size_one, unreached
+from .factored import Factored, columns_of
+from .refine import (
+    BACKWARD_ERROR,
+    CORRECTIONS,
+    LIMIT,
+    check_reached,
+    column_dots,
+    doubtful,
+    lengths,
+    refine,
+)
 from .woodbury import WoodburyInverse
 
 __all__ = ["LowRankPlusDiagonal"]
@@ -18,12 +29,9 @@ __all__ = ["LowRankPlusDiagonal"]
 # Rows of F scaled at a time: this many times k numbers stay in a level 2 cache.
 _CHUNK = 1024
 
-# A solve is corrected until the bound of its backward error is this many units of rounding.
-_BACKWARD_ERROR = 100
-_MAX_CORRECTIONS = 4
 
 
-class LowRankPlusDiagonal(StructuredOperator):
+class LowRankPlusDiagonal(Factored):
     r"""Low rank plus diagonal matrix :math:`\Sigma = F F^T + \mathrm{diag}(D)`, positive definite.
 
     Parameters
@@ -89,7 +97,7 @@ class LowRankPlusDiagonal(StructuredOperator):
         D = as_positive(D, "D", F.shape[0])
         dtype = np.result_type(F, D)
         self._F = read_only(F.astype(dtype, copy=False))
-        self._D = read_only(D.astype(dtype, copy=False))
+        self._d = read_only(D.astype(dtype, copy=False))
         super().__init__(dtype, (D.size, D.size), positive_definite=True)
 
     stored_fields = {"F": floats(2), "D": floats(1)}
@@ -99,22 +107,35 @@ class LowRankPlusDiagonal(StructuredOperator):
         return self._F.shape[1]
 
     @property
-    def F(self):
+    def F(self) -> FloatArray:
         """Factors, read-only ndarray of shape (n, k)."""
         return self._F
 
     @property
-    def D(self):
+    def D(self) -> FloatArray:
         """Diagonal part, read-only ndarray of shape (n,)."""
-        return self._D
+        return self._d
+
+    @cached_property
+    def _hierarchy(self):
+        return Hierarchy.flat(self.shape[0])
+
+    @property
+    def _ranks(self):
+        return self._F.shape[1:]
+
+    def _apply(self, compute, x):
+        return compute(columns_of(x)).reshape(x.shape)
 
     def _mul(self, x):
         y = self._F @ (self._F.T @ x)
-        y += rowwise(self._D, x) * x
+        y += rowwise(self._d, x) * x
         return y
 
-    def _diagonal(self):
-        return self._D + np.einsum("ij,ij->i", self._F, self._F)
+    _product = _mul
+
+    def _means(self, x):
+        return self._F.T @ x
 
     # ---------------------------------------------------------------- factor
 
@@ -124,7 +145,7 @@ class LowRankPlusDiagonal(StructuredOperator):
         from ..kernels._compiled import rows_scale  # imports numba: not before there is work
 
         n, k = self._F.shape
-        scale = 1 / np.sqrt(self._D)
+        scale = 1 / np.sqrt(self._d)
         G = np.zeros((k, k), self.dtype)
         scaled = np.empty((min(n, _CHUNK), k), self.dtype)
         for start in range(0, n, _CHUNK):
@@ -135,7 +156,7 @@ class LowRankPlusDiagonal(StructuredOperator):
         if not np.isfinite(G).all():
             raise np.linalg.LinAlgError(
                 f"Fᵀ D⁻¹ F overflows {self.dtype}: entries of F reach {np.abs(self._F).max():.3g}"
-                f" and of D fall to {self._D.min():.3g}; rescale the features"
+                f" and of D fall to {self._d.min():.3g}; rescale the features"
             )
         return G
 
@@ -155,191 +176,104 @@ class LowRankPlusDiagonal(StructuredOperator):
         """P⁻¹ t."""
         return linalg.cho_solve((self._cholesky, True), t, check_finite=False)
 
-    @cached_property
-    def _norms(self):
-        """Upper bounds of ‖P‖ and ‖D^{-1/2}F‖."""
-        spread = float(np.abs(self._gram).sum(axis=0).max(initial=0.0))
-        return 1 + spread, spread**0.5
-
-    @cached_property
-    def _factor_square(self):
-        """‖F‖², Frobenius."""
-        return float(np.vdot(self._F, self._F))
-
-    @cached_property
-    def _square_bounds(self):
-        """min D tr G <= ‖F‖² <= max D tr G, and max D: for nothing."""
-        low, high = float(self._D.min()), float(self._D.max())
-        trace = float(self._gram.trace())
-        return low * trace, high * trace, high
+    def _path_covariance(self):
+        return self._posterior(np.eye(self._F.shape[1], dtype=self.dtype))[None]
 
     @property
-    def _size(self):
-        """A lower bound of ‖Σ‖."""
-        return max(self._factor_square / max(self._F.shape[1], 1), float(self._D.max(initial=0.0)))
-
-    def _is_small(self, gap, x_norm, b_norm):
-        """Whether ‖z - Fᵀx‖ = `gap`, in units of rounding, is a small backward error of x."""
-        low, high, largest = self._square_bounds
-
-        def small(low, high):
-            norm = max(low / self._F.shape[1], largest)  # ‖Σ‖ is no less
-            return np.all(high**0.5 * gap <= _BACKWARD_ERROR * (norm * x_norm + b_norm))
-
-        return small(low, high) or small(self._factor_square, self._factor_square)
+    def _gained(self):
+        return float(2 * np.log(self._cholesky.diagonal(), dtype=np.float64).sum())
 
     @cached_property
-    def _root(self):
-        """φ(G) and ψ(G), the small matrices of the square root and of its inverse."""
-        values, Q = np.linalg.eigh(self._gram)
-        root = np.sqrt(1 + np.maximum(values, 0))  # G is a Gram matrix: below 0 is rounding
-        phi, psi = (Q / (1 + root)) @ Q.T, (Q / (root * (1 + root))) @ Q.T
-        return accuracy.checked_root(
-            self, (phi, psi), self._norms[0], self._D, self._diagonal(), self._mul,
-            lambda z: self._rooted(phi, z), lambda x: self._rooted_transpose(phi, x),
-            lambda x: self._unrooted(psi, x))
+    def _norms(self):
+        above = 1 + float(np.abs(self._gram).sum(axis=0).max(initial=0.0))
+        square = float(np.vdot(self._F, self._F))
+        below = max(square / max(self._F.shape[1], 1), float(self._d.max(initial=0.0)))
+        return above, square**0.5, below
 
-    def _rooted(self, phi, z):
-        """S z = D^{1/2} z + F φ(G) Fᵀ D^{-1/2} z."""
-        root = np.sqrt(rowwise(self._D, z))
-        x = self._F @ (phi @ (self._F.T @ (z / root)))
-        x += root * z
-        return x
-
-    def _rooted_transpose(self, phi, x):
-        """Sᵀ x = D^{1/2} x + D^{-1/2} F φ(G) Fᵀ x."""
-        root = np.sqrt(rowwise(self._D, x))
-        z = self._F @ (phi @ (self._F.T @ x))
-        z /= root
-        z += root * x
-        return z
-
-    def _unrooted(self, psi, x):
-        """W x = D^{-1/2} (x - F ψ(G) Fᵀ D⁻¹ x)."""
-        D = rowwise(self._D, x)
-        y = self._F @ (psi @ (self._F.T @ (x / D)))
-        np.subtract(x, y, out=y)
-        y /= np.sqrt(D)
-        return y
+    def _make_root(self):
+        return _SymmetricRoot(self._F, self._d, self._gram)
 
     # ---------------------------------------------------------------- apply
 
-    def _solve_with_mean(self, b):
-        """x = Σ⁻¹ b and the posterior mean z = Fᵀ x of the factors."""
-        F, D = self._F, rowwise(self._D, b)
-        if F.shape[1] == 0 or b.size == 0:
-            return b / D, np.zeros(F.shape[1:] + b.shape[1:], self.dtype)
-        return of_size_one(self._corrected, b)
-
-    def _corrected(self, b):
-        F, D = self._F, rowwise(self._D, b)
-        x = b / D
-        squares = _dots(b, x)
-        z = self._posterior(F.T @ x)
-        np.matmul(F, z, out=x)
+    def _once(self, b):
+        dinv = self._dinv[:, None]
+        x = b * dinv
+        z = self._posterior(self._F.T @ x)
+        np.matmul(self._F, z, out=x)
         np.subtract(b, x, out=x)
-        x /= D
-
-        # Rounding in D⁻¹b, in Fᵀ(D⁻¹b) and in P⁻¹ moves z - Fᵀx by about
-        # ‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖ units at most.  A correction by P⁻¹ of that gap leaves
-        # ‖P‖ times its own length and what cancels between x and its correction.
-        P_norm, scaled_norm = self._norms
-        x_norm, b_norm = _norm(x), _norm(b)
-        gap = P_norm * _norm(z) + scaled_norm * np.sqrt(squares)
-        for _ in range(_MAX_CORRECTIONS):
-            if self._is_small(gap, x_norm, b_norm):
-                return x, z
-            step = self._posterior(z - F.T @ x)
-            z -= step
-            x += (F @ step) / D
-            gap = P_norm * _norm(step) + self._factor_square**0.5 * x_norm
-            x_norm = _norm(x)
-        if not self._is_small(gap, x_norm, b_norm):
-            self._measure(b, x)
+        x *= dinv
         return x, z
 
-    def _measure(self, b, x):
-        """Refuse x where its backward error is no answer."""
-        eps = np.finfo(self.dtype).eps
+    def _corrected(self, b):
+        x, z = self._once(b)
+        left = doubtful(b, x, column_dots(z), self._dinv, self._norms)
+        if not left.size:
+            return x
+        # x and z in one array, corrected by what is left of z = Fᵀ x.
+        n, both, size = len(x), np.concatenate([x, z]), lengths(b)
+        _, factors, norm = self._norms
+
+        def residual(both, columns):
+            x, z = both[:n], both[n:]
+            gap = z - self._means(x)
+            return gap, factors * lengths(gap) / (norm * lengths(x) + size[columns])
+
+        def step(gap, _):
+            z = self._posterior(gap)
+            x = self._F @ z
+            x *= self._dinv[:, None]
+            return np.concatenate([x, -z])
+
         with np.errstate(over="ignore", invalid="ignore"):
-            sizes = self._size * _norm(x) + _norm(b)
-            error = _norm(b - self._mul(x)) / np.where(sizes > 0, sizes, 1)
-            error = np.max(np.where(np.isfinite(_norm(b)), error, 0), initial=0)
-        if not error <= LIMIT * eps:
-            raise unreached(self, error, "D is too small beside F for this precision")
-
-    def _solve(self, b):
-        return self._solve_with_mean(b)[0]
-
-    def _slogdet(self):
-        k = self._F.shape[1]
-        if k == 0:
-            return 1.0, np.log(self._D, dtype=np.float64).sum()
-        gained = 2 * np.log(self._cholesky.diagonal(), dtype=np.float64).sum()
-        return 1.0, accuracy.check_logdet(self, self._D, k, gained) + gained
-
-    def _inv_quad(self, x):
-        # xᵀ Σ⁻¹ x = ‖D^{-1/2}(x - F z)‖² + ‖z‖², where x - F z = D y: nothing cancels.
-        if self._F.shape[1] == 0 or x.size == 0:
-            return _dots(x / rowwise(self._D, x), x)
-        return of_size_one(self._checked_inv_quad, x, power=2)
-
-    def _checked_inv_quad(self, x):
-        y, z = self._solve_with_mean(x)
-        squares = _dots(z, z)
-        quad = _dots(rowwise(self._D, y) * y, y) + squares
-
-        def cost(doubtful):  # gᵀP⁻¹g, g = z - Fᵀy
-            g = z - self._F.T @ y
-            return np.atleast_1d(_dots(g, self._posterior(g)))[doubtful]
-
-        accuracy.check_quad(self, quad, squares, _dots(x / rowwise(self._D, x), x),
-                            self._norms[0], cost)
-        return quad
-
-    def _color(self, z):
-        return self._rooted(self._root[0], z)
-
-    def _whiten(self, x):
-        return self._unrooted(self._root[1], x)
+            reached = refine(both, residual, step, left, BACKWARD_ERROR * np.finfo(b.dtype).eps,
+                             CORRECTIONS)
+            x, high = both[:n], np.flatnonzero(~(reached <= LIMIT * np.finfo(b.dtype).eps))
+            if high.size:  # by a bound; see what it is
+                reached = lengths(b - self._product(x)) / (norm * lengths(x) + size)
+        check_reached(self, reached[high])
+        return x
 
     def _sample(self, size, rng):
         n, k = self._F.shape
         z = rng.standard_normal((size, k)).astype(self.dtype, copy=False)
         e = rng.standard_normal((size, n)).astype(self.dtype, copy=False)
-        e *= np.sqrt(self._D)
+        e *= np.sqrt(self._d)
         e += z @ self._F.T
         return e
 
     def _inv(self):
         # Σ⁻¹ = D⁻¹ - H Hᵀ with H = D⁻¹ F C⁻ᵀ
         k = self._F.shape[1]
-        scaled = self._F / self._D[:, None]
+        scaled = self._F / self._d[:, None]
         H = scaled if k == 0 else linalg.solve_triangular(
             self._cholesky, scaled.T, lower=True, check_finite=False).T
         inverse = WoodburyInverse(
-            self, Diagonal(1 / self._D), H, -np.eye(k, dtype=self.dtype), None)
-        loss = accuracy.inverse_loss(self, self._norms[0], self._size, inverse._mul, self._mul)
+            self, Diagonal(1 / self._d), H, -np.eye(k, dtype=self.dtype), None)
         # Where that cancels, an inverse whose products are solves.
+        loss = accuracy.inverse_loss(self, inverse._mul) if k else 0.0
         return inverse if loss <= accuracy.PROMISED[self.dtype] else Inverse(self)
 
-    def _inverse_diagonal(self):
-        """diag(Σ⁻¹): ``(1 - f P⁻¹ fᵀ) / D``, f a row of D^{-1/2}F."""
-        if self._F.shape[1] == 0:
-            return 1 / self._D
-        f = self._F / np.sqrt(self._D)[:, None]
-        C = self._posterior(np.eye(f.shape[1], dtype=self.dtype))
-        left = 1 - np.einsum("ij,ij->i", f @ C, f)
-        moved = (C * self._sizes[0].astype(self.dtype)) @ C + np.diag(C.diagonal())
-        accuracy.check_left(self, left, np.einsum("ij,ij->i", f @ moved, f),
-                            np.arange(left.size), "diagonal of the inverse")
-        return left / self._D
 
+class _SymmetricRoot:
+    """``S = D^{1/2} (I + F̃ φ(G) F̃ᵀ)``, ``F̃ = D^{-1/2} F`` and ``G = F̃ᵀF̃``, and its inverse W."""
 
-def _dots(x, y):
-    """Inner products of the columns of x and y."""
-    return np.dot(x, y) if x.ndim == 1 else np.einsum("ij,ij->j", x, y)
+    def __init__(self, F, d, gram):
+        self.F, self.deviation = F, np.sqrt(d)[:, None]
+        values, Q = np.linalg.eigh(gram)
+        root = np.sqrt(1 + np.maximum(values, 0))  # G is a Gram matrix: below 0 is rounding
+        self.phi, self.psi = (Q / (1 + root)) @ Q.T, (Q / (root * (1 + root))) @ Q.T
 
+    def _between(self, M, x):
+        return self.F @ (M @ (self.F.T @ x))
 
-def _norm(x):
-    return np.sqrt(_dots(x, x))
+    def color(self, z):
+        """``S z = D^{1/2} z + F φ Fᵀ D^{-1/2} z``."""
+        return self._between(self.phi, z / self.deviation) + self.deviation * z
+
+    def color_transpose(self, x):
+        """``Sᵀ x = D^{1/2} x + D^{-1/2} F φ Fᵀ x``."""
+        return self._between(self.phi, x) / self.deviation + self.deviation * x
+
+    def whiten(self, x):
+        """``W x = D^{-1/2} (x - F ψ Fᵀ D⁻¹ x)``."""
+        return (x - self._between(self.psi, x / np.square(self.deviation))) / self.deviation

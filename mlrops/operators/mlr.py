@@ -1,7 +1,5 @@
 """`MLR`: a symmetric positive definite multilevel low rank matrix, the main operator here."""
 
-from functools import partial
-
 import numpy as np
 
 from .. import kernels
@@ -12,16 +10,10 @@ from .._common.validate import as_features, as_finite, as_positive, as_real, che
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
 from . import accuracy, expanded
-from .base import StructuredOperator
-from .refine import column_dots
+from .factored import Factored
 from .rules import GENERAL
 
 __all__ = ["MLR"]
-
-
-def _columns(x):
-    """View `x` as (n, k) C-contiguous."""
-    return np.ascontiguousarray(x.reshape(x.shape[0], -1))
 
 
 def check_ranks(ranks, hierarchy):
@@ -33,7 +25,7 @@ def check_ranks(ranks, hierarchy):
     return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(ranks))
 
 
-class MLR(StructuredOperator):
+class MLR(Factored):
     r"""Multilevel low rank matrix :math:`\Sigma = \sum_l F_l F_l^T + \mathrm{diag}(D)`.
 
     `F_l` is block diagonal over the groups of level l of a hierarchy of the features; a block is
@@ -197,20 +189,6 @@ class MLR(StructuredOperator):
         """Rank of each level, tuple of L int."""
         return self._ranks
 
-    @cached_property
-    def F(self):
-        """Compact factors (n, R), rows in feature order, coarsest level first; read-only."""
-        F = self._hierarchy._scatter(self._F)
-        F.flags.writeable = False
-        return F
-
-    @cached_property
-    def D(self):
-        """The diagonal part (n,), feature order; read-only."""
-        D = self._hierarchy._scatter(self._d)
-        D.flags.writeable = False
-        return D
-
     @property
     def factors(self):
         """List of L read-only arrays (n, r_l), rows in feature order."""
@@ -220,11 +198,6 @@ class MLR(StructuredOperator):
     def storage(self):
         """Numbers stored: n R + n (int)."""
         return self._F.size + self._d.size
-
-    @cached_property
-    def _layout(self):
-        h = self._hierarchy
-        return kernels.layout.make_layout(h.boundaries, h._paths, self._ranks)
 
     def __reduce__(self):
         # Arrays only: layout, factorization and inverse are rebuilt when they are needed.
@@ -239,18 +212,11 @@ class MLR(StructuredOperator):
 
     # ---------------------------------------------------------------- products
 
-    def _apply(self, compute, x):
-        """Feature order in, feature order out, around `compute` on (n, k) in tree order."""
-        h = self._hierarchy
-        return h._scatter(compute(_columns(h._gather(x)))).reshape(x.shape)
+    def _product(self, x):
+        return kernels.tree.multiply(self._F, self._d, x, self._layout)
 
-    def _mul(self, x):
-        if self._F.shape[1] == 0 or x.size == 0:
-            return (x.T * self.D).T
-        return self._apply(lambda t: kernels.tree.multiply(self._F, self._d, t, self._layout), x)
-
-    def _diagonal(self):
-        return self.D + np.einsum("ij,ij->i", self.F, self.F)
+    def _means(self, x):
+        return kernels.tree.up(self._F, x, self._layout)
 
     def partial_variance(self):
         """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,).
@@ -260,17 +226,13 @@ class MLR(StructuredOperator):
         numpy.linalg.LinAlgError
             Rounding could move one by more than 1e-7 (float32: 3e-3); the message names features.
         """
-        return self._hierarchy._scatter(self._d / accuracy.unexplained(self))
+        return self._hierarchy._scatter(self._d / self._unexplained())
 
     def _rough_partial_variance(self):
         """What is left of `partial_variance` where it would be refused; at most D / eps."""
-        return self._hierarchy._scatter(self._d / accuracy.unexplained(self, check=False))
+        return self._hierarchy._scatter(self._d / self._unexplained(check=False))
 
     # ---------------------------------------------------------------- factor, then apply
-
-    @cached_property
-    def _dinv(self):
-        return 1 / self._d
 
     @cached_property
     def _factor(self):
@@ -290,10 +252,12 @@ class MLR(StructuredOperator):
             f" overflows {self.dtype}, or D is too small beside F for its precision"
         )
 
-    def _solve(self, b):
-        if self._F.shape[1] == 0 or b.size == 0:
-            return (b.T / self.D).T
-        return self._apply(partial(accuracy.solve, self), b)
+    def _once(self, b):
+        return kernels.tree.solve(self._F, self._dinv, self._factor[0], b, self._layout)
+
+    @property
+    def _gained(self):
+        return self._factor[1] if self._F.shape[1] else 0.0
 
     @cached_property
     def _norms(self):
@@ -303,36 +267,12 @@ class MLR(StructuredOperator):
     def _sizes(self):
         return accuracy.diagonal_sizes(self._factor[0], self._layout)
 
-    def _slogdet(self):
-        if not self._F.shape[1]:
-            return 1.0, self._rough_logdet()
-        gained = self._factor[1]
-        return 1.0, accuracy.check_logdet(self, self._d, self._layout.s, gained) + gained
+    def _path_covariance(self):
+        return kernels.tree.path_covariance(self._factor[0], self._layout)
 
-    def _rough_logdet(self):
-        """`logdet` even where it would be refused: for iterations that have to go on."""
-        logs = np.log(self._d, dtype=np.float64).sum()
-        return float(logs + (self._factor[1] if self._F.shape[1] else 0.0))
-
-    def _inv_quad(self, x):
-        t = _columns(self._hierarchy._gather(x))
-        if self._F.shape[1] == 0 or x.size == 0:
-            quad = column_dots(t, weight=self._dinv)
-        else:
-            quad = accuracy.inv_quad(self, t)
-        return quad[0] if x.ndim == 1 else quad
-
-    # ---------------------------------------------------------------- square root
-
-    @cached_property
-    def _root(self):
-        return accuracy.tree_root(self)
-
-    def _color(self, z):
-        return self._apply(lambda t: kernels.root.color(self._root, self._d, t), z)
-
-    def _whiten(self, x):
-        return self._apply(lambda t: kernels.root.whiten(self._root, self._d, t), x)
+    def _make_root(self):
+        return kernels.root.square_root(
+            self._F, self._d, self._hierarchy.boundaries, self._layout.cols)
 
     def _sample(self, size, rng):
         layout = self._layout

@@ -97,9 +97,7 @@ class MLRInverse(StructuredOperator):
         A = self._inverse
         if not A._F.shape[1]:
             return 0.0
-        return accuracy.inverse_loss(
-            A, A._norms[0], A._norms[2], self._product,
-            lambda x: kernels.tree.multiply(A._F, A._d, x, A._layout))
+        return accuracy.inverse_loss(A, self._product)
 
     def _product(self, t):
         """``t / D - U (Uᵀ t)`` in tree order."""
@@ -203,18 +201,17 @@ class MLRInverse(StructuredOperator):
         return self._inverse
 
     def _diagonal(self):
-        A = self._inverse
-        return self.hierarchy._scatter(accuracy.unexplained(A) / A._d)
+        return self._inverse._inverse_diagonal()
 
     # With A = S Sᵀ: A⁻¹ = WᵀW, so Wᵀ colours the inverse and Sᵀ whitens it.
 
     def _color(self, z):
         A = self._inverse
-        return A._apply(lambda t: kernels.root.whiten_transpose(A._root, A._d, t), z)
+        return A._apply(A._root.whiten_transpose, z)
 
     def _whiten(self, x):
         A = self._inverse
-        return A._apply(lambda t: kernels.root.color_transpose(A._root, A._d, t), x)
+        return A._apply(A._root.color_transpose, x)
 
     def __repr__(self):
         return f"<inverse of {self._inverse!r}>"

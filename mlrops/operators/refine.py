@@ -15,8 +15,8 @@ from .._common.typing import FloatArray, IntArray
 if TYPE_CHECKING:
     from .base import StructuredOperator
 
-__all__ = ["LIMIT", "RTOL", "column_dots", "corrected", "exponents", "lengths", "norm_of",
-           "of_size_one", "refine", "refined", "unreached"]
+__all__ = ["LIMIT", "RTOL", "check_reached", "column_dots", "corrected", "doubtful", "exponents",
+           "lengths", "norm_of", "of_size_one", "refine", "refined", "unreached"]
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
@@ -48,12 +48,14 @@ def column_dots(x: FloatArray, y: FloatArray | None = None, weight: FloatArray |
 
     Not by BLAS: the threads it would wake spin on and take the cores of the sweeps around it.
     """
-    factors = (x, x if y is None else y)
-    weights = () if weight is None else (weight,)
+    y = x if y is None else y
+    precise: dict[str, Any] = {} if x.dtype == np.float64 else {"dtype": np.float64}
     if x.shape[1] == 1:  # the same, contiguous
-        arrays = (*(factor[:, 0] for factor in factors), *weights)
-        return np.einsum(",".join("i" * len(arrays)) + "->", *arrays, dtype=np.float64)[None]
-    return np.einsum("ik,ik" + ",i" * len(weights) + "->k", *factors, *weights, dtype=np.float64)
+        x, y = x[:, 0], y[:, 0]
+        return (np.einsum("i,i->", x, y, **precise) if weight is None
+                else np.einsum("i,i,i->", x, y, weight, **precise))[None]
+    return (np.einsum("ik,ik->k", x, y, **precise) if weight is None
+            else np.einsum("ik,ik,i->k", x, y, weight, **precise))
 
 
 def exponents(x: FloatArray) -> IntArray:
@@ -68,7 +70,7 @@ def of_size_one(solve: Callable[[FloatArray], Any], b: FloatArray, power: int = 
     `solve` in b; it may return a tuple.
     """
     low, high = _SAFE[b.dtype]
-    squares = np.dot(b, b) if b.ndim == 1 else np.einsum("ij,ij->j", b, b)
+    squares = np.dot(b, b) if b.ndim == 1 else column_dots(b)
     inside = (low < squares) & (squares < high)
     if inside.all():
         return solve(b)
@@ -163,28 +165,44 @@ def corrected(A: "StructuredOperator", solve: Callable[..., tuple[FloatArray, Fl
     numpy.linalg.LinAlgError
         The backward error of a column stays above `LIMIT` units of rounding.
     """
-    eps, tiny = (getattr(np.finfo(b.dtype), name) for name in ("eps", "tiny"))
-    above, factors, norm = (np.broadcast_to(bound, b.shape[1]) for bound in norms)
+    norm, size = np.broadcast_to(norms[2], b.shape[1]), lengths(b)
+
+    def residual(x, columns):
+        r = np.take(b, columns, axis=1) - multiply(x, columns)
+        scale = norm[columns] * lengths(x) + size[columns]
+        return r, lengths(r) / np.maximum(scale, np.finfo(b.dtype).tiny)
+
     with np.errstate(over="ignore", invalid="ignore"):
         x, squares = solve(b, None)
-        gap = np.sqrt(above) * (np.sqrt(above * squares) + np.sqrt(column_dots(b, weight=dinv)))
+        left = doubtful(b, x, squares, dinv, norms)
+        reached = refine(x, residual, lambda r, columns: solve(r, columns)[0], left,
+                         BACKWARD_ERROR * np.finfo(b.dtype).eps, CORRECTIONS)
+    check_reached(A, reached)
+    return x
+
+
+def doubtful(b: FloatArray, x: FloatArray, squares: FloatArray, dinv: FloatArray,
+             norms: Sequence[float | FloatArray]) -> IntArray:
+    """The columns of x that may have to be corrected, by the bound of `corrected`.
+
+    `squares` are those of the lengths of z.
+    """
+    above, factors, norm = norms
+    scaled = column_dots(b, weight=dinv)
+    with np.errstate(over="ignore", invalid="ignore"):
         size = lengths(b)
+        bound = factors * above**0.5 * (np.sqrt(above * squares) + np.sqrt(scaled))
         # Not "greater": what overflows is looked at.
-        doubtful = ~(factors * gap <= BACKWARD_ERROR * (norm * lengths(x) + size))
+        fine = bound <= BACKWARD_ERROR * (norm * lengths(x) + size)
+    return np.flatnonzero(~fine & np.isfinite(size)) if not fine.all() else np.empty(0, np.intp)
 
-        def residual(x, columns):
-            r = np.take(b, columns, axis=1) - multiply(x, columns)
-            scale = norm[columns] * lengths(x) + size[columns]
-            return r, lengths(r) / np.maximum(scale, tiny)
 
-        reached = refine(x, residual, lambda r, columns: solve(r, columns)[0],
-                         np.flatnonzero(doubtful & np.isfinite(size)), BACKWARD_ERROR * eps,
-                         CORRECTIONS)
-    if not (reached <= LIMIT * eps).all():
+def check_reached(A: "StructuredOperator", reached: FloatArray) -> None:
+    """Raise where backward errors are no answers."""
+    if not (reached <= LIMIT * np.finfo(A.dtype).eps).all():
         raise unreached(A, np.nan_to_num(reached, nan=np.inf).max(),
                         "D is too small beside F for this precision; take a larger D"
-                        + (", or float64" if b.dtype == np.float32 else ""))
-    return x
+                        + (", or float64" if A.dtype == np.float32 else ""))
 
 
 def refined(A: "StructuredOperator", solve: Callable[[FloatArray], FloatArray], b: FloatArray,

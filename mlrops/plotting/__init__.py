@@ -1,7 +1,7 @@
 """Pictures of trees, matrices, covariances and fits.
 
-Needs matplotlib (``pip install mlrops[plot]``).  Every function draws on the axes given, or on
-those of a new figure, and returns them; none shows a figure or changes a style.
+This needs matplotlib (``pip install mlrops[plot]``).  Every function draws on the axes given, or
+on those of a new figure, and returns them; none shows a figure or changes a style.
 
 ======================  ================================================================
 `plot_hierarchy`        groups of a tree of features: icicle, or nested blocks
@@ -11,7 +11,7 @@ those of a new figure, and returns them; none shows a figure or changes a style.
 `plot_correlation`      correlations in tree order, groups named
 `plot_variance_shares`  share of the variance that each level explains
 `plot_loglik`           log-likelihood traces of fits, or their distance to the best
-`plot_rank_allocation`  how ranks were shared out, and the errors
+`plot_rank_allocation`  the ranks of each step of a search, and the errors
 `plot_coefficients`     coefficients of regressions with intervals
 ======================  ================================================================
 """

@@ -28,14 +28,15 @@ def plot_coefficients(
     Parameters
     ----------
     results : SURResult, or dict of str to SURResult
-        Fits of the same equations, in any order, at most five; of several, the dots of an equation
-        stand below one another in the order of the dict.
+        At most five fits of the same equations, in any order.  The dots that several fits have for
+        an equation stand below one another in the order of the dict.
     regressors : sequence of str, optional
-        Default all regressors there are, at most twelve, in the order of their appearance.
+        By default all regressors, at most twelve, in the order of their appearance.
     axes : sequence of matplotlib Axes, optional
-        One a regressor.  By default a new figure, as high as the equations need up to 12 inches.
+        One for each regressor.  By default they are those of a new figure, which is as high as the
+        equations need, up to 12 inches.
     alpha : float, default 0.05
-        Intervals have level ``1 - alpha``.
+        Intervals have the level ``1 - alpha``.
 
     Returns
     -------
@@ -44,15 +45,15 @@ def plot_coefficients(
     Raises
     ------
     ValueError
-        Results of different equations, regressors that no equation has, or other than one of the
-        axes for each regressor.
+        The results have different equations, no equation has one of the regressors, or there are
+        not as many axes as regressors.
 
     Notes
     -----
     Equations run from top to bottom in the order of the tree of the first result that has one, with
     lines between its groups.  The names of the coarsest groups stand at the right of the last
-    panel.  Equations are named where there is room for letters.  An equation without the regressor
-    leaves its place empty.  Where zero is outside of a panel, all its coefficients are far from it.
+    panel.  Equations are named where there is room for letters.  The place of an equation without
+    the regressor stays empty.  If a panel does not show zero, all its coefficients are far from it.
 
     Examples
     --------
@@ -116,9 +117,7 @@ def _coefficients(fit, alpha):
             in zip(fit.coefficient_pairs(), found.params, found.conf_int(alpha), strict=True)}
 
 
-def _same_equations(tables, results):
-    if not tables or len(tables) > len(_RESULT_STYLES):
-        raise ValueError(f"results must be one to {len(_RESULT_STYLES)} fits, got {len(tables)}")
+def _same_equations(results):
     equations = {label: fit.names.equations for label, fit in results.items()}
     (first, names), *others = equations.items()
     for label, other in others:

@@ -24,15 +24,16 @@ def plot_correlation(covariance: Any, names: Labels | None = None, ax: Axes | No
     Parameters
     ----------
     covariance : MLR or MLRInverse
-        Or a result that holds one as `covariance`.  Drawn densely: meant for up to a few thousand
-        features.
+        A result that holds one as `covariance` will do, too.  The dense matrix is formed: this is
+        meant for up to a few thousand features.
     names : sequence of str, optional
-        Names of the features, in feature order; written where there is room for letters.  Default
-        those of the result or of the hierarchy.  Give ``()`` for none.
+        Names of the features, in feature order, which are written where there is room for letters.
+        By default they are those of the result or of the hierarchy; give ``()`` for no names.
     ax : matplotlib Axes, optional
     groups : sequence of str, optional
-        Names of the groups of the coarsest level that has several, in tree order, written above
-        them; default those of the hierarchy where it has labels.  Give ``()`` for none.
+        Names of the groups of the coarsest level that has several, in tree order, which are written
+        above them.  By default they are the labels of the hierarchy, if it has any; give ``()`` for
+        no names.
 
     Returns
     -------
@@ -41,14 +42,14 @@ def plot_correlation(covariance: Any, names: Labels | None = None, ax: Axes | No
     Raises
     ------
     TypeError
-        Another covariance.
+        The covariance is of another type.
     ValueError
-        Other than a name for each feature or group.
+        There is not one name for each feature or group.
 
     Notes
     -----
-    Colours grow darker from 0, or from the smallest correlation, rounded down to tenths, where
-    there are negative ones, to 1: grey tells all of them apart.
+    Colours grow darker from 0 to 1; where there are negative correlations, they begin at the
+    smallest one, rounded down to tenths.  In a grey print they still differ.
 
     Examples
     --------
@@ -132,16 +133,16 @@ def plot_variance_shares(
     Parameters
     ----------
     covariance : FactorModelResult or MLR
-        Or another result whose `covariance` is an MLR.
+        Any other result whose `covariance` is an MLR will do, too.
     ax : matplotlib Axes, optional
     level : int, optional
-        A bar for each group of this level; default a bar for each feature.
+        Draw a bar for each group of this level; by default there is a bar for each feature.
     by : {"covariance", "correlation"}, optional
         Whether the bars of groups and of the total share out the variance of their features, or
         count every feature the same; see `FactorModelResult.variance_shares`.
     names : sequence of str, optional
-        Names of the features, in feature order, or of the groups, in tree order.  Default those of
-        the result or of the hierarchy.
+        Names of the features, in feature order, or of the groups, in tree order.  By default they
+        are those of the result or of the hierarchy.
 
     Returns
     -------
@@ -152,11 +153,11 @@ def plot_variance_shares(
     Raises
     ------
     TypeError
-        No MLR.
+        The covariance is no MLR.
     ValueError
-        Another `by`, or other than a name for each bar.
+        `by` is another word, or there is not one name for each bar.
     IndexError
-        A level that does not exist.
+        The level does not exist.
 
     Examples
     --------

@@ -24,15 +24,16 @@ def plot_hierarchy(hierarchy: Any, ax: Axes | None = None, *,
     Parameters
     ----------
     hierarchy : Hierarchy
-        Or anything that has one as its attribute `hierarchy`, such as an `MLR`.
+        Anything that has one as its attribute `hierarchy`, such as an `MLR`, will do, too.
     ax : matplotlib Axes, optional
-        Default those of a new figure.
+        By default the axes of a new figure.
     kind : {"icicle", "blocks"}, optional
-        A row of bars a level, coarsest on top, a bar a group as wide as it has features; or the
-        diagonal blocks of a matrix in tree order, the finer ones on the coarser ones.
+        An icicle has a row of bars for each level, the coarsest on top; the bar of a group is as
+        wide as its number of features.  "blocks" are the diagonal blocks of a matrix in tree order,
+        the finer ones drawn on the coarser ones.
     names : sequence of str, optional
-        Names of the n features, in feature order; written where there is room for letters.  Default
-        those of the hierarchy.  Give ``()`` for none.
+        Names of the n features, in feature order, which are written where there is room for
+        letters.  By default they are those of the hierarchy; give ``()`` for no names.
 
     Returns
     -------
@@ -41,15 +42,15 @@ def plot_hierarchy(hierarchy: Any, ax: Axes | None = None, *,
     Raises
     ------
     TypeError
-        No hierarchy.
+        There is no hierarchy.
     ValueError
-        Another kind, or other than n names.
+        The kind is another word, or there are not n names.
 
     Notes
     -----
-    Features run in tree order, left to right.  A group is named where its bar has room, by its
-    label if it has one (`Hierarchy.names`), else by its number; the room is that of the axes when
-    they are drawn on.  Groups too narrow to be seen are drawn as one.
+    Features run in tree order, from left to right.  A group is named where its bar has room, by its
+    label if it has one (`Hierarchy.names`), else by its number; the axes should have their final
+    size before this is called.  Groups that are too narrow to be seen are drawn as one.
 
     Examples
     --------

@@ -30,15 +30,15 @@ def plot_levels(
     Parameters
     ----------
     matrix : MLR, MLRInverse or GeneralMLR
-        Or a result that holds one as `covariance` or `operator`.
+        A result that holds one as `covariance` or `operator` will do, too.
     axes : sequence of matplotlib Axes, optional
-        One a level, and one for the diagonal of an `MLR` or its inverse.  Default those of a new
-        figure.
+        One for each level, and one for the diagonal of an `MLR` or its inverse.  By default they
+        are those of a new figure.
     kind : {"entries", "blocks"}, optional
         The magnitudes of the entries of each level, in one scale of colours for all panels; or
-        plain blocks, a colour a level.
+        plain blocks, with a colour for each level.
     vmax : float, optional
-        Magnitude of the darkest colour of ``kind="entries"``, default the largest drawn.
+        Magnitude of the darkest colour of ``kind="entries"``, by default the largest drawn.
 
     Returns
     -------
@@ -48,14 +48,14 @@ def plot_levels(
     Raises
     ------
     TypeError
-        Another matrix.
+        The matrix is of another type.
     ValueError
-        Another kind, or other than one of the axes for each panel.
+        The kind is another word, or there are not as many axes as panels.
 
     Notes
     -----
-    Colours go by the square root of the magnitude.  More than 200 rows or columns are drawn in
-    coarser cells, each the root mean square of the entries of the level in it, which takes
+    Colours follow the square root of the magnitude.  More than 200 rows or columns are drawn in
+    coarser cells.  A cell shows the root mean square of the level's entries in it, which takes
     `O(n r_l²)` operations and no entries; the diagonal is drawn as at most 100 squares.  The levels
     of an `MLRInverse` are those of ``U Uᵀ``, which is taken off its diagonal.
 
@@ -195,16 +195,16 @@ def plot_matrix(A: Any, rows: Hierarchy, cols: Hierarchy | None = None, ax: Axes
     Parameters
     ----------
     A : array_like, sparse array or GeneralMLR, shape (m, n)
-        Read piece by piece; a `GeneralMLR` or sparse array is not made dense.  Other operators
-        of this package by ``A.toarray()``.
+        It is read piece by piece, so that a `GeneralMLR` or sparse array is not made dense.  Other
+        operators of this package are read by ``A.toarray()``.
     rows : Hierarchy
     cols : Hierarchy, optional
-        Default `rows`.
+        By default `rows`.
     ax : matplotlib Axes, optional
     level : int, optional
-        Whose blocks are outlined; default the finest of at most 16 groups.
+        The level whose blocks are outlined, by default the finest of at most 16 groups.
     vmax : float, optional
-        Magnitude of the darkest colour, default the largest drawn; give it to compare pictures.
+        Magnitude of the darkest colour, by default the largest drawn; give it to compare pictures.
 
     Returns
     -------
@@ -213,12 +213,12 @@ def plot_matrix(A: Any, rows: Hierarchy, cols: Hierarchy | None = None, ax: Axes
     Raises
     ------
     ValueError
-        A matrix of another shape than its trees.
+        The matrix and its trees do not have the same shape.
 
     Notes
     -----
-    More than 600 rows or columns are averaged: a pixel has the mean magnitude of its entries.
-    Colours go by the square root of the magnitude.
+    More than 600 rows or columns are averaged: a pixel shows the mean magnitude of its entries.
+    Colours follow the square root of the magnitude.
 
     Examples
     --------

@@ -39,7 +39,7 @@ def plot_sparsity(
     Parameters
     ----------
     matrix : MLR or MLRInverse
-        Or a result that holds one as `covariance`.
+        A result that holds one as `covariance` will do, too.
     what : {"F", "U", "expanded", "cholesky"}, optional
         The factors spread out, (n, s) with ``s = Σ p_l r_l``; those of the inverse,
         ``Σ⁻¹ = diag(1/D) - U Uᵀ``, the same way; `MLR.expanded_matrix`; or the unit lower
@@ -54,14 +54,14 @@ def plot_sparsity(
     Returns
     -------
     ax : matplotlib Axes
-        The title tells the number of nonzeros.
+        The title has the number of nonzeros.
 
     Raises
     ------
     TypeError
-        Another matrix.
+        The matrix is of another type.
     ValueError
-        Another picture or order, or an order for a picture that has none.
+        `what` or `order` is another word, or an order is given for a picture that has none.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Pictures of how fits got where they are: likelihoods, ranks and errors."""
+"""Pictures of the course of fits: likelihoods, ranks and errors."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,26 +24,25 @@ def plot_loglik(results: Any, ax: Axes | None = None, *,
     Parameters
     ----------
     results : FactorModelResult, SURResult, or dict of str to them
-        At most six; anything with a `loglik_trace`.
+        At most six; anything with a `loglik_trace` will do.
     ax : matplotlib Axes, optional
     seconds : array_like, shape (n_iter + 1,), or dict of str to such, optional
-        When each entry of the trace was reached, for example as noted by the callback of
-        `fit_factor_model`; by default they are drawn against the iteration.
+        The time when each entry of the trace was reached, as a callback of the fit may note it.  By
+        default traces are drawn against the iteration.
     gap : bool, optional
-        Draw how far below the best of all traces each one is, in a logarithmic scale.
+        Draw the distance of each trace from the best entry of all, in a logarithmic scale.
 
     Returns
     -------
     ax : matplotlib Axes
-        Iterations in a logarithmic scale, seconds in a plain one; each trace is named at its end,
-        in order.
+        Iterations have a logarithmic scale, seconds a linear one; each trace is named at its end.
 
     Raises
     ------
     TypeError
-        A result without a trace.
+        A result has no trace.
     ValueError
-        No results or more than six, or seconds other than one for each entry of a trace.
+        There are no results or more than six, or not as many seconds as entries of a trace.
 
     Examples
     --------
@@ -147,30 +146,32 @@ def _scale_traces(ax, room, iterations, gap):
 def plot_rank_allocation(result: RankAllocation, ax: Axes | None = None, *,
                          kind: Literal["stack", "heat"] = "stack",
                          error_ax: Axes | None = None) -> Axes:
-    """Draw how a total rank was shared out among levels, after each accepted exchange.
+    """Draw the ranks of all levels after each step of a search that shares a total rank out.
 
     Parameters
     ----------
     result : RankAllocation
     ax : matplotlib Axes, optional
-        For the ranks.  Default those of a new figure, with the errors in axes of their own above.
+        Axes of the ranks.  By default they are those of a new figure, which has axes for the errors
+        above.
     kind : {"stack", "heat"}, optional
-        Ranks stacked to the total; or a row of cells a level, the darker the larger its rank, with
-        the rank written where it changes and there is room.
+        Ranks that are stacked to the total; or a row of cells for each level, the darker the larger
+        its rank, with the rank written where it changes and there is room.
     error_ax : matplotlib Axes, optional
-        For the errors; with `ax` alone only the first and the last are told, in the title.
+        Axes of the errors; with `ax` alone only the first and the last error are given, in the
+        title.
 
     Returns
     -------
     ax : matplotlib Axes
-        That of the ranks, coarsest level at the bottom of a stack and darkest, or in the top row.
-        Levels that end with a rank are named at the right.  The title, above the errors where they
-        are drawn, tells the first and the last of them.
+        The axes of the ranks, with the coarsest level at the bottom of a stack and darkest, or in
+        the top row.  Levels that have a rank in the end are named at the right.  The title, above
+        the errors where they are drawn, has the first and the last of them.
 
     Raises
     ------
     TypeError
-        No RankAllocation.
+        The result is no RankAllocation.
 
     Examples
     --------

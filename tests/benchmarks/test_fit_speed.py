@@ -86,7 +86,8 @@ def test_memory_of_a_5000_by_5000_fit(record_in):
         scale = 1 if sys.platform == "darwin" else 1024
         print(json.dumps({
             "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9,
-            "partition": cut - start, "allocate": clock() - cut, "errors": list(fit.objective_trace)}))
+            "partition": cut - start, "allocate": clock() - cut,
+            "errors": list(fit.objective_trace)}))
     """))
     record_in(TITLE, COLUMNS, "5000 by 5000: partition, at most 5 steps of allocate_ranks",
               f"{found['gb']:.2f} GB; {found['partition']:.0f} s + {found['allocate']:.0f} s, error"

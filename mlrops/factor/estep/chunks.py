@@ -12,7 +12,7 @@ from ..._common.frames import frame_values, is_frame
 from ..._common.given import check_weights, wrong_weights
 from ..._common.labelled import column_order, data_names, named
 from ..._common.typing import FloatArray
-from ..._common.validate import plain, working_dtype
+from ..._common.validate import all_finite, plain, working_dtype
 from ..._common.wording import counted
 from ...tree.hierarchy import Hierarchy
 from . import moments
@@ -157,11 +157,8 @@ class Chunks:
         return rows if order is None else rows[:, order]
 
     def _check_finite(self, piece, number, part):
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = piece.sum()
-        bad = np.argwhere(~np.isfinite(piece)) if not np.isfinite(total) else []
-        if len(bad):
-            row, column = bad[0]
+        if not all_finite(piece):
+            row, column = np.argwhere(~np.isfinite(piece))[0]
             raise ValueError(
                 f"data must be finite, got NaN or infinity in chunk {number}, row {part[row]},"
                 f" feature {named([column], self.names)}"

@@ -9,8 +9,8 @@ from ..._common.cached import cached_property
 from ..._common.typing import FloatArray
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
+from . import _compiled_incomplete
 from .incomplete import IncompleteSamples
-from .patterns import variance
 
 __all__ = ["ConditionalMap", "fill", "loglik_samples"]
 
@@ -56,8 +56,19 @@ def fill(covariance: MLR, mean: FloatArray, samples: IncompleteSamples, return_s
         known, columns = samples._X[:, here], samples._order[here]
         out[:, columns] = np.where(np.isnan(known), center[:, None] + fitted, known)
         if return_std:
-            std[:, columns] = np.sqrt(variance(A._F, A._d, swept, batch, layout))
+            std[:, columns] = np.sqrt(_missing_variance(A, swept, batch))
     return (h._scatter(out), h._scatter(std)) if return_std else h._scatter(out)
+
+
+def _missing_variance(A, swept, batch):
+    """(n, k) conditional variances of the missing cells of a batch, from its path covariances."""
+    layout, patterns, (p0, p1, starts) = A._layout, batch.patterns, batch.shown
+    out = np.empty_like(batch.X)
+    kernels.threads.run(lambda lo, hi: _compiled_incomplete.missing_variance(
+        A._F, A._d, patterns.seen, patterns.rows, patterns.row_off, patterns.class_off, swept.S,
+        starts, p0, lo, hi, out),
+        layout.leaf_off, 0, layout.n_leaves, layout.n * (p1 - p0) * layout.R**2)
+    return out
 
 
 class ConditionalMap(StructuredOperator):

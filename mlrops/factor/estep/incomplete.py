@@ -19,6 +19,7 @@ from ..._common.validate import as_real
 from ..._common.wording import agree, counted, name_some
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
+from . import _compiled_incomplete as _compiled
 from . import patterns as passes
 from .patterns import Batch, Grouped
 from .protocol import scaled
@@ -199,17 +200,19 @@ class IncompleteStep:
         twice = counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d) - explained
         self.loglik = -0.5 * float(twice) / self._weight
 
-    def _regress(self, V, mean_is_free, out=None):
+    def _regress(self, V, out=None):
         """F, D and the offset of the mean: each feature on its factors, and on a constant."""
-        A = self._sigma
+        A, W, patterns = self._sigma, self._W, self._patterns
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
-        offset = np.empty_like(D)
-        passes.regress(V, self._W, self._squares, self._patterns, mean_is_free, F, D, offset)
+        offset, m = np.empty_like(D), F.shape[1] + self._is_free
+        passes.by_class(lambda lo, hi: _compiled.class_regress(
+            V, W, self._squares, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
+            patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
         return F, D, offset
 
     def update(self, out=None, keep=False):
         """The M-step: F, D (not clipped) and mean.  The moments are there in any case."""
-        F, D, offset = self._regress(self._V, self._is_free, out)
+        F, D, offset = self._regress(self._V, out)
         return F, D, self._mean + offset
 
     def gradient(self, F, D, mean, scale=None, out=None):
@@ -217,9 +220,13 @@ class IncompleteStep:
 
         They are those of the expected log-likelihood of samples and factors together.
         """
-        A = self._sigma
-        dF, dD, dmean = (x / x.dtype.type(self._weight) for x in passes.gradient(
-            A._F, A._d, self._V, self._W, self._squares, self._patterns))
+        A, patterns = self._sigma, self._patterns
+        dF, dD, dmean = np.empty_like(A._F), np.empty_like(A._d), np.empty_like(A._d)
+        passes.by_class(lambda lo, hi: _compiled.class_gradient(
+            A._F, A._d, self._V, self._W, self._squares, patterns.rows, patterns.row_off, lo, hi,
+            dF, dD, dmean), patterns, len(dF) * dF.shape[1] ** 2)
+        for x in (dF, dD, dmean):
+            x /= x.dtype.type(self._weight)
         return scaled(dF, scale, out), dD, dmean if self._is_free else np.zeros_like(dmean)
 
     def precondition(self, dF, dmean, scale=None, out=None):
@@ -229,7 +236,7 @@ class IncompleteStep:
         if self._is_free:
             V[:, -1] = dmean
         V *= (self._weight * self._sigma._d)[:, None]
-        F, _, offset = self._regress(V, self._is_free)
+        F, _, offset = self._regress(V)
         return scaled(F, scale, out), scaled(offset, scale, None) if self._is_free else dmean
 
 def incomplete_source(Y: FloatArray, hierarchy: Hierarchy, center: bool,

@@ -157,11 +157,20 @@ class IncompletePrecision:
 
     @cached_property
     def _factor(self):
-        """(K, log det(I + Fᵀ D⁻¹ F)), one for each pattern; see """
-        A = self.covariance
-        K, logs, fail = factor(A._F, A._dinv, self.cells._patterns, A._layout)
-        if fail is not None:
-            raise A._breakdown(*fail)
+        """(K (patterns, s, R), log det(I + Fᵀ D⁻¹ F) (patterns,)); compare `tree.factor`."""
+        A, patterns, layout = self.covariance, self.cells._patterns, self.covariance._layout
+        R, P = layout.R, self.cells.n_patterns
+        outer = products(A._F, A._dinv, patterns)
+        K, logs = np.zeros((P, layout.s, R), A.dtype), np.empty(P)
+        fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, A.dtype)
+        step = _leaves_at_once(layout, R)
+        for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
+            G = grams(outer, patterns, p0, p1)
+            threads.run(lambda lo, hi, G=G, p0=p0, p1=p1: _compiled.factor_patterns(
+                G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
+                np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
+            if fail[0] >= 0:
+                raise A._breakdown(int(fail[0]), int(fail[1]))
         return K, logs
 
     @cached_property
@@ -187,12 +196,24 @@ class IncompletePrecision:
         return np.ascontiguousarray(E, self.covariance.dtype), out
 
     def _pass(self, X, owner, out=None):
-        """``D⁻¹ (x - F z)`` with zeros at missing cells, and ``‖z‖²``, of samples of a batch."""
-        A, patterns = self.covariance, self.cells._patterns
-        if A._layout.R == 0:
-            return X * A._dinv[:, None], np.zeros(X.shape[1])
-        y, squares = solve(A._F, A._dinv, self._factor[0], X, owner, A._layout, out)
-        return hide(y, patterns, owner), squares
+        """``D⁻¹ (x - F z)`` with zeros at missing cells, and ``‖z‖²``, of samples of a batch.
+
+        owner[t], increasing, is the pattern of column t.
+        """
+        A, layout = self.covariance, self.covariance._layout
+        k, R, n_leaves = X.shape[1], layout.R, layout.n_leaves
+        if R == 0:
+            return X * A._dinv[:, None], np.zeros(k)
+        K, Z, squares = self._factor[0], np.empty((n_leaves, R, k), X.dtype), np.empty(k)
+        leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
+        step = _leaves_at_once(layout, int(np.diff(starts).max()))
+        threads.run(lambda lo, hi: _compiled.solve_patterns(
+            Z, K, owner, starts, layout.tree, step, lo, hi, squares),
+            starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
+        out = np.empty_like(X) if out is None else out
+        leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
+        return hide(out, self.cells._patterns, owner), squares
 
     def solve(self, E: Real) -> FloatArray:
         """``Σ_OO⁻¹ e_O`` for each sample e, zeros at its missing cells.
@@ -250,13 +271,27 @@ class IncompletePrecision:
     def inverse_diagonal(self) -> FloatArray:
         """Mean of ``(Σ_OO⁻¹)_ii`` over the samples that show feature i, (n,); 0 where none does.
 
-        What a sample's cell weighs by itself, for preconditioners of weighted regressions.
+        What a sample's cell weighs by itself, for preconditioners of weighted regressions.  A sum
+        of ``Cov`` over the patterns that see a class serves all of its features:
+        ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``.
         """
-        A, cells = self.covariance, self.cells
-        if A._layout.R == 0:
-            return A.hierarchy._scatter(np.where(cells._tree_counts > 0, A._dinv, 0))
-        return A.hierarchy._scatter(inverse_diagonal(
-            A._F, A._d, self._factor[0], cells._pattern_weights, cells._patterns, A._layout))
+        A, layout, patterns = self.covariance, self.covariance._layout, self.cells._patterns
+        R, shown, share = layout.R, self.cells._tree_counts, np.zeros_like(A._d)
+        width = R * (R + 1) // 2
+        if R:
+            K, W = self._factor[0], np.zeros((patterns.row_off.size - 1, width), A.dtype)
+            step, weights = _leaves_at_once(layout, R), self.cells._pattern_weights.astype(A.dtype)
+            for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
+                S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), A.dtype)
+                threads.run(lambda lo, hi, S=S, p0=p0, p1=p1: _compiled.covariance_patterns(
+                    K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
+                    np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
+                add_by_class(S, patterns, p0, p1, W)
+            by_class(lambda lo, hi: _compiled.class_forms(
+                A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
+            share /= A._d * np.maximum(shown, 1).astype(A.dtype)
+        diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
+        return A.hierarchy._scatter(np.where(shown > 0, diagonal, 0))
 
 
 # ------------------------------------------------------------------ passes over arrays
@@ -294,69 +329,6 @@ def scatter(X, row, column, out):
     """out[row[i], column[t]] = X[i, t]."""
     threads.run(lambda lo, hi: _compiled.scatter(X, row, column, lo, hi, out),
                 np.arange(row.size + 1), 0, row.size, X.size)
-
-
-# ------------------------------------------------------------------ factor, then apply
-
-
-def factor(F, dinv, patterns, layout):
-    """(K (patterns, s, R), log det(I + G) (patterns,), fail); compare `tree.factor`."""
-    R, P = layout.R, patterns.starts.size - 1
-    outer = products(F, dinv, patterns)
-    K, logs = np.zeros((P, layout.s, R), F.dtype), np.empty(P)
-    fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, F.dtype)
-    step = _leaves_at_once(layout, R)
-    for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
-        G = grams(outer, patterns, p0, p1)
-        threads.run(lambda lo, hi, G=G, p0=p0, p1=p1: _compiled.factor_patterns(
-            G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
-            np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
-        if fail[0] >= 0:
-            return K, logs, (int(fail[0]), int(fail[1]))
-    return K, logs, None
-
-
-def solve(F, dinv, K, X, owner, layout, out=None):
-    """``D⁻¹ (x - F z)`` for X (n, k), zero where missing, and ``‖z‖²`` (k,).
-
-    owner[t], increasing, is the pattern of column t and K[owner[t]] its factor.  The result is to
-    be hidden where cells are missing.
-    """
-    k, R, n_leaves = X.shape[1], layout.R, layout.n_leaves
-    Z, squares = np.empty((n_leaves, R, k), X.dtype), np.empty(k)
-    leaf.tdot(F, X, layout, 0, n_leaves, dinv, Z)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
-    longest = int(np.diff(starts).max())
-    threads.run(lambda lo, hi: _compiled.solve_patterns(
-        Z, K, owner, starts, layout.tree, _leaves_at_once(layout, longest), lo, hi,
-        squares),
-        starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
-    out = np.empty_like(X) if out is None else out
-    leaf.dot(F, Z, X, dinv, layout, 0, n_leaves, out, solve=True)
-    return out, squares
-
-
-def inverse_diagonal(F, d, K, counts, patterns, layout):
-    """(n,) means of ``(Σ_OO⁻¹)_ii`` over the samples that show i, zero where none does.
-
-    counts (patterns,) are numbers of samples.  A sum of ``Cov`` over the patterns that see a class
-    serves all of its features: ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``.
-    """
-    R, width = layout.R, layout.R * (layout.R + 1) // 2
-    W = np.zeros((patterns.row_off.size - 1, width), F.dtype)
-    step, weights = _leaves_at_once(layout, R), counts.astype(F.dtype)
-    for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
-        S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), F.dtype)
-        threads.run(lambda lo, hi, S=S, p0=p0, p1=p1: _compiled.covariance_patterns(
-            K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
-            np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
-        add_by_class(S, patterns, p0, p1, W)
-    explained, shown = np.empty_like(d), np.empty_like(d)
-    by_class(lambda lo, hi: _compiled.class_forms(
-        F, W, patterns.rows, patterns.row_off, lo, hi, explained), patterns, F.size * R)
-    shown[patterns.rows] = np.repeat(patterns.seen @ counts, patterns.sizes)
-    share = explained / (d * np.maximum(shown, 1))
-    return np.where(shown > 0, np.maximum(1 - share, np.finfo(d.dtype).eps) / d, 0)
 
 
 def norms(F, d, dinv, patterns, layout):

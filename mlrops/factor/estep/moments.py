@@ -11,16 +11,16 @@ import numpy as np
 
 from ...kernels import _compiled, threads
 from ...kernels.layout import PIECE_ROWS, blocks
-from ...kernels.leaf import _chunks, _large, _small_runs
+from ...kernels.leaf import each
 from ...kernels.scratch import scratch
 from ...kernels.tree import _down, _share, _up, _up_with
 from . import _compiled_moments as _loops
 
-__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe",
-           "gradient", "load", "precondition", "regress", "sketch_sparse", "subtract_mean"]
+__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe", "load",
+           "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
 
 
-def _share_rows(kernel, n, work):
+def share_rows(kernel, n, work):
     """Run a kernel of rows ``lo:hi`` on all of them."""
     threads.run(kernel, np.arange(n + 1), 0, n, work)
 
@@ -30,7 +30,7 @@ def load(Y, place, mean, scale, root_weight, at, X):
 
     Feature i goes to row ``p = place_i``, ``X[p] = scale_p (Y[:, i] - mean_p) root_weight``.
     """
-    _share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
+    share_rows(lambda lo, hi: _loops.rows_load(Y, place, mean, scale, root_weight, at, lo, hi, X),
                 X.shape[0], 4 * Y.size)
 
 
@@ -39,7 +39,7 @@ def describe(X, weight, before, mean, squares, low, high):
 
     `before` is the total weight of the samples seen already.
     """
-    _share_rows(lambda lo, hi: _loops.rows_describe(
+    share_rows(lambda lo, hi: _loops.rows_describe(
         X, weight, before, lo, hi, mean, squares, low, high),
         X.shape[0], 3 * X.shape[0] * weight.size)
 
@@ -47,34 +47,16 @@ def describe(X, weight, before, mean, squares, low, high):
 # ------------------------------------------------------------------ leaf products
 
 
-def _leaf_by_leaf(layout, lo, hi, k, loop, product):
-    """Products of the leaves lo:hi with k columns: ``product(q, rows)`` for those of much work.
-
-    The others are left to the compiled ``loop(first, last)``, which threads share.
-    """
-    large, off = _large(layout, lo, hi, k), layout.leaf_off
-    for a, b in _small_runs(large, lo, hi):
-        threads.run(loop, off, a, b, int(off[b] - off[a]) * layout.R * k)
-    for q in large:
-        for rows in _chunks(layout, q, k):
-            product(q, rows)
-
-
 def _add_outer(X, Z, layout, lo, hi, V):
     """``V_leaf += X_leaf Zᵀ`` on the rows of leaves lo:hi, Z (leaves, R, k)."""
-    def product(q, rows):
-        part = scratch("product", (layout.R, rows.stop - rows.start), V.dtype)
+    k, R = X.shape[1], V.shape[1]
+
+    def large(q, rows):
+        part = scratch("product", (R, rows.stop - rows.start), V.dtype)
         V[rows] += np.matmul(Z[q - lo], X[rows].T, out=part).T  # BLAS prefers Z on the left
 
-    _leaf_by_leaf(layout, lo, hi, X.shape[1], lambda i, j: _loops.rows_outer(
-        X, Z, layout.leaf_off, lo, i, j, V), product)
-
-
-def _times(A, M, layout, lo, hi, out):
-    """``out_leaf = A_leaf M`` on the rows of leaves lo:hi, M (leaves, R, R) symmetric."""
-    _leaf_by_leaf(layout, lo, hi, layout.R, lambda i, j: _loops.rows_right(
-        A, M, layout.leaf_off, lo, i, j, out), lambda q, rows: np.matmul(
-        A[rows], M[q - lo], out=out[rows]))
+    each(layout, lo, hi, k, lambda i, j: _loops.rows_outer(X, Z, layout.leaf_off, lo, i, j, V),
+         large, R * k)
 
 
 # ------------------------------------------------------------------ E-step, block by block
@@ -98,12 +80,14 @@ def accumulate(F, K, P, layout, V, S):
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
-def _path_moments(use, K, S, n_samples, layout, invert):
-    """Call ``use(lo, hi, M)``, M (hi - lo, R, R) along the paths of leaves lo:hi.
+def times_moments(X, A, S, n_samples, out, invert):
+    """``out_leaf = X_leaf M`` for X (n, R), M (R, R) along the path of a leaf; returns out.
 
-    M is ``W / N``, ``W = N Cov + Σ z zᵀ``, or ``W⁻¹`` if `invert`.
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ`` under the covariance A, or ``W⁻¹`` if `invert`.
     """
-    R, L, dtype = layout.R, layout.L, K.dtype
+    layout, dtype = A._layout, S.dtype
+    R, L = layout.R, layout.L
+    K = A._factor[0] if R else None
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
@@ -115,42 +99,15 @@ def _path_moments(use, K, S, n_samples, layout, invert):
             if invert:
                 _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
                                                layout.tree, n_samples, chol, linv, winv, Winv)
-            use(lo, hi, Winv if invert else M)
+            times(Winv if invert else M, lo, hi)
 
-    _share(task, layout, R)
+    def times(M, lo, hi):
+        each(layout, lo, hi, R,
+             lambda i, j: _loops.rows_right(X, M, layout.leaf_off, lo, i, j, out),
+             lambda q, rows: np.matmul(X[rows], M[q - lo], out=out[rows]), R * R)
 
-
-def regress(K, V, S, squares, n_samples, layout, F, D):
-    """One M-step into F (n, R) and D (n,) from the accumulated moments.
-
-    ``F_leaf = V W⁻¹``, ``W = N Cov + Σ z zᵀ`` along the leaf's path, ``D = (squares - F∘V) / N``.
-    """
-    _path_moments(lambda lo, hi, Winv: _times(V, Winv, layout, lo, hi, F),
-                  K, S, n_samples, layout, invert=True)
-    _share_rows(lambda lo, hi: _loops.rows_residual(V, F, squares, n_samples, lo, hi, D),
-                layout.n, layout.n * layout.R)
-
-
-def gradient(F, dinv, K, V, S, squares, n_samples, layout):
-    """Derivatives by F (n, R) and D (n,) of the average log-likelihood at these parameters.
-
-    ``dF = D⁻¹ (V - F W) / N``, ``dD = ½ (res / D² - 1 / D)``, ``res`` the expected mean square of
-    ``x - F z``.
-    """
-    dF, dD = np.empty_like(F), np.empty_like(dinv)
-    _path_moments(lambda lo, hi, M: _times(F, M, layout, lo, hi, dF),
-                  K, S, n_samples, layout, invert=False)
-    _share_rows(lambda lo, hi: _loops.rows_gradient(
-        F, V, dinv, squares, n_samples, lo, hi, dF, dD), layout.n, 2 * layout.n * layout.R)
-    return dF, dD
-
-
-def precondition(G, d, K, S, n_samples, layout):
-    """``N D G W⁻¹`` (n, R): the change of F by which an M-step answers the gradient G."""
-    out = np.empty_like(G)
-    _path_moments(lambda lo, hi, Winv: _times(G, Winv, layout, lo, hi, out),
-                  K, S, n_samples, layout, invert=True)
-    out *= (n_samples * d)[:, None]
+    if R:
+        _share(task, layout, R)
     return out
 
 

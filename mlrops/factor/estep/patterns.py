@@ -25,7 +25,7 @@ from . import _compiled_incomplete as _compiled
 from ._compiled_moments import rows_outer
 
 __all__ = ["Batch", "Grouped", "Patterns", "add_by_class", "add_moments", "batches", "by_class",
-           "centre", "gather", "gradient", "grams", "products", "regress", "sweep", "variance"]
+           "centre", "gather", "grams", "products", "sweep"]
 
 # Numbers in the temporary of a product that is added to a larger array.
 CHUNK_ITEMS = 500_000
@@ -270,32 +270,3 @@ def add_by_class(S, patterns, p0, p1, W):
     _by_leaf(np.diff(classes), (p1 - p0) * W.shape[1],
              lambda lo, hi: _compiled.scatter_moments(
                  patterns.seen, S, classes, p0, lo, hi, W), product)
-
-
-def regress(V, W, yy, patterns, mean_is_free, F, D, offset):
-    """M-step from the moments, in place: F (n, R), D (n,) and the offset of the mean (n,)."""
-    R = F.shape[1]
-    m = R + 1 if mean_is_free else R
-    by_class(lambda lo, hi: _compiled.class_regress(
-        V, W, yy, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
-        patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
-
-
-def gradient(F, D, V, W, yy, patterns):
-    """Derivatives of the expected complete-data log-likelihood by F, D and mean."""
-    dF, dD, dmean = np.empty_like(F), np.empty_like(D), np.empty_like(D)
-    by_class(lambda lo, hi: _compiled.class_gradient(
-        F, D, V, W, yy, patterns.rows, patterns.row_off, lo, hi, dF, dD, dmean),
-        patterns, len(F) * F.shape[1] ** 2)
-    return dF, dD, dmean
-
-
-def variance(F, D, swept, batch, layout):
-    """(n, k) conditional variances of the missing cells of a batch, from its path covariances."""
-    patterns, (p0, p1, starts) = batch.patterns, batch.shown
-    out = np.empty_like(batch.X)
-    threads.run(lambda lo, hi: _compiled.missing_variance(
-        F, D, patterns.seen, patterns.rows, patterns.row_off, patterns.class_off, swept.S, starts,
-        p0, lo, hi, out),
-        layout.leaf_off, 0, layout.n_leaves, layout.n * (p1 - p0) * layout.R**2)
-    return out

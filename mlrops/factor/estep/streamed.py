@@ -58,6 +58,9 @@ class StreamedStep:
         quad = float(data.sums_of_squares @ (1 / covariance._d.astype(float)) - explained)
         self.loglik = log_likelihood(covariance, quad, data.weight)
 
+    def _times_moments(self, X, out, invert):
+        return moments.times_moments(X, self._sigma, self._second, self._data.weight, out, invert)
+
     def update(self, out=None, keep=False):
         """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
 
@@ -65,11 +68,9 @@ class StreamedStep:
         """
         A, data = self._sigma, self._data
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
-        if A._layout.R:
-            moments.regress(A._factor[0], self._cross, self._second, data.sums_of_squares,
-                            data.weight, A._layout, F, D)
-        else:
-            D[:] = data.variance
+        self._times_moments(self._cross, F, invert=True)
+        moments.share_rows(lambda lo, hi: _compiled_moments.rows_residual(
+            self._cross, F, data.sums_of_squares, data.weight, lo, hi, D), len(D), F.size)
         return F, D, data.mean
 
     def gradient(self, F, D, mean, scale=None, out=None):
@@ -80,22 +81,18 @@ class StreamedStep:
 
             dF = D⁻¹ (V - F W) / N        dD_i = ½ (res_i / D_i² - 1 / D_i)
         """
-        A, data = self._sigma, self._data
-        if A._layout.R:
-            dF, dD = moments.gradient(A._F, A._dinv, A._factor[0], self._cross, self._second,
-                                      data.sums_of_squares, data.weight, A._layout)
-        else:
-            d = A._d.astype(float)
-            dF, dD = np.empty_like(A._F), ((data.variance / d - 1) / (2 * d)).astype(A.dtype)
+        A, data, dD = self._sigma, self._data, np.empty_like(self._sigma._d)
+        dF = self._times_moments(A._F, np.empty_like(A._F), invert=False)
+        moments.share_rows(lambda lo, hi: _compiled_moments.rows_gradient(
+            A._F, self._cross, A._dinv, data.sums_of_squares, data.weight, lo, hi, dF, dD),
+            len(dD), 2 * dF.size)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
 
     def precondition(self, dF, dmean, scale=None, out=None):
         """``N D dF W⁻¹``, EM's answer to a gradient by F; the mean stays."""
-        A = self._sigma
-        change = np.zeros_like(dF)
-        if A._layout.R:
-            change = moments.precondition(dF.astype(A.dtype, copy=False), A._d, A._factor[0],
-                                          self._second, self._data.weight, A._layout)
+        A, G = self._sigma, dF.astype(self._sigma.dtype, copy=False)
+        change = self._times_moments(G, np.empty_like(G), invert=True)
+        change *= (self._data.weight * A._d)[:, None]
         return scaled(change.astype(dF.dtype, copy=False), scale, out), dmean
 
 

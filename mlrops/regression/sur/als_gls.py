@@ -14,7 +14,7 @@ from ..._common.driver import Callback, Stopping, Watch, drive
 from ..._common.stored import Stored
 from ..._common.typing import Data, Labels, Ranks
 from ..._common.validate import check_number, check_rank
-from ..._common.wording import counted, name_some
+from ..._common.wording import counted
 from ...factor.ascent import VanishingVariance
 from ...factor.limits import at_floor, run_off
 from ...factor.start import capped_groups
@@ -224,9 +224,7 @@ def fit_system(
         fit = Alternation(data.system(order, options.beta_ridge), hierarchy, ranks, options)
         run = drive(fit, max(options.max_iter, 1), "ALS", Watch(progress, callback))
     except VanishingVariance as error:
-        low = np.sort(order[error.place])
-        raise error.naming(f"{counted(low.size, 'equation')} ({name_some(label[j] for j in low)})",
-                           "equation") from None
+        raise error.naming(hierarchy, label, "equation") from None
     state, floor = fit.ascent.state, fit.ascent.surface.floor
     place = at_floor(state.point.D, floor)
     unbounded = run_off(fit.at.data, hierarchy, ranks, state.point, place, label, "equation")

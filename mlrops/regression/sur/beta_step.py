@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
+from ..._common.typing import FloatArray
+from ...operators.base import StructuredOperator
 from ...operators.iterations import cg_of_one
-from .system import inverse_diagonal
+from .system import StackedSystem, inverse_diagonal
 
 __all__ = ["SOLVERS", "BetaStep", "beta_step"]
 
@@ -23,8 +25,8 @@ ROUNDING = 100
 class BetaStep(NamedTuple):
     """Where a β-step went."""
 
-    gamma: np.ndarray  # (P,)
-    residuals: np.ndarray  # (K, N)
+    gamma: FloatArray  # (P,)
+    residuals: FloatArray  # (K, N)
     quad: float  # Σ_t e_tᵀ Σ⁻¹ e_t, and the penalty of a ridge
     norm: float  # of the normal equations' residual
     first_norm: float  # the same for the γ that came in
@@ -32,20 +34,25 @@ class BetaStep(NamedTuple):
     end: str  # "target", "rounding" (of what the residual is made of), "max_iter" or "stalled"
 
     @property
-    def is_short(self):
+    def is_short(self) -> bool:
         """Whether less was reached than the target, or than rounding allows."""
         return self.end in ("max_iter", "stalled")
 
 
-class _At(NamedTuple):
-    gamma: np.ndarray
-    residuals: np.ndarray
+class _Evaluation(NamedTuple):
+    """Coefficients, and what they leave of the data and of the normal equations."""
+
+    gamma: FloatArray
+    residuals: FloatArray
     quad: float
-    score: np.ndarray  # along the directions that constraints allow
+    score: FloatArray  # along the directions that constraints allow
     size: float  # its length
 
 
-def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
+def beta_step(
+    system: StackedSystem, covariance: StructuredOperator, gamma: FloatArray, target: float,
+    solver: str = "cg", maxiter: int = 1000,
+) -> BetaStep:
     r"""Solve the normal equations ``Xᵀ(I⊗Σ⁻¹)(y - Xβ) = 0`` from a first γ.
 
     With constraints ``Cᵀγ = q``, which the first γ must satisfy, the unknowns are coordinates v on
@@ -67,7 +74,7 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         of mean square 1, in units of the equations' partial standard deviations.
     solver : {"cg", "lsmr"}
         On the normal operator, or on the whitened stacked one.
-    max_iter : int
+    maxiter : int
         Cap of the iterations; of CG a round takes no more than there are free coefficients.
 
     Returns
@@ -75,19 +82,19 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
     BetaStep
         Where the quadratic form could not be lowered, the γ that came in.
     """
-    problem = _Problem(system, covariance)
-    here, used = problem.look(gamma), 0
+    equations = _NormalEquations(system, covariance)
+    here, used = equations.evaluate(gamma), 0
     goal, first_norm = target * math.sqrt(system.N), here.size / math.sqrt(system.N)
-    noise = problem.rounding(here) if goal < problem.rtol * here.size else None
+    noise = equations.rounding(here) if goal < equations.rtol * here.size else None
     enough = max(goal, noise or 0.0)
     method = _cg if solver == "cg" else _lsmr
     eps = np.finfo(system.dtype).eps
     for _ in range(ROUNDS):
-        if here.size <= enough or used >= max_iter:
+        if here.size <= enough or used >= maxiter:
             break
-        step, n = method(problem, here, enough / 2, max_iter - used)
+        step, n = method(equations, here, enough / 2, maxiter - used)
         used += n
-        trial = problem.look(here.gamma + problem.expand(step))
+        trial = equations.evaluate(here.gamma + equations.expand(step))
         # CG lowers the quadratic form in every step, the residual only in the end.
         falls = trial.quad < here.quad * (1 - 4 * eps)
         if not (falls or trial.size < here.size and trial.quad <= here.quad * (1 + SLACK * eps)):
@@ -97,25 +104,25 @@ def beta_step(system, covariance, gamma, target, solver="cg", max_iter=1000):
         if stalled:
             break
         if noise is not None:  # residuals may have been larger
-            noise = problem.rounding(here)
+            noise = equations.rounding(here)
             enough = max(goal, noise)
     if here.size <= goal:
         end = "target"
-    elif here.size <= ROUNDING * (problem.rounding(here) if noise is None else noise):
+    elif here.size <= ROUNDING * (equations.rounding(here) if noise is None else noise):
         end = "rounding"
     else:
-        end = "max_iter" if used >= max_iter else "stalled"
+        end = "max_iter" if used >= maxiter else "stalled"
     norm = here.size / math.sqrt(system.N)
     return BetaStep(here.gamma, here.residuals, here.quad, norm, first_norm, used, end)
 
 
-class _Problem:
+class _NormalEquations:
     """The normal equations for v, ``γ = γ₀ + unit Z v``, whose matrix is ``Zᵀ M Z``.
 
     M, which scaling by `unit` gives a diagonal of ones, where Z is the identity.
     """
 
-    def __init__(self, system, covariance):
+    def __init__(self, system: StackedSystem, covariance: StructuredOperator):
         self.system, self.covariance = system, covariance
         self.weighting = system.weigh(covariance)
         diagonal = system.spread(inverse_diagonal(covariance)) + system.penalty
@@ -123,18 +130,18 @@ class _Problem:
         self.allowed = system.allowed(self.unit)
         self.rtol = max(RTOL, 10 * np.finfo(system.dtype).eps)
 
-    def expand(self, v):
+    def expand(self, v: FloatArray) -> FloatArray:
         """The step of γ that v stands for."""
         return self.unit * self.allowed.expand(v)
 
-    def reduce(self, score):
+    def reduce(self, score: FloatArray) -> FloatArray:
         """Derivatives by v of what has these by γ."""
         return self.allowed.reduce(self.unit * score)
 
-    def weigh(self, E):
+    def weigh(self, E: FloatArray) -> FloatArray:
         return self.weighting.solve(E).astype(self.system.dtype, copy=False)
 
-    def look(self, gamma):
+    def evaluate(self, gamma: FloatArray) -> _Evaluation:
         system, E = self.system, self.system.residuals(gamma)
         V = self.weigh(E)
         quad = float(np.einsum("kt,kt->", E, V, dtype=np.float64))
@@ -143,9 +150,9 @@ class _Problem:
             pull = system.penalty * gamma
             quad, score = quad + float(gamma @ pull), score - pull
         score = self.reduce(score)
-        return _At(gamma, E, quad, score, float(np.linalg.norm(score)))
+        return _Evaluation(gamma, E, quad, score, float(np.linalg.norm(score)))
 
-    def normal(self, v):
+    def normal(self, v: FloatArray) -> FloatArray:
         """The matrix times v."""
         step = self.expand(v)
         out = self.system.adjoint(self.weigh(self.system.fitted(step)))
@@ -153,8 +160,8 @@ class _Problem:
             out += self.system.penalty * step
         return self.reduce(out)
 
-    def rounding(self, at):
-        """How long rounding alone makes the score, about.
+    def rounding(self, at: _Evaluation) -> float:
+        """About the length that rounding alone gives the score.
 
         Cells of Y and of the fitted values are off by eps times their sizes, and a solve with Σ
         solves for a Σ that is off by eps times Σ, which is as if ``Σ V`` were; with signs at
@@ -175,30 +182,34 @@ class _Problem:
         return np.finfo(system.dtype).eps * parts
 
 
-def _cg(problem, here, goal, max_iter):
+def _cg(
+    equations: _NormalEquations, here: _Evaluation, goal: float, maxiter: int
+) -> tuple[FloatArray, int]:
     """The step v by conjugate gradients, and their number."""
-    goal = max(goal, problem.rtol * here.size)
-    return cg_of_one(problem.normal, here.score, goal, max_iter)
+    goal = max(goal, equations.rtol * here.size)
+    return cg_of_one(equations.normal, here.score, goal, maxiter)
 
 
-def _lsmr(problem, here, goal, max_iter):
+def _lsmr(
+    equations: _NormalEquations, here: _Evaluation, goal: float, maxiter: int
+) -> tuple[FloatArray, int]:
     """The same by LSMR on ``W X``; with ``Σ = S Sᵀ`` and ``W = S⁻¹`` its adjoint is Σ⁻¹S.
 
     A ridge adds a row ``√penalty γ = 0`` for each coefficient.
     """
-    system, covariance = problem.system, problem.covariance
+    system, covariance = equations.system, equations.covariance
     shape, cells = (system.K, system.N), system.K * system.N
     root = np.sqrt(system.penalty) if system.ridge else np.empty(0, system.dtype)
 
-    def product(v):
-        step = problem.expand(v.ravel())
-        rows = covariance.whiten(system.fitted(step)).ravel()
-        return np.concatenate([rows, root * step]) if root.size else rows
+    def product(v: FloatArray) -> FloatArray:
+        step = equations.expand(v.ravel())
+        out = covariance.whiten(system.fitted(step)).ravel()
+        return np.concatenate([out, root * step]) if root.size else out
 
-    def adjoint(z):
+    def adjoint(z: FloatArray) -> FloatArray:
         V = covariance.solve(covariance.color(z[:cells].reshape(shape)))
         score = system.adjoint(V)
-        return problem.reduce(score + root * z[cells:] if root.size else score)
+        return equations.reduce(score + root * z[cells:] if root.size else score)
 
     B = LinearOperator((cells + root.size, here.score.size), product, adjoint, dtype=system.dtype)
     b = covariance.whiten(here.residuals).ravel()
@@ -206,5 +217,5 @@ def _lsmr(problem, here, goal, max_iter):
         b = np.concatenate([b, -root * here.gamma])
     tol = max(goal / max(np.linalg.norm(b), np.finfo(b.dtype).tiny) / 10,
               np.finfo(system.dtype).eps)
-    found = lsmr(B, b, atol=tol, btol=0.0, conlim=0.0, maxiter=max_iter)
+    found = lsmr(B, b, atol=tol, btol=0.0, conlim=0.0, maxiter=maxiter)
     return found[0].astype(system.dtype, copy=False), int(found[2])

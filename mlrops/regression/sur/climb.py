@@ -7,16 +7,16 @@ import numpy as np
 import scipy.linalg
 
 from ..._common.cached import cached_property
-from ..._common.convergence import ConvergenceWarning, UnboundedWarning
+from ..._common.convergence import ConvergenceWarning
 from ..._common.driver import Iterate, Iteration, whole_step
 from ..._common.typing import FloatArray
-from ..._common.wording import agree, counted, name_some
+from ..._common.wording import counted
 from ...factor.ascent import Ascent, LikelihoodSurface, independent_loglik
 from ...factor.em import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
-from ...factor.limits import check_scale
+from ...factor.limits import check_scale, warn_of_floor
 from ...factor.start import start
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
@@ -151,13 +151,14 @@ class Alternation(Iteration):
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
         self._norms: list[float] = []  # of the gradient that Σ-steps left
-        self.normal_norm, self.n_cg = np.inf, []  # after β-steps
-        self.solver_end = "target"  # of the last β-step
+        self.n_cg: list[int] = []  # iterations of the solver, by iteration
+        self.normal_norm, self.solver_end = np.inf, "target"  # of the last β-step
 
     @property
     def at(self) -> Regressions:
         """The system at the best coefficients so far."""
-        return self.ascent.state.mapped.step.at
+        step: Any = self.ascent.state.mapped.step
+        return step.at
 
     @property
     def objective(self) -> float:
@@ -271,11 +272,11 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
     reason why the likelihood is `unbounded`.
     """
     names, options = fit.data.names, fit.options
-    label = range(fit.n_equations) if names is None else names.equations
+    label = list(range(fit.n_equations) if names is None else names.equations)
     alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
 
-    def warn(message: str, category: type[Warning] = ConvergenceWarning) -> None:
-        warnings.warn(message, category, stacklevel=stacklevel + 1)
+    def warn(message: str) -> None:
+        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
     if fit.termination == "max_iter" and solver_end == "max_iter":
         warn(f"the alternation did not converge in {counted(fit.n_iter, 'iteration')} with at most"
@@ -293,15 +294,8 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
-    if unbounded is not None:
-        warn(f"{unbounded}; lower the ranks or leave equations out, all figures depend on the"
-             f" variance_floor of {options.variance_floor:g}", UnboundedWarning)
-    elif fit.boundary.size:
-        warn(f"{counted(fit.boundary.size, 'equation')} {agree(fit.boundary.size, 'has', 'have')}"
-             f" a variance at the floor of {options.variance_floor:g} of"
-             f" {agree(fit.boundary.size, 'its', 'their')} residual variance"
-             f" (Heywood cases: {name_some(label[i] for i in fit.boundary)})"
-             + ("" if alike else "; fewer factors may do"))
+    warn_of_floor(fit.boundary, label, options.variance_floor, unbounded, "equation",
+                  "residual variance", "" if alike else "; fewer factors may do", stacklevel + 1)
 
 
 def _alike(E: FloatArray) -> list[tuple[int, int]]:
@@ -311,4 +305,5 @@ def _alike(E: FloatArray) -> list[tuple[int, int]]:
     order = np.argsort(place)
     cosines = np.array([U[i] @ U[j] for i, j in zip(order[1:], order[:-1], strict=True)])
     same = np.flatnonzero(1 - np.abs(cosines) <= 1e-6)
-    return sorted(tuple(sorted((int(order[i]), int(order[i + 1])))) for i in same)
+    pairs = ((int(order[i]), int(order[i + 1])) for i in same)
+    return sorted((min(pair), max(pair)) for pair in pairs)

@@ -166,7 +166,7 @@ def read_equations(Xs: Any, Y: Any) -> SURData:
     """
     if getattr(Xs, "ndim", 3) != 3 and not is_frame(Xs):
         raise _no_list(Xs)
-    table = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
+    table = read_table(Y, "Y", ndim=2)
     N, K = table.values.shape
     # Views of an array of three dimensions stay themselves while the list lives.
     Xs, equations = by_equation(Xs, table.columns, K)
@@ -186,9 +186,7 @@ def read_equations(Xs: Any, Y: Any) -> SURData:
 
 
 def _read_regressors(X, what):
-    if isinstance(X, Mapping) or is_series(X):
-        return read_columns(X, what)
-    return read_table(X, what, ndim=2)
+    return read_columns(X, what) if is_series(X) else read_table(X, what, ndim=2)
 
 
 def _in_order(table, rows, what, N):

@@ -185,12 +185,12 @@ class _State:
 
 def _spread(hierarchy: Hierarchy, ranks: tuple[int, ...], F: FloatArray) -> tuple[Any, Any]:
     """Loadings (K, s), a column for each factor of each group, and (equations, columns) a leaf."""
-    columns, at = [], 0
+    by_level, at = [], 0
     for level, r in enumerate(ranks):
         labels = hierarchy.labels(level)
-        columns.append(at + labels[:, None] * r + np.arange(r))
+        by_level.append(at + labels[:, None] * r + np.arange(r))
         at += hierarchy.group_counts[level] * r
-    columns = np.concatenate(columns, axis=1)
+    columns = np.concatenate(by_level, axis=1)
     loadings = np.zeros((hierarchy.n, at), F.dtype)
     np.put_along_axis(loadings, columns, F, axis=1)
     leaves = hierarchy.labels(-1)

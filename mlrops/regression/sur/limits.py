@@ -1,14 +1,18 @@
 """How many factors a system of equations carries."""
 
+from typing import Any
+
 import numpy as np
 
 from ..._common.wording import counted, name_some
 from ...operators.mlr import check_ranks
+from ...tree.hierarchy import Hierarchy
+from .data import SURData
 
 __all__ = ["check_bounded", "check_carried"]
 
 
-def check_carried(data, hierarchy, ranks):
+def check_carried(data: SURData, hierarchy: Hierarchy, ranks: Any) -> tuple[int, ...]:
     """Ranks that the rows carry; of a single equation 0, which has no other to share factors with.
 
     With as many regressors and factors as cells an equation could be fitted exactly, whatever its
@@ -32,7 +36,7 @@ def check_carried(data, hierarchy, ranks):
     return ranks
 
 
-def check_bounded(data, hierarchy, ranks):
+def check_bounded(data: SURData, hierarchy: Hierarchy, ranks: tuple[int, ...]) -> None:
     """Refuse ranks for which the likelihood has no maximum.
 
     Take R + 1 equations of a leaf whose equations have R factors.  Where their residuals satisfy

@@ -48,21 +48,17 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
         if Y is not None:
             raise TypeError("Y needs the regressors of its rows, Xs; without both the rows are"
                             " those of the fit")
-        return _own(fit)
-    equations = _names(fit)[0]
-    label = equations or range(fit.n_equations)
-    if isinstance(Xs, Mapping) and equations is None:  # numbers
+        data = fit.data
+        Y = data.Y if data.observed is None else np.where(data.observed, data.Y, np.nan)
+        return NewData(data.Xs, Y, data.names and data.names.rows, data.weights)
+    equations, by_name = fit.data.equations, isinstance(Xs, Mapping)
+    if by_name and equations is None:  # numbers
         by_label(Xs, None, "Xs", "equation")
     given, _ = by_equation(Xs, equations, fit.n_equations)
-    if isinstance(Xs, Mapping):
-        read = _of_dict(given, label, need_Y)
-    else:
-        read = _of_list(given, label)
-    if given[0] is Xs:
-        _check_shared(read[0].X, fit)
-    read = [equation._replace(X=_regressors(fit, j, equation, given[0] is Xs))
-            for j, equation in enumerate(read)]
-    rows, Xs, ys = _together(read) if isinstance(Xs, Mapping) else _one_order(read)
+    label = equations or range(fit.n_equations)
+    read = _of_dict(given, label, need_Y) if by_name else _of_list(given, label)
+    read = _of_the_fit(fit, read, given[0] is Xs)
+    rows, Xs, ys = _together(read) if by_name else _one_order(read)
     if not need_Y:
         return NewData(Xs, None, rows)
     if Y is None:
@@ -74,21 +70,6 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
     if any(equation.y is not None for equation in read):
         raise TypeError("give the dependent variables either as Y or in the dict of equations")
     return NewData(Xs, *_read_Y(fit, Y, rows, len(Xs[0])))
-
-
-def _names(fit):
-    """Names of the equations and of their regressors, None where there are none."""
-    names = fit.data.names
-    if names is None:
-        return None, [None] * fit.n_equations
-    return names.equations, names.regressors
-
-
-def _own(fit):
-    """The rows of the fit."""
-    data = fit.data
-    Y = data.Y if data.observed is None else np.where(data.observed, data.Y, np.nan)
-    return NewData(data.Xs, Y, None if data.names is None else data.names.rows, data.weights)
 
 
 # ---------------------------------------------------------------- what was given
@@ -134,22 +115,24 @@ def _of_list(given, label):
 # ---------------------------------------------------------------- columns
 
 
-def _check_shared(X, fit):
-    """Refuse columns of a shared frame that no equation has."""
-    if X.columns is not None and fit.data.names is not None:
-        wanted = dict.fromkeys(name for own in fit.data.names.regressors for name in own)
+def _of_the_fit(fit, read, shared):
+    """`Equation`s whose regressors are those of the fit, in their order.
+
+    Columns of a shared frame that no equation has are refused.
+    """
+    names, X = fit.data.names and fit.data.names.regressors, read[0].X
+    if shared and names and X.columns is not None:
+        wanted = dict.fromkeys(name for own in names for name in own)
         match(X.columns, tuple(wanted), "Xs", "regressor")
-
-
-def _regressors(fit, j, equation, shared):
-    """The `Table` of an equation's X with the columns of the fit, in their order."""
-    what = f"X of equation {equation.name}"
-    table = equation.X.choose(_names(fit)[1][j], what, "regressor", extra=shared)
-    p = fit.coefficients[j].size
-    if table.values.shape[1] != p:
-        raise ValueError(f"{what} must have {counted(p, 'column')}, one a regressor, got shape"
-                         f" {table.values.shape}")
-    return table
+    out = []
+    for own, b, equation in zip(names or [None] * len(read), fit.coefficients, read, strict=True):
+        what = f"X of equation {equation.name}"
+        table = equation.X.choose(own, what, "regressor", extra=shared)
+        if table.values.shape[1] != b.size:
+            raise ValueError(f"{what} must have {counted(b.size, 'column')}, one a regressor, got"
+                             f" shape {table.values.shape}")
+        out.append(equation._replace(X=table))
+    return out
 
 
 # ---------------------------------------------------------------- rows
@@ -179,11 +162,11 @@ def _one_order(read):
 
 def _read_Y(fit, Y, rows, M):
     """Dependent variables (M, K) in the order of the equations and rows, and the rows' labels."""
-    Y = read_columns(Y, "Y") if isinstance(Y, Mapping) else read_table(Y, "Y", ndim=2)
+    Y = read_table(Y, "Y", ndim=2)
     rows = Y.index if rows is None else rows
-    Y = Y.choose(_names(fit)[0], "Y", "equation").in_order(rows, "Y")
+    Y = Y.choose(fit.data.equations, "Y", "equation").in_order(rows, "Y")
     shape = M, fit.n_equations
     if Y.values.shape != shape:
         raise ValueError(f"Y must have shape {shape}, as Xs say, got {Y.values.shape}")
-    replace(Y, columns=_names(fit)[0]).check_not_infinite("Y", "equation")
+    replace(Y, columns=fit.data.equations).check_not_infinite("Y", "equation")
     return Y.values, rows

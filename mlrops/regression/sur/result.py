@@ -10,12 +10,11 @@ from ..inference import CoefficientResults, Inference
 from . import covariance, hypotheses, measures, prediction, scores, summary
 from .bootstrap import Bootstrap
 from .stored import StoredSystem
-from .system_fit import SystemFit
 
 __all__ = ["SURResult"]
 
 
-class SURResult(StoredSystem, SystemFit, CoefficientResults):
+class SURResult(StoredSystem, CoefficientResults):
     """A fitted system of K equations with N rows; what `als_gls`, `em_gls` and `SUR` return.
 
     Coefficients and what belongs to them are lists of K arrays, one an equation; where equations
@@ -42,7 +41,7 @@ class SURResult(StoredSystem, SystemFit, CoefficientResults):
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
     termination : str
-        ``"gradient"``, ``"loglik"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
+        ``"gradient"``, ``"tol"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
         (which the solver of the coefficients does not get past), ``"callback"`` or
         ``"interrupted"``.  The first two count as converged.
     n_cg : list of int

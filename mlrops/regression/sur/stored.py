@@ -8,14 +8,12 @@ import numpy as np
 
 from ..._common.optional import import_pandas
 from ..._common.stored import (
-    BOUNDARY,
-    CAPPED,
     COUNT,
     FINITE,
+    FIT,
     FLAG,
     NOT_NEGATIVE,
     OPERATOR,
-    TERMINATION,
     Check,
     Stored,
     check_fields,
@@ -34,6 +32,7 @@ from ...operators.mlr import MLR
 from .covariance import KINDS, read_kwds
 from .data import SURData, SystemNames
 from .row_weights import KERNELS, cluster_weights
+from .system_fit import SystemFit
 
 __all__ = ["StoredSystem"]
 
@@ -58,18 +57,17 @@ SELECTION = {
                    and all(type(record) is tuple for record in x)),
 }
 # Fields of the result that are stored as they are.
-PLAIN = {
-    "covariance": OPERATOR, "covariance_is_known": FLAG, "loglik": FINITE,
-    "loglik_trace": floats(1), "objective_trace": maybe(floats(1)), "n_iter": COUNT,
-    "converged": FLAG, "termination": TERMINATION,
+PLAIN = {name: FIT[name] for name in (
+    "loglik", "loglik_trace", "n_iter", "converged", "termination", "gradient_norm", "boundary",
+    "capped")} | {
+    "covariance": OPERATOR, "covariance_is_known": FLAG, "normal_norm": NOT_NEGATIVE,
+    "objective_trace": maybe(FIT["objective_trace"]),
     "n_cg": Check("a list of integers that are not negative",
                   lambda x: type(x) is list and all(map(COUNT.holds, x))),
-    "gradient_norm": NOT_NEGATIVE, "normal_norm": NOT_NEGATIVE, "boundary": BOUNDARY,
-    "capped": CAPPED,
 }
 
 
-class StoredSystem(Stored):
+class StoredSystem(Stored, SystemFit):
     """The part of `SURResult` that `mlrops.save` and `mlrops.load` use.
 
     Regressors that several equations share are stored once: ``X`` are the different ones, ``X_of``

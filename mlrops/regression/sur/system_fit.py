@@ -23,8 +23,11 @@ __all__ = ["Fitter", "SystemFit"]
 class Fitter(Protocol):
     """How a system was fitted, and how the same is fitted to other data."""
 
-    beta_ridge: float
-    factor_ridge: float
+    @property
+    def beta_ridge(self) -> float: ...
+
+    @property
+    def factor_ridge(self) -> float: ...
 
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> "SystemFit":
