@@ -104,7 +104,7 @@ GOOD = {"X": np.column_stack([np.ones(6), np.arange(6.0)]), "y": np.arange(6.0),
     ({"solver": "lu"}, ValueError, "solver must be one of 'cg', 'lsmr', 'qr', got 'lu'"),
     ({"scale": 2.0}, ValueError, "scale must be 'estimated' or 'known'"),
     ({"rtol": 0.0}, ValueError, "rtol must lie between 0 and 1"),
-    ({"max_iter": -1}, ValueError, "max_iter must be non-negative"),
+    ({"maxiter": -1}, ValueError, "maxiter must be non-negative"),
     ({"x0": [1.0]}, ValueError, r"x0 must have shape \(2,\)"),
     ({"x0": [1.0, np.nan]}, ValueError, "x0 must be finite"),
 ])

@@ -376,3 +376,16 @@ def test_copies(case, copier, factored):
 def test_repr(case):
     assert "30x30 MLR" in repr(case.A) and "(2, 0, 3)" in repr(case.A)
     assert "inverse of" in repr(case.A.inv())
+
+
+def test_precision_of_a_copy(case):
+    assert case.A.astype(np.float64) is case.A
+    single = case.A.astype("float32")
+    assert single.dtype == np.float32 and single.ranks == case.A.ranks
+    assert single.hierarchy is case.A.hierarchy
+    np.testing.assert_allclose(single.toarray(), case.dense, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_by_a_method_that_does_not_exist(case):
+    with pytest.raises(ValueError, match="method must be 'posterior' or 'bartlett', got 'ridge'"):
+        case.A.scores(np.zeros((30, 2)), "ridge")

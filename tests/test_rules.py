@@ -135,6 +135,19 @@ def test_the_most_special_rule_is_asked_first():
     assert asked == ["both", "any", "any"]
 
 
+def test_classes_without_rules_do_not_count():
+    class Mixin:
+        pass
+
+    class Mixed(Mixin, Rotation):
+        pass
+
+    rule("matmul", Mixed, Diagonal)(lambda A, D: Dense(A.toarray() * D.d))
+    A = Mixed(5, 1)
+    assert A @ Identity(5) is A and Identity(5) @ A is A
+    assert type(A @ D) is type(D @ A) is Dense
+
+
 def test_equally_special_rules_in_the_order_in_which_they_were_entered():
     class Left(Shift):
         pass

@@ -332,3 +332,25 @@ def test_bad_arguments():
         known.cov_params(debiased=True)
     with pytest.raises(ValueError, match="the covariance in use is \"unadjusted\""):
         _ = fit.bootstrap
+
+
+def test_kinds_share_what_does_not_depend_on_them():
+    fit = fit_system(draw(make_case(Hierarchy.flat(3), (1,), 0), 30), 1, None, SUROptions())
+    before = fit.bse, fit.errors, fit.rsquared
+    robust = fit.with_cov("robust")
+    assert robust.system is fit.system and robust.errors is before[1]
+    assert not np.allclose(robust.bse[0], before[0][0])
+    assert fit.cov_kwds == {} and fit.with_cov("hac").cov_kwds is not fit.cov_kwds
+
+
+def test_earlier_names_of_results():
+    fit = fit_system(draw(make_case(Hierarchy.flat(3), (1,), 0), 30), 1, None, SUROptions())
+    for old, new in (("K", "n_equations"), ("N", "nobs"), ("P", "n_params"),
+                     ("cg_iterations", "n_cg"), ("cov_kind", "cov_type"),
+                     ("cov_config", "cov_kwds")):
+        with pytest.warns(DeprecationWarning, match=f"SURResult.{old} is called SURResult.{new}"):
+            assert getattr(fit, old) == getattr(fit, new)
+    with pytest.warns(DeprecationWarning, match=r"with_cov\(kind=\) is called cov_type="):
+        assert fit.with_cov(kind="robust").cov_type == "robust"
+    with pytest.warns(DeprecationWarning, match=r"cov_params\(kind=\) is called cov_type="):
+        np.testing.assert_array_equal(fit.cov_params(kind="robust"), fit.cov_params("robust"))

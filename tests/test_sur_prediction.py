@@ -77,7 +77,8 @@ def test_one_equation_is_that_of_statsmodels():
     assert list(table.columns) == list(expected.columns)
     np.testing.assert_allclose(table, expected, rtol=1e-5)  # of a maximum by iteration
     assert fit.rsquared[0] == pytest.approx(theirs.rsquared)
-    assert fit.nobs * fit.loglik == pytest.approx(theirs.llf)
+    assert fit.rsquared_adj[0] == pytest.approx(theirs.rsquared_adj)
+    assert fit.llf == fit.nobs * fit.loglik == pytest.approx(theirs.llf)
 
 
 def test_names():

@@ -150,7 +150,7 @@ def test_gls_takes_no_more_steps_than_coefficients():
     U = np.linalg.qr(rng.standard_normal((60, 60)))[0]
     A = (U * np.geomspace(1, 1e-7, 60)) @ U.T
     fit = gls(X, y, Dense((A + A.T) / 2, positive_definite=True), rtol=1e-9)
-    assert fit.converged and fit.n_iter <= 2 * 20
+    assert fit.converged and fit.n_cg <= 2 * 20
 
 
 # ---------------------------------------------------------------- honest where they end short

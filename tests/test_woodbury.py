@@ -7,6 +7,7 @@ import pytest
 from market import Bench
 from numpy.testing import assert_allclose
 
+from mlrops import MLR, Hierarchy
 from mlrops.operators import Dense, Diagonal, Identity, LowRankPlusDiagonal, Permutation, Woodbury
 from mlrops.operators import low_rank_plus_diagonal as module
 
@@ -117,6 +118,26 @@ def test_root_of_a_nearly_singular_matrix():
 def test_root_is_symmetric_for_equal_variances():
     S = LowRankPlusDiagonal(Bench(np.float64).normal(8, 2), np.full(8, 0.7)).color(np.eye(8))
     assert_allclose(S, S.T, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-11), (np.float32, 2e-4)])
+def test_low_rank_plus_diagonal_is_an_mlr_of_one_group(dtype, tol):
+    """One matrix, one mathematics: what either promises or refuses, the other does."""
+    bench = Bench(dtype)
+    F, D, X = bench.normal(40, 3), bench.positive(40), bench.normal(40, 4)
+    A, B = LowRankPlusDiagonal(F, D), MLR.from_compact(Hierarchy.flat(40), 3, F, D)
+    for verb in ("__matmul__", "solve", "inv_quad", "whiten", "color"):
+        for x in (X, X[:, 0]):
+            found, expected = getattr(A, verb)(x), getattr(B, verb)(x)
+            assert np.asarray(found).dtype == np.asarray(expected).dtype
+            assert_allclose(found, expected, rtol=tol, atol=tol)
+    assert_allclose(A.logdet(), B.logdet(), rtol=tol)
+    assert_allclose(A.inv().diagonal(), B.inv().diagonal(), rtol=tol)
+    assert_allclose(A.inv() @ X, B.inv() @ X, rtol=tol, atol=tol)
+    F, ones = (np.eye(6) * 1e8 + 1).astype(dtype), np.ones(6, dtype)
+    for C in (LowRankPlusDiagonal(F, ones), MLR.from_compact(Hierarchy.flat(6), 6, F, ones)):
+        with pytest.raises(np.linalg.LinAlgError, match="partial variance: rounding could move"):
+            C.inv().diagonal()
 
 
 # ---------------------------------------------------------------- factored once, nothing dense

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-__all__ = ["OldName", "moved_names", "old_attribute", "renamed_options", "warn_old"]
+__all__ = ["OldName", "moved_names", "old_attribute", "other_name", "renamed_options",
+           "warn_old"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,16 @@ def old_attribute(old: str, new: str) -> property:
 
     read.__doc__ = f"Earlier name of `{new}`."
     return OldName(read)
+
+
+def other_name(name: str, users: str = "linearmodels") -> property:
+    """A property that gives the attribute `name` under the name that it has elsewhere."""
+
+    def read(self: Any) -> Any:
+        return getattr(self, name)
+
+    read.__doc__ = f"Another name of `{name}`, that of {users}."
+    return property(read)
 
 
 def renamed_options(**renamed: str) -> Callable[[F], F]:

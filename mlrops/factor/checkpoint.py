@@ -77,7 +77,7 @@ def to_resume(init: object, n_init: int, stopping: Stopping, random_state: objec
 
 
 def _digest(*arrays: np.ndarray) -> str:
-    """A short text that tells arrays apart."""
+    """A short text that differs for arrays that differ."""
     found = hashlib.sha256()
     for x in arrays:
         found.update(f"{x.dtype.str}{x.shape}".encode())

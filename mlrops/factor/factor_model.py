@@ -102,8 +102,8 @@ def fit_factor_model(
         Unlike the log-likelihood itself, this measure does not depend on the units of the data.
     gtol : float, optional
         Stop when no derivative of the average log-likelihood by a loading or a mean, in units of
-        the square root of the feature's D, or by log D is larger.  Plain EM looks at every tenth
-        update.
+        the square root of the feature's D, or by log D is larger.  Plain EM computes them at
+        every tenth update.
     max_iter : int, optional
         Largest number of updates.
     variance_floor : float, optional

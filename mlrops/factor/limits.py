@@ -107,7 +107,7 @@ def run_off(
 
     Regular Heywood cases have one where D is zero.  But where the samples do not vary in a
     combination of features whose D are at the floor, the log-likelihood a sample rises by a half
-    with every fall of log D: it is looked at with D `LOWER`.
+    with every fall of log D: it is computed once more with D times `LOWER`.
 
     Parameters
     ----------

@@ -40,8 +40,8 @@ class FactorModelResult(Stored, Explained):
         Number of updates.
     converged : bool
     termination : str
-        Why it stopped: ``"tol"``, ``"gradient"``, ``"max_iter"``, ``"callback"`` or
-        ``"interrupted"``.
+        Why it stopped: ``"tol"`` (called ``"loglik"`` in version 0.1), ``"gradient"``,
+        ``"max_iter"``, ``"callback"`` or ``"interrupted"``.
     boundary : ndarray of int, shape (number of them,)
         Features whose variance in D stands at its floor, the smallest value that the fit allows.
         In such a *Heywood case* the factors explain all of the feature's variance.

@@ -167,9 +167,9 @@ class RankAllocation(MLRFit):
     Attributes
     ----------
     operator, converged, termination, capped
-        As in `MLRFit`; ``"tol"`` means that no exchange of rank that was tried lowers the error any
-        more, ``"rounding"`` that some would, but by less than rounding changes it.  Both count as
-        converged.
+        As in `MLRFit`; ``"tol"`` (``"exchanges"`` in version 0.1) means that no exchange of rank
+        that was tried lowers the error any more, ``"rounding"`` that some would, but by less than
+        rounding changes it.  Both count as converged.
     objective_trace, times : ndarray, shape (n_iter + 1,)
         Relative errors of the start, and after every step: an accepted exchange, or a refit; and
         the seconds at which they were reached.

@@ -220,7 +220,7 @@ class _Search(Iteration):
         return {level: np.square(sigma[level][:, : self.ranks[level]]) for level in descent.used}
 
     def _settle(self) -> None:
-        """Refit at the new ranks, with a look at all levels for their next singular values."""
+        """Refit at the new ranks, after a visit of all levels for their next singular values."""
         self._descent.visit(self._levels)
         for _ in range(SETTLE):
             self._losses = self.refit()

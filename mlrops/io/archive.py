@@ -1,7 +1,7 @@
 """Archives: named arrays and a little JSON in one ``.npz`` file, written whole or not at all.
 
-`mlrops.save` and the checkpoints of the solvers rest on `write_archive` and `read_archive`.  This
-module knows arrays and JSON, and nothing of the package.
+`mlrops.save` and the checkpoints of the solvers use `write_archive` and `read_archive`.  This
+module knows arrays and JSON, and no class of the package.
 
 Layout, version 1
 -----------------
@@ -10,7 +10,7 @@ A zip archive of uncompressed members, in this order:
 ``mlrops.json``
     ASCII text, ``{"format": "mlrops", "version": 1, "kind": …, "arrays": …, "meta": …}`` with the
     first two keys in front.  ``kind`` says what the file holds; ``arrays`` lists every array as
-    ``name: {"dtype": "<f8", "shape": [3, 2]}``; ``meta`` is what the writer had to say.
+    ``name: {"dtype": "<f8", "shape": [3, 2]}``; ``meta`` is what the writer adds.
 ``<name>.npy``
     One array each in NumPy's npy format 1.0: booleans, integers, floats of at most 8 bytes, dates,
     fixed-width strings; of either byte order, in C or Fortran order.  Never a pickle.
@@ -146,8 +146,8 @@ def _check_array(name: str, x: np.ndarray) -> np.ndarray:
 def _zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """An archive to be written; after an exception nothing more is written to it.
 
-    A `zipfile.ZipFile` closes itself even where it is broken off in a member, with an error of its
-    own in place of the KeyboardInterrupt.
+    A `zipfile.ZipFile` that is interrupted in the middle of a member still tries to close itself,
+    and raises an error of its own in place of the KeyboardInterrupt.
     """
     archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
     try:
@@ -159,7 +159,7 @@ def _zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 
 
 def check_regular(path: Path) -> str:
-    """Refuse to write where something other than an ordinary file stands, links followed.
+    """Refuse to write to anything but an ordinary file, or a new one; links are followed.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def check_regular(path: Path) -> str:
 
 
 def _no_file(path: str) -> str | None:
-    """What stands there, if it is something and no ordinary file."""
+    """What there is at `path`, if it is not an ordinary file; None if it is one, or nothing."""
     try:
         mode = os.stat(path).st_mode
     except OSError:  # nothing, or nothing that can be seen: opening it will tell
@@ -225,15 +225,16 @@ def _created(temporary: str, path: str) -> IO[bytes]:
 
 
 def _stem(path: str) -> tuple[str, str]:
-    """Folder of the temporary files of `path`, and what their names begin with."""
+    """The folder of the temporary files of `path`, and the beginning of their names."""
     folder, name = os.path.split(path)
     return folder, f".{name[:NAME_SHOWN]}."
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed writers of `path` left; no writer may be at work.
+    """Remove the temporary files that writers of `path` left when they were killed.
 
-    Those of a name too long to stand in theirs as a whole may be another file's: they stay.
+    No writer may be at work.  Temporary files show only the first letters of a long name, so that
+    they may belong to another file: these stay.
     """
     path = os.path.realpath(os.fsdecode(path))
     folder, stem = _stem(path)
@@ -267,7 +268,8 @@ def reading(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        # An offset in the file may point nowhere: EINVAL.  The rest is the file system speaking.
+        # EINVAL means that an offset in the file points nowhere; other numbers are errors of the
+        # file system.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = (
@@ -301,10 +303,10 @@ def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nd
 
     Notes
     -----
-    Nothing in the file is believed before it is checked.  Memory is allocated only for bytes that
+    Everything in the file is checked before it is used.  Memory is allocated only for bytes that
     the file really has: members are uncompressed and together no longer than the file, and the
     shape of an array must agree with the length of its member.  Every member's checksum is
-    verified.  No name in the file is ever looked up, and nothing is unpickled.
+    verified.  No name in the file is imported, and nothing is unpickled.
     """
     path = os.fspath(path)
     with reading(path):
@@ -322,7 +324,7 @@ def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nd
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members by name, once it is known that they are plain, distinct and really there."""
+    """The members by name, after a check that they are plain, distinct and really there."""
     members, total = {}, 0
     for info in archive.infolist():
         name = info.filename

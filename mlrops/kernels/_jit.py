@@ -28,7 +28,7 @@ _warned = False
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function without the GIL, for each signature when it is first called."""
-    kernel = nb.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
+    kernel: Any = nb.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
     try:
         kernel.enable_caching()
         kernel._cache = _Cache(kernel._cache)

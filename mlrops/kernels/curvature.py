@@ -6,7 +6,9 @@ further pass over the data, and EM's step is ``N D · W⁻¹`` times it.
 
 import numpy as np
 
+from .._common.typing import FloatArray
 from . import _compiled_curvature, leaf, tree
+from .layout import Layout
 from .scratch import scratch
 
 __all__ = ["explained", "gradient", "precondition"]
@@ -18,7 +20,8 @@ def _by_leaf(small, large, layout):
     tree._share(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R), layout, R)
 
 
-def gradient(F, D, F1, D1, W, n_samples, scale, layout, dF):
+def gradient(F: FloatArray, D: FloatArray, F1: FloatArray, D1: FloatArray, W: FloatArray,
+             n_samples: float, scale: FloatArray, layout: Layout, dF: FloatArray) -> FloatArray:
     """Derivatives of the average log-likelihood at F, D; F1, D1 are where EM goes.
 
     Fills dF (n, R), its rows times `scale` (n,), and returns dD (n,).
@@ -41,7 +44,8 @@ def gradient(F, D, F1, D1, W, n_samples, scale, layout, dF):
     return dD
 
 
-def precondition(G, D, Winv, n_samples, layout, out):
+def precondition(G: FloatArray, D: FloatArray, Winv: FloatArray, n_samples: float, layout: Layout,
+                 out: FloatArray) -> None:
     """``out = N D G W⁻¹`` (n, R), leaf by leaf; G and out may be of lower precision."""
     N = D.dtype.type(n_samples)
 
@@ -56,7 +60,7 @@ def precondition(G, D, Winv, n_samples, layout, out):
     _by_leaf(small, large, layout)
 
 
-def explained(F, D, cov, layout):
+def explained(F: FloatArray, D: FloatArray, cov: FloatArray, layout: Layout) -> FloatArray:
     """``F_i Cov F_iᵀ / D_i = 1 - D_i (Σ⁻¹)_ii`` (n,), cov (n_leaves, R, R) along the paths."""
     out = np.empty_like(D)
 

@@ -1,11 +1,15 @@
 """Singular value decompositions group by group, batched over groups of equal size."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-__all__ = ["by_size", "principal_axes"]
+from .._common.typing import FloatArray, IntArray
+
+__all__ = ["by_size", "principal_axes", "signs_of"]
 
 
-def by_size(offsets, largest=50_000_000):
+def by_size(offsets: IntArray, largest: int = 50_000_000) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield (rows, groups): `rows` (g, m) are the row numbers of g groups that all have m rows.
 
     Batches are cut so that ``g m`` stays below `largest`.
@@ -21,7 +25,13 @@ def by_size(offsets, largest=50_000_000):
             yield offsets[batch][:, None] + np.arange(m), batch
 
 
-def principal_axes(F, offsets):
+def signs_of(U: FloatArray) -> FloatArray:
+    """Signs (g, 1, r) that make the entry of largest magnitude of each column of U positive."""
+    peak = np.take_along_axis(U, np.abs(U).argmax(axis=1)[:, None, :], axis=1)
+    return np.where(peak < 0, -1, 1).astype(U.dtype)
+
+
+def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatArray]:
     """Rotate the columns of every group of rows to principal axes.
 
     Returns
@@ -46,7 +56,6 @@ def principal_axes(F, offsets):
         kept = s.shape[1]
         axes = np.matmul(block, Vt.swapaxes(1, 2))
         axes[:, :, kept:] = 0
-        peak = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None, :], axis=1)
-        B[rows] = axes * np.where(peak < 0, -1, 1).astype(F.dtype)
+        B[rows] = axes * signs_of(axes)
         sigma[groups, :kept] = s
     return B, sigma

@@ -1,8 +1,11 @@
 """Where things lie: the integer arrays that every kernel shares, and blocks of leaves."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from .._common.typing import IntArray
 
 __all__ = ["Layout", "make_layout"]
 
@@ -20,59 +23,59 @@ SHARES = 16
 class Layout(NamedTuple):
     """Integer arrays of a tree with ranks; see the package docstring for the names."""
 
-    path: np.ndarray  # (n_leaves, L) group of each level on the way to a leaf
-    cols: np.ndarray  # (L + 1,) first column of each level
-    zoff: np.ndarray  # (L + 1,) first row of each level in node arrays; zoff[L] = s
-    leaf_off: np.ndarray  # (n_leaves + 1,)
-    piece_off: np.ndarray  # (n_pieces + 1,)
-    piece_leaf: np.ndarray  # (n_pieces,) the leaf a piece belongs to
-    first_piece: np.ndarray  # (n_leaves + 1,)
+    path: IntArray  # (n_leaves, L) group of each level on the way to a leaf
+    cols: IntArray  # (L + 1,) first column of each level
+    zoff: IntArray  # (L + 1,) first row of each level in node arrays; zoff[L] = s
+    leaf_off: IntArray  # (n_leaves + 1,)
+    piece_off: IntArray  # (n_pieces + 1,)
+    piece_leaf: IntArray  # (n_pieces,) the leaf a piece belongs to
+    first_piece: IntArray  # (n_leaves + 1,)
     top: int  # the first level with many groups, at which a sweep can be shared out; else 0
-    top_leaf: np.ndarray  # (p_top + 1,) the leaf at which each group of that level begins
+    top_leaf: IntArray  # (p_top + 1,) the leaf at which each group of that level begins
 
     @property
-    def n(self):
+    def n(self) -> int:
         return int(self.leaf_off[-1])
 
     @property
-    def n_leaves(self):
+    def n_leaves(self) -> int:
         return self.leaf_off.size - 1
 
     @property
-    def R(self):
+    def R(self) -> int:
         return int(self.cols[-1])
 
     @property
-    def s(self):
+    def s(self) -> int:
         return int(self.zoff[-1])
 
     @property
-    def L(self):
+    def L(self) -> int:
         return self.cols.size - 1
 
     @property
-    def tree(self):
+    def tree(self) -> tuple[IntArray, IntArray, IntArray]:
         """(path, cols, zoff), what a sweep asks of a tree."""
         return self.path, self.cols, self.zoff
 
     @property
-    def above(self):
+    def above(self) -> tuple[IntArray, IntArray, IntArray]:
         """`tree` of the levels above `top`, with its groups for leaves, of rank 0."""
         path = np.ascontiguousarray(self.path[self.top_leaf[:-1], : self.top + 1])
         levels = np.minimum(np.arange(self.top + 2), self.top)
         return path, self.cols[levels], self.zoff[levels]
 
 
-def blocks(lo, hi, items_per_leaf, limit):
+def blocks(lo: int, hi: int, items_per_leaf: int, limit: int) -> Iterator[tuple[int, int]]:
     """Ranges of leaves within lo:hi whose temporaries of `items_per_leaf` numbers stay bounded."""
     step = max(1, limit // max(1, items_per_leaf))
     for a in range(lo, hi, step):
         yield a, min(a + step, hi)
 
 
-def make_layout(boundaries, paths, ranks):
+def make_layout(boundaries: Sequence[IntArray], paths: IntArray, ranks: Sequence[int]) -> Layout:
     """Layout of a hierarchy (its boundaries and leaf paths) with `ranks`, one a level."""
-    ranks = np.asarray(ranks, dtype=np.int64)
+    widths = np.asarray(ranks, dtype=np.int64)
     leaf_off = np.ascontiguousarray(boundaries[-1], dtype=np.int64)
     sizes = np.diff(leaf_off)
     pieces = -(-sizes // PIECE_ROWS)
@@ -86,8 +89,8 @@ def make_layout(boundaries, paths, ranks):
     starts = leaf_off[piece_leaf] + within * sizes[piece_leaf] // pieces[piece_leaf]
     return Layout(
         path=np.ascontiguousarray(paths, dtype=np.int64),
-        cols=np.concatenate([[0], np.cumsum(ranks)]),
-        zoff=np.concatenate([[0], np.cumsum(ranks * counts)]),
+        cols=np.concatenate([[0], np.cumsum(widths)]),
+        zoff=np.concatenate([[0], np.cumsum(widths * counts)]),
         leaf_off=leaf_off,
         piece_off=np.concatenate([starts, leaf_off[-1:]]),
         piece_leaf=piece_leaf,

@@ -4,9 +4,14 @@ Large leaves go to BLAS (through NumPy, which uses both cores), small ones to a 
 threads share.  A product with one vector is bound by memory and always takes the loop.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from .._common.typing import FloatArray
 from . import _compiled, threads
+from .layout import Layout
 from .scratch import scratch
 
 __all__ = ["dot", "each", "gram", "gram_and_tdot", "regress", "tdot"]
@@ -21,7 +26,7 @@ CHUNK = 4096
 _NO_SCALE = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
-def is_large(size, R, k):
+def is_large(size: Any, R: int, k: int) -> Any:
     """Whether leaves of `size` rows go to BLAS in products with k columns."""
     return (size * (R * k) >= BLAS_WORK) & (k >= BLAS_COLUMNS)
 
@@ -45,7 +50,8 @@ def _chunks(layout, q, k):
     return _slices(layout, q, threads.blas_rows(layout.R * k, CHUNK))
 
 
-def each(layout, lo, hi, k, small, large, work, chunk=None):
+def each(layout: Layout, lo: int, hi: int, k: int, small: Callable[[int, int], object],
+         large: Callable[[int, slice], object], work: int, chunk: int | None = None) -> None:
     """Products with k columns on the leaves lo:hi: by threads and a loop, or by BLAS.
 
     Calls ``small(i, j)``, of `work` multiply-adds a row, on ranges of leaves too small for BLAS,
@@ -103,7 +109,8 @@ def _add_square(out, X, number):
         out += rest.T @ rest
 
 
-def tdot(F, x, layout, lo, hi, scale=None, out=None):
+def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
+         scale: FloatArray | None = None, out: FloatArray | None = None) -> FloatArray:
     """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k)."""
     k, R = x.shape[1], F.shape[1]
     T = np.empty((hi - lo, R, k), F.dtype) if out is None else out
@@ -131,7 +138,8 @@ def tdot(F, x, layout, lo, hi, scale=None, out=None):
     return T
 
 
-def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
+def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout, lo: int,
+        hi: int, out: FloatArray, sign: float = 1.0, solve: bool = False) -> None:
     """out = ``p x + sign F z`` on the rows of leaves lo:hi, or ``p (x - F z)`` when `solve`.
 
     Z is (hi - lo, R, k), one block a leaf.
@@ -162,7 +170,8 @@ def dot(F, Z, x, p, layout, lo, hi, out, sign=1.0, solve=False):
                 out[rows] += np.multiply(Fz, sign, out=Fz)
 
 
-def gram(F, scale, layout, lo, hi, out=None):
+def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
+         out: FloatArray | None = None) -> FloatArray:
     """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
     R = F.shape[1]
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
@@ -178,7 +187,8 @@ def gram(F, scale, layout, lo, hi, out=None):
     return G
 
 
-def gram_and_tdot(F, scale, x, layout, lo, hi, G, T):
+def gram_and_tdot(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
+                  G: FloatArray, T: FloatArray) -> None:
     """`gram` and `tdot` with one scale at once: large leaves are read and scaled once."""
     if not is_large(np.diff(layout.leaf_off[lo : hi + 1]), F.shape[1], F.shape[1]).all():
         gram(F, scale, layout, lo, hi, G)
@@ -193,7 +203,8 @@ def gram_and_tdot(F, scale, x, layout, lo, hi, G, T):
             _add(T[q - lo], X.T, x[rows], number)
 
 
-def regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D):
+def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_samples: float,
+            layout: Layout, lo: int, hi: int, F: FloatArray, D: FloatArray) -> None:
     """M-step on the rows of leaves lo:hi, in place: ``F ← V W⁻¹``, ``D ← (yy - rowsum F∘V) / N``.
 
     V = Y Zᵀ, Y (n, k) the data, Z (leaves, R, k) the posterior means, Winv (leaves, R, R), yy (n,)

@@ -5,9 +5,12 @@ Rows of B (m, r) and C (n, r) are in tree order; group g of a level owns the row
 are of groups of one shape, so that no loop runs over many small groups.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from .groups import by_size
+from .._common.typing import FloatArray, IntArray
+from .groups import by_size, signs_of
 
 __all__ = ["assemble", "by_shape", "eigen_blocks", "grams", "singular_blocks"]
 
@@ -15,7 +18,8 @@ __all__ = ["assemble", "by_shape", "eigen_blocks", "grams", "singular_blocks"]
 BATCH_ITEMS = 2_000_000
 
 
-def by_shape(row_offsets, col_offsets, width=1):
+def by_shape(row_offsets: IntArray, col_offsets: IntArray, width: int = 1
+             ) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
     """Yield (rows (g, a), cols (g, b), groups (g,)): g pairs of groups of a rows and b columns.
 
     Pairs with an empty side are left out.  Batches keep ``g (a + b) width`` and ``g a b`` bounded.
@@ -41,7 +45,8 @@ def _take(X, rows):
     return X[rows[0, 0] : rows[0, -1] + 1][None] if len(rows) == 1 else X[rows]
 
 
-def assemble(B, C, columns, row_offsets, col_offsets):
+def assemble(B: FloatArray, C: FloatArray, columns: IntArray, row_offsets: Sequence[IntArray],
+             col_offsets: Sequence[IntArray]) -> FloatArray:
     """The dense ``Σ_l B_l C_lᵀ`` (m, n); level l owns ``columns[l]:columns[l + 1]`` of B and C."""
     out = np.zeros((len(B), len(C)), B.dtype)
     levels = zip(columns[:-1], columns[1:], row_offsets, col_offsets, strict=True)
@@ -60,7 +65,7 @@ def assemble(B, C, columns, row_offsets, col_offsets):
     return out
 
 
-def grams(F, offsets, start, stop, unit):
+def grams(F: FloatArray, offsets: IntArray, start: int, stop: int, unit: float) -> FloatArray:
     """G (p, stop, stop - start): ``F_g[:, :stop]ᵀ F_g[:, start:stop] / unit²`` in float64."""
     G = np.empty((len(offsets) - 1, stop, stop - start))
     for rows, groups in by_size(offsets, max(1, BATCH_ITEMS // stop)):
@@ -69,13 +74,8 @@ def grams(F, offsets, start, stop, unit):
     return G
 
 
-def _pointed(U):
-    """Signs (g, 1, r) that make the entry of largest magnitude of each column of U positive."""
-    peak = np.take_along_axis(U, np.abs(U).argmax(axis=1)[:, None, :], axis=1)
-    return np.where(peak < 0, -1, 1).astype(U.dtype)
-
-
-def singular_blocks(B, C, row_offsets, col_offsets):
+def singular_blocks(B: FloatArray, C: FloatArray, row_offsets: IntArray, col_offsets: IntArray
+                    ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Singular value decompositions of all blocks of a level, from the QR of both sides.
 
     Returns
@@ -93,12 +93,13 @@ def singular_blocks(B, C, row_offsets, col_offsets):
         U, s, Vt = np.linalg.svd(np.matmul(R1, R2.swapaxes(1, 2)), full_matrices=False)
         k, root = s.shape[1], np.sqrt(s)[:, None, :]
         U, V = np.matmul(Q1, U) * root, np.matmul(Q2, Vt.swapaxes(1, 2)) * root
-        signs = _pointed(U)
+        signs = signs_of(U)
         left[rows, :k], right[cols, :k], sigma[groups, :k] = U * signs, V * signs, s
     return left, right, sigma
 
 
-def eigen_blocks(B, C, offsets):
+def eigen_blocks(B: FloatArray, C: FloatArray, offsets: IntArray
+                 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Eigendecompositions of the blocks of a level, where they are symmetric.
 
     Returns
@@ -129,5 +130,5 @@ def eigen_blocks(B, C, offsets):
         w, V = np.take_along_axis(w, order, 1), np.take_along_axis(V, order[:, None, :], 2)
         U = np.matmul(Q, V) * np.sqrt(np.abs(w))[:, None, :]
         k = w.shape[1]
-        axes[rows, :k], values[groups, :k] = U * _pointed(U), w
+        axes[rows, :k], values[groups, :k] = U * signs_of(U), w
     return axes, values, asymmetry, size

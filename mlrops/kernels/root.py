@@ -10,18 +10,20 @@ the identity in each group, and ``T_l⁻¹ F_m`` keeps the sparsity of every coa
 need no division by λ.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .._common.typing import FloatArray
+from .._common.typing import FloatArray, IntArray
 from . import leaf
 from .layout import Layout, make_layout
 
 __all__ = ["SquareRoot", "square_root"]
 
 
-def _update(F, M, x, layout, sign):
+def _update(F: FloatArray, M: FloatArray, x: FloatArray, layout: Layout, sign: float
+            ) -> FloatArray:
     """``(I + sign F M Fᵀ) x`` group by group."""
     ones = np.ones(x.shape[0], F.dtype)
     out = np.empty_like(x)
@@ -63,15 +65,16 @@ class SquareRoot(NamedTuple):
         return z / np.sqrt(self.D)[:, None]
 
 
-def square_root(F, D, boundaries, cols):
+def square_root(F: FloatArray, D: FloatArray, boundaries: Sequence[IntArray], cols: IntArray
+                ) -> SquareRoot:
     """The `SquareRoot` of a tree's factors F (n, R) and diagonal D (n,)."""
-    rest = F / np.sqrt(D)[:, None]
-    levels = []
+    rest: FloatArray = F / np.sqrt(D)[:, None]
+    levels: list[tuple[FloatArray, FloatArray, FloatArray, Layout]] = []
     for level in range(len(boundaries) - 1, -1, -1):
         lo, hi = int(cols[level]), int(cols[level + 1])
         if lo == hi:
             continue
-        own = np.ascontiguousarray(rest[:, lo:hi])
+        own: FloatArray = np.ascontiguousarray(rest[:, lo:hi])
         rest = np.ascontiguousarray(rest[:, :lo])
         groups = np.arange(boundaries[level].size - 1)[:, None]
         layout = make_layout([boundaries[level]], groups, [hi - lo])

@@ -5,8 +5,10 @@ costs as much as a pass of arithmetic over it.
 """
 
 import threading
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ["scratch"]
 
@@ -16,7 +18,7 @@ KEEP_ITEMS = 1_000_000
 _kept = threading.local()
 
 
-def scratch(name, shape, dtype):
+def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
     """An uninitialized array; the next call with the same name in this thread reuses its memory."""
     size = int(np.prod(shape))
     if size > KEEP_ITEMS:

@@ -3,10 +3,14 @@
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
+
+from .._common.typing import IntArray
 
 __all__ = ["blas_keeps_to_one", "blas_rows", "count", "run"]
 
@@ -20,10 +24,10 @@ class _Local(threading.local):
 
 _local = _Local()
 _lock = threading.Lock()
-_pool = None
+_pool: ThreadPoolExecutor | None = None
 
 
-def count():
+def count() -> int:
     """Number of threads that share work."""
     asked = os.environ.get("MLROPS_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
@@ -32,7 +36,7 @@ def count():
     return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
 
-def _forget():
+def _forget() -> None:
     """A forked child has no worker threads: let it start a pool of its own."""
     global _pool, _lock
     _pool, _lock = None, threading.Lock()
@@ -56,7 +60,7 @@ BLAS_ROWS = 32
 
 
 @cache
-def _blas():
+def _blas() -> Any:
     """What gets OpenBLAS's number of threads; None where NumPy uses another BLAS."""
     core = getattr(np, "_core", None) or np.core
     try:
@@ -70,19 +74,19 @@ def _blas():
     return None
 
 
-def blas_keeps_to_one(width):
+def blas_keeps_to_one(width: int) -> bool:
     """Whether products of F with `width` multiply-adds a row can keep to the thread they are in."""
     return _blas() is not None and (_blas()() == 1 or BLAS_ROWS * width <= BLAS_ALONE)
 
 
-def blas_rows(width, longest):
+def blas_rows(width: int, longest: int) -> int:
     """Rows to multiply at a time, at most `longest`: few enough for one thread within `run`."""
     if not _local.inside or _blas() is None or _blas()() == 1:
         return longest
     return min(longest, max(BLAS_ROWS, BLAS_ALONE // width))
 
 
-def _executor(threads):
+def _executor(threads: int) -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None or _pool._max_workers < threads - 1:
@@ -90,7 +94,8 @@ def _executor(threads):
         return _pool
 
 
-def run(kernel, offsets, lo, hi, work):
+def run(kernel: Callable[[int, int], object], offsets: IntArray, lo: int, hi: int, work: int
+        ) -> None:
     """Call ``kernel(a, b)`` on ranges that cover ``lo:hi``, cut so that `offsets` is shared evenly.
 
     Every range writes results of its own, so the answer does not depend on the number of threads.

@@ -7,14 +7,20 @@ Every sweep goes over the tree in blocks of leaves: leaf products into a tempora
 cache, then the tree kernel on it.  Subtrees are shared out to threads.
 """
 
+from typing import TypeAlias
+
 import numpy as np
 
+from .._common.typing import FloatArray
 from . import _compiled, leaf, threads
-from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, blocks
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks
 from .scratch import scratch
 
 __all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
            "posterior", "regress", "solve", "spread", "transfer", "up"]
+
+# K, log det(I + Fᵀ D⁻¹ F), and the (level, group) of a bad pivot, if there is one.
+Factorization: TypeAlias = tuple[FloatArray, float, tuple[int, int] | None]
 
 
 def _share(task, layout, k):
@@ -119,24 +125,26 @@ def _down(W, K, layout, use=None):
     _share(task, layout, k)
 
 
-def up(F, x, layout):
+def up(F: FloatArray, x: FloatArray, layout: Layout) -> FloatArray:
     """``F_spreadᵀ x``, node rows (s, k), for x (n, k)."""
     return _up(F, x, None, None, layout)
 
 
-def multiply(F, p, x, layout, sign=1.0):
+def multiply(F: FloatArray, p: FloatArray, x: FloatArray, layout: Layout, sign: float = 1.0
+             ) -> FloatArray:
     """``diag(p) x + sign F_spread F_spreadᵀ x`` for x (n, k)."""
     return spread(F, p, _up(F, x, None, None, layout), x, layout, sign)
 
 
-def spread(F, p, W, x, layout, sign=1.0):
+def spread(F: FloatArray, p: FloatArray, W: FloatArray, x: FloatArray, layout: Layout,
+           sign: float = 1.0) -> FloatArray:
     """``diag(p) x + sign F_spread W`` for node rows W (s, k) and x (n, k)."""
     out = np.empty_like(x)
     _down(W, None, layout, lambda lo, hi, Z: leaf.dot(F, Z, x, p, layout, lo, hi, out, sign=sign))
     return out
 
 
-def transfer(B, C, x, rows, cols):
+def transfer(B: FloatArray, C: FloatArray, x: FloatArray, rows: Layout, cols: Layout) -> FloatArray:
     """``B_spread C_spreadᵀ x``, (m, k), for x (n, k).
 
     B (m, R) lies on the layout `rows`, C (n, R) on `cols`: two trees of one shape.
@@ -147,7 +155,8 @@ def transfer(B, C, x, rows, cols):
     return out
 
 
-def factor(F, dinv, layout, ridge=None):
+def factor(F: FloatArray, dinv: FloatArray, layout: Layout, ridge: FloatArray | None = None
+           ) -> Factorization:
     """(K, log det(I + Fᵀ D⁻¹ F), fail): fail is None or the (level, group) of a bad pivot.
 
     `ridge` (s,) stands in for the diagonal of I, one number for each row of the nodes.
@@ -155,12 +164,14 @@ def factor(F, dinv, layout, ridge=None):
     return _factor(F, dinv, None, layout, ridge)[0]
 
 
-def factor_and_project(F, dinv, Y, layout):
+def factor_and_project(F: FloatArray, dinv: FloatArray, Y: FloatArray, layout: Layout
+                       ) -> tuple[Factorization, FloatArray]:
     """What `factor` returns, and the node rows W (s, k) of Y on their way up: one pass over F."""
     return _factor(F, dinv, Y, layout)
 
 
-def _factor(F, dinv, Y, layout, ridge=None):
+def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layout,
+            ridge: FloatArray | None = None) -> tuple[Factorization, FloatArray]:
     R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
     K, factor_stack, factor_sweep, factor_finish = _factoring(dtype, layout, ridge)
     W, stack, sweep, finish = _projecting(k, dtype, K, layout)
@@ -225,7 +236,8 @@ def _log_pivots(K, layout):
         yield sum(np.log(rows[:, i, c0 + i], dtype=np.float64).sum() for i in range(r))
 
 
-def solve(F, dinv, K, b, layout):
+def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout
+          ) -> tuple[FloatArray, FloatArray]:
     """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k)."""
     out = np.empty_like(b)
     W = _up(F, b, dinv, K, layout)
@@ -234,7 +246,8 @@ def solve(F, dinv, K, b, layout):
     return out, W
 
 
-def posterior(F, dinv, K, Y, layout, W=None):
+def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, layout: Layout,
+              W: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
     """Posterior means of the nodes, (s, N), and ``Σ_nodes ‖w‖²`` a sample, for Y (n, N).
 
     ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``: the quadratic form of every sample comes with the upward sweep.
@@ -246,7 +259,7 @@ def posterior(F, dinv, K, Y, layout, W=None):
     return W, squares
 
 
-def path_covariance(K, layout):
+def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
     """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
     out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
     _compiled.sweep_covariance(0, 0, layout.n_leaves, layout.tree, K,
@@ -254,7 +267,9 @@ def path_covariance(K, layout):
     return out
 
 
-def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None, ridge=0.0):
+def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_samples: float,
+            layout: Layout, F: FloatArray, D: FloatArray, keep: FloatArray | None = None,
+            ridge: float = 0.0) -> None:
     """One M-step into F (n, R) and D (n,): regress the features on the factors of their paths.
 
     `keep`, two arrays (n_leaves, R, R), is given the second moments W of the leaves and W⁻¹.
@@ -284,7 +299,7 @@ def regress(K, means, Y, yy, n_samples, layout, F, D, keep=None, ridge=0.0):
     _share(task, layout, k)
 
 
-def inverse_rows(F, dinv, K, layout):
+def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout) -> FloatArray:
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
     H = np.empty_like(F)
 

@@ -5,6 +5,7 @@ Not by BLAS: its threads would spin on and take the cores of the sweeps that fol
 
 import numpy as np
 
+from .._common.typing import FloatArray
 from . import _compiled_vectors, threads
 
 __all__ = ["combine", "difference", "dots", "row_maxima", "step"]
@@ -18,7 +19,7 @@ def _pieces(size):
     return np.append(np.arange(0, size, PIECE), size)
 
 
-def dots(M, x):
+def dots(M: FloatArray, x: FloatArray) -> FloatArray:
     """``M x`` in double precision for M (m, size), x (size,)."""
     off = _pieces(x.size)
     partial = np.empty((off.size - 1, len(M)))
@@ -31,7 +32,7 @@ def dots(M, x):
     return partial.sum(axis=0)
 
 
-def combine(c, M, out):
+def combine(c: FloatArray, M: FloatArray, out: FloatArray) -> FloatArray:
     """``out += c M`` in place, c (m,), M (m, size)."""
     off, c = _pieces(out.size), np.asarray(c, out.dtype)
     threads.run(lambda a, b: _compiled_vectors.combine(c, M, off[a], off[b], out), off, 0,
@@ -44,17 +45,17 @@ def _by_rows(kernel, shape):
     threads.run(kernel, off, 0, shape[0], 2 * shape[0] * shape[1])
 
 
-def difference(A, B, scale, out):
+def difference(A: FloatArray, B: FloatArray, scale: FloatArray, out: FloatArray) -> None:
     """``out = diag(1 / scale) (A - B)``, (n, k)."""
     _by_rows(lambda i, j: _compiled_vectors.rows_difference(A, B, scale, i, j, out), A.shape)
 
 
-def step(A, d, scale, out):
+def step(A: FloatArray, d: FloatArray, scale: FloatArray, out: FloatArray) -> None:
     """``out = A + diag(scale) d``, (n, k)."""
     _by_rows(lambda i, j: _compiled_vectors.rows_step(A, d, scale, i, j, out), A.shape)
 
 
-def row_maxima(A):
+def row_maxima(A: FloatArray) -> FloatArray:
     """Largest magnitude in each row of A (n, k)."""
     out = np.empty(len(A), A.dtype)
     _by_rows(lambda i, j: _compiled_vectors.row_maxima(A, i, j, out), A.shape)

@@ -69,20 +69,22 @@ def diagonal_sizes(K: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArra
     return sizes, pivots
 
 
-def check_logdet(A: "Factored") -> None:
-    """Refuse ``log det D + log det P`` where rounding in the second leaves too few digits."""
+def check_logdet(A: "Factored") -> float:
+    """``log det D``, where rounding in ``log det P`` leaves their sum enough digits."""
     eps, F, gained = float(np.finfo(A.dtype).eps), A._F, A._gained
     logs = np.log(A._d, dtype=np.float64)
-    size = max(abs(logs.sum() + gained), 0.05 * (np.abs(logs).sum() + gained), 1.0)
+    total = float(logs.sum())
+    size = max(abs(total + gained), 0.05 * (np.abs(logs, out=logs).sum() + gained), 1.0)
     unit, factors = _LOGS * eps / size, A._layout.s
     if 8 * factors > len(F):  # then a bound is cheaper: each P_jj / c² is at most P_jj
         largest = 1 + len(F) * float(max(F.max(), -F.min())) ** 2 / float(A._d.min())
         if unit * factors * largest <= PROMISED[A.dtype]:
-            return
+            return total
     sizes, pivots = A._sizes
     loss = unit * float((sizes / pivots).sum())
     if not loss <= PROMISED[A.dtype]:
         raise refused(A, "logdet", loss)
+    return total
 
 
 def inverse_loss(A: "Factored", product: Callable[[FloatArray], FloatArray]) -> float:

@@ -108,9 +108,9 @@ class Factored(StructuredOperator):
                          self._norms)
 
     def _slogdet(self):
-        if self._F.shape[1]:
-            accuracy.check_logdet(self)
-        return 1.0, self._rough_logdet()
+        if not self._F.shape[1]:
+            return 1.0, self._rough_logdet()
+        return 1.0, accuracy.check_logdet(self) + self._gained
 
     def _rough_logdet(self) -> float:
         """`logdet` even where it would be refused: for iterations that have to go on."""

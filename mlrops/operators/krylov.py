@@ -1,13 +1,19 @@
 """What is left where no structure helps: iterative solves and determinants asked for by name."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres, lsmr
 
+from .._common.typing import FloatArray, RandomState, Real
 from .._common.validate import as_finite, as_generator, check_rank
 from .._common.wording import counted
 from .iterations import cg, minres
 from .refine import RTOL, exponents, lengths, norm_of, refine
 from .rules import CONVERT
+
+if TYPE_CHECKING:
+    from .base import StructuredOperator
 
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
 
@@ -23,7 +29,8 @@ _RESTART = 200
 _STALLED = 0.9
 
 
-def solve(A, b, *, rtol=None, maxiter=None, M=None, x0=None):
+def solve(A: "StructuredOperator", b: FloatArray, *, rtol: float | None = None,
+          maxiter: int | None = None, M: Any = None, x0: Real | None = None) -> FloatArray:
     """Solve ``A x = b`` by products with A alone, to a relative residual of `rtol`.
 
     Conjugate gradients when A is known to be positive definite and MINRES when it is known to be
@@ -80,7 +87,9 @@ def solve(A, b, *, rtol=None, maxiter=None, M=None, x0=None):
     if maxiter is not None and check_rank(maxiter, "maxiter") == 0:
         raise ValueError("solve: maxiter must be positive")
     if M is not None:
-        M = _preconditioner(M, n)
+        M = CONVERT(M)
+        if M.shape != (n, n):
+            raise ValueError(f"solve: M must have the shape of A, {(n, n)}, got {M.shape}")
     if x0 is not None:
         x0 = as_finite(x0, "x0", dtype=A.dtype, axis_name="row")
         if x0.shape != b.shape:
@@ -89,13 +98,6 @@ def solve(A, b, *, rtol=None, maxiter=None, M=None, x0=None):
     limit = max(10 * n, 1000) if maxiter is None else maxiter
     columns = _Columns(A, b.reshape(n, -1), M, limit)
     return columns.solve(rtol, x0).reshape(b.shape)
-
-
-def _preconditioner(M, n):
-    M = CONVERT(M)
-    if M.shape != (n, n):
-        raise ValueError(f"solve: M must have the shape of A, {(n, n)}, got {M.shape}")
-    return M
 
 
 class _Columns:
@@ -241,19 +243,22 @@ class LogdetEstimate(float):
     True
     """
 
-    def __new__(cls, value, standard_error):
+    standard_error: float
+
+    def __new__(cls, value: float, standard_error: float) -> "LogdetEstimate":
         self = super().__new__(cls, value)
         self.standard_error = float(standard_error)
         return self
 
-    def __getnewargs__(self):
+    def __getnewargs__(self) -> tuple[float, float]:  # type: ignore[override]
         return float(self), self.standard_error
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"LogdetEstimate({float(self)!r}, standard_error={self.standard_error:.3g})"
 
 
-def slogdet(A, method, *, n_probes=30, n_steps=50, random_state=None):
+def slogdet(A: "StructuredOperator", method: str, *, n_probes: int = 30, n_steps: int = 50,
+            random_state: RandomState = None) -> tuple[float, float]:
     """Sign and log|det A| without structure, by a method that is named.
 
     Parameters

@@ -3,9 +3,10 @@
 import numpy as np
 from scipy import linalg
 
+from .. import kernels
 from .._common.cached import cached_property
 from .._common.stored import floats
-from .._common.typing import FloatArray
+from .._common.typing import FloatArray, Real, Vector
 from .._common.validate import as_finite, as_positive, read_only, rowwise
 from ..tree.hierarchy import Hierarchy
 from . import accuracy
@@ -25,10 +26,6 @@ from .refine import (
 from .woodbury import WoodburyInverse
 
 __all__ = ["LowRankPlusDiagonal"]
-
-# Rows of F scaled at a time: this many times k numbers stay in a level 2 cache.
-_CHUNK = 1024
-
 
 
 class LowRankPlusDiagonal(Factored):
@@ -92,7 +89,7 @@ class LowRankPlusDiagonal(Factored):
     True
     """
 
-    def __init__(self, F, D):
+    def __init__(self, F: Real, D: Vector) -> None:
         F = as_finite(F, "F", ndim=2)
         D = as_positive(D, "D", F.shape[0])
         dtype = np.result_type(F, D)
@@ -124,6 +121,11 @@ class LowRankPlusDiagonal(Factored):
     def _ranks(self):
         return self._F.shape[1:]
 
+    @cached_property
+    def _layout(self):
+        one_leaf = np.zeros((1, 1), np.int64)
+        return kernels.layout.make_layout([np.array([0, len(self._d)])], one_leaf, self._ranks)
+
     def _apply(self, compute, x):
         return compute(columns_of(x)).reshape(x.shape)
 
@@ -141,18 +143,9 @@ class LowRankPlusDiagonal(Factored):
 
     @cached_property
     def _gram(self):
-        """G = Fᵀ D⁻¹ F, from D^{-1/2} F a chunk of rows at a time."""
-        from ..kernels._compiled import rows_scale  # imports numba: not before there is work
-
-        n, k = self._F.shape
-        scale = 1 / np.sqrt(self._d)
-        G = np.zeros((k, k), self.dtype)
-        scaled = np.empty((min(n, _CHUNK), k), self.dtype)
-        for start in range(0, n, _CHUNK):
-            rows = self._F[start:start + _CHUNK]
-            part = scaled[:rows.shape[0]]
-            rows_scale(self._F, scale, start, start + rows.shape[0], part)
-            G += part.T @ part
+        """G = Fᵀ D⁻¹ F."""
+        lower = np.tril(kernels.leaf.gram(self._F, self._dinv, self._layout, 0, 1)[0])
+        G = lower + np.tril(lower, -1).T
         if not np.isfinite(G).all():
             raise np.linalg.LinAlgError(
                 f"Fᵀ D⁻¹ F overflows {self.dtype}: entries of F reach {np.abs(self._F).max():.3g}"

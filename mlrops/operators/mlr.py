@@ -1,11 +1,16 @@
 """`MLR`: a symmetric positive definite multilevel low rank matrix, the main operator here."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import numpy.typing as npt
 
 from .. import kernels
 from .._common.cached import cached_property
 from .._common.labels import by_label
 from .._common.stored import RANKS, check_sides, floats, instance, one_dtype
+from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, Vector
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
@@ -13,16 +18,21 @@ from . import accuracy, expanded
 from .factored import Factored
 from .rules import GENERAL
 
+if TYPE_CHECKING:
+    from .general.mlr import GeneralMLR
+    from .posterior import FactorMoments, FactorPosterior
+
 __all__ = ["MLR"]
 
 
-def check_ranks(ranks, hierarchy):
+def check_ranks(ranks: Ranks, hierarchy: Hierarchy) -> tuple[int, ...]:
     """A tuple of one non-negative rank a level."""
-    ranks = (ranks,) if np.ndim(ranks) == 0 else tuple(ranks)
-    if len(ranks) != hierarchy.n_levels:
+    given: Any = ranks
+    given = (given,) if np.ndim(given) == 0 else tuple(given)
+    if len(given) != hierarchy.n_levels:
         raise ValueError(f"ranks must have {counted(hierarchy.n_levels, 'entry')}, one a level, got"
-                         f" {len(ranks)}: {ranks}")
-    return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(ranks))
+                         f" {len(given)}: {given}")
+    return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(given))
 
 
 class MLR(Factored):
@@ -86,7 +96,7 @@ class MLR(Factored):
     True
     """
 
-    def __init__(self, hierarchy, factors, D):
+    def __init__(self, hierarchy: Hierarchy, factors: Sequence[Data], D: Vector | Labels) -> None:
         if not isinstance(hierarchy, Hierarchy):
             raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")
         if isinstance(factors, np.ndarray) and factors.ndim == 2:
@@ -94,24 +104,24 @@ class MLR(Factored):
                 f"factors must be a sequence of {counted(hierarchy.n_levels, 'array')} (n, r_l),"
                 f" one a level, got one array of shape {factors.shape}; see MLR.from_compact"
             )
-        factors = list(factors)
-        n, L = hierarchy.n, hierarchy.n_levels
-        if len(factors) != L:
+        n, L, names = hierarchy.n, hierarchy.n_levels, hierarchy.feature_names
+        if len(factors := list(factors)) != L:
             raise ValueError(f"factors must hold one array a level ({L}), got {len(factors)}")
-        names = hierarchy.feature_names
+        levels = []
         for level, f in enumerate(factors):
             what = f"factors of level {level}"
-            factors[level] = f = as_finite(by_label(f, names, what, "feature"), what, ndim=2)
-            if f.shape[0] != n:
-                raise ValueError(
-                    f"{what} must have {counted(n, 'row')}, one a feature, got {f.shape}")
-        D = as_positive(by_label(D, names, "D", "feature"), "D", n)
-        dtype = np.result_type(D, *factors)
-        F = np.concatenate(factors, axis=1).astype(dtype, copy=False)
-        self._adopt(hierarchy, [f.shape[1] for f in factors], hierarchy._gather(F),
-                    read_only(hierarchy._gather(D.astype(dtype, copy=False))))
+            levels.append(as_finite(by_label(f, names, what, "feature"), what, ndim=2))
+            if len(levels[-1]) != n:
+                raise ValueError(f"{what} must have {counted(n, 'row')}, one a feature, got"
+                                 f" {levels[-1].shape}")
+        d = as_positive(by_label(D, names, "D", "feature"), "D", n)
+        dtype = np.result_type(d, *levels)
+        F = np.concatenate(levels, axis=1).astype(dtype, copy=False)
+        self._adopt(hierarchy, [f.shape[1] for f in levels], hierarchy._gather(F),
+                    read_only(hierarchy._gather(d.astype(dtype, copy=False))))
 
-    def _adopt(self, hierarchy, ranks, F, D):
+    def _adopt(self, hierarchy: Hierarchy, ranks: Sequence[int], F: FloatArray, D: FloatArray
+               ) -> None:
         """Set up from compact arrays in tree order that belong to us."""
         super().__init__(D.dtype, (hierarchy.n, hierarchy.n), positive_definite=True)
         self._hierarchy = hierarchy
@@ -121,14 +131,16 @@ class MLR(Factored):
         self._F.flags.writeable = self._d.flags.writeable = False
 
     @classmethod
-    def _from_tree(cls, hierarchy, ranks, F, D):
+    def _from_tree(cls, hierarchy: Hierarchy, ranks: Sequence[int], F: FloatArray, D: FloatArray
+                   ) -> "MLR":
         """Wrap arrays whose rows are in tree order; no copy, no checks."""
         self = cls.__new__(cls)
         self._adopt(hierarchy, ranks, F, D)
         return self
 
     @classmethod
-    def from_compact(cls, hierarchy, ranks, F, D, *, copy=True, check_finite=True):
+    def from_compact(cls, hierarchy: Hierarchy, ranks: Ranks, F: Data, D: Vector | Labels, *,
+                     copy: bool = True, check_finite: bool = True) -> "MLR":
         """Build from one array of all factors.
 
         Parameters
@@ -155,16 +167,16 @@ class MLR(Factored):
             As `MLR`.
         """
         ranks = check_ranks(ranks, hierarchy)
-        F, D = (by_label(x, hierarchy.feature_names, what, "feature")
+        f, d = (by_label(x, hierarchy.feature_names, what, "feature")
                 for x, what in ((F, "F"), (D, "D")))
-        F = (as_finite if check_finite else as_real)(F, "F", ndim=2)
-        if F.shape != (wanted := (hierarchy.n, sum(ranks))):
-            raise ValueError(f"F must have shape (n, R) = {wanted}, got {F.shape}")
-        D = as_positive(D, "D", hierarchy.n) if check_finite else as_real(D, "D", ndim=1)
-        dtype = np.result_type(F, D)
+        f = (as_finite if check_finite else as_real)(f, "F", ndim=2)
+        if f.shape != (wanted := (hierarchy.n, sum(ranks))):
+            raise ValueError(f"F must have shape (n, R) = {wanted}, got {f.shape}")
+        d = as_positive(d, "D", hierarchy.n) if check_finite else as_real(d, "D", ndim=1)
+        dtype = np.result_type(f, d)
         kept = read_only if copy and hierarchy._in_order else np.ascontiguousarray
-        F, D = (kept(hierarchy._gather(x.astype(dtype, copy=False))) for x in (F, D))
-        return cls._from_tree(hierarchy, ranks, F.view(), D.view())
+        f, d = (kept(hierarchy._gather(x.astype(dtype, copy=False))) for x in (f, d))
+        return cls._from_tree(hierarchy, ranks, f.view(), d.view())
 
     stored_fields = {"hierarchy": instance(Hierarchy, "of type Hierarchy"), "ranks": RANKS,
                      "F": floats(2), "D": floats(1)}
@@ -180,22 +192,22 @@ class MLR(Factored):
     # ---------------------------------------------------------------- what it is made of
 
     @property
-    def hierarchy(self):
+    def hierarchy(self) -> Hierarchy:
         """The Hierarchy of the features."""
         return self._hierarchy
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
         """Rank of each level, tuple of L int."""
         return self._ranks
 
     @property
-    def factors(self):
+    def factors(self) -> list[FloatArray]:
         """List of L read-only arrays (n, r_l), rows in feature order."""
         return np.split(self.F, self._layout.cols[1:-1], axis=1)
 
     @property
-    def storage(self):
+    def storage(self) -> int:
         """Numbers stored: n R + n (int)."""
         return self._F.size + self._d.size
 
@@ -203,7 +215,7 @@ class MLR(Factored):
         # Arrays only: layout, factorization and inverse are rebuilt when they are needed.
         return MLR._from_tree, (self._hierarchy, self._ranks, self._F, self._d)
 
-    def astype(self, dtype):
+    def astype(self, dtype: npt.DTypeLike) -> "MLR":
         """The same matrix in another precision: itself where it has that already."""
         if self.dtype == np.dtype(dtype):
             return self
@@ -218,7 +230,7 @@ class MLR(Factored):
     def _means(self, x):
         return kernels.tree.up(self._F, x, self._layout)
 
-    def partial_variance(self):
+    def partial_variance(self) -> FloatArray:
         """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,).
 
         Raises
@@ -228,7 +240,7 @@ class MLR(Factored):
         """
         return self._hierarchy._scatter(self._d / self._unexplained())
 
-    def _rough_partial_variance(self):
+    def _rough_partial_variance(self) -> FloatArray:
         """What is left of `partial_variance` where it would be refused; at most D / eps."""
         return self._hierarchy._scatter(self._d / self._unexplained(check=False))
 
@@ -283,7 +295,7 @@ class MLR(Factored):
 
     # ---------------------------------------------------------------- more of the same family
 
-    def posterior(self, X, check_finite=True):
+    def posterior(self, X: Real, check_finite: bool = True) -> "FactorPosterior":
         """Distribution of the factors given samples.
 
         Parameters
@@ -308,7 +320,7 @@ class MLR(Factored):
 
         return FactorPosterior(self, X, check_finite)
 
-    def scores(self, X, method="posterior"):
+    def scores(self, X: Real, method: str = "posterior") -> "FactorMoments":
         """Means and covariances of the factors given samples, which are not looked at for NaN.
 
         Parameters
@@ -346,7 +358,7 @@ class MLR(Factored):
         F = np.concatenate(levels, axis=1)
         return MLR._from_tree(self._hierarchy, [f.shape[1] for f in levels], F, self._d)
 
-    def principal(self):
+    def principal(self) -> "MLR":
         """The same matrix with every block of factors rotated to its principal axes.
 
         Returns
@@ -357,7 +369,7 @@ class MLR(Factored):
         """
         return self._relevel(lambda _, F, offsets: kernels.groups.principal_axes(F, offsets)[0])
 
-    def compress(self, ranks=None, tol=None):
+    def compress(self, ranks: Ranks | None = None, tol: float | None = None) -> "MLR":
         """Lower the ranks: truncate every group's block to its leading singular triples.
 
         Parameters
@@ -382,7 +394,8 @@ class MLR(Factored):
         """
         L = self._hierarchy.n_levels
         if ranks is not None:
-            ranks = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, self._hierarchy)
+            given: Any = (ranks,) * L if np.ndim(ranks) == 0 else ranks
+            ranks = check_ranks(given, self._hierarchy)
         if tol is not None and not 0 <= tol < np.inf:
             raise ValueError(f"tol must be finite and non-negative, got {tol}")
         eps = np.finfo(self.dtype).eps
@@ -401,7 +414,7 @@ class MLR(Factored):
 
         return self._relevel(truncate)
 
-    def to_general(self):
+    def to_general(self) -> "GeneralMLR":
         """The same matrix as a `GeneralMLR`: D becomes a finest level of single features.
 
         Returns
@@ -410,7 +423,7 @@ class MLR(Factored):
         """
         return GENERAL(self)
 
-    def restrict(self, features):
+    def restrict(self, features: Indices) -> "MLR":
         """The principal submatrix of some features.
 
         Parameters
@@ -431,7 +444,7 @@ class MLR(Factored):
 
     expanded_matrix, expanded_cholesky = expanded.expanded_matrix, expanded.expanded_cholesky
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         h = self._hierarchy
         return (f"<{h.n}x{h.n} MLR, groups {h.group_counts}, ranks {self._ranks},"
                 f" {self.dtype}>")

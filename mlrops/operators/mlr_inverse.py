@@ -6,6 +6,7 @@ from .. import kernels
 from .._common.cached import cached_property
 from .._common.deprecated import old_attribute
 from .._common.stored import instance
+from .._common.typing import FloatArray
 from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
@@ -55,7 +56,7 @@ class MLRInverse(StructuredOperator):
     True
     """
 
-    def __init__(self, mlr):
+    def __init__(self, mlr: MLR) -> None:
         if not isinstance(mlr, MLR):
             raise TypeError(f"MLRInverse expects an MLR, got {type(mlr).__name__}")
         super().__init__(mlr.dtype, mlr.shape, positive_definite=True)
@@ -74,12 +75,12 @@ class MLRInverse(StructuredOperator):
         return _inverse_of, (self._inverse,)
 
     @property
-    def hierarchy(self):
+    def hierarchy(self) -> Hierarchy:
         """The Hierarchy of the features."""
         return self._inverse.hierarchy
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
         """Rank of each level, tuple of L int."""
         return self._inverse.ranks
 
@@ -105,7 +106,7 @@ class MLRInverse(StructuredOperator):
         return kernels.tree.multiply(self._u, A._dinv, t, A._layout, sign=-1.0)
 
     @cached_property
-    def U(self):
+    def U(self) -> FloatArray:
         """Compact factors of what is taken off the diagonal, (n, R), feature order; read-only.
 
         Raises
@@ -122,13 +123,13 @@ class MLRInverse(StructuredOperator):
     F = old_attribute("F", "U")
 
     @cached_property
-    def D(self):
+    def D(self) -> FloatArray:
         """The diagonal part, 1/D of the MLR matrix, (n,), feature order; read-only."""
         D = 1 / self._inverse.D
         D.flags.writeable = False
         return D
 
-    def trace_with(self, B, block=64):
+    def trace_with(self, B: StructuredOperator, block: int = 64) -> float:
         r"""``tr(Σ⁻¹ B)``, computed in float64.
 
         Parameters
@@ -213,7 +214,7 @@ class MLRInverse(StructuredOperator):
         A = self._inverse
         return A._apply(A._root.color_transpose, x)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<inverse of {self._inverse!r}>"
 
 

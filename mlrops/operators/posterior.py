@@ -1,11 +1,18 @@
 """Factors of an MLR covariance given samples: their posterior, and scores by least squares."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from .. import kernels
 from .._common.cached import cached_property, computed_once
+from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
+from .accuracy import diagonal_sizes
+
+if TYPE_CHECKING:
+    from .mlr import MLR
 
 __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores"]
 
@@ -13,7 +20,7 @@ __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores"]
 SINGULAR = 100
 
 
-def _in_tree_order(covariance, X, check_finite=True):
+def _in_tree_order(covariance: "MLR", X: Real, check_finite: bool = True) -> FloatArray:
     """Samples (n, N), one a column, in the precision of an MLR and C-contiguous."""
     check = as_finite if check_finite else as_real
     X = check(X, "X", dtype=covariance.dtype, ndim=2)
@@ -27,10 +34,10 @@ def _in_tree_order(covariance, X, check_finite=True):
 class FactorMoments:
     """Means (s, N) and covariance of the factors of an MLR, kept node by node."""
 
-    def __init__(self, covariance, K, means):
+    def __init__(self, covariance: "MLR", K: FloatArray | None, means: FloatArray) -> None:
         self._sigma, self._K, self._means = covariance, K, means
 
-    def mean(self, level):
+    def mean(self, level: int) -> FloatArray:
         """Means of the factors of one level, shape (p_l, r_l, N)."""
         layout = self._sigma._layout
         level = range(layout.L)[level]
@@ -38,7 +45,7 @@ class FactorMoments:
         p, r = self._sigma.hierarchy.group_counts[level], self._sigma.ranks[level]
         return block.reshape(p, r, self._means.shape[1]).copy()
 
-    def covariance(self, level):
+    def covariance(self, level: int) -> FloatArray:
         """Covariance of the factors within each group of a level, shape (p_l, r_l, r_l).
 
         The same for every sample.
@@ -86,7 +93,7 @@ class FactorPosterior(FactorMoments):
     (array([[[1.]]]), array([[[0.25]]]))
     """
 
-    def __init__(self, covariance, X, check_finite=True):
+    def __init__(self, covariance: "MLR", X: Real, check_finite: bool = True) -> None:
         A = covariance
         self._X = _in_tree_order(A, X, check_finite)
         N, W = self._X.shape[1], None
@@ -104,7 +111,7 @@ class FactorPosterior(FactorMoments):
         K = A._factor[0] if A._layout.R else None
         super().__init__(A, K, means)
 
-    def total_inv_quad(self, sums_of_squares):
+    def total_inv_quad(self, sums_of_squares: FloatArray) -> float:
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
 
         Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``: no further pass over data or factors.  It loses as
@@ -114,8 +121,9 @@ class FactorPosterior(FactorMoments):
         plain = np.divide(sums_of_squares, self._sigma.D, dtype=float).sum()
         return float(plain - self._squares.sum())
 
-    def regress(self, sums_of_squares, n_samples=None, out=None, keep_moments=False,
-                ridge=0.0):
+    def regress(self, sums_of_squares: FloatArray, n_samples: float | None = None,
+                out: tuple[FloatArray, FloatArray] | None = None, keep_moments: bool = False,
+                ridge: float = 0.0) -> tuple[FloatArray, FloatArray]:
         """Regress the features on their factors: the M-step.
 
         Parameters
@@ -153,10 +161,12 @@ class FactorPosterior(FactorMoments):
             keep = np.empty(shape, A.dtype) if keep_moments else None
             kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
                                  A._layout, F, D, keep, ridge)
-            self._moments = keep
+            self._moments: Any = keep
         return h._scatter(F), h._scatter(D)
 
-    def gradient(self, F, D, n_samples=None, scale=None, out=None):
+    def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
+                 scale: FloatArray | None = None, out: FloatArray | None = None
+                 ) -> tuple[FloatArray, FloatArray]:
         """Derivatives of the average log-likelihood a sample by the parameters of the covariance.
 
         Parameters
@@ -187,7 +197,8 @@ class FactorPosterior(FactorMoments):
                                         N, scale, A._layout, dF)
         return _scattered(h, dF, out), h._scatter(dD)
 
-    def precondition(self, G, n_samples=None, scale=None, out=None):
+    def precondition(self, G: FloatArray, n_samples: float | None = None,
+                     scale: FloatArray | None = None, out: FloatArray | None = None) -> FloatArray:
         """The change of F by which EM would answer the gradient G (n, R): ``N D G W⁻¹``.
 
         `n_samples`, `scale` and `out` are those of `gradient`.
@@ -243,7 +254,7 @@ class LeastSquaresScores(FactorMoments):
     array([[[1.]]])
     """
 
-    def __init__(self, covariance, X, check_finite=True):
+    def __init__(self, covariance: "MLR", X: Real, check_finite: bool = True) -> None:
         A, layout = covariance, covariance._layout
         X = _in_tree_order(A, X, check_finite)
         K = _factor_without_prior(A) if layout.R else None
@@ -260,16 +271,21 @@ class LeastSquaresScores(FactorMoments):
         super().__init__(A, K, means)
 
 
-def _factor_without_prior(A):
+def _factor_without_prior(A: "MLR") -> FloatArray:
     """Rows [X | C] of the nodes for ``Fᵀ D⁻¹ F``, with a pivot of 1 for factors that are zero."""
     layout, bounds = A._layout, A.hierarchy.boundaries
-    columns = [np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0)
-               for F, offsets in zip(np.split(A._F, layout.cols[1:-1], axis=1), bounds,
-                                     strict=True)]
-    diagonal = np.concatenate([c.ravel() for c in columns])
-    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, (diagonal == 0).astype(A.dtype))
+    levels = zip(np.split(A._F, layout.cols[1:-1], axis=1), bounds, strict=True)
+    unused = np.concatenate([
+        np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0).ravel() == 0
+        for F, offsets in levels])
+    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
     if fail is None:
-        fail = _first_dependent(K, columns, layout)
+        sizes, pivots = diagonal_sizes(K, layout)
+        found = np.flatnonzero(~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * sizes))
+        if found.size:  # the first of the finest level
+            level = int(np.searchsorted(layout.zoff, found[-1], side="right")) - 1
+            start = int(layout.zoff[level])
+            fail = level, (int(found[found >= start][0]) - start) // A.ranks[level]
     if fail is not None:
         level, group = fail
         raise np.linalg.LinAlgError(
@@ -279,16 +295,3 @@ def _factor_without_prior(A):
             " for any loadings"
         )
     return K
-
-
-def _first_dependent(K, columns, layout):
-    """(level, group) of a pivot that is only rounding, finest level first; None without one."""
-    limit = SINGULAR * np.finfo(K.dtype).eps
-    for level in range(layout.L - 1, -1, -1):
-        (p, r), c0 = columns[level].shape, int(layout.cols[level])
-        rows = K[layout.zoff[level] : layout.zoff[level + 1]].reshape(p, r, layout.R)
-        pivots = np.square(np.einsum("gii->gi", rows[:, :, c0 : c0 + r]))
-        dependent = ((pivots <= limit * columns[level]) & (columns[level] > 0)).any(axis=1)
-        if dependent.any():
-            return level, int(dependent.argmax())
-    return None

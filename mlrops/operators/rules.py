@@ -61,7 +61,8 @@ class Operation:
 
     def _candidates(self, types: tuple[type, ...]) -> list[Rule]:
         """The rules for operands of these types, the most special one first."""
-        lines = [kind.__mro__ for kind in types]
+        named = {kind for key in self._rules for kind in key}
+        lines = [[kind for kind in given.__mro__ if kind in named] for given in types]
         found = [(sum(line.index(kind) for line, kind in zip(lines, key, strict=True)), entry)
                  for key, entry in self._rules.items()
                  if all(kind in line for line, kind in zip(lines, key, strict=True))]
@@ -130,10 +131,10 @@ def rule(operation: str, *operands: type | tuple[type, ...]) -> Callable[[F], F]
     The result does not depend on the order of operands where mathematics does not: a rule of
     ``"add"`` serves ``B + A``, and a rule of ``"matmul"`` serves the mirrored product,
     ``A B = (Bᵀ Aᵀ)ᵀ``.  Rules hold for subclasses, and the most special one is asked first: the
-    one whose types are nearest to those of the operands, counted along their ``__mro__``.  Of
-    two that are equally near, the one that was entered first is asked first.  A rule that is
-    entered again under the same types takes the place of the earlier one.  Without a rule there
-    are `Sum`, `Product` and `Scaled`.
+    one whose types are nearest to those of the operands, counted along their ``__mro__`` by the
+    classes that have rules.  Of two that are equally near, the one that was entered first is
+    asked first.  A rule that is entered again under the same types replaces the earlier one.
+    Without a rule there are `Sum`, `Product` and `Scaled`.
 
     Examples
     --------

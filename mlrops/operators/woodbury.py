@@ -1,10 +1,13 @@
 """Low rank updates of any operator: `Woodbury` and its inverse."""
 
+from typing import Any
+
 import numpy as np
 from scipy import linalg
 
 from .._common.cached import cached_property
 from .._common.stored import FLAG, OPERATOR, Check, floats, maybe
+from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, read_only, rowwise
 from .._common.wording import counted
 from . import krylov
@@ -74,7 +77,8 @@ class Woodbury(StructuredOperator):
     array([1., 2., 3.])
     """
 
-    def __init__(self, base, U, C=None, V=None, *, _positive_definite=False):
+    def __init__(self, base: Any, U: Real, C: Real | None = None, V: Real | None = None, *,
+                 _positive_definite: bool = False) -> None:
         base = as_operator(base)
         n = base._square("Woodbury")
         U = as_finite(U, "U", ndim=2, axis_name="row")
@@ -124,22 +128,22 @@ class Woodbury(StructuredOperator):
         return A
 
     @property
-    def base(self):
+    def base(self) -> StructuredOperator:
         """The operator that is updated."""
         return self._base
 
     @property
-    def U(self):
+    def U(self) -> FloatArray:
         """Left factor, read-only ndarray of shape (n, k)."""
         return self._U
 
     @property
-    def C(self):
+    def C(self) -> FloatArray | None:
         """Middle matrix, read-only ndarray of shape (k, k), or None for the identity."""
         return self._C
 
     @property
-    def V(self):
+    def V(self) -> FloatArray:
         """Right factor, read-only ndarray of shape (n, k); the same object as `U` if it was."""
         return self._V
 

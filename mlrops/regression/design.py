@@ -1,11 +1,14 @@
 """The regressors of one equation, seen through a basis in which they are well scaled."""
 
+from typing import Any
+
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 from scipy.sparse import csc_array, csr_array, diags_array, issparse
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from .._common.frames import Table, read_columns
+from .._common.typing import FloatArray
 from .._common.validate import all_finite, rowwise, working_dtype
 from .._common.wording import counted, name_some
 from ..operators import as_operator
@@ -42,7 +45,7 @@ class Design:
         columns of zeros: by name, or by number where they have none.
     """
 
-    def __init__(self, X):
+    def __init__(self, X: Any) -> None:
         table = _named(X)
         X, self.names, self.index = table.values, table.columns, table.index
         self.shape, self.dtype = X.shape, X.dtype
@@ -61,7 +64,7 @@ class Design:
         else:
             self._B, self._T = X, np.ones(p, X.dtype)
 
-    def _factor(self, X):
+    def _factor(self, X: FloatArray) -> None:
         # Squares of quotients do not overflow.
         largest = _nonzero(np.abs(X).max(axis=0))
         length = self._lengths(np.sqrt(np.square(X / largest).sum(axis=0)) * largest)
@@ -77,13 +80,13 @@ class Design:
             )
         self._T = R * length
 
-    def _scale(self, X):
+    def _scale(self, X: Any) -> None:
         largest = _nonzero(abs(X).max(axis=0).toarray().ravel())
         X = X @ diags_array(1 / largest)
         length = self._lengths(np.sqrt(X.multiply(X).sum(axis=0)).ravel())
         self._B, self._T = csr_array(X @ diags_array(1 / length)), length * largest
 
-    def _lengths(self, length):
+    def _lengths(self, length: FloatArray) -> FloatArray:
         zero = np.flatnonzero(length == 0)
         if zero.size:
             raise ValueError(f"X has columns of zeros: {name_columns(zero, self.names)}")
@@ -91,19 +94,19 @@ class Design:
 
     # ---------------------------------------------------------------- products
 
-    def apply(self, gamma):
+    def apply(self, gamma: FloatArray) -> FloatArray:
         """``B γ``, (N,) for γ (p,)."""
         B = self._B
         return B.matvec(gamma) if isinstance(B, LinearOperator) else B @ gamma
 
-    def adjoint(self, u):
+    def adjoint(self, u: FloatArray) -> FloatArray:
         """``Bᵀ u``, (p,) for u (N,) and (p, k) for (N, k)."""
         B = self._B
         if isinstance(B, LinearOperator):
             return B.rmatvec(u) if u.ndim == 1 else B.rmatmat(u)
         return B.T @ u
 
-    def columns(self, start, stop):
+    def columns(self, start: int, stop: int) -> FloatArray:
         """Columns `start` to `stop` of B as a dense array."""
         B = self._B
         if isinstance(B, np.ndarray):
@@ -114,22 +117,22 @@ class Design:
         unit[np.arange(start, stop), np.arange(stop - start)] = 1
         return B.matmat(unit)
 
-    def blocks(self):
+    def blocks(self) -> list[slice]:
         """Slices of at most `BLOCK` columns that cover all p."""
         p = self.shape[1]
         return [slice(start, min(start + BLOCK, p)) for start in range(0, p, BLOCK)]
 
-    def coefficients(self, gamma):
+    def coefficients(self, gamma: FloatArray) -> FloatArray:
         """``T⁻¹ γ``: the coefficients of X; γ is (p,) or (p, k)."""
         if self._T.ndim == 1:
             return gamma / rowwise(self._T, gamma)
         return solve_triangular(self._T, gamma, check_finite=False)
 
-    def in_basis(self, beta):
+    def in_basis(self, beta: FloatArray) -> FloatArray:
         """``T β``: the coefficients of B."""
         return self._T * beta if self._T.ndim == 1 else self._T @ beta
 
-    def spans(self, v, tol):
+    def spans(self, v: FloatArray, tol: float) -> bool:
         """Whether v (N,) is a combination of the columns, to a residual of ``tol ‖v‖``."""
         if isinstance(self._B, np.ndarray):
             gamma = self._B.T @ v
@@ -138,7 +141,7 @@ class Design:
         return bool(np.linalg.norm(v - self.apply(gamma)) <= tol * np.linalg.norm(v))
 
 
-def rounding(p, dtype):
+def rounding(p: int, dtype: Any) -> float:
     """Singular values this small relative to the largest, of p unit columns, are rounding.
 
     A Householder QR leaves a few eps in place of a zero, whatever the number of rows.
@@ -146,22 +149,22 @@ def rounding(p, dtype):
     return 10 * p * np.finfo(dtype).eps
 
 
-def _nonzero(largest):
+def _nonzero(largest: FloatArray) -> FloatArray:
     """Divisors for the columns whose largest entries these are."""
     return np.where(largest > 0, largest, 1).astype(largest.dtype, copy=False)
 
 
-def name_columns(columns, names):
+def name_columns(columns: Any, names: Any) -> str:
     return name_some(columns if names is None else (repr(names[j]) for j in columns))
 
 
-def name_dependent(null, names):
+def name_dependent(null: FloatArray, names: Any) -> str:
     """Name the columns that take part in the null space, (p, m), of columns of unit length."""
     part = np.abs(null).max(axis=1)
     return "columns " + name_columns(np.flatnonzero(part > 1e-6 * part.max()), names)
 
 
-def _named(X):
+def _named(X: Any) -> Table:
     """X as an array, csc array or operator, with the names of columns and rows if it has some."""
     if issparse(X):
         if X.ndim != 2:
@@ -179,7 +182,7 @@ def _named(X):
     return table
 
 
-def _refuse(columns, rows, names=None, labels=None):
+def _refuse(columns: Any, rows: Any, names: Any = None, labels: Any = None) -> None:
     """Refuse numbers in these places, which are not finite."""
     columns, rows = np.unique(columns), np.unique(rows)
     if columns.size:

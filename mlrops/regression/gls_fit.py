@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from scipy.linalg import qr, solve_triangular
@@ -9,11 +11,13 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from .._common.cached import cached_property
 from .._common.convergence import ConvergenceWarning
+from .._common.deprecated import renamed_options
 from .._common.frames import is_frame, is_series, read_table
 from .._common.labels import by_label, labels_of
+from .._common.typing import BoolArray, Data, FloatArray, Vector
 from .._common.validate import as_finite, check_rank
 from .._common.wording import counted, name_some
-from ..operators import Dense, Diagonal, as_operator, krylov
+from ..operators import Dense, Diagonal, StructuredOperator, as_operator, krylov
 from ..operators.iterations import cg_of_one
 from ..operators.named import read_square
 from .design import Design, name_dependent, rounding
@@ -25,7 +29,11 @@ __all__ = ["gls"]
 ROUNDS = 4
 
 
-def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, scale="estimated"):
+@renamed_options(max_iter="maxiter")
+def gls(X: Any, y: Data | Mapping[Any, float], covariance: Any, *,
+        solver: Literal["cg", "lsmr", "qr"] = "cg", rtol: float | None = None,
+        maxiter: int | None = None, x0: Vector | Mapping[Any, float] | None = None,
+        scale: Literal["estimated", "known"] = "estimated") -> GLSResult:
     """Generalized least squares with any operator as covariance of the errors.
 
     The coefficients minimize ``(y - Xβ)ᵀ Σ⁻¹ (y - Xβ)`` [3]_.  Σ is used by its own ``solve`` or
@@ -48,7 +56,7 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     rtol : float, optional
         Relative residual of the normal equations, `GLSResult.residual`, at which the iteration
         stops.  Default 1e-10, in single precision (of X or Σ) 1e-5.
-    max_iter : int, optional
+    maxiter : int, optional
         Cap on the iterations, default ``10 p``, at least 100.
     x0 : array_like, Series or dict by regressor, shape (p,), optional
         Coefficients to start from, default zeros.
@@ -61,7 +69,7 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
     -------
     GLSResult
         ``params``, ``bse``, ``tvalues``, ``pvalues``, ``conf_int()``, ``cov_params()``,
-        ``loglik``, ``summary()``, … and how the solver ended.
+        ``llf``, ``summary()``, … and how the solver ended.
 
     Raises
     ------
@@ -135,24 +143,23 @@ def gls(X, y, covariance, *, solver="cg", rtol=None, max_iter=None, x0=None, sca
         rtol = max(krylov.RTOL[design.dtype], krylov.RTOL[covariance.dtype])
     if not 0 < rtol < 1:
         raise ValueError(f"rtol must lie between 0 and 1, got {rtol}")
-    max_iter = max(100, 10 * p) if max_iter is None else check_rank(max_iter, "max_iter")
+    maxiter = max(100, 10 * p) if maxiter is None else check_rank(maxiter, "maxiter")
     start = _start(x0, design, np.result_type(design.dtype, y.dtype, covariance.dtype))
 
-    problem = SOLVERS[solver](design, y, covariance)
-    gamma, residual, n_iter = _refine(problem, start, rtol, max_iter)
+    equations = SOLVERS[solver](design, y, covariance)
+    gamma, residual, n_cg = _refine(equations, start, rtol, maxiter)
     converged = residual <= rtol
     if not converged:
-        _warn(solver, residual, rtol, n_iter, max_iter)
-    params = design.coefficients(gamma)
+        _warn(solver, residual, rtol, n_cg, maxiter)
     fitted = design.apply(gamma)
     return GLSResult(
-        coefficients=params, errors=y - fitted, fitted=fitted, covariance=covariance,
-        solver=solver, n_iter=n_iter, residual=residual, converged=converged, scale_is=scale,
-        names=design.names, dependent=dependent, rows=rows, _problem=problem,
+        coefficients=design.coefficients(gamma), errors=y - fitted, fitted=fitted, covariance=covariance,
+        solver=solver, n_cg=n_cg, residual=residual, converged=converged, scale_is=scale,
+        names=design.names, dependent=dependent, rows=rows, _equations=equations,
     )
 
 
-def _dependent(y, design):
+def _dependent(y: Any, design: Design) -> tuple[FloatArray, str | None, Any]:
     """y as an array (N,) in the order of X, its name, and the labels of the rows."""
     N, rows = design.shape[0], labels_of(y) if design.index is None else design.index
     y = by_label(y, rows, "y", "observation")
@@ -164,35 +171,31 @@ def _dependent(y, design):
     return y, None if name in (None, "") else str(name), rows
 
 
-def _as_covariance(covariance, N, rows):
+def _as_covariance(covariance: Any, N: int, rows: Any) -> StructuredOperator:
     """The covariance as an operator known to be positive definite."""
     if not is_frame(covariance):
         covariance = by_label(covariance, rows, "covariance", "observation")
     if is_series(covariance):
         covariance = read_table(covariance, "covariance").values
     covariance = read_square(covariance, rows, "covariance", "observation")
-    if np.ndim(covariance) == 1 and not hasattr(covariance, "matvec"):
-        variances = as_finite(covariance, "covariance", axis_name="observation",
-                              labels=rows if len(covariance) == N else None)
-        bad = np.flatnonzero(~(variances > 0))
-        if bad.size:
-            where = bad if rows is None or variances.size != N else [rows[i] for i in bad]
-            raise ValueError(
-                f"covariance must hold positive variances, got {variances[bad[0]]:.3g} at"
-                f" observation {where[0]} ({counted(bad.size, 'observation')}: {name_some(where)})"
-            )
-        covariance = Diagonal(variances)
-    elif hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple)):
-        covariance = as_finite(covariance, "covariance", ndim=2, axis_name="observation",
-                               labels=rows if len(covariance) == N else None)
-        covariance = Dense(covariance, positive_definite=True)
-    else:
+    if hasattr(covariance, "matvec") or not (
+            hasattr(covariance, "__array__") or isinstance(covariance, (list, tuple))):
         covariance = as_operator(covariance)
+    else:
+        diagonal = np.ndim(covariance) == 1
+        labels = rows if np.ndim(covariance) and len(covariance) == N else None
+        A = as_finite(covariance, "covariance", ndim=1 if diagonal else 2,
+                      axis_name="observation", labels=labels)
+        bad = np.flatnonzero(~(A > 0)) if diagonal else np.empty(0, int)
+        if len(bad):
+            where = bad if labels is None else [labels[i] for i in bad]
+            raise ValueError(
+                f"covariance must hold positive variances, got {A[bad[0]]:.3g} at observation"
+                f" {where[0]} ({counted(len(bad), 'observation')}: {name_some(where)})")
+        covariance = Diagonal(A) if diagonal else Dense(A, positive_definite=True)
     if covariance.shape != (N, N):
-        raise ValueError(
-            f"covariance must have shape ({N}, {N}), one row an observation, got"
-            f" {covariance.shape}"
-        )
+        raise ValueError(f"covariance must have shape ({N}, {N}), one row an observation, got"
+                         f" {covariance.shape}")
     if not covariance.positive_definite:
         raise ValueError(
             f"covariance must be known to be symmetric positive definite, got {covariance!r}; where"
@@ -201,7 +204,7 @@ def _as_covariance(covariance, N, rows):
     return covariance
 
 
-def _start(x0, design, dtype):
+def _start(x0: Any, design: Design, dtype: Any) -> FloatArray:
     """The start in the basis of the design."""
     p = design.shape[1]
     if x0 is None:
@@ -213,57 +216,54 @@ def _start(x0, design, dtype):
     return design.in_basis(x0).astype(dtype, copy=False)
 
 
-def _warn(solver, residual, rtol, n_iter, max_iter):
-    capped = n_iter >= max_iter
+def _warn(solver: str, residual: float, rtol: float, n_cg: int, maxiter: int) -> None:
+    capped = n_cg >= maxiter
     other = {"cg": "solver='lsmr', which does not square conditions, or ", "lsmr": "", "qr": ""}
-    hint = "raise max_iter" if capped else "rtol is below what rounding allows here: raise it"
+    hint = "raise maxiter" if capped else "rtol is below what rounding allows here: raise it"
     warnings.warn(
         f"gls: {solver} {'hit the cap of' if capped else 'stopped after'}"
-        f" {counted(n_iter, 'iteration')} at a relative residual of the normal equations of"
+        f" {counted(n_cg, 'iteration')} at a relative residual of the normal equations of"
         f" {residual:.1e}, {rtol:.0e} was asked for; try {other[solver]}solver='qr', or {hint}",
-        ConvergenceWarning, stacklevel=3,
+        ConvergenceWarning, stacklevel=4,
     )
 
 
-def _refine(problem, gamma, rtol, max_iter):
+def _refine(equations: "_Normal", gamma: FloatArray, rtol: float,
+            maxiter: int) -> tuple[FloatArray, float, int]:
     """Rounds of a solver on the true residual: γ, its relative residual, and iterations used."""
-    size, n_iter = problem.size, 0
+    size, n_cg = equations.size, 0
     if size == 0:  # nothing to explain
         return np.zeros_like(gamma), 0.0, 0
-    error = problem.y - problem.design.apply(gamma)
-    gradient = problem.gradient(error)
-    reached = problem.relative(gradient)
+    error, gradient, reached = equations.at(gamma)
     for _ in range(ROUNDS):
-        if not reached > rtol or n_iter >= max_iter:
+        if not reached > rtol or n_cg >= maxiter:
             break
-        step, used = problem.step(error, gradient, 0.1 * rtol * size, max_iter - n_iter)
-        n_iter += used
-        error = problem.y - problem.design.apply(gamma + step)
-        gradient = problem.gradient(error)
-        left = problem.relative(gradient)
+        step, used = equations.step(error, gradient, 0.1 * rtol * size, maxiter - n_cg)
+        n_cg += used
+        error, gradient, left = equations.at(gamma + step)
         if not left < reached:
             break
         gamma, reached = gamma + step, left
-    return gamma, reached, n_iter
+    return gamma, reached, n_cg
 
 
 class _Normal:
     """The normal equations ``Bᵀ Σ⁻¹ B γ = Bᵀ Σ⁻¹ y``, X = B T."""
 
-    def __init__(self, design, y, covariance):
+    def __init__(self, design: Design, y: FloatArray, covariance: StructuredOperator) -> None:
         self.design, self.y, self.covariance = design, y, covariance
         self.dtype = np.result_type(design.dtype, y.dtype, covariance.dtype)
 
-    def gradient(self, error):
+    def gradient(self, error: FloatArray) -> FloatArray:
         """``Bᵀ Σ⁻¹ e``."""
         return self.design.adjoint(self.covariance.solve(error))
 
-    def quad(self, error):
+    def quad(self, error: FloatArray) -> float:
         """``eᵀ Σ⁻¹ e``."""
         return float(error @ self.covariance.solve(error))
 
     @cached_property
-    def size(self):
+    def size(self) -> float:
         """``‖W B‖ ‖W y‖``, the size of a gradient that nothing explains."""
         first = self.gradient(self.y)
         length = np.linalg.norm(first)
@@ -286,17 +286,20 @@ class _Normal:
             raise ValueError("gls: the squares of y underflow; measure y in a smaller unit")
         return math.sqrt(norm) * math.sqrt(total)
 
-    def relative(self, gradient):
-        """Norm of a gradient relative to `size`."""
-        return float(np.linalg.norm(gradient)) / self.size
+    def at(self, gamma: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+        """Errors of γ, their gradient, and its norm relative to `size`."""
+        error = self.y - self.design.apply(gamma)
+        gradient = self.gradient(error)
+        return error, gradient, float(np.linalg.norm(gradient)) / self.size
 
-    def step(self, error, gradient, goal, max_iter):
+    def step(self, error: FloatArray, gradient: FloatArray, goal: float,
+             maxiter: int) -> tuple[FloatArray, int]:
         """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
         return cg_of_one(
-            lambda v: self.gradient(self.design.apply(v)), gradient, goal, max_iter)
+            lambda v: self.gradient(self.design.apply(v)), gradient, goal, maxiter)
 
     @cached_property
-    def root(self):
+    def root(self) -> FloatArray:
         """C (p, p) with ``C Cᵀ = (Xᵀ Σ⁻¹ X)⁻¹``, from the eigenvectors of the normal matrix."""
         design = self.design
         p = design.shape[1]
@@ -316,7 +319,7 @@ class _Normal:
 class _Whitened(_Normal):
     """The least squares problem ``W B γ ≈ W y`` with ``WᵀW = Σ⁻¹``."""
 
-    def __init__(self, design, y, covariance):
+    def __init__(self, design: Design, y: FloatArray, covariance: StructuredOperator) -> None:
         super().__init__(design, y, covariance)
         try:
             covariance.whiten(y)
@@ -325,10 +328,11 @@ class _Whitened(_Normal):
                 f"this solver whitens, and {error}; solver='cg' needs no square root"
             ) from error
 
-    def quad(self, error):
-        return self.covariance.inv_quad(error)
+    def quad(self, error: FloatArray) -> float:
+        return float(self.covariance.inv_quad(error))
 
-    def step(self, error, gradient, goal, max_iter):
+    def step(self, error: FloatArray, gradient: FloatArray, goal: float,
+             maxiter: int) -> tuple[FloatArray, int]:
         N, p = self.design.shape
         design, covariance = self.design, self.covariance
         # W is the inverse of S, S Sᵀ = Σ, and so Wᵀ = Σ⁻¹ S.
@@ -340,12 +344,12 @@ class _Whitened(_Normal):
         right = covariance.whiten(error).astype(np.float64, copy=False)
         # ‖Âᵀr‖ <= tol ‖Â‖ ‖r‖ or ‖r‖ <= tol ‖right‖: either brings the gradient below the goal.
         tol = goal / self.size * math.sqrt(self.quad(self.y)) / np.linalg.norm(right)
-        step, _, n_iter, *_ = lsmr(
-            whitened, right, atol=tol, btol=tol, conlim=0, maxiter=max_iter)
-        return step.astype(self.dtype, copy=False), int(n_iter)
+        step, _, n_cg, *_ = lsmr(
+            whitened, right, atol=tol, btol=tol, conlim=0, maxiter=maxiter)
+        return step.astype(self.dtype, copy=False), int(n_cg)
 
     @cached_property
-    def _triangle(self):
+    def _triangle(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Orthonormal and triangular factor of the whitened B, columns scaled, and the lengths."""
         design = self.design
         Z = np.empty(design.shape, np.result_type(design.dtype, self.covariance.dtype))
@@ -359,7 +363,7 @@ class _Whitened(_Normal):
         return Q, R, length
 
     @cached_property
-    def root(self):
+    def root(self) -> FloatArray:
         """C (p, p) with ``C Cᵀ = (Xᵀ Σ⁻¹ X)⁻¹``, from the QR of the whitened regressors."""
         _, R, length = self._triangle
         inverse = solve_triangular(R, np.eye(length.size, dtype=R.dtype), check_finite=False)
@@ -369,7 +373,8 @@ class _Whitened(_Normal):
 class _Direct(_Whitened):
     """The same problem by the QR of ``W B``."""
 
-    def step(self, error, gradient, goal, max_iter):
+    def step(self, error: FloatArray, gradient: FloatArray, goal: float,
+             maxiter: int) -> tuple[FloatArray, int]:
         Q, R, length = self._triangle
         right = Q.T @ self.covariance.whiten(error)
         return solve_triangular(R, right, check_finite=False) / length, 1
@@ -378,14 +383,14 @@ class _Direct(_Whitened):
 SOLVERS = {"cg": _Normal, "lsmr": _Whitened, "qr": _Direct}
 
 
-def _lengths(squares, design):
+def _lengths(squares: FloatArray, design: Design) -> FloatArray:
     """Lengths of the whitened columns; one of zero is a column of zeros."""
     zero = ~(squares > 0)
     _check_rank(zero, np.eye(zero.size), design)
     return np.sqrt(squares)
 
 
-def _check_rank(null, vectors, design, hint=""):
+def _check_rank(null: BoolArray, vectors: FloatArray, design: Design, hint: str = "") -> None:
     if null.any():
         rank, p = np.count_nonzero(~null), null.size
         raise ValueError(

@@ -1,21 +1,26 @@
 """`GLSResult`: coefficients of one equation, with their standard errors and tests."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .._common.cached import cached_property
+from .._common.deprecated import old_attribute, other_name
 from .._common.optional import import_pandas
-from .._common.text import WIDTH, coefficient_columns, coefficient_lines, short, side_by_side, title
+from .._common.text import WIDTH, coefficient_lines, short, side_by_side, title
+from .._common.typing import FloatArray, Labelled
 from .._common.wording import counted
+from ..operators.base import StructuredOperator
+from .inference import CoefficientResults, Inference
 
 __all__ = ["GLSResult"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GLSResult:
+class GLSResult(CoefficientResults):
     """A regression by generalized least squares; what `gls` returns.
 
     What belongs to the coefficients is an array, or a Series or DataFrame where the regressors have
@@ -31,7 +36,7 @@ class GLSResult:
         Covariance Σ of the errors as given, up to `scale`.
     solver : str
         ``"cg"``, ``"lsmr"`` or ``"qr"``.
-    n_iter : int
+    n_cg : int
         Iterations of the solver; factorizations of ``"qr"``.
     residual : float
         Relative residual of the normal equations, ``‖Bᵀ Σ⁻¹ (y - Xβ)‖ / (‖W B‖ ‖W y‖)``: B the
@@ -72,78 +77,78 @@ class GLSResult:
            [1.871, 2.078]])
     """
 
-    coefficients: np.ndarray
-    errors: np.ndarray
-    fitted: np.ndarray
-    covariance: object
+    coefficients: FloatArray
+    errors: FloatArray
+    fitted: FloatArray
+    covariance: StructuredOperator
     solver: str
-    n_iter: int
+    n_cg: int
     residual: float
     converged: bool
     scale_is: str
-    names: tuple | None = None
+    names: tuple[str, ...] | None = None
     dependent: str | None = None
-    rows: object = None
-    _problem: object = None
+    rows: Any = None
+    _equations: Any = None  # the normal equations
 
-    def __repr__(self):
-        how = "converged" if self.converged else "NOT converged"
+    def __repr__(self) -> str:
+        end = "converged" if self.converged else "NOT converged"
         return (
             f"<GLSResult of {counted(self.coefficients.size, 'coefficient')},"
-            f" {counted(self.nobs, 'observation')}; {self.solver} {how}>"
+            f" {counted(self.nobs, 'observation')}; {self.solver} {end}>"
         )
 
     # ---------------------------------------------------------------- arrays, or with names
 
-    def _by_coefficient(self, x):
-        """One number a coefficient, (p,): an array, or a Series."""
-        return x if self.names is None else import_pandas().Series(x, index=list(self.names))
+    def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
+        if self.names is None:
+            return x
+        pd, index = import_pandas(), list(self.names)
 
-    def _by_row(self, x):
-        """One number a row, (N,): an array, or a Series."""
+        return (pd.Series(x, index=index) if columns is None
+                else pd.DataFrame(x, index=index, columns=columns))
+
+    def _by_row(self, x: FloatArray) -> Labelled:
         if self.rows is None:
             return x
         return import_pandas().Series(x, index=self.rows, name=self.dependent)
 
+    def _labels(self) -> list[str]:
+        return [f"x{j}" for j in range(self.coefficients.size)] if self.names is None else (
+            list(self.names))
+
+    def _frame_index(self) -> Labelled:
+        return import_pandas().Index(self._labels())
+
     @property
-    def params(self):
+    def params(self) -> Labelled:
         """Coefficients, ndarray or Series of shape (p,)."""
         return self._by_coefficient(self.coefficients)
-
-    @property
-    def resid(self):
-        """Residuals ``y - Xβ``, ndarray or Series of shape (N,)."""
-        return self._by_row(self.errors)
-
-    @property
-    def fittedvalues(self):
-        """Fitted values ``Xβ``, ndarray or Series of shape (N,)."""
-        return self._by_row(self.fitted)
 
     # ---------------------------------------------------------------- size of the errors
 
     @property
-    def nobs(self):
+    def nobs(self) -> int:
         """Number of observations N (int)."""
         return self.errors.size
 
     @property
-    def df_resid(self):
+    def df_resid(self) -> int:
         """Degrees of freedom of the residuals, N - p (int)."""
         return self.errors.size - self.coefficients.size
 
     @cached_property
-    def ssr(self):
+    def ssr(self) -> float:
         """Weighted sum of squares of the residuals, ``rᵀ Σ⁻¹ r`` (float)."""
-        return self._problem.quad(self.errors)
+        return self._equations.quad(self.errors)
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         """σ² (float): ``ssr / (N - p)``, or 1 where it is known."""
         return 1.0 if self.scale_is == "known" else self.ssr / self.df_resid
 
     @cached_property
-    def loglik(self):
+    def llf(self) -> float:
         """Gaussian log-likelihood of the coefficients (float).
 
         At Σ where the scale is known.  Otherwise at ``(ssr / N) Σ``, which maximizes it.
@@ -154,24 +159,48 @@ class GLSResult:
         quad = self.ssr / scale if scale else N
         return -0.5 * (N * math.log(2 * math.pi) + logdet + quad)
 
+    loglik = other_name("llf")
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion, ``-2 llf + 2 p`` (float); the scale is not counted."""
+        return -2 * self.llf + 2 * self.coefficients.size
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, ``-2 llf + p log N`` (float); the scale is not counted."""
+        return -2 * self.llf + math.log(self.nobs) * self.coefficients.size
+
     @cached_property
-    def rsquared(self):
+    def _spans_constant(self) -> bool:
+        design = self._equations.design
+        return design.spans(np.ones_like(self.errors), tol=np.finfo(self._equations.dtype).eps**0.5)
+
+    @cached_property
+    def rsquared(self) -> float:
         """Share of the weighted variation explained (float).
 
         ``1 - rᵀ Σ⁻¹ r / (y - μ)ᵀ Σ⁻¹ (y - μ)``, μ the generalized mean of y where the regressors
         span a constant and zero where they do not; NaN where nothing varies.
         """
-        problem = self._problem
-        y, one = problem.y, np.ones_like(problem.y)
-        if problem.design.spans(one, tol=np.finfo(problem.dtype).eps ** 0.5):
-            weighted = self.covariance.solve(one)
-            y = y - (weighted @ y) / (weighted @ one)
-        total = problem.quad(y)
+        y = self._equations.y
+        if self._spans_constant:
+            weighted = self.covariance.solve(np.ones_like(y))
+            y = y - (weighted @ y) / weighted.sum()
+        total = self._equations.quad(y)
         return 1 - self.ssr / total if total else math.nan
+
+    @property
+    def rsquared_adj(self) -> float:
+        """`rsquared` adjusted for the number of regressors (float).
+
+        ``1 - (1 - R²) (N - c) / (N - p)``, c one where the regressors span a constant.
+        """
+        return 1 - (1 - self.rsquared) * (self.nobs - self._spans_constant) / self.df_resid
 
     # ---------------------------------------------------------------- inference
 
-    def cov_params(self):
+    def cov_params(self) -> Labelled:
         """Covariance of the coefficients, ``scale (Xᵀ Σ⁻¹ X)⁻¹``.
 
         Returns
@@ -183,97 +212,19 @@ class GLSResult:
         ValueError
             Columns of X that are linearly dependent, named.
         """
-        root = self._problem.root
-        out = self.scale * (root @ root.T)
-        if self.names is None:
-            return out
-        return import_pandas().DataFrame(out, index=list(self.names), columns=list(self.names))
+        root = self._equations.root
+        return self._by_coefficient(self.scale * (root @ root.T), self._labels())
 
     @cached_property
-    def _standard_errors(self):
-        root = self._problem.root
+    def inference(self) -> Inference:
+        """Coefficients and their precision as arrays, whatever has names (an `Inference`)."""
+        root = self._equations.root
         largest = np.abs(root).max(axis=1)  # squares of quotients do not underflow
-        return math.sqrt(self.scale) * largest * np.linalg.norm(root / largest[:, None], axis=1)
+        lengths = largest * np.linalg.norm(root / largest[:, None], axis=1)
+        return Inference(self.coefficients, math.sqrt(self.scale) * lengths,
+                         math.inf if self.scale_is == "known" else float(self.df_resid))
 
-    @cached_property
-    def _ratios(self):
-        with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit
-            return self.coefficients / self._standard_errors
-
-    @property
-    def bse(self):
-        """Standard errors of the coefficients, ndarray or Series of shape (p,)."""
-        return self._by_coefficient(self._standard_errors)
-
-    @property
-    def tvalues(self):
-        """Coefficients over standard errors, shape (p,); z where the scale is known."""
-        return self._by_coefficient(self._ratios)
-
-    @property
-    def pvalues(self):
-        """Two-sided p-values of ``β_j = 0``, ndarray or Series of shape (p,)."""
-        return self._by_coefficient(self._probabilities())
-
-    def _probabilities(self):
-        below = -np.abs(self._ratios)
-        if self.scale_is == "known":
-            return 2 * ndtr(below)
-        return 2 * stdtr(self.df_resid, below)
-
-    def conf_int(self, alpha=0.05):
-        """Confidence intervals of level ``1 - alpha``.
-
-        Parameters
-        ----------
-        alpha : float, default 0.05
-            Between 0 and 1.
-
-        Returns
-        -------
-        interval : ndarray or DataFrame, shape (p, 2)
-            Lower and upper ends; columns ``lower`` and ``upper``.
-
-        Raises
-        ------
-        ValueError
-            `alpha` is not between 0 and 1.
-        """
-        ends = self._ends(alpha)
-        if self.names is None:
-            return ends
-        return import_pandas().DataFrame(ends, index=list(self.names), columns=["lower", "upper"])
-
-    def _ends(self, alpha):
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
-        tail = 1 - alpha / 2
-        quantile = ndtri(tail) if self.scale_is == "known" else stdtrit(self.df_resid, tail)
-        half = quantile * self._standard_errors
-        return np.column_stack([self.coefficients - half, self.coefficients + half])
-
-    # ---------------------------------------------------------------- tables
-
-    def to_frame(self, alpha=0.05):
-        """The table of coefficients as a pandas DataFrame, a regressor a row.
-
-        Parameters
-        ----------
-        alpha : float, default 0.05
-            Confidence intervals have level ``1 - alpha``.
-
-        Returns
-        -------
-        pandas.DataFrame, shape (p, 6)
-            Columns ``coef``, ``std err``, ``t`` and ``P>|t|`` (``z`` where the scale is known), and
-            the ends of the confidence intervals.
-        """
-        pd = import_pandas()
-
-        return pd.DataFrame(self._table(alpha), index=pd.Index(self._labels()),
-                            columns=self._columns(alpha))
-
-    def summary(self, alpha=0.05):
+    def summary(self, alpha: float = 0.05) -> str:
         """The regression as text: facts, then a line a coefficient.
 
         Parameters
@@ -285,27 +236,15 @@ class GLSResult:
         -------
         text : str
         """
-        rule = "=" * WIDTH
+        rule, found = "=" * WIDTH, self.inference
         return "\n".join([
             *title("Generalized least squares"), *self._facts(), rule,
-            *coefficient_lines(self._labels(), self._table(alpha), self._columns(alpha)), rule])
+            *coefficient_lines(self._labels(), found.table(alpha), found.columns(alpha)), rule])
 
-    def _table(self, alpha):
-        return np.column_stack([self.coefficients, self._standard_errors, self._ratios,
-                                self._probabilities(), self._ends(alpha)])
-
-    def _labels(self):
-        if self.names is not None:
-            return list(self.names)
-        return [f"x{j}" for j in range(self.coefficients.size)]
-
-    def _columns(self, alpha):
-        return coefficient_columns(alpha, self.scale_is == "known")
-
-    def _facts(self):
+    def _facts(self) -> Iterator[str]:
         """Pairs of name and value, in two columns."""
         try:
-            loglik = f"{self.loglik:,.2f}"
+            loglik = f"{self.llf:,.2f}"
         except ValueError:  # the covariance has no structured determinant
             loglik = "not known"
         left = [
@@ -319,7 +258,9 @@ class GLSResult:
             ("R-squared", f"{self.rsquared:.4f}"),
             ("Log-likelihood", loglik),
             (f"Scale ({self.scale_is})", f"{self.scale:.5g}"),
-            (f"Iterations ({self.solver})", f"{self.n_iter:,}"),
+            (f"Iterations ({self.solver})", f"{self.n_cg:,}"),
             ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})"),
         ]
         return side_by_side(left, right)
+
+    n_iter = old_attribute("n_iter", "n_cg")

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from .._common.cached import cached_property
+from .._common.deprecated import other_name
 from .._common.optional import import_pandas
 from .._common.text import coefficient_columns
 from .._common.typing import FloatArray, Frame, Labelled
@@ -125,25 +126,10 @@ class CoefficientResults:
         """
         return self._by_coefficient(self.inference.pvalues)
 
-    @property
-    def std_errors(self) -> Labelled:
-        """Another name of `bse`, that of linearmodels."""
-        return self.bse
-
-    @property
-    def tstats(self) -> Labelled:
-        """Another name of `tvalues`, that of linearmodels."""
-        return self.tvalues
-
-    @property
-    def resids(self) -> Labelled:
-        """Another name of `resid`, that of linearmodels."""
-        return self.resid
-
-    @property
-    def fitted_values(self) -> Labelled:
-        """Another name of `fittedvalues`, that of linearmodels."""
-        return self.fittedvalues
+    std_errors = other_name("bse")
+    tstats = other_name("tvalues")
+    resids = other_name("resid")
+    fitted_values = other_name("fittedvalues")
 
     def conf_int(self, alpha: float = 0.05) -> Labelled:
         """Confidence intervals of level ``1 - alpha``.

@@ -37,27 +37,27 @@ class Inference(NamedTuple):
 def from_sigma(fit, sigma, df):
     """(Xᵀ(Σ⁻¹⊗I)X)⁻¹, dense."""
     X = np.concatenate([X.T for X in fit.Xs])
-    equation = np.repeat(np.arange(fit.K), p)
+    equation = np.repeat(np.arange(fit.n_equations), p)
     precision = np.linalg.inv(sigma.toarray())
     C = np.linalg.inv(X @ X.T * precision[np.ix_(equation, equation)])
-    return Inference(np.split(np.sqrt(C.diagonal()), fit.K), df, C)
+    return Inference(np.split(np.sqrt(C.diagonal()), fit.n_equations), df, C)
 
 
 def naive(fit):
     """Σ as it was fitted, normal quantiles."""
-    return from_sigma(fit, fit.covariance, np.full(fit.K, np.inf))
+    return from_sigma(fit, fit.covariance, np.full(fit.n_equations, np.inf))
 
 
 def debiased(fit):
     """σ_ij N / (N - p), t with N - p degrees of freedom: as if the weights were known."""
-    sigma = corrected_covariance(fit.covariance, fit.N, p, shared=True)
-    return from_sigma(fit, sigma, np.full(fit.K, fit.N - p))
+    sigma = corrected_covariance(fit.covariance, fit.nobs, p, shared=True)
+    return from_sigma(fit, sigma, np.full(fit.n_equations, fit.nobs - p))
 
 
 def default(fit):
     """Corrected for weights that are estimated."""
-    sigma = corrected_covariance(fit.covariance, fit.N, p)
-    return from_sigma(fit, sigma, residual_df(fit.covariance, fit.N, p))
+    sigma = corrected_covariance(fit.covariance, fit.nobs, p)
+    return from_sigma(fit, sigma, residual_df(fit.covariance, fit.nobs, p))
 
 
 # Another way is one more function of a fit here.

@@ -11,7 +11,7 @@ from ..._common.typing import BoolArray, FloatArray
 from ..._common.wording import counted
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from .protocol import loading_penalty, log_likelihood
+from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood
 
 __all__ = ["CompleteData", "CompleteStep", "EveryCell", "check_enough", "check_varies",
            "complete_source"]
@@ -75,21 +75,23 @@ class CompleteStep:
             self.loglik -= loading_penalty(covariance, data.ridge) / data.weight
         self._kept = False
 
-    def update(self, out=None, keep=False):
+    def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step: F, D (not clipped) and mean."""
         self._kept = keep
         F, D = self._posterior.regress(
             self._data.sums_of_squares, self._data.weight, out, keep, self._data.ridge)
         return F, D, self._data.mean
 
-    def gradient(self, F, D, mean, scale=None, out=None):
+    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
+                 out: Maybe = None) -> Moved:
         """Derivatives of the average log-likelihood by F and D, from the outcome of `update`."""
         if not self._kept:
             F, D, mean = self.update(keep=True)
         dF, dD = self._posterior.gradient(F, D, self._data.weight, scale, out)
         return dF, dD, np.zeros_like(mean)
 
-    def precondition(self, dF, dmean, scale=None, out=None):
+    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
+                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
         """EM's answer to a gradient by F; the mean stays."""
         return self._posterior.precondition(dF, self._data.weight, scale, out), dmean
 
@@ -129,7 +131,8 @@ def check_enough(N: int) -> None:
         raise ValueError(f"Y must hold at least 2 samples (rows) of positive weight, got {N}")
 
 
-def check_varies(low, high, features, names):
+def check_varies(low: FloatArray, high: FloatArray, features: np.ndarray,
+                 names: Sequence[str] | None) -> None:
     """Refuse features whose range (low, high), given in the order of `features`, is a point."""
     constant = np.sort(features[low == high])
     if constant.size:

@@ -22,7 +22,7 @@ from ...tree.hierarchy import Hierarchy
 from . import _compiled_incomplete as _compiled
 from . import patterns as passes
 from .patterns import Batch, Grouped
-from .protocol import scaled
+from .protocol import Filled, Maybe, Moved, scaled
 
 __all__ = ["IncompleteData", "IncompleteSamples", "IncompleteStep", "incomplete_source"]
 
@@ -210,12 +210,13 @@ class IncompleteStep:
             patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
         return F, D, offset
 
-    def update(self, out=None, keep=False):
+    def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step: F, D (not clipped) and mean.  The moments are there in any case."""
         F, D, offset = self._regress(self._V, out)
         return F, D, self._mean + offset
 
-    def gradient(self, F, D, mean, scale=None, out=None):
+    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
+                 out: Maybe = None) -> Moved:
         """Derivatives by Fisher's identity; the outcome of `update` is not needed.
 
         They are those of the expected log-likelihood of samples and factors together.
@@ -229,7 +230,8 @@ class IncompleteStep:
             x /= x.dtype.type(self._weight)
         return scaled(dF, scale, out), dD, dmean if self._is_free else np.zeros_like(dmean)
 
-    def precondition(self, dF, dmean, scale=None, out=None):
+    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
+                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
         """EM's answer to a gradient by F and mean, ``N D_i (dF_i, dmean_i) W_i⁻¹``."""
         V = np.zeros_like(self._V)
         V[:, :-1] = dF

@@ -5,22 +5,25 @@ A block of samples X (n, k) adds to ``V = Σ x_i z_pathᵀ``, (n, R) like the fa
 the second moments of a node's factors with those of its ancestors.  Neither grows with the samples.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..._common.typing import FloatArray
 from ...kernels import _compiled, threads
 from ...kernels.layout import PIECE_ROWS, blocks
 from ...kernels.leaf import each
 from ...kernels.scratch import scratch
 from ...kernels.tree import _down, _share, _up, _up_with
+from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
 __all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe", "load",
            "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
 
 
-def share_rows(kernel, n, work):
+def share_rows(kernel: Callable[[int, int], None], n: int, work: int) -> None:
     """Run a kernel of rows ``lo:hi`` on all of them."""
     threads.run(kernel, np.arange(n + 1), 0, n, work)
 
@@ -80,7 +83,8 @@ def accumulate(F, K, P, layout, V, S):
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
-def times_moments(X, A, S, n_samples, out, invert):
+def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: FloatArray,
+                  invert: bool) -> FloatArray:
     """``out_leaf = X_leaf M`` for X (n, R), M (R, R) along the path of a leaf; returns out.
 
     M is ``W / N``, ``W = N Cov + Σ z zᵀ`` under the covariance A, or ``W⁻¹`` if `invert`.
@@ -122,13 +126,13 @@ class SparseRows(NamedTuple):
     offsets: np.ndarray  # (n + 1,)
     root_weight: np.ndarray  # (N,) what the mean of a sample is multiplied by
 
-    def blocks(self, width):
+    def blocks(self, width: int) -> Iterator["SparseBlock"]:
         """Blocks of at most `width` samples that cover them, from left to right."""
         at, N = self.offsets[:-1].copy(), self.root_weight.size
         for start in range(0, N, width):
             yield SparseBlock(self, start, min(start + width, N), at)
 
-    def work(self, rows, k, R):
+    def work(self, rows: int, k: int, R: int) -> int:
         """Multiply-adds of a product of some rows and k columns with R columns, and the rows."""
         nnz, n, N = self.values.size, self.offsets.size - 1, self.root_weight.size
         return int(rows * (1 + nnz / n * k / N * R))
@@ -143,13 +147,14 @@ class SparseBlock(NamedTuple):
     at: np.ndarray  # (n,) the first entry of every row that no earlier block had; moves on
 
     @property
-    def entries(self):
+    def entries(self) -> tuple[Any, ...]:
         """What the loops over the entries of a block ask of it."""
         A = self.A
         return A.values, A.columns, self.at, A.offsets[1:], self.start, self.stop
 
     @property
-    def root_weight(self):
+    def root_weight(self) -> np.ndarray:
+        """Roots of the weights of these samples."""
         return self.A.root_weight[self.start : self.stop]
 
 

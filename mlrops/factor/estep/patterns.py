@@ -41,17 +41,17 @@ class Patterns(NamedTuple):
     row_off: np.ndarray  # (classes + 1,)
 
     @property
-    def sizes(self):
+    def sizes(self) -> np.ndarray:
         """Number of features of each class."""
         return np.diff(self.row_off)
 
-    def of(self, first, last):
+    def of(self, first: int, last: int) -> tuple[int, int, np.ndarray]:
         """Patterns p0:p1 of the samples first:last, and where their samples begin within them."""
         p0 = int(np.searchsorted(self.starts, first, side="right")) - 1
         p1 = int(np.searchsorted(self.starts, last, side="left"))
         return p0, p1, np.clip(self.starts[p0 : p1 + 1], first, last) - first
 
-    def owner(self, first, last):
+    def owner(self, first: int, last: int) -> np.ndarray:
         """The pattern of each of the samples first:last."""
         return np.repeat(np.arange(self.starts.size - 1), np.diff(self.starts))[first:last]
 
@@ -197,11 +197,12 @@ class Batch(NamedTuple):
     roots: np.ndarray  # (k,) √w
 
     @property
-    def last(self):
+    def last(self) -> int:
+        """One more than the number of its last sample."""
         return self.first + self.X.shape[1]
 
     @property
-    def shown(self):
+    def shown(self) -> tuple[int, int, np.ndarray]:
         """(p0, p1, starts) of its patterns, see `Patterns.of`."""
         return self.patterns.of(self.first, self.last)
 

@@ -5,14 +5,20 @@ final results take the dtype of the data.
 """
 
 import math
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from ..._common.typing import BoolArray, FloatArray
 from ...operators.mlr import MLR
 
-__all__ = ["EStep", "Source", "loading_penalty", "log_likelihood", "scaled"]
+__all__ = ["EStep", "Filled", "Maybe", "Moved", "Source", "loading_penalty", "log_likelihood",
+           "scaled"]
+
+
+Maybe: TypeAlias = FloatArray | None
+Filled: TypeAlias = tuple[FloatArray, FloatArray] | None  # arrays for F and D to fill
+Moved: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]  # F, D, mean or derivatives by them
 
 
 class EStep(Protocol):
@@ -20,24 +26,22 @@ class EStep(Protocol):
 
     loglik: float  # average log-likelihood a sample of the parameters that went in
 
-    def update(self, out: tuple[FloatArray, FloatArray] | None = None, keep: bool = False
-               ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step: F, D (not clipped) and mean; F and D fill the arrays `out` if given.
 
         With `keep` the step keeps what the next two methods need; without, they form it again.
         """
 
-    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray,
-                 scale: FloatArray | None = None, out: FloatArray | None = None
-                 ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
+                 out: Maybe = None) -> Moved:
         """Derivatives of ``loglik`` by the F, D and mean that went in, from those of `update`.
 
         The rows of the derivative by F are multiplied by ``scale`` (n,) and fill ``out``.  The one
         by the mean is zero where the mean is fixed.
         """
 
-    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: FloatArray | None = None,
-                     out: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
+                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
         """The changes of F and mean by which an M-step would answer these derivatives.
 
         ``dmean`` is empty where the mean is fixed.  ``scale`` and ``out`` are as in `gradient`; the
@@ -103,7 +107,7 @@ def loading_penalty(covariance: MLR, ridge: float) -> float:
     return 0.5 * ridge * float((squares / covariance.D).sum())
 
 
-def scaled(x: FloatArray, scale: FloatArray | None, out: FloatArray | None) -> FloatArray:
+def scaled(x: FloatArray, scale: Maybe, out: Maybe) -> FloatArray:
     """``diag(scale) x``, in `out` if there is one: for E-steps that have no faster way."""
     if scale is not None:
         x = (x.T * scale).T

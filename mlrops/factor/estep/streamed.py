@@ -7,7 +7,7 @@ for the s factors of all groups: their factorization and second moments (s, R) a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from ...tree.hierarchy import Hierarchy
 from . import _compiled_moments, moments
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
-from .protocol import log_likelihood, scaled
+from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
 
 __all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
 
@@ -61,7 +61,7 @@ class StreamedStep:
     def _times_moments(self, X, out, invert):
         return moments.times_moments(X, self._sigma, self._second, self._data.weight, out, invert)
 
-    def update(self, out=None, keep=False):
+    def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
 
         ``D = (diag(X Xᵀ) - rowsum(F ∘ V)) / N`` may reach zero.  The moments are kept in any case.
@@ -73,7 +73,8 @@ class StreamedStep:
             self._cross, F, data.sums_of_squares, data.weight, lo, hi, D), len(D), F.size)
         return F, D, data.mean
 
-    def gradient(self, F, D, mean, scale=None, out=None):
+    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
+                 out: Maybe = None) -> Moved:
         """Derivatives by Fisher's identity; the outcome of `update` is not needed.
 
         They are those of the expected complete log-likelihood: with
@@ -88,7 +89,8 @@ class StreamedStep:
             len(dD), 2 * dF.size)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
 
-    def precondition(self, dF, dmean, scale=None, out=None):
+    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
+                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
         """``N D dF W⁻¹``, EM's answer to a gradient by F; the mean stays."""
         A, G = self._sigma, dF.astype(self._sigma.dtype, copy=False)
         change = self._times_moments(G, np.empty_like(G), invert=True)
@@ -152,7 +154,7 @@ class SparseData(Streamed):
     array([[-1.,  2., -1.], [ 0., -2.,  2.]])
     """
 
-    def __init__(self, A, weights, center, dtype):
+    def __init__(self, A: Any, weights: FloatArray, center: bool, dtype: np.dtype):
         n, self.n_samples = A.shape
         self.dtype, self.weight = dtype, float(weights.sum())
         self._rows = moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
@@ -173,7 +175,7 @@ class SparseData(Streamed):
 
         return self._to_variance(self.product(columns, min(N, width)))
 
-    def product(self, draw, width):
+    def product(self, draw: Callable[[int, int], FloatArray], width: int) -> FloatArray:
         """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
         out, total = np.zeros((self.mean.size, width)), np.zeros(width)
         for block in self._rows.blocks(LARGEST_SPARSE_WIDTH):

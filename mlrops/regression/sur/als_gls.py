@@ -219,7 +219,7 @@ def fit_system(
         check_bounded(data, hierarchy, ranks)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     order = hierarchy.permutation
-    label = list(range(data.K) if data.names is None else data.names.equations)
+    label: Any = list(range(data.K) if data.names is None else data.names.equations)
     try:
         fit = Alternation(data.system(order, options.beta_ridge), hierarchy, ranks, options)
         run = drive(fit, max(options.max_iter, 1), "ALS", Watch(progress, callback))

@@ -5,15 +5,18 @@ For coefficients γ on orthonormal bases Q_j of the regressors the normal matrix
 """
 
 import warnings
+from typing import Any, Literal
 
 import numpy as np
 
 from ..._common.cached import cached_property
 from ..._common.convergence import ConvergenceWarning
+from ..._common.typing import BoolArray, FloatArray, IntArray
+from ...operators.base import StructuredOperator
 from ...operators.elementary import Dense
 from ...operators.iterations import cg_in_runs
-from .factor_elimination import FactorElimination, size_of_elimination
-from .system import inverse_diagonal
+from .factor_elimination import Blocks, FactorElimination, size_of_elimination
+from .system import StackedSystem, inverse_diagonal
 
 __all__ = ["MOST_COEFFICIENTS", "CoefficientInverse"]
 
@@ -57,15 +60,17 @@ class CoefficientInverse:
         cells), and the last where neither fits.
     """
 
-    def __init__(self, system, covariance, route=None):
+    def __init__(self, system: StackedSystem, covariance: StructuredOperator,
+                 route: Literal["dense", "factors", "cg"] | None = None) -> None:
         self.system = system
         self.route = route or _choose(system, covariance)
-        makers = {"dense": _DenseInverse, "factors": FactorElimination, "cg": _IterativeInverse}
+        makers: dict[str, Any] = {"dense": _DenseInverse, "factors": FactorElimination,
+                                  "cg": _IterativeInverse}
         self._inverse = makers[self.route](system, covariance)
         C = system.constraint_columns
         self._root = None if C is None or C.shape[1] == 0 else self._of_constraints(C)
 
-    def _of_constraints(self, C):
+    def _of_constraints(self, C: FloatArray) -> FloatArray:
         """U with ``H - U Uᵀ`` the inverse on what the constraints allow."""
         HC = self._inverse.times(C)
         gram = C.T @ HC
@@ -73,25 +78,25 @@ class CoefficientInverse:
 
     # ---------------------------------------------------------------- columns
 
-    def bread(self, V):
+    def bread(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m) in the coordinates γ, constraints minded."""
         out = self._inverse.times(V)
         return out if self._root is None else out - self._root @ (self._root.T @ V)
 
-    def sandwich(self, V):
+    def sandwich(self, V: FloatArray) -> FloatArray:
         """``H A H V``, the covariance of the coefficients γ times V (P, m)."""
         out = self.bread(V)
         if self.system.ridge:
             out -= self.bread(self.system.penalty[:, None] * out)
         return out
 
-    def times(self, V):
+    def times(self, V: FloatArray) -> FloatArray:
         """The covariance of the coefficients β, equation by equation, times V (P, m)."""
         out = np.concatenate(self.system.coefficients(self.sandwich(self.system.pull(V))))
         out[self.fixed] = 0
         return out
 
-    def matrix(self):
+    def matrix(self) -> FloatArray:
         """The covariance of the coefficients β as an array (P, P)."""
         system = self.system
         out = self._inverse.matrix()
@@ -106,23 +111,24 @@ class CoefficientInverse:
 
     # ---------------------------------------------------------------- diagonal blocks
 
-    def blocks(self):
+    def blocks(self) -> list[FloatArray]:
         """Diagonal blocks of the covariance of β, list of K arrays (p_j, p_j)."""
         system, U = self.system, self._root
         free, shrinkage = self._inverse.blocks()
         found = [H.copy() for H in free]
         if U is not None:
-            parts = list(_by_batch(system, U))
+            parts = [u for _, u in system.parts(U)]
             found = [H - u @ u.swapaxes(1, 2) for H, u in zip(found, parts, strict=True)]
         if shrinkage is not None:
             found = [H - S for H, S in zip(found, shrinkage, strict=True)]
         if U is not None and shrinkage is not None:
             pulled = system.penalty[:, None] * U
-            middle, cross = U.T @ pulled, _by_batch(system, self._inverse.times(pulled))
-            for H, u, w in zip(found, parts, cross, strict=True):
+            middle, cross = U.T @ pulled, system.parts(self._inverse.times(pulled))
+            for H, u, (_, w) in zip(found, parts, cross, strict=True):
                 wu = w @ u.swapaxes(1, 2)
                 H += wu + wu.swapaxes(1, 2) - u @ middle @ u.swapaxes(1, 2)
-        out, fixed = [None] * system.K, np.split(self.fixed, np.cumsum(system.widths)[:-1])
+        out: list[FloatArray] = [np.empty(0)] * system.K
+        fixed = np.split(self.fixed, np.cumsum(system.widths)[:-1])
         for batch, H in zip(system.batches, found, strict=True):
             H = batch.inverse @ H @ batch.inverse.swapaxes(1, 2)
             for j, block in zip(batch.equations, (H + H.swapaxes(1, 2)) / 2, strict=True):
@@ -131,7 +137,7 @@ class CoefficientInverse:
         return out
 
     @cached_property
-    def fixed(self):
+    def fixed(self) -> BoolArray:
         """Which coefficients β the constraints fix, (P,), equation by equation.
 
         Those whose rows of B⁻¹ lie in the span of C; their variance is 0, not rounding.
@@ -139,8 +145,8 @@ class CoefficientInverse:
         system, Z = self.system, self.system.constraint_columns
         if self._root is None:
             return np.zeros(system.P, bool)
-        out = [None] * system.K
-        for batch, z in zip(system.batches, _by_batch(system, Z), strict=True):
+        out = [np.empty(0)] * system.K
+        for batch, z in system.parts(Z):
             inside = np.square(batch.inverse @ z).sum(axis=2)
             whole = np.square(batch.inverse).sum(axis=2)
             for j, fixed in zip(batch.equations, inside >= (1 - FREE) * whole, strict=True):
@@ -148,7 +154,7 @@ class CoefficientInverse:
         return np.concatenate(out)
 
 
-def _choose(system, covariance):
+def _choose(system: StackedSystem, covariance: StructuredOperator) -> str:
     """The exact way that costs less, of those that fit in memory; else the iterative one."""
     path, numbers = size_of_elimination(system, covariance)
     fits = path <= MOST_PATH and numbers <= MOST_NUMBERS
@@ -160,49 +166,53 @@ def _choose(system, covariance):
     return "factors" if fits and 4 * path**2 <= cost else "dense"
 
 
-def _by_batch(system, V):
-    """Rows of V (P, m) of each batch of equations, (g, p, m)."""
-    start = 0
-    for batch in system.batches:
-        g, p, _ = batch.Q.shape
-        yield V[start : start + g * p].reshape(g, p, V.shape[1])
-        start += g * p
+class _ByColumns:
+    """H whose columns are known: its diagonal blocks from all of them, a chunk at a time."""
+
+    system: StackedSystem
+
+    def columns(self, numbers: IntArray) -> FloatArray:
+        """Columns of H, (P, m)."""
+        raise NotImplementedError
+
+    def blocks(self) -> Blocks:
+        system, blocks, shrinkage = self.system, [], []
+        for _, numbers in system.parts(np.arange(system.P)):
+            g, p = numbers.shape
+            H, S = np.empty((2, g, p, p), system.dtype)
+            step = max(1, CHUNK // (system.P * max(p, 1)))
+            for some in (slice(first, first + step) for first in range(0, g, step)):
+                own = numbers[some]
+                X = self.columns(own.ravel()).reshape(system.P, len(own), p)
+                H[some] = X[own[:, :, None], np.arange(len(own))[:, None, None], np.arange(p)]
+                if system.ridge:
+                    weighted = system.penalty[:, None, None] * X
+                    S[some] = np.einsum("agi,agj->gij", X, weighted)
+            blocks.append(H)
+            shrinkage.append(S)
+        return blocks, shrinkage if system.ridge else None
 
 
-# ---------------------------------------------------------------- dense
-
-
-class _DenseInverse:
+class _DenseInverse(_ByColumns):
     """H from the dense matrix ``A + Λ``."""
 
-    def __init__(self, system, covariance):
+    def __init__(self, system: StackedSystem, covariance: StructuredOperator) -> None:
         self.system = system
         normal = _normal_matrix(system, covariance)
         self.H = Dense((normal + normal.T) / 2, positive_definite=True).solve(
             np.eye(system.P, dtype=normal.dtype))
 
-    def times(self, V):
+    def times(self, V: FloatArray) -> FloatArray:
         return self.H @ V
 
-    def matrix(self):
+    def matrix(self) -> FloatArray:
         return self.H
 
-    def blocks(self):
-        """Diagonal blocks of H, one array a batch, and of ``H Λ H`` with a ridge."""
-        system, start, blocks = self.system, 0, ([], [])
-        for batch in system.batches:
-            g, p, _ = batch.Q.shape
-            rows = start + np.arange(g * p).reshape(g, p)
-            blocks[0].append(self.H[rows[:, :, None], rows[:, None, :]])
-            if system.ridge:
-                columns = self.H[:, rows]  # (P, g, p)
-                weighted = system.penalty[:, None, None] * columns
-                blocks[1].append(np.einsum("agi,agj->gij", columns, weighted))
-            start += g * p
-        return blocks[0], blocks[1] if system.ridge else None
+    def columns(self, numbers: IntArray) -> FloatArray:
+        return self.H[:, numbers]
 
 
-def _normal_matrix(system, covariance):
+def _normal_matrix(system: StackedSystem, covariance: StructuredOperator) -> FloatArray:
     """``A + Λ``, dense (P, P); the rows that show the same cells share one block of Σ."""
     if system.observed is None:
         precision = covariance.inv().toarray()
@@ -220,18 +230,15 @@ def _normal_matrix(system, covariance):
     return out
 
 
-# ---------------------------------------------------------------- iterative
-
-
-class _IterativeInverse:
+class _IterativeInverse(_ByColumns):
     """H by conjugate gradients on ``A + Λ``, scaled to a diagonal of ones."""
 
-    def __init__(self, system, covariance):
+    def __init__(self, system: StackedSystem, covariance: StructuredOperator) -> None:
         self.system, self.weighting = system, system.weigh(covariance)
         diagonal = system.spread(inverse_diagonal(covariance)) + system.penalty
         self.unit = (1 / np.sqrt(diagonal)).astype(system.dtype)[:, None]
 
-    def times(self, V):
+    def times(self, V: FloatArray) -> FloatArray:
         system, out = self.system, np.empty_like(V)
         rtol = max(RTOL, 10 * np.finfo(system.dtype).eps)
         width, worst, n_iter = max(1, CHUNK // (system.K * system.N)), 0.0, 0
@@ -249,42 +256,20 @@ class _IterativeInverse:
                 ConvergenceWarning, stacklevel=2)
         return out
 
-    def matrix(self):
-        return self.times(np.eye(self.system.P, dtype=self.system.dtype))
+    def matrix(self) -> FloatArray:
+        return self.columns(np.arange(self.system.P))
 
-    def _normal(self, U, _):
+    def columns(self, numbers: IntArray) -> FloatArray:
+        unit = np.zeros((self.system.P, numbers.size), self.system.dtype)
+        unit[numbers, np.arange(numbers.size)] = 1
+        return self.times(unit)
+
+    def _normal(self, U: FloatArray, _: Any) -> FloatArray:
         """The scaled normal matrix times U (P, m)."""
         system, gamma = self.system, self.unit * U
-        N, m = system.N, U.shape[1]
-        fitted = np.empty((system.K, N, m), system.dtype)
-        for batch, part in zip(system.batches, _by_batch(system, gamma), strict=True):
-            fitted[batch.equations] = batch.Q.swapaxes(1, 2) @ part
+        fitted = system.fitted(gamma)
         if system.observed is None:
-            weighed = self.weighting.solve(fitted.reshape(system.K, N * m)).reshape(fitted.shape)
+            weighed = self.weighting.solve(fitted.reshape(system.K, -1)).reshape(fitted.shape)
         else:
-            weighed = np.stack([self.weighting.solve(fitted[:, :, i]) for i in range(m)], axis=2)
-        back = [(batch.Q @ weighed[batch.equations]).reshape(-1, m) for batch in system.batches]
-        return self.unit * (np.concatenate(back) + system.penalty[:, None] * gamma)
-
-    def blocks(self):
-        """Diagonal blocks of H and ``H Λ H`` from all columns of H, a chunk at a time."""
-        system, start, blocks = self.system, 0, ([], [])
-        for batch in system.batches:
-            g, p, _ = batch.Q.shape
-            step = max(1, CHUNK // (system.P * p))
-            found = [np.empty((g, p, p), system.dtype) for _ in range(2)]
-            for first in range(0, g, step):
-                chosen = np.arange(first, min(first + step, g))
-                rows = start + chosen[:, None] * p + np.arange(p)
-                E = np.zeros((system.P, rows.size), system.dtype)
-                E[rows.ravel(), np.arange(rows.size)] = 1
-                X = self.times(E).reshape(system.P, chosen.size, p)
-                found[0][chosen] = X[rows[:, :, None], np.arange(chosen.size)[:, None, None],
-                                     np.arange(p)]
-                if system.ridge:
-                    weighted = system.penalty[:, None, None] * X
-                    found[1][chosen] = np.einsum("agi,agj->gij", X, weighted)
-            for kept, block in zip(blocks, found, strict=True):
-                kept.append((block + block.swapaxes(1, 2)) / 2)
-            start += g * p
-        return blocks[0], blocks[1] if system.ridge else None
+            weighed = np.stack([self.weighting.solve(x) for x in np.moveaxis(fitted, 2, 0)], axis=2)
+        return self.unit * (system.adjoint(weighed) + system.penalty[:, None] * gamma)

@@ -1,28 +1,27 @@
 """Linear constraints on the coefficients of a system, as `SUR` is given them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..._common.frames import is_frame, is_series, read_table
 from ..._common.labels import by_label, check_distinct, labels_of
+from ..._common.typing import FloatArray
 from ..._common.validate import as_finite
 from ..._common.wording import counted, name_some
+from .data import SystemNames
 
-__all__ = ["parameter_names", "read_constraints"]
+__all__ = ["holds_dicts", "parameter_names", "read_constraints"]
 
 
-def parameter_names(names):
+def parameter_names(names: SystemNames) -> list[str]:
     """``"equation_regressor"`` of all coefficients, equation by equation (list of P str)."""
-    return [f"{equation}_{regressor}" for equation, regressor in _pairs(names)]
+    return ["_".join(pair) for pair in names.coefficients()]
 
 
-def _pairs(names):
-    return [(equation, regressor) for equation, regressors
-            in zip(names.equations, names.regressors, strict=True) for regressor in regressors]
-
-
-def read_constraints(R, q, names):
+def read_constraints(R: Any, q: Any,
+                     names: SystemNames) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
     """``R β = q`` for all P coefficients, and what to call each row.
 
     Parameters
@@ -41,20 +40,20 @@ def read_constraints(R, q, names):
     if is_series(R) and labels_of(R) is not None:  # factors by coefficient, as a dict
         check_distinct(R.index, "R's coefficients")
         R = dict(R.items())
-    if isinstance(R, Mapping) or _holds_dicts(R):
+    if isinstance(R, Mapping) or holds_dicts(R):
         if q is not None:
             raise TypeError("q is for R as a matrix; a constraint given as a dict has its value"
                             " beside it, (dict, value)")
         return _from_dicts([R] if isinstance(R, Mapping) else list(R), names)
+    P = len(names.coefficients())
     if is_frame(R):
         table = read_table(R, "R")
         columns = _places(table.columns if table.index is None else R.columns, names, "column")
-        whole = np.zeros((len(R), len(_pairs(names))))
+        whole = np.zeros((len(R), P))
         whole[:, columns] = as_finite(table.values, "R", dtype=float, axis_name="row",
                                       labels=table.index)
         labels = _row_names(len(R)) if table.index is None else tuple(map(str, table.index))
         return whole, _values(q, len(R), table.index), labels
-    P = len(_pairs(names))
     R = as_finite(R, "R", dtype=float, ndim=2, axis_name="row")
     if R.shape[1] != P:
         raise ValueError(f"R must have a column for each of the {counted(P, 'coefficient')}, got"
@@ -62,18 +61,19 @@ def read_constraints(R, q, names):
     return R, _values(q, len(R), None), _row_names(len(R))
 
 
-def _row_names(m):
+def _row_names(m: int) -> tuple[str, ...]:
     return tuple(f"row {i}" for i in range(m))
 
 
-def _holds_dicts(R):
+def holds_dicts(R: Any) -> bool:
+    """Whether this is a sequence of dicts, or of dicts with their values."""
     if isinstance(R, str) or not isinstance(R, (list, tuple)):
         return False
     return any(isinstance(x, Mapping) or (isinstance(x, tuple) and x and isinstance(x[0], Mapping))
                for x in R)
 
 
-def _values(q, m, index):
+def _values(q: Any, m: int, index: Any) -> FloatArray:
     if q is None:
         return np.zeros(m)
     q = by_label(q, index, "q", "row")
@@ -85,8 +85,9 @@ def _values(q, m, index):
     return np.broadcast_to(q, m).copy()
 
 
-def _from_dicts(given, names):
-    R, q, labels = np.zeros((len(given), len(_pairs(names)))), np.zeros(len(given)), []
+def _from_dicts(given: Sequence[Any],
+                names: SystemNames) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
+    R, q, labels = np.zeros((len(given), len(names.coefficients()))), np.zeros(len(given)), []
     for i, one in enumerate(given):
         terms, value = one if isinstance(one, tuple) and len(one) == 2 else (one, 0.0)
         if not isinstance(terms, Mapping) or not terms:
@@ -99,7 +100,7 @@ def _from_dicts(given, names):
     return R, q, tuple(labels)
 
 
-def _equation_text(terms, value):
+def _equation_text(terms: Mapping[Any, float], value: float) -> str:
     text = ""
     for key, factor in terms.items():
         name = key if isinstance(key, str) else "_".join(map(str, key))
@@ -109,17 +110,18 @@ def _equation_text(terms, value):
     return f"{text} = {value:g}"
 
 
-def _places(keys, names, what):
+def _places(keys: Any, names: SystemNames, what: str) -> list[int]:
     """Numbers of coefficients called by (equation, regressor) or by ``"equation_regressor"``."""
-    pairs = _pairs(names)
+    pairs = names.coefficients()
     by_pair = {pair: i for i, pair in enumerate(pairs)}
-    by_name = {}
+    by_name: dict[str, list[int]] = {}
     for i, name in enumerate(parameter_names(names)):
         by_name.setdefault(name, []).append(i)
     places, unknown = [], []
     for key in keys:
         if isinstance(key, tuple):
-            found = [by_pair[pair] for pair in [tuple(map(str, key))] if pair in by_pair]
+            pair = tuple(map(str, key))
+            found = [by_pair[pair]] if pair in by_pair else []
         else:
             found = by_name.get(str(key), [])
         if len(found) > 1:

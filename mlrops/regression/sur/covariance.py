@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from scipy.linalg import matmul_toeplitz
@@ -11,7 +11,7 @@ from ..._common.cached import cached_property, computed_once
 from ..._common.deprecated import renamed_options
 from ..._common.labels import by_label, labels_of
 from ..._common.optional import import_pandas
-from ..._common.typing import BoolArray, FloatArray, Labelled
+from ..._common.typing import BoolArray, FloatArray, IntArray, Labelled
 from ..._common.validate import check_number
 from ..._common.wording import agree, counted, name_some
 from ...operators.base import StructuredOperator
@@ -32,10 +32,11 @@ from .small_sample import corrected_covariance
 from .system import StackedSystem
 from .system_fit import SystemFit
 
-__all__ = ["KINDS", "blocks_of", "bootstrap_of", "cov_params", "estimated",
+__all__ = ["KINDS", "CovType", "blocks_of", "bootstrap_of", "cov_params", "estimated",
            "inference_of", "joint_estimate", "read_kwds", "with_cov"]
 
 Fit = TypeVar("Fit", bound=SystemFit)
+CovType: TypeAlias = Literal["unadjusted", "robust", "clustered", "hac", "bootstrap"]
 
 # Squares of scores whose sum is below this share of what independent rows would give are zeros that
 # the normal equations make, as exactly as they are solved.
@@ -56,7 +57,7 @@ class Covariance(Protocol):
 
 
 @renamed_options(kind="cov_type")
-def with_cov(fit: Fit, cov_type: str, **cov_kwds: Any) -> Fit:
+def with_cov(fit: Fit, cov_type: CovType, **cov_kwds: Any) -> Fit:
     r"""The same fit with another kind of covariance of its coefficients.
 
     Standard errors, intervals, tests and predictions of the result that is returned use it.
@@ -125,7 +126,7 @@ def with_cov(fit: Fit, cov_type: str, **cov_kwds: Any) -> Fit:
 
 
 @renamed_options(kind="cov_type")
-def cov_params(fit: SystemFit, cov_type: str | None = None, **cov_kwds: Any) -> Labelled:
+def cov_params(fit: SystemFit, cov_type: CovType | None = None, **cov_kwds: Any) -> Labelled:
     """Covariance of the coefficients.
 
     Parameters
@@ -205,7 +206,8 @@ def bootstrap_of(fit: SystemFit) -> Bootstrap:
     if fit.cov_type != "bootstrap":
         raise ValueError('with_cov("bootstrap") makes the draws; the covariance in use is'
                          f' "{fit.cov_type}"')
-    return estimated(fit).bootstrap
+    found: Any = estimated(fit)
+    return found.bootstrap
 
 
 def precise(fit: SystemFit) -> tuple[StackedSystem, StructuredOperator]:
@@ -266,7 +268,7 @@ class ScoreCovariance:
 
     Z: FloatArray
     weigh: Weigh | None
-    p: FloatArray
+    p: IntArray
     bootstrap: Bootstrap | None = None  # of which Z are the draws
 
     @cached_property
@@ -333,7 +335,7 @@ def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
     silent = np.abs(left) <= SILENT * size
     if silent.any():
         raise ValueError(
-            f"the scores of {counted(silent.sum(), 'coefficient')} are zero in every row or"
+            f"the scores of {counted(int(silent.sum()), 'coefficient')} are zero in every row or"
             f" cluster ({_name(fit, silent)}), as those of a regressor that differs from zero in"
             ' one of them only: cov_type="unadjusted" knows their variance, this one does not')
     inverse = CoefficientInverse(system, covariance)
@@ -347,7 +349,7 @@ def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
     bad = (variances <= 1e-12 * np.square(Z).sum(axis=1)) & ~inverse.fixed
     if bad.any():
         raise ValueError(
-            f"{counted(np.count_nonzero(bad), 'variance')} {agree(bad.sum(), 'is', 'are')} not"
+            f"{counted(int(bad.sum()), 'variance')} {agree(bad.sum(), 'is', 'are')} not"
             f" positive ({_name(fit, bad)}): with two kinds of clusters their sum less that of"
             " the intersections need not be; cluster by one of them")
     return out

@@ -25,6 +25,11 @@ class SystemNames(NamedTuple):
     rows: Any = None  # pandas.Index, where the data had one
     constraints: tuple[str, ...] = ()  # m
 
+    def coefficients(self):
+        """(equation, regressor) of all coefficients, equation by equation."""
+        return [(equation, regressor) for equation, own
+                in zip(self.equations, self.regressors, strict=True) for regressor in own]
+
 
 @dataclass(frozen=True, eq=False)
 class SURData:

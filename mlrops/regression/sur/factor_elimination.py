@@ -1,21 +1,25 @@
 r"""The inverse of the normal matrix of a system by elimination of the factors of the errors."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..._common.typing import FloatArray, IntArray
 from ...operators.elementary import Dense
 from ...operators.low_rank_plus_diagonal import LowRankPlusDiagonal
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
+from .system import StackedSystem
 
-__all__ = ["FactorElimination", "as_mlr", "size_of_elimination"]
+__all__ = ["Blocks", "FactorElimination", "as_mlr", "size_of_elimination"]
 
+# Diagonal blocks of H and of ``H Λ H``, one array a batch; None for the latter without a ridge.
+Blocks: TypeAlias = tuple[list[FloatArray], list[FloatArray] | None]
 # Numbers in the largest temporary of a chunk of equations.
 CHUNK = 8_000_000
 
 
-def as_mlr(covariance):
+def as_mlr(covariance: Any) -> MLR | None:
     """An MLR or a low rank plus diagonal matrix as an MLR, anything else as None."""
     if isinstance(covariance, MLR):
         return covariance
@@ -25,7 +29,7 @@ def as_mlr(covariance):
     return None
 
 
-def size_of_elimination(system, covariance):
+def size_of_elimination(system: StackedSystem, covariance: Any) -> tuple[float, float]:
     """(width of the widest front, numbers kept in all); infinite where Σ has no such factors."""
     covariance = as_mlr(covariance)
     if covariance is None:
@@ -43,10 +47,10 @@ class _Group(NamedTuple):
     depth: int  # of its level, among those with factors
     above: int  # number of factors on the path before its own
     own: int
-    equations: np.ndarray
+    equations: IntArray
 
 
-def _groups(covariance):
+def _groups(covariance: MLR) -> list[_Group]:
     """The groups of all levels with factors, each before those it holds, branch after branch."""
     hierarchy = covariance.hierarchy
     kept = [level for level, rank in enumerate(covariance.ranks) if rank]
@@ -89,33 +93,29 @@ class FactorElimination:
     covariance : MLR or LowRankPlusDiagonal, shape (K, K)
     """
 
-    def __init__(self, system, covariance):
+    def __init__(self, system: StackedSystem, covariance: Any) -> None:
         covariance = as_mlr(covariance)
         self.system, self.N, self.Q = system, system.N, system.basis
         self.F = covariance.F.astype(system.dtype, copy=False)
         self.D = covariance.D.astype(system.dtype, copy=False)
         self.d = system.spread(self.D)
         self.shrink = 1 / (1 + self.d * system.penalty)  # B⁻¹ = D (I + D Λ)⁻¹
+        self._rate = -self.d * system.penalty * self.shrink**2  # derivative by the ridge's size
         self.equation = system.spread(np.arange(system.K))
-        self._order = np.argsort(self.equation, kind="stable")
-        self._starts = np.searchsorted(self.equation[self._order], np.arange(system.K + 1))
+        self._own = {j: own for batch, numbers in system.parts(np.arange(system.P))
+                     for j, own in zip(batch.equations, numbers, strict=True)}
         self.groups = _groups(covariance)
         self._factor = list(self._eliminate())
 
     # ---------------------------------------------------------------- M and its elimination
 
-    def _rows(self, equations):
-        """Positions in γ of the coefficients of some equations."""
-        return np.concatenate([self._order[self._starts[j] : self._starts[j + 1]]
-                               for j in equations])
-
-    def _spread(self, group):
-        """Regressors (P_g, N) of a group's equations and loadings (P_g, path), γ and equations."""
-        rows = self._rows(group.equations)
+    def _spread(self, group: _Group) -> tuple[FloatArray, FloatArray, IntArray]:
+        """Regressors (P_g, N) and loadings (P_g, path) of a group's equations, positions in γ."""
+        rows = np.concatenate([self._own[j] for j in group.equations])
         width = group.above + group.own
         return self.Q[rows], self.F[self.equation[rows], :width], rows
 
-    def _assemble(self, group, shrink):
+    def _assemble(self, group: _Group, shrink: FloatArray) -> FloatArray:
         """``-Σ_j (f_j f_jᵀ / D_j) ⊗ Q_jᵀ shrink Q_j`` of a group: its factors, its path's."""
         Q, f, rows = self._spread(group)
         out = np.empty((group.own, self.N, f.shape[1], self.N), Q.dtype)
@@ -128,7 +128,7 @@ class FactorElimination:
                     out[b - group.above, :, i] = out[a, :, b].T
         return out
 
-    def _add_cells(self, group, M):
+    def _add_cells(self, group: _Group, M: FloatArray) -> FloatArray:
         """Add ``I + Σ_j (f_j f_jᵀ / D_j) ⊗ O_j`` to rows of M."""
         j, t = group.equations, np.arange(self.N)
         f, observed = self.F[j, : group.above + group.own], self.system.observed
@@ -147,36 +147,28 @@ class FactorElimination:
 
         With a ridge also their derivatives by the logarithm of its size.
         """
-        sums = _Sums()
-        slopes = _Sums() if self.system.ridge else None
-        rate = -self.d * self.system.penalty * self.shrink**2
+        sums, slopes = _Sums(), _Sums()
         for group in reversed(self.groups):
             rows, width = group.own * self.N, group.above * self.N
             M = self._add_cells(group, self._assemble(group, self.shrink)).reshape(rows, -1)
-            whole = sums.take(group)
-            if whole is not None:
-                M += whole[width:]
+            rest = sums.receive(group, M, width, width)
             pivot = Dense(_symmetric(M[:, width:]), positive_definite=True)
             X = M[:, :width]
             T = pivot.solve(X)
-            left = -(X.T @ T)
-            sums.add(group, left if whole is None else whole[:width, :width] + left)
-            if slopes is None:
+            sums.add(group, rest - X.T @ T)
+            if not self.system.ridge:
                 yield pivot, T, None, None
                 continue
-            dM = self._assemble(group, rate).reshape(rows, -1)
-            dwhole = slopes.take(group)
-            if dwhole is not None:
-                dM += dwhole[width:]
+            dM = self._assemble(group, self._rate).reshape(rows, -1)
+            rest = slopes.receive(group, dM, width, width)
             dX, dpivot = dM[:, :width], _symmetric(dM[:, width:])
             dT = pivot.solve(dX - dpivot @ T)
-            dleft = -(dX.T @ T + X.T @ dT)
-            slopes.add(group, dleft if dwhole is None else dwhole[:width, :width] + dleft)
+            slopes.add(group, rest - dX.T @ T - X.T @ dT)
             yield pivot, T, dpivot, dT
 
     # ---------------------------------------------------------------- products with H
 
-    def times(self, V):
+    def times(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m)."""
         scaled = self.shrink[:, None] * V
         out = self.d[:, None] * scaled
@@ -186,22 +178,19 @@ class FactorElimination:
             out[:, part] += self.shrink[:, None] * self._through_factors(scaled[:, part])
         return out
 
-    def matrix(self):
+    def matrix(self) -> FloatArray:
         """H as an array (P, P)."""
         return self.times(np.eye(self.system.P, dtype=self.system.dtype))
 
-    def _through_factors(self, U):
+    def _through_factors(self, U: FloatArray) -> FloatArray:
         """``Q F M⁻¹ Fᵀ Qᵀ U``."""
         N, m, sums, right = self.N, U.shape[1], _Sums(), []
         for group, (_, T, _, _) in zip(reversed(self.groups), self._factor, strict=True):
             Q, f, rows = self._spread(group)
             z = np.concatenate([(Q * f[:, i, None]).T @ U[rows]
                                 for i in range(group.above, f.shape[1])])
-            below = sums.take(group)
-            if below is not None:
-                z += below[group.above * N :]
-            left = -(T.T @ z)
-            sums.add(group, left if below is None else below[: group.above * N] + left)
+            rest = sums.receive(group, z, group.above * N, m)
+            sums.add(group, rest - T.T @ z)
             right.append(z)
         out, path = np.zeros_like(U), [np.empty((0, m), U.dtype)]
         for group, (pivot, T, _, _), z in zip(
@@ -216,7 +205,7 @@ class FactorElimination:
 
     # ---------------------------------------------------------------- diagonal blocks
 
-    def blocks(self):
+    def blocks(self) -> Blocks:
         """Diagonal blocks of H, one array a batch, and of ``H Λ H`` with a ridge.
 
         The latter is minus the derivative of H by the logarithm of the ridge's size.
@@ -227,17 +216,14 @@ class FactorElimination:
         for group, covs in self._paths():
             self._add_forms(group, covs, inner)
         blocks, shrinkage = [], []
-        rate = -self.d * system.penalty * self.shrink**2
-        start = 0
-        for W in inner:
-            g, p = W.shape[1:3]
-            d, s, r = (x[start : start + g * p].reshape(g, p) for x in (self.d, self.shrink, rate))
+        vectors = np.stack([self.d, self.shrink, self._rate], axis=1)
+        for W, (_, own) in zip(inner, system.parts(vectors), strict=True):
+            d, s, r = np.moveaxis(own, 2, 0)
             blocks.append(s[:, :, None] * W[0] * s[:, None, :] + _diagonal(d * s))
             if ridge:
                 cross = r[:, :, None] * W[0] * s[:, None, :]
                 shrinkage.append(-(cross + cross.swapaxes(1, 2) + _diagonal(d * r)
                                    + s[:, :, None] * W[1] * s[:, None, :]))
-            start += g * p
         return blocks, shrinkage if ridge else None
 
     def _paths(self):
@@ -282,31 +268,32 @@ class FactorElimination:
                     out[k, chosen] = Q @ C @ Q.swapaxes(1, 2)
 
 
-class _Sums:
+class _Sums(dict[int, FloatArray]):
     """What groups pass on to the group that holds them: one sum a level, as branches are walked."""
 
-    def __init__(self):
-        self._at = {}
-
-    def add(self, group, x):
+    def add(self, group: _Group, x: FloatArray) -> None:
         """Pass x on to the group above."""
         above = group.depth - 1
-        self._at[above] = self._at[above] + x if above in self._at else x
+        self[above] = self[above] + x if above in self else x
 
-    def take(self, group):
-        """The sum of what the groups within have passed on, or None."""
-        return self._at.pop(group.depth, None)
+    def receive(self, group: _Group, own: FloatArray, above: int, columns: int) -> Any:
+        """Add what groups within pass on to a group's own rows; what goes on to those above."""
+        found = self.pop(group.depth, None)
+        if found is None:
+            return 0.0
+        own += found[above:]
+        return found[:above, :columns]
 
 
-def _symmetric(M):
+def _symmetric(M: FloatArray) -> FloatArray:
     return (M + M.T) / 2
 
 
-def _diagonal(x):
+def _diagonal(x: FloatArray) -> FloatArray:
     """Diagonal matrices (g, p, p) of rows x (g, p)."""
     return x[:, :, None] * np.eye(x.shape[1], dtype=x.dtype)
 
 
-def _bordered(A, B, C):
+def _bordered(A: FloatArray, B: FloatArray, C: FloatArray) -> FloatArray:
     """``[[A, Bᵀ], [B, C]]``."""
     return np.block([[A, B.T], [B, C]])

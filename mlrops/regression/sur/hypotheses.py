@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,16 @@ import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from ..._common.convergence import ConvergenceWarning
-from ..._common.typing import BoolArray, FloatArray, IntArray, Labels, RandomState, Ranks
+from ..._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from ..._common.validate import check_rank
 from ..._common.wording import counted, name_some
 from ...factor.criteria import degrees_of_freedom
 from ...tree.hierarchy import Hierarchy
 from .bootstrap import drawn_data
-from .constraints import read_constraints
+from .constraints import holds_dicts, read_constraints
 from .covariance import Covariance, estimated, joint_estimate
 from .measures import sums_of_squares
-from .small_sample import residual_df, wald_df
+from .small_sample import wald_df
 from .system_fit import Fitter, SystemFit
 
 __all__ = ["HypothesisTest", "breusch_pagan", "homogeneity_test", "likelihood_ratio", "wald_test"]
@@ -77,7 +77,7 @@ class HypothesisTest:
 # ---------------------------------------------------------------- restrictions on coefficients
 
 
-def wald_test(fit: SystemFit, R: Labels, q: Labels | float | None = None, *,
+def wald_test(fit: SystemFit, R: Any, q: Any = None, *,
               use_f: bool | None = None) -> HypothesisTest:
     r"""Wald test of linear restrictions :math:`R \beta = q` on the coefficients.
 
@@ -116,7 +116,7 @@ def wald_test(fit: SystemFit, R: Labels, q: Labels | float | None = None, *,
     for one coefficient it is the square of its t value.  V comes from one solve with the normal
     equations for each coefficient that R speaks of.
     """
-    if isinstance(R, (list, np.ndarray)) and not _of_dicts(R):
+    if isinstance(R, (list, np.ndarray)) and not holds_dicts(R):
         R = np.atleast_2d(R)
     R, q, words = read_constraints(R, q, fit.names)
     empty = np.flatnonzero(~R.any(axis=1))
@@ -126,11 +126,6 @@ def wald_test(fit: SystemFit, R: Labels, q: Labels | float | None = None, *,
     short = len(words) <= 2 and not words[0].startswith("row ")
     null = ", ".join(words) if short else counted(len(R), "linear restriction")
     return _wald(fit, R, q, null, use_f)
-
-
-def _of_dicts(R: Any) -> bool:
-    """Whether these are restrictions as dicts, or dicts with their values."""
-    return isinstance(R, list) and any(isinstance(row, (Mapping, tuple)) for row in R)
 
 
 def homogeneity_test(fit: SystemFit, regressor: str | int, *,
@@ -185,20 +180,13 @@ def _wald(fit: SystemFit, R: FloatArray, q: FloatArray, null: str,
             f"the {fit.cov_type} covariance of the coefficients is singular along the {len(W)}"
             " restrictions: test fewer at a time, or with another covariance (with_cov)")
     chi2, m = float(np.sum(np.square(axes.T @ gap) / value)), len(W)
-    df = _joint_df(fit) if across else fit._df_resid
+    df = fit._degrees(shared=False) if across else fit._df_resid
     known = np.isinf(df[equations]).any()
     if use_f is False or (use_f is None and known):
         return HypothesisTest(chi2, float(chdtrc(m, chi2)), m, null=null)
     df_denom = math.inf if known else wald_df(R, V, equations, df)
     pvalue = chdtrc(m, chi2) if known else fdtrc(m, df_denom, chi2 / m)
     return HypothesisTest(chi2 / m, float(pvalue), m, df_denom, null=null)
-
-
-def _joint_df(fit: SystemFit) -> FloatArray:
-    """Degrees of freedom of the equations for tests across them; see `joint_estimate`."""
-    if fit.covariance_is_known:
-        return np.full(fit.n_equations, np.inf)
-    return residual_df(fit.covariance, fit.data.nobs, fit.data.p)
 
 
 def _covariance_among(covariance: Covariance, P: int, used: IntArray) -> FloatArray:
@@ -387,7 +375,7 @@ def _simulated(fit: SystemFit, null: SystemFit, rng: np.random.Generator) -> flo
     return 2 * fit.nobs * (full.loglik - _quietly(fit.options, drawn, 0, None).loglik)
 
 
-def _correlated_pairs(hierarchy: Hierarchy, ranks: Ranks) -> int:
+def _correlated_pairs(hierarchy: Hierarchy, ranks: Sequence[int]) -> int:
     """Number of pairs of equations in one group of the coarsest level that has factors."""
     level = next(at for at, rank in enumerate(ranks) if rank)
     m = hierarchy.group_sizes(level)

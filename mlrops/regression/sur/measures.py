@@ -2,20 +2,18 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 
 from ..._common.convergence import ConvergenceWarning
 from ..._common.typing import BoolArray, FloatArray
-from ..._common.wording import counted
 from ...factor import conditional
-from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
 from .beta_step import beta_step
 from .data import SURData
 from .new_data import NewData, linear
-from .system import Weighting
 from .system_fit import SystemFit
 
 __all__ = ["adjusted_rsquared", "average_loglik", "equation_rsquared", "loglik_samples", "mcelroy",
@@ -94,7 +92,8 @@ def mcelroy(fit: SystemFit) -> float:
 def new_errors(new: NewData, fit: SystemFit) -> FloatArray:
     """Errors of predictions of `NewData`, (M, K) in float64; NaN at missing cells."""
     known = {id(X): X.astype(float, copy=False) for X in new.Xs}
-    return new.Y - linear(fit, [known[id(X)] for X in new.Xs])
+    Y: Any = new.Y
+    return Y - linear(fit, [known[id(X)] for X in new.Xs])
 
 
 def new_mean_squares(fit: SystemFit, new: NewData) -> FloatArray:
@@ -125,24 +124,9 @@ def average_loglik(fit: SystemFit, data: SURData) -> float:
 
     A row without any cell counts nowhere.
     """
-    data, covariance = data.in_double(), _precise(fit.covariance)
-    fitted = np.stack([X @ b for X, b in zip(data.Xs, fit.coefficients, strict=True)], axis=1)
-    E, log_weights, n_cells, n_rows = data.Y - fitted, 0.0, data.Y.size, data.N
-    weighting = Weighting(covariance, data.N)
-    if data.weights is not None:
-        E = E * np.sqrt(data.weights)
-        log_weights = 0.5 * np.log(data.weights).sum()  # 1 at missing cells
-    if data.observed is not None:
-        E, n_cells = np.where(data.observed, E, 0), data.observed.sum()
-        n_rows = np.count_nonzero(data.observed.any(axis=1))
-        cells = ObservedCells(covariance.hierarchy, np.ascontiguousarray(data.observed.T))
-        weighting = IncompletePrecision(covariance, cells)
-    if not n_rows:
-        raise ValueError(f"none of {counted(data.N, 'row')} has a cell to be scored by")
-    E = np.ascontiguousarray(E.T)
-    quad = np.einsum("kt,kt->", E, weighting.solve(E), dtype=float)
-    constant = n_cells * math.log(2 * math.pi)
-    return float(log_weights - 0.5 * (constant + weighting.logdet() + quad)) / n_rows
+    Y = data.Y if data.observed is None else np.where(data.observed, data.Y, np.nan)
+    new = NewData(data.Xs, Y, None, data.weights)
+    return conditional.average(loglik_samples(fit, new), Y)
 
 
 def _precise(covariance: StructuredOperator) -> StructuredOperator:

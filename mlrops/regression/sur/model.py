@@ -1,19 +1,25 @@
 """`SUR`: seemingly unrelated regressions of equations that have names."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 
 from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
+from ..._common.typing import Callback, Labelled, Labels, Ranks
 from ..._common.wording import counted, name_some
-from ...factor.selection import CRITERIA, RankOptions
+from ...factor.selection import CRITERIA, RankOptions, RankSelection
+from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy, fit_system
 from .constraints import parameter_names, read_constraints
-from .covariance import read_kwds
+from .covariance import CovType, read_kwds
+from .data import SystemNames
 from .equations import read_system
 from .groups import read_covariance, read_tree
+from .result import SURResult
 from .selection import select_system_ranks
 
 __all__ = ["SUR"]
@@ -133,14 +139,15 @@ class SUR:
     [0.0477, 0.0477]
     """
 
-    def __init__(self, equations, *, constraints=None, missing="cells"):
+    def __init__(self, equations: Mapping[str, Any], *, constraints: Any = None,
+                 missing: Literal["cells", "drop", "raise"] = "cells") -> None:
         self.missing = missing
         self.data, self.dropped = read_system(equations, missing)
         if constraints is not None:
             self.add_constraints(constraints)
 
     @classmethod
-    def multivariate_ls(cls, dependent, exog, **options):
+    def multivariate_ls(cls, dependent: Any, exog: Any, **options: Any) -> "SUR":
         """Equations that share their regressors, one for each column of `dependent`.
 
         Parameters
@@ -182,49 +189,54 @@ class SUR:
     # ---------------------------------------------------------------- what is there
 
     @property
-    def equations(self):
+    def _names(self) -> SystemNames:
+        assert self.data.names is not None  # `read_system` gives all of them
+        return self.data.names
+
+    @property
+    def equations(self) -> tuple[str, ...]:
         """Names of the equations (tuple of K str)."""
-        return self.data.names.equations
+        return self._names.equations
 
     @property
-    def param_names(self):
+    def param_names(self) -> list[str]:
         """Names of the coefficients, equation by equation (list of P str)."""
-        return parameter_names(self.data.names)
+        return parameter_names(self._names)
 
     @property
-    def nobs(self):
+    def nobs(self) -> dict[str, int]:
         """Number of cells of each equation (dict)."""
         return dict(zip(self.equations, map(int, self.data.nobs), strict=True))
 
     @property
-    def constraints(self):
+    def constraints(self) -> Labelled | None:
         """R with a column of values q (DataFrame), or None."""
         if self.data.constraints is None:
             return None
         pd = import_pandas()
 
         R, q = self.data.constraints
-        frame = pd.DataFrame(R, index=list(self.data.names.constraints), columns=self.param_names)
+        frame = pd.DataFrame(R, index=list(self._names.constraints), columns=self.param_names)
         return frame.assign(q=q)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         data = self.data
-        said = [counted(data.K, "equation"), counted(data.p.sum(), "coefficient"),
-                counted(data.N, "row")]
+        parts = [counted(data.K, "equation"), counted(data.p.sum(), "coefficient"),
+                 counted(data.N, "row")]
         if data.observed is not None:
-            said.append(f"{data.observed.size - data.observed.sum()} of"
+            parts.append(f"{data.observed.size - data.observed.sum()} of"
                         f" {counted(data.observed.size, 'cell')} missing")
         if self.dropped:
-            said.append(f"{counted(len(self.dropped), 'row')} dropped")
+            parts.append(f"{counted(len(self.dropped), 'row')} dropped")
         if data.weights is not None:
-            said.append("weighted")
+            parts.append("weighted")
         if data.constraints is not None:
-            said.append(counted(data.constraints[1].size, "constraint"))
-        return f"<SUR: {', '.join(said)}>"
+            parts.append(counted(data.constraints[1].size, "constraint"))
+        return f"<SUR: {', '.join(parts)}>"
 
     # ---------------------------------------------------------------- constraints
 
-    def add_constraints(self, R, q=None):
+    def add_constraints(self, R: Any, q: Any = None) -> None:
         """Tie coefficients by ``R β = q``, in addition to the constraints there are.
 
         Parameters
@@ -246,28 +258,31 @@ class SUR:
             constraints contradict one another is seen by `fit`, which names them; what follows from
             the others is left out.
         """
-        R, q, labels = read_constraints(R, q, self.data.names)
+        R, q, labels = read_constraints(R, q, self._names)
         if self.data.constraints is not None:
             R, q = (np.concatenate(both) for both in zip(self.data.constraints, (R, q),
                                                          strict=True))
-            labels = self.data.names.constraints + labels
+            labels = self._names.constraints + labels
         self._constrain((R, q) if len(q) else None, labels)
 
-    def reset_constraints(self):
+    def reset_constraints(self) -> None:
         """Drop all constraints."""
         self._constrain(None, ())
 
-    def _constrain(self, constraints, labels):
+    def _constrain(self, constraints: Any, labels: tuple[str, ...]) -> None:
         self.data = replace(self.data, constraints=constraints,
-                            names=self.data.names._replace(constraints=labels))
+                            names=self._names._replace(constraints=labels))
 
     # ---------------------------------------------------------------- fit
 
-    @renamed_options(max_cg_iter="maxiter")
-    def fit(self, ranks=None, hierarchy=None, *, covariance=None, cov_type="unadjusted",
-            cov_kwds=None, rank_options=None, solver="cg", tol=1e-9, gtol=1e-5, max_iter=200,
-            maxiter=1000, variance_floor=1e-6, beta_ridge=0.0, factor_ridge=0.0,
-            progress=False, callback=None):
+    @renamed_options(cov_config="cov_kwds", max_cg_iter="maxiter")
+    def fit(self, ranks: Ranks | str | None = None, hierarchy: Hierarchy | Labels | None = None, *,
+            covariance: Any = None, cov_type: CovType = "unadjusted",
+            cov_kwds: Mapping[str, Any] | None = None,
+            rank_options: Mapping[str, Any] | None = None, solver: Literal["cg", "lsmr"] = "cg",
+            tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
+            variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
+            progress: bool = False, callback: Callback | None = None) -> SURResult:
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
 
         Parameters
@@ -327,27 +342,27 @@ class SUR:
         options = SUROptions(
             solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
             variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
-        cov_kwds = read_kwds(cov_type, cov_kwds or {}, self.data.names.rows)
-        hierarchy = read_tree(hierarchy, self.data)
+        cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
+        tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)
-        selection = None
         if isinstance(ranks, str):
             if covariance is not None:
                 raise ValueError("covariance is given: there are no ranks to choose")
-            selection = self._choose(ranks, hierarchy, options, rank_options, progress, callback)
-            fit = selection.fit
-        else:
-            if rank_options is not None:
-                raise ValueError(f"rank_options choose ranks, which are given: {ranks!r}")
-            if covariance is None and ranks is not None:
-                hierarchy = check_hierarchy(hierarchy, self.data.K)
-            fit = fit_system(self.data, ranks, hierarchy, options, covariance=covariance,
-                             progress=progress, callback=callback)
-        if selection is not None:
-            fit = replace(fit, selection=replace(selection, fit=None))
+            selection = self._choose(ranks, tree, options, rank_options, progress, callback)
+            chosen: Any = selection.fit
+            chosen = replace(chosen, selection=replace(selection, fit=None))
+            return chosen.with_cov(cov_type, **cov_kwds)
+        if rank_options is not None:
+            raise ValueError(f"rank_options choose ranks, which are given: {ranks!r}")
+        if covariance is None and ranks is not None:
+            tree = check_hierarchy(tree, self.data.K)
+        fit = fit_system(self.data, ranks, tree, options, covariance=covariance,
+                         progress=progress, callback=callback)
         return fit.with_cov(cov_type, **cov_kwds)
 
-    def _choose(self, criterion, hierarchy, options, rank_options, progress, callback):
+    def _choose(self, criterion: str, hierarchy: Hierarchy | None, options: SUROptions,
+                rank_options: Mapping[str, Any] | None, progress: bool,
+                callback: Callback | None) -> RankSelection:
         if criterion not in CRITERIA:
             raise ValueError(f"ranks must be numbers or one of {', '.join(map(repr, CRITERIA))},"
                              f" got {criterion!r}")
@@ -360,6 +375,6 @@ class SUR:
         if unknown:
             raise TypeError("rank_options must be options of select_sur_ranks, got"
                             f" {name_some(unknown)}")
-        how = RankOptions(**given, criterion=criterion, progress=progress)
-        return select_system_ranks(self.data, hierarchy, how, options, random_state=random_state,
-                                   callback=callback, stacklevel=7)
+        choice = RankOptions(**given, criterion=criterion, progress=progress)
+        return select_system_ranks(self.data, hierarchy, choice, options,
+                                   random_state=random_state, callback=callback, stacklevel=7)

@@ -29,13 +29,6 @@ class SystemPrediction:
 
     Attributes
     ----------
-    predicted_mean : ndarray or DataFrame, shape (M, K)
-        ``x_tj β_j``.
-    se_mean : ndarray or DataFrame, shape (M, K)
-        Standard errors of the means, from the covariance of the coefficients.
-    se_obs : ndarray or DataFrame, shape (M, K)
-        Standard deviations of a new observation about its prediction: those of the error and of the
-        mean together.
     df_resid : ndarray, shape (K,)
         Degrees of freedom of the t quantiles; infinity where the covariance of errors is known.
     mean, variance, error_variance : ndarray, shape (M, K)
@@ -80,12 +73,12 @@ class SystemPrediction:
 
     @property
     def se_mean(self) -> Labelled:
-        """Standard errors of the means, (M, K)."""
+        """Standard errors of the means, from the covariance of the coefficients, (M, K)."""
         return self._named(np.sqrt(self.variance))
 
     @property
     def se_obs(self) -> Labelled:
-        """Standard deviations of new observations about their predictions, (M, K)."""
+        """Standard deviations of new observations: of error and mean together, (M, K)."""
         return self._named(np.sqrt(self.variance + self.error_variance))
 
     def conf_int(self, obs: bool = False, alpha: float = 0.05) -> Labelled:

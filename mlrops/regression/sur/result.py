@@ -41,9 +41,9 @@ class SURResult(StoredSystem, CoefficientResults):
         Number of iterations, each a Σ-step and a β-step.
     converged : bool
     termination : str
-        ``"gradient"``, ``"tol"``, ``"max_iter"`` (also of the solver's steps), ``"rounding"``
-        (which the solver of the coefficients does not get past), ``"callback"`` or
-        ``"interrupted"``.  The first two count as converged.
+        ``"gradient"``, ``"tol"`` (``"loglik"`` in version 0.1), ``"max_iter"`` (also of the
+        solver's steps), ``"rounding"`` (which the solver of the coefficients does not get past),
+        ``"callback"`` or ``"interrupted"``.  The first two count as converged.
     n_cg : list of int
         Iterations of the linear solver in each iteration.
     resid, fittedvalues : ndarray or DataFrame, shape (N, K)

@@ -29,7 +29,7 @@ def cluster_weights(clusters: Any, data: SURData, group_debias: bool) -> Weigh:
         raise ValueError(f"clusters must have shape ({data.N},) or ({data.N}, 2), got"
                          f" {np.shape(clusters)}")
     missing = labels != labels if labels.dtype.kind in "fO" else np.zeros(labels.shape, bool)
-    missing |= np.equal(labels, None)
+    missing |= np.array([x is None for x in labels.ravel()]).reshape(labels.shape)
     if isinstance(clusters, np.ma.MaskedArray):
         missing |= np.ma.getmaskarray(clusters).reshape(labels.shape)
     if missing.any():

@@ -1,5 +1,7 @@
 """Scores of the factors that the errors of a fitted system share."""
 
+from typing import Literal
+
 import numpy as np
 
 from ..._common.labelled import factor_columns
@@ -13,7 +15,7 @@ __all__ = ["factor_scores"]
 
 
 def factor_scores(fit: SystemFit, level: int | None = None,
-                  method: str = "posterior") -> Labelled:
+                  method: Literal["posterior", "bartlett"] = "posterior") -> Labelled:
     """Scores of the factors of the errors in each row of the fit.
 
     Parameters
@@ -70,7 +72,7 @@ def _named(fit: SystemFit, scores: FloatArray, level: int) -> Labelled:
     pairs = factor_columns(fit.covariance.hierarchy, level, scores.shape[2])
     columns = pd.MultiIndex.from_arrays([[pair[i] for pair in pairs] for i in (0, 1)],
                                         names=["group", "factor"])
-    return pd.DataFrame(scores.reshape(len(scores), -1), index=fit.data.names.rows,
+    return pd.DataFrame(scores.reshape(len(scores), -1), index=fit.names.rows,
                         columns=columns)
 
 

@@ -4,18 +4,21 @@ All in terms of the fitted Σ: partial variances and posterior covariances of th
 MLR knows without a K×K matrix.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..._common.typing import BoolArray, FloatArray, IntArray
 from ..._common.validate import as_finite
 from ..._common.wording import counted, name_some
 from ...operators.mlr import MLR
 
 __all__ = ["corrected_covariance", "effective_weights", "residual_df", "wald_df"]
 
+Counts: TypeAlias = int | list[int] | IntArray
 
-def effective_weights(covariance):
+
+def effective_weights(covariance: MLR) -> FloatArray:
     r"""How many estimated weights predict each equation's error from those of the others.
 
     Generalized least squares regresses equation j on its regressors and, with weights that Σ
@@ -71,7 +74,7 @@ def effective_weights(covariance):
     return _weights(_as_mlr(covariance)).number
 
 
-def residual_df(covariance, N, p, *, shared=False):
+def residual_df(covariance: Any, N: Counts, p: Counts, *, shared: bool = False) -> FloatArray:
     r"""Degrees of freedom of each equation, for Student's t of intervals and tests.
 
     Parameters
@@ -115,11 +118,12 @@ def residual_df(covariance, N, p, *, shared=False):
     array([16., 15.,  1.])
     """
     covariance = _as_mlr(covariance)
-    N, p = _check_counts(N, p, covariance.shape[0])
-    return _degrees(N - p, 0.0 if shared else _weights(covariance).number)
+    n, widths = _check_counts(N, p, covariance.shape[0])
+    return np.maximum(n - widths - (0.0 if shared else _weights(covariance).number), 1.0)
 
 
-def corrected_covariance(covariance, N, p, *, shared=False, bias_only=False):
+def corrected_covariance(covariance: Any, N: Counts, p: Counts, *, shared: bool = False,
+                         bias_only: bool = False) -> MLR:
     r"""A fitted Σ, scaled so that ``(Xᵀ(Σ⁻¹⊗I)X)⁻¹`` is the covariance of the coefficients.
 
     Parameters
@@ -191,38 +195,26 @@ def corrected_covariance(covariance, N, p, *, shared=False, bias_only=False):
     True
     """
     covariance = _as_mlr(covariance)
-    N, p = _check_counts(N, p, covariance.shape[0])
-    left = N - p
-    a = N / left
+    n, widths = _check_counts(N, p, covariance.shape[0])
+    left = n - widths
+    a = n / left
     if shared:
         return _scaled(covariance, [a] * len(covariance.ranks), a)
     weights = _weights(covariance)
-    nu = _degrees(left, weights.number)
-    c = N / nu
+    nu = np.maximum(left - weights.number, 1.0)
+    c = n / nu
     if not bias_only:
         c *= 1 + (left - nu) / np.maximum(nu - 1, 1)
     mean = a + (c - a) * weights.leverage
     return _scaled(covariance, [np.where(alone, c, mean) for alone in weights.alone], c)
 
 
-def wald_df(restrictions, params_covariance, equations, df):
-    r"""Denominator degrees of freedom of the F test of ``R β = r``.
+def wald_df(restrictions: Any, params_covariance: Any, equations: Any, df: Any) -> float:
+    r"""Denominator degrees of freedom of the F test of ``R β = r``, R (m, P) of full row rank.
 
-    Parameters
-    ----------
-    restrictions : array_like, shape (m, P)
-        R, of full row rank.
-    params_covariance : array_like, shape (P, P)
-        Covariance of the coefficients that the test uses.
-    equations : array_like of int, shape (P,)
-        The equation of each coefficient.
-    df : array_like, shape (K,)
-        Degrees of freedom of the equations, of `residual_df`.
-
-    Returns
-    -------
-    float
-        That of the equation where all restrictions are in one.
+    From the covariance (P, P) of the coefficients that the test uses, the equation of each
+    coefficient, and the degrees of freedom of the equations, of `residual_df`.  Where all
+    restrictions are in one equation, its own.
 
     Notes
     -----
@@ -277,12 +269,12 @@ def wald_df(restrictions, params_covariance, equations, df):
 
 
 class _Weights(NamedTuple):
-    number: np.ndarray  # q (K,)
-    leverage: np.ndarray  # 1 - noise / τ (K,)
-    alone: list  # for each level the equations (K,) that are their own group
+    number: FloatArray  # q (K,)
+    leverage: FloatArray  # 1 - noise / τ (K,)
+    alone: list[BoolArray]  # for each level the equations (K,) that are their own group
 
 
-def _weights(covariance):
+def _weights(covariance: MLR) -> _Weights:
     h, K = covariance.hierarchy, covariance.shape[0]
     posterior = covariance.posterior(np.empty((K, 0), covariance.dtype))
     noise = covariance.D.astype(np.float64)
@@ -294,23 +286,19 @@ def _weights(covariance):
         if rank == 0:
             continue
         noise += np.where(alone[level], np.einsum("kr,kr->k", F, F), 0)
-        told_apart = np.minimum(rank, sizes - 1)
+        distinct = np.minimum(rank, sizes - 1)
         variances = np.linalg.eigvalsh(posterior.covariance(level))  # ascending
-        v = np.where(np.arange(rank) < told_apart[:, None], variances, 0).sum(axis=1)
-        factors += told_apart[group]
+        v = np.where(np.arange(rank) < distinct[:, None], variances, 0).sum(axis=1)
+        factors += distinct[group]
         unknown += v[group]
-        mean_leverage += ((told_apart - v) / sizes)[group]
+        mean_leverage += ((distinct - v) / sizes)[group]
         others = np.maximum(others, sizes[group] - 1)
     leverage = np.clip(1 - noise / covariance._rough_partial_variance(), 0, 1)
     number = factors + (factors + 2) * np.maximum(leverage, mean_leverage) + unknown
     return _Weights(np.minimum(number, others), leverage, alone)
 
 
-def _degrees(left, q):
-    return np.maximum(left - q, 1.0)
-
-
-def _scaled(covariance, levels, diagonal):
+def _scaled(covariance: MLR, levels: list[FloatArray], diagonal: FloatArray) -> MLR:
     """Loadings times the roots of one number an equation and level, variances times another."""
     F = [f * np.sqrt(s)[:, None] for f, s in zip(covariance.factors, levels, strict=True)]
     dtype = covariance.dtype
@@ -318,14 +306,14 @@ def _scaled(covariance, levels, diagonal):
                (covariance.D * diagonal).astype(dtype))
 
 
-def _as_mlr(covariance):
+def _as_mlr(covariance: Any) -> MLR:
     if not isinstance(covariance, MLR):
         raise TypeError("corrections for small samples need the MLR that was fitted, got"
                         f" {type(covariance).__name__}; a Σ that is known needs none")
     return covariance
 
 
-def _check_counts(N, p, K):
+def _check_counts(N: Counts, p: Counts, K: int) -> tuple[FloatArray, FloatArray]:
     """N and p as floats (K,)."""
     out = []
     for x, name in (N, "N"), (p, "p"):
@@ -345,4 +333,4 @@ def _check_counts(N, p, K):
     bad = np.flatnonzero(out[1] < 0)
     if bad.size:
         raise ValueError(f"p must not be negative, got {out[1][bad[0]]:g} for equation {bad[0]}")
-    return out
+    return out[0], out[1]

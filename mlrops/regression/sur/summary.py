@@ -35,8 +35,7 @@ def summary(fit: SystemFit, alpha: float = 0.05, max_equations: int = 10) -> str
     max_equations = check_rank(max_equations, "max_equations")
     rule = "=" * WIDTH
     lines = [*title("Seemingly unrelated regressions"), *_facts(fit), rule]
-    for block in (_equations(fit, alpha, max_equations), _notes(fit)):
-        block = list(block)
+    for block in map(list, (_equations(fit, alpha, max_equations), _notes(fit))):
         lines += [*block, rule] if block else []
     return "\n".join(lines)
 

@@ -1,15 +1,19 @@
 """The stacked system of K regression equations whose errors are correlated across equations."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 
 from ..._common.cached import cached_property
+from ..._common.typing import BoolArray, FloatArray, IntArray
 from ..._common.wording import agree, counted, name_some
 from ...factor.estep.incomplete import IncompleteSamples
 from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
+from ...operators.base import StructuredOperator
+from ...tree.hierarchy import Hierarchy
 
 __all__ = ["StackedSystem", "Weighting", "inverse_diagonal"]
 
@@ -17,10 +21,10 @@ __all__ = ["StackedSystem", "Weighting", "inverse_diagonal"]
 class _Batch(NamedTuple):
     """Equations with equally many regressors; ``X_jᵀ = B_jᵀ Q_j``, Q_j Q_jᵀ = I."""
 
-    equations: np.ndarray  # (K_p,) positions in the system
-    Q: np.ndarray  # (K_p, p, N)
-    inverse: np.ndarray  # (K_p, p, p) inverses of B_j, β_j = B_j⁻¹ γ_j
-    penalty: np.ndarray  # (K_p, p) of γ², zeros without a ridge
+    equations: IntArray  # (K_p,) positions in the system
+    Q: FloatArray  # (K_p, p, N)
+    inverse: FloatArray  # (K_p, p, p) inverses of B_j, β_j = B_j⁻¹ γ_j
+    penalty: FloatArray  # (K_p, p) of γ², zeros without a ridge
 
 
 class StackedSystem:
@@ -57,8 +61,10 @@ class StackedSystem:
         constraints that contradict one another.
     """
 
-    def __init__(self, Xs, Y, numbers=None, *, observed=None, weights=None, constraints=None,
-                 ridge=0.0, regressors=None, constraint_names=()):
+    def __init__(self, Xs: Sequence[FloatArray], Y: FloatArray, numbers: Any = None, *,
+                 observed: Any = None, weights: FloatArray | None = None,
+                 constraints: tuple[FloatArray, FloatArray] | None = None, ridge: float = 0.0,
+                 regressors: Any = None, constraint_names: Any = ()) -> None:
         root = None if weights is None else np.sqrt(weights).astype(Y.dtype)
         if observed is not None:
             root = (observed if root is None else root * observed).astype(Y.dtype)
@@ -66,7 +72,8 @@ class StackedSystem:
         self.K, self.N = self.Y.shape
         self.dtype = self.Y.dtype
         self.observed = None if observed is None else np.ascontiguousarray(observed.T)
-        self._cells = self._samples = None
+        self._cells: ObservedCells | None = None
+        self._samples: IncompleteSamples | None = None
         self.n_cells = self.Y.size if observed is None else int(observed.sum())
         # What weights add to the log-likelihood of all rows.
         self.log_weights = 0.0 if weights is None else 0.5 * float(
@@ -74,9 +81,9 @@ class StackedSystem:
         self.numbers = np.arange(self.K) if numbers is None else numbers
         self.shared = root is None and all(
             X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
-        widths = np.array([X.shape[1] for X in Xs])
+        self.widths = widths = np.array([X.shape[1] for X in Xs])
         self.P = int(widths.sum())
-        self._batches = []
+        self.batches: list[_Batch] = []
         for p in np.unique(widths):
             equations = np.flatnonzero(widths == p)
             used = equations[:1] if self.shared else equations
@@ -84,11 +91,11 @@ class StackedSystem:
             columns = [range(p) if regressors is None else regressors[j] for j in used]
             found = _orthonormal(X, [self.numbers[j] for j in used], columns, ridge)
             full = (np.broadcast_to(x, (equations.size, *x.shape[1:])) for x in found)
-            self._batches.append(_Batch(equations, *full))
-        sizes = [b.equations.size * b.Q.shape[1] for b in self._batches]
+            self.batches.append(_Batch(equations, *full))
+        sizes = [b.equations.size * b.Q.shape[1] for b in self.batches]
         self._cuts = np.cumsum(sizes)[:-1]
         self.ridge = ridge
-        self.penalty = np.concatenate([b.penalty.ravel() for b in self._batches])
+        self.penalty = np.concatenate([b.penalty.ravel() for b in self.batches])
         self._limits = None
         if constraints is not None:
             R, q = constraints
@@ -97,24 +104,26 @@ class StackedSystem:
             self._limits = _Limits(self.pull((R / size[:, None]).T), q / size, self.dtype,
                                    constraint_names)
 
-    def _parts(self, gamma):
-        """(batch, γ of its equations (K_p, p)) one after the other."""
-        for batch, part in zip(self._batches, np.split(gamma, self._cuts), strict=True):
+    def parts(self, gamma: Any) -> Iterator[tuple[_Batch, Any]]:
+        """(batch, γ of its equations (K_p, p)) one after the other; γ (P,) or (P, m)."""
+        for batch, part in zip(self.batches, np.split(gamma, self._cuts), strict=True):
             yield batch, part.reshape(batch.penalty.shape + gamma.shape[1:])
 
-    def fitted(self, gamma):
-        """Fitted values (K, N), times the square roots of weights."""
-        out = np.empty((self.K, self.N), self.dtype)
-        for batch, part in self._parts(gamma):
-            out[batch.equations] = np.matmul(part[:, None, :], batch.Q)[:, 0]
+    def fitted(self, gamma: FloatArray) -> FloatArray:
+        """Fitted values (K, N) or (K, N, m), times the square roots of weights."""
+        out = np.empty((self.K, self.N, *gamma.shape[1:]), self.dtype)
+        for batch, part in self.parts(gamma):
+            columns = part.reshape(*part.shape[:2], math.prod(part.shape[2:]))
+            fitted = columns.swapaxes(1, 2) @ batch.Q
+            out[batch.equations] = fitted.swapaxes(1, 2).reshape(-1, *out.shape[1:])
         return out
 
-    def residuals(self, gamma):
+    def residuals(self, gamma: FloatArray) -> FloatArray:
         """``Y - Xβ`` (K, N), times the square roots of weights; zero at missing cells."""
         out = self.fitted(gamma)
         return np.subtract(self.Y, out, out=out)
 
-    def check_errors(self, E):
+    def check_errors(self, E: FloatArray) -> None:
         """Refuse equations whose regressors leave nothing of Y, E being the residuals (K, N)."""
         size = np.abs(self.Y).max(axis=1, keepdims=True).astype(float)
         size[size == 0] = 1  # squares of numbers near the ends of the dtype are not seen as zero
@@ -128,17 +137,18 @@ class StackedSystem:
                 f" {name_some(sorted(named))}): no error variance can be estimated; leave"
                 f" {agree(len(named), 'it', 'them')} out")
 
-    def adjoint(self, V):
-        """``Q_j v_j`` of every equation, (P,), for V (K, N)."""
-        return np.concatenate([np.matmul(b.Q, V[b.equations][:, :, None]).ravel()
-                               for b in self._batches])
+    def adjoint(self, V: FloatArray) -> FloatArray:
+        """``Q_j v_j`` of every equation, (P,) or (P, m), for V (K, N) or (K, N, m)."""
+        return np.concatenate([
+            (b.Q @ V[b.equations].reshape(-1, self.N, math.prod(V.shape[2:])))
+            .reshape(b.penalty.size, *V.shape[2:]) for b in self.batches])
 
-    def spread(self, x):
+    def spread(self, x: Any) -> Any:
         """A number for each equation (K,) as one for each coefficient (P,)."""
-        return np.concatenate([np.repeat(x[b.equations], b.Q.shape[1]) for b in self._batches])
+        return np.concatenate([np.repeat(x[b.equations], b.Q.shape[1]) for b in self.batches])
 
     @cached_property
-    def ols(self):
+    def ols(self) -> FloatArray:
         """γ of least squares equation by equation, or the nearest one that constraints allow.
 
         With shared X and no constraints it is GLS for every Σ.
@@ -155,83 +165,73 @@ class StackedSystem:
         return self.shared and self.constraint_columns is None and not self.ridge
 
     @property
-    def n_free(self):
+    def n_free(self) -> int:
         """Number of coefficients that can be chosen: P less the independent constraints."""
         return self.P - (0 if self._limits is None else self._limits.q.size)
 
-    def allowed(self, unit):
+    def allowed(self, unit: FloatArray) -> "_Allowed":
         """The directions u that constraints leave to ``γ = unit u`` (an `_Allowed`)."""
         return _Allowed(None if self._limits is None else self._limits.C * unit[:, None])
 
     # ---------------------------------------------------------------- coefficients
 
-    def coefficients(self, gamma):
+    def coefficients(self, gamma: FloatArray) -> list[FloatArray]:
         """List of K arrays β_j (p_j,), or (p_j, m) for m columns γ (P, m)."""
-        out = [None] * self.K
-        for batch, part in self._parts(gamma):
+        out = [np.empty(0, self.dtype)] * self.K
+        for batch, part in self.parts(gamma):
             beta = np.einsum("kij,kj...->ki...", batch.inverse, part)
             for j, b in zip(batch.equations, beta, strict=True):
                 out[j] = b
         return out
 
-    def pull(self, B):
+    def pull(self, B: FloatArray) -> FloatArray:
         """The adjoint of `coefficients`: derivatives (P, m) by β as derivatives by γ."""
         starts, parts = np.cumsum([0, *self.widths]), []
-        for batch in self._batches:
+        for batch in self.batches:
             p = batch.Q.shape[1]
             rows = starts[batch.equations][:, None] + np.arange(p)
             parts.append(np.einsum("kji,kjm->kim", batch.inverse, B[rows]).reshape(-1, B.shape[1]))
         return np.concatenate(parts)
 
-    @cached_property
-    def widths(self):
-        widths = np.empty(self.K, int)
-        for batch in self._batches:
-            widths[batch.equations] = batch.Q.shape[1]
-        return widths
-
-    def weigh(self, covariance):
+    def weigh(self, covariance: StructuredOperator) -> Any:
         """Σ⁻¹ at work on arrays (K, N): a `Weighting`, row by row on the cells that are there."""
         if self.observed is None:
             return Weighting(covariance, self.N)
         return IncompletePrecision(covariance, self.cells(covariance.hierarchy))
 
-    def cells(self, hierarchy):
+    def cells(self, hierarchy: Hierarchy) -> ObservedCells:
         """The cells that are there, grouped on a tree of the equations; once a tree."""
         if self._cells is None or self._cells.hierarchy is not hierarchy:
-            self._cells = ObservedCells(hierarchy, self.observed)
+            there: Any = self.observed
+            self._cells = ObservedCells(hierarchy, there)
         return self._cells
 
-    def samples(self, hierarchy, E):
+    def samples(self, hierarchy: Hierarchy, E: FloatArray) -> IncompleteSamples:
         """Residuals (K, N) without the cells that are missing, for EM."""
         if self._samples is None or self._samples.hierarchy is not hierarchy:
-            self._samples = IncompleteSamples(hierarchy, np.where(self.observed, E, np.nan))
+            there: Any = self.observed
+            self._samples = IncompleteSamples(hierarchy, np.where(there, E, np.nan))
             return self._samples
         return self._samples.with_values(E)
 
-    def average_loglik(self, weighting, quad):
+    def average_loglik(self, weighting: Any, quad: float) -> float:
         """Average normal log-likelihood a row, from the weighted sum of squares of residuals."""
         constant = self.n_cells * math.log(2 * math.pi)
         return (self.log_weights - 0.5 * (constant + weighting.logdet() + quad)) / self.N
 
     @property
-    def batches(self):
-        """Equations with equally many regressors, in the order of γ; list of `_Batch`."""
-        return self._batches
-
-    @property
-    def constraint_columns(self):
+    def constraint_columns(self) -> FloatArray | None:
         """Orthonormal columns (P, m) that span those of C in ``Cᵀγ = q``, or None."""
         return None if self._limits is None else self._limits.basis
 
     # ---------------------------------------------------------------- dense, for few coefficients
 
     @property
-    def basis(self):
+    def basis(self) -> FloatArray:
         """All Q_j, one above the other, (P, N)."""
-        return np.concatenate([b.Q.reshape(-1, self.N) for b in self._batches])
+        return np.concatenate([b.Q.reshape(-1, self.N) for b in self.batches])
 
-    def normal_matrix(self, precision):
+    def normal_matrix(self, precision: FloatArray) -> FloatArray:
         """``Xᵀ(I⊗Σ⁻¹)X`` for γ and penalties, dense (P, P), from a dense Σ⁻¹ (K, K)."""
         Q, equation = self.basis, self.spread(np.arange(self.K))
         out = (Q @ Q.T) * precision[np.ix_(equation, equation)]
@@ -242,19 +242,19 @@ class StackedSystem:
 class Weighting:
     """Σ⁻¹ for complete rows, one a column of (K, N) arrays."""
 
-    def __init__(self, covariance, N):
+    def __init__(self, covariance: StructuredOperator, N: int) -> None:
         self.covariance, self.N = covariance, N
 
-    def solve(self, E):
+    def solve(self, E: FloatArray) -> FloatArray:
         """``Σ⁻¹ E``."""
         return self.covariance.solve(E)
 
-    def logdet(self):
+    def logdet(self) -> float:
         """``N log det Σ``."""
         return self.N * self.covariance.logdet()
 
 
-def inverse_diagonal(covariance):
+def inverse_diagonal(covariance: StructuredOperator) -> FloatArray:
     """diag(Σ⁻¹), (K,)."""
     if hasattr(covariance, "partial_variance"):
         return 1 / covariance._rough_partial_variance()  # for preconditioners, which may be rough
@@ -264,7 +264,8 @@ def inverse_diagonal(covariance):
 # ---------------------------------------------------------------- bases of the regressors
 
 
-def _orthonormal(X, numbers, names, ridge):
+def _orthonormal(X: FloatArray, numbers: list[Any], names: list[Any],
+                 ridge: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Q, B⁻¹ and penalties of stacked X (g, p, N), regressors as rows with names.
 
     |R_ii| is the distance of regressor i, scaled to length 1, from the span of those before it.
@@ -294,7 +295,7 @@ def _orthonormal(X, numbers, names, ridge):
     return np.ascontiguousarray(Q), inverse, penalty
 
 
-def _triangular_inverse(R):
+def _triangular_inverse(R: FloatArray) -> FloatArray:
     """Inverses of stacked upper triangular R (m, p, p), by back substitution."""
     out = np.zeros_like(R)
     unit = np.eye(R.shape[1], dtype=R.dtype)
@@ -313,21 +314,21 @@ class _Allowed:
     The last columns of the orthogonal factor of C, kept as m reflections: nothing of size P².
     """
 
-    def __init__(self, C):
+    def __init__(self, C: FloatArray | None) -> None:
         self.m = 0 if C is None else C.shape[1]
         if self.m:
             (self._reflections, self._tau), _ = scipy.linalg.qr(C, mode="raw", check_finite=False)
             self._multiply, = scipy.linalg.get_lapack_funcs(("ormqr",), (self._reflections,))
 
-    def expand(self, v):
+    def expand(self, v: FloatArray) -> FloatArray:
         """``Z v``, (P,) of v (P - m,)."""
         return self._rotate(np.concatenate([np.zeros(self.m, v.dtype), v]), "N") if self.m else v
 
-    def reduce(self, u):
+    def reduce(self, u: FloatArray) -> FloatArray:
         """``Zᵀ u``."""
         return self._rotate(u, "T")[self.m :] if self.m else u
 
-    def _rotate(self, u, trans):
+    def _rotate(self, u: FloatArray, trans: str) -> FloatArray:
         out, _, info = self._multiply("L", trans, self._reflections, self._tau, u[:, None], 1)
         assert info == 0
         return out[:, 0]
@@ -336,7 +337,7 @@ class _Allowed:
 class _Limits:
     """Linear constraints ``Cᵀ γ = q``; C (P, m) with columns of length 1, independent."""
 
-    def __init__(self, C, q, dtype, names=()):
+    def __init__(self, C: FloatArray, q: FloatArray, dtype: Any, names: Sequence[str] = ()) -> None:
         length = np.linalg.norm(C, axis=0)
         numbers, eps = np.arange(q.size), np.finfo(dtype).eps
         empty = length == 0
@@ -355,23 +356,25 @@ class _Limits:
             raise ValueError(_contradiction(np.sort(numbers[rest[wrong]]), names))
         self.C, self.q = C[:, kept].astype(dtype), q[kept].astype(dtype)
 
-    def nearest(self, gamma):
+    @cached_property
+    def _qr(self) -> tuple[FloatArray, FloatArray]:
+        return scipy.linalg.qr(self.C, mode="economic", check_finite=False)
+
+    def nearest(self, gamma: FloatArray) -> FloatArray:
         """The γ that satisfies the constraints with least ``‖γ - gamma‖``."""
-        Z, T = scipy.linalg.qr(self.C, mode="economic", check_finite=False)
+        Z, T = self._qr
         for _ in range(2):  # the second one for rounding
             gap = self.C.T @ gamma - self.q
             gamma = gamma - Z @ scipy.linalg.solve_triangular(T, gap, trans="T", check_finite=False)
         return gamma
 
-    @cached_property
-    def basis(self):
+    @property
+    def basis(self) -> FloatArray:
         """Orthonormal columns (P, m) that span those of C."""
-        return scipy.linalg.qr(self.C, mode="economic", check_finite=False)[0]
+        return self._qr[0]
 
 
-def _contradiction(numbers, names):
-    if names:
-        return (f"constraints contradict one another: {name_some(names[i] for i in numbers)} cannot"
-                " hold together with the others")
-    return (f"constraints contradict one another: row {name_some(numbers)} of R β = q cannot hold"
-            " together with the others")
+def _contradiction(numbers: IntArray, names: Sequence[str]) -> str:
+    which = (name_some(names[i] for i in numbers) if names
+             else f"row {name_some(numbers)} of R β = q")
+    return f"constraints contradict one another: {which} cannot hold together with the others"

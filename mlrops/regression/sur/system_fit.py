@@ -1,7 +1,6 @@
 """`SystemFit`: a fitted system as data, and what follows from them alone."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,7 +58,7 @@ class SystemFit:
     capped: tuple[tuple[int, int, int], ...] = ()
     covariance_is_known: bool = False
     selection: Any = None
-    cov_type: str = "unadjusted"
+    cov_type: Any = "unadjusted"
     cov_kwds: dict[str, Any] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- arrays
@@ -128,10 +127,12 @@ class SystemFit:
     @cached_property
     def _df_resid(self) -> FloatArray:
         """Degrees of freedom of each equation (K,); see `SURResult.df_resid`."""
+        return self._degrees(self.system.is_least_squares)
+
+    def _degrees(self, shared: bool) -> FloatArray:
         if self.covariance_is_known:
             return np.full(self.n_equations, np.inf)
-        return residual_df(self.covariance, self.data.nobs, self.data.p,
-                           shared=self.system.is_least_squares)
+        return residual_df(self.covariance, self.data.nobs, self.data.p, shared=shared)
 
     def _observed(self, x: FloatArray) -> FloatArray:
         return x if self.data.observed is None else np.where(self.data.observed, x, np.nan)
@@ -146,21 +147,20 @@ class SystemFit:
         return SystemNames(tuple(map(str, range(self.n_equations))),
                            tuple(tuple(map(str, range(b.size))) for b in self.coefficients))
 
-    def coefficient_pairs(self) -> Iterator[tuple[str, str]]:
+    def coefficient_pairs(self) -> list[tuple[str, str]]:
         """(equation, regressor) of all coefficients."""
-        for equation, own in zip(self.names.equations, self.names.regressors, strict=True):
-            yield from ((equation, regressor) for regressor in own)
+        return self.names.coefficients()
 
     @cached_property
-    def _pairs_index(self) -> Labelled:
-        return import_pandas().MultiIndex.from_tuples(
-            list(self.coefficient_pairs()), names=["equation", "regressor"])
-
-    def _frame_index(self) -> Labelled:
-        index = self._pairs_index
+    def _index(self) -> Labelled:
+        index = import_pandas().MultiIndex.from_tuples(
+            self.coefficient_pairs(), names=["equation", "regressor"])
         if self.data.names is None:
             index = index.set_levels([level.astype(int) for level in index.levels])
         return index
+
+    def _frame_index(self) -> Labelled:
+        return self._index
 
     def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
         """One or more numbers a coefficient, (P,) or (P, m): a list, a Series or a DataFrame."""
@@ -168,8 +168,8 @@ class SystemFit:
             return np.split(x, np.cumsum(self.data.p)[:-1])
         pd = import_pandas()
 
-        return (pd.Series(x, index=self._pairs_index) if columns is None
-                else pd.DataFrame(x, index=self._pairs_index, columns=columns))
+        return (pd.Series(x, index=self._index) if columns is None
+                else pd.DataFrame(x, index=self._index, columns=columns))
 
     def _by_equation(self, x: FloatArray) -> Labelled:
         """One number an equation, (K,): an array, or a Series."""
