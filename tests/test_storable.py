@@ -213,3 +213,14 @@ def test_a_class_defined_anew_takes_the_place_of_the_old_one(path):
     mlrops.save(path, define(2)(1.5))
     define(3)
     assert mlrops.load(path).value() == 4.5
+
+
+def test_a_class_may_have_a_name_of_the_package(path):
+    @storable
+    @dataclass
+    class MLRFit:
+        errors: float  # a field that the package's class of this name calls otherwise now
+        termination: str
+
+    fit = again(path, Pair(MLRFit(0.5, "loglik"), Identity(2))).first
+    assert type(fit) is MLRFit and fit == MLRFit(0.5, "loglik")

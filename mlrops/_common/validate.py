@@ -125,7 +125,7 @@ def as_finite(x: Any, what: str, dtype: Any = None, ndim: int | Sequence[int] | 
 
 def all_finite(x: np.ndarray) -> bool:
     """Whether no entry is NaN or infinite."""
-    # One sum decides the usual case without an n-sized mask; an overflow only costs the slow look.
+    # One sum decides the usual case without a mask of size n; the other cases take a second pass.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(x.sum())) or bool(np.isfinite(x).all())
 

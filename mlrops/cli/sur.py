@@ -1,7 +1,9 @@
 """``python -m mlrops sur``: regressions of the columns of a file, or of stock portfolios."""
 
 import warnings
+from collections import Counter
 from fnmatch import fnmatchcase
+from itertools import chain
 from statistics import median
 
 import numpy as np
@@ -248,11 +250,7 @@ def _save(path, sur, ols):
 
 def _most_common(fit):
     """Regressors, those of most equations first."""
-    count = {}
-    for own in fit.data.names.regressors:
-        for name in own:
-            count[name] = count.get(name, 0) + 1
-    return sorted(count, key=count.get, reverse=True)
+    return [name for name, _ in Counter(chain(*fit.names.regressors)).most_common()]
 
 
 def _picture(fit, plain, regressors):

@@ -42,4 +42,4 @@ def percent(change: float, digits: int = 1) -> str:
 
 def coefficient_table(fit: Any) -> dict[tuple[str, str], list[float]]:
     """``{(equation, regressor): (coef, se, t, p, low, high)}``."""
-    return dict(zip(fit.coefficient_pairs(), fit.inference.table().tolist(), strict=True))
+    return dict(zip(fit.names.coefficients(), fit.inference.table().tolist(), strict=True))

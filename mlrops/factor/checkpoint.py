@@ -16,6 +16,7 @@ from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import MEMORY, Ascent, LikelihoodSurface
 from .em import Point
+from .estep.protocol import Source
 
 __all__ = ["Checkpoint", "Checkpointing", "Outcome", "Restarts", "fingerprint", "to_resume"]
 
@@ -44,7 +45,7 @@ class Checkpointing(NamedTuple):
                 raise ValueError(f"checkpoint_seconds must not be negative, got {self.seconds!r}")
 
 
-def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any,
+def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source,
                 **options: object) -> dict[str, str]:
     """What must be the same for a resumed fit: name → text, short enough for an error message.
 

@@ -17,6 +17,7 @@ from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, LikelihoodSurface, VanishingVariance, independent_loglik
 from .checkpoint import Checkpoint, Checkpointing, Outcome, Restarts, fingerprint, to_resume
 from .em import Point
+from .estep.protocol import Source
 from .estep.sources import open_source
 from .limits import at_floor, check_scale, run_off, too_few_samples, warn_of_floor
 from .result import FactorModelResult
@@ -311,7 +312,7 @@ def _best_of_starts(
 
 
 def _rounded_loglik(
-    source: Any, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray, exact_mean: FloatArray
+    source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray, exact_mean: FloatArray
 ) -> float:
     """The log-likelihood of parameters that have been rounded to single precision."""
     rounded = covariance.astype(float)

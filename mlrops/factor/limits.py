@@ -6,7 +6,6 @@ Also how many factors are of use.
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import LEAST
 from .em import Point
+from .estep.protocol import Source
 
 __all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
            "warn_of_floor"]
@@ -29,7 +29,7 @@ NEAR = 2.0
 
 
 def check_scale(
-    source: Any, hierarchy: Hierarchy, names: Sequence[str] | None, axis_name: str = "feature"
+    source: Source, hierarchy: Hierarchy, names: Sequence[str] | None, axis_name: str = "feature"
 ) -> None:
     """Refuse variances so large or small that what is computed with them leaves the dtype.
 
@@ -100,7 +100,7 @@ def too_few_samples(
 
 
 def run_off(
-    source: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point, place: IntArray,
+    source: Source, hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point, place: IntArray,
     names: Sequence[str] | None, noun: str = "feature",
 ) -> str | None:
     """Why variances at the floor say that the likelihood has no maximum, or None.

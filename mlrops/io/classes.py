@@ -136,7 +136,7 @@ def _find(name: str) -> type | None:
 
 def make(cls: Any, given: dict[str, Any]) -> Any:
     """An object of its fields, once it is known that they are all there and of the right kind."""
-    if cls.__name__ in OURS:
+    if name_of(cls) in OURS:
         given = _current(cls.__name__, given)
     optional, hints = _declared(cls)
     unknown = sorted(set(given) - set(optional))

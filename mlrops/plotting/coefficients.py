@@ -114,7 +114,7 @@ def _coefficients(fit, alpha):
     """``{(equation, regressor): (coefficient, low, high)}`` of a result."""
     found = fit.inference
     return {pair: (b, *ends) for pair, b, ends
-            in zip(fit.coefficient_pairs(), found.params, found.conf_int(alpha), strict=True)}
+            in zip(fit.names.coefficients(), found.params, found.conf_int(alpha), strict=True)}
 
 
 def _same_equations(results):

@@ -92,8 +92,6 @@ class Design:
             raise ValueError(f"X has columns of zeros: {name_columns(zero, self.names)}")
         return length
 
-    # ---------------------------------------------------------------- products
-
     def apply(self, gamma: FloatArray) -> FloatArray:
         """``B γ``, (N,) for γ (p,)."""
         B = self._B

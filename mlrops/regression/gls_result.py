@@ -98,8 +98,6 @@ class GLSResult(CoefficientResults):
             f" {counted(self.nobs, 'observation')}; {self.solver} {end}>"
         )
 
-    # ---------------------------------------------------------------- arrays, or with names
-
     def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
         if self.names is None:
             return x
@@ -124,8 +122,6 @@ class GLSResult(CoefficientResults):
     def params(self) -> Labelled:
         """Coefficients, ndarray or Series of shape (p,)."""
         return self._by_coefficient(self.coefficients)
-
-    # ---------------------------------------------------------------- size of the errors
 
     @property
     def nobs(self) -> int:
@@ -197,8 +193,6 @@ class GLSResult(CoefficientResults):
         ``1 - (1 - R²) (N - c) / (N - p)``, c one where the regressors span a constant.
         """
         return 1 - (1 - self.rsquared) * (self.nobs - self._spans_constant) / self.df_resid
-
-    # ---------------------------------------------------------------- inference
 
     def cov_params(self) -> Labelled:
         """Covariance of the coefficients, ``scale (Xᵀ Σ⁻¹ X)⁻¹``.

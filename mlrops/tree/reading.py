@@ -28,7 +28,7 @@ def read_hierarchy(given: Any, names: Sequence[str] | None, n: int | None = None
         return None
     if isinstance(given, Hierarchy):
         given = _in_order(given, names, axis, what)
-        # Another number of names is told by who takes the hierarchy.
+        # The caller refuses another number of names.
         return given if names is None or len(names) != given.n else given._renamed(tuple(names))
     if isinstance(given, (str, bytes, Set)) or not (
             isinstance(given, Mapping) or hasattr(given, "__iter__")) or hasattr(given, "matvec"):
@@ -50,7 +50,7 @@ def read_hierarchy(given: Any, names: Sequence[str] | None, n: int | None = None
 
 def tree_of(given: Any, names: Sequence[str] | None, n: Any) -> Any:
     """The hierarchy of n features with these names; without one, all are one group."""
-    return (Hierarchy.flat(n)._renamed(names) if given is None else
+    return (Hierarchy.flat(n or 0)._renamed(names) if given is None else
             read_hierarchy(given, names, n))
 
 

@@ -64,6 +64,5 @@ mlrops.partition(Y)  # error: call-arg
 mlrops.gls(Y, Y[:, 0])  # error: call-arg
 Hierarchy.balanced(4)  # error: call-arg
 print(model.log_likelihood)  # error: attr-defined
-model.covariance.logdets()  # error: attr-defined
 print(mlrops.fit_mlr(Y, 1, tree).erorr)  # error: attr-defined
 mlrops.fit_factor_models(Y, 1)  # error: attr-defined

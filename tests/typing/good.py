@@ -66,7 +66,7 @@ model = mlrops.fit_factor_model(samples, (2, 1), twelve, init="svd", missing="ra
 score: float = model.score(samples)
 scores = model.scores(pd.DataFrame(samples), level=0, method="bartlett")
 rotated = model.rotate("varimax")
-selection = mlrops.select_ranks(samples, twelve, total_rank=3, criterion="bic", exact=True)
+selection = mlrops.select_ranks(samples, hierarchy=twelve, total_rank=3, criterion="bic")
 best: tuple[int, ...] = selection.ranks
 found = mlrops.partition_features(samples, (1, 1), random_state=0)
 

@@ -127,7 +127,7 @@ class Chunks:
         return (mean, squares) if center else (np.zeros(n), squares + seen * np.square(mean))
 
     def check_first_pass(self, low: FloatArray, high: FloatArray) -> None:
-        """Check what only the end of the pass tells: numbers of rows, constant features."""
+        """Check what is known only after the pass: numbers of rows, constant features."""
         if self._weights is not None and self._weights.size != self._count:
             raise ValueError(wrong_weights(self._weights.size, self._count))
         check_enough(self.n_samples)

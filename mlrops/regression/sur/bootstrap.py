@@ -68,16 +68,13 @@ def bootstrap(fit: SystemFit, covariance: StructuredOperator, n_boot: int = 200,
     """
     if check_rank(n_boot, "n_boot") < 2:
         raise ValueError(f"n_boot must be at least 2, got {n_boot}")
-    rng, sigma = np.random.default_rng(random_state), fit.covariance
-    known = fit.covariance_is_known
-    ranks, hierarchy, keep = (None, None, sigma) if known else (sigma.ranks, sigma.hierarchy, None)
-    draws, failed, unconverged, reason = [], 0, 0, None
+    rng, draws, failed, unconverged = np.random.default_rng(random_state), [], 0, 0
+    reason: Exception | None = None
     for _ in tqdm(range(n_boot), desc="bootstrap", disable=not progress):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                refit = fit.options.fit(drawn_data(fit, covariance, rng), ranks, hierarchy,
-                                        covariance=keep)
+                refit = fit._refit(drawn_data(fit, covariance, rng))
         except (ValueError, np.linalg.LinAlgError) as error:
             failed, reason = failed + 1, error
             continue

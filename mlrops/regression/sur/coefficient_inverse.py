@@ -76,8 +76,6 @@ class CoefficientInverse:
         gram = C.T @ HC
         return Dense((gram + gram.T) / 2, positive_definite=True).whiten(HC.T).T
 
-    # ---------------------------------------------------------------- columns
-
     def bread(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m) in the coordinates γ, constraints minded."""
         out = self._inverse.times(V)
@@ -108,8 +106,6 @@ class CoefficientInverse:
             out = np.ascontiguousarray(np.concatenate(system.coefficients(out)).T)
         out[self.fixed], out[:, self.fixed] = 0, 0
         return (out + out.T) / 2
-
-    # ---------------------------------------------------------------- diagonal blocks
 
     def blocks(self) -> list[FloatArray]:
         """Diagonal blocks of the covariance of β, list of K arrays (p_j, p_j)."""

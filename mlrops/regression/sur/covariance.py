@@ -20,7 +20,6 @@ from ...operators.mlr import MLR
 from ..inference import Inference
 from .bootstrap import Bootstrap, bootstrap
 from .coefficient_inverse import MOST_COEFFICIENTS, CoefficientInverse
-from .data import SURData
 from .row_weights import (
     KERNELS,
     Weigh,
@@ -217,8 +216,6 @@ def precise(fit: SystemFit) -> tuple[StackedSystem, StructuredOperator]:
     return system, covariance.astype(float) if isinstance(covariance, MLR) else covariance
 
 
-# ---------------------------------------------------------------- from the model
-
 
 def _unadjusted(fit: SystemFit, debiased: bool | None = None,
                 joint: bool = False) -> CoefficientInverse:
@@ -258,8 +255,6 @@ def _bootstrap(fit: SystemFit, n_boot: int = 200, random_state: Any = 0,
     centred = found.draws - found.draws.mean(axis=0)
     return ScoreCovariance(centred.T / np.sqrt(len(centred) - 1), None, fit.data.p, found)
 
-
-# ---------------------------------------------------------------- from the scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +324,11 @@ def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
     V = system.weigh(covariance).solve(errors)
     gamma = np.concatenate([(b.Q * V[b.equations][:, None, :]).reshape(-1, system.N)
                             for b in system.batches])
-    S, size = _raw_scores(data, V)
+    # Scores x_tj v_tj in the units of the regressors, and a bound of the sums of their squares.
+    U = V.T if data.weights is None else V.T * np.sqrt(data.weights)
+    S = np.concatenate([X.T * U[:, j] for j, X in enumerate(data.Xs)])
+    size = np.concatenate([u * np.square(X, dtype=float).sum(axis=0) for u, X
+                           in zip(np.mean(np.square(U), axis=0), data.Xs, strict=True)])
     weigh = weights(S)
     left = np.einsum("it,it->i", S, S if weigh is None else weigh(S.T).T)
     silent = np.abs(left) <= SILENT * size
@@ -355,20 +354,10 @@ def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
     return out
 
 
-def _raw_scores(data: SURData, V: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """``x_tj v_tj`` in the units of the regressors (P, N), and a bound of their squares' sum."""
-    U = V.T if data.weights is None else V.T * np.sqrt(data.weights)
-    S = np.concatenate([X.T * U[:, j] for j, X in enumerate(data.Xs)])
-    mean = np.mean(np.square(U), axis=0)
-    size = np.concatenate([mean[j] * np.square(X, dtype=float).sum(axis=0)
-                           for j, X in enumerate(data.Xs)])
-    return S, size
-
-
 def _name(fit: SystemFit, chosen: BoolArray) -> str:
     """Some coefficients by regressor and equation."""
     return name_some(f"{regressor} of equation {equation}" for (equation, regressor), here
-                     in zip(fit.coefficient_pairs(), chosen, strict=True) if here)
+                     in zip(fit.names.coefficients(), chosen, strict=True) if here)
 
 
 KINDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {

@@ -119,8 +119,8 @@ class SURData:
     def exact(self, coefficients: list[FloatArray]) -> list[FloatArray]:
         """Coefficients (list of K arrays) for which constraints hold to rounding of their terms.
 
-        They come out of a solver to rounding of fitted values, which large regressors dominate, and
-        1e-17 in place of 0 would be told from 0: what one constraint gives is set to its value.
+        A solver gives them to rounding of the fitted values, which large regressors dominate, and
+        1e-17 is not 0: a coefficient that one constraint fixes is set to its value.
         """
         if self.constraints is None:
             return coefficients
@@ -155,7 +155,8 @@ class Shared:
     """A function of objects that equations may share: computed once for each object."""
 
     def __init__(self, function: Callable[..., Any]):
-        self._function, self._known = function, {}  # type: ignore[var-annotated]
+        self._function = function
+        self._known: dict[int, tuple[Any, Any]] = {}
 
     def __call__(self, x: Any, *args: Any) -> Any:
         if id(x) not in self._known:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from .constraints import holds_dicts, read_constraints
 from .covariance import Covariance, estimated, joint_estimate
 from .measures import sums_of_squares
 from .small_sample import wald_df
-from .system_fit import Fitter, SystemFit
+from .system_fit import SystemFit
 
 __all__ = ["HypothesisTest", "breusch_pagan", "homogeneity_test", "likelihood_ratio", "wald_test"]
 
@@ -149,7 +149,7 @@ def homogeneity_test(fit: SystemFit, regressor: str | int, *,
     ValueError
         Fewer than two equations have it.
     """
-    at = [i for i, (_, name) in enumerate(fit.coefficient_pairs()) if name == str(regressor)]
+    at = [i for i, (_, name) in enumerate(fit.names.coefficients()) if name == str(regressor)]
     if len(at) < 2:
         raise ValueError(f"regressor {regressor!r} must stand in at least two equations, it stands"
                          f" in {len(at)}")
@@ -343,7 +343,7 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
                          " of one with penalties; fit without ridges")
     hierarchy, ranks = fit.covariance.hierarchy, fit.covariance.ranks
     n_simulations = check_rank(n_simulations, "n_simulations")
-    null = _quietly(fit.options, fit.data, 0, None)
+    null = _quietly(fit.options.fit, fit.data, 0, None)
     statistic = max(0.0, 2 * fit.nobs * (fit.loglik - null.loglik))
     df = degrees_of_freedom(hierarchy, ranks, mean=False) - fit.n_equations
     if df == 0:
@@ -361,18 +361,18 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
                           n_simulations=n_simulations, **words)
 
 
-def _quietly(fitter: Fitter, *args: Any) -> SystemFit:
+def _quietly(fit: Callable[..., SystemFit], *args: Any) -> SystemFit:
     """A fit that does not warn where it does not converge."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return fitter.fit(*args)
+        return fit(*args)
 
 
 def _simulated(fit: SystemFit, null: SystemFit, rng: np.random.Generator) -> float:
     """The statistic for errors drawn from the fit under the null hypothesis."""
-    drawn, sigma = drawn_data(null, null.covariance, rng), fit.covariance
-    full = _quietly(fit.options, drawn, sigma.ranks, sigma.hierarchy)
-    return 2 * fit.nobs * (full.loglik - _quietly(fit.options, drawn, 0, None).loglik)
+    drawn = drawn_data(null, null.covariance, rng)
+    diagonal = _quietly(fit.options.fit, drawn, 0, None)
+    return 2 * fit.nobs * (_quietly(fit._refit, drawn).loglik - diagonal.loglik)
 
 
 def _correlated_pairs(hierarchy: Hierarchy, ranks: Sequence[int]) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 from ..._common.convergence import ConvergenceWarning
 from ..._common.typing import BoolArray, FloatArray
 from ...factor import conditional
-from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
 from .beta_step import beta_step
 from .data import SURData
@@ -107,7 +106,8 @@ def new_mean_squares(fit: SystemFit, new: NewData) -> FloatArray:
 
 def loglik_samples(fit: SystemFit, new: NewData) -> FloatArray:
     """Log-likelihood of each row of `NewData`, (M,); see `SURResult.score_samples`."""
-    E, covariance, extra = new_errors(new, fit), _precise(fit.covariance), 0.0
+    E, covariance, extra = new_errors(new, fit), fit.covariance, 0.0
+    covariance = covariance.astype(float) if isinstance(covariance, MLR) else covariance
     if new.weights is not None:
         E, extra = E * np.sqrt(new.weights), 0.5 * np.log(new.weights).sum(axis=1)
     if not np.isnan(E).any():
@@ -127,8 +127,3 @@ def average_loglik(fit: SystemFit, data: SURData) -> float:
     Y = data.Y if data.observed is None else np.where(data.observed, data.Y, np.nan)
     new = NewData(data.Xs, Y, None, data.weights)
     return conditional.average(loglik_samples(fit, new), Y)
-
-
-def _precise(covariance: StructuredOperator) -> StructuredOperator:
-    """Σ in float64 where it has factors."""
-    return covariance.astype(float) if isinstance(covariance, MLR) else covariance

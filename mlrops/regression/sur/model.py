@@ -186,8 +186,6 @@ class SUR:
         names = Y.columns or [f"y{j}" for j in range(len(columns))]
         return cls({name: (y, exog) for name, y in zip(names, columns, strict=True)}, **options)
 
-    # ---------------------------------------------------------------- what is there
-
     @property
     def _names(self) -> SystemNames:
         assert self.data.names is not None  # `read_system` gives all of them
@@ -234,8 +232,6 @@ class SUR:
             parts.append(counted(data.constraints[1].size, "constraint"))
         return f"<SUR: {', '.join(parts)}>"
 
-    # ---------------------------------------------------------------- constraints
-
     def add_constraints(self, R: Any, q: Any = None) -> None:
         """Tie coefficients by ``R β = q``, in addition to the constraints there are.
 
@@ -272,8 +268,6 @@ class SUR:
     def _constrain(self, constraints: Any, labels: tuple[str, ...]) -> None:
         self.data = replace(self.data, constraints=constraints,
                             names=self._names._replace(constraints=labels))
-
-    # ---------------------------------------------------------------- fit
 
     @renamed_options(cov_config="cov_kwds", max_cg_iter="maxiter")
     def fit(self, ranks: Ranks | str | None = None, hierarchy: Hierarchy | Labels | None = None, *,

@@ -188,8 +188,6 @@ class SURResult(StoredSystem, CoefficientResults):
         """
         return covariance.bootstrap_of(self)
 
-    # ---------------------------------------------------------------- measures of fit
-
     @cached_property
     def rsquared(self) -> Labelled:
         """Share of the variation of each equation's y that is explained, (K,) or Series.
@@ -227,8 +225,6 @@ class SURResult(StoredSystem, CoefficientResults):
         Weighted where the equations are; divided by the number of observations.
         """
         return self._by_equation(measures.mean_squares(self))
-
-    # ---------------------------------------------------------------- earlier names
 
     K = old_attribute("K", "n_equations")
     N = old_attribute("N", "nobs")

@@ -134,13 +134,10 @@ def _notes(fit: SystemFit) -> Iterator[str]:
         notes.append(f"Variances at the floor (Heywood cases): {len(fit.boundary):,}"
                      f" ({name_some(short(names[j]) for j in fit.boundary)}).")
     if fit.capped:
-        groups = [f"level {level} group {_group(fit, level, g)}" for level, g, _ in fit.capped]
+        h = fit.covariance.hierarchy
+        groups = [f"level {level} group {short((h.names(level) or range(g + 1))[g])}"
+                  for level, g, _ in fit.capped]
         notes.append(f"Groups of fewer equations than the rank: {len(groups):,}"
                      f" ({name_some(groups)}).")
     for note in notes:
         yield from textwrap.wrap(note, WIDTH, subsequent_indent="  ")
-
-
-def _group(fit: SystemFit, level: int, group: int) -> str:
-    names = fit.covariance.hierarchy.names(level)
-    return str(group) if names is None else short(names[group])

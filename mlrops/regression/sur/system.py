@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from ..._common.cached import cached_property
-from ..._common.typing import BoolArray, FloatArray, IntArray
+from ..._common.typing import FloatArray, IntArray
 from ..._common.wording import agree, counted, name_some
 from ...factor.estep.incomplete import IncompleteSamples
 from ...factor.estep.incomplete_solve import IncompletePrecision, ObservedCells

@@ -61,8 +61,6 @@ class SystemFit:
     cov_type: Any = "unadjusted"
     cov_kwds: dict[str, Any] = field(default_factory=dict)
 
-    # ---------------------------------------------------------------- arrays
-
     @property
     def nobs(self) -> int:
         """Number of rows (int)."""
@@ -134,10 +132,15 @@ class SystemFit:
             return np.full(self.n_equations, np.inf)
         return residual_df(self.covariance, self.data.nobs, self.data.p, shared=shared)
 
+    def _refit(self, data: SURData) -> "SystemFit":
+        """The same model fitted to other data; a covariance that was given is kept."""
+        A = self.covariance
+        if self.covariance_is_known:
+            return self.options.fit(data, None, None, covariance=A)
+        return self.options.fit(data, A.ranks, A.hierarchy)
+
     def _observed(self, x: FloatArray) -> FloatArray:
         return x if self.data.observed is None else np.where(self.data.observed, x, np.nan)
-
-    # ---------------------------------------------------------------- names
 
     @property
     def names(self) -> SystemNames:
@@ -147,14 +150,10 @@ class SystemFit:
         return SystemNames(tuple(map(str, range(self.n_equations))),
                            tuple(tuple(map(str, range(b.size))) for b in self.coefficients))
 
-    def coefficient_pairs(self) -> list[tuple[str, str]]:
-        """(equation, regressor) of all coefficients."""
-        return self.names.coefficients()
-
     @cached_property
     def _index(self) -> Labelled:
         index = import_pandas().MultiIndex.from_tuples(
-            self.coefficient_pairs(), names=["equation", "regressor"])
+            self.names.coefficients(), names=["equation", "regressor"])
         if self.data.names is None:
             index = index.set_levels([level.astype(int) for level in index.levels])
         return index
