@@ -482,3 +482,8 @@ def test_a_fit_of_float32_stays_float32():
     assert fit.score_samples(sim.Y).dtype == np.float64  # likelihoods do not bear less
     close(fit.covariance.toarray(), dense_mlr(fit.covariance.hierarchy, fit.covariance.factors,
                                               fit.covariance.D), 1e-5)
+
+
+def test_sizes():
+    _, fit = example()
+    assert (fit.n_samples, fit.n_features) == (100, fit.covariance.shape[0])

@@ -38,8 +38,8 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
         return np.empty(0)
     covariance, mean = covariance.astype(float), np.asarray(mean, float)
     if np.isnan(Y).any():
-        return filling.loglik_samples(
-            covariance, mean, IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype)))
+        samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
+        return filling.loglik_samples(covariance, mean, samples)
     quad: Any = covariance.inv_quad((Y - mean).T)
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
@@ -70,7 +70,7 @@ def impute(covariance: MLR, mean: FloatArray, Y: FloatArray,
     """
     filled = Y.astype(np.result_type(Y, covariance.dtype))
     std = np.zeros_like(filled)
-    if len(filled):
+    if len(Y):
         samples = IncompleteSamples(covariance.hierarchy, Y.T.astype(covariance.dtype))
         found: Any = filling.fill(covariance, mean, samples, return_std)
         found, std = (found[0], found[1].T) if return_std else (found, std)

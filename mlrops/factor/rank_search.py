@@ -76,16 +76,19 @@ class RankedFits(Protocol):
     """
 
     hierarchy: Hierarchy
-    row_labels: Any
+    row_labels: Any = None
 
     def n_rows(self) -> int: ...
     def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any) -> Any: ...
     def score(self, fit: Any, rows: IntArray) -> float: ...
     def degrees_of_freedom(self, ranks: tuple[int, ...]) -> int: ...
     def n_samples(self, fit: Any) -> int: ...
-    def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float
-                ) -> str | None: ...
-    def largest_total(self, parts: Sequence[IntArray | None]) -> float: ...
+
+    def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float) -> str | None:
+        return None
+
+    def largest_total(self, parts: Sequence[IntArray | None]) -> float:
+        return math.inf
 
 
 class Part(NamedTuple):

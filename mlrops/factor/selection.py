@@ -1,6 +1,5 @@
 """`select_ranks`: ranks by information criteria or held-out likelihood."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from .conditional import average, loglik_samples
 from .criteria import degrees_of_freedom
 from .factor_model import fit_factor_model
 from .limits import too_few_samples
-from .rank_search import RankOptions, choose_ranks, in_new_order, order_in_errors
+from .rank_search import RankedFits, RankOptions, choose_ranks, in_new_order, order_in_errors
 from .rank_table import CRITERIA, RankRecord, RankSelection
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "select_ranks"]
@@ -161,8 +160,8 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     return choose_ranks(FactorFits(Y, hierarchy, fit_options, rng), options, rng)
 
 
-class FactorFits:
-    """Fits of factor models to rows of Y, with options of `fit_factor_model`; a `RankedFits`.
+class FactorFits(RankedFits):
+    """Fits of factor models to rows of Y, with options of `fit_factor_model`.
 
     Data, tree and weights are checked and matched by name when the object is made.  From then on
     names are those of the hierarchy, and masked cells are NaN.
@@ -245,9 +244,6 @@ class FactorFits:
 
     def n_samples(self, fit):
         return fit.n_samples
-
-    def largest_total(self, parts):
-        return math.inf  # `refusal` says where the likelihood has no maximum
 
 
 def _beside(fit, ranks, rng):

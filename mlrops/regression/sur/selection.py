@@ -8,7 +8,13 @@ import numpy as np
 from ..._common.deprecated import renamed_options
 from ..._common.typing import Data, Labels, RandomState, Ranks
 from ...factor.criteria import degrees_of_freedom
-from ...factor.rank_search import RankOptions, choose_ranks, in_new_order, order_in_errors
+from ...factor.rank_search import (
+    RankedFits,
+    RankOptions,
+    choose_ranks,
+    in_new_order,
+    order_in_errors,
+)
 from ...factor.rank_table import RankSelection
 from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy, fit_system
@@ -116,10 +122,8 @@ def select_system_ranks(data, hierarchy, options, fit_with, *, random_state=None
     return choose_ranks(fits, options, np.random.default_rng(random_state), stacklevel)
 
 
-class SystemFits:
-    """Fits of a system of equations to some of its rows; a `RankedFits`."""
-
-    row_labels = None  # folds are not matched by name
+class SystemFits(RankedFits):
+    """Fits of a system of equations to some of its rows."""
 
     def __init__(self, data, hierarchy, fit_with, callback=None):
         self.data, self.hierarchy, self._fit_with = data, hierarchy, fit_with
@@ -146,9 +150,6 @@ class SystemFits:
 
     def degrees_of_freedom(self, ranks):
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)
-
-    def refusal(self, ranks, rows=None, share=1.0):
-        return None  # `largest_total` bounds what is generated, and a fit refuses what is listed
 
     def n_samples(self, fit):
         return fit.nobs
