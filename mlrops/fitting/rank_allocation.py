@@ -152,9 +152,9 @@ def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...]:
         if not isinstance(start, str) or start not in STARTS:
             raise ValueError(f"start must be {', '.join(map(repr, STARTS))} or one rank a level,"
                              f" got {start!r}")
-        ranks = {"uniform": [total // L + (level < total % L) for level in range(L)],
-                 "bottom": [0] * (L - 1) + [total], "top": [total] + [0] * (L - 1)}
-        return tuple(ranks[start])
+        uniform = [total // L + (level < total % L) for level in range(L)]
+        return tuple({"uniform": uniform, "bottom": [0] * (L - 1) + [total],
+                      "top": [total] + [0] * (L - 1)}[start])
     ranks = check_ranks(start, rows)
     if sum(ranks) != total:
         raise ValueError(f"the ranks to start from must add up to total_rank = {total}, got {ranks}"
