@@ -144,9 +144,6 @@ def check_left(A: "Factored", left: FloatArray, moved: FloatArray, features: Int
             "feature " if bad.size == 1 else "features ") + name_some(np.sort(features[bad])))
 
 
-# ---------------------------------------------------------------- norms and quadratic forms
-
-
 def norms(A: "Factored") -> tuple[float, float, float]:
     """Bounds from the traces of the groups: of ‖P‖ and ‖F‖ above, of ‖Σ‖ below."""
     scaled, plain, below = 1.0, 0.0, float(A._diagonal().max())
@@ -181,9 +178,6 @@ def check_quad(A: "Factored", quad: FloatArray, squares: FloatArray, scaled: Flo
     loss = loss[np.isfinite(quad)]
     if not (loss <= PROMISED[A.dtype]).all():
         raise refused(A, "inv_quad", loss.max())
-
-
-# ---------------------------------------------------------------- the square root
 
 
 def checked_root(A: "Factored", root: Any) -> Any:

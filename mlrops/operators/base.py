@@ -109,8 +109,6 @@ class StructuredOperator(Stored, Arithmetic):
         else:
             self.__dict__.update(state)
 
-    # ---------------------------------------------------------------- structure
-
     @property
     def symmetric(self) -> bool:
         """True when the matrix is known to be symmetric (bool)."""
@@ -145,26 +143,17 @@ class StructuredOperator(Stored, Arithmetic):
                 f"{verb} needs an operator known to be symmetric positive definite;"
                 f" {type(self).__name__} of shape {self.shape} is not")
 
-    # ------------------------------------------------ products: SciPy's hooks, once for all
-
-    def _operand(self, x, n_rows, verb):
-        """Validate a right-hand side; return it in our dtype with the dtype of the result."""
-        return operand(x, self.dtype, n_rows, verb)
-
-    def _linear(self, hook, x, n_rows, verb):
-        return linear(hook, x, self.dtype, n_rows, verb)
-
     def _matvec(self, x):
-        return self._linear(self._mul, x, self.shape[1], "matvec")
+        return linear(self._mul, x, self.dtype, self.shape[1], "matvec")
 
     def _matmat(self, X):
-        return self._linear(self._mul, X, self.shape[1], "matmat")
+        return linear(self._mul, X, self.dtype, self.shape[1], "matmat")
 
     def _rmatvec(self, x):
-        return self._linear(self._rmul, x, self.shape[0], "rmatvec")
+        return linear(self._rmul, x, self.dtype, self.shape[0], "rmatvec")
 
     def _rmatmat(self, X):
-        return self._linear(self._rmul, X, self.shape[0], "rmatmat")
+        return linear(self._rmul, X, self.dtype, self.shape[0], "rmatmat")
 
     def _mul(self, x):
         raise NotImplementedError(f"{type(self).__name__} does not define its product")
@@ -187,8 +176,6 @@ class StructuredOperator(Stored, Arithmetic):
 
     def _adjoint(self):
         return self.transpose()
-
-    # ---------------------------------------------------------------- verbs
 
     def solve(self, b: Real, *, rtol: float | None = None, maxiter: int | None = None,
               M: Operand | None = None, x0: Real | None = None) -> FloatArray:
@@ -231,8 +218,8 @@ class StructuredOperator(Stored, Arithmetic):
         n = self._square("solve")
         options = solve_options(self, b, {"rtol": rtol, "maxiter": maxiter, "M": M, "x0": x0})
         if not options:
-            return self._linear(self._solve, b, n, "solve")
-        return self._linear(partial(krylov.solve, self, **options), b, n, "solve")
+            return linear(self._solve, b, self.dtype, n, "solve")
+        return linear(partial(krylov.solve, self, **options), b, self.dtype, n, "solve")
 
     def slogdet(self, method: str | None = None, **options: Any) -> Any:
         """Sign and natural logarithm of the absolute value of the determinant.
@@ -358,7 +345,7 @@ class StructuredOperator(Stored, Arithmetic):
             Rounding leaves too little of the square root; so do `color` and `inv_quad`.
         """
         self._need_positive("whiten")
-        x, out = self._operand(x, self.shape[0], "whiten")
+        x, out = operand(x, self.dtype, self.shape[0], "whiten")
         return self._whiten(x).astype(out, copy=False)
 
     def color(self, z: Real) -> FloatArray:
@@ -379,7 +366,7 @@ class StructuredOperator(Stored, Arithmetic):
             not n rows.
         """
         self._need_positive("color")
-        z, out = self._operand(z, self.shape[0], "color")
+        z, out = operand(z, self.dtype, self.shape[0], "color")
         return self._color(z).astype(out, copy=False)
 
     def inv_quad(self, x: Real) -> float | FloatArray:
@@ -400,7 +387,7 @@ class StructuredOperator(Stored, Arithmetic):
             not n rows.
         """
         self._need_positive("inv_quad")
-        quad = self._inv_quad(self._operand(x, self.shape[0], "inv_quad")[0])
+        quad = self._inv_quad(operand(x, self.dtype, self.shape[0], "inv_quad")[0])
         return float(quad) if np.ndim(quad) == 0 else quad
 
     def sample(self, size: int | None = None,
@@ -427,8 +414,6 @@ class StructuredOperator(Stored, Arithmetic):
         samples = self._sample(1 if size is None else check_rank(size, "size"),
                                as_generator(random_state))
         return samples[0] if size is None else samples
-
-    # ---------------------------------------------------------------- defaults of the hooks
 
     def _solve(self, b):
         return krylov.solve(self, b)

@@ -225,8 +225,6 @@ class _Checker:
             reason = f"{type(problem).__name__}: {problem}"
         self.report.checks.append(Check(name, error <= tolerance, error, tolerance, reason))
 
-    # ------------------------------------------------------------ products
-
     def products(self, m, n):
         A, dense = self.A, self.dense
         X, Y = self.random(n, 3), self.random(m, 3)
@@ -269,8 +267,6 @@ class _Checker:
         return sum(verb(np.ones(n, given)).dtype != result
                    for verb in self.verbs() for given, result in wanted.items())
 
-    # ------------------------------------------------------------ structure
-
     def structure(self):
         A, dense = self.A, self.dense
         size = self.norm or 1.0
@@ -293,8 +289,6 @@ class _Checker:
         """How far the smallest eigenvalue lies below zero, relative to the largest."""
         values = np.linalg.eigvalsh((self.dense + self.dense.T) / 2)
         return max(0.0, -values.min(initial=0.0)) / (self.norm or 1.0)
-
-    # ------------------------------------------------------------ inverse and determinant
 
     def inverses(self, n):
         A, dense = self.A, self.dense
@@ -333,8 +327,6 @@ class _Checker:
             return max(0.0, logabs - n * np.log(largest) - np.log(10 * n * self.eps))
         expected_sign, expected = np.linalg.slogdet(self.dense)
         return np.inf if sign != expected_sign else abs(logabs - expected) / max(abs(expected), 1.0)
-
-    # ------------------------------------------------------------ square root
 
     def roots(self, n):
         A, dense, conditioned = self.A, self.dense, self.conditioned

@@ -29,9 +29,6 @@ from .woodbury import Woodbury, WoodburyInverse
 __all__: list[str] = []
 
 
-# ---------------------------------------------------------------- without structure
-
-
 def _terms(A, kind):
     return A.ops if isinstance(A, kind) else (A,)
 
@@ -175,9 +172,6 @@ def _(A, B):  # one group at the top: its factors and U stand side by side
                A.D if part.d is None else A.D + part.d)
 
 
-# ---------------------------------------------------------------- products
-
-
 # I B = B
 rule("matmul", Identity, StructuredOperator)(
     lambda A, B: B if np.result_type(A.dtype, B.dtype) == B.dtype else None)
@@ -269,9 +263,6 @@ def _factored(A: StructuredOperator, B: StructuredOperator) -> Product | None:
     known = (getattr(X, "_equal_to", None) or X for X in (A, B))
     terms = [op for X in known for op in _terms(X, Product)]
     return Product(terms) if all(op._has_direct_solve for op in terms) else None
-
-
-# ---------------------------------------------------------------- multiples
 
 
 # c (dA) = (cd) A

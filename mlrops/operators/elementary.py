@@ -9,13 +9,7 @@ from scipy import linalg
 from .._common.cached import cached_property
 from .._common.stored import COUNT, DTYPE, FLAG, floats, maybe
 from .._common.typing import FloatArray, Real, Vector
-from .._common.validate import (
-    as_finite,
-    check_rank,
-    read_only,
-    rowwise,
-    working_dtype,
-)
+from .._common.validate import as_finite, check_rank, read_only, rowwise, working_dtype
 from .._common.wording import agree, counted, name_some
 from .base import StructuredOperator
 from .refine import refined

@@ -95,8 +95,6 @@ class Factored(StructuredOperator):
     def _diagonal(self):
         return self.D + np.einsum("ij,ij->i", self.F, self.F)
 
-    # ---------------------------------------------------------------- solves and determinant
-
     def _solve(self, b):
         if self._F.shape[1] == 0 or b.size == 0:
             return (b.T / self.D).T
@@ -140,8 +138,6 @@ class Factored(StructuredOperator):
         accuracy.check_quad(self, quad, column_dots(z), column_dots(x, weight=self._dinv), gap)
         return quad
 
-    # ---------------------------------------------------------------- diagonal of the inverse
-
     def _inverse_diagonal(self) -> FloatArray:
         """diag(Σ⁻¹), feature order."""
         return self._hierarchy._scatter(self._unexplained() / self._d)
@@ -184,8 +180,6 @@ class Factored(StructuredOperator):
         off = of_size_one(self._corrected, unit - self._product(x))[own]
         d = self._d[rows]
         return d * (x[own] + off), np.abs(d * off) / accuracy.loss_left(self, np.float64(1.0))
-
-    # ---------------------------------------------------------------- square root
 
     @cached_property
     def _root(self) -> Any:

@@ -35,6 +35,17 @@ def check_ranks(ranks: Ranks, hierarchy: Hierarchy) -> tuple[int, ...]:
     return tuple(check_rank(r, f"rank of level {level}") for level, r in enumerate(given))
 
 
+def check_truncation(ranks: Ranks | None, tol: float | None, hierarchy: Hierarchy
+                     ) -> tuple[int, ...] | None:
+    """The ranks to keep, one a level, where any are given; and `tol` checked."""
+    if ranks is not None:
+        given: Any = (ranks,) * hierarchy.n_levels if np.ndim(ranks) == 0 else ranks
+        ranks = check_ranks(given, hierarchy)
+    if tol is not None and not 0 <= tol < np.inf:
+        raise ValueError(f"tol must be finite and non-negative, got {tol}")
+    return ranks
+
+
 class MLR(Factored):
     r"""Multilevel low rank matrix :math:`\Sigma = \sum_l F_l F_l^T + \mathrm{diag}(D)`.
 
@@ -189,8 +200,6 @@ class MLR(Factored):
         check_compact(check_ranks(ranks, hierarchy), F=(F, hierarchy))
         return cls._from_tree(hierarchy, ranks, F, one_dtype(F=F, D=as_positive(D, "D", len(F))))
 
-    # ---------------------------------------------------------------- what it is made of
-
     @property
     def hierarchy(self) -> Hierarchy:
         """The Hierarchy of the features."""
@@ -222,8 +231,6 @@ class MLR(Factored):
         return MLR._from_tree(self._hierarchy, self._ranks, self._F.astype(dtype),
                               self._d.astype(dtype))
 
-    # ---------------------------------------------------------------- products
-
     def _product(self, x):
         return kernels.tree.multiply(self._F, self._d, x, self._layout)
 
@@ -243,8 +250,6 @@ class MLR(Factored):
     def _rough_partial_variance(self) -> FloatArray:
         """What is left of `partial_variance` where it would be refused; at most D / eps."""
         return self._hierarchy._scatter(self._d / self._unexplained(check=False))
-
-    # ---------------------------------------------------------------- factor, then apply
 
     @cached_property
     def _factor(self):
@@ -291,8 +296,6 @@ class MLR(Factored):
         noise = rng.standard_normal((layout.n, size)).astype(self.dtype, copy=False)
         y = kernels.tree.spread(self._F, np.sqrt(self._d), W, noise, layout)
         return self._hierarchy._scatter(y).T
-
-    # ---------------------------------------------------------------- more of the same family
 
     def posterior(self, X: Real, check_finite: bool = True) -> "FactorPosterior":
         """Distribution of the factors given samples.
@@ -391,13 +394,7 @@ class MLR(Factored):
         ValueError, TypeError
             Not a rank for each level, negative ranks or `tol`.
         """
-        L = self._hierarchy.n_levels
-        if ranks is not None:
-            given: Any = (ranks,) * L if np.ndim(ranks) == 0 else ranks
-            ranks = check_ranks(given, self._hierarchy)
-        if tol is not None and not 0 <= tol < np.inf:
-            raise ValueError(f"tol must be finite and non-negative, got {tol}")
-        eps = np.finfo(self.dtype).eps
+        kept, eps = check_truncation(ranks, tol, self._hierarchy), np.finfo(self.dtype).eps
 
         def truncate(level, F, offsets):
             if F.shape[1] == 0:
@@ -405,11 +402,11 @@ class MLR(Factored):
             B, sigma = kernels.groups.principal_axes(F, offsets)
             sizes = np.diff(offsets)[:, None]
             cut = tol if tol is not None else (
-                0.0 if ranks is not None else eps * np.maximum(sizes, F.shape[1]))
+                0.0 if kept is not None else eps * np.maximum(sizes, F.shape[1]))
             keep = sigma > cut * sigma[:, :1]
             B *= np.repeat(keep, np.diff(offsets), axis=0)
             width = int(keep.sum(axis=1).max())
-            return B[:, : width if ranks is None else min(width, ranks[level])]
+            return B[:, : width if kept is None else min(width, kept[level])]
 
         return self._relevel(truncate)
 

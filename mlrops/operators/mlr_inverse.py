@@ -166,7 +166,6 @@ class MLRInverse(StructuredOperator):
         (2.25, 3.0)
         """
         from .low_rank_plus_diagonal import LowRankPlusDiagonal
-        from .mlr import MLR
 
         A = self._inverse.astype(np.float64)
         inverse = A.inv()

@@ -188,8 +188,6 @@ class Woodbury(StructuredOperator):
         C = None if self._C is None else self._C.T
         return Woodbury(self._base.T, self._V, C, self._U)
 
-    # ---------------------------------------------------------------- factor, then apply
-
     @cached_property
     def _solved(self):
         """A⁻¹ U."""

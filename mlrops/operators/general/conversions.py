@@ -8,7 +8,7 @@ from ... import kernels
 from ..._common.typing import Ranks
 from ..._common.validate import as_positive
 from ..._common.wording import counted
-from ..mlr import MLR, check_ranks
+from ..mlr import MLR, check_truncation
 from .levels import Levels, without_finest
 
 if TYPE_CHECKING:
@@ -93,9 +93,6 @@ def _symmetric_factors(A, level, tol):
     return axes * np.repeat(values > 0, sizes, axis=0)
 
 
-# ---------------------------------------------------------------- lower ranks
-
-
 def _triples(A, level):
     """(left, right, sigma, symmetric) of the blocks of a level, the largest triples first."""
     own = slice(*A._columns[level : level + 2])
@@ -137,23 +134,17 @@ def compress(self: "GeneralMLR", ranks: Ranks | None = None,
     ValueError, TypeError
         Not a rank for each level, negative ranks or `tol`.
     """
-    L = self.rows.n_levels
-    largest: Any = ranks
-    if ranks is not None:
-        largest = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, self.rows)
-    if tol is not None and not 0 <= tol < np.inf:
-        raise ValueError(f"tol must be finite and non-negative, got {tol}")
-    eps = np.finfo(self.dtype).eps
+    kept, eps = check_truncation(ranks, tol, self.rows), np.finfo(self.dtype).eps
     sides: tuple[list[Any], list[Any]] = [], []
     widths, symmetric = [], self.symmetric
-    for level in range(L):
+    for level in range(self.rows.n_levels):
         *factors, sigma, mirrored = _triples(self, level)
         sizes = [np.diff(h.boundaries[level]) for h in (self.rows, self.cols)]
         cut = tol if tol is not None else (
-            0.0 if ranks is not None else eps * np.maximum(*sizes)[:, None])
+            0.0 if kept is not None else eps * np.maximum(*sizes)[:, None])
         keep = sigma > cut * sigma[:, :1]
         width = int(keep.sum(axis=1).max())
-        widths.append(width if ranks is None else min(width, largest[level]))
+        widths.append(width if kept is None else min(width, kept[level]))
         symmetric &= mirrored
         for side, X, counts in zip(sides, factors, sizes, strict=True):
             side.append((X * np.repeat(keep, counts, axis=0))[:, : widths[-1]])

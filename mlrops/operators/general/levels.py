@@ -61,8 +61,6 @@ class Levels(NamedTuple):
         return self._replace(B=B, C=C,
                              d=None if self.d is None else self.d.astype(dtype, copy=False))
 
-    # ------------------------------------------------------------ sums and multiples
-
     def scaled(self, c: float) -> "Levels":
         """``c`` times the matrix."""
         return self._replace(C=c * self.C, d=None if self.d is None else c * self.d)
@@ -88,8 +86,6 @@ class Levels(NamedTuple):
         same = a.C is a.B and V is U and a.rows == a.cols
         ranks = (first + U.shape[1], *a.ranks[1:])
         return a._replace(ranks=ranks, B=B, C=B if same else C)
-
-    # ------------------------------------------------------------ single features
 
     def of_singles(self) -> bool:
         """Whether the finest level is one of single features, where a diagonal may stand."""

@@ -226,8 +226,6 @@ class GeneralMLR(StructuredOperator):
         h = A.hierarchy
         return cls._of(Levels(h, h, A.ranks, A._F, A._F, A._d), True)
 
-    # ---------------------------------------------------------------- what it is made of
-
     @property
     def rows(self) -> Hierarchy:
         """The Hierarchy of the rows."""
@@ -320,8 +318,6 @@ class GeneralMLR(StructuredOperator):
             A = cls._from_tree(rows, cols, ranks, B, C, symmetric, equal_to)
         return A
 
-    # ---------------------------------------------------------------- products
-
     def _mul(self, x):
         return _transfer(self._levels, self._layouts, x)
 
@@ -332,8 +328,6 @@ class GeneralMLR(StructuredOperator):
         known = None if self._equal_to is None else self._equal_to.T
         return GeneralMLR._from_tree(
             self._cols, self._rows, self._ranks, self._C, self._B, equal_to=known)
-
-    # ---------------------------------------------------------------- entries and conversions
 
     entries, block, norm = parts.entries, parts.block, parts.norm
     to_mlr, compress = conversions.to_mlr, conversions.compress
@@ -348,8 +342,6 @@ class GeneralMLR(StructuredOperator):
     def _diagonal(self):
         i = np.arange(min(self.shape))
         return self.entries(i, i)
-
-    # ---------------------------------------------------------------- factor, then apply
 
     lstsq = solving.lstsq
 

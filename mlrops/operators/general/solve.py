@@ -26,6 +26,7 @@ from ..._common.typing import FloatArray, Real
 from ..._common.validate import as_finite
 from ..._common.wording import counted
 from ..expanded import spread_out
+from ..operand import operand
 from ..permutation import Permutation
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ COARSER_ROW = 0.3
 LEAST_ROW = 1e-6
 # Number of passes of equilibration; each one removes half of the remaining exponents.
 PASSES = 12
-
-
-# ---------------------------------------------------------------- the expanded matrix
 
 
 def _multiplied_out(A):
@@ -210,9 +208,6 @@ class ExpandedLU:
         return sign * (-1.0) ** flips, logs
 
 
-# ---------------------------------------------------------------- least squares
-
-
 class LstsqInfo(NamedTuple):
     """How a least squares solve by LSMR ended.
 
@@ -299,11 +294,11 @@ def lstsq(self: "GeneralMLR", b: Real, *, damp: float = 0.0, atol: float = 1e-10
     2011.
     """
     m, n = self.shape
-    right, out = self._operand(as_finite(b, "b", axis_name="row"), m, "lstsq")
+    right, out = operand(as_finite(b, "b", axis_name="row"), self.dtype, m, "lstsq")
     shape = (n, *right.shape[1:])
     x, infos, start = np.zeros(shape, out), [], None
     if x0 is not None:
-        start = self._operand(as_finite(x0, "x0"), n, "lstsq: x0")[0]
+        start = operand(as_finite(x0, "x0"), self.dtype, n, "lstsq: x0")[0]
         if start.shape != shape:
             raise ValueError(f"x0 must have shape {shape}, got {start.shape}")
     for j, column in enumerate(right.reshape(m, -1).T):
