@@ -19,30 +19,13 @@ BLOCK = 64  # columns a block where columns are formed one after the other
 
 
 class Design:
-    """Regressors ``X = B T``.
+    """Regressors ``X = B T`` of shape (N, p), N > p; a 1-d array is one column.
 
     A dense X is factored: B has orthonormal columns and T is upper triangular, so that an iteration
     in the basis B does not feel the condition of X.  The columns of a sparse X are scaled to unit
-    length and T is diagonal.  A linear operator is taken as it is, T = I.
-
-    Parameters
-    ----------
-    X : array_like, DataFrame, dict of columns, sparse array or LinearOperator, shape (N, p)
-        A 1-d array is one column.
-
-    Attributes
-    ----------
-    shape : (int, int)
-    names : tuple of str or None
-        Column names, where X is a frame, a dict or a named series.
-    index : pandas.Index or None
-    dtype : dtype
-
-    Raises
-    ------
-    ValueError
-        N <= p, NaN or infinity, or (dense X) columns that are linearly dependent, and (sparse X)
-        columns of zeros: by name, or by number where they have none.
+    length and T is diagonal.  A linear operator is taken as it is, T = I.  `names` and `index`
+    label columns and rows, None where X has no labels.  NaN, infinity, columns of zeros and
+    linearly dependent ones of a dense X are refused by name, or by number.
     """
 
     def __init__(self, X: Any) -> None:

@@ -31,19 +31,12 @@ def half_widths(errors: FloatArray, df: FloatArray | float, alpha: float) -> Flo
 class Inference:
     """Coefficients and their precision, one after the other in flat arrays.
 
-    Attributes
-    ----------
-    params : ndarray, shape (P,)
-        Coefficients.
-    bse : ndarray, shape (P,)
-        Their standard errors.
-    df : float or ndarray, shape (P,)
-        Degrees of freedom of Student's t; infinite for the normal distribution.
+    The degrees of freedom are those of Student's t, infinite for the normal distribution.
     """
 
-    params: FloatArray
-    bse: FloatArray
-    df: FloatArray | float
+    params: FloatArray  # (P,)
+    bse: FloatArray  # (P,), their standard errors
+    df: FloatArray | float  # (P,) or one for all
 
     @cached_property
     def tvalues(self) -> FloatArray:

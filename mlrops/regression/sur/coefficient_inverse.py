@@ -41,23 +41,13 @@ class CoefficientInverse:
     the sandwich :math:`H A H = H - H \Lambda H`, :math:`H = (A + \Lambda)^{-1}`.  Constraints
     ``Cᵀγ = q`` replace H by ``H - H C (Cᵀ H C)⁻¹ Cᵀ H``, singular in the directions they fix.
 
-    Parameters
-    ----------
-    system : StackedSystem
-    covariance : StructuredOperator, shape (K, K)
-        Σ, positive definite.
-    route : {None, "dense", "factors", "cg"}, optional
-        How A is inverted, which all give the same numbers:
-
-        - ``"dense"``, as one matrix: for up to 4000 coefficients;
-        - ``"factors"``, see `FactorElimination`: for an MLR or a low rank plus diagonal Σ whose
-          factors along a path of the tree, times rows, are at most 4000;
-        - ``"cg"``: a run of conjugate gradients a column, scaled by the diagonal of A, to a
-          relative residual of 1e-10.
-
-        By default the one of the first two that takes fewer operations (elimination where its
-        fronts are at most P / 2 wide; wider ones where A is a sum over many patterns of missing
-        cells), and the last where neither fits.
+    A is inverted by one of three routes, which all give the same numbers: "dense", as one matrix,
+    for up to 4000 coefficients; "factors", see `FactorElimination`, for an MLR or a low rank plus
+    diagonal Σ whose factors along a path of the tree, times rows, are at most 4000; and "cg", a run
+    of conjugate gradients a column, scaled by the diagonal of A, to a relative residual of 1e-10.
+    By default it is the one of the first two that takes fewer operations (elimination where its
+    fronts are at most P / 2 wide; wider ones where A is a sum over many patterns of missing cells),
+    and the last where neither fits.
     """
 
     def __init__(self, system: StackedSystem, covariance: StructuredOperator,

@@ -36,19 +36,9 @@ class Equation(NamedTuple):
 
 def read_system(equations: Mapping[Any, Any], missing: str = "cells"
                 ) -> tuple[SURData, list[Any]]:
-    """`SURData` of a dict of equations, and the labels of the rows that were left out.
+    """`SURData` of the equations that `SUR` takes, and the labels of the rows that were left out.
 
-    Parameters
-    ----------
-    equations : Mapping
-        See `SUR`.
-    missing : {"cells", "drop", "raise"}
-
-    Returns
-    -------
-    data : SURData
-    dropped : list
-        Labels of rows, or their numbers.
+    Rows without labels go by their numbers.
     """
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {', '.join(map(repr, MISSING))}, got {missing!r}")

@@ -84,13 +84,8 @@ class FactorElimination:
     path.  Forming M takes ``P (N R)²`` flops, eliminating it ``Σ r_g N (R_g N)²`` over the groups,
     all diagonal blocks of H ``K (N R)² + 2 P N²`` more.
 
-    Mixed models: C. Henderson, "Best linear unbiased estimation and prediction under a selection
-    model" (1975).
-
-    Parameters
-    ----------
-    system : StackedSystem
-    covariance : MLR or LowRankPlusDiagonal, shape (K, K)
+    See C. Henderson, "Best linear unbiased estimation and prediction under a selection model"
+    (1975), for mixed models.
     """
 
     def __init__(self, system: StackedSystem, covariance: Any) -> None:

@@ -28,7 +28,7 @@ class _Batch(NamedTuple):
 
 
 class StackedSystem:
-    r"""Regressors of K equations on orthonormal bases of their columns.
+    """Regressors of K equations on orthonormal bases of their columns.
 
     With ``X_j = Q_jᵀ B_j`` the unknowns are ``γ_j = B_j β_j``: neither units of regressors nor
     collinearity within an equation are seen by an iteration on γ, and the diagonal blocks
@@ -37,28 +37,12 @@ class StackedSystem:
     equations with equally many regressors; samples run along rows of (K, N) arrays.
 
     Weights multiply rows of X_j and y_j by their square roots; missing cells are rows of zeros.
-    With a ridge B_j comes from the singular value decomposition of X_j, so that ``‖β_j‖²`` is a
-    weighted sum of squares of γ_j too.
+    With a ridge, the penalty ``ridge ‖β‖² / 2`` of the log-likelihood, B_j comes from the singular
+    value decomposition of X_j, so that ``‖β_j‖²`` is a weighted sum of squares of γ_j too.
 
-    Parameters
-    ----------
-    Xs : list of K ndarray, shapes (N, p_j)
-        Checked, see `read_equations`.
-    Y : ndarray, shape (N, K)
-    numbers : ndarray of int or sequence of str, shape (K,), optional
-        What errors call the equations.
-    observed, weights, constraints : optional
-        As in `SURData`, in the order of this system.
-    ridge : float, optional
-        Penalty ``ridge ‖β‖² / 2`` of the log-likelihood.
-    regressors : sequence of K tuples of str, constraint_names : sequence of m str, optional
-        What errors call columns of X_j and rows of the constraints; default their numbers.
-
-    Raises
-    ------
-    ValueError
-        Regressors of an equation that depend on one another (equation and columns are named),
-        constraints that contradict one another.
+    The data are those of `SURData`, in the order of this system.  Errors name equations by
+    `numbers`, columns of X_j by `regressors` and rows of the constraints by `constraint_names`.
+    Regressors that depend on one another and constraints that contradict one another are refused.
     """
 
     def __init__(self, Xs: Sequence[FloatArray], Y: FloatArray, numbers: Any = None, *,
