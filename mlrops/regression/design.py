@@ -38,8 +38,7 @@ class Design:
         if N <= p:
             raise ValueError(
                 f"X must have more observations (rows) than coefficients, got {counted(N, 'row')}"
-                f" and {counted(p, 'column')}"
-            )
+                f" and {counted(p, 'column')}")
         if isinstance(X, np.ndarray):
             self._factor(X)
         elif issparse(X):
@@ -59,8 +58,7 @@ class Design:
             raise ValueError(
                 f"X must have linearly independent columns, got rank {np.count_nonzero(~null)} of"
                 f" {X.shape[1]}: {name_dependent(Vt[null].T, self.names)} are dependent; leave out"
-                f" {np.count_nonzero(null)} of them"
-            )
+                f" {np.count_nonzero(null)} of them")
         self._T = R * length
 
     def _scale(self, X: Any) -> None:
@@ -171,5 +169,4 @@ def _refuse(columns: Any, rows: Any, names: Any = None, labels: Any = None) -> N
         raise ValueError(
             f"X must be finite, got NaN or infinity in {counted(columns.size, 'column')}"
             f" ({name_columns(columns, names)}) and {counted(rows.size, 'row')} ({where}); drop"
-            " those rows, or the columns"
-        )
+            " those rows, or the columns")

@@ -196,11 +196,9 @@ def als_gls(
                       callback=callback)
 
 
-def fit_system(
-    data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *,
-    covariance: StructuredOperator | None = None, progress: bool = False,
-    callback: Callback | None = None,
-) -> SURResult:
+def fit_system(data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *,
+               covariance: StructuredOperator | None = None, progress: bool = False,
+               callback: Callback | None = None) -> SURResult:
     """`als_gls` for `SURData` and checked options."""
     if covariance is not None:
         if ranks is not None or hierarchy is not None:
@@ -253,9 +251,7 @@ def check_hierarchy(hierarchy: Hierarchy | None, K: int) -> Hierarchy:
     return hierarchy
 
 
-def _feasible(
-    data: SURData, covariance: StructuredOperator, options: SUROptions
-) -> SURResult:
+def _feasible(data: SURData, covariance: StructuredOperator, options: SUROptions) -> SURResult:
     """GLS with a covariance that is known."""
     K = data.K
     if not isinstance(covariance, StructuredOperator):
@@ -280,9 +276,8 @@ def _feasible(
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
         loglik=loglik, loglik_trace=np.array([loglik]),
-        objective_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
-        converged=converged, termination=termination,
-        n_cg=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
+        objective_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0, converged=converged,
+        termination=termination, n_cg=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
         boundary=np.array([], int), options=options, covariance_is_known=True)
 
 

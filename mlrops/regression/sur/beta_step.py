@@ -49,10 +49,8 @@ class _Evaluation(NamedTuple):
     size: float  # its length
 
 
-def beta_step(
-    system: StackedSystem, covariance: StructuredOperator, gamma: FloatArray, target: float,
-    solver: str = "cg", maxiter: int = 1000,
-) -> BetaStep:
+def beta_step(system: StackedSystem, covariance: StructuredOperator, gamma: FloatArray,
+              target: float, solver: str = "cg", maxiter: int = 1000) -> BetaStep:
     r"""Solve the normal equations ``Xᵀ(I⊗Σ⁻¹)(y - Xβ) = 0`` from a first γ (P,).
 
     With constraints ``Cᵀγ = q``, which the first γ must satisfy, the unknowns are coordinates v on
@@ -168,17 +166,14 @@ class _NormalEquations:
         return np.finfo(system.dtype).eps * parts
 
 
-def _cg(
-    equations: _NormalEquations, here: _Evaluation, goal: float, maxiter: int
-) -> tuple[FloatArray, int]:
+def _cg(equations: _NormalEquations, here: _Evaluation, goal: float,
+        maxiter: int) -> tuple[FloatArray, int]:
     """The step v by conjugate gradients, and their number."""
-    goal = max(goal, equations.rtol * here.size)
-    return cg_of_one(equations.normal, here.score, goal, maxiter)
+    return cg_of_one(equations.normal, here.score, max(goal, equations.rtol * here.size), maxiter)
 
 
-def _lsmr(
-    equations: _NormalEquations, here: _Evaluation, goal: float, maxiter: int
-) -> tuple[FloatArray, int]:
+def _lsmr(equations: _NormalEquations, here: _Evaluation, goal: float,
+          maxiter: int) -> tuple[FloatArray, int]:
     """The same by LSMR on ``W X``; with ``Σ = S Sᵀ`` and ``W = S⁻¹`` its adjoint is Σ⁻¹S.
 
     A ridge adds a row ``√penalty γ = 0`` for each coefficient.

@@ -57,14 +57,11 @@ class CoefficientInverse:
         makers: dict[str, Any] = {"dense": _DenseInverse, "factors": FactorElimination,
                                   "cg": _IterativeInverse}
         self._inverse = makers[self.route](system, covariance)
-        C = system.constraint_columns
-        self._root = None if C is None or C.shape[1] == 0 else self._of_constraints(C)
-
-    def _of_constraints(self, C: FloatArray) -> FloatArray:
-        """U with ``H - U Uᵀ`` the inverse on what the constraints allow."""
-        HC = self._inverse.times(C)
-        gram = C.T @ HC
-        return Dense((gram + gram.T) / 2, positive_definite=True).whiten(HC.T).T
+        C, self._root = system.constraint_columns, None
+        if C is not None and C.shape[1]:  # U, ``H - U Uᵀ`` the inverse on what constraints allow
+            HC = self._inverse.times(C)
+            gram = C.T @ HC
+            self._root = Dense((gram + gram.T) / 2, positive_definite=True).whiten(HC.T).T
 
     def bread(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m) in the coordinates γ, constraints minded."""
@@ -230,8 +227,7 @@ class _IterativeInverse(_ByColumns):
         width, worst, n_iter = max(1, CHUNK // (system.K * system.N)), 0.0, 0
         for start in range(0, V.shape[1], width):
             part = slice(start, start + width)
-            X, residuals, n = cg_in_runs(
-                self._normal, self.unit * V[:, part], rtol, MAX_ITER)
+            X, residuals, n = cg_in_runs(self._normal, self.unit * V[:, part], rtol, MAX_ITER)
             out[:, part] = self.unit * X
             worst, n_iter = max(worst, residuals.max(initial=0)), max(n_iter, n)
         if worst > rtol:

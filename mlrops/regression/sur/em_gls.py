@@ -87,8 +87,7 @@ def em_gls(
     E = system.residuals(system.ols)
     system.check_errors(E)
     source = residual_source(hierarchy._gather(E))
-    F, D = map(hierarchy._scatter,
-               start("svd", hierarchy._in_tree_order(), ranks, source, None))
+    F, D = map(hierarchy._scatter, start("svd", hierarchy._in_tree_order(), ranks, source, None))
     floor = hierarchy._scatter(variance_floor * source.variance).astype(D.dtype)
     first = _State(system, system.ols, hierarchy, ranks, F, np.maximum(D, floor))
     fit = _DenseEM(first, floor, options, independent_loglik(source))

@@ -34,8 +34,7 @@ class Equation(NamedTuple):
                 if table is not None]
 
 
-def read_system(equations: Mapping[Any, Any], missing: str = "cells"
-                ) -> tuple[SURData, list[Any]]:
+def read_system(equations: Mapping[Any, Any], missing: str = "cells") -> tuple[SURData, list[Any]]:
     """`SURData` of the equations that `SUR` takes, and the labels of the rows that were left out.
 
     Rows without labels go by their numbers.

@@ -62,7 +62,6 @@ def cluster_weights(clusters: Any, data: SURData, group_debias: bool) -> Weigh:
     return weigh
 
 
-
 def kernel_weights(kernel: str, bandwidth: float, N: int) -> FloatArray:
     """Weights of the lags 0, ..., N - 1, (N,).
 

@@ -18,7 +18,7 @@ from ...factor.rank_search import (
 from ...factor.rank_table import RankSelection
 from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy, fit_system
-from .data import read_equations
+from .data import Shared, read_equations
 from .groups import read_tree
 from .measures import average_loglik
 
@@ -102,8 +102,7 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
     >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
     [80, 100, 119, 137, 154]
     """
-    candidates, hierarchy = in_new_order("select_sur_ranks", candidates, hierarchy,
-                                         stacklevel=4)
+    candidates, hierarchy = in_new_order("select_sur_ranks", candidates, hierarchy, stacklevel=4)
     fit_with = SUROptions(**fit_options)
     options = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
@@ -127,26 +126,19 @@ class SystemFits(RankedFits):
 
     def __init__(self, data, hierarchy, fit_with, callback=None):
         self.data, self.hierarchy, self._fit_with = data, hierarchy, fit_with
-        self._callback, self._taken = callback, {}
+        self._callback = callback
+        self._take = Shared(lambda rows: data if rows is None else data.take(rows))
         self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
 
     def n_rows(self):
         return self.data.N
 
     def fit(self, ranks, rows=None, near=None):
-        data = self._take(rows)
-        return fit_system(data, ranks, self.hierarchy, self._fit_with, callback=self._callback)
+        return fit_system(self._take(rows), ranks, self.hierarchy, self._fit_with,
+                          callback=self._callback)
 
     def score(self, fit, rows):
         return average_loglik(fit, self._take(rows))
-
-    def _take(self, rows):
-        """The data of some rows, one copy for all candidates; the key lives as long as it."""
-        if rows is None:
-            return self.data
-        if id(rows) not in self._taken:
-            self._taken[id(rows)] = rows, self.data.take(rows)
-        return self._taken[id(rows)][1]
 
     def degrees_of_freedom(self, ranks):
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)

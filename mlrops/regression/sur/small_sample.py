@@ -198,10 +198,9 @@ def _weights(covariance: MLR) -> _Weights:
 
 def _scaled(covariance: MLR, levels: list[FloatArray], diagonal: FloatArray) -> MLR:
     """Loadings times the roots of one number an equation and level, variances times another."""
-    F = [f * np.sqrt(s)[:, None] for f, s in zip(covariance.factors, levels, strict=True)]
-    dtype = covariance.dtype
-    return MLR(covariance.hierarchy, [f.astype(dtype) for f in F],
-               (covariance.D * diagonal).astype(dtype))
+    F = [(f * np.sqrt(s)[:, None]).astype(covariance.dtype)
+         for f, s in zip(covariance.factors, levels, strict=True)]
+    return MLR(covariance.hierarchy, F, (covariance.D * diagonal).astype(covariance.dtype))
 
 
 def _as_mlr(covariance: Any) -> MLR:

@@ -63,8 +63,7 @@ class StackedSystem:
         self.log_weights = 0.0 if weights is None else 0.5 * float(
             np.log(weights if observed is None else weights[observed], dtype=np.float64).sum())
         self.numbers = np.arange(self.K) if numbers is None else numbers
-        self.shared = root is None and all(
-            X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
+        self.shared = root is None and all(X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
         self.widths = widths = np.array([X.shape[1] for X in Xs])
         self.P = int(widths.sum())
         self.batches: list[_Batch] = []
@@ -268,8 +267,7 @@ def _orthonormal(X: FloatArray, numbers: list[Any], names: list[Any],
         raise ValueError(
             f"X of equation {numbers[which[0]]} is rank-deficient: column {columns} depends on"
             f" those before it ({counted(which.size, 'equation')}:"
-            f" {name_some(numbers[i] for i in which)}); leave such columns out"
-        )
+            f" {name_some(numbers[i] for i in which)}); leave such columns out")
     Q, penalty = Q.swapaxes(1, 2), np.zeros_like(norms)
     if ridge:  # R diag(norms) = U S Vᵀ: the basis Uᵀ Q, and β = V S⁻¹ γ
         U, S, Vt = np.linalg.svd(R * norms[:, None, :])

@@ -166,7 +166,6 @@ class SystemFit:
         if self.data.names is None:
             return np.split(x, np.cumsum(self.data.p)[:-1])
         pd = import_pandas()
-
         return (pd.Series(x, index=self._index) if columns is None
                 else pd.DataFrame(x, index=self._index, columns=columns))
 
@@ -175,7 +174,6 @@ class SystemFit:
         if self.data.names is None:
             return x
         pd = import_pandas()
-
         return pd.Series(x, index=pd.Index(self.names.equations, name="equation"))
 
     def _by_row(self, x: FloatArray) -> Labelled:
