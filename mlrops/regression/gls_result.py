@@ -113,7 +113,8 @@ class GLSResult(CoefficientResults):
         return [f"x{j}" for j in range(self.coefficients.size)] if self.names is None else (
             list(self.names))
 
-    def _frame_index(self) -> Labelled:
+    @property
+    def _index(self) -> Labelled:
         return import_pandas().Index(self._labels())
 
     @property

@@ -5,6 +5,7 @@ For coefficients γ on orthonormal bases Q_j of the regressors the normal matrix
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -153,10 +154,7 @@ class _ByColumns:
     """H whose columns are known: its diagonal blocks from all of them, a chunk at a time."""
 
     system: StackedSystem
-
-    def columns(self, numbers: IntArray) -> FloatArray:
-        """Columns of H, (P, m)."""
-        raise NotImplementedError
+    columns: Callable[..., FloatArray]  # columns (P, m) of H by their numbers
 
     def blocks(self) -> Blocks:
         system, blocks, shrinkage = self.system, [], []

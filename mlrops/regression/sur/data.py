@@ -165,7 +165,8 @@ def read_equations(Xs: Any, Y: Any) -> SURData:
     # Views of an array of three dimensions stay themselves while the list lives.
     Xs, equations = by_equation(Xs, table.columns, K)
     whats = [f"X of equation {name}" for name in equations or range(K)]
-    read = list(map(Shared(_read_regressors), Xs, whats))
+    read = list(map(Shared(lambda X, what: read_columns(X, what) if is_series(X)
+                           else read_table(X, what, ndim=2)), Xs, whats))
     rows = next((part.index for part in (table, *read) if part.index is not None), None)
     table.check_finite("Y", "equation", equations)
     read = list(map(Shared(lambda X, what: _in_order(X, rows, what, N)), read, whats))
@@ -177,10 +178,6 @@ def read_equations(Xs: Any, Y: Any) -> SURData:
         check_names(names)
     as_dtype = Shared(lambda X: X.values.astype(dtype, copy=False))
     return SURData(list(map(as_dtype, read)), table.values.astype(dtype, copy=False), names=names)
-
-
-def _read_regressors(X, what):
-    return read_columns(X, what) if is_series(X) else read_table(X, what, ndim=2)
 
 
 def _in_order(table, rows, what, N):

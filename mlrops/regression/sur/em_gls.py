@@ -27,11 +27,9 @@ __all__ = ["em_gls"]
 SMALL_GAINS = 3
 
 
-def em_gls(
-    Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
-    hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
-    max_iter: int = 5000, variance_floor: float = 1e-6,
-) -> SURResult:
+def em_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
+           hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
+           max_iter: int = 5000, variance_floor: float = 1e-6) -> SURResult:
     """Fit the model of `als_gls` the dense way: same likelihood, same maximum.
 
     Every iteration solves the P×P normal equations for all coefficients, forms the K×K covariance

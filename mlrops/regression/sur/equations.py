@@ -72,9 +72,6 @@ def _regressors(equation):
     return X.columns or default_names(X.values.shape[1])
 
 
-# ---------------------------------------------------------------- what was given
-
-
 def _read_equations(equations):
     if not isinstance(equations, Mapping):
         raise TypeError("equations must be a dict of equations by name, such as"
@@ -169,9 +166,6 @@ def with_labels(equation: Equation) -> Equation:
     return Equation(equation.name, *map(label, equation[1:]))
 
 
-# ---------------------------------------------------------------- rows that belong together
-
-
 def common_rows(read: Sequence[Equation]) -> Any:
     """The labels of all rows, None where nothing has any; refuses what cannot be aligned."""
     # Each index with the first equation that has it: equations may share one object.
@@ -227,9 +221,6 @@ def put_in_rows(read: Sequence[Equation], rows: Any, N: int) -> list[list[Any]]:
     place = Shared(put)
     return [[None if table is None else place(table) for table in equation[1:]]
             for equation in read]
-
-
-# ---------------------------------------------------------------- checks of the cells
 
 
 def _first_missing(read, placed, lacking, rows):

@@ -102,8 +102,6 @@ class FactorElimination:
         self.groups = _groups(covariance)
         self._factor = list(self._eliminate())
 
-    # ---------------------------------------------------------------- M and its elimination
-
     def _spread(self, group: _Group) -> tuple[FloatArray, FloatArray, IntArray]:
         """Regressors (P_g, N) and loadings (P_g, path) of a group's equations, positions in γ."""
         rows = np.concatenate([self._own[j] for j in group.equations])
@@ -162,8 +160,6 @@ class FactorElimination:
             slopes.add(group, rest - dX.T @ T - X.T @ dT)
             yield pivot, T, dpivot, dT
 
-    # ---------------------------------------------------------------- products with H
-
     def times(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m)."""
         scaled = self.shrink[:, None] * V
@@ -198,8 +194,6 @@ class FactorElimination:
             for a in range(group.own):
                 out[rows] += f[:, group.above + a, None] * (Q @ x[a * N : (a + 1) * N])
         return out
-
-    # ---------------------------------------------------------------- diagonal blocks
 
     def blocks(self) -> Blocks:
         """Diagonal blocks of H, one array a batch, and of ``H Λ H`` with a ridge.

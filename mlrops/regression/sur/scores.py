@@ -24,8 +24,7 @@ def factor_scores(fit: SystemFit, level: int | None = None,
         One level; default all of them.
     method : {"posterior", "bartlett"}, optional
         Posterior means given the residuals, ``Fᵀ Σ⁻¹ e`` with F spread out; or weighted least
-        squares over all factors jointly, which is unbiased given the factors (M. Bartlett,
-        1937).
+        squares over all factors jointly, which is unbiased given the factors (M. Bartlett, 1937).
 
     Returns
     -------

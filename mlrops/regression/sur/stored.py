@@ -130,9 +130,6 @@ class StoredSystem(Stored, SystemFit):
         return result
 
 
-# ---------------------------------------------------------------- labels
-
-
 def _row_fields(rows: Any) -> dict[str, Any]:
     """A pandas index as an array, with its name; periods by their numbers and frequency."""
     if rows is None:
@@ -182,9 +179,6 @@ def _names(given: dict[str, Any], data: SURData) -> SystemNames | None:
                          " they name")
     rows = None if given["rows"] is None else _index(given, data.N)
     return SystemNames(equations, regressors, rows, constraints)
-
-
-# ---------------------------------------------------------------- out of a file
 
 
 def _shaped(x: np.ndarray, name: str, kinds: str, shape: tuple[int, ...]) -> None:

@@ -156,8 +156,6 @@ class StackedSystem:
         """The directions u that constraints leave to ``γ = unit u`` (an `_Allowed`)."""
         return _Allowed(None if self._limits is None else self._limits.C * unit[:, None])
 
-    # ---------------------------------------------------------------- coefficients
-
     def coefficients(self, gamma: FloatArray) -> list[FloatArray]:
         """List of K arrays β_j (p_j,), or (p_j, m) for m columns γ (P, m)."""
         out = [np.empty(0, self.dtype)] * self.K
@@ -207,8 +205,6 @@ class StackedSystem:
         """Orthonormal columns (P, m) that span those of C in ``Cᵀγ = q``, or None."""
         return None if self._limits is None else self._limits.basis
 
-    # ---------------------------------------------------------------- dense, for few coefficients
-
     @property
     def basis(self) -> FloatArray:
         """All Q_j, one above the other, (P, N)."""
@@ -242,9 +238,6 @@ def inverse_diagonal(covariance: StructuredOperator) -> FloatArray:
     if hasattr(covariance, "partial_variance"):
         return 1 / covariance._rough_partial_variance()  # for preconditioners, which may be rough
     return covariance.inv().diagonal()
-
-
-# ---------------------------------------------------------------- bases of the regressors
 
 
 def _orthonormal(X: FloatArray, numbers: list[Any], names: list[Any],
@@ -285,9 +278,6 @@ def _triangular_inverse(R: FloatArray) -> FloatArray:
         known = np.einsum("mk,mkj->mj", R[:, i, i + 1 :], out[:, i + 1 :])
         out[:, i] = (unit[i] - known) / R[:, i, i, None]
     return out
-
-
-# ---------------------------------------------------------------- constraints
 
 
 class _Allowed:

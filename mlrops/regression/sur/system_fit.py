@@ -158,9 +158,6 @@ class SystemFit:
             index = index.set_levels([level.astype(int) for level in index.levels])
         return index
 
-    def _frame_index(self) -> Labelled:
-        return self._index
-
     def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
         """One or more numbers a coefficient, (P,) or (P, m): a list, a Series or a DataFrame."""
         if self.data.names is None:
