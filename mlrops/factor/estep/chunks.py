@@ -15,7 +15,7 @@ from ..._common.typing import FloatArray
 from ..._common.validate import all_finite, plain, working_dtype
 from ..._common.wording import counted
 from ...tree.hierarchy import Hierarchy
-from . import moments
+from .. import estep
 from .complete import CompleteData, check_enough, check_varies
 
 __all__ = ["Chunks", "check_features", "compress_chunks", "memmap_chunks"]
@@ -107,7 +107,7 @@ class Chunks:
             filled = at + len(piece)
             held[at:filled] = weights
             root = np.ones_like(weights) if first else np.sqrt(weights)
-            moments.load(piece, place, mean, scale, root, at, X)
+            estep.moments.load(piece, place, mean, scale, root, at, X)
             if filled == k:
                 yield X, held
                 left, filled = left - k, 0
@@ -121,7 +121,7 @@ class Chunks:
         low, high = np.full(n, np.inf), np.full(n, -np.inf)
         for X, weights in self.blocks(max(FIRST_WIDTH, FIRST_ITEMS // n), np.arange(n),
                                       np.zeros(n), np.ones(n), first=True):
-            moments.describe(X, weights, seen, mean, squares, low, high)
+            estep.moments.describe(X, weights, seen, mean, squares, low, high)
             seen += weights.sum()
         self.check_first_pass(low, high)
         return (mean, squares) if center else (np.zeros(n), squares + seen * np.square(mean))

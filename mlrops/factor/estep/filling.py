@@ -9,7 +9,7 @@ from ..._common.cached import cached_property
 from ..._common.typing import FloatArray
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
-from . import _compiled_incomplete
+from .. import estep
 from .incomplete import IncompleteSamples
 
 __all__ = ["ConditionalMap", "fill", "loglik_samples"]
@@ -64,7 +64,7 @@ def _missing_variance(A, swept, batch):
     """(n, k) conditional variances of the missing cells of a batch, from its path covariances."""
     layout, patterns, (p0, p1, starts) = A._layout, batch.patterns, batch.shown
     out = np.empty_like(batch.X)
-    kernels.threads.run(lambda lo, hi: _compiled_incomplete.missing_variance(
+    kernels.threads.run(lambda lo, hi: estep._compiled_incomplete.missing_variance(
         A._F, A._d, patterns.seen, patterns.rows, patterns.row_off, patterns.class_off, swept.S,
         starts, p0, lo, hi, out),
         layout.leaf_off, 0, layout.n_leaves, layout.n * (p1 - p0) * layout.R**2)

@@ -19,7 +19,7 @@ from ..._common.validate import as_real
 from ..._common.wording import agree, counted, name_some
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_incomplete as _compiled
+from .. import estep
 from . import patterns as passes
 from .patterns import Batch, Grouped
 from .protocol import Filled, Maybe, Moved, scaled
@@ -205,7 +205,7 @@ class IncompleteStep:
         A, W, patterns = self._sigma, self._W, self._patterns
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
         offset, m = np.empty_like(D), F.shape[1] + self._is_free
-        passes.by_class(lambda lo, hi: _compiled.class_regress(
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_regress(
             V, W, self._squares, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
             patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
         return F, D, offset
@@ -223,7 +223,7 @@ class IncompleteStep:
         """
         A, patterns = self._sigma, self._patterns
         dF, dD, dmean = np.empty_like(A._F), np.empty_like(A._d), np.empty_like(A._d)
-        passes.by_class(lambda lo, hi: _compiled.class_gradient(
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
             A._F, A._d, self._V, self._W, self._squares, patterns.rows, patterns.row_off, lo, hi,
             dF, dD, dmean), patterns, len(dF) * dF.shape[1] ** 2)
         for x in (dF, dD, dmean):

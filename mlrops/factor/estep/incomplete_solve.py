@@ -13,13 +13,13 @@ from ... import kernels
 from ..._common.cached import cached_property
 from ..._common.typing import BoolArray, FloatArray, Real
 from ..._common.validate import as_real
-from ...kernels import leaf, threads
+from ...kernels import threads
 from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from ...operators.refine import corrected
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_incomplete as _compiled
+from .. import estep
 from .patterns import Grouped, add_by_class, by_class, gather, grams, products
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
@@ -166,8 +166,9 @@ class IncompletePrecision:
         step = _leaves_at_once(layout, R)
         for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
             G = grams(outer, patterns, p0, p1)
-            threads.run(lambda lo, hi, G=G, p0=p0, p1=p1: _compiled.factor_patterns(
-                G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
+            threads.run(
+                lambda lo, hi, G=G, p0=p0, p1=p1: estep._compiled_incomplete.factor_patterns(
+                    G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
                 np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
             if fail[0] >= 0:
                 raise A._breakdown(int(fail[0]), int(fail[1]))
@@ -205,14 +206,14 @@ class IncompletePrecision:
         if R == 0:
             return X * A._dinv[:, None], np.zeros(k)
         K, Z, squares = self._factor[0], np.empty((n_leaves, R, k), X.dtype), np.empty(k)
-        leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
+        kernels.leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
         step = _leaves_at_once(layout, int(np.diff(starts).max()))
-        threads.run(lambda lo, hi: _compiled.solve_patterns(
+        threads.run(lambda lo, hi: estep._compiled_incomplete.solve_patterns(
             Z, K, owner, starts, layout.tree, step, lo, hi, squares),
             starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
         out = np.empty_like(X) if out is None else out
-        leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
+        kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
         return hide(out, self.cells._patterns, owner), squares
 
     def solve(self, E: Real) -> FloatArray:
@@ -284,14 +285,14 @@ class IncompletePrecision:
 
             def add(p0, p1):
                 S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), A.dtype)
-                threads.run(lambda lo, hi: _compiled.covariance_patterns(
+                threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
                     K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
                     np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
                 add_by_class(S, patterns, p0, p1, W)
 
             for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
                 add(p0, p1)
-            by_class(lambda lo, hi: _compiled.class_forms(
+            by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
         diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
@@ -324,14 +325,14 @@ def _leaves_at_once(layout, columns):
 
 def hide(X, patterns, owner):
     """Set the missing cells of X (n, k) to zero; return X."""
-    by_class(lambda lo, hi: _compiled.hide(
+    by_class(lambda lo, hi: estep._compiled_incomplete.hide(
         X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
     return X
 
 
 def scatter(X, row, column, out):
     """out[row[i], column[t]] = X[i, t]."""
-    threads.run(lambda lo, hi: _compiled.scatter(X, row, column, lo, hi, out),
+    threads.run(lambda lo, hi: estep._compiled_incomplete.scatter(X, row, column, lo, hi, out),
                 np.arange(row.size + 1), 0, row.size, X.size)
 
 
@@ -345,7 +346,7 @@ def norms(F, d, dinv, patterns, layout):
 
     def largest(by_class, off):
         out = np.empty(P)
-        threads.run(lambda lo, hi: _compiled.largest_sums(
+        threads.run(lambda lo, hi: estep._compiled_incomplete.largest_sums(
             patterns.seen, by_class, off, lo, hi, out), np.arange(P + 1), 0, P, P * C)
         return out
 
@@ -368,7 +369,7 @@ def norms(F, d, dinv, patterns, layout):
 
 def _gram_norm(F, scale, layout):
     """``Σ_l ‖F_lᵀ diag(scale) F_l‖``, a bound of the norm for all levels; infinite on overflow."""
-    G = leaf.gram(F, scale, layout, 0, layout.n_leaves)
+    G = kernels.leaf.gram(F, scale, layout, 0, layout.n_leaves)
     total = 0.0
     for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
         if c0 < c1:

@@ -19,7 +19,7 @@ from ..._common.labelled import named
 from ..._common.typing import FloatArray
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_moments, moments
+from .. import estep
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
 from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
@@ -59,7 +59,8 @@ class StreamedStep:
         self.loglik = log_likelihood(covariance, quad, data.weight)
 
     def _times_moments(self, X, out, invert):
-        return moments.times_moments(X, self._sigma, self._second, self._data.weight, out, invert)
+        return estep.moments.times_moments(
+            X, self._sigma, self._second, self._data.weight, out, invert)
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
@@ -69,7 +70,7 @@ class StreamedStep:
         A, data = self._sigma, self._data
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
         self._times_moments(self._cross, F, invert=True)
-        moments.share_rows(lambda lo, hi: _compiled_moments.rows_residual(
+        estep.moments.share_rows(lambda lo, hi: estep._compiled_moments.rows_residual(
             self._cross, F, data.sums_of_squares, data.weight, lo, hi, D), len(D), F.size)
         return F, D, data.mean
 
@@ -84,7 +85,7 @@ class StreamedStep:
         """
         A, data, dD = self._sigma, self._data, np.empty_like(self._sigma._d)
         dF = self._times_moments(A._F, np.empty_like(A._F), invert=False)
-        moments.share_rows(lambda lo, hi: _compiled_moments.rows_gradient(
+        estep.moments.share_rows(lambda lo, hi: estep._compiled_moments.rows_gradient(
             A._F, self._cross, A._dinv, data.sums_of_squares, data.weight, lo, hi, dF, dD),
             len(dD), 2 * dF.size)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
@@ -157,10 +158,10 @@ class SparseData(Streamed):
     def __init__(self, A: Any, weights: FloatArray, center: bool, dtype: np.dtype):
         n, self.n_samples = A.shape
         self.dtype, self.weight = dtype, float(weights.sum())
-        self._rows = moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
+        self._rows = estep.moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
         self.mean, self.low, self.high = np.zeros((3, n))
         self.sums_of_squares = np.empty(n)
-        _compiled_moments.sparse_describe(
+        estep._compiled_moments.sparse_describe(
             A.data, A.indices, A.indptr, weights, weights.sum(), center, 0, n, self.mean,
             self.sums_of_squares, self.low, self.high)
         A.data *= self._rows.root_weight[A.indices]
@@ -180,7 +181,7 @@ class SparseData(Streamed):
         out, total = np.zeros((self.mean.size, width)), np.zeros(width)
         for block in self._rows.blocks(LARGEST_SPARSE_WIDTH):
             omega = np.ascontiguousarray(draw(block.start, block.stop))
-            moments.sketch_sparse(block, omega, out)
+            estep.moments.sketch_sparse(block, omega, out)
             total += block.root_weight @ omega
         out -= self.mean[:, None] * total
         return out
@@ -193,9 +194,9 @@ class SparseData(Streamed):
         totals = np.zeros(layout.s, A.dtype)
         width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
         for block in self._rows.blocks(width):
-            explained += moments.accumulate_sparse(
+            explained += estep.moments.accumulate_sparse(
                 A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
-        moments.subtract_mean(V, self.mean, totals, layout)
+        estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
 
 
@@ -287,7 +288,7 @@ class ChunkedData(Streamed):
         layout, explained = A._layout, 0.0
         width = max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
         for P in self._blocks(width, 1 / A._d.astype(np.float64)):
-            explained += moments.accumulate(A._F, A._factor[0], P, layout, V, S)
+            explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
         V *= A._d[:, None]
         return explained
 
