@@ -63,14 +63,8 @@ def read_samples(Y: Any, names: Sequence[str] | None, n: int, missing: bool = Fa
                  what: str = "Y") -> Samples:
     """Samples (N, n) of a model whose features have these names, or None.
 
-    Parameters
-    ----------
-    Y : array_like or frame, shape (N, n)
-        The columns of a frame stand in any order; those of an array in that of the model.
-    names : tuple of n str or None
-    n : int
-    missing : bool, optional
-        Whether cells may be missing (NaN, masked, None).
+    The columns of a frame stand in any order; those of an array in that of the model.  Cells may be
+    missing (NaN, masked, None) where `missing` says so.
     """
     table = read_table(Y, what, ndim=2)
     found, values = column_order(Y, names, what), table.values

@@ -37,34 +37,13 @@ def names_of_features(labels: Iterable[Any] | None) -> tuple[str, ...] | None:
 
 def match(labels: Any, wanted: Any, what: str, axis: str, *, extra: bool = False
           ) -> list[int] | None:
-    """Where each wanted label stands among `labels`.
+    """Where each wanted label stands among `labels`; None where they are the wanted ones, in order.
 
-    Parameters
-    ----------
-    labels : sequence
-        Labels that something carries.
-    wanted : sequence or None
-        Labels of the data, in their order.  None where these have none: then `labels` must be the
-        numbers 0 to n - 1, in any order.
-    what, axis : str
-        How an error calls what carries the labels, and one thing that has a label ("feature").
-    extra : bool
-        Whether there may be labels that nobody wants.
-
-    Returns
-    -------
-    list of int, or None
-        None where the labels are the wanted ones, in their order.
-
-    Raises
-    ------
-    ValueError
-        Labels that are missing, foreign or repeated; the message names the first ones.
-
-    Notes
-    -----
-    Names of features and equations are text: if all wanted labels are, all are compared as text.
-    So are numbers with labels that are text.
+    Without `wanted`, labels of the data in their order, `labels` must be the numbers 0 to n - 1, in
+    any order.  Labels that are missing, repeated or, unless there may be `extra` ones, foreign are
+    refused by name; errors call what carries the labels `what`, and one thing that has a label
+    `axis` ("feature").  Names of features and equations are text: if all wanted labels are, all are
+    compared as text.  So are numbers with labels that are text.
     """
     if hasattr(labels, "equals") and labels.equals(wanted):
         return None

@@ -56,11 +56,9 @@ class Check(NamedTuple):
 class Stored:
     """An object that a file can hold: it tells its fields, and is made of them again.
 
-    Attributes
-    ----------
-    stored_fields : dict of str to Check
-        What fields have to be; one that may be None may lack.  Of a class that is no dataclass,
-        these are the fields: attributes of the object, and arguments of the constructor in order.
+    ``stored_fields`` says what fields have to be; one that may be None may lack.  Of a class that
+    is no dataclass, these are the fields: attributes of the object, and arguments of the
+    constructor in order.
     """
 
     stored_fields: ClassVar[Mapping[str, Check]] = {}
@@ -258,16 +256,10 @@ def check_fit(
     ranks: Sequence[int],
     group_counts: Sequence[int],
 ) -> None:
-    """Refuse fields of a fit that contradict one another.
+    """Refuse fields of a fit, ``capped`` among them if there is one, that contradict one another.
 
-    Parameters
-    ----------
-    given : dict
-        Fields: ``n_iter, converged, termination``, the traces, and ``capped`` if there is one.
-    traces : sequence of str
-        Names of the arrays that have a number for the start and one for every iteration.
-    ranks, group_counts : sequence of int
-        Of every level of the operator that was fitted.
+    The arrays named in `traces` have a number for the start and one for every iteration; `ranks`
+    and `group_counts` are those of every level of the operator that was fitted.
     """
     n_iter, converged, word = (given[name] for name in ("n_iter", "converged", "termination"))
     for name in traces:

@@ -149,14 +149,7 @@ class Saved(NamedTuple):
 class Checkpoint:
     """Writes a fit to one file from time to time, each time the whole file or nothing.
 
-    It is the `Observer` of a fit that has an `ascent`.
-
-    Parameters
-    ----------
-    wanted : Checkpointing
-    identity : dict
-        See `fingerprint`.
-    restarts : Restarts
+    It is the `Observer` of a fit that has an `ascent`; for `identity` see `fingerprint`.
     """
 
     saved: Saved | None = None

@@ -107,20 +107,9 @@ def run_off(
 
     Regular Heywood cases have one where D is zero.  But where the samples do not vary in a
     combination of features whose D are at the floor, the log-likelihood a sample rises by a half
-    with every fall of log D: it is computed once more with D times `LOWER`.
-
-    Parameters
-    ----------
-    source : source of EM
-    hierarchy : Hierarchy
-    ranks : tuple of int
-    point : Point
-        Where the fit ended, in tree order.
-    place : ndarray of int
-        Where D is at the floor.
-    names : sequence of str or None
-    noun : str, optional
-        What a feature is called.
+    with every fall of log D: it is computed once more with D times `LOWER`.  The fit ended at the
+    `point`, with D at the floor in the places `place` of tree order; `noun` is what errors call a
+    feature.
     """
     shown, weights = source.shown(place)
     share = weights @ (shown.sum(axis=1) > 1) / weights.sum()

@@ -317,17 +317,12 @@ def split_evenly(n: int, group_counts: Iterable[int]) -> Boundaries:
 
 
 def cut_linkage(Z: Any, group_counts: Iterable[int]) -> tuple[IntArray, Boundaries]:
-    """Cut a linkage into ``group_counts[l]`` clusters a level.
+    """Permutation and boundaries of a linkage, cut into ``group_counts[l]`` clusters a level.
 
-    Row i of Z merges two clusters into cluster n + i.  Undoing the last p - 1 merges leaves p
-    clusters.  A finer level undoes what the coarser ones undid and more, so the levels nest
-    whatever the heights, which need not increase (centroid and median linkages).
-
-    Returns
-    -------
-    permutation : ndarray of intp, shape (n,)
-        The leaves of the dendrogram from left to right.
-    boundaries : list of ndarrays (p_l + 1,)
+    The permutation (n,) holds the leaves of the dendrogram from left to right.  Row i of Z merges
+    two clusters into cluster n + i.  Undoing the last p - 1 merges leaves p clusters.  A finer
+    level undoes what the coarser ones undid and more, so the levels nest whatever the heights,
+    which need not increase (centroid and median linkages).
     """
     children, sizes = _read_linkage(Z)
     n = len(children) + 1

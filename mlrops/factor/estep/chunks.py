@@ -189,31 +189,13 @@ def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
                     dtype: Any = None) -> CompleteData:
     """Replace samples in row chunks by the n rows of the triangular factor of their QR.
 
-    One pass, also over an iterator that can be used only once; about ``6 n²`` numbers of memory
-    and ``3 n²`` flops a sample.  Parameters and errors are those of `chunked_source`.
+    They have the same ``X Xᵀ`` as the data, so every EM iterate stays the same.  It takes one pass,
+    also over an iterator that can be used only once; about ``6 n²`` numbers of memory and ``3 n²``
+    flops a sample.  Parameters and errors are those of `chunked_source`.
 
-    Returns
-    -------
-    CompleteData
-        With the same ``X Xᵀ`` as the data: every EM iterate stays the same.
-
-    Notes
-    -----
     The factor is updated block by block, ``R ← qr([R; block])``.  A first column of ones takes up
-    the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori,
-    M. Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.chunks import compress_chunks
-    >>> Y = np.random.default_rng(0).standard_normal((1000, 3))
-    >>> data = compress_chunks(iter(np.array_split(Y, 7)), Hierarchy.flat(3), center=True)
-    >>> data.X.shape, data.n_samples
-    ((3, 3), 1000)
-    >>> bool(np.allclose(data.X @ data.X.T / 1000, np.cov(Y.T, bias=True)))
-    True
+    the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori, M.
+    Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype, once=True)
     n, width = hierarchy.n, max(2 * hierarchy.n, FIRST_WIDTH)

@@ -30,31 +30,12 @@ __all__ = ["IncompleteData", "IncompleteSamples", "IncompleteStep", "incomplete_
 class IncompleteSamples(Grouped):
     """Samples with missing cells, grouped by their patterns of missing cells, once and for all.
 
-    Parameters
-    ----------
-    hierarchy : Hierarchy
-    X : ndarray of float, shape (n, N)
-        Samples, one a column, rows in feature order; NaN marks a missing cell.
-    weights : ndarray, shape (N,), optional
-        Positive weights of the samples; default ones.
-
-    Notes
-    -----
-    A sorted copy of X is kept, and a bit for each pair of a class of features and a pattern.  Work
-    and memory of what follows go by the number of patterns P and of *classes*, sets of features of
-    one leaf that are missing in the same samples: a pattern costs one factorization, a class
-    ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at random make P = N patterns and n classes;
-    blocks and monotone missing data make few.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.incomplete import IncompleteSamples
-    >>> X = np.array([[1.0, 2, 3, 4], [np.nan, 1, 0, np.nan]])
-    >>> samples = IncompleteSamples(Hierarchy.flat(2), X)
-    >>> samples.n_samples, samples.n_patterns, samples.counts
-    (4, 2, array([4., 2.]))
+    X (n, N) has one sample a column and rows in feature order; NaN marks a missing cell.  The
+    weights (N,) are positive, ones by default.  A sorted copy of X is kept, and a bit for each pair
+    of a class of features and a pattern.  Work and memory of what follows go by the number of
+    patterns P and of *classes*, sets of features of one leaf that are missing in the same samples:
+    a pattern costs one factorization, a class ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at
+    random make P = N patterns and n classes; blocks and monotone missing data make few.
     """
 
     def __init__(self, hierarchy: Hierarchy, X: FloatArray, weights: FloatArray | None = None):
@@ -157,27 +138,12 @@ class IncompleteData:
 class IncompleteStep:
     """The E-step of samples with missing cells: moments summed over the samples; see `EStep`.
 
-    Notes
-    -----
     For each feature i the moments over the samples that show it: ``v_i = Σ w x_i (z, 1)``, the
     second moments ``W_i = Σ w E[(z, 1)(z, 1)ᵀ]`` of its regressors along the path of its leaf,
     shared by its class, and ``Σ w x_i²``, x relative to the mean that went in.  With P patterns and
     C classes this costs ``2 C P R²`` flops in products of matrices, ``4 n R N`` for the data and P
-    sweeps of the tree; two arrays of ``C R² / 2`` numbers are the largest.
-
-    Little and Rubin, "Statistical Analysis with Missing Data" (1987), for EM with missing cells.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.incomplete import incomplete_source
-    >>> Y = np.array([[1.0, np.nan], [2, 1], [3, 0], [4, np.nan]])
-    >>> source = incomplete_source(Y, Hierarchy.flat(2), center=True)
-    >>> independent = MLR(Hierarchy.flat(2), [np.zeros((2, 0))], D=np.ones(2))
-    >>> F, D, mean = source.evaluate(independent, np.zeros(2)).update()
-    >>> mean, D  # means and variances of what is there
-    (array([2.5, 0.5]), array([1.25, 0.25]))
+    sweeps of the tree; two arrays of ``C R² / 2`` numbers are the largest (Little and Rubin,
+    "Statistical Analysis with Missing Data", 1987, for EM with missing cells).
     """
 
     def __init__(self, covariance: MLR, mean: FloatArray, data: IncompleteData):

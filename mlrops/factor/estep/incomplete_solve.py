@@ -31,33 +31,10 @@ PRODUCT_ITEMS = 4 * CACHE_ITEMS
 class ObservedCells(Grouped):
     """Which cells of an array (n, N) are there, samples grouped by their patterns once and for all.
 
-    Parameters
-    ----------
-    hierarchy : Hierarchy
-        Of the n features.
-    observed : array_like of bool, shape (n, N)
-        True where there is a value; rows in feature order, one sample a column.  Samples without
-        any and features that no sample shows are allowed.
-
-    Notes
-    -----
-    Depends on the mask alone: one object serves every covariance and all values.  A boolean is kept
-    for each pair of a class, a set of features of one leaf that are missing in the same samples,
-    and a pattern.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.incomplete_solve import ObservedCells
-    >>> observed = np.array([[True, True, True, True], [False, True, True, False]])
-    >>> cells = ObservedCells(Hierarchy.flat(2), observed)
-    >>> cells.n_patterns, cells.counts
-    (2, array([4, 2]))
-    >>> for samples, features in cells.groups():
-    ...     print(samples, features)
-    [0 3] [0]
-    [1 2] [0 1]
+    `observed` is True where there is a value; rows are in feature order, one sample a column.
+    Samples without any and features that no sample shows are allowed.  It depends on the mask
+    alone: one object serves every covariance and all values.  A boolean is kept for each pair of a
+    class, a set of features of one leaf that are missing in the same samples, and a pattern.
     """
 
     def __init__(self, hierarchy: Hierarchy, observed: BoolArray):
@@ -95,52 +72,18 @@ class ObservedCells(Grouped):
 
 
 class IncompletePrecision:
-    r"""Inverses of the blocks of an MLR covariance that each of N samples shows.
+    """Inverses of the blocks ``Σ_OO`` of an MLR covariance Σ that each of N samples shows.
 
-    For sample t with observed features O the inverse of :math:`\Sigma_{OO}`, on the tree of Σ.
-
-    Parameters
-    ----------
-    covariance : MLR
-    cells : ObservedCells
-        On the hierarchy of the covariance.
-
-    Notes
-    -----
     A missing cell is a feature of zero precision in its sample: ``Σ_OO⁻¹`` follows from Woodbury's
-    identity with zeros in ``D⁻¹``, on the same tree.  With P patterns, C classes (see
-    `ObservedCells`) and ``s = Σ p_l r_l`` factors in all groups:
-
-    =====================  ==========================================  ======================
-    operation              flops                                       numbers kept
-    =====================  ==========================================  ======================
-    factor (once)          ``n R² + C P R² + P Σ p_l r_l R_l²``        ``P s R``
-    ``solve``              ``4 n R N + 4 s R N``                       none
-    ``logdet``             free after factoring                        none
-    ``inv_quad``           those of ``solve``                          none
-    ``inverse_diagonal``   ``n R² + C P R²`` and P sweeps              none
-    =====================  ==========================================  ======================
-
-    With leaves much larger than R, ``P s R`` is small beside the data; leaves of R features or
-    fewer make it about ``P n R``.
+    identity with zeros in ``D⁻¹``.  With P patterns, C classes (see `ObservedCells`) and
+    ``s = Σ p_l r_l`` factors in all groups, factoring takes ``n R² + C P R² + P Σ p_l r_l R_l²``
+    flops once and keeps ``P s R`` numbers; after that `logdet` is free, `solve` and `inv_quad` take
+    ``4 n R N + 4 s R N`` flops, and `inverse_diagonal` takes ``n R² + C P R²`` and P sweeps.  With
+    leaves much larger than R, ``P s R`` is small beside the data; leaves of R features or fewer
+    make it about ``P n R``.
 
     `solve` is refined as `MLR.solve` is, where a bound of its backward error asks for it; and like
     it needs ``eps ‖I + FᵀD⁻¹F‖`` below 1 for that to help.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
-    >>> h = Hierarchy.flat(2)
-    >>> sigma = MLR(h, [np.ones((2, 1))], D=np.ones(2))  # [[2, 1], [1, 2]]
-    >>> cells = ObservedCells(h, np.array([[True, True], [True, False]]))
-    >>> precision = IncompletePrecision(sigma, cells)
-    >>> np.round(precision.solve([[3.0, 3.0], [3.0, np.nan]]), 12)
-    array([[1. , 1.5],
-           [1. , 0. ]])
-    >>> bool(np.isclose(precision.logdet(), np.log(3) + np.log(2)))
-    True
     """
 
     def __init__(self, covariance: MLR, cells: ObservedCells):
@@ -217,17 +160,10 @@ class IncompletePrecision:
         return hide(out, self.cells._patterns, owner), squares
 
     def solve(self, E: Real) -> FloatArray:
-        """``Σ_OO⁻¹ e_O`` for each sample e, zeros at its missing cells.
+        """``Σ_OO⁻¹ e_O`` for each sample e, the columns of E (n, N); zeros at its missing cells.
 
-        Parameters
-        ----------
-        E : array_like, shape (n, N)
-            Rows in feature order.  Values at missing cells are ignored, NaN or not; NaN at an
-            observed cell makes its sample NaN and no other.
-
-        Returns
-        -------
-        ndarray, shape (n, N)
+        Rows are in feature order.  Values at missing cells are ignored, NaN or not; NaN at an
+        observed cell makes its sample NaN and no other.
         """
         A = self.covariance
         E, dtype = self._values(E, "solve")

@@ -141,18 +141,6 @@ class SparseData(Streamed):
 
     A (n, N) is a csr_array in tree order with sorted indices and no duplicates; its values are
     overwritten by the weighted ones.  Features range from `low` to `high`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse
-    >>> from mlrops.factor.estep.streamed import SparseData
-    >>> A = scipy.sparse.csr_array([[0, 3.0, 0], [2.0, 0, 4.0]])
-    >>> X = SparseData(A, np.ones(3), True, np.dtype(float))
-    >>> X.mean, X.sums_of_squares
-    (array([1., 2.]), array([6., 8.]))
-    >>> X.product(lambda start, stop: np.eye(3)[start:stop], 3)
-    array([[-1.,  2., -1.], [ 0., -2.,  2.]])
     """
 
     def __init__(self, A: Any, weights: FloatArray, center: bool, dtype: np.dtype):
@@ -209,19 +197,6 @@ def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArra
     lose as many digits as the means are larger.  Samples of weight 0 are left out; NaN, infinity,
     constant features and fewer than 2 samples are refused.  An evaluation costs about ``4 R`` flops
     for every stored entry, and the sweeps over the tree.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.streamed import sparse_source
-    >>> Y = scipy.sparse.csr_array([[0, 2.0, 0], [0, 0, 1.0], [4.0, 0, 0], [0, 2.0, 3.0]])
-    >>> source = sparse_source(Y, Hierarchy.flat(3), center=True)
-    >>> source.mean, source.variance
-    (array([1., 1., 1.]), array([3. , 1. , 1.5]))
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=source.variance)
-    >>> F, D, mean = source.evaluate(A, source.mean).update()
     """
     A = scipy.sparse.csc_array(Y, dtype=np.float64, copy=True)
     if weights is None:
@@ -298,36 +273,11 @@ def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
                    dtype: Any = None) -> ChunkedData:
     """Chunks of rows as a source: the data pass by once now, and once an evaluation.
 
-    Parameters
-    ----------
-    chunks : iterable of array_like, shapes (c, n), or callable
-        Arrays or DataFrames, of any number of rows each; or a function without arguments that
-        returns an iterator over them.  Every pass must give the same rows.
-    hierarchy : Hierarchy
-    center : bool
-        Take off the means.
-    weights : array_like, shape (N,), optional
-        Non-negative; rows of weight 0 are left out.
-    names : sequence of str, optional
-        Names of the features; DataFrames bring their own.
-    dtype : dtype, optional
-        Of the results: float32 or float64.  Default float32 if all chunks are, else float64.
-
-    Returns
-    -------
-    ChunkedData
-        The same, bit for bit, however the rows are cut into chunks.  A later pass that finds
-        another number of rows raises RuntimeError.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.streamed import chunked_source
-    >>> Y = np.array([[0, 2.0], [1.0, 2.0], [2.0, 5.0]])
-    >>> source = chunked_source([Y[:1], Y[1:]], Hierarchy.flat(2), center=True)
-    >>> source.n_samples, source.mean
-    (3, array([1., 3.]))
+    `chunks` is an iterable of arrays or DataFrames (c, n) of any number of rows each, or a function
+    without arguments that returns an iterator over them.  Every pass must give the same rows: a
+    later one that finds another number of them raises RuntimeError.  Rows of weight 0 are left out.
+    DataFrames bring names of their own.  `dtype` is that of the results, by default float32 if all
+    chunks are, else float64.  The source is the same, bit for bit, however the rows are cut.
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype)
     mean, squares = read.describe(center)
