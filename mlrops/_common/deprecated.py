@@ -17,8 +17,7 @@ def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
     warnings.warn(
         f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
         DeprecationWarning,
-        stacklevel=stacklevel,
-    )
+        stacklevel=stacklevel)
 
 
 class OldName(property):

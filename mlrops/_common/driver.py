@@ -31,8 +31,7 @@ TERMINATIONS = {
     "rounding": "in this precision no step gains anything, though the other rules do not hold",
     "max_iter": "`max_iter`, or the limit of an inner solver, is reached",
     "callback": "the callback raised StopIteration",
-    "interrupted": "the user pressed Ctrl-C",
-}
+    "interrupted": "the user pressed Ctrl-C"}
 # The reasons for which a fit counts as converged.
 CONVERGED = "gradient", "tol", "exact"
 # Words of version 0.1.0, which files of that version hold.

@@ -12,7 +12,8 @@ from typing import Any
 
 from .wording import agree, counted, name_some
 
-__all__ = ["by_label", "check_distinct", "check_no_gaps", "labels_of", "match", "names_of_features"]
+__all__ = ["by_label", "check_distinct", "check_no_gaps", "is_missing", "labels_of", "match",
+           "names_of_features"]
 
 
 def labels_of(x: Any) -> Any:
@@ -110,13 +111,14 @@ def check_distinct(labels: Iterable[Any], what: str) -> None:
 def check_no_gaps(levels: Sequence[Any], names: Sequence[str], what: str, axis: str) -> None:
     """Refuse a feature without a label at some level, by name."""
     lacks = [name for name, *labels in zip(names, *levels, strict=True)
-             if any(_is_missing(label) for label in labels)]
+             if any(is_missing(label) for label in labels)]
     if lacks:
         raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
                          f" ({name_some(lacks)})")
 
 
-def _is_missing(label):
+def is_missing(label: Any) -> bool:
+    """Whether this is no label: None, NaN, NaT or NA."""
     # pandas' NA refuses to be compared, so it is known by the name of its type.
     return label is None or type(label).__name__ == "NAType" or bool(label != label)
 

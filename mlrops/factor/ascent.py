@@ -214,8 +214,7 @@ class Ascent:
         if not math.isfinite(trial.loglik):
             raise FloatingPointError(
                 f"the log-likelihood is {trial.loglik} after {self.n_evaluations} evaluations of"
-                f" the EM map; the data's scale may be out of range"
-            )
+                f" the EM map; the data's scale may be out of range")
         if trial.loglik < self.state.loglik:
             self._discard(trial)
             self.exhausted = True

@@ -59,8 +59,7 @@ def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source,
         "data": _digest(source.variance, source.mean, source.start_data(2, 0)),
         "ranks": str(tuple(ranks)),
         "hierarchy": _digest(hierarchy.permutation, *hierarchy.boundaries),
-        **{name: str(value) for name, value in options.items()},
-    }
+        **{name: str(value) for name, value in options.items()}}
 
 
 def to_resume(init: object, n_init: int, stopping: Stopping, random_state: object,

@@ -45,8 +45,7 @@ class Chunks:
             raise TypeError(
                 f"chunks must be an iterable that can be gone through many times, got a"
                 f" {type(chunks).__name__}, which can be used once; pass a function that makes a"
-                " new one each time it is called"
-            )
+                " new one each time it is called")
         self._hierarchy, self._weights = hierarchy, check_weights(weights)
         self._wanted, self._common = dtype, None
         self._count = -1  # rows of a pass, known after the first one
@@ -138,8 +137,7 @@ class Chunks:
         if scipy.sparse.issparse(chunk):
             raise TypeError(
                 f"chunk {number} is sparse; give all samples as one sparse matrix"
-                " (scipy.sparse.vstack), which is never made dense"
-            )
+                " (scipy.sparse.vstack), which is never made dense")
         what, order = f"chunk {number}", None
         if is_frame(chunk):
             rows = frame_values(chunk, what)
@@ -161,8 +159,7 @@ class Chunks:
             row, column = np.argwhere(~np.isfinite(piece))[0]
             raise ValueError(
                 f"data must be finite, got NaN or infinity in chunk {number}, row {part[row]},"
-                f" feature {named([column], self.names)}"
-            )
+                f" feature {named([column], self.names)}")
 
 
 def check_features(shape: tuple[int, ...], hierarchy: Hierarchy, what: str = "Y") -> None:
@@ -170,8 +167,7 @@ def check_features(shape: tuple[int, ...], hierarchy: Hierarchy, what: str = "Y"
     if shape[1] != hierarchy.n:
         raise ValueError(
             f"{what} must have one column for each of the hierarchy's"
-            f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)"
-        )
+            f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)")
 
 
 def _native(dtype, what="chunks"):

@@ -64,8 +64,7 @@ class IncompleteSamples(Grouped):
             raise ValueError(
                 f"X must have a number at every observed cell, got NaN at"
                 f" {counted(bad.size, 'feature')} ({name_some(np.sort(h.permutation[bad]))});"
-                " cells that are missing elsewhere need samples of their own"
-            )
+                " cells that are missing elsewhere need samples of their own")
         other._roots = self._roots.astype(X.dtype, copy=False)
         return other
 
@@ -239,13 +238,11 @@ def _check_columns(Y, observed, names):
     if few.size:
         raise ValueError(
             f"Y has {counted(few.size, 'column')} with fewer than 2 observed cells"
-            f" ({named(few, names)}), for which no variance can be estimated; leave them out"
-        )
+            f" ({named(few, names)}), for which no variance can be estimated; leave them out")
     high = np.where(observed, Y, -np.inf).max(axis=0)
     constant = np.flatnonzero(high == np.where(observed, Y, np.inf).min(axis=0))
     if constant.size:
         raise ValueError(
             f"Y has {counted(constant.size, 'feature')} that {agree(constant.size, 'is', 'are')}"
             f" constant where observed ({named(constant, names)}), for which no variance can be"
-            " estimated; leave them out"
-        )
+            " estimated; leave them out")

@@ -46,8 +46,7 @@ class ObservedCells(Grouped):
         if observed.ndim != 2 or observed.shape[0] != hierarchy.n or observed.shape[1] == 0:
             raise ValueError(
                 f"observed must have one row a feature ({hierarchy.n}) and a column for each of one"
-                f" sample or more, got shape {observed.shape}"
-            )
+                f" sample or more, got shape {observed.shape}")
         super().__init__(hierarchy, hierarchy._gather(observed))
 
     @property
@@ -94,8 +93,7 @@ class IncompletePrecision:
                 f"covariance and cells must share one hierarchy, got {covariance.hierarchy!r} and"
                 f" {cells.hierarchy!r}"
                 + (", groups or order of features differ" if covariance.shape[0] == cells.shape[0]
-                   else "")
-            )
+                   else ""))
         self.covariance, self.cells, self.shape = covariance, cells, cells.shape
 
     @cached_property

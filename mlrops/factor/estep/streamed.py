@@ -209,8 +209,7 @@ def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArra
         columns = np.unique(np.searchsorted(A.indptr, bad, side="right") - 1)
         raise ValueError(
             f"Y must be finite, got NaN or infinity in {bad.size} of its {A.nnz} stored entries"
-            f" (feature {named(columns, names)})"
-        )
+            f" (feature {named(columns, names)})")
     check_enough(A.shape[0])
     A = A[:, hierarchy.permutation].T.tocsr()
     A.sort_indices()
