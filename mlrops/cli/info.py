@@ -247,12 +247,7 @@ def _parts(A: StructuredOperator) -> list[StructuredOperator]:
 
 
 def stored_numbers(A: StructuredOperator) -> tuple[int, int]:
-    """Floating-point numbers and integers in the arrays of an operator; a shared one counts once.
-
-    Returns
-    -------
-    floats, integers : int
-    """
+    """Numbers of floats and of integers in the arrays of an operator; a shared one counts once."""
     seen, counts, pending = {}, {"f": 0, "i": 0}, [A]
     while pending:
         x = pending.pop()

@@ -41,15 +41,7 @@ def put(x, index, values):
 
 
 class GroupPairs:
-    """Group g of each level of `rows` paired with group g of that level of `cols`, tree order.
-
-    Raises
-    ------
-    TypeError
-        Not hierarchies.
-    ValueError
-        Trees of unlike shape; the message names the level and the groups.
-    """
+    """Group g of each level of `rows` paired with group g of that level of `cols`, tree order."""
 
     def __init__(self, rows, cols):
         check_pair(rows, cols)

@@ -320,17 +320,11 @@ class OperatorResidual(ImplicitResidual):
 
 
 class GramResidual(ImplicitResidual):
-    """``X Xᵀ - diag(D) - Σ_l F_l F_lᵀ`` for the factors and the D of the moment.
+    """``X Xᵀ - diag(D) - Σ_l F_l F_lᵀ`` for the moment's factors and D; X (n, k) is in tree order.
 
-    A product of the blocks ``X_g X_gᵀ`` of a level with q columns costs ``4 n k q`` flops, whatever
-    the number of groups.  Small groups of fewer features than X has columns have their blocks
-    formed once: no more numbers than their rows of X.
-
-    Parameters
-    ----------
-    X : (n, k), in tree order
-    pairs : GroupPairs
-        Of a hierarchy with itself.
+    The pairs are those of a hierarchy with itself.  A product of the blocks ``X_g X_gᵀ`` of a level
+    with q columns costs ``4 n k q`` flops, whatever the number of groups.  Small groups of fewer
+    features than X has columns have their blocks formed once: no more numbers than their rows of X.
     """
 
     def __init__(self, X, pairs):

@@ -70,32 +70,12 @@ _CHUNK = 1 << 20
 def write_archive(
     path: Path, kind: str, meta: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
-    """Write an archive atomically: readers see the old file or the whole new one.
+    """Write an archive of this `kind` atomically: readers see the old file or the whole new one.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-        Written exactly there, no suffix is appended; a symbolic link keeps pointing to the file.
-    kind : str
-        What the archive holds; `read_archive` asks for it.
-    meta : dict
-        Of None, bool, int of up to 64 bits, float (NaN and infinity too), str, bytes, NumPy
-        scalars, and tuples, lists and dicts of these; keys are strings that do not begin with
-        ``$``.  All come back as they went in, bit for bit; a NumPy string as str.
-    arrays : dict of str to ndarray
-        Of booleans, integers, floats of at most 8 bytes, dates or fixed-width strings.  Names are
-        letters, digits, ``_``, ``.`` and ``-``.
+    It is written exactly at `path`; a symbolic link keeps pointing to the file.  `meta` holds what
+    `mlrops.io.plain` encodes, and comes back bit for bit (a NumPy string as str).  What the layout
+    cannot hold is refused by its place before anything is written.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Something that the layout cannot hold, named by its place; nothing has been written then.
-    OSError
-        As the file system gives it, or because `path` is a folder, a device, a named pipe or a
-        socket; the temporary file is removed, the old file stays.
-
-    Notes
-    -----
     A temporary file ``.<name>.<hex>.tmp`` in the same folder is written and flushed to the disk,
     then takes the place of `path`; last the folder is flushed where the platform can.  A process
     that is killed may leave that temporary file behind, never half an archive at `path`.  Arrays
@@ -159,13 +139,7 @@ def _zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 
 
 def check_regular(path: Path) -> str:
-    """Refuse to write to anything but an ordinary file, or a new one; links are followed.
-
-    Returns
-    -------
-    str
-        The path of the file itself.
-    """
+    """The path of the file itself, links followed; refuses all but ordinary files and new ones."""
     real = os.path.realpath(os.fsdecode(path))
     other = _no_file(real)
     if other is not None:
@@ -279,34 +253,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read an archive that `write_archive` wrote.
+    """The meta and the arrays (writeable, owned by nobody else) of an archive of this `kind`.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-    kind : str
-        What the archive must hold.
-
-    Returns
-    -------
-    meta : dict
-    arrays : dict of str to ndarray
-        Writeable, and owned by nobody else.
-
-    Raises
-    ------
-    ValueError
-        The file is not an archive of this kind, is damaged or truncated, or of a newer format; the
-        message begins with ``cannot read '<path>'``.
-    OSError
-        There is no such file, or it cannot be opened.
-
-    Notes
-    -----
-    Everything in the file is checked before it is used.  Memory is allocated only for bytes that
-    the file really has: members are uncompressed and together no longer than the file, and the
-    shape of an array must agree with the length of its member.  Every member's checksum is
-    verified.  No name in the file is imported, and nothing is unpickled.
+    Everything in the file is checked before it is used; a ValueError about it begins with ``cannot
+    read '<path>'``.  Memory is allocated only for bytes that the file really has: members are
+    uncompressed and together no longer than the file, and the shape of an array must agree with the
+    length of its member.  Every member's checksum is verified.  No name in the file is imported,
+    and nothing is unpickled.
     """
     path = os.fspath(path)
     with reading(path):
