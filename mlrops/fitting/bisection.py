@@ -265,6 +265,8 @@ class CutGraph:
             self._edges = W, transposed, no_numbers, none, none, 0 if symmetric else p
         self.weights, self.degree = W, np.asarray(degree).ravel()
         self.kind = (np.arange(self.degree.size) >= p).astype(np.int64)
+        # Vertices that a pass moves on trial beyond its best state.
+        self._patience = max(PATIENCE, self.kind.size // 20)
 
     def field(self, s: FloatArray) -> FloatArray:
         """``W s`` for signs s of all vertices, W the symmetric weights of all pairs of these."""
@@ -333,11 +335,6 @@ class CutGraph:
             return None
         s[order[:length]] = 1
         return s
-
-    @property
-    def _patience(self):
-        """Vertices that a pass moves on trial beyond its best state."""
-        return max(PATIENCE, self.kind.size // 20)
 
     def _counts(self, s):
         """Vertices of each kind (row) on the plus and the minus side (columns)."""

@@ -48,14 +48,7 @@ class GroupPairs:
         self.rows, self.cols = rows, cols
         self.batches = [
             _batches(r, c) for r, c in zip(rows.boundaries, cols.boundaries, strict=True)]
-
-    @property
-    def shape(self):
-        return self.rows.n, self.cols.n
-
-    @property
-    def n_levels(self):
-        return self.rows.n_levels
+        self.shape, self.n_levels = (rows.n, cols.n), rows.n_levels
 
     def capped(self, ranks):
         """(level, group, smaller side) of the blocks that cannot have their level's rank."""

@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 Path: TypeAlias = str | os.PathLike[str]
+Meta: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 VERSION = 1
 TEXT = "mlrops.json"
@@ -67,9 +69,7 @@ _CHUNK = 1 << 20
 # ---------------------------------------------------------------- writing
 
 
-def write_archive(
-    path: Path, kind: str, meta: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
+def write_archive(path: Path, kind: str, meta: Meta, arrays: Arrays) -> None:
     """Write an archive of this `kind` atomically: readers see the old file or the whole new one.
 
     It is written exactly at `path`; a symbolic link keeps pointing to the file.  `meta` holds what
@@ -87,18 +87,10 @@ def write_archive(
     if type(meta) is not dict:
         raise TypeError(f"meta must be a dict, got {type(meta).__name__}")
     arrays = {name: _check_array(name, x) for name, x in arrays.items()}
-    text = json.dumps(
-        {
-            "format": "mlrops",
-            "version": VERSION,
-            "kind": kind,
-            "arrays": {
-                name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()
-            },
-            "meta": encode(meta, ("meta",)),
-        },
-        allow_nan=False,
-    ).encode("ascii")
+    listed = {name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()}
+    header = {"format": "mlrops", "version": VERSION, "kind": kind, "arrays": listed}
+    header["meta"] = encode(meta, ("meta",))
+    text = json.dumps(header, allow_nan=False).encode("ascii")
     with replacing(path) as file, _zip(file) as archive:
         archive.writestr(zipfile.ZipInfo(TEXT), text)
         for name, x in arrays.items():
@@ -143,12 +135,8 @@ def check_regular(path: Path) -> str:
     real = os.path.realpath(os.fsdecode(path))
     other = _no_file(real)
     if other is not None:
-        error = IsADirectoryError if other == FOLDER else OSError
-        raise error(
-            errno.EISDIR if other == FOLDER else errno.EINVAL,
-            f"it is {other}, expected an ordinary file",
-            os.fsdecode(path),
-        )
+        number = errno.EISDIR if other == FOLDER else errno.EINVAL
+        raise OSError(number, f"it is {other}, expected an ordinary file", os.fsdecode(path))
     return real
 
 
@@ -158,13 +146,8 @@ def _no_file(path: str) -> str | None:
         mode = os.stat(path).st_mode
     except OSError:  # nothing, or nothing that can be seen: opening it will tell
         return None
-    kinds = {
-        stat.S_IFDIR: FOLDER,
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
+    kinds = dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
+    kinds |= {stat.S_IFDIR: FOLDER, stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     return None if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "no file")
 
 
@@ -186,7 +169,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _flush_folder(folder)
+    with suppress(OSError):  # not every platform opens folders, not every file system flushes them
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _created(temporary: str, path: str) -> IO[bytes]:
@@ -219,15 +207,6 @@ def remove_leftovers(path: Path) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-def _flush_folder(folder: str) -> None:
-    with suppress(OSError):  # not every platform opens folders, not every file system flushes them
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -247,12 +226,12 @@ def reading(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = (
-            str(error) if isinstance(error, ValueError) else (f"{error} ({type(error).__name__})")
+            f"{error}" if isinstance(error, ValueError) else f"{error} ({type(error).__name__})"
         )
         raise ValueError(f"cannot read {os.fsdecode(path)!r}: {reason}") from None
 
 
-def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_archive(path: Path, kind: str) -> tuple[Meta, Arrays]:
     """The meta and the arrays (writeable, owned by nobody else) of an archive of this `kind`.
 
     Everything in the file is checked before it is used; a ValueError about it begins with ``cannot
@@ -268,11 +247,10 @@ def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nd
             raise ValueError(f"it is {other}, expected an ordinary file")
     with reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = _members(archive, os.fstat(file.fileno()).st_size)
-        header = _header(archive, members, kind)
-        arrays = {
-            name: _read_array(archive, members[name + ".npy"], listed)
-            for name, listed in header["arrays"].items()
-        }
+        header = _header(archive, set(members), kind)
+        arrays = {}
+        for name, listed in header["arrays"].items():
+            arrays[name] = _read_array(archive, members[name + ".npy"], listed)
         return header["meta"], arrays
 
 
@@ -296,10 +274,8 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _header(
-    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], kind: str
-) -> dict[str, Any]:
-    text = archive.read(members[TEXT]).decode("utf-8")
+def _header(archive: zipfile.ZipFile, names: set[str], kind: str) -> Meta:
+    text = archive.read(TEXT).decode("utf-8")
     front = _FRONT.match(text)
     if not front:
         raise ValueError(f"not an mlrops archive: {TEXT!r} does not begin with format and version")
@@ -316,12 +292,10 @@ def _header(
     if header["kind"] != kind:
         raise ValueError(f"expected an archive of kind {kind!r}, got {header['kind'][:60]!r}")
     listed = {name + ".npy" for name in header["arrays"]}
-    if listed != set(members) - {TEXT}:
-        odd = sorted(listed ^ (set(members) - {TEXT}))[0]
-        raise ValueError(
-            f"damaged: array {odd[:60]!r} is "
-            + ("missing" if odd in listed else f"not listed in {TEXT!r}")
-        )
+    if listed != names - {TEXT}:
+        odd = sorted(listed ^ (names - {TEXT}))[0]
+        how = "missing" if odd in listed else f"not listed in {TEXT!r}"
+        raise ValueError(f"damaged: array {odd[:60]!r} is {how}")
     return header
 
 
