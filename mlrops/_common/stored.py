@@ -90,9 +90,9 @@ class Stored:
 
         Parameters
         ----------
-        *args
-            None: subclasses may give the fields names of their own.
-        **given
+        *args : object
+            There are none: subclasses may give the fields names of their own.
+        **given : object
             The fields, as `to_fields` gave them, but from a file that may come from anywhere.
 
         Returns

@@ -142,7 +142,7 @@ def compress(self: "GeneralMLR", ranks: Ranks | None = None,
     L = self.rows.n_levels
     largest: Any = ranks
     if ranks is not None:
-        largest = check_ranks((ranks,) * L if np.ndim(ranks) == 0 else ranks, self.rows)
+        largest = check_ranks((largest,) * L if np.ndim(ranks) == 0 else largest, self.rows)
     if tol is not None and not 0 <= tol < np.inf:
         raise ValueError(f"tol must be finite and non-negative, got {tol}")
     eps = np.finfo(self.dtype).eps

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..._common.deprecated import renamed_options
-from ..._common.typing import Data, Labels, RandomState, Ranks
+from ..._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from ...factor.criteria import degrees_of_freedom
 from ...factor.rank_search import (
     RankedFits,
@@ -27,8 +27,8 @@ __all__ = ["select_sur_ranks", "select_system_ranks"]
 
 @renamed_options(max_cg_iter="maxiter")
 def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None,
-                     hierarchy: Hierarchy | Labels | None = None, *, criterion: str = "bic",
-                     strategy: str = "greedy", max_rank: Ranks | None = None,
+                     hierarchy: Hierarchy | Labels | None = None, *, criterion: Criterion = "bic",
+                     strategy: Strategy = "greedy", max_rank: Ranks | None = None,
                      total_rank: int | None = None, max_storage: int | None = None,
                      exact: bool = False, start: Ranks | None = None, n_folds: int = 5,
                      shuffle: bool = True, folds: Any = None, one_standard_error: bool = False,
