@@ -16,6 +16,7 @@ import mlrops
 import mlrops.datasets
 import mlrops.plotting
 from mlrops._common.deprecated import OldName
+from mlrops._common.stored import Stored
 
 ORDER = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns", "See Also", "Notes",
          "References", "Examples")
@@ -75,7 +76,8 @@ def _members(cls):
     for name in dir(cls):
         owner = next(c for c in cls.__mro__ if name in vars(c))
         thing = vars(owner)[name]
-        if (not name.startswith("_") and owner.__module__.startswith("mlrops")
+        described = vars(Stored).get(name, thing) is thing  # else where the hook comes from
+        if (not name.startswith("_") and owner.__module__.startswith("mlrops") and described
                 and not isinstance(thing, OldName)):
             yield name, owner, thing
 

@@ -323,7 +323,8 @@ def test_single_precision():
 
 def test_bad_arguments():
     fit = make_fit()
-    with pytest.raises(ValueError, match="cov_type must be one of unadjusted, .*bootstrap, got 'HC1'"):
+    known = "cov_type must be one of unadjusted, .*bootstrap, got 'HC1'"
+    with pytest.raises(ValueError, match=known):
         fit.with_cov("HC1")
     with pytest.raises(TypeError, match='cov_type="robust" takes the options debiased, got lags'):
         fit.cov_params("robust", lags=3)

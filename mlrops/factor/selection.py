@@ -8,7 +8,7 @@ import scipy.sparse
 
 from .._common.cached import cached_property
 from .._common.given import as_array, read_given
-from .._common.typing import Data, Labels, RandomState, Ranks
+from .._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from .._common.validate import as_real
 from .._common.wording import name_some
 from ..operators.mlr import MLR
@@ -27,8 +27,8 @@ BLOCK = 1000  # samples scored at a time
 
 
 def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
-                 hierarchy: Hierarchy | Labels | None = None, *, criterion: str = "bic",
-                 strategy: str = "greedy", max_rank: Ranks | None = None,
+                 hierarchy: Hierarchy | Labels | None = None, *, criterion: Criterion = "bic",
+                 strategy: Strategy = "greedy", max_rank: Ranks | None = None,
                  total_rank: int | None = None, max_storage: int | None = None,
                  exact: bool = False, start: Ranks | None = None, n_folds: int = 5,
                  shuffle: bool = True, folds: Any = None, one_standard_error: bool = False,

@@ -225,7 +225,18 @@ class MLR(Factored):
         return MLR._from_tree, (self._hierarchy, self._ranks, self._F, self._d)
 
     def astype(self, dtype: npt.DTypeLike) -> "MLR":
-        """The same matrix in another precision: itself where it has that already."""
+        """The same matrix in another precision.
+
+        Parameters
+        ----------
+        dtype : numpy.dtype or what makes one
+            float32 or float64.
+
+        Returns
+        -------
+        MLR, shape (n, n)
+            The object itself where it has that precision already.
+        """
         if self.dtype == np.dtype(dtype):
             return self
         return MLR._from_tree(self._hierarchy, self._ranks, self._F.astype(dtype),
