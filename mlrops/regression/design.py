@@ -36,9 +36,8 @@ class Design:
         if p == 0:
             raise ValueError(f"X must have at least one column, got shape {X.shape}")
         if N <= p:
-            raise ValueError(
-                f"X must have more observations (rows) than coefficients, got {counted(N, 'row')}"
-                f" and {counted(p, 'column')}")
+            raise ValueError("X must have more observations (rows) than coefficients, got"
+                             f" {counted(N, 'row')} and {counted(p, 'column')}")
         if isinstance(X, np.ndarray):
             self._factor(X)
         elif issparse(X):
@@ -92,9 +91,7 @@ class Design:
             return B[:, start:stop]
         if issparse(B):
             return B[:, start:stop].toarray()
-        unit = np.zeros((self.shape[1], stop - start), self.dtype)
-        unit[np.arange(start, stop), np.arange(stop - start)] = 1
-        return B.matmat(unit)
+        return B.matmat(np.eye(self.shape[1], stop - start, -start, dtype=self.dtype))
 
     def blocks(self) -> list[slice]:
         """Slices of at most `BLOCK` columns that cover all p."""
@@ -166,7 +163,6 @@ def _refuse(columns: Any, rows: Any, names: Any = None, labels: Any = None) -> N
     columns, rows = np.unique(columns), np.unique(rows)
     if columns.size:
         where = name_some(rows if labels is None else [labels[t] for t in rows])
-        raise ValueError(
-            f"X must be finite, got NaN or infinity in {counted(columns.size, 'column')}"
-            f" ({name_columns(columns, names)}) and {counted(rows.size, 'row')} ({where}); drop"
-            " those rows, or the columns")
+        raise ValueError("X must be finite, got NaN or infinity in"
+                         f" {counted(columns.size, 'column')} ({name_columns(columns, names)}) and"
+                         f" {counted(rows.size, 'row')} ({where}); drop those rows, or the columns")

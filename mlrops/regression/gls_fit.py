@@ -275,9 +275,8 @@ class _Normal:
         norm = self.quad(self.design.apply(first / length)) if length else 0.0
         total = self.quad(self.y)
         if norm < 0 or total < 0:
-            raise np.linalg.LinAlgError(
-                f"gls: covariance is not positive definite: vᵀ Σ⁻¹ v = {min(norm, total):.3g} for"
-                " some v")
+            raise np.linalg.LinAlgError("gls: covariance is not positive definite: vᵀ Σ⁻¹ v ="
+                                        f" {min(norm, total):.3g} for some v")
         if not norm * total > 0:
             raise ValueError("gls: the squares of y underflow; measure y in a smaller unit")
         return math.sqrt(norm) * math.sqrt(total)

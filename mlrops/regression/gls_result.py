@@ -93,9 +93,8 @@ class GLSResult(CoefficientResults):
 
     def __repr__(self) -> str:
         end = "converged" if self.converged else "NOT converged"
-        return (
-            f"<GLSResult of {counted(self.coefficients.size, 'coefficient')},"
-            f" {counted(self.nobs, 'observation')}; {self.solver} {end}>")
+        return (f"<GLSResult of {counted(self.coefficients.size, 'coefficient')},"
+                f" {counted(self.nobs, 'observation')}; {self.solver} {end}>")
 
     def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
         if self.names is None:
@@ -240,18 +239,14 @@ class GLSResult(CoefficientResults):
             loglik = f"{self.llf:,.2f}"
         except ValueError:  # the covariance has no structured determinant
             loglik = "not known"
-        left = [
-            ("Dependent", short(self.dependent or "y")),
-            ("Observations", f"{self.nobs:,}"),
-            ("Coefficients", f"{self.coefficients.size:,}"),
-            ("Df residuals", f"{self.df_resid:,}"),
-            ("Covariance", short(type(self.covariance).__name__))]
-        right = [
-            ("R-squared", f"{self.rsquared:.4f}"),
-            ("Log-likelihood", loglik),
-            (f"Scale ({self.scale_is})", f"{self.scale:.5g}"),
-            (f"Iterations ({self.solver})", f"{self.n_cg:,}"),
-            ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})")]
+        left = [("Dependent", short(self.dependent or "y")), ("Observations", f"{self.nobs:,}"),
+                ("Coefficients", f"{self.coefficients.size:,}"),
+                ("Df residuals", f"{self.df_resid:,}"),
+                ("Covariance", short(type(self.covariance).__name__))]
+        right = [("R-squared", f"{self.rsquared:.4f}"), ("Log-likelihood", loglik),
+                 (f"Scale ({self.scale_is})", f"{self.scale:.5g}"),
+                 (f"Iterations ({self.solver})", f"{self.n_cg:,}"),
+                 ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})")]
         return side_by_side(left, right)
 
     n_iter = old_attribute("n_iter", "n_cg")

@@ -232,8 +232,7 @@ class _IterativeInverse(_ByColumns):
             warnings.warn(
                 f"conjugate gradients for the covariance of coefficients left relative residuals up"
                 f" to {worst:.1e} after {n_iter} iterations, {rtol:.0e} was asked for; standard"
-                " errors have that error or more",
-                ConvergenceWarning, stacklevel=2)
+                " errors have that error or more", ConvergenceWarning, stacklevel=2)
         return out
 
     def matrix(self) -> FloatArray:

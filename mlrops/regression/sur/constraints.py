@@ -65,8 +65,7 @@ def holds_dicts(R: Any) -> bool:
 def _values(q: Any, m: int, index: Any) -> FloatArray:
     if q is None:
         return np.zeros(m)
-    q = by_label(q, index, "q", "row")
-    q = read_table(q, "q").values
+    q = read_table(by_label(q, index, "q", "row"), "q").values
     q = as_finite(q, "q", dtype=float, ndim=(0, 1), axis_name="row")
     if q.ndim and q.size != m:
         raise ValueError(f"q must have one value for each of the {counted(m, 'row')} of R, got"

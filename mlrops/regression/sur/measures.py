@@ -80,10 +80,9 @@ def mcelroy(fit: SystemFit) -> float:
                     data.observed, data.weights).system()
     step = beta_step(means, fit.covariance, means.ols, 0.0)
     if step.is_short:
-        warnings.warn(
-            f"the normal equations of the equations' means are left with a residual of"
-            f" {step.norm:.1e}; McElroy's R² has that error or more", ConvergenceWarning,
-            stacklevel=3)
+        warnings.warn("the normal equations of the equations' means are left with a residual of"
+                      f" {step.norm:.1e}; McElroy's R² has that error or more",
+                      ConvergenceWarning, stacklevel=3)
     return float(1 - left / step.quad) if step.quad > 0 else np.nan
 
 

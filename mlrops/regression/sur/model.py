@@ -211,7 +211,6 @@ class SUR:
         if self.data.constraints is None:
             return None
         pd = import_pandas()
-
         R, q = self.data.constraints
         frame = pd.DataFrame(R, index=list(self._names.constraints), columns=self.param_names)
         return frame.assign(q=q)

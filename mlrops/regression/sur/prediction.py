@@ -133,11 +133,9 @@ class SystemPrediction:
 
     def _columns(self, parts: dict[str, FloatArray]) -> Frame:
         pd = import_pandas()
-
         K = self.mean.shape[1]
-        columns = pd.MultiIndex.from_product(
-            [range(K) if self.equations is None else self.equations, parts],
-            names=["equation", None])
+        columns = pd.MultiIndex.from_product([self.equations or range(K), parts],
+                                             names=["equation", None])
         return pd.DataFrame(np.stack(list(parts.values()), axis=2).reshape(len(self.mean), -1),
                             index=self.rows, columns=columns)
 

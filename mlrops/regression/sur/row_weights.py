@@ -47,8 +47,7 @@ def cluster_weights(clusters: Any, data: SURData, group_debias: bool) -> Weigh:
         parts.append(np.unique(both, return_inverse=True)[1].ravel())
         signs.append(-1.0)
     if group_debias:
-        N = data.N
-        signs = [sign * g / (g - 1) * (N - 1) / N
+        signs = [sign * g / (g - 1) * (data.N - 1) / data.N
                  for sign, g in zip(signs, (part.max() + 1 for part in parts), strict=True)]
 
     def weigh(X: FloatArray) -> FloatArray:

@@ -46,9 +46,9 @@ COV_OPTIONS = {
     "bandwidth": maybe(FINITE), "n_boot": COUNT, "random_state": maybe(COUNT), "progress": FLAG}
 RECORD = {
     "ranks": COUNTS, "storage": COUNT, "df": COUNT, "n_iter": COUNT, "converged": FLAG,
-    "n_capped": COUNT,
-    **dict.fromkeys(("loglik", "aic", "bic", "cv_mean", "cv_se"),
-                    Check("a number", lambda x: isinstance(x, Real) and not FLAG.holds(x)))}
+    "n_capped": COUNT, **dict.fromkeys(
+        ("loglik", "aic", "bic", "cv_mean", "cv_se"),
+        Check("a number", lambda x: isinstance(x, Real) and not FLAG.holds(x)))}
 SELECTION = {
     "ranks": COUNTS, "criterion": one_of(*CRITERIA), "one_standard_error": FLAG,
     "table": Check("a list of records", lambda x: type(x) is list and x != []

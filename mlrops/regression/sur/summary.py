@@ -43,19 +43,13 @@ def _facts(fit: SystemFit) -> Iterator[str]:
     """Pairs of name and value, in two columns."""
     data, known = fit.data, fit.covariance_is_known
     cells = int(np.sum(data.nobs))
-    left = [
-        ("Equations", f"{fit.n_equations:,}"),
-        ("Rows", f"{fit.nobs:,}"),
-        ("Observations", f"{cells:,}"),
-        ("Coefficients", f"{fit.n_params:,}"),
-        ("Estimator", "GLS, known errors" if known else "maximum likelihood"),
-        ("Std. errors", short(fit.cov_type))]
-    right = [
-        ("Log-likelihood", f"{fit.llf:,.2f}"),
-        ("AIC", f"{fit.aic:,.2f}"),
-        ("BIC", f"{fit.bic:,.2f}"),
-        ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
-        ("McElroy R-squared", f"{measures.mcelroy(fit):.4f}")]
+    left = [("Equations", f"{fit.n_equations:,}"), ("Rows", f"{fit.nobs:,}"),
+            ("Observations", f"{cells:,}"), ("Coefficients", f"{fit.n_params:,}"),
+            ("Estimator", "GLS, known errors" if known else "maximum likelihood"),
+            ("Std. errors", short(fit.cov_type))]
+    right = [("Log-likelihood", f"{fit.llf:,.2f}"), ("AIC", f"{fit.aic:,.2f}"),
+             ("BIC", f"{fit.bic:,.2f}"), ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
+             ("McElroy R-squared", f"{measures.mcelroy(fit):.4f}")]
     if fit.n_equations > 1:
         right.append(("Breusch-Pagan", _correlation_test(fit)))
     if known:

@@ -203,7 +203,7 @@ class StackedSystem:
     @property
     def constraint_columns(self) -> FloatArray | None:
         """Orthonormal columns (P, m) that span those of C in ``Cᵀγ = q``, or None."""
-        return None if self._limits is None else self._limits.basis
+        return None if self._limits is None else self._limits.qr[0]
 
     @property
     def basis(self) -> FloatArray:
@@ -329,21 +329,17 @@ class _Limits:
         self.C, self.q = C[:, kept].astype(dtype), q[kept].astype(dtype)
 
     @cached_property
-    def _qr(self) -> tuple[FloatArray, FloatArray]:
+    def qr(self) -> tuple[FloatArray, FloatArray]:
+        """Orthonormal columns (P, m) that span those of C, and the triangle (m, m)."""
         return scipy.linalg.qr(self.C, mode="economic", check_finite=False)
 
     def nearest(self, gamma: FloatArray) -> FloatArray:
         """The γ that satisfies the constraints with least ``‖γ - gamma‖``."""
-        Z, T = self._qr
+        Z, T = self.qr
         for _ in range(2):  # the second one for rounding
             gap = self.C.T @ gamma - self.q
             gamma = gamma - Z @ scipy.linalg.solve_triangular(T, gap, trans="T", check_finite=False)
         return gamma
-
-    @property
-    def basis(self) -> FloatArray:
-        """Orthonormal columns (P, m) that span those of C."""
-        return self._qr[0]
 
 
 def _contradiction(numbers: IntArray, names: Sequence[str]) -> str:
