@@ -43,13 +43,9 @@ def reporting(command: str) -> Iterator[None]:
 def in_options(parameters: Sequence[str], **other: str) -> Iterator[None]:
     """What the library refuses about its parameters becomes an error about the command's options.
 
-    Parameters
-    ----------
-    parameters : sequence of str
-        Parameters whose options have the same name, such as ``n_levels`` and ``--n-levels``.
-    **other : str
-        Options of other parameters.  A parameter is known by a value behind it (``psd=True``), or
-        by an underscore, which no word has.
+    The `parameters` have options of the same name, such as ``n_levels`` and ``--n-levels``;
+    `other` gives the options of further ones.  A parameter is known by a value behind it
+    (``psd=True``), or by an underscore, which no word has.
     """
     options = {name: f"--{name.replace('_', '-')}" for name in parameters} | other
     try:

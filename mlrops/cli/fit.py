@@ -71,16 +71,6 @@ def fit(args):
 # ---------------------------------------------------------------- what is asked for
 
 
-def _starts(text):
-    if text == "all":
-        return STARTS
-    starts = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in starts:
-        if name not in STARTS:
-            raise CommandError(f"--start must be all or some of {','.join(STARTS)}, got {name!r}")
-    return starts
-
-
 def _checked(args):
     """The starts; refuses what is wrong with any matrix, before it is read."""
     for option, value, least in (("--total-rank", args.total_rank, 1),
@@ -92,7 +82,13 @@ def _checked(args):
         raise CommandError("--groups gives the tree: leave out --n-levels and --method")
     if args.psd and args.symmetric is False:
         raise CommandError("--psd fits a symmetric matrix: leave out --no-symmetric")
-    return _starts(args.start)
+    if args.start == "all":
+        return STARTS
+    starts = tuple(dict.fromkeys(name.strip() for name in args.start.split(",")))
+    for name in starts:
+        if name not in STARTS:
+            raise CommandError(f"--start must be all or some of {','.join(STARTS)}, got {name!r}")
+    return starts
 
 
 def _check_sides(args, shape):
@@ -320,8 +316,6 @@ def _picture(A, rows, cols, fits, best, others):
 
 def _draw_errors(fits, others, ax):
     """The errors of all steps of all starts, and those of the relatives."""
-    from ..plotting._axes import whole_ticks
-
     styles = zip(("-", "--", ":"), ("o", "s", "^"), ("#1b3a5c", "#e08e1b", "#2a9d8f"), strict=True)
     for (label, one), (line, marker, color) in zip(fits.items(), styles, strict=False):
         ax.plot(one.objective_trace, line, marker=marker, markersize=3, color=color, label=label)
@@ -330,7 +324,7 @@ def _draw_errors(fits, others, ax):
         ax.annotate(label, (1, error), xycoords=("axes fraction", "data"), fontsize=8,
                     xytext=(0, 2), textcoords="offset points", ha="right", color=shade)
     ax.set(xlabel="step", ylabel="relative error", ylim=(0, None))
-    whole_ticks(ax.xaxis)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     if len(fits) > 1:
         ax.legend(fontsize=8, frameon=False)
 

@@ -34,14 +34,11 @@ class Spec:
                 known[id(X)] = {name: x[rows] for name, x in X.items()}
         return SUR({name: (y[rows], known[id(X)]) for name, (y, X) in self.columns.items()})
 
-    @property
-    def months(self):
-        return len(next(iter(self.columns.values()))[0])
-
     def held_out(self, hierarchy):
         """Log-likelihood a month of each part of the months, by the three models of `ERRORS`."""
-        for block in np.array_split(np.arange(self.months), PARTS):
-            train = self.model(np.delete(np.arange(self.months), block))
+        months = np.arange(len(next(iter(self.columns.values()))[0]))
+        for block in np.array_split(months, PARTS):
+            train = self.model(np.delete(months, block))
             new = self.model(block).data
             fits = choose(train, hierarchy), train.fit(TOTAL, **ROUGH), train.fit(0)
             yield [fit.score(new.Xs, new.Y) for fit in fits]

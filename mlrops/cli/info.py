@@ -15,6 +15,7 @@ import numpy as np
 from .. import operators as ops
 from .._common.text import short
 from ..factor.checkpoint import KIND as CHECKPOINT
+from ..fitting.fit_result import size_range
 from ..io.archive import TEXT, VERSION
 from ..io.saving import KIND, fields_of, load
 from ..operators import MLR, GeneralMLR, LowRankPlusDiagonal, StructuredOperator
@@ -102,20 +103,15 @@ def _of_numpy(what, path, members):
     rows = []
     for name, container, *member in members:
         with container.open(*member) if member else open(container, "rb") as file:
-            shape, _, dtype = _head(file)
+            version = np.lib.format.read_magic(file)
+            read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0)
+            shape, _, dtype = read(file)  # the data are not read
         rows.append((name, " by ".join(f"{n:,}" for n in shape) or "one number", str(dtype),
                      _bytes(math.prod(shape) * dtype.itemsize)))
     front = f"{path}: {what}; not a file of mlrops, {_bytes(os.path.getsize(path))}"
     return f"{front}\n\n" + (
         table(("array", "shape", "dtype", "bytes"), rows, left=3) if rows else "It has no arrays.")
-
-
-def _head(file):
-    """Shape, whether in Fortran order, and dtype of a ``.npy`` file, whose data are not read."""
-    version = np.lib.format.read_magic(file)
-    read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-            else np.lib.format.read_array_header_2_0)
-    return read(file)
 
 
 # ---------------------------------------------------------------- objects
@@ -167,11 +163,8 @@ def _operator(A: StructuredOperator, levels: bool = True) -> str:
         text = [f"{m:,} by {n:,}, {A.dtype}", _levels(rows, cols, A)]
     else:
         text = [_title(A)]
-    return "\n\n".join([*text, _aligned(_facts(A))])
-
-
-def _aligned(pairs):
-    return "\n".join(line.rstrip() for line in columns([*pairs], left=2))
+    facts = "\n".join(line.rstrip() for line in columns([*_facts(A)], left=2))
+    return "\n\n".join([*text, facts])
 
 
 def _title(A: StructuredOperator) -> str:
@@ -211,26 +204,15 @@ def _levels(rows, cols, A=None):
     head += ([] if square else ["columns each"]) + ([] if A is None else ["rank", "numbers"])
     lines = []
     for level, p in enumerate(rows.group_counts):
-        line = [str(level), f"{p:,}", _sizes(rows, level)]
-        line += [] if square else [_sizes(cols, level)]
+        line = [str(level), f"{p:,}", size_range(rows.group_sizes(level))]
+        line += [] if square else [size_range(cols.group_sizes(level))]
         if A is not None:
-            sides = _sides(A)
+            sides = A.shape[0] if isinstance(A, MLR) or A._B is A._C else sum(A.shape)
             line += [str(A.ranks[level]), f"{sides * A.ranks[level]:,}"]
         lines.append(line)
     if isinstance(A, MLR):
         lines.append(["D", *[""] * (len(head) - 2), f"{A.shape[0]:,}"])
     return table(head, lines)
-
-
-def _sides(A):
-    """Numbers that one rank of a level stores."""
-    return A.shape[0] if isinstance(A, MLR) or A._B is A._C else sum(A.shape)
-
-
-def _sizes(h, level):
-    size = h.group_sizes(level)
-    low, high = size.min(), size.max()
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 # ---------------------------------------------------------------- parts
@@ -247,12 +229,7 @@ def _parts(A: StructuredOperator) -> list[StructuredOperator]:
 
 
 def stored_numbers(A: StructuredOperator) -> tuple[int, int]:
-    """Floating-point numbers and integers in the arrays of an operator; a shared one counts once.
-
-    Returns
-    -------
-    floats, integers : int
-    """
+    """Numbers of floats and of integers in the arrays of an operator; a shared one counts once."""
     seen, counts, pending = {}, {"f": 0, "i": 0}, [A]
     while pending:
         x = pending.pop()

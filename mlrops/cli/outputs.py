@@ -14,13 +14,7 @@ __all__ = ["can_draw", "check_outputs", "save_picture", "write_picture", "write_
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
-    """Refuse files that could not be written in the end; leaves nothing behind.
-
-    Parameters
-    ----------
-    outputs, inputs : dict of str to path or None
-        By option, or by what else the file is called in a message.
-    """
+    """Refuse files that could not be written in the end, given by option; leaves nothing behind."""
     taken = {os.path.realpath(path): what for what, path in inputs.items() if path is not None}
     for option, path in outputs.items():
         if path is None:

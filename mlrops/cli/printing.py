@@ -14,17 +14,9 @@ class Unread(Exception):
 class Printer:
     """A text stream that replaces what its encoding lacks, and outlives its reader.
 
-    Parameters
-    ----------
-    stream : text stream or None
-        None, as in a process without a terminal, takes everything in silence.
-
-    Attributes
-    ----------
-    lost : Exception or None
-        Why nothing is written any more: a pipe that was closed, a disk that is full.
-    vital : bool
-        Whether an error of the stream is raised, as `Unread`.
+    A stream None, as in a process without a terminal, takes everything in silence.  `lost` says why
+    nothing is written any more: a pipe that was closed, a disk that is full.  If `vital`, such an
+    error is raised, as `Unread`.
     """
 
     def __init__(self, stream, vital=False):

@@ -62,7 +62,11 @@ def _regress(args):
         tables = {label: coefficient_table(result)
                   for label, result in (("sur", fit), ("ols", plain))}
         if args.save_table is not None:  # before anything else is done with them
-            _save(args.save_table, **tables)
+            head = ("equation", "regressor", "coef", "std_err", "t", "p", "lower", "upper",
+                    "ols_coef", "ols_std_err")
+            write_table(args.save_table, head, (
+                (*pair, *map(repr, row), *map(repr, tables["ols"][pair][:2]))
+                for pair, row in tables["sur"].items()))
         print(_where(data, args, model))
         if fit.selection is not None:
             print(f"Ranks {fit.selection.ranks} are best by {ranks} of"
@@ -73,7 +77,8 @@ def _regress(args):
         print("\nAll equations have the same X: SUR is least squares, whatever the errors.")
     if args.save_table is not None:
         print(f"\nCoefficients written to {args.save_table}")
-    names = [name for name in _most_common(fit) if name != CONSTANT or fit.n_params == K]
+    counts = Counter(chain(*fit.names.regressors))
+    names = [name for name, _ in counts.most_common() if name != CONSTANT or fit.n_params == K]
     with reporting("sur"):
         save_picture(args.output, lambda: _picture(fit, plain, names[:MOST_PANELS]))
     if len(names) > MOST_PANELS:
@@ -239,18 +244,6 @@ def _by_regressor(sur, ols):
                   " with p < 0.05."), "",
         table(("", "eqs", "min", "median", "max", "se: min", "median", "max", "p: OLS", "SUR"),
               rows, gap=1)])
-
-
-def _save(path, sur, ols):
-    head = ("equation", "regressor", "coef", "std_err", "t", "p", "lower", "upper", "ols_coef",
-            "ols_std_err")
-    write_table(path, head, ((*pair, *map(repr, row), *map(repr, ols[pair][:2]))
-                             for pair, row in sur.items()))
-
-
-def _most_common(fit):
-    """Regressors, those of most equations first."""
-    return [name for name, _ in Counter(chain(*fit.names.regressors)).most_common()]
 
 
 def _picture(fit, plain, regressors):

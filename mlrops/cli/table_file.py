@@ -98,19 +98,9 @@ CELLS = Cells()
 class TableFile:
     """The cells of a file as text, with the lines they stand in.
 
-    The separator is that of comma, semicolon and tab which the first line has most of.
-
-    Attributes
-    ----------
-    path : str
-    columns : dict of str to int
-        Positions of the columns, by name.
-    rows : list of list of str
-        Rows below the head, blank lines left out.
-    lines : list of int
-        Where each row ends in the file.
-    codes : dict of str to dict of str to int
-        Of columns read as numbers, how many cells hold what others write for a missing number.
+    The separator is that of comma, semicolon and tab which the first line has most of.  `columns`
+    gives positions by name; `rows` below the head end in `lines` of the file, blank ones left out.
+    `codes` counts, by column read as numbers, cells that hold what others write for a missing one.
     """
 
     def __init__(self, path, cells=CELLS, encodes=False):

@@ -125,13 +125,10 @@ def load_french() -> FrenchReturns:
     names = tuple(columns[5:])
     family, group = zip(*map(_place, names), strict=True)
     return FrenchReturns(
-        returns=np.ascontiguousarray(values[:, 5:]),
-        names=names,
-        factors=np.ascontiguousarray(values[:, :5]),
-        factor_names=tuple(columns[:5]),
+        returns=np.ascontiguousarray(values[:, 5:]), names=names,
+        factors=np.ascontiguousarray(values[:, :5]), factor_names=tuple(columns[:5]),
         dates=np.array(months, dtype="datetime64[M]"),
-        hierarchy=Hierarchy.from_labels(family, group),
-        **about("french"))
+        hierarchy=Hierarchy.from_labels(family, group), **about("french"))
 
 
 def _place(name):

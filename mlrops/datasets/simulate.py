@@ -1,7 +1,6 @@
 """Seeded draws from multilevel factor models whose covariance is known."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +8,12 @@ from scipy import sparse
 
 from .._common.labels import by_label
 from .._common.typing import FloatArray, Labels, RandomState, Ranks, Vector
-from .._common.validate import as_finite, as_positive, check_rank
+from .._common.validate import as_finite, as_generator, as_positive, check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
 
-__all__ = ["Simulation", "at_least_one", "generator", "simulate_factor_model", "simulate_mlr"]
+__all__ = ["Simulation", "at_least_one", "simulate_factor_model", "simulate_mlr"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,13 +58,6 @@ def at_least_one(count: int, what: str) -> int:
     if check_rank(count, what) < 1:
         raise ValueError(f"{what} must be at least 1, got {count}")
     return int(count)
-
-
-def generator(random_state: RandomState | np.random.RandomState) -> Any:
-    """The generator to draw from: a RandomState as it is, a Generator from everything else."""
-    if isinstance(random_state, np.random.RandomState):
-        return random_state
-    return np.random.default_rng(random_state)
 
 
 def simulate_mlr(hierarchy: Hierarchy, ranks: Ranks, n_samples: int, *,
@@ -140,7 +132,7 @@ def simulate_mlr(hierarchy: Hierarchy, ranks: Ranks, n_samples: int, *,
     D, mu = as_positive(D, "noise", n), as_finite(mu, "mean", ndim=1)
     if mu.shape != (n,):
         raise ValueError(f"mean must be a number or have shape ({n},), got {mu.shape}")
-    mu, rng = mu.astype(dtype), generator(random_state)
+    mu, rng = mu.astype(dtype), as_generator(random_state)
 
     factors = [rng.standard_normal((n, r)) / np.sqrt(max(r, 1)) for r in per_level]
     if drawn:

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .._common.typing import FloatArray, RandomState, Ranks, Vector
-from .._common.validate import as_finite, check_rank
+from .._common.validate import as_finite, as_generator, check_rank
 from .._common.wording import counted
 from ..operators.base import StructuredOperator
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .simulate import at_least_one, generator, simulate_mlr
+from .simulate import at_least_one, simulate_mlr
 
 __all__ = ["GLSSimulation", "SURSimulation", "simulate_gls", "simulate_sur"]
 
@@ -183,7 +183,7 @@ def simulate_sur(K: int, p: int | Sequence[int], ranks: Ranks, n_samples: int, *
         raise ValueError(f"hierarchy must group the {counted(K, 'equation')}, got one of"
                          f" {hierarchy.n}")
 
-    dtype, rng = np.dtype(dtype), generator(random_state)
+    dtype, rng = np.dtype(dtype), as_generator(random_state)
     params = [b.astype(dtype, copy=False) for b in _coefficients(beta, widths, rng)]
     errors = simulate_mlr(hierarchy, ranks, N, noise=noise, dtype=dtype, random_state=rng)
     Xs = [rng.standard_normal((N, width)).astype(dtype, copy=False) for width in widths]
@@ -239,7 +239,7 @@ def simulate_gls(p: int, covariance: StructuredOperator, *, beta: float | Vector
     if not hasattr(covariance, "sample"):
         raise TypeError("covariance must be an operator with a sample method, got"
                         f" {type(covariance).__name__}")
-    rng, dtype = generator(random_state), np.dtype(covariance.dtype)
+    rng, dtype = as_generator(random_state), np.dtype(covariance.dtype)
     params = _coefficients([beta] if np.ndim(beta) else beta, [p], rng)[0].astype(dtype, copy=False)
     errors = covariance.sample(random_state=rng)
     X = rng.standard_normal((errors.size, p)).astype(dtype, copy=False)

@@ -8,13 +8,6 @@ from .partitions import partition
 from .point_partitions import partition_points
 from .rank_allocation import allocate_ranks
 
-__all__ = [
-    "MLRFit",
-    "RankAllocation",
-    "allocate_ranks",
-    "fit_mlr",
-    "partition",
-    "partition_features",
-    "partition_points",
-]
+__all__ = ["MLRFit", "RankAllocation", "allocate_ranks", "fit_mlr", "partition",
+           "partition_features", "partition_points"]
 __getattr__ = moved_names(__name__, {"MLRIterate": "mlrops:Iterate"})

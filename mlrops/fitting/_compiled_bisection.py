@@ -30,13 +30,6 @@ def turn(weights, i, s, h):
 
 
 @jit
-def turn_back(s, turned, first, last):
-    """Turn the vertices turned[first:last] over again; h is left as it is."""
-    for t in range(first, last):
-        s[turned[t]] = -s[turned[t]]
-
-
-@jit
 def best_by_side(s, h, kind, free, best, value):
     """Vertex of the largest gain among the free ones of each kind (row) and side (column)."""
     best[:, :] = -1
@@ -106,7 +99,8 @@ def swap_pass(weights, kind, excess, patience, s, h, turned):
             n_top = n_turned
         elif n_turned - n_top >= patience:
             break
-    turn_back(s, turned, n_top, n_turned)
+    for t in range(n_top, n_turned):
+        s[turned[t]] = -s[turned[t]]
     return top
 
 
@@ -163,7 +157,8 @@ def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turn
             n_least = n_turned
         elif n_turned - n_least >= patience:
             break
-    turn_back(s, turned, n_least, n_turned)
+    for t in range(n_least, n_turned):
+        s[turned[t]] = -s[turned[t]]
     return least
 
 

@@ -17,14 +17,10 @@ __all__ = ["half_step"]
 
 
 def half_step(factors, residual, levels, side):
-    """Best left ("left") or right ("right") factors of all `levels` together.
+    """Give all `levels` together their best left ("left") or right ("right") factors.
 
-    What changes is computed from the residual, so that rounding errors scale with the change.
-
-    Returns
-    -------
-    inverse : ndarray, shape (p, R, R)
-        Of the paths' Gram matrices at the last of the levels.
+    The change is computed from the residual, so that rounding errors scale with it.  Returned are
+    the inverses of the paths' Gram matrices at the last of the levels, (p, R, R).
     """
     left = side == "left"
     moving, fixed = (factors.left, factors.right) if left else (factors.right, factors.left)
@@ -58,14 +54,10 @@ def half_step(factors, residual, levels, side):
 
 
 def losses(factors, levels, inverse):
-    """What the squared error rises by when a column of a group is dropped, after a left half step.
+    """What the squared error rises by when a column is dropped, (p_l, r_l) for each level.
 
-    For fixed right factors, when all other left factors answer: a row with coefficient b in that
-    column adds ``b² / (G⁻¹)_cc``, G being the Gram matrix of its path.
-
-    Returns
-    -------
-    list of (p_l, r_l)
+    This holds after a left half step, for fixed right factors, when all other left factors answer:
+    a row with coefficient b in that column adds ``b² / (G⁻¹)_cc``, G the Gram matrix of its path.
     """
     rows, out, start = factors.pairs.rows, [], 0
     diagonal = np.einsum("pii->pi", inverse)

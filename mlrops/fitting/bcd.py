@@ -66,24 +66,12 @@ def orthonormal(*Y):
 
 
 def leading_singular(own, Q, rank, depth):
-    """Best approximations within a Krylov space of each block X.
+    """Best approximations of a rank within a Krylov space of each block X, Q (g, N, k) a batch.
 
-    Of all matrices with columns in the span of ``X Q, (X Xᵀ) X Q, …`` (`depth` terms) the nearest
-    ones of the given rank.  When Q spans the right factors of an approximation, the one found is
-    at least as good: for given right factors the best left ones lie in the range of ``X Q``.
-
-    Parameters
-    ----------
-    own : Own
-        Products with the blocks.
-    Q : list of (g, N, k)
-        Orthonormal columns, or zero ones.
-    rank, depth : int
-
-    Returns
-    -------
-    B, C, Q, s : lists of (g, M, r), (g, N, r), (g, N, k'), (g, k')
-        Factors ``B = U √s``, ``C = V √s``; all right singular vectors V found, and s.
+    Their columns lie in the span of ``X Q, (X Xᵀ) X Q, …`` (`depth` terms); columns of Q are
+    orthonormal or zero.  Where Q spans the right factors of an approximation, the one found is at
+    least as good: for given right factors the best left ones lie in the range of ``X Q``.
+    Returned are lists of ``B = U √s``, ``C = V √s``, all right singular vectors V found, and s.
     """
     U = [orthonormal(own.mul(Q))]
     for _ in range(depth - 1):

@@ -44,19 +44,8 @@ Halves: TypeAlias = "list[tuple[IntArray, IntArray]] | None"
 class Bisection:
     """The options that all trees grown by cuts have in common, checked.
 
-    Parameters
-    ----------
-    n_levels : int
-    min_size : int
-        A group of less than ``2 min_size`` rows or columns is kept whole at the next level.
-    balanced : bool
-        Whether the halves of a group are of equal size, or nearly.
-    refine : bool, optional
-        Whether cuts are improved; without, there is one start and no pass.
-    n_starts : int, optional
-        Starts of the refinement, 1 to 9.
-    random_state : None, int or numpy.random.Generator, optional
-        Starting vectors of Lanczos' method, for large groups.
+    A group of less than ``2 min_size`` rows or columns is kept whole.  Without `refine` a cut has
+    one start and no pass.  `random_state` gives Lanczos' method its starts, for large groups.
     """
 
     def __init__(self, n_levels: int, min_size: int, balanced: bool, refine: bool = False,
@@ -75,26 +64,10 @@ class Bisection:
 
     def grow(self, m: int, n: int, split: Callable[[int, IntArray, IntArray], Halves],
              symmetric: bool) -> tuple[Hierarchy, Hierarchy]:
-        """Cut every group in two, level after level, where both of its sides are large enough.
+        """Cut every group of m rows and n columns in two, where both of its sides are large enough.
 
-        Parameters
-        ----------
-        m, n : int
-            Rows and columns.
-        split : callable
-            A splitter.
-        symmetric : bool
-            Rows and columns are the same features: one hierarchy is returned twice.
-
-        Returns
-        -------
-        rows, cols : Hierarchy
-            The half with the lower-numbered first row comes first.
-
-        Raises
-        ------
-        ValueError
-            A level at which no group can be cut any more.
+        `split` is a splitter.  Of two halves the one with the lower-numbered first row comes first.
+        If `symmetric`, rows and columns are the same features, and one hierarchy is returned twice.
         """
         groups = [(np.arange(m), np.arange(n))]
         sizes = [[(m, n)]]
@@ -139,14 +112,8 @@ def upper_half(x: FloatArray | IntArray) -> BoolArray:
 class OrderSplit:
     """Cut groups in the order in which their rows and columns come.
 
-    Parameters
-    ----------
-    weights : callable
-        ``weights(rows, cols)`` is the block of non-negative weights, dense or sparse; rows and
-        columns that belong together have large ones.  Balanced halves ask for no weights.
-    symmetric : bool
-        Whether rows and columns are the same features.
-    options : Bisection
+    ``weights(rows, cols)`` is the block of non-negative weights, dense or sparse, which are large
+    where rows and columns belong together.  Balanced halves ask for no weights.
     """
 
     def __init__(self, weights: Callable[[IntArray, IntArray], Any], symmetric: bool,
@@ -268,29 +235,10 @@ def _leading(W, scale, first, k, rng, between=None):
 
 
 class CutGraph:
-    """A graph with non-negative weights of its edges, which is cut in two.
+    """A graph that is cut in two; an edge of weight ``W[i, j] >= 0`` joins row i and column j.
 
-    Parameters
-    ----------
-    W : ndarray or sparse array, shape (p, q)
-        Row i and column j are joined by an edge of weight ``W[i, j]``.
-    symmetric : bool
-        Whether W is symmetric and row i and column i are one vertex.  Its diagonal takes no part.
-
-    Attributes
-    ----------
-    weights : ndarray or csr_array, shape (p, q)
-    degree : ndarray, shape (vertices,)
-        Weight of the edges of each vertex, rows before columns.
-    kind : ndarray, shape (vertices,)
-        0 for rows, 1 for columns.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.fitting.bisection import CutGraph
-    >>> CutGraph(np.array([[1.0, 2.0, 3.0]]), symmetric=False).degree
-    array([6., 1., 2., 3.])
+    Rows are vertices of `kind` 0, columns follow, of kind 1.  If `symmetric`, row i and column i
+    are one vertex, and the diagonal of W takes no part.  `degree` is the weight of each vertex.
     """
 
     def __init__(self, W: Any, symmetric: bool) -> None:
@@ -317,6 +265,8 @@ class CutGraph:
             self._edges = W, transposed, no_numbers, none, none, 0 if symmetric else p
         self.weights, self.degree = W, np.asarray(degree).ravel()
         self.kind = (np.arange(self.degree.size) >= p).astype(np.int64)
+        # Vertices that a pass moves on trial beyond its best state.
+        self._patience = max(PATIENCE, self.kind.size // 20)
 
     def field(self, s: FloatArray) -> FloatArray:
         """``W s`` for signs s of all vertices, W the symmetric weights of all pairs of these."""
@@ -338,28 +288,9 @@ class CutGraph:
     def split_balanced(self, scores: FloatArray, max_passes: int) -> tuple[FloatArray, float]:
         """Cut each kind of vertices into halves by its scores, then improve by swaps.
 
-        Parameters
-        ----------
-        scores : ndarray, shape (vertices,)
-            Vertices of large scores begin on the plus side.
-        max_passes : int
-            Passes of the refinement of B. Kernighan and S. Lin (1970); 0 leaves it out.
-
-        Returns
-        -------
-        signs : ndarray, shape (vertices,)
-            ±1.  Rows are cut into halves, or nearly if their number is odd, and so are columns.
-        inside : float
-            Weight of the edges within the sides.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from mlrops.fitting.bisection import CutGraph
-        >>> graph = CutGraph(np.kron(np.eye(2), np.ones((2, 2))), symmetric=True)
-        >>> signs, inside = graph.split_balanced(np.array([3.0, 0.0, 2.0, 1.0]), max_passes=9)
-        >>> signs, float(inside)
-        (array([-1., -1.,  1.,  1.]), 2.0)
+        Vertices of large scores begin on the plus side; the passes are those of B. Kernighan and
+        S. Lin (1970).  Returned are signs ±1 of the vertices and the weight of the edges within the
+        sides.  Halves of an odd number of vertices differ by one.
         """
         signs = np.empty(scores.size)
         for kind in np.unique(self.kind):
@@ -377,32 +308,9 @@ class CutGraph:
                    max_passes: int) -> tuple[FloatArray | None, float]:
         """Cut in two where the normalized cut along the scores is least, then improve by moves.
 
-        Parameters
-        ----------
-        scores
-            As in `split_balanced`.
-        smallest : int
-            Least number of vertices of each kind on each side.
-        max_passes : int
-            Passes of the refinement of C. Fiduccia and R. Mattheyses (1982); 0 leaves it out.
-
-        Returns
-        -------
-        signs : ndarray, shape (vertices,)
-            ±1, or None where every cut leaves less than `smallest` or a side without edges.
-        cut : float
-            See `normalized_cut`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from mlrops.fitting.bisection import CutGraph
-        >>> W = np.ones((5, 5))
-        >>> W[:2, 2:] = W[2:, :2] = 0.1
-        >>> graph = CutGraph(W, symmetric=True)
-        >>> signs, cut = graph.split_free(np.arange(5.0), smallest=1, max_passes=9)
-        >>> signs
-        array([-1., -1.,  1.,  1.,  1.])
+        Each side keeps `smallest` vertices of each kind or more; the passes are those of
+        C. Fiduccia and R. Mattheyses (1982).  Returned are signs ±1 and the normalized cut; the
+        signs are None where every cut leaves a side with too few vertices or without edges.
         """
         signs = self.sweep(np.argsort(-scores, kind="stable"), smallest)
         if signs is None:
@@ -427,11 +335,6 @@ class CutGraph:
             return None
         s[order[:length]] = 1
         return s
-
-    @property
-    def _patience(self):
-        """Vertices that a pass moves on trial beyond its best state."""
-        return max(PATIENCE, self.kind.size // 20)
 
     def _counts(self, s):
         """Vertices of each kind (row) on the plus and the minus side (columns)."""

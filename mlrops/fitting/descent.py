@@ -23,11 +23,6 @@ class Descent:
     """Factors of given ranks for a `Target`, zero at first.
 
     `levels` are those that will be visited, by default the ones of nonzero rank.
-
-    Raises
-    ------
-    ValueError
-        A is all zero, its products are not finite, or its norm is out of range.
     """
 
     def __init__(self, target: Target, ranks: Sequence[int], random_state: RandomState,
@@ -96,13 +91,7 @@ class Descent:
         self.visit(order_of(used, order), ALONE if len(used) == 1 else 1)
 
     def als(self) -> dict[int, FloatArray]:
-        """Right factors for fixed left ones, then left for right; the losses of columns.
-
-        Returns
-        -------
-        dict of int -> (p_l, r_l)
-            By level, what dropping a column would cost; see `als.losses`.
-        """
+        """Improve the right factors, then the left ones; by level, the losses of columns."""
         used = self.used
         half_step(self.factors, self.residual, used, "right")
         inverse = half_step(self.factors, self.residual, used, "left")

@@ -70,12 +70,9 @@ class Factors:
         self.stale.discard(level)
 
     def drop(self, level, losses):
-        """Take out of each block of a level the column with the smallest of its losses (p_l, r_l).
+        """Take out of each block of a level the column of least loss (p_l, r_l).
 
-        Returns
-        -------
-        B, C : lists of (g, M, 1), (g, N, 1)
-            What was taken out.
+        It returns lists of what was left and right, (g, M, 1) and (g, N, 1), one a batch.
         """
         order = np.argsort(-losses, axis=1, kind="stable")
         sides = []

@@ -8,12 +8,12 @@ import numpy as np
 from .._common.deprecated import old_attribute
 from .._common.stored import COUNT, FIT, Stored, check_fit, of_field
 from .._common.text import WIDTH, paragraph, side_by_side, title
-from .._common.typing import FloatArray
+from .._common.typing import FloatArray, IntArray
 from .._common.wording import counted, name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import MLR, check_ranks
 
-__all__ = ["MLRFit", "RankAllocation"]
+__all__ = ["MLRFit", "RankAllocation", "size_range"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -228,22 +228,13 @@ class RankAllocation(MLRFit):
 def _facts(fit):
     """Pairs of name and value, in two columns."""
     m, n = fit.operator.shape
-    left = [
-        ("Rows", f"{m:,}"),
-        ("Columns", f"{n:,}"),
-        ("Levels", f"{len(fit.ranks)}"),
-        ("Total rank", f"{sum(fit.ranks):,}"),
-        ("Numbers stored", f"{fit.operator.storage:,}"),
-        ("of the dense matrix", f"{fit.operator.storage / (m * n):.1%}"),
-    ]
-    right = [
-        ("Relative error", f"{fit.error:.4g}"),
-        ("of the start", f"{fit.objective_trace[0]:.4g}"),
-        *fit._steps(),
-        ("Seconds", f"{fit.times[-1]:.3g}"),
-        ("Stopped on", fit.termination),
-        ("Converged", "yes" if fit.converged else "no"),
-    ]
+    left = [("Rows", f"{m:,}"), ("Columns", f"{n:,}"), ("Levels", f"{len(fit.ranks)}"),
+            ("Total rank", f"{sum(fit.ranks):,}"), ("Numbers stored", f"{fit.operator.storage:,}"),
+            ("of the dense matrix", f"{fit.operator.storage / (m * n):.1%}")]
+    right = [("Relative error", f"{fit.error:.4g}"),
+             ("of the start", f"{fit.objective_trace[0]:.4g}"), *fit._steps(),
+             ("Seconds", f"{fit.times[-1]:.3g}"), ("Stopped on", fit.termination),
+             ("Converged", "yes" if fit.converged else "no")]
     return side_by_side(left, right)
 
 
@@ -255,11 +246,12 @@ def _levels(operator):
     yield "-" * WIDTH
     for level, r in enumerate(operator.ranks):
         yield form.format(
-            level, f"{rows.group_counts[level]:,}", _range(rows.group_sizes(level)),
-            _range(cols.group_sizes(level)), f"{r:,}", f"{sum(operator.shape) * r:,}")
+            level, f"{rows.group_counts[level]:,}", size_range(rows.group_sizes(level)),
+            size_range(cols.group_sizes(level)), f"{r:,}", f"{sum(operator.shape) * r:,}")
 
 
-def _range(sizes):
+def size_range(sizes: IntArray) -> str:
+    """Sizes of groups in words: the smallest to the largest."""
     low, high = int(sizes.min()), int(sizes.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 

@@ -41,29 +41,14 @@ def put(x, index, values):
 
 
 class GroupPairs:
-    """Group g of each level of `rows` paired with group g of that level of `cols`, tree order.
-
-    Raises
-    ------
-    TypeError
-        Not hierarchies.
-    ValueError
-        Trees of unlike shape; the message names the level and the groups.
-    """
+    """Group g of each level of `rows` paired with group g of that level of `cols`, tree order."""
 
     def __init__(self, rows, cols):
         check_pair(rows, cols)
         self.rows, self.cols = rows, cols
         self.batches = [
             _batches(r, c) for r, c in zip(rows.boundaries, cols.boundaries, strict=True)]
-
-    @property
-    def shape(self):
-        return self.rows.n, self.cols.n
-
-    @property
-    def n_levels(self):
-        return self.rows.n_levels
+        self.shape, self.n_levels = (rows.n, cols.n), rows.n_levels
 
     def capped(self, ranks):
         """(level, group, smaller side) of the blocks that cannot have their level's rank."""

@@ -174,8 +174,7 @@ def _as_matrix(A, method):
         if method in DISTANCES:
             raise TypeError(
                 f"method={method!r} needs all distances: a sparse array does not say whether an"
-                " entry it leaves out is zero or infinite; pass a dense array"
-            )
+                " entry it leaves out is zero or infinite; pass a dense array")
         working_dtype(A.dtype, "A")
         A = sparse.csr_array(A)
         if A.nnz:
@@ -185,8 +184,7 @@ def _as_matrix(A, method):
         if hasattr(A, "matvec"):
             raise TypeError(
                 f"partition reads the entries of A, got an operator ({type(A).__name__}): pass"
-                " A.toarray(), or use partition_points or partition_features"
-            )
+                " A.toarray(), or use partition_points or partition_features")
         A = _as_distances(A, method) if method in DISTANCES else as_finite(
             A, "A", ndim=2, axis_name="row")
         largest = np.abs(A).max(initial=0)
@@ -228,8 +226,7 @@ def check_symmetry(A: Any, symmetric: bool | None) -> bool:
         i, j = sorted((i, j))
         raise ValueError(
             f"symmetric=True, but A is not symmetric: A[{i}, {j}] = {A[i, j]:.6g} and"
-            f" A[{j}, {i}] = {A[j, i]:.6g}"
-        )
+            f" A[{j}, {i}] = {A[j, i]:.6g}")
     return not unlike
 
 
@@ -305,8 +302,7 @@ def _by_linkage(A, options, balanced, symmetric):
         raise ValueError(
             f"n_levels = {n_levels} is deeper than the data allow: level {level} would cut {n}"
             f" features into {2**level} groups, and group {n} on would be empty. Ask for"
-            f" {counted(level, 'level')}"
-        )
+            f" {counted(level, 'level')}")
     if n == 1:
         return Hierarchy.flat(1)
     Z = linkage(squareform(A, checks=False), "average")

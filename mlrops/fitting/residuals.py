@@ -1,8 +1,8 @@
 """What a fit leaves of a matrix, in tree order: kept as an array, or as products with its blocks.
 
 All residuals are asked the same: `restart` with factors, `open` the blocks of a level for products
-with them (`mul`, `rmul`) and for changes of the factors (`subtract`), `squared_norm`, and two
-properties, `floor` and `rounding`.
+with them (`mul`, `rmul`) and for changes of the factors (`subtract`), and `squared_norm`.  Relative
+errors below `floor` are rounding; it moves a squared one by `rounding`, for parts no larger than A.
 
 A sparse matrix or an operator is not multiplied out.  A product with all blocks of a level at once
 is written compactly: for Q (n, k), row i of the result is ``Σ_j (A - Σ_l B_l C_lᵀ)_ij Q_j`` over
@@ -39,16 +39,7 @@ class DenseResidual:
         self._A, self._pairs = A, pairs
         m, n = pairs.shape
         self._S = np.zeros((m + 1, n + 1), dtype)
-
-    @property
-    def floor(self):
-        """Relative errors below this are rounding."""
-        return 32 * np.finfo(self._S.dtype).eps
-
-    @property
-    def rounding(self):
-        """What rounding moves a squared relative error by, for parts no larger than A."""
-        return (4 * np.finfo(self._S.dtype).eps) ** 2
+        self.floor, self.rounding = 32 * np.finfo(dtype).eps, (4 * np.finfo(dtype).eps) ** 2
 
     def restart(self, factors):
         """Compute the residual anew from A for these factors."""
@@ -115,24 +106,12 @@ class ImplicitResidual:
         self.pairs, self.dtype = pairs, dtype
         self.factors = None
         self._blocks = {}  # by level, the entries of A within its blocks (CSR), where they are kept
+        eps = np.finfo(dtype).eps
+        self.floor, self.rounding = 4 * np.sqrt(eps), 4 * eps
 
-    @property
-    def floor(self):
-        """Relative errors below this are rounding."""
-        return 4 * np.sqrt(np.finfo(self.dtype).eps)
-
-    @property
-    def rounding(self):
-        """What rounding moves a squared relative error by, for parts no larger than A."""
-        return 4 * np.finfo(self.dtype).eps
-
-    def product(self, level, Q):
-        """The blocks of a level of A times Q (n, k)."""
-        return self._blocks[level] @ Q
-
-    def rproduct(self, level, U):
-        """Their transposes times U (m, k)."""
-        return self._blocks[level].T @ U
+    def product(self, level, X, transposed=False):
+        """The blocks of a level of A times X (n, k), or their transposes times X (m, k)."""
+        return (self._blocks[level].T if transposed else self._blocks[level]) @ X
 
     def restart(self, factors):
         """Use these factors from now on."""
@@ -204,8 +183,7 @@ class _Products:
         for batch, x in zip(self._batches, X, strict=True):
             put(compact[:, : x.shape[2]], getattr(batch, here), x)
         Y = np.zeros((out + 1, width), residual.dtype)
-        product = residual.rproduct if transposed else residual.product
-        Y[:-1] = product(self._level, compact[:-1])
+        Y[:-1] = residual.product(self._level, compact[:-1], transposed)
         Y -= residual.fitted(self._level, compact, transposed)
         return [take(Y, getattr(batch, there))[:, :, : x.shape[2]]
                 for batch, x in zip(self._batches, X, strict=True)]
@@ -288,17 +266,12 @@ class OperatorResidual(ImplicitResidual):
             self._keep(csr_array((data.astype(self.dtype), (i, j)), shape=(m, n)), self._known)
         return np.sqrt(total)
 
-    def product(self, level, Q):
+    def product(self, level, X, transposed=False):
+        transposed = transposed and not self._symmetric
         if level in self._blocks:
-            return super().product(level, Q)
-        return self._spread(level, Q, self.pairs.cols, self.pairs.rows, "matmat")
-
-    def rproduct(self, level, U):
-        if self._symmetric:
-            return self.product(level, U)
-        if level in self._blocks:
-            return super().rproduct(level, U)
-        return self._spread(level, U, self.pairs.rows, self.pairs.cols, "rmatmat")
+            return super().product(level, X, transposed)
+        sides = (self.pairs.cols, self.pairs.rows)[:: -1 if transposed else 1]
+        return self._spread(level, X, *sides, "rmatmat" if transposed else "matmat")
 
     def _spread(self, level, X, into, out, product):
         k = X.shape[1]
@@ -320,17 +293,11 @@ class OperatorResidual(ImplicitResidual):
 
 
 class GramResidual(ImplicitResidual):
-    """``X Xᵀ - diag(D) - Σ_l F_l F_lᵀ`` for the factors and the D of the moment.
+    """``X Xᵀ - diag(D) - Σ_l F_l F_lᵀ`` for the moment's factors and D; X (n, k) is in tree order.
 
-    A product of the blocks ``X_g X_gᵀ`` of a level with q columns costs ``4 n k q`` flops, whatever
-    the number of groups.  Small groups of fewer features than X has columns have their blocks
-    formed once: no more numbers than their rows of X.
-
-    Parameters
-    ----------
-    X : (n, k), in tree order
-    pairs : GroupPairs
-        Of a hierarchy with itself.
+    The pairs are those of a hierarchy with itself.  A product of the blocks ``X_g X_gᵀ`` of a level
+    with q columns costs ``4 n k q`` flops, whatever the number of groups.  Small groups of fewer
+    features than X has columns have their blocks formed once: no more numbers than their rows of X.
     """
 
     def __init__(self, X, pairs):
@@ -344,7 +311,7 @@ class GramResidual(ImplicitResidual):
         """``‖X Xᵀ‖² - ‖residual‖²``: what is left is not needed to compare two fits."""
         return float(self.D @ (2 * self.diagonal - self.D)) + self.captured()
 
-    def product(self, level, Q):
+    def product(self, level, Q, transposed=False):  # of a symmetric matrix
         padded = np.concatenate([Q, np.zeros((1, Q.shape[1]), Q.dtype)])
         Y = np.empty_like(padded)
         for batch, block in zip(self.pairs.batches[level], self._grams(level), strict=True):

@@ -22,16 +22,6 @@ MARGIN = 1000
 ROUNDING = 1000
 
 
-def _without_mask(A):
-    """The same; refuses masked entries."""
-    if np.ma.isMaskedArray(A) and np.ma.is_masked(A):
-        mask = np.ma.getmaskarray(A)
-        where = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
-        raise ValueError(f"A must have all of its entries, got {mask.sum()} masked ones of"
-                         f" {mask.size} (row {name_some(where)}); fill them first")
-    return A
-
-
 def asymmetry(A: Any) -> tuple[float, int, int, float]:
     """The largest difference of two mirrored entries, their place, and the largest finite entry.
 
@@ -56,23 +46,9 @@ def asymmetry(A: Any) -> tuple[float, int, int, float]:
 
 
 class Target:
-    """A matrix and the pair of trees it is fitted on, checked.
+    """A matrix and the pair of trees it is fitted on, checked; without `cols` one tree serves both.
 
-    Parameters
-    ----------
-    A : array_like, DataFrame, sparse array or LinearOperator
-    rows, cols : Hierarchy or labels
-        Without `cols`, one tree is for both sides.
-    symmetric : bool or None
-    psd : bool
-
-    Attributes
-    ----------
-    A : ndarray, csr_array or LinearOperator
-        Rows and columns in the order of the features of the trees.
-    pairs : GroupPairs
-    symmetric, psd : bool
-    dtype : dtype
+    `A` (ndarray, csr_array or LinearOperator) keeps the order of the features of the trees.
     """
 
     def __init__(self, A, rows, cols, symmetric, psd):
@@ -82,7 +58,12 @@ class Target:
         if self.kind == "dense":
             h = self.pairs.rows
             names = h.feature_names if np.shape(A)[:1] == (h.n,) else None
-            A = as_finite(_without_mask(A), "A", ndim=2, axis_name="row", labels=names)
+            if np.ma.isMaskedArray(A) and np.ma.is_masked(A):
+                mask = np.ma.getmaskarray(A)
+                where = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
+                raise ValueError(f"A must have all of its entries, got {mask.sum()} masked ones of"
+                                 f" {mask.size} (row {name_some(where)}); fill them first")
+            A = as_finite(A, "A", ndim=2, axis_name="row", labels=names)
         elif self.kind == "sparse":
             A = csr_array(A)
             A = A.astype(working_dtype(A.dtype, "A"), copy=False)
@@ -101,20 +82,14 @@ class Target:
             raise ValueError(
                 f"A must have a row for each of the {counted(self.pairs.shape[0], 'feature')} of"
                 f" rows and a column for each of the {self.pairs.shape[1]} of cols, got shape"
-                f" {A.shape}"
-            )
+                f" {A.shape}")
         self.A = A
         self.dtype = working_dtype(np.float64 if A.dtype is None else A.dtype, "A")
         self.psd = bool(psd)
         self.symmetric = self._symmetry(symmetric)
 
     def check_scale(self, norm):
-        """Refuse an A whose norm says that there is nothing to fit, or that squares would be lost.
-
-        Raises
-        ------
-        ValueError
-        """
+        """Refuse an A with nothing to fit, or whose norm says that squares would be lost."""
         if norm == 0 and not (self.kind == "dense" and self.A.any()
                               or self.kind == "sparse" and self.A.data.any()):
             raise ValueError("A is all zero: there is nothing to fit, and no relative error")

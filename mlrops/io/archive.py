@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 Path: TypeAlias = str | os.PathLike[str]
+Meta: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 VERSION = 1
 TEXT = "mlrops.json"
@@ -67,35 +69,13 @@ _CHUNK = 1 << 20
 # ---------------------------------------------------------------- writing
 
 
-def write_archive(
-    path: Path, kind: str, meta: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
-    """Write an archive atomically: readers see the old file or the whole new one.
+def write_archive(path: Path, kind: str, meta: Meta, arrays: Arrays) -> None:
+    """Write an archive of this `kind` atomically: readers see the old file or the whole new one.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-        Written exactly there, no suffix is appended; a symbolic link keeps pointing to the file.
-    kind : str
-        What the archive holds; `read_archive` asks for it.
-    meta : dict
-        Of None, bool, int of up to 64 bits, float (NaN and infinity too), str, bytes, NumPy
-        scalars, and tuples, lists and dicts of these; keys are strings that do not begin with
-        ``$``.  All come back as they went in, bit for bit; a NumPy string as str.
-    arrays : dict of str to ndarray
-        Of booleans, integers, floats of at most 8 bytes, dates or fixed-width strings.  Names are
-        letters, digits, ``_``, ``.`` and ``-``.
+    It is written exactly at `path`; a symbolic link keeps pointing to the file.  `meta` holds what
+    `mlrops.io.plain` encodes, and comes back bit for bit (a NumPy string as str).  What the layout
+    cannot hold is refused by its place before anything is written.
 
-    Raises
-    ------
-    TypeError, ValueError
-        Something that the layout cannot hold, named by its place; nothing has been written then.
-    OSError
-        As the file system gives it, or because `path` is a folder, a device, a named pipe or a
-        socket; the temporary file is removed, the old file stays.
-
-    Notes
-    -----
     A temporary file ``.<name>.<hex>.tmp`` in the same folder is written and flushed to the disk,
     then takes the place of `path`; last the folder is flushed where the platform can.  A process
     that is killed may leave that temporary file behind, never half an archive at `path`.  Arrays
@@ -107,18 +87,10 @@ def write_archive(
     if type(meta) is not dict:
         raise TypeError(f"meta must be a dict, got {type(meta).__name__}")
     arrays = {name: _check_array(name, x) for name, x in arrays.items()}
-    text = json.dumps(
-        {
-            "format": "mlrops",
-            "version": VERSION,
-            "kind": kind,
-            "arrays": {
-                name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()
-            },
-            "meta": encode(meta, ("meta",)),
-        },
-        allow_nan=False,
-    ).encode("ascii")
+    listed = {name: {"dtype": x.dtype.str, "shape": x.shape} for name, x in arrays.items()}
+    header = {"format": "mlrops", "version": VERSION, "kind": kind, "arrays": listed}
+    header["meta"] = encode(meta, ("meta",))
+    text = json.dumps(header, allow_nan=False).encode("ascii")
     with replacing(path) as file, _zip(file) as archive:
         archive.writestr(zipfile.ZipInfo(TEXT), text)
         for name, x in arrays.items():
@@ -159,22 +131,12 @@ def _zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 
 
 def check_regular(path: Path) -> str:
-    """Refuse to write to anything but an ordinary file, or a new one; links are followed.
-
-    Returns
-    -------
-    str
-        The path of the file itself.
-    """
+    """The path of the file itself, links followed; refuses all but ordinary files and new ones."""
     real = os.path.realpath(os.fsdecode(path))
     other = _no_file(real)
     if other is not None:
-        error = IsADirectoryError if other == FOLDER else OSError
-        raise error(
-            errno.EISDIR if other == FOLDER else errno.EINVAL,
-            f"it is {other}, expected an ordinary file",
-            os.fsdecode(path),
-        )
+        number = errno.EISDIR if other == FOLDER else errno.EINVAL
+        raise OSError(number, f"it is {other}, expected an ordinary file", os.fsdecode(path))
     return real
 
 
@@ -184,13 +146,8 @@ def _no_file(path: str) -> str | None:
         mode = os.stat(path).st_mode
     except OSError:  # nothing, or nothing that can be seen: opening it will tell
         return None
-    kinds = {
-        stat.S_IFDIR: FOLDER,
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
+    kinds = dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
+    kinds |= {stat.S_IFDIR: FOLDER, stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     return None if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "no file")
 
 
@@ -212,7 +169,12 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _flush_folder(folder)
+    with suppress(OSError):  # not every platform opens folders, not every file system flushes them
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _created(temporary: str, path: str) -> IO[bytes]:
@@ -245,15 +207,6 @@ def remove_leftovers(path: Path) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-def _flush_folder(folder: str) -> None:
-    with suppress(OSError):  # not every platform opens folders, not every file system flushes them
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -273,40 +226,19 @@ def reading(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = (
-            str(error) if isinstance(error, ValueError) else (f"{error} ({type(error).__name__})")
+            f"{error}" if isinstance(error, ValueError) else f"{error} ({type(error).__name__})"
         )
         raise ValueError(f"cannot read {os.fsdecode(path)!r}: {reason}") from None
 
 
-def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read an archive that `write_archive` wrote.
+def read_archive(path: Path, kind: str) -> tuple[Meta, Arrays]:
+    """The meta and the arrays (writeable, owned by nobody else) of an archive of this `kind`.
 
-    Parameters
-    ----------
-    path : str or os.PathLike
-    kind : str
-        What the archive must hold.
-
-    Returns
-    -------
-    meta : dict
-    arrays : dict of str to ndarray
-        Writeable, and owned by nobody else.
-
-    Raises
-    ------
-    ValueError
-        The file is not an archive of this kind, is damaged or truncated, or of a newer format; the
-        message begins with ``cannot read '<path>'``.
-    OSError
-        There is no such file, or it cannot be opened.
-
-    Notes
-    -----
-    Everything in the file is checked before it is used.  Memory is allocated only for bytes that
-    the file really has: members are uncompressed and together no longer than the file, and the
-    shape of an array must agree with the length of its member.  Every member's checksum is
-    verified.  No name in the file is imported, and nothing is unpickled.
+    Everything in the file is checked before it is used; a ValueError about it begins with ``cannot
+    read '<path>'``.  Memory is allocated only for bytes that the file really has: members are
+    uncompressed and together no longer than the file, and the shape of an array must agree with the
+    length of its member.  Every member's checksum is verified.  No name in the file is imported,
+    and nothing is unpickled.
     """
     path = os.fspath(path)
     with reading(path):
@@ -315,11 +247,10 @@ def read_archive(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nd
             raise ValueError(f"it is {other}, expected an ordinary file")
     with reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         members = _members(archive, os.fstat(file.fileno()).st_size)
-        header = _header(archive, members, kind)
-        arrays = {
-            name: _read_array(archive, members[name + ".npy"], listed)
-            for name, listed in header["arrays"].items()
-        }
+        header = _header(archive, set(members), kind)
+        arrays = {}
+        for name, listed in header["arrays"].items():
+            arrays[name] = _read_array(archive, members[name + ".npy"], listed)
         return header["meta"], arrays
 
 
@@ -343,10 +274,8 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _header(
-    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], kind: str
-) -> dict[str, Any]:
-    text = archive.read(members[TEXT]).decode("utf-8")
+def _header(archive: zipfile.ZipFile, names: set[str], kind: str) -> Meta:
+    text = archive.read(TEXT).decode("utf-8")
     front = _FRONT.match(text)
     if not front:
         raise ValueError(f"not an mlrops archive: {TEXT!r} does not begin with format and version")
@@ -363,12 +292,10 @@ def _header(
     if header["kind"] != kind:
         raise ValueError(f"expected an archive of kind {kind!r}, got {header['kind'][:60]!r}")
     listed = {name + ".npy" for name in header["arrays"]}
-    if listed != set(members) - {TEXT}:
-        odd = sorted(listed ^ (set(members) - {TEXT}))[0]
-        raise ValueError(
-            f"damaged: array {odd[:60]!r} is "
-            + ("missing" if odd in listed else f"not listed in {TEXT!r}")
-        )
+    if listed != names - {TEXT}:
+        odd = sorted(listed ^ (names - {TEXT}))[0]
+        how = "missing" if odd in listed else f"not listed in {TEXT!r}"
+        raise ValueError(f"damaged: array {odd[:60]!r} is {how}")
     return header
 
 

@@ -174,10 +174,9 @@ def _declared(cls: Any) -> tuple[dict[str, bool], dict[str, Any]]:
         hints = typing.get_type_hints(cls)
     except NameError:  # of what only type checkers import
         hints = {}
+    own = [f for f in fields(cls) if f.init]
     return {
-        f.name: f.default is not MISSING or f.default_factory is not MISSING
-        for f in fields(cls)
-        if f.init
+        f.name: f.default is not MISSING or f.default_factory is not MISSING for f in own
     }, hints
 
 

@@ -53,11 +53,8 @@ def encode(value: Any, where: tuple[Any, ...]) -> Any:
         return str(value)
     if kind is bytes:
         return {"$bytes": value.hex()}
-    if (
-        isinstance(value, np.generic)
-        and value.dtype.kind in "biufmM"
-        and (DTYPE.fullmatch(value.dtype.str))
-    ):
+    number = isinstance(value, np.generic) and value.dtype.kind in "biufmM"
+    if number and DTYPE.fullmatch(value.dtype.str):
         return {"$numpy": [value.dtype.str, value.tobytes().hex()]}
     if kind in (tuple, list, dict) and len(where) > MAX_NESTING:
         raise ValueError(f"{where[0]} cannot be saved: nested more than {MAX_NESTING} deep")

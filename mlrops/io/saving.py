@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._common.stored import OPERATOR, Stored
-from .archive import check_regular, read_archive, reading, write_archive
+from .archive import Arrays, Meta, check_regular, read_archive, reading, write_archive
 from .classes import class_named, make, name_of
 from .plain import encode
 
@@ -166,10 +166,6 @@ def _is_part(x: Any) -> bool:
     return isinstance(x, Stored) or name_of(type(x)) is not None
 
 
-def _is_array(x: Any) -> bool:
-    return isinstance(x, np.ndarray)
-
-
 def _all(value: Any, holds: Callable[[Any], bool]) -> bool:
     """Whether a condition holds for `value`, or for each entry of a tuple."""
     entries = _entries(value)
@@ -255,11 +251,8 @@ class _Writer:
     def _node(self, obj: Any, kind: str, where: str) -> dict[str, Any]:
         # A palindrome X M Xᵀ is known by the identity of X and of its transpose.
         pair = getattr(obj, "_transposed", None)
-        if (
-            pair is not None
-            and pair._transposed is obj
-            and (id(pair) in self._known or kind == "Transposed")
-        ):
+        known = id(pair) in self._known or kind == "Transposed"
+        if known and pair is not None and pair._transposed is obj:
             return {"class": TRANSPOSE, "parts": {"base": self.add(pair, f"{where}.T")}}
         try:
             given = obj.to_fields()
@@ -270,12 +263,13 @@ class _Writer:
             place = f"{where}.{name}"
             if _all(value, _is_part):
                 node["parts"][name] = _each(lambda x, _, at: self.add(x, at), value, name, place)
-            elif not _all(value, _is_array):
+            elif _all(value, lambda x: isinstance(x, np.ndarray)):
+                node["arrays"][name] = value
+            else:
                 encode(value, (place,))  # an error here names the place
                 node["values"][name] = value
-        for name, value in given.items():  # after the parts, whose nodes come before
-            if _all(value, _is_array):
-                node["arrays"][name] = _each(self._array, value, name, "")
+        for name, value in node["arrays"].items():  # after the parts, whose nodes come before
+            node["arrays"][name] = _each(self._array, value, name, "")
         node["read_only"] = [
             name
             for name in node["arrays"]
@@ -292,7 +286,7 @@ class _Writer:
 # ---------------------------------------------------------------- out of nodes, into objects
 
 
-def _rebuild(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+def _rebuild(meta: Meta, arrays: Arrays) -> Any:
     """The object of the last node; takes the arrays out of the dict one by one."""
     nodes = meta.get("nodes")
     if type(nodes) is not list or not nodes:
@@ -315,12 +309,10 @@ def _rebuild(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
             ) from None
         built.append(made)
     idle = set(range(len(nodes) - 1)) - {i for node in nodes for i in _flat(node.get("parts", {}))}
-    if arrays or idle:
-        raise ValueError(
-            f"damaged: no node has the array {min(arrays)!r}"
-            if arrays
-            else f"damaged: node {min(idle)} is part of nothing"
-        )
+    if arrays:
+        raise ValueError(f"damaged: no node has the array {min(arrays)!r}")
+    if idle:
+        raise ValueError(f"damaged: node {min(idle)} is part of nothing")
     return built[-1]
 
 
@@ -343,13 +335,7 @@ def _unnamed(node: dict[str, Any], text: str) -> str:
     return f" (its fields are {', '.join(names)[:200]})"
 
 
-def _fields(
-    node: dict[str, Any],
-    writeable: bool,
-    arrays: dict[str, np.ndarray],
-    built: list[Any],
-    limits: _Limits,
-) -> dict[str, Any]:
+def _fields(node: Meta, writeable: bool, arrays: Arrays, built: list[Any], limits: _Limits) -> Meta:
     """The fields of a node, its arrays and parts looked up."""
     values, names, parts = (node.get(key, {}) for key in ("values", "arrays", "parts"))
     read_only = node.get("read_only", [])

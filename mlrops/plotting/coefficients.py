@@ -89,7 +89,10 @@ def plot_coefficients(
         row = [ax for ax in panels if _row(ax) == place]
         _name_equations(row, named)
         if hierarchy is not None:
-            _name_groups(row[-1], hierarchy)
+            labels = _axes.group_labels(hierarchy, _axes.row_height(row[-1]), 8)
+            for middle, name in zip(*labels, strict=True):
+                row[-1].text(1.03, middle, name, transform=row[-1].get_yaxis_transform(),
+                             fontsize=9, va="center", ha="left")
     if len(tables) > 1:
         _name_results(panels[0], len(tables), axes is None)
     if axes is None:
@@ -165,17 +168,19 @@ def _row(ax):
 def _draw_coefficients(ax, tables, equations, regressor):
     ax.set_ylim(len(equations), 0)
     size = _axes.row_height(ax)
-    thick, offsets = np.clip(0.12 * size, 0.5, 1.5), _dodged(len(tables))
+    thick, number = np.clip(0.12 * size, 0.5, 1.5), len(tables)
+    # Distances of the dots of an equation from its middle.
+    offsets = (np.arange(number) - (number - 1) / 2) * 0.66 / max(number, 2)
     for (label, table), (color, marker), offset in zip(tables.items(), _RESULT_STYLES, offsets,
                                                        strict=False):
-        if len(tables) == 1:
+        if number == 1:
             color, marker = _RESULT_STYLES[1]
         at = [i for i, name in enumerate(equations) if (name, regressor) in table]
         b, low, high = np.array([table[equations[i], regressor] for i in at]).reshape(-1, 3).T
         y = np.array(at) + 0.5 + offset
         ax.hlines(y, low, high, color=color, linewidth=thick)
         ax.plot(b, y, linestyle="none", marker=marker, color=color, label=label,
-                markersize=np.clip((0.42 if len(tables) == 1 else 0.36) * size, 1.5, 4.5))
+                markersize=np.clip((0.42 if number == 1 else 0.36) * size, 1.5, 4.5))
     left, right = ax.get_xlim()
     if left - 0.2 * (right - left) < 0 < right + 0.2 * (right - left):
         ax.axvline(0, color="#555555", linewidth=0.8, zorder=0)
@@ -185,11 +190,6 @@ def _draw_coefficients(ax, tables, equations, regressor):
     ax.grid(axis="x", color=_axes.GRID, linewidth=0.5)
     ax.set_axisbelow(True)
     _axes.hide_spines(ax, "top", "right", "left")
-
-
-def _dodged(number):
-    """Distances of the dots of an equation from its middle."""
-    return (np.arange(number) - (number - 1) / 2) * 0.66 / max(number, 2)
 
 
 def _separate_groups(ax, hierarchy):
@@ -217,10 +217,3 @@ def _name_equations(row, equations):
     for ax in row[1:]:
         if not room or not ax.get_shared_y_axes().joined(ax, first):
             ax.set_yticks([])
-
-
-def _name_groups(ax, hierarchy):
-    """Names of the coarsest groups, where they have any and are high enough for letters."""
-    for middle, name in zip(*_axes.group_labels(hierarchy, _axes.row_height(ax), 8), strict=True):
-        ax.text(1.03, middle, name, transform=ax.get_yaxis_transform(), fontsize=9, va="center",
-                ha="left")

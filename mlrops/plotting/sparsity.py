@@ -176,18 +176,14 @@ def _cholesky(matrix, order):
     F = E[:n, n:] != 0
     sharing = sp.block_array([[sp.eye_array(n), None], [None, (F.T @ F) != 0]], format="csr")
     kind = np.full(i.size, 2)
-    kind[_holds(sharing[sequence][:, sequence], i, j)] = 1
-    kind[_holds(E.tocsr()[sequence][:, sequence], i, j)] = 0
+    for value, A in ((1, sharing), (0, E.tocsr())):
+        kind[np.asarray(A[sequence][:, sequence][i, j] != 0).ravel()] = value
     counts = np.bincount(kind, minlength=3)
     name = order.upper() if order in ("colamd", "mmd") else order
     return _Cells((i, j), kind, E.shape, (PLAIN, REDUCED, FILL),
                   {"expanded matrix": PLAIN, "FᵀD⁻¹F": REDUCED, "fill": FILL},
                   f"Cholesky, {name} order: {i.size:,} nonzeros\n{counts[1]:,} of FᵀD⁻¹F,"
                   f" fill {counts[2]:,}")
-
-
-def _holds(A, i, j):
-    return np.asarray(A[i, j] != 0).ravel()
 
 
 def _of_superlu(E, permc_spec):
