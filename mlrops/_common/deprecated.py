@@ -59,9 +59,8 @@ def renamed_options(**renamed: str) -> Callable[[F], F]:
     return decorate
 
 
-def _new_names(
-    function: str, renamed: Mapping[str, str], options: dict[str, Any]
-) -> dict[str, Any]:
+def _new_names(function: str, renamed: Mapping[str, str], options: dict[str, Any]
+              ) -> dict[str, Any]:
     for old in renamed.keys() & options.keys():
         new = renamed[old]
         if new in options:

@@ -195,7 +195,10 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
             if observer is not None:
                 observer.begin(iteration, run.objectives)
             while not run.termination:
-                _show(bar, iteration, run.objectives)
+                change = run.objectives[-1] - run.objectives[-2] if run.n_iter else math.nan
+                bar.set_postfix({
+                    iteration.measure: f"{run.objectives[-1]:.6g}", "change": f"{change:.1e}",
+                    **iteration.shown()}, refresh=False)
                 run.termination = (_report(iteration, run.n_iter, watch.callback)
                                    or iteration.reason(run.objectives)
                                    or ("max_iter" if run.n_iter >= max_iter else ""))
@@ -224,12 +227,6 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
         except KeyboardInterrupt:
             run.termination = "interrupted"
     return run
-
-
-def _show(bar: Any, iteration: Iteration, trace: list[float]) -> None:
-    change = trace[-1] - trace[-2] if len(trace) > 1 else math.nan
-    bar.set_postfix({iteration.measure: f"{trace[-1]:.6g}", "change": f"{change:.1e}",
-                     **iteration.shown()}, refresh=False)
 
 
 def _report(iteration: Iteration, n_iter: int, callback: Callback | None) -> str | None:

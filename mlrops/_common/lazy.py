@@ -8,9 +8,8 @@ from typing import Any
 __all__ = ["lazy_names"]
 
 
-def lazy_names(
-    package: str, modules: Iterable[str] = (), names: Mapping[str, str] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy_names(package: str, modules: Iterable[str] = (), names: Mapping[str, str] | None = None
+              ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a package that loads its parts on first use.
 
     `package` is its ``__name__``, `modules` are modules of it, and `names` gives for other names

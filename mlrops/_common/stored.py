@@ -115,10 +115,6 @@ def of_field(name: str) -> Iterator[None]:
 # ---------------------------------------------------------------- checks
 
 
-def _whole(x: Any) -> bool:
-    return isinstance(x, Integral) and not isinstance(x, (bool, np.bool_)) and 0 <= int(x) < 2**63
-
-
 def _real(x: Any) -> bool:
     return isinstance(x, Real) and not isinstance(x, (bool, np.bool_))
 
@@ -161,7 +157,8 @@ def integers(ndim: int = 1) -> Check:
 
 
 FLAG = Check("True or False", lambda x: isinstance(x, (bool, np.bool_)))
-COUNT = Check("an integer that is not negative", _whole)
+COUNT = Check("an integer that is not negative", lambda x: isinstance(x, Integral)
+              and not isinstance(x, (bool, np.bool_)) and 0 <= int(x) < 2**63)
 FINITE = Check("a finite number", lambda x: _real(x) and math.isfinite(x))
 # NaN where it is not known.
 NOT_NEGATIVE = Check("a finite number that is not negative, or NaN",

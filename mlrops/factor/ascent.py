@@ -112,9 +112,8 @@ class LikelihoodSurface:
             mean[:] = dmean * self.sd
         return g
 
-    def precondition(
-        self, point: Point, mapped: Mapped, held: BoolArray
-    ) -> Callable[[FloatArray], FloatArray]:
+    def precondition(self, point: Point, mapped: Mapped, held: BoolArray
+                    ) -> Callable[[FloatArray], FloatArray]:
         """EM's answer to a gradient, as a function; variances `held` at the floor stay there.
 
         EM answers as if the factors were seen: it takes D_i for what is unknown of feature i.  From

@@ -31,19 +31,17 @@ SMALL_GAINS = 3
 UPDATES_BETWEEN_GRADIENTS = 10
 
 
-def fit_factor_model(
-    Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
-    hierarchy: Hierarchy | Labels | None = None, *,
-    init: Literal["svd", "principal_factor", "frobenius", "random"] | MLR = "svd",
-    n_init: int = 1, accelerate: bool = True, center: bool = True,
-    missing: Literal["raise", "em"] = "raise", sample_weight: Labels | None = None,
-    compress: bool | None = None, tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 1000,
-    variance_floor: float = 1e-6, progress: bool = False,
-    callback: Callback | None = None,
-    checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int | None = None,
-    checkpoint_seconds: float | None = 60.0, resume: bool = False,
-    random_state: RandomState = None,
-) -> FactorModelResult:
+def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
+                     hierarchy: Hierarchy | Labels | None = None, *,
+                     init: Literal["svd", "principal_factor", "frobenius", "random"] | MLR = "svd",
+                     n_init: int = 1, accelerate: bool = True, center: bool = True,
+                     missing: Literal["raise", "em"] = "raise", sample_weight: Labels | None = None,
+                     compress: bool | None = None, tol: float = 1e-9, gtol: float = 1e-5,
+                     max_iter: int = 1000, variance_floor: float = 1e-6, progress: bool = False,
+                     callback: Callback | None = None,
+                     checkpoint: str | os.PathLike[str] | None = None,
+                     checkpoint_every: int | None = None, checkpoint_seconds: float | None = 60.0,
+                     resume: bool = False, random_state: RandomState = None) -> FactorModelResult:
     r"""Fit a factor model by maximum likelihood (EM).
 
     The model is :math:`y_t \sim N(\mu, \Sigma)` with
@@ -207,7 +205,9 @@ def fit_factor_model(
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     surface = LikelihoodSurface(
         source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance)
-    restarts, keeper = Restarts(_seeds(random_state, n_init)), None
+    # One seed a start; a later start does not change an earlier one's.
+    seeds = np.random.default_rng(random_state).integers(2**63, size=n_init)
+    restarts, keeper = Restarts(tuple(map(int, seeds))), None
     if checkpoint is not None:
         options = to_resume(
             init, n_init, stopping, random_state, accelerate=bool(accelerate),
@@ -240,12 +240,6 @@ def fit_factor_model(
         termination=best.termination, boundary=boundary, n_samples=source.n_samples,
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
         capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center))
-
-
-def _seeds(random_state: RandomState, n_init: int) -> tuple[int, ...]:
-    """One integer seed a start; a later start does not change an earlier one's."""
-    rng = np.random.default_rng(random_state)
-    return tuple(int(seed) for seed in rng.integers(2**63, size=n_init))
 
 
 class FactorAscent(Iteration):
@@ -282,10 +276,9 @@ class FactorAscent(Iteration):
                        self.ascent.n_evaluations)
 
 
-def _best_of_starts(
-    surface: LikelihoodSurface, hierarchy: Hierarchy, init: str | MLR, restarts: Restarts,
-    stopping: Stopping, accelerate: bool, watch: Watch,
-) -> Outcome:
+def _best_of_starts(surface: LikelihoodSurface, hierarchy: Hierarchy, init: str | MLR,
+                    restarts: Restarts, stopping: Stopping, accelerate: bool, watch: Watch
+                   ) -> Outcome:
     """Climb from each start, or go on from a checkpoint; a user who stops it gets the best."""
     stopped = None
     while restarts.number < len(restarts.seeds) and stopped is None:
@@ -311,9 +304,8 @@ def _best_of_starts(
     return best if stopped is None else best._replace(termination=stopped)
 
 
-def _rounded_loglik(
-    source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray, exact_mean: FloatArray
-) -> float:
+def _rounded_loglik(source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray,
+                    exact_mean: FloatArray) -> float:
     """The log-likelihood of parameters that have been rounded to single precision."""
     rounded = covariance.astype(float)
     F, D, at = map(hierarchy._gather, (rounded.F, rounded.D, mean.astype(float)))

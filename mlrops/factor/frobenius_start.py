@@ -78,10 +78,8 @@ class FrobeniusFit:
         return max_sweeps if self.used.size else 0
 
 
-def frobenius_start(
-    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None,
-    least_share: float,
-) -> tuple[FloatArray, FloatArray]:
+def frobenius_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None,
+                    least_share: float) -> tuple[FloatArray, FloatArray]:
     """Factors F (n, R) and D (n,) nearest to the sample covariance, D at least so much of it.
 
     The source's features are to be of like variance: those of large variance weigh more.  Where a
@@ -95,9 +93,8 @@ def frobenius_start(
     return _without_idle(fit.F, fit.D, hierarchy, ranks), fit.D
 
 
-def _without_idle(
-    F: FloatArray, D: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]
-) -> FloatArray:
+def _without_idle(F: FloatArray, D: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]
+                 ) -> FloatArray:
     """Small random loadings for columns that the fit has no use for.
 
     The residual of a group may have fewer positive eigenvalues than the group has factors, as that

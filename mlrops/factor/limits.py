@@ -28,9 +28,8 @@ LOWER = 0.01
 NEAR = 2.0
 
 
-def check_scale(
-    source: Source, hierarchy: Hierarchy, names: Sequence[str] | None, axis_name: str = "feature"
-) -> None:
+def check_scale(source: Source, hierarchy: Hierarchy, names: Sequence[str] | None,
+                axis_name: str = "feature") -> None:
     """Refuse variances so large or small that what is computed with them leaves the dtype.
 
     Limits of double precision are those of squares of variances.
@@ -64,9 +63,8 @@ def useful_ranks(hierarchy: Hierarchy) -> list[int]:
             for m in largest]
 
 
-def too_few_samples(
-    hierarchy: Hierarchy, ranks: Sequence[int], n_samples: int, center: bool, share: float = 1.0
-) -> str | None:
+def too_few_samples(hierarchy: Hierarchy, ranks: Sequence[int], n_samples: int, center: bool,
+                    share: float = 1.0) -> str | None:
     """Why so few samples leave the likelihood without a maximum, or None.
 
     N samples of positive weight, less one where the mean is estimated, lie in a space of N
@@ -94,10 +92,8 @@ def too_few_samples(
     return None
 
 
-def run_off(
-    source: Source, hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point, place: IntArray,
-    names: Sequence[str] | None, noun: str = "feature",
-) -> str | None:
+def run_off(source: Source, hierarchy: Hierarchy, ranks: tuple[int, ...], point: Point,
+            place: IntArray, names: Sequence[str] | None, noun: str = "feature") -> str | None:
     """Why variances at the floor say that the likelihood has no maximum, or None.
 
     Regular Heywood cases have one where D is zero.  But where the samples do not vary in a
@@ -122,11 +118,9 @@ def run_off(
             f" to one another (Heywood cases: {named(there, names)})")
 
 
-def warn_of_floor(
-    boundary: IntArray, names: Sequence[str] | None, variance_floor: float, unbounded: str | None,
-    noun: str = "feature", whole: str = "total", advice: str = "; fewer factors may do",
-    stacklevel: int = 3,
-) -> None:
+def warn_of_floor(boundary: IntArray, names: Sequence[str] | None, variance_floor: float,
+                  unbounded: str | None, noun: str = "feature", whole: str = "total",
+                  advice: str = "; fewer factors may do", stacklevel: int = 3) -> None:
     """Warn of variances at the floor, or give the reason why the likelihood is unbounded."""
     if unbounded is not None:
         warnings.warn(f"{unbounded}; lower the ranks or leave {noun}s out, all figures depend on"

@@ -41,10 +41,6 @@ class SecantPairs:
         """Number of rows of S and Y in use, one more than pairs once one has expired."""
         return min(self.count, len(self.S))
 
-    def _ages(self) -> list[int]:
-        """Rows of the pairs, oldest first."""
-        return [t % len(self.S) for t in range(self.count - len(self), self.count)]
-
     @property
     def free(self) -> tuple[FloatArray, FloatArray]:
         """The (s, y) to write the next pair to, for `add`."""
@@ -65,12 +61,11 @@ class SecantPairs:
         # The recursions use no newer s with an older y.
         self.SY[:k, row] = kernels.vectors.dots(self.S[:k], y)
 
-    def direction(
-        self, gradient: FloatArray, precondition: Callable[[FloatArray], FloatArray]
-    ) -> FloatArray:
+    def direction(self, gradient: FloatArray, precondition: Callable[[FloatArray], FloatArray]
+                 ) -> FloatArray:
         """``H g`` for a gradient (size,); ``precondition(q)`` is ``H₀ q``."""
-        ages, SY = self._ages(), self.SY
-        k = self.rows
+        ages = [t % len(self.S) for t in range(self.count - len(self), self.count)]  # oldest first
+        k, SY = self.rows, self.SY
         S, Y = self.S[:k], self.Y[:k]
         sg, alpha, c = kernels.vectors.dots(S, gradient), np.zeros(k), np.zeros(k)
         for i in reversed(ages):

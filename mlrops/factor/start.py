@@ -91,9 +91,8 @@ def _data(source: Any, ranks: tuple[int, ...], seed: int | None) -> FloatArray:
     return X
 
 
-def svd_start(
-    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
-) -> tuple[FloatArray, FloatArray]:
+def svd_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
+             ) -> tuple[FloatArray, FloatArray]:
     """Top-down truncated SVDs of the running residual, group by group."""
     residual = _data(source, ranks, seed)
     F = np.zeros((hierarchy.n, sum(ranks)), residual.dtype)
@@ -109,9 +108,8 @@ def svd_start(
     return F, np.maximum(left, LEAST_SHARE * source.variance)
 
 
-def principal_factor_start(
-    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
-) -> tuple[FloatArray, FloatArray]:
+def principal_factor_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any,
+                           seed: int | None) -> tuple[FloatArray, FloatArray]:
     """Iterated principal factors of the correlations R, for a single level of one group.
 
     In the metric of the uniquenesses Ψ: the leading eigenpairs (λ, v) of ``Ψ^-½ R Ψ^-½`` give the
@@ -142,9 +140,8 @@ def _left_singular(X: FloatArray, r: int) -> tuple[FloatArray, FloatArray]:
     return (V if k >= n else V / np.where(s > 0, s, 1)), s
 
 
-def random_start(
-    hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
-) -> tuple[FloatArray, FloatArray]:
+def random_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
+                ) -> tuple[FloatArray, FloatArray]:
     """Normal factors that carry half of every feature's variance in expectation; D the rest."""
     rng = np.random.default_rng(seed)
     R = sum(ranks)
@@ -161,15 +158,16 @@ STARTS: dict[str, Callable[..., tuple[FloatArray, FloatArray]]] = {
     "random": random_start}
 
 
-def start(
-    init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source, seed: int | None
-) -> tuple[FloatArray, FloatArray]:
+def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source, seed: int | None
+         ) -> tuple[FloatArray, FloatArray]:
     """Compact F (n, R) and D (n,) to start from, in tree order, writeable.
 
     They do not depend on the units of the features: times s, F is times s and D times s².
     """
     if isinstance(init, MLR):
-        init = _by_name(init, hierarchy.feature_names)
+        own, names = init.hierarchy.feature_names, hierarchy.feature_names
+        order = None if own is None or names is None else match(own, names, "init", "feature")
+        init = init if order is None else init.restrict(np.array(order))
         if not init.hierarchy._same_groups(hierarchy):
             raise ValueError(
                 f"init must live on the hierarchy of the model, {hierarchy!r},"
@@ -188,16 +186,7 @@ def start(
     return F.astype(float, copy=False), D.astype(float, copy=False)
 
 
-def _by_name(init: MLR, names: Sequence[str] | None) -> MLR:
-    """An operator in the order of the features, where both have names."""
-    own = init.hierarchy.feature_names
-    order = None if own is None or names is None else match(own, names, "init", "feature")
-    return init if order is None else init.restrict(np.array(order))
-
-
-def capped_groups(
-    hierarchy: Hierarchy, ranks: Sequence[int]
-) -> tuple[tuple[int, int, int], ...]:
+def capped_groups(hierarchy: Hierarchy, ranks: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
     """(level, group, features) of the groups that have fewer features than their level's rank."""
     return tuple((level, g, int(size)) for level, r in enumerate(ranks)
                  for g, size in enumerate(hierarchy.group_sizes(level)) if size < r)
