@@ -17,8 +17,7 @@ def warn_old(old: str, new: str, stacklevel: int = 3) -> None:
     warnings.warn(
         f"{old} is called {new} since version 0.2.0; the old name goes in 0.3.0",
         DeprecationWarning,
-        stacklevel=stacklevel,
-    )
+        stacklevel=stacklevel)
 
 
 class OldName(property):
@@ -48,19 +47,7 @@ def other_name(name: str, users: str = "linearmodels") -> property:
 
 
 def renamed_options(**renamed: str) -> Callable[[F], F]:
-    """Decorator of a function some options of which were called otherwise: ``old="new"``.
-
-    >>> @renamed_options(steps="max_iter")
-    ... def fit(max_iter=10):
-    ...     return max_iter
-    >>> import warnings
-    >>> with warnings.catch_warnings(record=True) as seen:
-    ...     warnings.simplefilter("always")
-    ...     fit(steps=3)
-    3
-    >>> print(seen[0].message)
-    fit(steps=) is called max_iter= since version 0.2.0; the old name goes in 0.3.0
-    """
+    """Decorator of a function some options of which were called otherwise: ``old="new"``."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)

@@ -31,8 +31,7 @@ TERMINATIONS = {
     "rounding": "in this precision no step gains anything, though the other rules do not hold",
     "max_iter": "`max_iter`, or the limit of an inner solver, is reached",
     "callback": "the callback raised StopIteration",
-    "interrupted": "the user pressed Ctrl-C",
-}
+    "interrupted": "the user pressed Ctrl-C"}
 # The reasons for which a fit counts as converged.
 CONVERGED = "gradient", "tol", "exact"
 # Words of version 0.1.0, which files of that version hold.
@@ -184,20 +183,10 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
     """Take steps until a rule, the cap, the callback or the user stops them.
 
     Ctrl-C waits until the step is whole; a second one breaks it off.  Either way the iteration
-    stands at the best parameters so far.
-
-    Parameters
-    ----------
-    iteration : Iteration
-    max_iter : int
-        Largest number of steps.
-    label : str
-        What the progress bar calls the fit.
-    watch : Watch
-        The callback gets an `Iterate` at the start and after every step; StopIteration from it
-        ends the run.
-    trace : sequence of float
-        Objectives of an earlier run which this one continues, without that of its last parameters.
+    stands at the best parameters so far.  The callback gets an `Iterate` at the start and after
+    every step; StopIteration from it ends the run.  `label` is what the progress bar calls the fit.
+    `trace` are the objectives of an earlier run which this one continues, without that of its last
+    parameters.
     """
     observer, run, whole = watch.observer, Run([*trace], [*trace], []), True
     run.add(iteration)

@@ -63,14 +63,8 @@ def read_samples(Y: Any, names: Sequence[str] | None, n: int, missing: bool = Fa
                  what: str = "Y") -> Samples:
     """Samples (N, n) of a model whose features have these names, or None.
 
-    Parameters
-    ----------
-    Y : array_like or frame, shape (N, n)
-        The columns of a frame stand in any order; those of an array in that of the model.
-    names : tuple of n str or None
-    n : int
-    missing : bool, optional
-        Whether cells may be missing (NaN, masked, None).
+    The columns of a frame stand in any order; those of an array in that of the model.  Cells may be
+    missing (NaN, masked, None) where `missing` says so.
     """
     table = read_table(Y, what, ndim=2)
     found, values = column_order(Y, names, what), table.values
@@ -120,7 +114,9 @@ def like_rows(given: Any, values: np.ndarray, columns: Any = None) -> Any:
 
         if vector:
             return pd.Series(values, index=given.index, name=columns)
-        return pd.DataFrame(values, index=given.index, columns=_pandas_columns(columns))
+        if not isinstance(columns, pd.Index) and all(isinstance(x, tuple) for x in columns):
+            columns = pd.MultiIndex.from_tuples(list(columns), names=["group", "factor"])
+        return pd.DataFrame(values, index=given.index, columns=columns)
     frames = import_narwhals()
     space = frames.get_native_namespace(frames.from_native(given, allow_series=True))
     table = getattr(space, "table", None) or space.DataFrame
@@ -129,14 +125,6 @@ def like_rows(given: Any, values: np.ndarray, columns: Any = None) -> Any:
     columns = [name if isinstance(name, str) else " ".join(name) for name in columns]
     return table({name: np.ascontiguousarray(x)
                   for name, x in zip(columns, values.T, strict=True)})
-
-
-def _pandas_columns(columns):
-    import pandas as pd
-
-    if isinstance(columns, pd.Index) or not all(isinstance(name, tuple) for name in columns):
-        return columns
-    return pd.MultiIndex.from_tuples(list(columns), names=["group", "factor"])
 
 
 def with_names(values: np.ndarray, names: Sequence[str] | None, columns: Any = None) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 
 from .wording import agree, counted, name_some
 
-__all__ = ["by_label", "check_distinct", "check_no_gaps", "labels_of", "match", "names_of_features"]
+__all__ = ["by_label", "check_distinct", "check_no_gaps", "is_missing", "labels_of", "match",
+           "names_of_features"]
 
 
 def labels_of(x: Any) -> Any:
@@ -37,34 +38,13 @@ def names_of_features(labels: Iterable[Any] | None) -> tuple[str, ...] | None:
 
 def match(labels: Any, wanted: Any, what: str, axis: str, *, extra: bool = False
           ) -> list[int] | None:
-    """Where each wanted label stands among `labels`.
+    """Where each wanted label stands among `labels`; None where they are the wanted ones, in order.
 
-    Parameters
-    ----------
-    labels : sequence
-        Labels that something carries.
-    wanted : sequence or None
-        Labels of the data, in their order.  None where these have none: then `labels` must be the
-        numbers 0 to n - 1, in any order.
-    what, axis : str
-        How an error calls what carries the labels, and one thing that has a label ("feature").
-    extra : bool
-        Whether there may be labels that nobody wants.
-
-    Returns
-    -------
-    list of int, or None
-        None where the labels are the wanted ones, in their order.
-
-    Raises
-    ------
-    ValueError
-        Labels that are missing, foreign or repeated; the message names the first ones.
-
-    Notes
-    -----
-    Names of features and equations are text: if all wanted labels are, all are compared as text.
-    So are numbers with labels that are text.
+    Without `wanted`, labels of the data in their order, `labels` must be the numbers 0 to n - 1, in
+    any order.  Labels that are missing, repeated or, unless there may be `extra` ones, foreign are
+    refused by name; errors call what carries the labels `what`, and one thing that has a label
+    `axis` ("feature").  Names of features and equations are text: if all wanted labels are, all are
+    compared as text.  So are numbers with labels that are text.
     """
     if hasattr(labels, "equals") and labels.equals(wanted):
         return None
@@ -131,13 +111,14 @@ def check_distinct(labels: Iterable[Any], what: str) -> None:
 def check_no_gaps(levels: Sequence[Any], names: Sequence[str], what: str, axis: str) -> None:
     """Refuse a feature without a label at some level, by name."""
     lacks = [name for name, *labels in zip(names, *levels, strict=True)
-             if any(_is_missing(label) for label in labels)]
+             if any(is_missing(label) for label in labels)]
     if lacks:
         raise ValueError(f"{what} has no label for {counted(len(lacks), axis)}"
                          f" ({name_some(lacks)})")
 
 
-def _is_missing(label):
+def is_missing(label: Any) -> bool:
+    """Whether this is no label: None, NaN, NaT or NA."""
     # pandas' NA refuses to be compared, so it is known by the name of its type.
     return label is None or type(label).__name__ == "NAType" or bool(label != label)
 

@@ -13,14 +13,8 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and ``__dir__`` of a package that loads its parts on first use.
 
-    Parameters
-    ----------
-    package : str
-        Its ``__name__``.
-    modules : iterable of str
-        Modules of the package.
-    names : dict, optional
-        Other names, and the module of the package that has each.
+    `package` is its ``__name__``, `modules` are modules of it, and `names` gives for other names
+    the module of the package that has each.
     """
     home, known = dict(names or {}), set(modules)
 

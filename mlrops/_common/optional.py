@@ -1,5 +1,6 @@
 """Packages that only some functions need."""
 
+from importlib import import_module
 from typing import Any
 
 __all__ = ["import_narwhals", "import_pandas"]
@@ -7,19 +8,18 @@ __all__ = ["import_narwhals", "import_pandas"]
 
 def import_pandas() -> Any:
     """The module pandas, or an error that says how to get it."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("results and data with names are kept in pandas, which is not installed:"
-                          ' python -m pip install "mlrops[pandas]"') from error
-    return pandas
+    return _optional("pandas", "results and data with names are kept in pandas", "pandas")
 
 
 def import_narwhals() -> Any:
     """The module narwhals, or an error that says how to get it."""
+    return _optional("narwhals", "frames of other libraries than pandas are read by narwhals",
+                     "frames")
+
+
+def _optional(module, purpose, extra):
     try:
-        import narwhals
+        return import_module(module)
     except ImportError as error:
-        raise ImportError("frames of other libraries than pandas are read by narwhals, which is not"
-                          ' installed: python -m pip install "mlrops[frames]"') from error
-    return narwhals
+        raise ImportError(f"{purpose}, which is not installed:"
+                          f' python -m pip install "mlrops[{extra}]"') from error

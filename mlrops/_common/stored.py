@@ -17,31 +17,9 @@ import numpy as np
 from .driver import TERMINATIONS
 from .validate import as_finite
 
-__all__ = [
-    "COUNT",
-    "DTYPE",
-    "FINITE",
-    "FIT",
-    "FLAG",
-    "NAMES",
-    "NOT_NEGATIVE",
-    "OPERATOR",
-    "OPERATORS",
-    "RANKS",
-    "Check",
-    "Stored",
-    "check_fields",
-    "check_fit",
-    "check_compact",
-    "floats",
-    "instance",
-    "integers",
-    "maybe",
-    "of_field",
-    "one_dtype",
-    "one_of",
-    "tuple_of",
-]
+__all__ = ["COUNT", "DTYPE", "FINITE", "FIT", "FLAG", "NAMES", "NOT_NEGATIVE", "OPERATOR",
+           "OPERATORS", "RANKS", "Check", "Stored", "check_fields", "check_fit", "check_compact",
+           "floats", "instance", "integers", "maybe", "of_field", "one_dtype", "one_of", "tuple_of"]
 
 LONGEST = 60  # of a value in a message
 
@@ -56,11 +34,9 @@ class Check(NamedTuple):
 class Stored:
     """An object that a file can hold: it tells its fields, and is made of them again.
 
-    Attributes
-    ----------
-    stored_fields : dict of str to Check
-        What fields have to be; one that may be None may lack.  Of a class that is no dataclass,
-        these are the fields: attributes of the object, and arguments of the constructor in order.
+    ``stored_fields`` says what fields have to be; one that may be None may lack.  Of a class that
+    is no dataclass, these are the fields: attributes of the object, and arguments of the
+    constructor in order.
     """
 
     stored_fields: ClassVar[Mapping[str, Check]] = {}
@@ -170,20 +146,14 @@ def instance(kind: type | tuple[type, ...], wanted: str) -> Check:
 
 
 def tuple_of(check: Check, wanted: str, length: int | None = None) -> Check:
-    return Check(
-        wanted,
-        lambda x: (
-            type(x) is tuple and all(map(check.holds, x)) and (length is None or len(x) == length)
-        ),
-    )
+    return Check(wanted, lambda x: type(x) is tuple and all(map(check.holds, x))
+                 and (length is None or len(x) == length))
 
 
 def floats(ndim: int) -> Check:
     shape = ("a number", "a vector", "a matrix")[ndim]
-    return Check(
-        f"{shape} of float32 or float64",
-        lambda x: _array(x, "f", ndim) and x.dtype.itemsize in (4, 8),
-    )
+    return Check(f"{shape} of float32 or float64",
+                 lambda x: _array(x, "f", ndim) and x.dtype.itemsize in (4, 8))
 
 
 def integers(ndim: int = 1) -> Check:
@@ -194,10 +164,8 @@ FLAG = Check("True or False", lambda x: isinstance(x, (bool, np.bool_)))
 COUNT = Check("an integer that is not negative", _whole)
 FINITE = Check("a finite number", lambda x: _real(x) and math.isfinite(x))
 # NaN where it is not known.
-NOT_NEGATIVE = Check(
-    "a finite number that is not negative, or NaN",
-    lambda x: _real(x) and (math.isnan(x) or 0 <= x < math.inf),
-)
+NOT_NEGATIVE = Check("a finite number that is not negative, or NaN",
+                     lambda x: _real(x) and (math.isnan(x) or 0 <= x < math.inf))
 NAMES = Check("a tuple of names", lambda x: type(x) is tuple and all(map(_name, x)))
 RANKS = tuple_of(COUNT, "a tuple of integers that are not negative, one a level")
 OPERATOR = Check("an operator", lambda x: hasattr(x, "matvec"))
@@ -216,20 +184,9 @@ FIT = {
     "gradient_norm": NOT_NEGATIVE,
     "boundary": Check(
         "a vector of different integers that are not negative",
-        lambda x: (
-            _array(x, "iu", 1) and (x.size == 0 or x.min() >= 0) and np.unique(x).size == x.size
-        ),
-    ),
-    "capped": Check(
-        "a tuple of (level, group, size)",
-        lambda x: (
-            type(x) is tuple
-            and all(
-                type(entry) is tuple and len(entry) == 3 and all(map(_whole, entry)) for entry in x
-            )
-        ),
-    ),
-}
+        lambda x: _array(x, "iu", 1) and bool((x >= 0).all()) and np.unique(x).size == x.size),
+    "capped": tuple_of(tuple_of(COUNT, "(level, group, size)", 3),
+                       "a tuple of (level, group, size)")}
 
 
 def one_dtype(**arrays: np.ndarray) -> np.ndarray:
@@ -239,8 +196,7 @@ def one_dtype(**arrays: np.ndarray) -> np.ndarray:
     if len(set(found.values())) > 1:
         raise ValueError(
             f"{' and '.join(found)} must be of one dtype, got"
-            f" {' and '.join(map(str, found.values()))}"
-        )
+            f" {' and '.join(map(str, found.values()))}")
     return arrays[name]
 
 
@@ -252,22 +208,12 @@ def check_compact(ranks: Sequence[int], **sides: tuple[np.ndarray, Any]) -> None
             raise ValueError(f"{name} must have shape {wanted}, got {x.shape}")
 
 
-def check_fit(
-    given: Mapping[str, Any],
-    traces: Sequence[str],
-    ranks: Sequence[int],
-    group_counts: Sequence[int],
-) -> None:
-    """Refuse fields of a fit that contradict one another.
+def check_fit(given: Mapping[str, Any], traces: Sequence[str], ranks: Sequence[int],
+              group_counts: Sequence[int]) -> None:
+    """Refuse fields of a fit, ``capped`` among them if there is one, that contradict one another.
 
-    Parameters
-    ----------
-    given : dict
-        Fields: ``n_iter, converged, termination``, the traces, and ``capped`` if there is one.
-    traces : sequence of str
-        Names of the arrays that have a number for the start and one for every iteration.
-    ranks, group_counts : sequence of int
-        Of every level of the operator that was fitted.
+    The arrays named in `traces` have a number for the start and one for every iteration; `ranks`
+    and `group_counts` are those of every level of the operator that was fitted.
     """
     n_iter, converged, word = (given[name] for name in ("n_iter", "converged", "termination"))
     for name in traces:
@@ -275,8 +221,7 @@ def check_fit(
         if x.shape != (n_iter + 1,) or not np.isfinite(x).all():
             raise ValueError(
                 f"{name} must hold n_iter + 1 = {n_iter + 1} finite floats, got"
-                f" {x.dtype} of shape {x.shape}"
-            )
+                f" {x.dtype} of shape {x.shape}")
     if converged and word in ("max_iter", "callback", "interrupted"):
         raise ValueError(f"field 'converged' is True, but field 'termination' is {word!r}")
     for entry in given.get("capped", ()):
@@ -284,5 +229,4 @@ def check_fit(
         if not (level < len(ranks) and group < group_counts[level] and size < ranks[level]):
             raise ValueError(
                 "field 'capped' must hold (level, group, size) of groups smaller than"
-                f" their level's rank, got {entry}"
-            )
+                f" their level's rank, got {entry}")

@@ -10,21 +10,9 @@ import numpy as np
 from .typing import FloatArray, IntArray
 from .wording import agree, counted, name_some
 
-__all__ = [
-    "all_finite",
-    "as_features",
-    "as_finite",
-    "as_positive",
-    "as_real",
-    "check_number",
-    "check_rank",
-    "in_memory",
-    "plain",
-    "read_only",
-    "refuse_masked",
-    "rowwise",
-    "working_dtype",
-]
+__all__ = ["all_finite", "as_features", "as_finite", "as_positive", "as_real", "check_number",
+           "check_rank", "in_memory", "plain", "read_only", "refuse_masked", "rowwise",
+           "working_dtype"]
 
 
 def working_dtype(dtype: Any, what: str = "input") -> np.dtype:
@@ -118,8 +106,7 @@ def as_finite(x: Any, what: str, dtype: Any = None, ndim: int | Sequence[int] | 
         raise ValueError(
             f"{what} must be finite, got NaN or infinity in {bad.sum()} of"
             f" {counted(x.size, 'entry')} ({axis_name}"
-            f" {name_some(where if labels is None else [labels[i] for i in where])})"
-        )
+            f" {name_some(where if labels is None else [labels[i] for i in where])})")
     return x
 
 
@@ -139,8 +126,7 @@ def as_positive(d: Any, what: str, n: int | None = None, dtype: Any = None) -> F
     if bad.size:
         raise ValueError(
             f"{what} must be positive, got {d[bad[0]]:.3g} at feature {bad[0]}"
-            f" ({counted(bad.size, 'feature')}: {name_some(bad)})"
-        )
+            f" ({counted(bad.size, 'feature')}: {name_some(bad)})")
     return d
 
 
@@ -162,8 +148,7 @@ def as_features(features: Any, n: int, what: str = "features") -> IntArray:
     if features.dtype.kind not in "iu" or features.ndim != 1 or features.size == 0:
         raise ValueError(
             f"{what} must be a 1-d array of at least one integer, got shape {features.shape} of"
-            f" dtype {features.dtype}"
-        )
+            f" dtype {features.dtype}")
     bad = features[(features < -n) | (features >= n)]
     if bad.size:
         raise IndexError(f"{what} must lie in 0 to {n - 1}, got {name_some(bad)}")

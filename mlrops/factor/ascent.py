@@ -177,16 +177,8 @@ class Ascent:
     A jump goes along the quasi-Newton direction whose rough inverse Hessian is EM's own answer to a
     gradient.  Where it would let the log-likelihood fall, it is tried once more where the slopes at
     its ends say that the maximum is; failing that, the plain EM step is taken, which cannot fall,
-    and the pairs are forgotten.
-
-    Parameters
-    ----------
-    surface : LikelihoodSurface
-    first : Point
-    accelerate : bool
-        False takes plain EM steps only.
-    pairs : SecantPairs, optional
-        Curvature that an earlier ascent has seen.
+    and the pairs are forgotten.  Without `accelerate` all steps are plain EM steps.  `pairs` are
+    curvature that an earlier ascent has seen.
     """
 
     def __init__(self, surface: LikelihoodSurface, first: Point, accelerate: bool = True,
@@ -222,8 +214,7 @@ class Ascent:
         if not math.isfinite(trial.loglik):
             raise FloatingPointError(
                 f"the log-likelihood is {trial.loglik} after {self.n_evaluations} evaluations of"
-                f" the EM map; the data's scale may be out of range"
-            )
+                f" the EM map; the data's scale may be out of range")
         if trial.loglik < self.state.loglik:
             self._discard(trial)
             self.exhausted = True

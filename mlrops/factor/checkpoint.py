@@ -59,8 +59,7 @@ def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source,
         "data": _digest(source.variance, source.mean, source.start_data(2, 0)),
         "ranks": str(tuple(ranks)),
         "hierarchy": _digest(hierarchy.permutation, *hierarchy.boundaries),
-        **{name: str(value) for name, value in options.items()},
-    }
+        **{name: str(value) for name, value in options.items()}}
 
 
 def to_resume(init: object, n_init: int, stopping: Stopping, random_state: object,
@@ -149,14 +148,7 @@ class Saved(NamedTuple):
 class Checkpoint:
     """Writes a fit to one file from time to time, each time the whole file or nothing.
 
-    It is the `Observer` of a fit that has an `ascent`.
-
-    Parameters
-    ----------
-    wanted : Checkpointing
-    identity : dict
-        See `fingerprint`.
-    restarts : Restarts
+    It is the `Observer` of a fit that has an `ascent`; for `identity` see `fingerprint`.
     """
 
     saved: Saved | None = None

@@ -26,13 +26,6 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
 
     NaN in Y (N, n) marks a missing cell.  Each different pattern of missing cells takes one
     factorization.
-
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> Y = np.array([[0.0, np.nan, np.nan], [np.nan, np.nan, np.nan]])
-    >>> np.round(loglik_samples(A, np.zeros(3), Y), 6)  # the first is that of N(0, 2) at 0
-    array([-1.265512,  0.      ])
     """
     if not len(Y):
         return np.empty(0)
@@ -45,11 +38,7 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
 
 
 def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None) -> float:
-    """Average log-likelihood of the samples that have a cell; the others count nowhere.
-
-    >>> average(np.array([-3.0, 0.0, -5.0]), np.array([[1.0, 2], [np.nan, np.nan], [3, 4]]))
-    -4.0
-    """
+    """Average log-likelihood of the samples that have a cell; the others count nowhere."""
     counted_in = ~np.isnan(Y).all(axis=1)
     weight = counted_in if weights is None else np.where(counted_in, weights, 0)
     if not weight.any():
@@ -60,14 +49,7 @@ def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None
 
 def impute(covariance: MLR, mean: FloatArray, Y: FloatArray,
            return_std: bool = False) -> FloatArray | tuple[FloatArray, FloatArray]:
-    """See `FactorModelResult.impute`; a sample without a cell gets the mean.
-
-    >>> from mlrops import Hierarchy
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> filled, std = impute(A, np.zeros(3), np.array([[3.0, np.nan, 0.0]]), return_std=True)
-    >>> filled, np.round(std, 6)
-    (array([[3., 1., 0.]]), array([[0.      , 1.154701, 0.      ]]))
-    """
+    """See `FactorModelResult.impute`; a sample without a cell gets the mean."""
     filled = Y.astype(np.result_type(Y, covariance.dtype))
     std = np.zeros_like(filled)
     if len(Y):
@@ -183,17 +165,7 @@ class Conditional:
 
 def condition(covariance: MLR, mean: FloatArray, observed: Labels | Real,
               names: Sequence[str] | None = None) -> Conditional:
-    """The `Conditional` of the features that `observed` leaves; see `FactorModelResult.condition`.
-
-    >>> from mlrops import Hierarchy
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> rest = condition(A, np.zeros(3), observed=[0])
-    >>> rest.missing, rest.mean([2.0])
-    (array([1, 2]), array([1., 1.]))
-    >>> rest.covariance.toarray()
-    array([[1.5, 0.5],
-           [0.5, 1.5]])
-    """
+    """The `Conditional` that `observed` leaves; see `FactorModelResult.condition`."""
     n = covariance.shape[0]
     chosen = _chosen(observed, names)
     if chosen.dtype.kind == "b":

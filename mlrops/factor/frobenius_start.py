@@ -24,16 +24,10 @@ IDLE = 0.01
 class FrobeniusFit:
     """Block coordinate descent for ``min ‖S - Σ_l F_l F_lᵀ - diag(D)‖`` with ``D >= floor``.
 
-    S is ``X Xᵀ``.  From ``F = 0`` the levels are visited in turn.  Each group gets the positive
-    part of its block of the residual, to the rank of the level and within a Krylov space that holds
-    the factors it had; then D gets its best values.  Neither half-step can raise the error.
-
-    Parameters
-    ----------
-    X : (n, k), in tree order
-    hierarchy : Hierarchy
-    ranks : tuple of int
-    floor : (n,)
+    S is ``X Xᵀ`` for X (n, k) in tree order.  From ``F = 0`` the levels are visited in turn.  Each
+    group gets the positive part of its block of the residual, to the rank of the level and within a
+    Krylov space that holds the factors it had; then D gets its best values.  Neither half-step can
+    raise the error.
     """
 
     def __init__(self, X: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...],

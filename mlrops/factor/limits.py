@@ -44,8 +44,7 @@ def check_scale(
         raise ValueError(
             f"Y has {counted(bad.size, axis_name)} ({named(bad, names)}) with variances out of the"
             f" range that can be computed with in {source.dtype}, {low:.0e} to {high:.0e}; change"
-            " their units"
-        )
+            " their units")
 
 
 def at_floor(D: FloatArray, floor: FloatArray) -> IntArray:
@@ -57,16 +56,12 @@ def useful_ranks(hierarchy: Hierarchy) -> list[int]:
     """Largest rank of each level with which its largest group is still a model.
 
     With r factors and D a group of m features has ``m r - r (r - 1) / 2 + m`` parameters.  They
-    must not outnumber the entries of its covariance, ``m (m + 1) / 2`` (W. Ledermann, 1937); a
-    pair gets one factor nevertheless, the covariance of the two.
+    must not outnumber the entries of its covariance, ``m (m + 1) / 2`` (W. Ledermann, 1937), which
+    is ``(m - r)² >= m + r``; a pair gets one factor nevertheless, the covariance of the two.
     """
     largest = [int(hierarchy.group_sizes(level).max()) for level in range(hierarchy.n_levels)]
-    return [max(_ledermann(m), min(m - 1, 1)) for m in largest]
-
-
-def _ledermann(m: int) -> int:
-    """Largest r with ``(m - r)² >= m + r``."""
-    return next((r for r in range(m - 1, 0, -1) if (m - r) ** 2 >= m + r), 0)
+    return [next((r for r in range(m - 1, 0, -1) if (m - r) ** 2 >= m + r), min(m - 1, 1))
+            for m in largest]
 
 
 def too_few_samples(
@@ -107,20 +102,9 @@ def run_off(
 
     Regular Heywood cases have one where D is zero.  But where the samples do not vary in a
     combination of features whose D are at the floor, the log-likelihood a sample rises by a half
-    with every fall of log D: it is computed once more with D times `LOWER`.
-
-    Parameters
-    ----------
-    source : source of EM
-    hierarchy : Hierarchy
-    ranks : tuple of int
-    point : Point
-        Where the fit ended, in tree order.
-    place : ndarray of int
-        Where D is at the floor.
-    names : sequence of str or None
-    noun : str, optional
-        What a feature is called.
+    with every fall of log D: it is computed once more with D times `LOWER`.  The fit ended at the
+    `point`, with D at the floor in the places `place` of tree order; `noun` is what errors call a
+    feature.
     """
     shown, weights = source.shown(place)
     share = weights @ (shown.sum(axis=1) > 1) / weights.sum()

@@ -11,22 +11,13 @@ __all__ = ["SecantPairs"]
 
 
 class SecantPairs:
-    """The last `memory` pairs (s, y): steps and the fall of the gradient along them.
+    """The last `memory` pairs (s, y): steps and the fall of the gradient along them, (size,) each.
 
     They correct a rough inverse Hessian H₀, which may be another one at every call, to the BFGS
     matrix that satisfies ``H y = s`` for the newest pair (J. Nocedal, "Updating quasi-Newton
     matrices with limited storage", 1980).  The recursion runs on the inner products of the pairs,
     so that a direction reads every vector a fixed number of times.
 
-    Parameters
-    ----------
-    memory : int
-        0 keeps nothing.
-    size : int
-        Length of the vectors.
-
-    Notes
-    -----
     Pairs are held in double precision.  Rounded to single they would blow up differences of 1e-16
     between two machines, or two units of the data, to 1e-8 in a few steps.
     """

@@ -121,8 +121,7 @@ def principal_factor_start(
     if hierarchy.group_counts != (1,):
         raise ValueError(
             'init="principal_factor" is for a single level of one group, got group counts'
-            f' {hierarchy.group_counts}; init="svd" is for trees'
-        )
+            f' {hierarchy.group_counts}; init="svd" is for trees')
     X = _data(source, ranks, seed)
     r, n = min(ranks[0], *X.shape), hierarchy.n
     psi = np.full(n, 0.5)
@@ -159,8 +158,7 @@ STARTS: dict[str, Callable[..., tuple[FloatArray, FloatArray]]] = {
     "principal_factor": principal_factor_start,
     # D leaves EM room to move.
     "frobenius": partial(frobenius_start, least_share=LEAST_SHARE),
-    "random": random_start,
-}
+    "random": random_start}
 
 
 def start(
@@ -175,8 +173,7 @@ def start(
         if not init.hierarchy._same_groups(hierarchy):
             raise ValueError(
                 f"init must live on the hierarchy of the model, {hierarchy!r},"
-                f" got one on {init.hierarchy!r}"
-            )
+                f" got one on {init.hierarchy!r}")
         if init.ranks != ranks:
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
         F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))

@@ -35,8 +35,7 @@ def _facts(fit):
         ("Factors", f"{np.dot(h.group_counts, fit.covariance.ranks):,}"),
         ("Updates", f"{fit.n_iter:,}"),
         ("Evaluations", f"{fit.n_evaluations:,}"),
-        ("Converged", "yes" if fit.converged else "no"),
-    ]
+        ("Converged", "yes" if fit.converged else "no")]
     right = [
         ("Log-likelihood", f"{fit.n_samples * fit.loglik:,.2f}"),
         ("a sample", f"{fit.loglik:,.6g}"),
@@ -45,8 +44,7 @@ def _facts(fit):
         ("BIC", f"{fit.bic:,.2f}"),
         ("Stopped on", fit.termination),
         ("Gradient norm", "not known" if math.isnan(fit.gradient_norm)
-         else f"{fit.gradient_norm:.2g}"),
-    ]
+         else f"{fit.gradient_norm:.2g}")]
     return side_by_side(left, right)
 
 

@@ -34,13 +34,9 @@ def signs_of(U: FloatArray) -> FloatArray:
 def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatArray]:
     """Rotate the columns of every group of rows to principal axes.
 
-    Returns
-    -------
-    B : (n, r)
-        ``B_g = F_g V_g`` with orthogonal columns, longest first; each column's entry of largest
-        magnitude is positive.  ``B_g B_gᵀ = F_g F_gᵀ``.
-    sigma : (p, r)
-        Lengths of the columns: the singular values of F_g, zeros behind them.
+    Returns ``B_g = F_g V_g`` (n, r) with orthogonal columns, longest first and the entry of largest
+    magnitude of each positive, so that ``B_g B_gᵀ = F_g F_gᵀ``; and the lengths of the columns (p,
+    r), the singular values of F_g with zeros behind them.
     """
     p, r = len(offsets) - 1, F.shape[1]
     B = np.empty_like(F)

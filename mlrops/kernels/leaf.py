@@ -11,10 +11,10 @@ import numpy as np
 
 from .._common.typing import FloatArray
 from . import _compiled, threads
-from .layout import Layout
+from .layout import Layout, make_layout
 from .scratch import scratch
 
-__all__ = ["dot", "each", "gram", "gram_and_tdot", "regress", "tdot"]
+__all__ = ["dot", "each", "gram", "gram_and_tdot", "gram_of_all", "regress", "tdot"]
 
 # Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
 BLAS_WORK = 30_000
@@ -185,6 +185,16 @@ def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
             for number, rows in enumerate(_slices(layout, q, CHUNK)):
                 _add_square(G[q - lo], _scaled(F, root, rows), number)
     return G
+
+
+def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
+    """`gram` (R, R) of all rows as one leaf; for a short one a fraction of the calls."""
+    n, R = F.shape
+    if is_large(n, R, R):
+        return gram(F, scale, make_layout([np.array([0, n])], np.zeros((1, 1), int), [R]), 0, 1)[0]
+    G = np.empty((1, R, R), F.dtype)
+    _compiled.rows_gram(F, scale, np.array([0, n]), 0, 0, 1, G)
+    return G[0]
 
 
 def gram_and_tdot(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,

@@ -78,12 +78,9 @@ def singular_blocks(B: FloatArray, C: FloatArray, row_offsets: IntArray, col_off
                     ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Singular value decompositions of all blocks of a level, from the QR of both sides.
 
-    Returns
-    -------
-    left, right : (m, r), (n, r)
-        ``left_g = U √σ`` and ``right_g = V √σ``, largest σ first, zero columns behind the last;
-        the entry of largest magnitude of each column of `left` is positive.
-    sigma : (p, r)
+    Returns ``left_g = U √σ`` (m, r) and ``right_g = V √σ`` (n, r), largest σ first, with zero
+    columns behind the last, and σ (p, r).  The entry of largest magnitude of each column of `left`
+    is positive.
     """
     p, r = len(row_offsets) - 1, B.shape[1]
     left, right, sigma = np.zeros_like(B), np.zeros_like(C), np.zeros((p, r), B.dtype)
@@ -102,16 +99,9 @@ def eigen_blocks(B: FloatArray, C: FloatArray, offsets: IntArray
                  ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Eigendecompositions of the blocks of a level, where they are symmetric.
 
-    Returns
-    -------
-    axes : (n, r)
-        ``axes_g = Q √|λ|``, largest |λ| first: ``block = axes_g diag(sign λ) axes_gᵀ``.
-    values : (p, r)
-        λ, zeros behind the last.
-    asymmetry : (p,)
-        Bound of ``‖block - blockᵀ‖`` in the Frobenius norm.
-    size : (p,)
-        Frobenius norms of the blocks.
+    Returns ``axes_g = Q √|λ|`` (n, r), largest |λ| first, so that ``block = axes_g diag(sign λ)
+    axes_gᵀ``; λ (p, r), with zeros behind the last; bounds of ``‖block - blockᵀ‖`` (p,) and the
+    norms of the blocks (p,), both in the Frobenius norm.
     """
     p, r = len(offsets) - 1, B.shape[1]
     axes, values = np.zeros_like(B), np.zeros((p, r), B.dtype)

@@ -70,12 +70,12 @@ def diagonal_sizes(K: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArra
 
 
 def check_logdet(A: "Factored") -> float:
-    """``log det D``, where rounding in ``log det P`` leaves their sum enough digits."""
+    """``log det D + log det P``, where rounding in ``log det P`` leaves the sum enough digits."""
     eps, F, gained = float(np.finfo(A.dtype).eps), A._F, A._gained
     logs = np.log(A._d, dtype=np.float64)
-    total = float(logs.sum())
-    size = max(abs(total + gained), 0.05 * (np.abs(logs, out=logs).sum() + gained), 1.0)
-    unit, factors = _LOGS * eps / size, A._layout.s
+    total = float(logs.sum()) + gained
+    size = max(abs(total), 0.05 * (np.abs(logs, out=logs).sum() + gained), 1.0)
+    unit, factors = _LOGS * eps / size, A._n_factors
     if 8 * factors > len(F):  # then a bound is cheaper: each P_jj / c² is at most P_jj
         largest = 1 + len(F) * float(max(F.max(), -F.min())) ** 2 / float(A._d.min())
         if unit * factors * largest <= PROMISED[A.dtype]:
@@ -106,23 +106,12 @@ def inverse_loss(A: "Factored", product: Callable[[FloatArray], FloatArray]) -> 
 
 def loss_of_explained(cov: FloatArray, sizes: FloatArray, layout: Layout
                       ) -> tuple[FloatArray, Callable[[], FloatArray]]:
-    """What moves ``f C fᵀ``, f a row of D^{-1/2}F, in units of rounding: a bound, and a measure.
+    """What moves ``f C fᵀ``, f a row of D^{-1/2}F, in units of rounding: a bound and a measure.
 
-    An error E of P moves it by ``f C E C fᵀ``; entries √(P_jj P_kk) of random signs make that
-    ``f C diag(P) C fᵀ``.  Rounding in C itself moves it by ``f diag(C) fᵀ``.
-
-    Parameters
-    ----------
-    cov : ndarray, shape (n_leaves, R, R)
-        C along the paths.
-    sizes : ndarray, shape (s,)
-        The diagonal of P.
-
-    Returns
-    -------
-    rough : ndarray, shape (n,)
-    moved : callable
-        Gives M (n_leaves, R, R), ``f M fᵀ`` being the measure.
+    The bound is (n,); the measure is ``f M fᵀ``, M (n_leaves, R, R) what the second result returns.
+    C (n_leaves, R, R) is `cov` along the paths, and `sizes` (s,) the diagonal of P.  An error E of
+    P moves it by ``f C E C fᵀ``; entries √(P_jj P_kk) of random signs make that ``f C diag(P) C
+    fᵀ``.  Rounding in C itself moves it by ``f diag(C) fᵀ``.
     """
     spread = np.ones(cov.shape[:2])
     for level in range(layout.L):

@@ -143,8 +143,7 @@ class StructuredOperator(Stored, Arithmetic):
         if not self._positive_definite:
             raise ValueError(
                 f"{verb} needs an operator known to be symmetric positive definite;"
-                f" {type(self).__name__} of shape {self.shape} is not"
-            )
+                f" {type(self).__name__} of shape {self.shape} is not")
 
     # ------------------------------------------------ products: SciPy's hooks, once for all
 
@@ -303,8 +302,7 @@ class StructuredOperator(Stored, Arithmetic):
         if sign < 0:
             raise ValueError(
                 f"logdet: the determinant of this {type(self).__name__} is negative"
-                " (use slogdet, which returns the sign)"
-            )
+                " (use slogdet, which returns the sign)")
         return logabs
 
     def inv(self) -> "StructuredOperator":
@@ -439,8 +437,7 @@ class StructuredOperator(Stored, Arithmetic):
         raise ValueError(
             f"{type(self).__name__} of shape {self.shape} has no structured determinant; ask for"
             " one by name: method='dense' forms the matrix, method='lanczos' estimates (positive"
-            " definite operators)"
-        )
+            " definite operators)")
 
     def _inv(self):
         return rules.INVERSE(self)
@@ -461,8 +458,7 @@ class StructuredOperator(Stored, Arithmetic):
     def _whiten(self, x):
         raise ValueError(
             f"{type(self).__name__} of shape {self.shape} has no structured square root; factor"
-            " toarray() where the dense matrix fits"
-        )
+            " toarray() where the dense matrix fits")
 
     _color = _whiten
 

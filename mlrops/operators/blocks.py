@@ -29,8 +29,7 @@ class _Blocks(Composed):
         if not self._square_parts:
             raise np.linalg.LinAlgError(
                 f"{type(self).__name__} of shape {self.shape} is singular: its parts have shapes"
-                f" {[op.shape for op in self._ops]}"
-            )
+                f" {[op.shape for op in self._ops]}")
 
     def _mul(self, x):
         return self._each(lambda op, y: op.dot(y), x)

@@ -20,18 +20,10 @@ _RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 2e-4}
 
 @dataclass(frozen=True)
 class Check:
-    """One line of an `OperatorReport`.
+    """One line of an `OperatorReport`: a check, and the error that was measured.
 
-    Attributes
-    ----------
-    name : str
-    passed : bool or None
-        None when the check was skipped.
-    error : float
-        What was measured; NaN when the check was skipped or could not be carried out.
-    tolerance : float
-    reason : str
-        Why it was skipped, or the error that was raised.
+    `passed` is None where it was skipped; `reason` says why, or holds the exception that was
+    raised.  `error` is NaN where nothing was measured.
     """
 
     name: str
@@ -162,8 +154,7 @@ def check_operator(A: Operand, *, rtol: float | None = None,
     if max(A.shape) > max_size:
         raise ValueError(
             f"check_operator forms the dense matrix; the operator has shape {A.shape}, more than"
-            f" max_size={max_size}: check a smaller one of the same kind, or raise max_size"
-        )
+            f" max_size={max_size}: check a smaller one of the same kind, or raise max_size")
     as_operator(A)  # refuses complex
     return _Checker(A, rtol, as_generator(random_state)).run()
 

@@ -181,8 +181,7 @@ class Product(Composed):
         for A, B in zip(ops, ops[1:], strict=False):
             if A.shape[1] != B.shape[0]:
                 raise ValueError(
-                    f"cannot multiply shapes {A.shape} and {B.shape}: inner dimensions differ"
-                )
+                    f"cannot multiply shapes {A.shape} and {B.shape}: inner dimensions differ")
         half = len(ops) // 2
         self._outer, self._middle = outer, middle = ops[:half], ops[half:len(ops) - half]
         palindrome = _all(middle, "symmetric") and all(
@@ -468,8 +467,7 @@ class Inverse(OfOne):
         sign, logabs = self._inverse.slogdet()
         if sign == 0:
             raise np.linalg.LinAlgError(
-                f"the inverse of a singular {type(self._inverse).__name__} has no determinant"
-            )
+                f"the inverse of a singular {type(self._inverse).__name__} has no determinant")
         return sign, -logabs
 
     def _diagonal(self):

@@ -84,8 +84,7 @@ class Diagonal(StructuredOperator):
         if zero.size:
             raise np.linalg.LinAlgError(
                 f"Diagonal is singular: {zero.size} of {counted(self._d.size, 'entry')}"
-                f" {agree(zero.size, 'is', 'are')} zero (feature {name_some(zero)})"
-            )
+                f" {agree(zero.size, 'is', 'are')} zero (feature {name_some(zero)})")
         return self._d
 
     def _mul(self, x):
@@ -223,8 +222,7 @@ class Dense(StructuredOperator):
                 i, j = np.unravel_index(off.argmax(), off.shape)
                 raise ValueError(
                     f"Dense was declared symmetric, but A[{i}, {j}] - A[{j}, {i}] ="
-                    f" {X[i, j] - X[j, i]:.3g}; pass (A + A.T) / 2 if that is rounding"
-                )
+                    f" {X[i, j] - X[j, i]:.3g}; pass (A + A.T) / 2 if that is rounding")
         super().__init__(X.dtype, X.shape, symmetric=bool(symmetric),
                          positive_definite=bool(positive_definite or (_proved and symmetric)))
         self._A = X
@@ -254,8 +252,7 @@ class Dense(StructuredOperator):
             return linalg.cholesky(self._A, lower=True, check_finite=False)
         except np.linalg.LinAlgError as error:
             raise np.linalg.LinAlgError(
-                f"Dense of shape {self.shape} is not positive definite: {error}"
-            ) from None
+                f"Dense of shape {self.shape} is not positive definite: {error}") from None
 
     @cached_property
     def _lu(self):
@@ -280,8 +277,7 @@ class Dense(StructuredOperator):
         if zero.size:
             raise np.linalg.LinAlgError(
                 f"Dense of shape {self.shape} is singular: pivot {name_some(zero)} of its LU"
-                " factorization is zero"
-            )
+                " factorization is zero")
         return linalg.lu_solve(self._lu, b, check_finite=False)
 
     def _slogdet(self):
@@ -360,8 +356,7 @@ class LowRank(StructuredOperator):
             Y = as_finite(V, "V", ndim=2, axis_name="row")
             if Y.shape[1] != X.shape[1]:
                 raise ValueError(
-                    f"U and V must have equally many columns, got shapes {X.shape} and {Y.shape}"
-                )
+                    f"U and V must have equally many columns, got shapes {X.shape} and {Y.shape}")
         symmetric = X is Y or np.array_equal(X, Y)
         dtype = X.dtype if symmetric else np.result_type(X, Y)
         self._U = read_only(X.astype(dtype, copy=False))
@@ -405,8 +400,7 @@ class LowRank(StructuredOperator):
         if k < n:
             raise np.linalg.LinAlgError(
                 f"LowRank of shape {self.shape} with {counted(k, 'column')} is singular: its rank"
-                f" is at most {k}; add a diagonal before solving"
-            )
+                f" is at most {k}; add a diagonal before solving")
         return Dense(self._U @ self._V.T)
 
     def _solve(self, b):

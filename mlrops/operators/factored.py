@@ -74,6 +74,10 @@ class Factored(StructuredOperator):
         h = self._hierarchy
         return kernels.layout.make_layout(h.boundaries, h._paths, self._ranks)
 
+    @property
+    def _n_factors(self) -> int:
+        return self._layout.s
+
     @cached_property
     def _dinv(self) -> FloatArray:
         return 1 / self._d
@@ -110,7 +114,7 @@ class Factored(StructuredOperator):
     def _slogdet(self):
         if not self._F.shape[1]:
             return 1.0, self._rough_logdet()
-        return 1.0, accuracy.check_logdet(self) + self._gained
+        return 1.0, accuracy.check_logdet(self)
 
     def _rough_logdet(self) -> float:
         """`logdet` even where it would be refused: for iterations that have to go on."""

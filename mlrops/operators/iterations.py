@@ -36,45 +36,17 @@ def _squares(r: FloatArray, z: FloatArray) -> FloatArray:
 
 def cg(multiply: Product, b: FloatArray, tolerance: FloatArray, limit: int,
        precondition: Product | None = None, orthogonal: bool = False) -> tuple[FloatArray, int]:
-    """Conjugate gradients from the zero start, for positive definite A.
+    """Conjugate gradients for positive definite A: x (n, k) from zero on, and products taken.
 
-    Parameters
-    ----------
-    multiply : callable
-        ``multiply(p, columns)``, the product of A with p (n, j), which stands for these columns of
-        b: columns leave when they are done.
-    b : ndarray, shape (n, k)
-    tolerance : ndarray, shape (k,)
-        Norms of the residuals at which the columns stop.
-    limit : int
-        Products with A.
-    precondition : callable, optional
-        As `multiply`, of M, which approximates A⁻¹.
-    orthogonal : bool, optional
-        Make each residual orthogonal to those before it, as it is without rounding; without
-        `precondition`.  Past 20 million numbers in residuals, the first of them serve.
+    ``multiply(p, columns)`` is the product of A with p (n, j), which stands for these columns of b
+    (n, k): columns leave when the norms of their residuals are at most `tolerance` (k,).
+    `precondition` is the same of M, which approximates A⁻¹.  Where A proves not to be positive
+    definite, x is what was reached before.  M. Hestenes, E. Stiefel, "Methods of conjugate
+    gradients for solving linear systems" (1952).
 
-    Returns
-    -------
-    x : ndarray, shape (n, k)
-        Where A proves not to be positive definite, what was reached before.
-    count : int
-        Products taken.
-
-    Notes
-    -----
-    M. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems" (1952); for
-    the residuals that stay orthogonal C. Lanczos, "Solution of systems of linear equations by
-    minimized iterations" (1952).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops.operators.iterations import cg
-    >>> A = np.array([[2.0, 1.0], [1.0, 3.0]])
-    >>> x, count = cg(lambda p, columns: A @ p, np.eye(2), np.full(2, 1e-12), 10)
-    >>> bool(np.allclose(A @ x, np.eye(2))), count
-    (True, 2)
+    `orthogonal`, without `precondition`, makes each residual orthogonal to those before it, as it
+    is without rounding; past 20 million numbers in residuals, the first of them serve.  C. Lanczos,
+    "Solution of systems of linear equations by minimized iterations" (1952).
     """
     unit, out, count = exponents(b), np.zeros_like(b), 0
     r, goal = np.ldexp(b, -unit), np.ldexp(tolerance, -unit)  # squares neither over- nor underflow
@@ -130,15 +102,8 @@ def cg_in_runs(multiply: Product, b: FloatArray, rtol: float = 1e-10, limit: int
     """`cg` to true residuals `rtol` times as long as the columns of b (n, k).
 
     What the iteration recurs is checked against ``b - A x``, and runs follow for what is left.
-
-    Returns
-    -------
-    x : ndarray, shape (n, k)
-    reached : ndarray, shape (k,)
-        Relative lengths of the residuals ``b - A x``; above `rtol` where `limit` was reached, or
-        rounding allows no less.
-    count : int
-        Products of the longest runs.
+    Returns x (n, k), the relative lengths (k,) of the residuals ``b - A x``, above `rtol` where
+    `limit` was reached or rounding allows no less, and the products of the longest runs.
     """
     length = np.sqrt(column_dots(b))
     x, count = cg(multiply, b, rtol / 2 * length, limit)

@@ -36,47 +36,13 @@ def solve(A: "StructuredOperator", b: FloatArray, *, rtol: float | None = None,
     Conjugate gradients when A is known to be positive definite and MINRES when it is known to be
     symmetric, for all right-hand sides at once; otherwise restarted GMRES, one right-hand side
     after the other, and LSMR where that stalls and A has an adjoint product.
+    `StructuredOperator.solve` describes the options; `rtol` is by default `RTOL`, or else what
+    rounding allows, a backward error of 100 units of rounding.  LinAlgError names method,
+    iterations and the residual reached where the true residual stays above that.
 
-    Parameters
-    ----------
-    A : StructuredOperator, shape (n, n)
-    b : ndarray, shape (n,) or (n, k), of the dtype of A
-    rtol : float, optional
-        ``‖b - A x‖ <= rtol ‖b‖``, for each column.  Default `RTOL`, or else what rounding allows: a
-        backward error of 100 units of rounding.
-    maxiter : int, optional
-        Products with A, for one column where they go one by one; default ``10 n``, at least 1000.
-    M : operator, array or sparse array, shape (n, n), optional
-        Approximates A⁻¹; symmetric positive definite where A is symmetric.
-    x0 : ndarray, same shape as `b`, optional
-        Where to start.
-
-    Returns
-    -------
-    x : ndarray, same shape as `b`
-
-    Raises
-    ------
-    ValueError
-        NaN or infinity in `b` or `x0`, options out of range or of a wrong shape.
-    TypeError
-        Options of a wrong type.
-    numpy.linalg.LinAlgError
-        The true residual stays above the tolerance; the message names method, iterations and the
-        residual reached.
-
-    Notes
-    -----
     Each right-hand side is scaled to size one by a power of two first, and so is what A makes of
     it: neither 1e-300 nor 1e+300 under- or overflows on the way.  An iteration is one product with
     A; GMRES keeps up to 200 vectors of length n.
-
-    Examples
-    --------
-    >>> from mlrops import Diagonal, Permutation, Sum
-    >>> A = Sum(Permutation([1, 0]), Diagonal([2.0, 3.0]))
-    >>> A.solve(A @ [1.0, 2.0]).round(8)
-    array([1., 2.])
     """
     if not np.isfinite(b).all():
         rows = np.flatnonzero(~np.isfinite(b.reshape(b.shape[0], -1)).all(axis=1))
@@ -221,8 +187,7 @@ class _Columns:
             f" {reached[worst]:.1e}{column} in {counted(self.count, 'iteration')},"
             f" {asked:.0e} was asked for; the operator is singular or ill-conditioned, or"
             " the iteration needs a preconditioner M or a larger maxiter: else solve with a"
-            " structured operator, or with toarray() where it fits"
-        )
+            " structured operator, or with toarray() where it fits")
 
 
 class LogdetEstimate(float):
@@ -261,42 +226,13 @@ def slogdet(A: "StructuredOperator", method: str, *, n_probes: int = 30, n_steps
             random_state: RandomState = None) -> tuple[float, float]:
     """Sign and log|det A| without structure, by a method that is named.
 
-    Parameters
-    ----------
-    A : StructuredOperator, shape (n, n)
-    method : {"dense", "lanczos"}
-        ``"dense"`` forms A and takes 2 n³/3 flops.  ``"lanczos"`` is stochastic Lanczos quadrature
-        for a positive definite A: the mean over random signs v of ``vᵀ log(A) v``, each from
-        `n_steps` Lanczos steps with full reorthogonalization.
-    n_probes, n_steps : int, optional
-        Probes, advanced together as one block (n, n_probes), and steps.  Storage is
-        n × n_probes × n_steps numbers, work n_steps block products and 4 n n_probes n_steps² flops.
-    random_state : None, int, numpy.random.Generator or RandomState
-
-    Returns
-    -------
-    sign : float
-    logabsdet : float, or LogdetEstimate for ``"lanczos"``
-
-    Raises
-    ------
-    ValueError
-        Unknown method, or ``"lanczos"`` for an operator not known to be positive definite.
-    numpy.linalg.LinAlgError
-        ``"lanczos"`` meets a Ritz value that is not positive.
-
-    Notes
-    -----
-    The ``standard_error`` is that of the mean over probes; the bias of too few steps, which falls
-    like ``exp(-4 n_steps / √cond(A))``, comes on top.
-
-    Examples
-    --------
-    >>> from mlrops import Diagonal
-    >>> A = Diagonal([1.0, 2.0, 3.0])
-    >>> sign, logdet = A.slogdet("lanczos", n_probes=4, random_state=0)
-    >>> logdet.standard_error, round(logdet, 6), round(A.logdet(), 6)
-    (0.0, 1.791759, 1.791759)
+    ``"dense"`` forms A and takes 2 n³/3 flops.  ``"lanczos"`` is stochastic Lanczos quadrature for
+    a positive definite A: the mean over `n_probes` random signs v of ``vᵀ log(A) v``, each from
+    `n_steps` Lanczos steps with full reorthogonalization.  The probes advance together as one block
+    (n, n_probes): storage is n × n_probes × n_steps numbers, work n_steps block products and 4 n
+    n_probes n_steps² flops.  The ``standard_error`` of its LogdetEstimate is that of the mean over
+    probes; the bias of too few steps, which falls like ``exp(-4 n_steps / √cond(A))``, comes on
+    top.
     """
     if method == "dense":
         sign, logabs = np.linalg.slogdet(A.toarray())
@@ -306,8 +242,7 @@ def slogdet(A: "StructuredOperator", method: str, *, n_probes: int = 30, n_steps
     if not A.positive_definite:
         raise ValueError(
             "slogdet: method='lanczos' needs an operator known to be positive definite;"
-            f" {A!r} is not (method='dense' works for any)"
-        )
+            f" {A!r} is not (method='dense' works for any)")
     for value, name in ((n_probes, "n_probes"), (n_steps, "n_steps")):
         if check_rank(value, name) == 0:
             raise ValueError(f"slogdet: {name} must be positive")
@@ -355,6 +290,5 @@ def _quadrature(alpha, beta):
     if values[0] <= 0:
         raise np.linalg.LinAlgError(
             f"slogdet: Lanczos found the eigenvalue {values[0]:.3g}; the operator is not positive"
-            " definite to working precision"
-        )
+            " definite to working precision")
     return float(vectors[0] ** 2 @ np.log(values))

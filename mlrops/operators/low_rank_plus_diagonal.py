@@ -27,6 +27,11 @@ from .woodbury import WoodburyInverse
 
 __all__ = ["LowRankPlusDiagonal"]
 
+# A Cholesky factorization and solves with it; SciPy's functions, which call these, take several
+# times as long for a few factors.
+_LAPACK = {np.dtype(np.float64): (linalg.lapack.dpotrf, linalg.lapack.dpotrs),
+           np.dtype(np.float32): (linalg.lapack.spotrf, linalg.lapack.spotrs)}
+
 
 class LowRankPlusDiagonal(Factored):
     r"""Low rank plus diagonal matrix :math:`\Sigma = F F^T + \mathrm{diag}(D)`, positive definite.
@@ -103,6 +108,8 @@ class LowRankPlusDiagonal(Factored):
     def _update_rank(self):
         return self._F.shape[1]
 
+    _n_factors = _update_rank
+
     @property
     def F(self) -> FloatArray:
         """Factors, read-only ndarray of shape (n, k)."""
@@ -143,21 +150,23 @@ class LowRankPlusDiagonal(Factored):
 
     @cached_property
     def _gram(self):
-        """G = Fᵀ D⁻¹ F."""
-        lower = np.tril(kernels.leaf.gram(self._F, self._dinv, self._layout, 0, 1)[0])
-        G = lower + np.tril(lower, -1).T
+        """G = Fᵀ D⁻¹ F; the lower triangle is what counts."""
+        G = kernels.leaf.gram_of_all(self._F, self._dinv)
         if not np.isfinite(G).all():
             raise np.linalg.LinAlgError(
                 f"Fᵀ D⁻¹ F overflows {self.dtype}: entries of F reach {np.abs(self._F).max():.3g}"
-                f" and of D fall to {self._d.min():.3g}; rescale the features"
-            )
+                f" and of D fall to {self._d.min():.3g}; rescale the features")
         return G
 
     @cached_property
     def _cholesky(self):
         """Lower triangular C with C Cᵀ = P = I + Fᵀ D⁻¹ F."""
         P = self._gram + np.eye(self._F.shape[1], dtype=self.dtype)
-        return linalg.cholesky(P, lower=True, check_finite=False)
+        C, fail = _LAPACK[self.dtype][0](P, lower=True)
+        if fail:
+            raise np.linalg.LinAlgError(
+                f"{fail}-th leading minor of the array is not positive definite")
+        return C
 
     @cached_property
     def _sizes(self):
@@ -167,7 +176,7 @@ class LowRankPlusDiagonal(Factored):
 
     def _posterior(self, t):
         """P⁻¹ t."""
-        return linalg.cho_solve((self._cholesky, True), t, check_finite=False)
+        return _LAPACK[self.dtype][1](self._cholesky, t, lower=True)[0]
 
     def _path_covariance(self):
         return self._posterior(np.eye(self._F.shape[1], dtype=self.dtype))[None]
@@ -178,7 +187,9 @@ class LowRankPlusDiagonal(Factored):
 
     @cached_property
     def _norms(self):
-        above = 1 + float(np.abs(self._gram).sum(axis=0).max(initial=0.0))
+        lower = np.abs(np.tril(self._gram))
+        sums = lower.sum(axis=0) + np.tril(lower, -1).sum(axis=1)
+        above = 1 + float(sums.max(initial=0.0))
         square = float(np.vdot(self._F, self._F))
         below = max(square / max(self._F.shape[1], 1), float(self._d.max(initial=0.0)))
         return above, square**0.5, below

@@ -102,8 +102,7 @@ class MLR(Factored):
         if isinstance(factors, np.ndarray) and factors.ndim == 2:
             raise TypeError(
                 f"factors must be a sequence of {counted(hierarchy.n_levels, 'array')} (n, r_l),"
-                f" one a level, got one array of shape {factors.shape}; see MLR.from_compact"
-            )
+                f" one a level, got one array of shape {factors.shape}; see MLR.from_compact")
         n, L, names = hierarchy.n, hierarchy.n_levels, hierarchy.feature_names
         if len(factors := list(factors)) != L:
             raise ValueError(f"factors must hold one array a level ({L}), got {len(factors)}")
@@ -273,8 +272,7 @@ class MLR(Factored):
         return np.linalg.LinAlgError(
             f"factorization broke down at level {level}, group {group}"
             f" ({counted(self._hierarchy.group_sizes(level)[group], 'feature')}): I + Fᵀ D⁻¹ F"
-            f" overflows {self.dtype}, or D is too small beside F for its precision"
-        )
+            f" overflows {self.dtype}, or D is too small beside F for its precision")
 
     def _once(self, b):
         return kernels.tree.solve(self._F, self._dinv, self._factor[0], b, self._layout)

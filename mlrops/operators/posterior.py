@@ -26,8 +26,7 @@ def _in_tree_order(covariance: "MLR", X: Real, check_finite: bool = True) -> Flo
     X = check(X, "X", dtype=covariance.dtype, ndim=2)
     if X.shape[0] != covariance.shape[0]:
         raise ValueError(
-            f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}"
-        )
+            f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}")
     return np.ascontiguousarray(covariance.hierarchy._gather(X))
 
 
@@ -66,31 +65,11 @@ class FactorMoments:
 
 
 class FactorPosterior(FactorMoments):
-    r"""Factors of every group given samples of ``x = F z + e``, ``cov(e) = diag(D)``.
+    """Factors of every group given centred samples (n, N) of ``x = F z + e``, ``cov(e) = diag(D)``.
 
-    Parameters
-    ----------
-    covariance : MLR
-        Covariance Σ of the n features.
-    X : array_like, shape (n, N)
-        Centred samples, one a column, rows in feature order.
-    check_finite : bool, optional
-        False skips the pass over X that looks for NaN and infinity.
-
-    Notes
-    -----
-    Two sweeps over the tree and one product with the factors, ``2 n R N`` flops plus small change.
-    The means follow one solve with Σ, the covariances of the factors along a path from leaf to
-    root one coarse → fine recursion; no n×n and no spread-out n×s matrix is formed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> p = A.posterior(np.array([[4.0], [0.0], [0.0]]))
-    >>> p.mean(0), p.covariance(0)
-    (array([[[1.]]]), array([[[0.25]]]))
+    The means follow one solve with Σ, the covariances of the factors along a path from leaf to root
+    one coarse → fine recursion: two sweeps over the tree and one product with the factors, ``2 n R
+    N`` flops plus small change.  No n×n and no spread-out n×s matrix is formed.
     """
 
     def __init__(self, covariance: "MLR", X: Real, check_finite: bool = True) -> None:
@@ -124,30 +103,15 @@ class FactorPosterior(FactorMoments):
     def regress(self, sums_of_squares: FloatArray, n_samples: float | None = None,
                 out: tuple[FloatArray, FloatArray] | None = None, keep_moments: bool = False,
                 ridge: float = 0.0) -> tuple[FloatArray, FloatArray]:
-        """Regress the features on their factors: the M-step.
+        """Regress the features on their factors, the M-step: F (n, R) and D (n,).
 
-        Parameters
-        ----------
-        sums_of_squares : ndarray, shape (n,)
-            ``(X ∘ X).sum(axis=1)``.
-        n_samples : int, optional
-            Number of samples that X stands for when it is a compressed form of the data with the
-            same ``X Xᵀ``; default its number of columns.
-        out : (ndarray (n, R), ndarray (n,)), optional
-            C-contiguous arrays to fill.
-        keep_moments : bool, optional
-            Keep W and W⁻¹ of every leaf, ``2 n_leaves R²`` numbers, for `gradient` and
-            `precondition`.
-        ridge : float, optional
-            Added to the diagonal of W: the M-step for a penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the
-            log-likelihood.
-
-        Returns
-        -------
-        F : ndarray, shape (n, R)
-            ``F_leaf = V W⁻¹``, ``V = X_leaf Zᵀ``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
-        D : ndarray, shape (n,)
-            ``(diag(X Xᵀ) - rowsum(F ∘ V)) / N``; may reach zero, nothing is clipped.
+        ``F_leaf = V W⁻¹`` with ``V = X_leaf Zᵀ`` and ``W = N Cov + Z Zᵀ`` along the leaf's path;
+        ``D = (diag(X Xᵀ) - rowsum(F ∘ V)) / N`` may reach zero, nothing is clipped.  The diagonal
+        of X Xᵀ is `sums_of_squares` (n,).  N is `n_samples`, where X is a compressed form of so
+        many with the same X Xᵀ.  `out` has C-contiguous arrays to fill.  `keep_moments` keeps W and
+        W⁻¹ of every leaf, ``2 n_leaves R²`` numbers, for `gradient` and `precondition`.  `ridge` is
+        added to the diagonal of W: the M-step for a penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the
+        log-likelihood.
         """
         A = self._sigma
         n_samples = self._X.shape[1] if n_samples is None else n_samples
@@ -167,25 +131,12 @@ class FactorPosterior(FactorMoments):
     def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
                  scale: FloatArray | None = None, out: FloatArray | None = None
                  ) -> tuple[FloatArray, FloatArray]:
-        """Derivatives of the average log-likelihood a sample by the parameters of the covariance.
+        """Derivatives (n, R) and (n,) of the average log-likelihood a sample by F and D.
 
-        Parameters
-        ----------
-        F, D : ndarray, shapes (n, R) and (n,)
-            What ``regress(..., keep_moments=True)`` returned.
-        n_samples : int, optional
-            As in `regress`.
-        scale : ndarray, shape (n,), optional
-            Multiplies the rows of dF.
-        out : ndarray, shape (n, R), optional
-            To be filled with dF; may be of lower precision.
-
-        Returns
-        -------
-        dF : ndarray, shape (n, R)
-            ``D⁻¹ (V - F W) / N``, by Fisher's identity the same as for the expected complete-data
-            log-likelihood; here V and W are those of `regress`, F and D those of the covariance.
-        dD : ndarray, shape (n,)
+        F and D here are what ``regress(..., keep_moments=True)`` returned, for the same
+        `n_samples`.  With its V and W, dF is ``D⁻¹ (V - F W) / N``, F and D those of the
+        covariance: by Fisher's identity the same as for the expected complete-data log-likelihood.
+        `scale` (n,) multiplies the rows of dF, which fills `out`, that may be of lower precision.
         """
         A, h, N = self._sigma, self._sigma.hierarchy, n_samples or self._X.shape[1]
         out = np.empty_like(F) if out is None else out
@@ -222,36 +173,17 @@ def _scattered(hierarchy, x, out):
 
 
 class LeastSquaresScores(FactorMoments):
-    r"""Weighted least squares scores of the factors of all groups jointly.
+    """Weighted least squares scores ``(Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ x`` of the factors of all groups jointly.
 
-    For samples ``x = F z + e``, ``cov(e) = diag(D)``, F spread out:
+    For samples ``x = F z + e``, ``cov(e) = diag(D)``, F spread out, they are unbiased with
+    covariance ``(Fᵀ D⁻¹ F)⁻¹`` about z: M. S. Bartlett, "The statistical conception of mental
+    factors" (1937).  The elimination is that of `MLR`, with ``A_own,own`` in place of ``A_own,own +
+    I``, and one step of iterative refinement on ``x - F z`` follows: ``6 n R N`` flops and ``n R²``
+    to factor.
 
-    .. math:: \hat z = (F^T D^{-1} F)^{-1} F^T D^{-1} x,
-              \qquad \mathrm{cov}(\hat z - z) = (F^T D^{-1} F)^{-1},
-
-    the unbiased scores of M. S. Bartlett, "The statistical conception of mental factors" (1937).
-
-    The parameters are those of `FactorPosterior`.
-
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        ``Fᵀ D⁻¹ F`` is singular to working precision: the scores are not determined.  The message
-        names the level and group of the first factor that depends on finer ones.
-
-    Notes
-    -----
-    The elimination of `MLR`, with ``A_own,own`` in place of ``A_own,own + I``, and one step of
-    iterative refinement on ``x - F z``.  A factor whose loadings are all zero within a group has
-    score 0 with the variance 1 of its prior.  ``6 n R N`` flops and ``n R²`` to factor.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> A.scores(np.array([[4.0], [-1.0], [0.0]]), "bartlett").mean(0)  # the average
-    array([[[1.]]])
+    A factor whose loadings are all zero within a group has score 0 with the variance 1 of its
+    prior.  Where ``Fᵀ D⁻¹ F`` is singular to working precision otherwise, LinAlgError names the
+    level and group of the first factor that depends on finer ones.
     """
 
     def __init__(self, covariance: "MLR", X: Real, check_finite: bool = True) -> None:
@@ -292,6 +224,5 @@ def _factor_without_prior(A: "MLR") -> FloatArray:
             f"least squares scores are not determined: at level {level}, group {group}"
             f" ({counted(A.hierarchy.group_sizes(level)[group], 'feature')}) a factor's loadings"
             " depend on those of finer levels or of its own group; posterior scores exist"
-            " for any loadings"
-        )
+            " for any loadings")
     return K

@@ -29,6 +29,9 @@ LIMIT = 1e4
 # Relative residual ‖b - A x‖ / ‖b‖ that a solve by iteration reaches, or it raises.
 RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 
+# Entries of vectors whose inner products BLAS forms without the help of threads.
+_ALONE = 4096
+
 # Squared lengths that leave room for what is done with them.
 _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
          for info in (np.finfo(np.float32), np.finfo(np.float64))}
@@ -46,9 +49,13 @@ def column_dots(x: FloatArray, y: FloatArray | None = None, weight: FloatArray |
                 ) -> FloatArray:
     """``Σ_i w_i x_ik y_ik`` of the columns of x and y (n, k), y = x and w = 1 by default; float64.
 
-    Not by BLAS: the threads it would wake spin on and take the cores of the sweeps around it.
+    Long ones not by BLAS: the threads it would wake spin on and take the cores of the sweeps around
+    it.
     """
     y = x if y is None else y
+    if x.shape[1] == 1 and len(x) <= _ALONE and x.dtype == np.float64:
+        x, y = x[:, 0], y[:, 0]
+        return np.dot(x if weight is None else x * weight, y)[None]
     precise: dict[str, Any] = {} if x.dtype == np.float64 else {"dtype": np.float64}
     if x.shape[1] == 1:  # the same, contiguous
         x, y = x[:, 0], y[:, 0]
@@ -71,6 +78,8 @@ def of_size_one(solve: Callable[[FloatArray], Any], b: FloatArray, power: int = 
     """
     low, high = _SAFE[b.dtype]
     squares = np.dot(b, b) if b.ndim == 1 else column_dots(b)
+    if squares.size == 1 and low < squares.item() < high:
+        return solve(b)
     inside = (low < squares) & (squares < high)
     if inside.all():
         return solve(b)
@@ -90,27 +99,12 @@ def refine(x: FloatArray, residual: Callable[[FloatArray, IntArray], tuple[Float
            steps: int, gain: float = 0.5) -> FloatArray:
     """Correct columns of x (n, k) in place by what solves for their residuals, while that gains.
 
-    Parameters
-    ----------
-    residual : callable
-        ``residual(x, columns)``, for x (n, j) that stands for these columns: what is left to solve
-        for, and its size (j,) in whatever measure.
-    step : callable
-        ``step(r, columns)``, the correction (n, j) for residuals r.
-    left : ndarray of int
-        The columns to look at.
-    enough : float
-        Size of a residual that is done.
-    steps : int
-        Corrections at most.
-    gain : float, optional
-        A column that keeps more than this share of its residual is given up, with the better one of
-        its last two values.
-
-    Returns
-    -------
-    ndarray, shape (k,)
-        Sizes of the residuals at the end; 0 for columns that were not looked at.
+    ``residual(x, columns)``, for x (n, j) that stands for these columns, gives what is left to
+    solve for, and its size (j,) in whatever measure; ``step(r, columns)`` gives the correction (n,
+    j) for residuals r.  Only the columns `left` are looked at; a residual of size `enough` is
+    done.  A column that keeps more than the share `gain` of its residual, or has taken so many
+    `steps`, is given up, with the better one of its last two values.  Returns the sizes (k,) of the
+    residuals at the end, 0 for columns that were not looked at.
     """
     sizes = np.zeros(x.shape[1])
     if not left.size:
@@ -134,36 +128,18 @@ def refine(x: FloatArray, residual: Callable[[FloatArray, IntArray], tuple[Float
 def corrected(A: "StructuredOperator", solve: Callable[..., tuple[FloatArray, FloatArray]],
               multiply: Callable[[FloatArray, IntArray], FloatArray], b: FloatArray,
               dinv: FloatArray, norms: Sequence[float | FloatArray]) -> FloatArray:
-    """A pass up and down the tree, refined where a bound of the backward error asks for it.
+    """A pass up and down the tree, refined where a bound of the backward error asks for it; (n, k).
 
     ``x = D⁻¹ (b - F z)`` cancels where b lies close to the range of F or D is small.  Rounding in z
-    and in ``Fᵀ D⁻¹ b`` moves ``z - Fᵀx`` by ``‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖`` units,
-    ``P = I + FᵀD⁻¹F``.  A pass on the residual takes ``eps ‖P‖`` or less of the error; a column is
-    done when its backward error is small or a step no longer halves it.
+    and in ``Fᵀ D⁻¹ b`` moves ``z - Fᵀx`` by ``‖P‖ ‖z‖ + ‖D^{-1/2}F‖ ‖D^{-1/2}b‖`` units, ``P = I +
+    FᵀD⁻¹F``.  A pass on the residual takes ``eps ‖P‖`` or less of the error; a column is done when
+    its backward error is small or a step no longer halves it.  LinAlgError speaks of A where one
+    stays above `LIMIT` units of rounding.
 
-    Parameters
-    ----------
-    A : StructuredOperator
-        Whom an error speaks of.
-    solve : callable
-        ``solve(b, columns)`` gives x (n, k) and the squared lengths of z (k,) for right-hand sides
-        b that stand for these columns of `b`; `columns` None means all.
-    multiply : callable
-        ``multiply(x, columns)``, the product with the matrix that `solve` inverts.
-    b : ndarray, shape (n, k)
-    dinv : ndarray, shape (n,)
-        ``D⁻¹``.
-    norms : tuple of three, each a float or of shape (k,)
-        Bounds of ‖P‖ and ‖F‖ above, of the norm of the matrix below.
-
-    Returns
-    -------
-    ndarray, shape (n, k)
-
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        The backward error of a column stays above `LIMIT` units of rounding.
+    ``solve(b, columns)`` gives x (n, k) and the squared lengths of z (k,) for right-hand sides b
+    that stand for these columns of `b`, None for all; ``multiply(x, columns)`` is the product with
+    the matrix that it inverts.  `norms`, each a float or of shape (k,), are bounds of ‖P‖ and ‖F‖
+    above, and of the norm of the matrix below.
     """
     norm, size = np.broadcast_to(norms[2], b.shape[1]), lengths(b)
 
@@ -188,13 +164,17 @@ def doubtful(b: FloatArray, x: FloatArray, squares: FloatArray, dinv: FloatArray
     `squares` are those of the lengths of z.
     """
     above, factors, norm = norms
-    scaled = column_dots(b, weight=dinv)
+    parts: Any = squares, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
+    if b.shape[1] == 1:  # by floats, which cost less than arrays of one
+        parts = [part.item() for part in parts]
+    means, scaled, size, length = parts
     with np.errstate(over="ignore", invalid="ignore"):
-        size = lengths(b)
-        bound = factors * above**0.5 * (np.sqrt(above * squares) + np.sqrt(scaled))
+        bound = factors * above**0.5 * ((above * means)**0.5 + scaled**0.5)
         # Not "greater": what overflows is looked at.
-        fine = bound <= BACKWARD_ERROR * (norm * lengths(x) + size)
-    return np.flatnonzero(~fine & np.isfinite(size)) if not fine.all() else np.empty(0, np.intp)
+        fine = bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
+    if fine if b.shape[1] == 1 else fine.all():
+        return np.empty(0, np.intp)
+    return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
 
 
 def check_reached(A: "StructuredOperator", reached: FloatArray) -> None:

@@ -22,13 +22,8 @@ OPERATIONS: dict[str, "Operation"] = {}
 class Operation:
     """The rules of one operation; a call gives the result of the first rule that applies, or None.
 
-    Parameters
-    ----------
-    name : str
-    n_types : int, optional
-        A rule is chosen by the types of so many operands; other operands are passed on to it.
-    swapped : callable, optional
-        Turns a rule for operands of types (X, Y) into one for operands of types (Y, X).
+    A rule is chosen by the types of the first `n_types` operands; other operands are passed on to
+    it.  `swapped` turns a rule for operands of types (X, Y) into one for operands of types (Y, X).
     """
 
     def __init__(self, name: str, n_types: int = 1, swapped: Rule | None = None) -> None:

@@ -90,8 +90,7 @@ class Woodbury(StructuredOperator):
             if X.shape != (n, U.shape[1]):
                 raise ValueError(
                     f"{name} must have shape (n, k) = {(n, U.shape[1])} to update a base of shape"
-                    f" {base.shape}, got {X.shape}"
-                )
+                    f" {base.shape}, got {X.shape}")
         k = U.shape[1]
         if C is not None:
             C = as_finite(C, "C", ndim=2, axis_name="row")
@@ -208,8 +207,7 @@ class Woodbury(StructuredOperator):
         if self._capacitance.slogdet()[0] == 0:
             raise np.linalg.LinAlgError(
                 f"Woodbury of shape {self.shape} is singular: its capacitance I + Vᵀ A⁻¹ U C,"
-                f" {self._capacitance.shape}, has a zero pivot"
-            )
+                f" {self._capacitance.shape}, has a zero pivot")
 
     @cached_property
     def _sound(self):
@@ -296,8 +294,7 @@ class Woodbury(StructuredOperator):
         if sign == 0:
             raise np.linalg.LinAlgError(
                 f"the base of this Woodbury, {self._base!r}, is singular:"
-                " det(A) det(I + Vᵀ A⁻¹ U C) does not exist"
-            )
+                " det(A) det(I + Vᵀ A⁻¹ U C) does not exist")
         small_sign, small = self._capacitance.slogdet()
         if small_sign and not self._sound:
             raise np.linalg.LinAlgError(
@@ -334,8 +331,7 @@ class Woodbury(StructuredOperator):
         if values.size and values[0] <= -1:
             raise np.linalg.LinAlgError(
                 f"Woodbury of shape {self.shape} is not positive definite to working precision:"
-                f" smallest eigenvalue {1 + values[0]:.3g} relative to its base"
-            )
+                f" smallest eigenvalue {1 + values[0]:.3g} relative to its base")
         return Q @ E, np.sqrt(1 + values)
 
     def _color(self, z):
@@ -361,15 +357,6 @@ class WoodburyInverse(Woodbury):
 
     Its products are those of ``A⁻¹ + B K Vᵀ``; solve, determinant and square root go back to the
     original, which has them without cancellation.
-
-    Examples
-    --------
-    >>> from mlrops import LowRankPlusDiagonal
-    >>> A = LowRankPlusDiagonal([[1.0], [1.0]], D=[1.0, 1.0]).inv()
-    >>> A
-    <2x2 WoodburyInverse, positive definite, float64>
-    >>> A.diagonal().round(6)
-    array([0.666667, 0.666667])
     """
 
     def __init__(self, original, base, U, C, V):

@@ -75,8 +75,7 @@ def as_operator(x: Operand, *, symmetric: bool | None = None,
         return Dense(x, **tags)
     raise TypeError(
         "expected an operator, a 2-d array, a sparse array or a scipy LinearOperator, got"
-        f" {type(x).__name__}" + (f" of shape {np.shape(x)}" if np.ndim(x) else "")
-    )
+        f" {type(x).__name__}" + (f" of shape {np.shape(x)}" if np.ndim(x) else ""))
 
 
 class Wrapped(StructuredOperator):
@@ -123,8 +122,7 @@ class Wrapped(StructuredOperator):
         if not (issparse(A) or is_operator(A)):
             raise TypeError(
                 "Wrapped expects a sparse array, a scipy LinearOperator or an object with shape"
-                f" and matvec, got {type(A).__name__}; see as_operator"
-            )
+                f" and matvec, got {type(A).__name__}; see as_operator")
         if not (issparse(A) or isinstance(A, LinearOperator)):
             A = aslinearoperator(A)
         if A.ndim != 2:
@@ -140,8 +138,7 @@ class Wrapped(StructuredOperator):
             if demanded and not equal:
                 raise ValueError(
                     "Wrapped was declared symmetric, but the sparse array differs from its"
-                    f" transpose in {counted((A != A.T).nnz, 'entry')}"
-                )
+                    f" transpose in {counted((A != A.T).nnz, 'entry')}")
             symmetric = equal
         super().__init__(dtype, A.shape, symmetric=bool(symmetric),
                          positive_definite=positive_definite)
@@ -184,8 +181,7 @@ class Wrapped(StructuredOperator):
         if y.dtype.kind == "c":
             raise TypeError(
                 f"{type(self._A).__name__} declares dtype {self._A.dtype} but returned a complex"
-                " product; operators here are real"
-            )
+                " product; operators here are real")
         return y.astype(self.dtype, copy=False)
 
     def _mul(self, x):
@@ -205,8 +201,7 @@ class Wrapped(StructuredOperator):
                 return self._mul(x)
             raise NotImplementedError(
                 f"the wrapped {type(A).__name__} of shape {self.shape} has no adjoint product"
-                " (rmatvec)"
-            ) from error
+                " (rmatvec)") from error
 
     def _diagonal(self):
         return self._A.diagonal() if issparse(self._A) else super()._diagonal()

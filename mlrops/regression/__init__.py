@@ -13,19 +13,7 @@ from .sur.result import SURResult
 from .sur.selection import select_sur_ranks
 from .sur.small_sample import corrected_covariance, effective_weights, residual_df
 
-__all__ = [
-    "Bootstrap",
-    "GLSResult",
-    "HypothesisTest",
-    "SUR",
-    "SURResult",
-    "SystemPrediction",
-    "als_gls",
-    "corrected_covariance",
-    "effective_weights",
-    "em_gls",
-    "gls",
-    "residual_df",
-    "select_sur_ranks",
-]
+__all__ = ["Bootstrap", "GLSResult", "HypothesisTest", "SUR", "SURResult", "SystemPrediction",
+           "als_gls", "corrected_covariance", "effective_weights", "em_gls", "gls", "residual_df",
+           "select_sur_ranks"]
 __getattr__ = moved_names(__name__, {"SURIterate": "mlrops:Iterate"})

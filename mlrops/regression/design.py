@@ -19,30 +19,13 @@ BLOCK = 64  # columns a block where columns are formed one after the other
 
 
 class Design:
-    """Regressors ``X = B T``.
+    """Regressors ``X = B T`` of shape (N, p), N > p; a 1-d array is one column.
 
     A dense X is factored: B has orthonormal columns and T is upper triangular, so that an iteration
     in the basis B does not feel the condition of X.  The columns of a sparse X are scaled to unit
-    length and T is diagonal.  A linear operator is taken as it is, T = I.
-
-    Parameters
-    ----------
-    X : array_like, DataFrame, dict of columns, sparse array or LinearOperator, shape (N, p)
-        A 1-d array is one column.
-
-    Attributes
-    ----------
-    shape : (int, int)
-    names : tuple of str or None
-        Column names, where X is a frame, a dict or a named series.
-    index : pandas.Index or None
-    dtype : dtype
-
-    Raises
-    ------
-    ValueError
-        N <= p, NaN or infinity, or (dense X) columns that are linearly dependent, and (sparse X)
-        columns of zeros: by name, or by number where they have none.
+    length and T is diagonal.  A linear operator is taken as it is, T = I.  `names` and `index`
+    label columns and rows, None where X has no labels.  NaN, infinity, columns of zeros and
+    linearly dependent ones of a dense X are refused by name, or by number.
     """
 
     def __init__(self, X: Any) -> None:
@@ -55,8 +38,7 @@ class Design:
         if N <= p:
             raise ValueError(
                 f"X must have more observations (rows) than coefficients, got {counted(N, 'row')}"
-                f" and {counted(p, 'column')}"
-            )
+                f" and {counted(p, 'column')}")
         if isinstance(X, np.ndarray):
             self._factor(X)
         elif issparse(X):
@@ -76,8 +58,7 @@ class Design:
             raise ValueError(
                 f"X must have linearly independent columns, got rank {np.count_nonzero(~null)} of"
                 f" {X.shape[1]}: {name_dependent(Vt[null].T, self.names)} are dependent; leave out"
-                f" {np.count_nonzero(null)} of them"
-            )
+                f" {np.count_nonzero(null)} of them")
         self._T = R * length
 
     def _scale(self, X: Any) -> None:
@@ -188,5 +169,4 @@ def _refuse(columns: Any, rows: Any, names: Any = None, labels: Any = None) -> N
         raise ValueError(
             f"X must be finite, got NaN or infinity in {counted(columns.size, 'column')}"
             f" ({name_columns(columns, names)}) and {counted(rows.size, 'row')} ({where}); drop"
-            " those rows, or the columns"
-        )
+            " those rows, or the columns")

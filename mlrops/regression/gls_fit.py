@@ -223,8 +223,7 @@ def _warn(solver: str, residual: float, rtol: float, n_cg: int, maxiter: int) ->
         f"gls: {solver} {'hit the cap of' if capped else 'stopped after'}"
         f" {counted(n_cg, 'iteration')} at a relative residual of the normal equations of"
         f" {residual:.1e}, {rtol:.0e} was asked for; try {other[solver]}solver='qr', or {hint}",
-        ConvergenceWarning, stacklevel=4,
-    )
+        ConvergenceWarning, stacklevel=4)
 
 
 def _refine(equations: "_Normal", gamma: FloatArray, rtol: float,
@@ -269,8 +268,7 @@ class _Normal:
         if not math.isfinite(length):
             raise ValueError(
                 "gls: Xᵀ Σ⁻¹ y is not finite: it overflows, or the products of X or the solve of"
-                " covariance give NaN or infinity for finite input"
-            )
+                " covariance give NaN or infinity for finite input")
         if not first.any():
             return 0.0
         # A Rayleigh quotient of the normal operator; the gradient leans to its large eigenvalues.
@@ -279,8 +277,7 @@ class _Normal:
         if norm < 0 or total < 0:
             raise np.linalg.LinAlgError(
                 f"gls: covariance is not positive definite: vᵀ Σ⁻¹ v = {min(norm, total):.3g} for"
-                " some v"
-            )
+                " some v")
         if not norm * total > 0:
             raise ValueError("gls: the squares of y underflow; measure y in a smaller unit")
         return math.sqrt(norm) * math.sqrt(total)
@@ -294,8 +291,7 @@ class _Normal:
     def step(self, error: FloatArray, gradient: FloatArray, goal: float,
              maxiter: int) -> tuple[FloatArray, int]:
         """Solve for what is left until the gradient is below `goal`; γ and iterations used."""
-        return cg_of_one(
-            lambda v: self.gradient(self.design.apply(v)), gradient, goal, maxiter)
+        return cg_of_one(lambda v: self.gradient(self.design.apply(v)), gradient, goal, maxiter)
 
     @cached_property
     def root(self) -> FloatArray:
@@ -324,27 +320,24 @@ class _Whitened(_Normal):
             covariance.whiten(y)
         except ValueError as error:
             raise ValueError(
-                f"this solver whitens, and {error}; solver='cg' needs no square root"
-            ) from error
+                f"this solver whitens, and {error}; solver='cg' needs no square root") from error
 
     def quad(self, error: FloatArray) -> float:
         return float(self.covariance.inv_quad(error))
 
     def step(self, error: FloatArray, gradient: FloatArray, goal: float,
              maxiter: int) -> tuple[FloatArray, int]:
-        N, p = self.design.shape
         design, covariance = self.design, self.covariance
         # W is the inverse of S, S Sᵀ = Σ, and so Wᵀ = Σ⁻¹ S.
         whitened = LinearOperator(
-            (N, p), lambda v: covariance.whiten(design.apply(v.ravel())),
+            design.shape, lambda v: covariance.whiten(design.apply(v.ravel())),
             rmatvec=lambda u: design.adjoint(covariance.solve(covariance.color(u.ravel()))),
             dtype=np.float64)
         # Its own recurrences in double precision: their squares overflow single precision.
         right = covariance.whiten(error).astype(np.float64, copy=False)
         # ‖Âᵀr‖ <= tol ‖Â‖ ‖r‖ or ‖r‖ <= tol ‖right‖: either brings the gradient below the goal.
         tol = goal / self.size * math.sqrt(self.quad(self.y)) / np.linalg.norm(right)
-        step, _, n_cg, *_ = lsmr(
-            whitened, right, atol=tol, btol=tol, conlim=0, maxiter=maxiter)
+        step, _, n_cg, *_ = lsmr(whitened, right, atol=tol, btol=tol, conlim=0, maxiter=maxiter)
         return step.astype(self.dtype, copy=False), int(n_cg)
 
     @cached_property
@@ -357,8 +350,7 @@ class _Whitened(_Normal):
         length = _lengths(np.square(Z).sum(axis=0), design)
         Q, R = qr(Z / length, mode="economic", check_finite=False)
         _, sigma, Vt = np.linalg.svd(R)
-        null = sigma <= rounding(Z.shape[1], Z.dtype) * sigma[0]
-        _check_rank(null, Vt.T, design)
+        _check_rank(sigma <= rounding(Z.shape[1], Z.dtype) * sigma[0], Vt.T, design)
         return Q, R, length
 
     @cached_property
@@ -395,5 +387,4 @@ def _check_rank(null: BoolArray, vectors: FloatArray, design: Design, hint: str 
         raise ValueError(
             f"X must have linearly independent columns, got rank {rank} of {p} to working"
             f" precision: {name_dependent(vectors[:, null], design.names)} are dependent; leave out"
-            f" {p - rank} of them{hint}"
-        )
+            f" {p - rank} of them{hint}")

@@ -95,14 +95,12 @@ class GLSResult(CoefficientResults):
         end = "converged" if self.converged else "NOT converged"
         return (
             f"<GLSResult of {counted(self.coefficients.size, 'coefficient')},"
-            f" {counted(self.nobs, 'observation')}; {self.solver} {end}>"
-        )
+            f" {counted(self.nobs, 'observation')}; {self.solver} {end}>")
 
     def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
         if self.names is None:
             return x
         pd, index = import_pandas(), list(self.names)
-
         return (pd.Series(x, index=index) if columns is None
                 else pd.DataFrame(x, index=index, columns=columns))
 
@@ -115,7 +113,8 @@ class GLSResult(CoefficientResults):
         return [f"x{j}" for j in range(self.coefficients.size)] if self.names is None else (
             list(self.names))
 
-    def _frame_index(self) -> Labelled:
+    @property
+    def _index(self) -> Labelled:
         return import_pandas().Index(self._labels())
 
     @property
@@ -246,15 +245,13 @@ class GLSResult(CoefficientResults):
             ("Observations", f"{self.nobs:,}"),
             ("Coefficients", f"{self.coefficients.size:,}"),
             ("Df residuals", f"{self.df_resid:,}"),
-            ("Covariance", short(type(self.covariance).__name__)),
-        ]
+            ("Covariance", short(type(self.covariance).__name__))]
         right = [
             ("R-squared", f"{self.rsquared:.4f}"),
             ("Log-likelihood", loglik),
             (f"Scale ({self.scale_is})", f"{self.scale:.5g}"),
             (f"Iterations ({self.solver})", f"{self.n_cg:,}"),
-            ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})"),
-        ]
+            ("Converged", f"{'yes' if self.converged else 'no'} ({self.residual:.1e})")]
         return side_by_side(left, right)
 
     n_iter = old_attribute("n_iter", "n_cg")

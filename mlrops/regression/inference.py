@@ -31,19 +31,12 @@ def half_widths(errors: FloatArray, df: FloatArray | float, alpha: float) -> Flo
 class Inference:
     """Coefficients and their precision, one after the other in flat arrays.
 
-    Attributes
-    ----------
-    params : ndarray, shape (P,)
-        Coefficients.
-    bse : ndarray, shape (P,)
-        Their standard errors.
-    df : float or ndarray, shape (P,)
-        Degrees of freedom of Student's t; infinite for the normal distribution.
+    The degrees of freedom are those of Student's t, infinite for the normal distribution.
     """
 
-    params: FloatArray
-    bse: FloatArray
-    df: FloatArray | float
+    params: FloatArray  # (P,)
+    bse: FloatArray  # (P,), their standard errors
+    df: FloatArray | float  # (P,) or one for all
 
     @cached_property
     def tvalues(self) -> FloatArray:
@@ -77,21 +70,15 @@ class CoefficientResults:
     """What every regression's result says of its coefficients and rows, with their names.
 
     A class that inherits this has `inference`, `errors` and `fitted`, and gives numbers their
-    names or shapes by `_by_coefficient`, `_by_row` and `_frame_index`.
+    names or shapes by `_by_coefficient`, `_by_row` and `_index`.
     """
 
     inference: Any  # an Inference
     errors: Any  # residuals as an array
     fitted: Any  # fitted values as an array
-
-    def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
-        raise NotImplementedError
-
-    def _by_row(self, x: FloatArray) -> Labelled:
-        raise NotImplementedError
-
-    def _frame_index(self) -> Labelled:
-        raise NotImplementedError
+    _by_coefficient: Any
+    _by_row: Any
+    _index: Any  # of the table of coefficients
 
     @property
     def resid(self) -> Labelled:
@@ -166,5 +153,5 @@ class CoefficientResults:
             errors is known), and the ends of the confidence intervals.  The index of a system is
             (equation, regressor), names or numbers.
         """
-        return import_pandas().DataFrame(self.inference.table(alpha), index=self._frame_index(),
+        return import_pandas().DataFrame(self.inference.table(alpha), index=self._index,
                                          columns=self.inference.columns(alpha))

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._common.labels import is_missing
 from .._common.typing import IntArray, Labels
 from .._common.wording import counted, name_some
 
@@ -193,7 +194,7 @@ def _object_codes(array, what):
                         f" {type(array[at]).__name__} at feature {at}; pass one array a level:"
                         " from_labels(coarse, fine)") from None
     values = list(index)
-    present = [i for i, v in enumerate(values) if not _is_missing(v)]
+    present = [i for i, v in enumerate(values) if not is_missing(v)]
     try:
         present.sort(key=values.__getitem__)
     except TypeError:
@@ -205,12 +206,6 @@ def _object_codes(array, what):
     rank = np.full(len(values), -1, dtype=np.intp)
     rank[present] = np.arange(len(present))
     return rank[codes], [values[i] for i in present]
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether this is no label: None, NaN, NaT or NA."""
-    # pandas' NA refuses to be compared, so it is known by the name of its type.
-    return value is None or type(value).__name__ == "NAType" or bool(value != value)
 
 
 # ---------------------------------------------------------------- labels of all levels
@@ -317,17 +312,12 @@ def split_evenly(n: int, group_counts: Iterable[int]) -> Boundaries:
 
 
 def cut_linkage(Z: Any, group_counts: Iterable[int]) -> tuple[IntArray, Boundaries]:
-    """Cut a linkage into ``group_counts[l]`` clusters a level.
+    """Permutation and boundaries of a linkage, cut into ``group_counts[l]`` clusters a level.
 
-    Row i of Z merges two clusters into cluster n + i.  Undoing the last p - 1 merges leaves p
-    clusters.  A finer level undoes what the coarser ones undid and more, so the levels nest
-    whatever the heights, which need not increase (centroid and median linkages).
-
-    Returns
-    -------
-    permutation : ndarray of intp, shape (n,)
-        The leaves of the dendrogram from left to right.
-    boundaries : list of ndarrays (p_l + 1,)
+    The permutation (n,) holds the leaves of the dendrogram from left to right.  Row i of Z merges
+    two clusters into cluster n + i.  Undoing the last p - 1 merges leaves p clusters.  A finer
+    level undoes what the coarser ones undid and more, so the levels nest whatever the heights,
+    which need not increase (centroid and median linkages).
     """
     children, sizes = _read_linkage(Z)
     n = len(children) + 1
@@ -368,8 +358,7 @@ def _read_linkage(Z):
     for wrong, expected in [
         (~(ids == np.floor(ids)).all(axis=1), "two whole cluster numbers"),
         (~((ids >= 0) & (ids < latest[:, None])).all(axis=1), "clusters that exist by then"),
-        (~(heights >= 0), "a height that is not negative and not NaN"),
-    ]:
+        (~(heights >= 0), "a height that is not negative and not NaN")]:
         if wrong.any():
             i = np.flatnonzero(wrong)[0]
             raise ValueError(f"Z is not a linkage: merge {i} must have {expected}, got"

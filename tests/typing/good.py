@@ -61,8 +61,9 @@ def watch(iterate: Iterate) -> None:
 
 samples = simulate_mlr(Hierarchy.balanced(12, (1, 3)), (2, 1), 60, random_state=0).Y
 twelve = Hierarchy.balanced(12, (1, 3))
-model = mlrops.fit_factor_model(samples, (2, 1), twelve, init="svd", missing="raise",
-                                callback=watch, max_iter=50)
+model = mlrops.fit_factor_model(
+    samples, (2, 1), twelve, init="svd", missing="raise", callback=watch, max_iter=50
+)
 score: float = model.score(samples)
 scores = model.scores(pd.DataFrame(samples), level=0, method="bartlett")
 rotated = model.rotate("varimax")

@@ -15,7 +15,7 @@ from ..._common.typing import FloatArray
 from ..._common.validate import all_finite, plain, working_dtype
 from ..._common.wording import counted
 from ...tree.hierarchy import Hierarchy
-from . import moments
+from .. import estep
 from .complete import CompleteData, check_enough, check_varies
 
 __all__ = ["Chunks", "check_features", "compress_chunks", "memmap_chunks"]
@@ -45,8 +45,7 @@ class Chunks:
             raise TypeError(
                 f"chunks must be an iterable that can be gone through many times, got a"
                 f" {type(chunks).__name__}, which can be used once; pass a function that makes a"
-                " new one each time it is called"
-            )
+                " new one each time it is called")
         self._hierarchy, self._weights = hierarchy, check_weights(weights)
         self._wanted, self._common = dtype, None
         self._count = -1  # rows of a pass, known after the first one
@@ -107,7 +106,7 @@ class Chunks:
             filled = at + len(piece)
             held[at:filled] = weights
             root = np.ones_like(weights) if first else np.sqrt(weights)
-            moments.load(piece, place, mean, scale, root, at, X)
+            estep.moments.load(piece, place, mean, scale, root, at, X)
             if filled == k:
                 yield X, held
                 left, filled = left - k, 0
@@ -121,7 +120,7 @@ class Chunks:
         low, high = np.full(n, np.inf), np.full(n, -np.inf)
         for X, weights in self.blocks(max(FIRST_WIDTH, FIRST_ITEMS // n), np.arange(n),
                                       np.zeros(n), np.ones(n), first=True):
-            moments.describe(X, weights, seen, mean, squares, low, high)
+            estep.moments.describe(X, weights, seen, mean, squares, low, high)
             seen += weights.sum()
         self.check_first_pass(low, high)
         return (mean, squares) if center else (np.zeros(n), squares + seen * np.square(mean))
@@ -138,8 +137,7 @@ class Chunks:
         if scipy.sparse.issparse(chunk):
             raise TypeError(
                 f"chunk {number} is sparse; give all samples as one sparse matrix"
-                " (scipy.sparse.vstack), which is never made dense"
-            )
+                " (scipy.sparse.vstack), which is never made dense")
         what, order = f"chunk {number}", None
         if is_frame(chunk):
             rows = frame_values(chunk, what)
@@ -161,8 +159,7 @@ class Chunks:
             row, column = np.argwhere(~np.isfinite(piece))[0]
             raise ValueError(
                 f"data must be finite, got NaN or infinity in chunk {number}, row {part[row]},"
-                f" feature {named([column], self.names)}"
-            )
+                f" feature {named([column], self.names)}")
 
 
 def check_features(shape: tuple[int, ...], hierarchy: Hierarchy, what: str = "Y") -> None:
@@ -170,8 +167,7 @@ def check_features(shape: tuple[int, ...], hierarchy: Hierarchy, what: str = "Y"
     if shape[1] != hierarchy.n:
         raise ValueError(
             f"{what} must have one column for each of the hierarchy's"
-            f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)"
-        )
+            f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)")
 
 
 def _native(dtype, what="chunks"):
@@ -189,31 +185,13 @@ def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
                     dtype: Any = None) -> CompleteData:
     """Replace samples in row chunks by the n rows of the triangular factor of their QR.
 
-    One pass, also over an iterator that can be used only once; about ``6 n²`` numbers of memory
-    and ``3 n²`` flops a sample.  Parameters and errors are those of `chunked_source`.
+    They have the same ``X Xᵀ`` as the data, so every EM iterate stays the same.  It takes one pass,
+    also over an iterator that can be used only once; about ``6 n²`` numbers of memory and ``3 n²``
+    flops a sample.  Parameters and errors are those of `chunked_source`.
 
-    Returns
-    -------
-    CompleteData
-        With the same ``X Xᵀ`` as the data: every EM iterate stays the same.
-
-    Notes
-    -----
     The factor is updated block by block, ``R ← qr([R; block])``.  A first column of ones takes up
-    the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori,
-    M. Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.chunks import compress_chunks
-    >>> Y = np.random.default_rng(0).standard_normal((1000, 3))
-    >>> data = compress_chunks(iter(np.array_split(Y, 7)), Hierarchy.flat(3), center=True)
-    >>> data.X.shape, data.n_samples
-    ((3, 3), 1000)
-    >>> bool(np.allclose(data.X @ data.X.T / 1000, np.cov(Y.T, bias=True)))
-    True
+    the mean: what lies below its row is the factor of the centred data (J. Demmel, L. Grigori, M.
+    Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype, once=True)
     n, width = hierarchy.n, max(2 * hierarchy.n, FIRST_WIDTH)

@@ -138,5 +138,4 @@ def check_varies(low: FloatArray, high: FloatArray, features: np.ndarray,
     if constant.size:
         raise ValueError(
             f"Y has {counted(constant.size, 'constant feature')} ({named(constant, names)}), for"
-            " which no variance can be estimated; leave them out"
-        )
+            " which no variance can be estimated; leave them out")

@@ -9,7 +9,7 @@ from ..._common.cached import cached_property
 from ..._common.typing import FloatArray
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
-from . import _compiled_incomplete
+from .. import estep
 from .incomplete import IncompleteSamples
 
 __all__ = ["ConditionalMap", "fill", "loglik_samples"]
@@ -64,7 +64,7 @@ def _missing_variance(A, swept, batch):
     """(n, k) conditional variances of the missing cells of a batch, from its path covariances."""
     layout, patterns, (p0, p1, starts) = A._layout, batch.patterns, batch.shown
     out = np.empty_like(batch.X)
-    kernels.threads.run(lambda lo, hi: _compiled_incomplete.missing_variance(
+    kernels.threads.run(lambda lo, hi: estep._compiled_incomplete.missing_variance(
         A._F, A._d, patterns.seen, patterns.rows, patterns.row_off, patterns.class_off, swept.S,
         starts, p0, lo, hi, out),
         layout.leaf_off, 0, layout.n_leaves, layout.n * (p1 - p0) * layout.R**2)
@@ -72,28 +72,11 @@ def _missing_variance(A, swept, batch):
 
 
 class ConditionalMap(StructuredOperator):
-    r"""How the mean of some features follows others: :math:`\Sigma_{mo} \Sigma_{oo}^{-1}`.
+    """How the mean of some features follows others: ``Σ_mo Σ_oo⁻¹``, (missing, observed).
 
-    Parameters
-    ----------
-    covariance : MLR
-        Covariance of n features.
-    observed, missing : ndarray of int
-        Disjoint sets of features; columns and rows of the operator, in this order.
-
-    Notes
-    -----
-    With ``C = (I + F_oᵀ D_o⁻¹ F_o)⁻¹`` the matrix is ``F_m C F_oᵀ D_o⁻¹``: an upward and a downward
-    sweep over the tree and two products with the factors, ``4 n R`` flops, in either direction.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.filling import ConditionalMap
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=np.ones(3))
-    >>> ConditionalMap(A, np.array([0, 2]), np.array([1])).toarray()
-    array([[0.33333333, 0.33333333]])
+    The two are disjoint arrays of features.  With ``C = (I + F_oᵀ D_o⁻¹ F_o)⁻¹`` the matrix is
+    ``F_m C F_oᵀ D_o⁻¹``: an upward and a downward sweep over the tree and two products with the
+    factors, ``4 n R`` flops, in either direction.
     """
 
     def __init__(self, covariance: MLR, observed: np.ndarray, missing: np.ndarray):

@@ -19,7 +19,7 @@ from ..._common.validate import as_real
 from ..._common.wording import agree, counted, name_some
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_incomplete as _compiled
+from .. import estep
 from . import patterns as passes
 from .patterns import Batch, Grouped
 from .protocol import Filled, Maybe, Moved, scaled
@@ -30,31 +30,12 @@ __all__ = ["IncompleteData", "IncompleteSamples", "IncompleteStep", "incomplete_
 class IncompleteSamples(Grouped):
     """Samples with missing cells, grouped by their patterns of missing cells, once and for all.
 
-    Parameters
-    ----------
-    hierarchy : Hierarchy
-    X : ndarray of float, shape (n, N)
-        Samples, one a column, rows in feature order; NaN marks a missing cell.
-    weights : ndarray, shape (N,), optional
-        Positive weights of the samples; default ones.
-
-    Notes
-    -----
-    A sorted copy of X is kept, and a bit for each pair of a class of features and a pattern.  Work
-    and memory of what follows go by the number of patterns P and of *classes*, sets of features of
-    one leaf that are missing in the same samples: a pattern costs one factorization, a class
-    ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at random make P = N patterns and n classes;
-    blocks and monotone missing data make few.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.incomplete import IncompleteSamples
-    >>> X = np.array([[1.0, 2, 3, 4], [np.nan, 1, 0, np.nan]])
-    >>> samples = IncompleteSamples(Hierarchy.flat(2), X)
-    >>> samples.n_samples, samples.n_patterns, samples.counts
-    (4, 2, array([4., 2.]))
+    X (n, N) has one sample a column and rows in feature order; NaN marks a missing cell.  The
+    weights (N,) are positive, ones by default.  A sorted copy of X is kept, and a bit for each pair
+    of a class of features and a pattern.  Work and memory of what follows go by the number of
+    patterns P and of *classes*, sets of features of one leaf that are missing in the same samples:
+    a pattern costs one factorization, a class ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at
+    random make P = N patterns and n classes; blocks and monotone missing data make few.
     """
 
     def __init__(self, hierarchy: Hierarchy, X: FloatArray, weights: FloatArray | None = None):
@@ -83,8 +64,7 @@ class IncompleteSamples(Grouped):
             raise ValueError(
                 f"X must have a number at every observed cell, got NaN at"
                 f" {counted(bad.size, 'feature')} ({name_some(np.sort(h.permutation[bad]))});"
-                " cells that are missing elsewhere need samples of their own"
-            )
+                " cells that are missing elsewhere need samples of their own")
         other._roots = self._roots.astype(X.dtype, copy=False)
         return other
 
@@ -157,27 +137,12 @@ class IncompleteData:
 class IncompleteStep:
     """The E-step of samples with missing cells: moments summed over the samples; see `EStep`.
 
-    Notes
-    -----
     For each feature i the moments over the samples that show it: ``v_i = Σ w x_i (z, 1)``, the
     second moments ``W_i = Σ w E[(z, 1)(z, 1)ᵀ]`` of its regressors along the path of its leaf,
     shared by its class, and ``Σ w x_i²``, x relative to the mean that went in.  With P patterns and
     C classes this costs ``2 C P R²`` flops in products of matrices, ``4 n R N`` for the data and P
-    sweeps of the tree; two arrays of ``C R² / 2`` numbers are the largest.
-
-    Little and Rubin, "Statistical Analysis with Missing Data" (1987), for EM with missing cells.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.incomplete import incomplete_source
-    >>> Y = np.array([[1.0, np.nan], [2, 1], [3, 0], [4, np.nan]])
-    >>> source = incomplete_source(Y, Hierarchy.flat(2), center=True)
-    >>> independent = MLR(Hierarchy.flat(2), [np.zeros((2, 0))], D=np.ones(2))
-    >>> F, D, mean = source.evaluate(independent, np.zeros(2)).update()
-    >>> mean, D  # means and variances of what is there
-    (array([2.5, 0.5]), array([1.25, 0.25]))
+    sweeps of the tree; two arrays of ``C R² / 2`` numbers are the largest (Little and Rubin,
+    "Statistical Analysis with Missing Data", 1987, for EM with missing cells).
     """
 
     def __init__(self, covariance: MLR, mean: FloatArray, data: IncompleteData):
@@ -205,7 +170,7 @@ class IncompleteStep:
         A, W, patterns = self._sigma, self._W, self._patterns
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
         offset, m = np.empty_like(D), F.shape[1] + self._is_free
-        passes.by_class(lambda lo, hi: _compiled.class_regress(
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_regress(
             V, W, self._squares, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
             patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
         return F, D, offset
@@ -223,7 +188,7 @@ class IncompleteStep:
         """
         A, patterns = self._sigma, self._patterns
         dF, dD, dmean = np.empty_like(A._F), np.empty_like(A._d), np.empty_like(A._d)
-        passes.by_class(lambda lo, hi: _compiled.class_gradient(
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
             A._F, A._d, self._V, self._W, self._squares, patterns.rows, patterns.row_off, lo, hi,
             dF, dD, dmean), patterns, len(dF) * dF.shape[1] ** 2)
         for x in (dF, dD, dmean):
@@ -273,13 +238,11 @@ def _check_columns(Y, observed, names):
     if few.size:
         raise ValueError(
             f"Y has {counted(few.size, 'column')} with fewer than 2 observed cells"
-            f" ({named(few, names)}), for which no variance can be estimated; leave them out"
-        )
+            f" ({named(few, names)}), for which no variance can be estimated; leave them out")
     high = np.where(observed, Y, -np.inf).max(axis=0)
     constant = np.flatnonzero(high == np.where(observed, Y, np.inf).min(axis=0))
     if constant.size:
         raise ValueError(
             f"Y has {counted(constant.size, 'feature')} that {agree(constant.size, 'is', 'are')}"
             f" constant where observed ({named(constant, names)}), for which no variance can be"
-            " estimated; leave them out"
-        )
+            " estimated; leave them out")

@@ -13,13 +13,13 @@ from ... import kernels
 from ..._common.cached import cached_property
 from ..._common.typing import BoolArray, FloatArray, Real
 from ..._common.validate import as_real
-from ...kernels import leaf, threads
+from ...kernels import threads
 from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from ...operators.refine import corrected
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_incomplete as _compiled
+from .. import estep
 from .patterns import Grouped, add_by_class, by_class, gather, grams, products
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
@@ -31,33 +31,10 @@ PRODUCT_ITEMS = 4 * CACHE_ITEMS
 class ObservedCells(Grouped):
     """Which cells of an array (n, N) are there, samples grouped by their patterns once and for all.
 
-    Parameters
-    ----------
-    hierarchy : Hierarchy
-        Of the n features.
-    observed : array_like of bool, shape (n, N)
-        True where there is a value; rows in feature order, one sample a column.  Samples without
-        any and features that no sample shows are allowed.
-
-    Notes
-    -----
-    Depends on the mask alone: one object serves every covariance and all values.  A boolean is kept
-    for each pair of a class, a set of features of one leaf that are missing in the same samples,
-    and a pattern.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.incomplete_solve import ObservedCells
-    >>> observed = np.array([[True, True, True, True], [False, True, True, False]])
-    >>> cells = ObservedCells(Hierarchy.flat(2), observed)
-    >>> cells.n_patterns, cells.counts
-    (2, array([4, 2]))
-    >>> for samples, features in cells.groups():
-    ...     print(samples, features)
-    [0 3] [0]
-    [1 2] [0 1]
+    `observed` is True where there is a value; rows are in feature order, one sample a column.
+    Samples without any and features that no sample shows are allowed.  It depends on the mask
+    alone: one object serves every covariance and all values.  A boolean is kept for each pair of a
+    class, a set of features of one leaf that are missing in the same samples, and a pattern.
     """
 
     def __init__(self, hierarchy: Hierarchy, observed: BoolArray):
@@ -69,8 +46,7 @@ class ObservedCells(Grouped):
         if observed.ndim != 2 or observed.shape[0] != hierarchy.n or observed.shape[1] == 0:
             raise ValueError(
                 f"observed must have one row a feature ({hierarchy.n}) and a column for each of one"
-                f" sample or more, got shape {observed.shape}"
-            )
+                f" sample or more, got shape {observed.shape}")
         super().__init__(hierarchy, hierarchy._gather(observed))
 
     @property
@@ -95,52 +71,18 @@ class ObservedCells(Grouped):
 
 
 class IncompletePrecision:
-    r"""Inverses of the blocks of an MLR covariance that each of N samples shows.
+    """Inverses of the blocks ``Σ_OO`` of an MLR covariance Σ that each of N samples shows.
 
-    For sample t with observed features O the inverse of :math:`\Sigma_{OO}`, on the tree of Σ.
-
-    Parameters
-    ----------
-    covariance : MLR
-    cells : ObservedCells
-        On the hierarchy of the covariance.
-
-    Notes
-    -----
     A missing cell is a feature of zero precision in its sample: ``Σ_OO⁻¹`` follows from Woodbury's
-    identity with zeros in ``D⁻¹``, on the same tree.  With P patterns, C classes (see
-    `ObservedCells`) and ``s = Σ p_l r_l`` factors in all groups:
-
-    =====================  ==========================================  ======================
-    operation              flops                                       numbers kept
-    =====================  ==========================================  ======================
-    factor (once)          ``n R² + C P R² + P Σ p_l r_l R_l²``        ``P s R``
-    ``solve``              ``4 n R N + 4 s R N``                       none
-    ``logdet``             free after factoring                        none
-    ``inv_quad``           those of ``solve``                          none
-    ``inverse_diagonal``   ``n R² + C P R²`` and P sweeps              none
-    =====================  ==========================================  ======================
-
-    With leaves much larger than R, ``P s R`` is small beside the data; leaves of R features or
-    fewer make it about ``P n R``.
+    identity with zeros in ``D⁻¹``.  With P patterns, C classes (see `ObservedCells`) and
+    ``s = Σ p_l r_l`` factors in all groups, factoring takes ``n R² + C P R² + P Σ p_l r_l R_l²``
+    flops once and keeps ``P s R`` numbers; after that `logdet` is free, `solve` and `inv_quad` take
+    ``4 n R N + 4 s R N`` flops, and `inverse_diagonal` takes ``n R² + C P R²`` and P sweeps.  With
+    leaves much larger than R, ``P s R`` is small beside the data; leaves of R features or fewer
+    make it about ``P n R``.
 
     `solve` is refined as `MLR.solve` is, where a bound of its backward error asks for it; and like
     it needs ``eps ‖I + FᵀD⁻¹F‖`` below 1 for that to help.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
-    >>> h = Hierarchy.flat(2)
-    >>> sigma = MLR(h, [np.ones((2, 1))], D=np.ones(2))  # [[2, 1], [1, 2]]
-    >>> cells = ObservedCells(h, np.array([[True, True], [True, False]]))
-    >>> precision = IncompletePrecision(sigma, cells)
-    >>> np.round(precision.solve([[3.0, 3.0], [3.0, np.nan]]), 12)
-    array([[1. , 1.5],
-           [1. , 0. ]])
-    >>> bool(np.isclose(precision.logdet(), np.log(3) + np.log(2)))
-    True
     """
 
     def __init__(self, covariance: MLR, cells: ObservedCells):
@@ -151,8 +93,7 @@ class IncompletePrecision:
                 f"covariance and cells must share one hierarchy, got {covariance.hierarchy!r} and"
                 f" {cells.hierarchy!r}"
                 + (", groups or order of features differ" if covariance.shape[0] == cells.shape[0]
-                   else "")
-            )
+                   else ""))
         self.covariance, self.cells, self.shape = covariance, cells, cells.shape
 
     @cached_property
@@ -166,8 +107,9 @@ class IncompletePrecision:
         step = _leaves_at_once(layout, R)
         for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
             G = grams(outer, patterns, p0, p1)
-            threads.run(lambda lo, hi, G=G, p0=p0, p1=p1: _compiled.factor_patterns(
-                G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
+            threads.run(
+                lambda lo, hi, G=G, p0=p0, p1=p1: estep._compiled_incomplete.factor_patterns(
+                    G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
                 np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
             if fail[0] >= 0:
                 raise A._breakdown(int(fail[0]), int(fail[1]))
@@ -205,28 +147,21 @@ class IncompletePrecision:
         if R == 0:
             return X * A._dinv[:, None], np.zeros(k)
         K, Z, squares = self._factor[0], np.empty((n_leaves, R, k), X.dtype), np.empty(k)
-        leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
+        kernels.leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
         step = _leaves_at_once(layout, int(np.diff(starts).max()))
-        threads.run(lambda lo, hi: _compiled.solve_patterns(
+        threads.run(lambda lo, hi: estep._compiled_incomplete.solve_patterns(
             Z, K, owner, starts, layout.tree, step, lo, hi, squares),
             starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
         out = np.empty_like(X) if out is None else out
-        leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
+        kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
         return hide(out, self.cells._patterns, owner), squares
 
     def solve(self, E: Real) -> FloatArray:
-        """``Σ_OO⁻¹ e_O`` for each sample e, zeros at its missing cells.
+        """``Σ_OO⁻¹ e_O`` for each sample e, the columns of E (n, N); zeros at its missing cells.
 
-        Parameters
-        ----------
-        E : array_like, shape (n, N)
-            Rows in feature order.  Values at missing cells are ignored, NaN or not; NaN at an
-            observed cell makes its sample NaN and no other.
-
-        Returns
-        -------
-        ndarray, shape (n, N)
+        Rows are in feature order.  Values at missing cells are ignored, NaN or not; NaN at an
+        observed cell makes its sample NaN and no other.
         """
         A = self.covariance
         E, dtype = self._values(E, "solve")
@@ -284,14 +219,14 @@ class IncompletePrecision:
 
             def add(p0, p1):
                 S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), A.dtype)
-                threads.run(lambda lo, hi: _compiled.covariance_patterns(
+                threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
                     K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
                     np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
                 add_by_class(S, patterns, p0, p1, W)
 
             for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
                 add(p0, p1)
-            by_class(lambda lo, hi: _compiled.class_forms(
+            by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
         diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
@@ -324,14 +259,14 @@ def _leaves_at_once(layout, columns):
 
 def hide(X, patterns, owner):
     """Set the missing cells of X (n, k) to zero; return X."""
-    by_class(lambda lo, hi: _compiled.hide(
+    by_class(lambda lo, hi: estep._compiled_incomplete.hide(
         X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
     return X
 
 
 def scatter(X, row, column, out):
     """out[row[i], column[t]] = X[i, t]."""
-    threads.run(lambda lo, hi: _compiled.scatter(X, row, column, lo, hi, out),
+    threads.run(lambda lo, hi: estep._compiled_incomplete.scatter(X, row, column, lo, hi, out),
                 np.arange(row.size + 1), 0, row.size, X.size)
 
 
@@ -345,7 +280,7 @@ def norms(F, d, dinv, patterns, layout):
 
     def largest(by_class, off):
         out = np.empty(P)
-        threads.run(lambda lo, hi: _compiled.largest_sums(
+        threads.run(lambda lo, hi: estep._compiled_incomplete.largest_sums(
             patterns.seen, by_class, off, lo, hi, out), np.arange(P + 1), 0, P, P * C)
         return out
 
@@ -368,7 +303,7 @@ def norms(F, d, dinv, patterns, layout):
 
 def _gram_norm(F, scale, layout):
     """``Σ_l ‖F_lᵀ diag(scale) F_l‖``, a bound of the norm for all levels; infinite on overflow."""
-    G = leaf.gram(F, scale, layout, 0, layout.n_leaves)
+    G = kernels.leaf.gram(F, scale, layout, 0, layout.n_leaves)
     total = 0.0
     for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
         if c0 < c1:

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ... import kernels
 from ..._common.cached import cached_property
 from ..._common.typing import BoolArray
-from ...kernels import leaf, threads
+from ...kernels import threads
 from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
 from ...kernels.scratch import scratch
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_incomplete as _compiled
-from ._compiled_moments import rows_outer
+from .. import estep
 
 __all__ = ["Batch", "Grouped", "Patterns", "add_by_class", "add_moments", "batches", "by_class",
            "centre", "gather", "grams", "products", "sweep"]
@@ -135,8 +135,8 @@ def centre(X, mean, roots, first, last):
     """``√w (x - mean)`` of the samples first:last, zero at missing cells; (n, last - first)."""
     n, k = len(X), last - first
     out = np.empty((n, k), X.dtype)
-    threads.run(lambda lo, hi: _compiled.centre(X, mean, roots, first, lo, hi, out),
-                np.arange(n + 1), 0, n, n * k)
+    threads.run(lambda lo, hi: estep._compiled_incomplete.centre(
+        X, mean, roots, first, lo, hi, out), np.arange(n + 1), 0, n, n * k)
     return out
 
 
@@ -149,7 +149,7 @@ def gather(X, row, column, patterns, owner, fill=0.0, out=None):
     """X[row][:, column] with `fill` at missing cells; owner[t] is the pattern of column[t]."""
     out = np.empty((row.size, column.size), X.dtype) if out is None else out
     fill = X.dtype.type(fill)
-    by_class(lambda lo, hi: _compiled.gather_seen(
+    by_class(lambda lo, hi: estep._compiled_incomplete.gather_seen(
         X, row, column, patterns.seen, patterns.rows, patterns.row_off, owner, fill, lo, hi, out),
         patterns, out.size)
     return out
@@ -159,16 +159,16 @@ def products(F, dinv, patterns):
     """outer (classes, R (R + 1) / 2): ``Σ f fᵀ / D`` of each class, lower triangles."""
     n, R = F.shape
     outer = np.empty((patterns.row_off.size - 1, R * (R + 1) // 2), F.dtype)
-    by_class(lambda lo, hi: _compiled.class_products(
+    by_class(lambda lo, hi: estep._compiled_incomplete.class_products(
         F, dinv, patterns.rows, patterns.row_off, lo, hi, outer), patterns, n * R * R // 2)
     return outer
 
 
 def _by_leaf(sizes, width, loop, product):
     """Call ``product(q)`` for leaves of much work, ``loop(lo, hi)`` on the ranges between them."""
-    large = np.flatnonzero(sizes * width >= leaf.BLAS_WORK)
+    large = np.flatnonzero(sizes * width >= kernels.leaf.BLAS_WORK)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    for lo, hi in leaf._small_runs(large, 0, sizes.size):
+    for lo, hi in kernels.leaf._small_runs(large, 0, sizes.size):
         threads.run(loop, offsets, lo, hi, int(offsets[hi] - offsets[lo]) * width)
     for q in large:
         product(q)
@@ -183,8 +183,9 @@ def grams(outer, patterns, p0, p1):
         classes = slice(off[q], off[q + 1])
         np.matmul(seen[classes, p0:p1].T.astype(outer.dtype), outer[classes], out=G[q])
 
-    _by_leaf(np.diff(off), (p1 - p0) * outer.shape[1], lambda lo, hi: _compiled.gather_grams(
-        seen, outer, off, p0, lo, hi, G), product)
+    _by_leaf(np.diff(off), (p1 - p0) * outer.shape[1],
+             lambda lo, hi: estep._compiled_incomplete.gather_grams(
+                 seen, outer, off, p0, lo, hi, G), product)
     return G
 
 
@@ -229,14 +230,14 @@ def sweep(F, dinv, outer, batch, layout, total):
     G = grams(outer, batch.patterns, p0, p1)
     Z = np.empty((n_leaves, R, k), dtype)
     if R:
-        leaf.tdot(F, batch.X, layout, 0, n_leaves, dinv, Z)
+        kernels.leaf.tdot(F, batch.X, layout, 0, n_leaves, dinv, Z)
     S = scratch("moments of patterns", (n_leaves, P, (R + 1) * (R + 2) // 2), dtype)
     logdet, squares = np.empty(P), np.empty((2, k))
     fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, dtype)
     longest = int(np.diff(starts).max())
     step = min(n_leaves, max(1, CACHE_ITEMS // (max(R, 1) * max(R, longest))))
     cost = starts + R * np.arange(P + 1)  # a factorization costs about as much as R samples
-    threads.run(lambda lo, hi: _compiled.sweep_patterns(
+    threads.run(lambda lo, hi: estep._compiled_incomplete.sweep_patterns(
         G, Z, batch.roots, starts, ridge, layout.tree, step, total, lo, hi, S, logdet, squares,
         fail), cost, 0, P, int(cost[-1]) * n_leaves * R * R)
     return Swept(Z, S, logdet, squares, tuple(map(int, fail)) if fail[0] >= 0 else None)
@@ -252,7 +253,7 @@ def add_moments(swept, batch, layout, V, W):
         V[rows, :R] += X[rows] @ Z[q].T
 
     _by_leaf(np.diff(off), X.shape[1] * R,
-             lambda lo, hi: rows_outer(X, Z, off, 0, lo, hi, V), cross)
+             lambda lo, hi: estep._compiled_moments.rows_outer(X, Z, off, 0, lo, hi, V), cross)
     V[:, R] += X @ batch.roots
     add_by_class(swept.S, batch.patterns, p0, p1, W)
 
@@ -269,5 +270,5 @@ def add_by_class(S, patterns, p0, p1, W):
             W[part] += np.matmul(patterns.seen[part, p0:p1].astype(W.dtype), S[q], out=term)
 
     _by_leaf(np.diff(classes), (p1 - p0) * W.shape[1],
-             lambda lo, hi: _compiled.scatter_moments(
+             lambda lo, hi: estep._compiled_incomplete.scatter_moments(
                  patterns.seen, S, classes, p0, lo, hi, W), product)

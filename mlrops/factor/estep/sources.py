@@ -39,8 +39,7 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
     if streamed and missing == "em":
         raise ValueError(
             'missing="em" needs the data in memory, as an array or DataFrame: samples are grouped'
-            f" by their pattern of missing cells; got {type(Y).__name__}"
-        )
+            f" by their pattern of missing cells; got {type(Y).__name__}")
     if given.kind == "sparse" and compress:
         raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
     weights = given.relative_weights()
@@ -92,8 +91,7 @@ def _samples_that_count(Y: FloatArray, weights: FloatArray | None,
         raise ValueError(
             f"Y has {counted(gaps.sum(), 'missing cell')} (NaN) in"
             f" {counted(columns.size, 'column')}"
-            f' ({named(columns, names)}){rows}; missing="em" fits to the cells that are there'
-        )
+            f' ({named(columns, names)}){rows}; missing="em" fits to the cells that are there')
     if empty.any():  # what remains may be complete
         Y, weights = Y[~empty], None if weights is None else weights[~empty]
     return Y, weights, bool(gaps[~empty].any())

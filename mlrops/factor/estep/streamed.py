@@ -19,7 +19,7 @@ from ..._common.labelled import named
 from ..._common.typing import FloatArray
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from . import _compiled_moments, moments
+from .. import estep
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
 from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
@@ -59,7 +59,8 @@ class StreamedStep:
         self.loglik = log_likelihood(covariance, quad, data.weight)
 
     def _times_moments(self, X, out, invert):
-        return moments.times_moments(X, self._sigma, self._second, self._data.weight, out, invert)
+        return estep.moments.times_moments(
+            X, self._sigma, self._second, self._data.weight, out, invert)
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
@@ -69,7 +70,7 @@ class StreamedStep:
         A, data = self._sigma, self._data
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
         self._times_moments(self._cross, F, invert=True)
-        moments.share_rows(lambda lo, hi: _compiled_moments.rows_residual(
+        estep.moments.share_rows(lambda lo, hi: estep._compiled_moments.rows_residual(
             self._cross, F, data.sums_of_squares, data.weight, lo, hi, D), len(D), F.size)
         return F, D, data.mean
 
@@ -84,7 +85,7 @@ class StreamedStep:
         """
         A, data, dD = self._sigma, self._data, np.empty_like(self._sigma._d)
         dF = self._times_moments(A._F, np.empty_like(A._F), invert=False)
-        moments.share_rows(lambda lo, hi: _compiled_moments.rows_gradient(
+        estep.moments.share_rows(lambda lo, hi: estep._compiled_moments.rows_gradient(
             A._F, self._cross, A._dinv, data.sums_of_squares, data.weight, lo, hi, dF, dD),
             len(dD), 2 * dF.size)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
@@ -140,27 +141,15 @@ class SparseData(Streamed):
 
     A (n, N) is a csr_array in tree order with sorted indices and no duplicates; its values are
     overwritten by the weighted ones.  Features range from `low` to `high`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse
-    >>> from mlrops.factor.estep.streamed import SparseData
-    >>> A = scipy.sparse.csr_array([[0, 3.0, 0], [2.0, 0, 4.0]])
-    >>> X = SparseData(A, np.ones(3), True, np.dtype(float))
-    >>> X.mean, X.sums_of_squares
-    (array([1., 2.]), array([6., 8.]))
-    >>> X.product(lambda start, stop: np.eye(3)[start:stop], 3)
-    array([[-1.,  2., -1.], [ 0., -2.,  2.]])
     """
 
     def __init__(self, A: Any, weights: FloatArray, center: bool, dtype: np.dtype):
         n, self.n_samples = A.shape
         self.dtype, self.weight = dtype, float(weights.sum())
-        self._rows = moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
+        self._rows = estep.moments.SparseRows(A.data, A.indices, A.indptr, np.sqrt(weights))
         self.mean, self.low, self.high = np.zeros((3, n))
         self.sums_of_squares = np.empty(n)
-        _compiled_moments.sparse_describe(
+        estep._compiled_moments.sparse_describe(
             A.data, A.indices, A.indptr, weights, weights.sum(), center, 0, n, self.mean,
             self.sums_of_squares, self.low, self.high)
         A.data *= self._rows.root_weight[A.indices]
@@ -180,7 +169,7 @@ class SparseData(Streamed):
         out, total = np.zeros((self.mean.size, width)), np.zeros(width)
         for block in self._rows.blocks(LARGEST_SPARSE_WIDTH):
             omega = np.ascontiguousarray(draw(block.start, block.stop))
-            moments.sketch_sparse(block, omega, out)
+            estep.moments.sketch_sparse(block, omega, out)
             total += block.root_weight @ omega
         out -= self.mean[:, None] * total
         return out
@@ -193,9 +182,9 @@ class SparseData(Streamed):
         totals = np.zeros(layout.s, A.dtype)
         width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
         for block in self._rows.blocks(width):
-            explained += moments.accumulate_sparse(
+            explained += estep.moments.accumulate_sparse(
                 A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
-        moments.subtract_mean(V, self.mean, totals, layout)
+        estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
 
 
@@ -208,19 +197,6 @@ def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArra
     lose as many digits as the means are larger.  Samples of weight 0 are left out; NaN, infinity,
     constant features and fewer than 2 samples are refused.  An evaluation costs about ``4 R`` flops
     for every stored entry, and the sweeps over the tree.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import scipy.sparse
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.factor.estep.streamed import sparse_source
-    >>> Y = scipy.sparse.csr_array([[0, 2.0, 0], [0, 0, 1.0], [4.0, 0, 0], [0, 2.0, 3.0]])
-    >>> source = sparse_source(Y, Hierarchy.flat(3), center=True)
-    >>> source.mean, source.variance
-    (array([1., 1., 1.]), array([3. , 1. , 1.5]))
-    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], D=source.variance)
-    >>> F, D, mean = source.evaluate(A, source.mean).update()
     """
     A = scipy.sparse.csc_array(Y, dtype=np.float64, copy=True)
     if weights is None:
@@ -233,8 +209,7 @@ def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArra
         columns = np.unique(np.searchsorted(A.indptr, bad, side="right") - 1)
         raise ValueError(
             f"Y must be finite, got NaN or infinity in {bad.size} of its {A.nnz} stored entries"
-            f" (feature {named(columns, names)})"
-        )
+            f" (feature {named(columns, names)})")
     check_enough(A.shape[0])
     A = A[:, hierarchy.permutation].T.tocsr()
     A.sort_indices()
@@ -287,7 +262,7 @@ class ChunkedData(Streamed):
         layout, explained = A._layout, 0.0
         width = max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
         for P in self._blocks(width, 1 / A._d.astype(np.float64)):
-            explained += moments.accumulate(A._F, A._factor[0], P, layout, V, S)
+            explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
         V *= A._d[:, None]
         return explained
 
@@ -297,36 +272,11 @@ def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
                    dtype: Any = None) -> ChunkedData:
     """Chunks of rows as a source: the data pass by once now, and once an evaluation.
 
-    Parameters
-    ----------
-    chunks : iterable of array_like, shapes (c, n), or callable
-        Arrays or DataFrames, of any number of rows each; or a function without arguments that
-        returns an iterator over them.  Every pass must give the same rows.
-    hierarchy : Hierarchy
-    center : bool
-        Take off the means.
-    weights : array_like, shape (N,), optional
-        Non-negative; rows of weight 0 are left out.
-    names : sequence of str, optional
-        Names of the features; DataFrames bring their own.
-    dtype : dtype, optional
-        Of the results: float32 or float64.  Default float32 if all chunks are, else float64.
-
-    Returns
-    -------
-    ChunkedData
-        The same, bit for bit, however the rows are cut into chunks.  A later pass that finds
-        another number of rows raises RuntimeError.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mlrops import Hierarchy
-    >>> from mlrops.factor.estep.streamed import chunked_source
-    >>> Y = np.array([[0, 2.0], [1.0, 2.0], [2.0, 5.0]])
-    >>> source = chunked_source([Y[:1], Y[1:]], Hierarchy.flat(2), center=True)
-    >>> source.n_samples, source.mean
-    (3, array([1., 3.]))
+    `chunks` is an iterable of arrays or DataFrames (c, n) of any number of rows each, or a function
+    without arguments that returns an iterator over them.  Every pass must give the same rows: a
+    later one that finds another number of them raises RuntimeError.  Rows of weight 0 are left out.
+    DataFrames bring names of their own.  `dtype` is that of the results, by default float32 if all
+    chunks are, else float64.  The source is the same, bit for bit, however the rows are cut.
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype)
     mean, squares = read.describe(center)

@@ -15,13 +15,6 @@ __all__ = ["as_indices", "check_pair", "check_sides", "mirrored", "show_equal"]
 
 def check_pair(rows: Hierarchy, cols: Hierarchy) -> None:
     """Two hierarchies of one shape, or an error that names the first level and group that differ.
-
-    Raises
-    ------
-    TypeError
-        Not hierarchies.
-    ValueError
-        Different numbers of levels, of groups at a level, or of children of a group.
     """
     for h, name in ((rows, "rows"), (cols, "cols")):
         if not isinstance(h, Hierarchy):
@@ -57,8 +50,7 @@ def check_sides(rows: Hierarchy, cols: Hierarchy, left: Sequence[Real],
         if isinstance(given, np.ndarray) and given.ndim == 2:
             raise TypeError(
                 f"{name} must be a sequence of {counted(h.n_levels, 'array')} ({h.n}, r_l), one a"
-                f" level, got one array of shape {given.shape}; see GeneralMLR.from_compact"
-            )
+                f" level, got one array of shape {given.shape}; see GeneralMLR.from_compact")
         side: list[Any] = list(given)
         if len(side) != h.n_levels:
             raise ValueError(f"{name} must hold one array a level ({h.n_levels}), got {len(side)}")
@@ -92,15 +84,6 @@ def mirrored(B: FloatArray, C: FloatArray) -> int | None:
 
 def as_indices(which: Indices | slice, n: int, name: str, ndim: int | None = None) -> IntArray:
     """Integers 0 to n - 1 from a slice or an array of integers; negative ones count from the end.
-
-    Raises
-    ------
-    TypeError
-        Not integers.
-    ValueError
-        Not of dimension `ndim`.
-    IndexError
-        Out of range.
     """
     if isinstance(which, slice):
         return np.arange(n)[which]

@@ -67,8 +67,7 @@ def to_mlr(self: "GeneralMLR", tol: float | None = None) -> MLR:
         g = int(np.argmax(sizes > 1))
         raise ValueError(
             f"to_mlr: the finest level must be one of single features, to be D; group {g} of level"
-            f" {last} has {sizes[g]} (add a positive Diagonal first)"
-        )
+            f" {last} has {sizes[g]} (add a positive Diagonal first)")
     d = as_positive(h._scatter(self._levels.merged().d), "to_mlr: the diagonal level")
     levels = [_symmetric_factors(self, level, tol) for level in range(last)]
     F = np.hstack([np.zeros((h.n, 0), self.dtype), *levels])
@@ -90,8 +89,7 @@ def _symmetric_factors(A, level, tol):
             g = int(np.argmax(wrong))
             raise ValueError(
                 f"to_mlr: the block of level {level}, group {g} ({counted(sizes[g], 'feature')})"
-                f" is not {what}, so that it is no F Fᵀ"
-            )
+                f" is not {what}, so that it is no F Fᵀ")
     return axes * np.repeat(values > 0, sizes, axis=0)
 
 

@@ -129,12 +129,7 @@ def _equilibrate(E):
 class ExpandedLU:
     """Sparse LU factorization of the expanded matrix of a square GeneralMLR.
 
-    Attributes
-    ----------
-    fill : int
-        Nonzeros of L and U.
-    nnz : int
-        Nonzeros of the expanded matrix.
+    `nnz` counts the nonzeros of the expanded matrix, `fill` those of L and U.
     """
 
     def __init__(self, A: "GeneralMLR") -> None:

@@ -60,14 +60,13 @@ class SUROptions(Stopping, Stored):
 
 
 @renamed_options(max_cg_iter="maxiter")
-def als_gls(
-    Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks | None = None,
-    hierarchy: Hierarchy | Labels | None = None, *,
-    covariance: StructuredOperator | Data | None = None, solver: Literal["cg", "lsmr"] = "cg",
-    tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
-    variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
-    progress: bool = False, callback: Callback | None = None,
-) -> SURResult:
+def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks | None = None,
+            hierarchy: Hierarchy | Labels | None = None, *,
+            covariance: StructuredOperator | Data | None = None,
+            solver: Literal["cg", "lsmr"] = "cg", tol: float = 1e-9, gtol: float = 1e-5,
+            max_iter: int = 200, maxiter: int = 1000, variance_floor: float = 1e-6,
+            beta_ridge: float = 0.0, factor_ridge: float = 0.0, progress: bool = False,
+            callback: Callback | None = None) -> SURResult:
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 
     The model is :math:`y_{tj} = x_{tj}^T \beta_j + e_{tj}`, K equations j with regressors of their
@@ -162,10 +161,9 @@ def als_gls(
     regression models", 1980), so few iterations are needed when N is large, five or so at N = 300.
     When it is small, or variances run to the floor, each half-step holds the other back.  From the
     sixth iteration on the Σ-step therefore climbs the likelihood *maximized over β*: every update
-    takes a β-step of its own.  Where likelihoods of inexact β hide its gains it asks for more
-    exact ones.
-    Iterating to the maximum gives the estimates of W. Oberhofer, J. Kmenta, "A general procedure
-    for obtaining maximum likelihood estimates in generalized regression models" (1974).
+    takes a β-step of its own.  Where likelihoods of inexact β hide its gains it asks for more exact
+    ones.  Iterating to the maximum gives the estimates of W. Oberhofer, J. Kmenta, "A general
+    procedure for obtaining maximum likelihood estimates in generalized regression models" (1974).
 
     In memory: the regressors once more, a few arrays of the size of Y, about fifteen of the size
     of F.
@@ -196,11 +194,9 @@ def als_gls(
                       callback=callback)
 
 
-def fit_system(
-    data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *,
-    covariance: StructuredOperator | None = None, progress: bool = False,
-    callback: Callback | None = None,
-) -> SURResult:
+def fit_system(data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *,
+               covariance: StructuredOperator | None = None, progress: bool = False,
+               callback: Callback | None = None) -> SURResult:
     """`als_gls` for `SURData` and checked options."""
     if covariance is not None:
         if ranks is not None or hierarchy is not None:
@@ -253,9 +249,7 @@ def check_hierarchy(hierarchy: Hierarchy | None, K: int) -> Hierarchy:
     return hierarchy
 
 
-def _feasible(
-    data: SURData, covariance: StructuredOperator, options: SUROptions
-) -> SURResult:
+def _feasible(data: SURData, covariance: StructuredOperator, options: SUROptions) -> SURResult:
     """GLS with a covariance that is known."""
     K = data.K
     if not isinstance(covariance, StructuredOperator):
@@ -280,9 +274,8 @@ def _feasible(
     return SURResult(
         data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
         loglik=loglik, loglik_trace=np.array([loglik]),
-        objective_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0,
-        converged=converged, termination=termination,
-        n_cg=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
+        objective_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0, converged=converged,
+        termination=termination, n_cg=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
         boundary=np.array([], int), options=options, covariance_is_known=True)
 
 

@@ -49,11 +49,9 @@ class _Evaluation(NamedTuple):
     size: float  # its length
 
 
-def beta_step(
-    system: StackedSystem, covariance: StructuredOperator, gamma: FloatArray, target: float,
-    solver: str = "cg", maxiter: int = 1000,
-) -> BetaStep:
-    r"""Solve the normal equations ``Xᵀ(I⊗Σ⁻¹)(y - Xβ) = 0`` from a first γ.
+def beta_step(system: StackedSystem, covariance: StructuredOperator, gamma: FloatArray,
+              target: float, solver: str = "cg", maxiter: int = 1000) -> BetaStep:
+    r"""Solve the normal equations ``Xᵀ(I⊗Σ⁻¹)(y - Xβ) = 0`` from a first γ (P,).
 
     With constraints ``Cᵀγ = q``, which the first γ must satisfy, the unknowns are coordinates v on
     an orthonormal basis Z of the directions that they allow, and only the part ``Zᵀr`` of the
@@ -61,26 +59,12 @@ def beta_step(
     those directions in the space of γ it would be singular, and rounding in the parts of r that
     constraints hold, which may be many times as large as the others, would never leave it.
 
-    Parameters
-    ----------
-    system : StackedSystem
-    covariance : StructuredOperator, shape (K, K)
-        Σ, positive definite.
-    gamma : ndarray, shape (P,)
-    target : float
-        Stop where the residual is no larger; 0 goes to what rounding of the data, of the solve
-        with Σ and of the products leaves of it.  It is the 2-norm of the
-        derivatives of the average log-likelihood a row by the coefficients of orthogonal regressors
-        of mean square 1, in units of the equations' partial standard deviations.
-    solver : {"cg", "lsmr"}
-        On the normal operator, or on the whitened stacked one.
-    maxiter : int
-        Cap of the iterations; of CG a round takes no more than there are free coefficients.
-
-    Returns
-    -------
-    BetaStep
-        Where the quadratic form could not be lowered, the γ that came in.
+    It stops where the residual is no larger than `target`, the 2-norm of the derivatives of the
+    average log-likelihood a row by the coefficients of orthogonal regressors of mean square 1, in
+    units of the equations' partial standard deviations; 0 goes to what rounding of the data, of the
+    solve with Σ and of the products leaves of it.  `maxiter` caps the iterations on the normal
+    operator ("cg", a round takes no more than there are free coefficients) or on the whitened
+    stacked one ("lsmr").  Where the quadratic form could not be lowered, the γ that came in stays.
     """
     equations = _NormalEquations(system, covariance)
     here, used = equations.evaluate(gamma), 0
@@ -182,17 +166,14 @@ class _NormalEquations:
         return np.finfo(system.dtype).eps * parts
 
 
-def _cg(
-    equations: _NormalEquations, here: _Evaluation, goal: float, maxiter: int
-) -> tuple[FloatArray, int]:
+def _cg(equations: _NormalEquations, here: _Evaluation, goal: float,
+        maxiter: int) -> tuple[FloatArray, int]:
     """The step v by conjugate gradients, and their number."""
-    goal = max(goal, equations.rtol * here.size)
-    return cg_of_one(equations.normal, here.score, goal, maxiter)
+    return cg_of_one(equations.normal, here.score, max(goal, equations.rtol * here.size), maxiter)
 
 
-def _lsmr(
-    equations: _NormalEquations, here: _Evaluation, goal: float, maxiter: int
-) -> tuple[FloatArray, int]:
+def _lsmr(equations: _NormalEquations, here: _Evaluation, goal: float,
+          maxiter: int) -> tuple[FloatArray, int]:
     """The same by LSMR on ``W X``; with ``Σ = S Sᵀ`` and ``W = S⁻¹`` its adjoint is Σ⁻¹S.
 
     A ridge adds a row ``√penalty γ = 0`` for each coefficient.

@@ -41,10 +41,8 @@ SMALL_GAINS = 2
 LEAST_GAIN = 1e-9
 
 
-def residual_source(
-    E: FloatArray, system: StackedSystem | None = None, tree: Any = None,
-    ridge: float = 0.0,
-) -> Any:
+def residual_source(E: FloatArray, system: StackedSystem | None = None, tree: Any = None,
+                    ridge: float = 0.0) -> Any:
     """The source of EM that residuals (K, N) in tree order are; their mean is fixed at 0.
 
     Where cells of the system are missing, they are left out of the likelihood.  All is float64,
@@ -121,8 +119,7 @@ class Regressions:
     def evaluate(self, covariance: MLR, mean: FloatArray) -> StepAt:
         if self.target is None:
             return StepAt(self.data.evaluate(covariance, mean), self)
-        best = self.solve(covariance, self.target)
-        self.coefficients = best
+        self.coefficients = best = self.solve(covariance, self.target)
         self.n_cg += best.n_iter
         return self.over(best).evaluate(covariance, mean)
 
@@ -303,7 +300,5 @@ def _alike(E: FloatArray) -> list[tuple[int, int]]:
     U = E / np.linalg.norm(E, axis=1, keepdims=True)
     place = np.abs(U @ np.random.default_rng(0).standard_normal(U.shape[1]))
     order = np.argsort(place)
-    cosines = np.array([U[i] @ U[j] for i, j in zip(order[1:], order[:-1], strict=True)])
-    same = np.flatnonzero(1 - np.abs(cosines) <= 1e-6)
-    pairs = ((int(order[i]), int(order[i + 1])) for i in same)
-    return sorted((min(pair), max(pair)) for pair in pairs)
+    return sorted((int(min(pair)), int(max(pair))) for pair in zip(order[1:], order, strict=False)
+                  if 1 - abs(U[pair[0]] @ U[pair[1]]) <= 1e-6)

@@ -5,6 +5,7 @@ For coefficients γ on orthonormal bases Q_j of the regressors the normal matrix
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -41,23 +42,13 @@ class CoefficientInverse:
     the sandwich :math:`H A H = H - H \Lambda H`, :math:`H = (A + \Lambda)^{-1}`.  Constraints
     ``Cᵀγ = q`` replace H by ``H - H C (Cᵀ H C)⁻¹ Cᵀ H``, singular in the directions they fix.
 
-    Parameters
-    ----------
-    system : StackedSystem
-    covariance : StructuredOperator, shape (K, K)
-        Σ, positive definite.
-    route : {None, "dense", "factors", "cg"}, optional
-        How A is inverted, which all give the same numbers:
-
-        - ``"dense"``, as one matrix: for up to 4000 coefficients;
-        - ``"factors"``, see `FactorElimination`: for an MLR or a low rank plus diagonal Σ whose
-          factors along a path of the tree, times rows, are at most 4000;
-        - ``"cg"``: a run of conjugate gradients a column, scaled by the diagonal of A, to a
-          relative residual of 1e-10.
-
-        By default the one of the first two that takes fewer operations (elimination where its
-        fronts are at most P / 2 wide; wider ones where A is a sum over many patterns of missing
-        cells), and the last where neither fits.
+    A is inverted by one of three routes, which all give the same numbers: "dense", as one matrix,
+    for up to 4000 coefficients; "factors", see `FactorElimination`, for an MLR or a low rank plus
+    diagonal Σ whose factors along a path of the tree, times rows, are at most 4000; and "cg", a run
+    of conjugate gradients a column, scaled by the diagonal of A, to a relative residual of 1e-10.
+    By default it is the one of the first two that takes fewer operations (elimination where its
+    fronts are at most P / 2 wide; wider ones where A is a sum over many patterns of missing cells),
+    and the last where neither fits.
     """
 
     def __init__(self, system: StackedSystem, covariance: StructuredOperator,
@@ -67,14 +58,11 @@ class CoefficientInverse:
         makers: dict[str, Any] = {"dense": _DenseInverse, "factors": FactorElimination,
                                   "cg": _IterativeInverse}
         self._inverse = makers[self.route](system, covariance)
-        C = system.constraint_columns
-        self._root = None if C is None or C.shape[1] == 0 else self._of_constraints(C)
-
-    def _of_constraints(self, C: FloatArray) -> FloatArray:
-        """U with ``H - U Uᵀ`` the inverse on what the constraints allow."""
-        HC = self._inverse.times(C)
-        gram = C.T @ HC
-        return Dense((gram + gram.T) / 2, positive_definite=True).whiten(HC.T).T
+        C, self._root = system.constraint_columns, None
+        if C is not None and C.shape[1]:  # U, ``H - U Uᵀ`` the inverse on what constraints allow
+            HC = self._inverse.times(C)
+            gram = C.T @ HC
+            self._root = Dense((gram + gram.T) / 2, positive_definite=True).whiten(HC.T).T
 
     def bread(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m) in the coordinates γ, constraints minded."""
@@ -166,10 +154,7 @@ class _ByColumns:
     """H whose columns are known: its diagonal blocks from all of them, a chunk at a time."""
 
     system: StackedSystem
-
-    def columns(self, numbers: IntArray) -> FloatArray:
-        """Columns of H, (P, m)."""
-        raise NotImplementedError
+    columns: Callable[..., FloatArray]  # columns (P, m) of H by their numbers
 
     def blocks(self) -> Blocks:
         system, blocks, shrinkage = self.system, [], []
@@ -240,8 +225,7 @@ class _IterativeInverse(_ByColumns):
         width, worst, n_iter = max(1, CHUNK // (system.K * system.N)), 0.0, 0
         for start in range(0, V.shape[1], width):
             part = slice(start, start + width)
-            X, residuals, n = cg_in_runs(
-                self._normal, self.unit * V[:, part], rtol, MAX_ITER)
+            X, residuals, n = cg_in_runs(self._normal, self.unit * V[:, part], rtol, MAX_ITER)
             out[:, part] = self.unit * X
             worst, n_iter = max(worst, residuals.max(initial=0)), max(n_iter, n)
         if worst > rtol:

@@ -22,20 +22,9 @@ def parameter_names(names: SystemNames) -> list[str]:
 
 def read_constraints(R: Any, q: Any,
                      names: SystemNames) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
-    """``R β = q`` for all P coefficients, and what to call each row.
+    """``R β = q`` as arrays (m, P) and (m,) for all P coefficients, and what to call each row.
 
-    Parameters
-    ----------
-    R : DataFrame, array_like (m, P), dict or Series, or sequence of dict or of (dict, float)
-        See `SUR.add_constraints`.
-    q : None, float, array_like (m,) or Series
-    names : SystemNames
-
-    Returns
-    -------
-    R : ndarray, shape (m, P)
-    q : ndarray, shape (m,)
-    labels : tuple of m str
+    R and q are in the forms that `SUR.add_constraints` takes.
     """
     if is_series(R) and labels_of(R) is not None:  # factors by coefficient, as a dict
         check_distinct(R.index, "R's coefficients")

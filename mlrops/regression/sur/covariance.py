@@ -18,15 +18,9 @@ from ...operators.base import StructuredOperator
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ..inference import Inference
+from . import row_weights
 from .bootstrap import Bootstrap, bootstrap
 from .coefficient_inverse import MOST_COEFFICIENTS, CoefficientInverse
-from .row_weights import (
-    KERNELS,
-    Weigh,
-    automatic_bandwidth,
-    cluster_weights,
-    kernel_weights,
-)
 from .small_sample import corrected_covariance
 from .system import StackedSystem
 from .system_fit import SystemFit
@@ -143,8 +137,7 @@ def cov_params(fit: SystemFit, cov_type: CovType | None = None, **cov_kwds: Any)
     Raises
     ------
     ValueError, TypeError
-        As `with_cov`; more than 4000 coefficients: `bse` knows the standard errors of any
-        number.
+        As `with_cov`; more than 4000 coefficients: `bse` knows the standard errors of any number.
     """
     P = fit.n_params
     if P > MOST_COEFFICIENTS:
@@ -157,8 +150,7 @@ def cov_params(fit: SystemFit, cov_type: CovType | None = None, **cov_kwds: Any)
     out = estimated(fit).matrix()
     if fit.data.names is None:
         return out
-    index = fit._frame_index()
-    return import_pandas().DataFrame(out, index=index, columns=index)
+    return import_pandas().DataFrame(out, index=fit._index, columns=fit._index)
 
 
 def read_kwds(cov_type: str, cov_kwds: Mapping[str, Any], rows: Any = None) -> dict[str, Any]:
@@ -216,7 +208,6 @@ def precise(fit: SystemFit) -> tuple[StackedSystem, StructuredOperator]:
     return system, covariance.astype(float) if isinstance(covariance, MLR) else covariance
 
 
-
 def _unadjusted(fit: SystemFit, debiased: bool | None = None,
                 joint: bool = False) -> CoefficientInverse:
     known = fit.covariance_is_known
@@ -256,13 +247,12 @@ def _bootstrap(fit: SystemFit, n_boot: int = 200, random_state: Any = 0,
     return ScoreCovariance(centred.T / np.sqrt(len(centred) - 1), None, fit.data.p, found)
 
 
-
 @dataclass(frozen=True, eq=False)
 class ScoreCovariance:
     """``Z W Zᵀ`` from an array Z (P, N) and products with W (N, N), by default the identity."""
 
     Z: FloatArray
-    weigh: Weigh | None
+    weigh: row_weights.Weigh | None
     p: IntArray
     bootstrap: Bootstrap | None = None  # of which Z are the draws
 
@@ -290,30 +280,30 @@ def _robust(fit: SystemFit, debiased: bool = True) -> ScoreCovariance:
 
 def _clustered(fit: SystemFit, clusters: Any = None, debiased: bool = True,
                group_debias: bool = False) -> ScoreCovariance:
-    weigh = cluster_weights(clusters, fit.data, group_debias)
+    weigh = row_weights.cluster_weights(clusters, fit.data, group_debias)
     return _from_scores(fit, lambda S: weigh, debiased)
 
 
 def _hac(fit: SystemFit, kernel: str = "bartlett", bandwidth: float | None = None,
          debiased: bool = True) -> ScoreCovariance:
     N = fit.data.N
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
+    if kernel not in row_weights.KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(row_weights.KERNELS)}, got {kernel!r}")
     if bandwidth is not None:
         check_number(bandwidth, "bandwidth")
         if not 0 <= bandwidth < N:
             raise ValueError(f"bandwidth must lie between 0 and the number of rows, {N}, got"
                              f" {bandwidth}")
 
-    def weights(S: FloatArray) -> Weigh:
-        width = automatic_bandwidth(S, kernel) if bandwidth is None else bandwidth
-        lags = kernel_weights(kernel, width, N)
+    def weights(S: FloatArray) -> row_weights.Weigh:
+        width = row_weights.automatic_bandwidth(S, kernel) if bandwidth is None else bandwidth
+        lags = row_weights.kernel_weights(kernel, width, N)
         return lambda X: matmul_toeplitz(lags, X)
 
     return _from_scores(fit, weights, debiased)
 
 
-def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], Weigh | None],
+def _from_scores(fit: SystemFit, weights: Callable[[FloatArray], row_weights.Weigh | None],
                  debiased: bool) -> ScoreCovariance:
     """The sandwich ``H S W Sᵀ H`` from the scores S (P, N) of the rows, W that of weights(S)."""
     system, covariance = precise(fit)
@@ -365,5 +355,4 @@ KINDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "robust": (_robust, ("debiased",)),
     "clustered": (_clustered, ("clusters", "group_debias", "debiased")),
     "hac": (_hac, ("kernel", "bandwidth", "debiased")),
-    "bootstrap": (_bootstrap, ("n_boot", "random_state", "progress")),
-}
+    "bootstrap": (_bootstrap, ("n_boot", "random_state", "progress"))}

@@ -35,28 +35,16 @@ class SystemNames(NamedTuple):
 class SURData:
     """K equations with N rows each, of one dtype.
 
-    Attributes
-    ----------
-    Xs : list of K ndarray, shapes (N, p_j)
-        Regressors, finite; the same object where equations share one.  Rows of missing cells hold
-        zeros.
-    Y : ndarray, shape (N, K)
-        Dependent variables, finite; zeros at missing cells.
-    observed : ndarray of bool, shape (N, K), or None
-        Which cells there are; None where all are.
-    weights : ndarray, shape (N, K), or None
-        The error of equation j in row t has covariance ``Σ / w``: ``Σ_jj / w_tj`` for a variance.
-        Positive, of mean 1 in every equation.  None where all are 1.
-    constraints : (ndarray (m, P), ndarray (m,)) or None
-        ``R β = q`` for the coefficients of all equations, one after the other.
-    names : SystemNames or None
+    Equations that share regressors have the same object in `Xs`.  The error of equation j in row t
+    has covariance ``Σ / w``: ``Σ_jj / w_tj`` for a variance.  Constraints are ``R β = q`` for the
+    coefficients of all equations, one after the other.
     """
 
-    Xs: list[FloatArray]
-    Y: FloatArray
-    observed: np.ndarray | None = None
-    weights: FloatArray | None = None
-    constraints: tuple[FloatArray, FloatArray] | None = None
+    Xs: list[FloatArray]  # K of (N, p_j), finite, zeros in rows of missing cells
+    Y: FloatArray  # (N, K), finite, zeros at missing cells
+    observed: np.ndarray | None = None  # (N, K) of bool, which cells there are; None where all are
+    weights: FloatArray | None = None  # (N, K), positive, of mean 1 in every equation; None: all 1
+    constraints: tuple[FloatArray, FloatArray] | None = None  # R (m, P) and q (m,)
     names: SystemNames | None = None
 
     @property
@@ -177,7 +165,8 @@ def read_equations(Xs: Any, Y: Any) -> SURData:
     # Views of an array of three dimensions stay themselves while the list lives.
     Xs, equations = by_equation(Xs, table.columns, K)
     whats = [f"X of equation {name}" for name in equations or range(K)]
-    read = list(map(Shared(_read_regressors), Xs, whats))
+    read = list(map(Shared(lambda X, what: read_columns(X, what) if is_series(X)
+                           else read_table(X, what, ndim=2)), Xs, whats))
     rows = next((part.index for part in (table, *read) if part.index is not None), None)
     table.check_finite("Y", "equation", equations)
     read = list(map(Shared(lambda X, what: _in_order(X, rows, what, N)), read, whats))
@@ -189,10 +178,6 @@ def read_equations(Xs: Any, Y: Any) -> SURData:
         check_names(names)
     as_dtype = Shared(lambda X: X.values.astype(dtype, copy=False))
     return SURData(list(map(as_dtype, read)), table.values.astype(dtype, copy=False), names=names)
-
-
-def _read_regressors(X, what):
-    return read_columns(X, what) if is_series(X) else read_table(X, what, ndim=2)
 
 
 def _in_order(table, rows, what, N):

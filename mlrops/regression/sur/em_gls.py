@@ -27,11 +27,9 @@ __all__ = ["em_gls"]
 SMALL_GAINS = 3
 
 
-def em_gls(
-    Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
-    hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
-    max_iter: int = 5000, variance_floor: float = 1e-6,
-) -> SURResult:
+def em_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
+           hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
+           max_iter: int = 5000, variance_floor: float = 1e-6) -> SURResult:
     """Fit the model of `als_gls` the dense way: same likelihood, same maximum.
 
     Every iteration solves the P×P normal equations for all coefficients, forms the K×K covariance
@@ -87,8 +85,7 @@ def em_gls(
     E = system.residuals(system.ols)
     system.check_errors(E)
     source = residual_source(hierarchy._gather(E))
-    F, D = map(hierarchy._scatter,
-               start("svd", hierarchy._in_tree_order(), ranks, source, None))
+    F, D = map(hierarchy._scatter, start("svd", hierarchy._in_tree_order(), ranks, source, None))
     floor = hierarchy._scatter(variance_floor * source.variance).astype(D.dtype)
     first = _State(system, system.ols, hierarchy, ranks, F, np.maximum(D, floor))
     fit = _DenseEM(first, floor, options, independent_loglik(source))

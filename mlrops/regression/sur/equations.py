@@ -34,21 +34,10 @@ class Equation(NamedTuple):
                 if table is not None]
 
 
-def read_system(equations: Mapping[Any, Any], missing: str = "cells"
-                ) -> tuple[SURData, list[Any]]:
-    """`SURData` of a dict of equations, and the labels of the rows that were left out.
+def read_system(equations: Mapping[Any, Any], missing: str = "cells") -> tuple[SURData, list[Any]]:
+    """`SURData` of the equations that `SUR` takes, and the labels of the rows that were left out.
 
-    Parameters
-    ----------
-    equations : Mapping
-        See `SUR`.
-    missing : {"cells", "drop", "raise"}
-
-    Returns
-    -------
-    data : SURData
-    dropped : list
-        Labels of rows, or their numbers.
+    Rows without labels go by their numbers.
     """
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {', '.join(map(repr, MISSING))}, got {missing!r}")
@@ -81,9 +70,6 @@ def read_system(equations: Mapping[Any, Any], missing: str = "cells"
 def _regressors(equation):
     X = equation.X
     return X.columns or default_names(X.values.shape[1])
-
-
-# ---------------------------------------------------------------- what was given
 
 
 def _read_equations(equations):
@@ -180,9 +166,6 @@ def with_labels(equation: Equation) -> Equation:
     return Equation(equation.name, *map(label, equation[1:]))
 
 
-# ---------------------------------------------------------------- rows that belong together
-
-
 def common_rows(read: Sequence[Equation]) -> Any:
     """The labels of all rows, None where nothing has any; refuses what cannot be aligned."""
     # Each index with the first equation that has it: equations may share one object.
@@ -238,9 +221,6 @@ def put_in_rows(read: Sequence[Equation], rows: Any, N: int) -> list[list[Any]]:
     place = Shared(put)
     return [[None if table is None else place(table) for table in equation[1:]]
             for equation in read]
-
-
-# ---------------------------------------------------------------- checks of the cells
 
 
 def _first_missing(read, placed, lacking, rows):

@@ -84,13 +84,8 @@ class FactorElimination:
     path.  Forming M takes ``P (N R)²`` flops, eliminating it ``Σ r_g N (R_g N)²`` over the groups,
     all diagonal blocks of H ``K (N R)² + 2 P N²`` more.
 
-    Mixed models: C. Henderson, "Best linear unbiased estimation and prediction under a selection
-    model" (1975).
-
-    Parameters
-    ----------
-    system : StackedSystem
-    covariance : MLR or LowRankPlusDiagonal, shape (K, K)
+    See C. Henderson, "Best linear unbiased estimation and prediction under a selection model"
+    (1975), for mixed models.
     """
 
     def __init__(self, system: StackedSystem, covariance: Any) -> None:
@@ -106,8 +101,6 @@ class FactorElimination:
                      for j, own in zip(batch.equations, numbers, strict=True)}
         self.groups = _groups(covariance)
         self._factor = list(self._eliminate())
-
-    # ---------------------------------------------------------------- M and its elimination
 
     def _spread(self, group: _Group) -> tuple[FloatArray, FloatArray, IntArray]:
         """Regressors (P_g, N) and loadings (P_g, path) of a group's equations, positions in γ."""
@@ -152,8 +145,8 @@ class FactorElimination:
             rows, width = group.own * self.N, group.above * self.N
             M = self._add_cells(group, self._assemble(group, self.shrink)).reshape(rows, -1)
             rest = sums.receive(group, M, width, width)
-            pivot = Dense(_symmetric(M[:, width:]), positive_definite=True)
-            X = M[:, :width]
+            X, own = M[:, :width], M[:, width:]
+            pivot = Dense((own + own.T) / 2, positive_definite=True)
             T = pivot.solve(X)
             sums.add(group, rest - X.T @ T)
             if not self.system.ridge:
@@ -161,12 +154,11 @@ class FactorElimination:
                 continue
             dM = self._assemble(group, self._rate).reshape(rows, -1)
             rest = slopes.receive(group, dM, width, width)
-            dX, dpivot = dM[:, :width], _symmetric(dM[:, width:])
+            dX, down = dM[:, :width], dM[:, width:]
+            dpivot = (down + down.T) / 2
             dT = pivot.solve(dX - dpivot @ T)
             slopes.add(group, rest - dX.T @ T - X.T @ dT)
             yield pivot, T, dpivot, dT
-
-    # ---------------------------------------------------------------- products with H
 
     def times(self, V: FloatArray) -> FloatArray:
         """``H V`` for V (P, m)."""
@@ -203,8 +195,6 @@ class FactorElimination:
                 out[rows] += f[:, group.above + a, None] * (Q @ x[a * N : (a + 1) * N])
         return out
 
-    # ---------------------------------------------------------------- diagonal blocks
-
     def blocks(self) -> Blocks:
         """Diagonal blocks of H, one array a batch, and of ``H Λ H`` with a ridge.
 
@@ -230,16 +220,15 @@ class FactorElimination:
         """Yield each finest group with ``M⁻¹`` over its path, with a ridge its derivative too."""
         deepest = max((group.depth for group in self.groups), default=0)
         path = [[np.empty((0, 0), self.Q.dtype)] * (2 if self.system.ridge else 1)]
-        for group, (pivot, T, dpivot, dT) in zip(
-                self.groups, reversed(self._factor), strict=True):
+        for group, (pivot, T, dpivot, dT) in zip(self.groups, reversed(self._factor), strict=True):
             del path[group.depth + 1 :]
             above, inverse = path[-1], pivot.solve(np.eye(len(T), dtype=T.dtype))
             TC = T @ above[0]
-            covs = [_bordered(above[0], -TC, inverse + TC @ T.T)]
+            covs = [np.block([[above[0], -TC.T], [-TC, inverse + TC @ T.T]])]
             if dpivot is not None:
                 dTC = dT @ above[0] + T @ above[1]
                 own = dTC @ T.T + TC @ dT.T - inverse @ dpivot @ inverse
-                covs.append(_bordered(above[1], -dTC, own))
+                covs.append(np.block([[above[1], -dTC.T], [-dTC, own]]))
             path.append(covs)
             if group.depth == deepest:
                 yield group, covs
@@ -285,15 +274,6 @@ class _Sums(dict[int, FloatArray]):
         return found[:above, :columns]
 
 
-def _symmetric(M: FloatArray) -> FloatArray:
-    return (M + M.T) / 2
-
-
 def _diagonal(x: FloatArray) -> FloatArray:
     """Diagonal matrices (g, p, p) of rows x (g, p)."""
     return x[:, :, None] * np.eye(x.shape[1], dtype=x.dtype)
-
-
-def _bordered(A: FloatArray, B: FloatArray, C: FloatArray) -> FloatArray:
-    """``[[A, Bᵀ], [B, C]]``."""
-    return np.block([[A, B.T], [B, C]])

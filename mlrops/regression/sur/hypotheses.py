@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from ..._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from ..._common.validate import check_rank
 from ..._common.wording import counted, name_some
 from ...factor.criteria import degrees_of_freedom
-from ...tree.hierarchy import Hierarchy
 from .bootstrap import drawn_data
 from .constraints import holds_dicts, read_constraints
 from .covariance import Covariance, estimated, joint_estimate
@@ -73,9 +72,6 @@ class HypothesisTest:
         sign = "<=" if self.is_bound else "="
         return (f"<{self.name}: {law} = {self.statistic:.5g}, p {sign} {self.pvalue:.4f};"
                 f" null: {self.null}>")
-
-
-# ---------------------------------------------------------------- restrictions on coefficients
 
 
 def wald_test(fit: SystemFit, R: Any, q: Any = None, *,
@@ -228,9 +224,6 @@ def _independent(fit: SystemFit, R: FloatArray, q: FloatArray, gap: FloatArray) 
     return (Vt[:rank] if rank < len(R) else np.eye(rank)) / length
 
 
-# ---------------------------------------------------------------- a diagonal covariance
-
-
 def _check_several(fit: SystemFit) -> None:
     if fit.n_equations < 2:
         raise ValueError("errors across equations can be tested with two equations or more, got 1")
@@ -351,7 +344,9 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
         raise ValueError("the likelihood ratio test needs factors, the fitted covariance is"
                          " diagonal: ranks 0")
     if not n_simulations:
-        most = _correlated_pairs(hierarchy, ranks)
+        # Pairs of equations in one group of the coarsest level that has factors.
+        m = hierarchy.group_sizes(next(level for level, rank in enumerate(ranks) if rank))
+        most = int((m * (m - 1) // 2).sum())
         return HypothesisTest(statistic, float(chdtrc(most, statistic)), most, None,
                               "Likelihood ratio", UNCORRELATED, is_bound=df < most)
     larger = sum(_simulated(fit, null, rng) >= statistic for rng in
@@ -372,10 +367,3 @@ def _simulated(fit: SystemFit, null: SystemFit, rng: np.random.Generator) -> flo
     drawn = drawn_data(null, null.covariance, rng)
     diagonal = _quietly(fit.options.fit, drawn, 0, None)
     return 2 * fit.nobs * (_quietly(fit._refit, drawn).loglik - diagonal.loglik)
-
-
-def _correlated_pairs(hierarchy: Hierarchy, ranks: Sequence[int]) -> int:
-    """Number of pairs of equations in one group of the coarsest level that has factors."""
-    level = next(at for at, rank in enumerate(ranks) if rank)
-    m = hierarchy.group_sizes(level)
-    return int((m * (m - 1) // 2).sum())

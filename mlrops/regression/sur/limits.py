@@ -48,8 +48,7 @@ def check_bounded(data: SURData, hierarchy: Hierarchy, ranks: tuple[int, ...]) -
         return
     p, labels = data.p, hierarchy.labels(-1)
     for leaf in range(hierarchy.group_counts[-1]):
-        equations = np.flatnonzero(labels == leaf) if hierarchy.group_counts[-1] > 1 else (
-            np.arange(data.K))
+        equations = np.flatnonzero(labels == leaf)
         R = sum(min(r, hierarchy.group_sizes(level)[hierarchy.labels(level)[equations[0]]])
                 for level, r in enumerate(ranks))
         if R == 0 or equations.size <= R:

@@ -84,8 +84,7 @@ def mcelroy(fit: SystemFit) -> float:
             f"the normal equations of the equations' means are left with a residual of"
             f" {step.norm:.1e}; McElroy's R² has that error or more", ConvergenceWarning,
             stacklevel=3)
-    total = step.quad
-    return float(1 - left / total) if total > 0 else np.nan
+    return float(1 - left / step.quad) if step.quad > 0 else np.nan
 
 
 def new_errors(new: NewData, fit: SystemFit) -> FloatArray:

@@ -85,10 +85,9 @@ class SUR:
     -----
     *Rows.*  Objects with an index are put together by it: the rows are the union of the labels,
     sorted where every index is, else in the order in which they come.  Weights must have the rows
-    of their equation, and may have more.  Arrays of an equation whose
-    other variables have an index take their labels; where nothing has labels, all arrays must have
-    the same rows.  Frames of polars and other libraries have names of columns, but no labels of
-    rows.
+    of their equation, and may have more.  Arrays of an equation whose other variables have an index
+    take their labels; where nothing has labels, all arrays must have the same rows.  Frames of
+    polars and other libraries have names of columns, but no labels of rows.
 
     *Names.*  Regressors are called as the columns of X, or x0, x1, ... where X has no names.  What
     later speaks of equations, regressors or rows (covariances, groups, clusters, constraints, new

@@ -10,16 +10,8 @@ from ..._common.frames import read_columns, read_table
 from ..._common.labels import by_label, match
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
+from . import equations
 from .data import Shared, by_equation
-from .equations import (
-    PARTS,
-    Equation,
-    common_rows,
-    put_in_rows,
-    read_part,
-    split_equation,
-    with_labels,
-)
 
 __all__ = ["NewData", "linear", "read_new"]
 
@@ -51,11 +43,11 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
         data = fit.data
         Y = data.Y if data.observed is None else np.where(data.observed, data.Y, np.nan)
         return NewData(data.Xs, Y, data.names and data.names.rows, data.weights)
-    equations, by_name = fit.data.equations, isinstance(Xs, Mapping)
-    if by_name and equations is None:  # numbers
+    names, by_name = fit.data.equations, isinstance(Xs, Mapping)
+    if by_name and names is None:  # numbers
         by_label(Xs, None, "Xs", "equation")
-    given, _ = by_equation(Xs, equations, fit.n_equations)
-    label = equations or range(fit.n_equations)
+    given, _ = by_equation(Xs, names, fit.n_equations)
+    label = names or range(fit.n_equations)
     read = _of_dict(given, label, need_Y) if by_name else _of_list(given, label)
     read = _of_the_fit(fit, read, given[0] is Xs)
     rows, Xs, ys = _together(read) if by_name else _one_order(read)
@@ -72,30 +64,27 @@ def read_new(fit: Any, Xs: Any = None, Y: Any = None, need_Y: bool = False) -> N
     return NewData(Xs, *_read_Y(fit, Y, rows, len(Xs[0])))
 
 
-# ---------------------------------------------------------------- what was given
-
-
 def _of_dict(given, label, need_Y):
     """`Equation`s of what `SUR` takes, or of regressors alone."""
-    read, out = Shared(read_part), []
+    read, out = Shared(equations.read_part), []
     for name, x in zip(label, given, strict=True):
         y = weights = None
         if _is_equation(x):
-            y, x, weights = split_equation(name, x)
+            y, x, weights = equations.split_equation(name, x)
             if x is None:
                 raise ValueError(f"equation {name} lacks 'exog'")
         if need_Y and weights is not None:
             raise ValueError(f"equation {name} has weights, but new rows have weight 1: leave them"
                              " out")
-        y = read_part(y, "dependent", name) if need_Y and y is not None else None
-        out.append(Equation(name, y, read(x, "exog", name)))
+        y = equations.read_part(y, "dependent", name) if need_Y and y is not None else None
+        out.append(equations.Equation(name, y, read(x, "exog", name)))
     return out
 
 
 def _is_equation(x):
     """Whether this is an equation with all its variables, and not regressors alone."""
     if isinstance(x, Mapping):
-        return bool(x) and set(x) <= set(PARTS)
+        return bool(x) and set(x) <= set(equations.PARTS)
     return isinstance(x, tuple) or (
         isinstance(x, list) and len(x) in (2, 3) and np.ndim(x[0]) == 1 and np.ndim(x[1]) == 2)
 
@@ -108,11 +97,8 @@ def _of_list(given, label):
         return table
 
     read = Shared(read)
-    return [Equation(name, None, read(x, f"X of equation {name}"))
+    return [equations.Equation(name, None, read(x, f"X of equation {name}"))
             for name, x in zip(label, given, strict=True)]
-
-
-# ---------------------------------------------------------------- columns
 
 
 def _of_the_fit(fit, read, shared):
@@ -135,15 +121,12 @@ def _of_the_fit(fit, read, shared):
     return out
 
 
-# ---------------------------------------------------------------- rows
-
-
 def _together(read):
     """Rows of all equations, as `SUR` puts them together; NaN where an equation has none."""
-    read = list(map(with_labels, read))
-    rows = common_rows(read)
+    read = list(map(equations.with_labels, read))
+    rows = equations.common_rows(read)
     M = len(read[0].X.values) if rows is None else len(rows)
-    ys, Xs, _ = zip(*put_in_rows(read, rows, M), strict=True)
+    ys, Xs, _ = zip(*equations.put_in_rows(read, rows, M), strict=True)
     return rows, list(Xs), ys
 
 

@@ -62,7 +62,6 @@ def cluster_weights(clusters: Any, data: SURData, group_debias: bool) -> Weigh:
     return weigh
 
 
-
 def kernel_weights(kernel: str, bandwidth: float, N: int) -> FloatArray:
     """Weights of the lags 0, ..., N - 1, (N,).
 
@@ -94,13 +93,8 @@ def automatic_bandwidth(S: FloatArray, kernel: str) -> int:
     .. math:: m = \lceil c \, \big((s_q / s_0)^2 N\big)^{1 / (2 q + 1)} \rceil, \quad
         s_q = 2 \sum_{l=1}^n l^q \sigma_l, \quad s_0 = \sigma_0 + 2 \sum_{l=1}^n \sigma_l,
 
-    at most N - 1, with the constants (q, c, a) = (1, 1.1447, 2/9) of Bartlett's kernel, (2, 2.6614,
-    4/25) of Parzen's and (2, 1.3221, 2/25) of the quadratic spectral one (W. Newey, K. West,
+    at most N - 1, with the constants (q, c, a) of the kernel in `KERNELS` (W. Newey, K. West,
     "Automatic lag selection in covariance matrix estimation", 1994).
-
-    Returns
-    -------
-    int
     """
     N = S.shape[1]
     q, constant, power = KERNELS[kernel]

@@ -24,8 +24,7 @@ def factor_scores(fit: SystemFit, level: int | None = None,
         One level; default all of them.
     method : {"posterior", "bartlett"}, optional
         Posterior means given the residuals, ``Fᵀ Σ⁻¹ e`` with F spread out; or weighted least
-        squares over all factors jointly, which is unbiased given the factors (M. Bartlett,
-        1937).
+        squares over all factors jointly, which is unbiased given the factors (M. Bartlett, 1937).
 
     Returns
     -------
@@ -68,12 +67,10 @@ def factor_scores(fit: SystemFit, level: int | None = None,
 def _named(fit: SystemFit, scores: FloatArray, level: int) -> Labelled:
     """Scores of a level as a DataFrame with columns (group, factor)."""
     pd = import_pandas()
-
     pairs = factor_columns(fit.covariance.hierarchy, level, scores.shape[2])
     columns = pd.MultiIndex.from_arrays([[pair[i] for pair in pairs] for i in (0, 1)],
                                         names=["group", "factor"])
-    return pd.DataFrame(scores.reshape(len(scores), -1), index=fit.names.rows,
-                        columns=columns)
+    return pd.DataFrame(scores.reshape(len(scores), -1), index=fit.names.rows, columns=columns)
 
 
 def _given_some(fit: SystemFit, E: FloatArray, level: int) -> FloatArray:

@@ -7,18 +7,12 @@ import numpy as np
 
 from ..._common.deprecated import renamed_options
 from ..._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
+from ...factor import rank_search
 from ...factor.criteria import degrees_of_freedom
-from ...factor.rank_search import (
-    RankedFits,
-    RankOptions,
-    choose_ranks,
-    in_new_order,
-    order_in_errors,
-)
 from ...factor.rank_table import RankSelection
 from ...tree.hierarchy import Hierarchy
 from .als_gls import SUROptions, check_hierarchy, fit_system
-from .data import read_equations
+from .data import Shared, read_equations
 from .groups import read_tree
 from .measures import average_loglik
 
@@ -102,14 +96,14 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
     >>> [record.df for record in selection.table]  # 60 coefficients, D, loadings less rotations
     [80, 100, 119, 137, 154]
     """
-    candidates, hierarchy = in_new_order("select_sur_ranks", candidates, hierarchy,
-                                         stacklevel=4)
+    candidates, hierarchy = rank_search.in_new_order("select_sur_ranks", candidates, hierarchy,
+                                                     stacklevel=4)
     fit_with = SUROptions(**fit_options)
-    options = RankOptions(
+    options = rank_search.RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     data = read_equations(Xs, Y)
-    with order_in_errors(hierarchy):
+    with rank_search.order_in_errors(hierarchy):
         tree = read_tree(hierarchy, data)
     return select_system_ranks(data, tree, options, fit_with, random_state=random_state,
                                stacklevel=6)
@@ -119,34 +113,27 @@ def select_system_ranks(data, hierarchy, options, fit_with, *, random_state=None
                         stacklevel=4):
     """`select_sur_ranks` for `SURData`, `RankOptions` and checked options of the fits."""
     fits = SystemFits(data, check_hierarchy(hierarchy, data.K), fit_with, callback)
-    return choose_ranks(fits, options, np.random.default_rng(random_state), stacklevel)
+    return rank_search.choose_ranks(fits, options, np.random.default_rng(random_state), stacklevel)
 
 
-class SystemFits(RankedFits):
+class SystemFits(rank_search.RankedFits):
     """Fits of a system of equations to some of its rows."""
 
     def __init__(self, data, hierarchy, fit_with, callback=None):
         self.data, self.hierarchy, self._fit_with = data, hierarchy, fit_with
-        self._callback, self._taken = callback, {}
+        self._callback = callback
+        self._take = Shared(lambda rows: data if rows is None else data.take(rows))
         self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
 
     def n_rows(self):
         return self.data.N
 
     def fit(self, ranks, rows=None, near=None):
-        data = self._take(rows)
-        return fit_system(data, ranks, self.hierarchy, self._fit_with, callback=self._callback)
+        return fit_system(self._take(rows), ranks, self.hierarchy, self._fit_with,
+                          callback=self._callback)
 
     def score(self, fit, rows):
         return average_loglik(fit, self._take(rows))
-
-    def _take(self, rows):
-        """The data of some rows, one copy for all candidates; the key lives as long as it."""
-        if rows is None:
-            return self.data
-        if id(rows) not in self._taken:
-            self._taken[id(rows)] = rows, self.data.take(rows)
-        return self._taken[id(rows)][1]
 
     def degrees_of_freedom(self, ranks):
         return self._n_free + degrees_of_freedom(self.hierarchy, ranks, mean=False)

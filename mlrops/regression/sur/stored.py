@@ -43,19 +43,16 @@ COUNTS = tuple_of(COUNT, "a tuple of integers that are not negative")
 # What the options of the coefficients' covariance may be.
 COV_OPTIONS = {
     "debiased": maybe(FLAG), "group_debias": FLAG, "kernel": one_of(*KERNELS),
-    "bandwidth": maybe(FINITE), "n_boot": COUNT, "random_state": maybe(COUNT), "progress": FLAG,
-}
+    "bandwidth": maybe(FINITE), "n_boot": COUNT, "random_state": maybe(COUNT), "progress": FLAG}
 RECORD = {
     "ranks": COUNTS, "storage": COUNT, "df": COUNT, "n_iter": COUNT, "converged": FLAG,
     "n_capped": COUNT,
     **dict.fromkeys(("loglik", "aic", "bic", "cv_mean", "cv_se"),
-                    Check("a number", lambda x: isinstance(x, Real) and not FLAG.holds(x))),
-}
+                    Check("a number", lambda x: isinstance(x, Real) and not FLAG.holds(x)))}
 SELECTION = {
     "ranks": COUNTS, "criterion": one_of(*CRITERIA), "one_standard_error": FLAG,
     "table": Check("a list of records", lambda x: type(x) is list and x != []
-                   and all(type(record) is tuple for record in x)),
-}
+                   and all(type(record) is tuple for record in x))}
 # Fields of the result that are stored as they are.
 PLAIN = {name: FIT[name] for name in (
     "loglik", "loglik_trace", "n_iter", "converged", "termination", "gradient_norm", "boundary",
@@ -63,8 +60,7 @@ PLAIN = {name: FIT[name] for name in (
     "covariance": OPERATOR, "covariance_is_known": FLAG, "normal_norm": NOT_NEGATIVE,
     "objective_trace": maybe(FIT["objective_trace"]),
     "n_cg": Check("a list of integers that are not negative",
-                  lambda x: type(x) is list and all(map(COUNT.holds, x))),
-}
+                  lambda x: type(x) is list and all(map(COUNT.holds, x)))}
 
 
 class StoredSystem(Stored, SystemFit):
@@ -81,8 +77,7 @@ class StoredSystem(Stored, SystemFit):
         "constraints": maybe(TUPLE), "rows": maybe(ARRAY), "period": maybe(TEXT),
         "rows_name": maybe(instance((str, int, tuple), "a name")), "coefficients": floats(1),
         "options": FITTER, "selection": maybe(DICT), "cov_type": one_of(*KINDS), "cov_kwds": DICT,
-        "clusters": maybe(ARRAY),
-    }
+        "clusters": maybe(ARRAY)}
 
     def to_fields(self) -> dict[str, Any]:
         data, selection = self.data, self.selection
@@ -135,9 +130,6 @@ class StoredSystem(Stored, SystemFit):
         return result
 
 
-# ---------------------------------------------------------------- labels
-
-
 def _row_fields(rows: Any) -> dict[str, Any]:
     """A pandas index as an array, with its name; periods by their numbers and frequency."""
     if rows is None:
@@ -187,9 +179,6 @@ def _names(given: dict[str, Any], data: SURData) -> SystemNames | None:
                          " they name")
     rows = None if given["rows"] is None else _index(given, data.N)
     return SystemNames(equations, regressors, rows, constraints)
-
-
-# ---------------------------------------------------------------- out of a file
 
 
 def _shaped(x: np.ndarray, name: str, kinds: str, shape: tuple[int, ...]) -> None:

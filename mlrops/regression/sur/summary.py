@@ -24,8 +24,7 @@ def summary(fit: SystemFit, alpha: float = 0.05, max_equations: int = 10) -> str
     alpha : float, default 0.05
         Confidence intervals have level ``1 - alpha``.
     max_equations : int, default 10
-        Print the coefficients of at most so many equations; with 0 no standard errors are
-        computed.
+        Print the coefficients of at most so many equations; with 0 no standard errors are computed.
 
     Returns
     -------
@@ -50,15 +49,13 @@ def _facts(fit: SystemFit) -> Iterator[str]:
         ("Observations", f"{cells:,}"),
         ("Coefficients", f"{fit.n_params:,}"),
         ("Estimator", "GLS, known errors" if known else "maximum likelihood"),
-        ("Std. errors", short(fit.cov_type)),
-    ]
+        ("Std. errors", short(fit.cov_type))]
     right = [
         ("Log-likelihood", f"{fit.llf:,.2f}"),
         ("AIC", f"{fit.aic:,.2f}"),
         ("BIC", f"{fit.bic:,.2f}"),
         ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
-        ("McElroy R-squared", f"{measures.mcelroy(fit):.4f}"),
-    ]
+        ("McElroy R-squared", f"{measures.mcelroy(fit):.4f}")]
     if fit.n_equations > 1:
         right.append(("Breusch-Pagan", _correlation_test(fit)))
     if known:

@@ -28,7 +28,7 @@ class _Batch(NamedTuple):
 
 
 class StackedSystem:
-    r"""Regressors of K equations on orthonormal bases of their columns.
+    """Regressors of K equations on orthonormal bases of their columns.
 
     With ``X_j = Q_jᵀ B_j`` the unknowns are ``γ_j = B_j β_j``: neither units of regressors nor
     collinearity within an equation are seen by an iteration on γ, and the diagonal blocks
@@ -37,28 +37,12 @@ class StackedSystem:
     equations with equally many regressors; samples run along rows of (K, N) arrays.
 
     Weights multiply rows of X_j and y_j by their square roots; missing cells are rows of zeros.
-    With a ridge B_j comes from the singular value decomposition of X_j, so that ``‖β_j‖²`` is a
-    weighted sum of squares of γ_j too.
+    With a ridge, the penalty ``ridge ‖β‖² / 2`` of the log-likelihood, B_j comes from the singular
+    value decomposition of X_j, so that ``‖β_j‖²`` is a weighted sum of squares of γ_j too.
 
-    Parameters
-    ----------
-    Xs : list of K ndarray, shapes (N, p_j)
-        Checked, see `read_equations`.
-    Y : ndarray, shape (N, K)
-    numbers : ndarray of int or sequence of str, shape (K,), optional
-        What errors call the equations.
-    observed, weights, constraints : optional
-        As in `SURData`, in the order of this system.
-    ridge : float, optional
-        Penalty ``ridge ‖β‖² / 2`` of the log-likelihood.
-    regressors : sequence of K tuples of str, constraint_names : sequence of m str, optional
-        What errors call columns of X_j and rows of the constraints; default their numbers.
-
-    Raises
-    ------
-    ValueError
-        Regressors of an equation that depend on one another (equation and columns are named),
-        constraints that contradict one another.
+    The data are those of `SURData`, in the order of this system.  Errors name equations by
+    `numbers`, columns of X_j by `regressors` and rows of the constraints by `constraint_names`.
+    Regressors that depend on one another and constraints that contradict one another are refused.
     """
 
     def __init__(self, Xs: Sequence[FloatArray], Y: FloatArray, numbers: Any = None, *,
@@ -79,8 +63,7 @@ class StackedSystem:
         self.log_weights = 0.0 if weights is None else 0.5 * float(
             np.log(weights if observed is None else weights[observed], dtype=np.float64).sum())
         self.numbers = np.arange(self.K) if numbers is None else numbers
-        self.shared = root is None and all(
-            X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
+        self.shared = root is None and all(X is Xs[0] or np.array_equal(X, Xs[0]) for X in Xs[1:])
         self.widths = widths = np.array([X.shape[1] for X in Xs])
         self.P = int(widths.sum())
         self.batches: list[_Batch] = []
@@ -173,8 +156,6 @@ class StackedSystem:
         """The directions u that constraints leave to ``γ = unit u`` (an `_Allowed`)."""
         return _Allowed(None if self._limits is None else self._limits.C * unit[:, None])
 
-    # ---------------------------------------------------------------- coefficients
-
     def coefficients(self, gamma: FloatArray) -> list[FloatArray]:
         """List of K arrays β_j (p_j,), or (p_j, m) for m columns γ (P, m)."""
         out = [np.empty(0, self.dtype)] * self.K
@@ -224,8 +205,6 @@ class StackedSystem:
         """Orthonormal columns (P, m) that span those of C in ``Cᵀγ = q``, or None."""
         return None if self._limits is None else self._limits.basis
 
-    # ---------------------------------------------------------------- dense, for few coefficients
-
     @property
     def basis(self) -> FloatArray:
         """All Q_j, one above the other, (P, N)."""
@@ -261,9 +240,6 @@ def inverse_diagonal(covariance: StructuredOperator) -> FloatArray:
     return covariance.inv().diagonal()
 
 
-# ---------------------------------------------------------------- bases of the regressors
-
-
 def _orthonormal(X: FloatArray, numbers: list[Any], names: list[Any],
                  ridge: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Q, B⁻¹ and penalties of stacked X (g, p, N), regressors as rows with names.
@@ -284,8 +260,7 @@ def _orthonormal(X: FloatArray, numbers: list[Any], names: list[Any],
         raise ValueError(
             f"X of equation {numbers[which[0]]} is rank-deficient: column {columns} depends on"
             f" those before it ({counted(which.size, 'equation')}:"
-            f" {name_some(numbers[i] for i in which)}); leave such columns out"
-        )
+            f" {name_some(numbers[i] for i in which)}); leave such columns out")
     Q, penalty = Q.swapaxes(1, 2), np.zeros_like(norms)
     if ridge:  # R diag(norms) = U S Vᵀ: the basis Uᵀ Q, and β = V S⁻¹ γ
         U, S, Vt = np.linalg.svd(R * norms[:, None, :])
@@ -303,9 +278,6 @@ def _triangular_inverse(R: FloatArray) -> FloatArray:
         known = np.einsum("mk,mkj->mj", R[:, i, i + 1 :], out[:, i + 1 :])
         out[:, i] = (unit[i] - known) / R[:, i, i, None]
     return out
-
-
-# ---------------------------------------------------------------- constraints
 
 
 class _Allowed:

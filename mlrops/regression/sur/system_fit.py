@@ -158,15 +158,11 @@ class SystemFit:
             index = index.set_levels([level.astype(int) for level in index.levels])
         return index
 
-    def _frame_index(self) -> Labelled:
-        return self._index
-
     def _by_coefficient(self, x: FloatArray, columns: list[str] | None = None) -> Labelled:
         """One or more numbers a coefficient, (P,) or (P, m): a list, a Series or a DataFrame."""
         if self.data.names is None:
             return np.split(x, np.cumsum(self.data.p)[:-1])
         pd = import_pandas()
-
         return (pd.Series(x, index=self._index) if columns is None
                 else pd.DataFrame(x, index=self._index, columns=columns))
 
@@ -175,7 +171,6 @@ class SystemFit:
         if self.data.names is None:
             return x
         pd = import_pandas()
-
         return pd.Series(x, index=pd.Index(self.names.equations, name="equation"))
 
     def _by_row(self, x: FloatArray) -> Labelled:
