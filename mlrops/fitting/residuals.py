@@ -39,7 +39,11 @@ class DenseResidual:
         self._A, self._pairs = A, pairs
         m, n = pairs.shape
         self._S = np.zeros((m + 1, n + 1), dtype)
-        self.floor, self.rounding = 32 * np.finfo(dtype).eps, (4 * np.finfo(dtype).eps) ** 2
+        self.floor = 32 * np.finfo(dtype).eps
+
+    @property
+    def rounding(self):
+        return (4 * np.finfo(self._S.dtype).eps) ** 2
 
     def restart(self, factors):
         """Compute the residual anew from A for these factors."""
