@@ -87,7 +87,7 @@ def test_the_target_and_the_cap_end_a_step_early():
     system = StackedSystem(Xs, Y)
     full = beta_step(system, sigma, system.ols, 0.0)
     loose = beta_step(system, sigma, system.ols, 1e-3)
-    capped = beta_step(system, sigma, system.ols, 0.0, max_iter=2)
+    capped = beta_step(system, sigma, system.ols, 0.0, maxiter=2)
     assert 1e-10 < loose.norm <= 1e-3 < loose.first_norm
     assert capped.n_iter == 2 < loose.n_iter < full.n_iter
     first = beta_step(system, sigma, system.ols, np.inf)

@@ -10,11 +10,31 @@ __all__ = ["degrees_of_freedom"]
 
 
 def degrees_of_freedom(hierarchy: Hierarchy, ranks: Ranks, mean: bool = True) -> int:
-    """Number of free parameters of ``N(μ, Σ_l F_l F_lᵀ + diag(D))`` on a tree, μ's with `mean`.
+    r"""Number of free parameters of ``N(μ, Σ_l F_l F_lᵀ + diag(D))`` on a tree.
 
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+        Tree of the n features.
+    ranks : int or sequence of int
+        Number of factors of each level, coarsest first.
+    mean : bool, optional
+        Count the n entries of the mean.
+
+    Returns
+    -------
+    count : int
+
+    Raises
+    ------
+    ValueError, TypeError
+        Ranks that do not fit the hierarchy.
+
+    Notes
+    -----
     A group of m features with r factors has ``m r`` loadings, of which a rotation takes
-    ``r (r - 1) / 2``; D adds one parameter a feature.  Two corrections make the sum over levels and
-    groups count covariances, not coordinates:
+    ``r (r - 1) / 2``; D adds one parameter a feature.  Two corrections make the sum over levels
+    and groups count covariances, not coordinates:
 
     - *Where m_c of a group's m features form one child,* a rotation makes all but ``m - m_c`` of
       its factors vanish outside that child.  They are counted as factors of the child.  A group
@@ -24,10 +44,21 @@ def degrees_of_freedom(hierarchy: Hierarchy, ranks: Ranks, mean: bool = True) ->
     - *A group of m features* with all that is below it, D included, counts at most
       ``m (m + 1) / 2``, the size of its block of Σ.
 
-    For the ordinary factor model this is the dimension of the set of its covariances (M. Drton, B.
-    Sturmfels, S. Sullivant, "Algebraic factor analysis: tetrads, pentads and beyond", 2007).  On
-    trees it is that dimension where groups have several features for each of their factors, and can
-    exceed it by a few where small children already have every covariance they can.
+    For the ordinary factor model this is the dimension of the set of its covariances (M. Drton,
+    B. Sturmfels, S. Sullivant, "Algebraic factor analysis: tetrads, pentads and beyond", 2007).
+    On trees it is that dimension where groups have several features for each of their factors,
+    and can exceed it by a few where small children already have every covariance they can.
+
+    Examples
+    --------
+    >>> from mlrops import Hierarchy
+    >>> from mlrops.factor.criteria import degrees_of_freedom
+    >>> degrees_of_freedom(Hierarchy.flat(10), 2)           # 2·10 - 1, D, mean
+    39
+    >>> degrees_of_freedom(Hierarchy.balanced(10, [1, 2]), (2, 1), mean=False)
+    39
+    >>> degrees_of_freedom(Hierarchy.balanced(10, [1, 1]), (1, 1))
+    39
     """
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a Hierarchy, got {type(hierarchy).__name__}")

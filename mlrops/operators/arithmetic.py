@@ -52,7 +52,31 @@ def _operator(x: Operand) -> Any:
 
 
 def add(A: Operand, B: Operand) -> "StructuredOperator":
-    """``A + B`` as the tightest type, of operators, 2-d arrays or sparse arrays of one shape."""
+    """``A + B`` as the tightest type.
+
+    Parameters
+    ----------
+    A, B : operators, 2-d arrays, sparse arrays; one shape (m, n)
+
+    Returns
+    -------
+    StructuredOperator
+
+    Raises
+    ------
+    ValueError
+        Different shapes.
+    TypeError
+        An operand is not a matrix.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal, LowRank
+    >>> LowRank([[1.0], [2.0]]) + Diagonal([1.0, 1.0])
+    <2x2 LowRankPlusDiagonal, positive definite, float64>
+    >>> LowRank([[1.0], [2.0]]) - Diagonal([1.0, 1.0])
+    <2x2 Woodbury, symmetric, float64>
+    """
     A, B = _operator(A), _operator(B)
     if A.shape != B.shape:
         raise ValueError(f"cannot add operators of shapes {A.shape} and {B.shape}")
@@ -60,7 +84,30 @@ def add(A: Operand, B: Operand) -> "StructuredOperator":
 
 
 def matmul(A: Operand, B: Operand) -> "StructuredOperator":
-    """``A B`` as the tightest type, of operators, 2-d arrays or sparse arrays (m, k) and (k, n)."""
+    """``A B`` as the tightest type.
+
+    Parameters
+    ----------
+    A : operator, 2-d array or sparse array, shape (m, k)
+    B : operator, 2-d array or sparse array, shape (k, n)
+
+    Returns
+    -------
+    StructuredOperator, shape (m, n)
+
+    Raises
+    ------
+    ValueError
+        Inner dimensions differ.
+    TypeError
+        An operand is not a matrix.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal, LowRank
+    >>> Diagonal([1.0, 2.0]) @ LowRank([[1.0], [2.0]])
+    <2x2 LowRank, float64>
+    """
     A, B = _operator(A), _operator(B)
     if A.shape[1] != B.shape[0]:
         raise ValueError(
@@ -69,13 +116,63 @@ def matmul(A: Operand, B: Operand) -> "StructuredOperator":
 
 
 def scale(A: Operand, c: float) -> "StructuredOperator":
-    """``c A`` as the tightest type, for a finite real number c; it keeps the dtype of A."""
+    """``c A`` as the tightest type; keeps the dtype of A.
+
+    Parameters
+    ----------
+    A : operator, 2-d array or sparse array
+    c : float
+        Finite.
+
+    Returns
+    -------
+    StructuredOperator
+
+    Raises
+    ------
+    TypeError
+        `c` is complex or not a number.
+    ValueError
+        `c` is NaN or infinite.
+
+    Examples
+    --------
+    >>> from mlrops import LowRankPlusDiagonal
+    >>> A = LowRankPlusDiagonal([[1.0], [2.0]], [1.0, 1.0])
+    >>> 4 * A
+    <2x2 LowRankPlusDiagonal, positive definite, float64>
+    >>> -A
+    <2x2 Scaled, symmetric, float64>
+    """
     A, c = _operator(A), as_scalar(c)
     return A if c == 1 else rules.SCALE(A, c)
 
 
 def power(A: Operand, p: int) -> "StructuredOperator":
-    """``A ** p`` for an integer p; p = 0 is the identity, p < 0 a power of ``A.inv()``."""
+    """``A ** p`` for an integer p; p = 0 is the identity, p < 0 a power of ``A.inv()``.
+
+    Parameters
+    ----------
+    A : square operator, 2-d array or sparse array, shape (n, n)
+    p : int
+
+    Returns
+    -------
+    StructuredOperator, shape (n, n)
+
+    Raises
+    ------
+    TypeError
+        `p` is not an integer.
+    ValueError
+        `A` is not square.
+
+    Examples
+    --------
+    >>> from mlrops import Diagonal
+    >>> (Diagonal([1.0, 2.0]) ** -2).diagonal()
+    array([1.  , 0.25])
+    """
     A = _operator(A)
     A._square("a power")
     try:

@@ -19,16 +19,27 @@ Counts: TypeAlias = int | list[int] | IntArray
 
 
 def effective_weights(covariance: MLR) -> FloatArray:
-    r"""How many estimated weights predict each equation's error from those of the others, (K,).
+    r"""How many estimated weights predict each equation's error from those of the others.
 
-    Generalized least squares regresses equation j on its regressors and, with weights that the
-    MLR Σ (K, K) implies, on the errors of the other equations.  Of K - 1 free weights an
-    unstructured Σ would pay for every one, a diagonal one for none; factors cost
+    Generalized least squares regresses equation j on its regressors and, with weights that Σ
+    implies, on the errors of the other equations.  Of K - 1 free weights an unstructured Σ would
+    pay for every one; factors cost
 
     .. math:: q_j = k_j + (k_j + 2) \ell_j + v_j,
 
     at most the number of other equations in the largest group with factors on j's path.
 
+    Parameters
+    ----------
+    covariance : MLR, shape (K, K)
+
+    Returns
+    -------
+    ndarray, shape (K,)
+        0 where Σ is diagonal.
+
+    Notes
+    -----
     To first order in 1/N the errors of estimated weights raise the variance of what they predict
     by :math:`q_j / N`, :math:`q_j = N \, \mathrm{tr}(\mathrm{cov}(\hat w_j) \Sigma) / \tau_j` with
     weights :math:`w_j = \Sigma^{-1} e_j \tau_j` and the partial variance
@@ -47,20 +58,64 @@ def effective_weights(covariance: MLR) -> FloatArray:
     others on it is lost from sight.  With one factor and equal loadings q falls from 2 k_j, where
     they are weak, to k_j, where the factor is known.  Correlations of a path's factors across
     levels are not counted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.regression.sur.small_sample import effective_weights
+    >>> for K in 2, 5, 100:
+    ...     A = MLR(Hierarchy.flat(K), [np.ones((K, 1))], np.ones(K))
+    ...     print(K, effective_weights(A)[0].round(2))
+    2 1.0
+    5 1.67
+    100 1.04
     """
     return _weights(_as_mlr(covariance)).number
 
 
 def residual_df(covariance: Any, N: Counts, p: Counts, *, shared: bool = False) -> FloatArray:
-    r"""Degrees of freedom of each equation (K,), for Student's t of intervals and tests.
+    r"""Degrees of freedom of each equation, for Student's t of intervals and tests.
 
-    They are :math:`\nu_j = \max(N_j - p_j - q_j, 1)`, not integers, for N_j observations, p_j < N_j
-    regressors and q of `effective_weights`; ``N_j - p_j`` where the MLR Σ is diagonal or X is
-    `shared`.  An estimated partial variance is, to first order, distributed as
+    Parameters
+    ----------
+    covariance : MLR, shape (K, K)
+        The fitted Σ.
+    N : int or array_like of int, shape (K,)
+        Observations of each equation.
+    p : int or array_like of int, shape (K,)
+        Regressors of each equation, ``p_j < N_j``.
+    shared : bool, optional
+        All equations have the same regressors: see `corrected_covariance`.
+
+    Returns
+    -------
+    ndarray, shape (K,)
+        :math:`\nu_j = \max(N_j - p_j - q_j, 1)` with q of `effective_weights`; not integers.
+        Where Σ is diagonal, or X shared, ``N_j - p_j``.  The floor is one degree of freedom,
+        Cauchy's distribution: fewer rows than parameters tell nothing of a variance.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A Σ that is not an MLR, numbers that are not integers or of wrong shape, ``N_j <= p_j``
+        (equations are named).
+
+    Notes
+    -----
+    An estimated partial variance is, to first order, distributed as
     :math:`\tau_j \chi^2_{\nu_j} / N_j`: in Fisher's information its relative variance is 2 / N
     whatever the structure of Σ, and least squares with :math:`p_j + q_j` coefficients leaves
-    :math:`\nu_j`.  The floor is one degree of freedom, Cauchy's distribution: fewer rows than
-    parameters tell nothing of a variance.
+    :math:`\nu_j`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.regression.sur.small_sample import residual_df
+    >>> A = MLR(Hierarchy.flat(3), [np.ones((3, 1))], np.ones(3))
+    >>> residual_df(A, 20, [2, 3, 19])
+    array([16., 15.,  1.])
     """
     covariance = _as_mlr(covariance)
     n, widths = _check_counts(N, p, covariance.shape[0])
@@ -71,17 +126,44 @@ def corrected_covariance(covariance: Any, N: Counts, p: Counts, *, shared: bool 
                          bias_only: bool = False) -> MLR:
     r"""A fitted Σ, scaled so that ``(Xᵀ(Σ⁻¹⊗I)X)⁻¹`` is the covariance of the coefficients.
 
-    Σ (K, K) is the MLR of maximum likelihood, N_j are the observations and p_j < N_j the
-    regressors of each equation, or one number for all.  Equation j has :math:`q_j` weights to
-    estimate (`effective_weights`) and :math:`\nu_j = N_j - p_j - q_j` degrees of freedom.  As in a
-    regression on its X and q_j random regressors,
+    Parameters
+    ----------
+    covariance : MLR, shape (K, K)
+        Σ by maximum likelihood.
+    N : int or array_like of int, shape (K,)
+        Observations of each equation.
+    p : int or array_like of int, shape (K,)
+        Regressors of each equation, ``p_j < N_j``.
+    shared : bool, optional
+        All equations have the same regressors.  Generalized least squares is then least squares
+        whatever Σ, no weights are estimated, and :math:`\sigma_{ij} N / \sqrt{(N - p_i)(N - p_j)}`,
+        the correction of SUR with an unstructured Σ, is all that is needed: unbiased.  It is for
+        standard errors and tests within an equation: a joint test across equations inverts Σ, and
+        needs the correction for weights all the same.
+    bias_only : bool, optional
+        Leave out the variance that estimated weights add to coefficients: an estimate of Σ itself,
+        such as a parametric bootstrap draws from, whose refits add that variance on their own.
+
+    Returns
+    -------
+    MLR
+        Same hierarchy and ranks.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `residual_df`.
+
+    Notes
+    -----
+    Equation j has :math:`q_j` weights to estimate (`effective_weights`) and
+    :math:`\nu_j = N_j - p_j - q_j` degrees of freedom.  As in a regression on its X and q_j random
+    regressors,
 
     - the estimated partial variance is too small by :math:`\nu_j / N_j`;
     - what the weights take from X raises the variance of its coefficients by
       :math:`(N_j - p_j - 1) / (\nu_j - 1)`, the mean of an inverse beta variable; with few degrees
-      of freedom :math:`1 + (N_j - p_j - \nu_j) / \max(\nu_j - 1, 1)`.  `bias_only` leaves this out:
-      that is an estimate of Σ itself, such as a parametric bootstrap draws from, whose refits add
-      this variance on their own.
+      of freedom :math:`1 + (N_j - p_j - \nu_j) / \max(\nu_j - 1, 1)`.
 
     D_j is multiplied by the product c_j of both.  Loadings, whose products are those of residuals
     on p_j regressors, by the root of :math:`a_j = N_j / (N_j - p_j)`; but so far as they are the
@@ -90,12 +172,6 @@ def corrected_covariance(covariance: Any, N: Counts, p: Counts, *, shared: bool 
     that is little; where D_j stands at the floor it is all.  A group of one equation has no factor
     but more of the same noise.
 
-    Where all equations have the same regressors (`shared`), generalized least squares is least
-    squares whatever Σ, no weights are estimated, and
-    :math:`\sigma_{ij} N / \sqrt{(N - p_i)(N - p_j)}`, the correction of SUR with an unstructured Σ,
-    is all that is needed: unbiased.  It is for standard errors and tests within an equation: a
-    joint test across equations inverts Σ, and needs the correction for weights all the same.
-
     Coefficients of regressors that equations share, intercepts for one, need few weights or none,
     and their standard errors are on the safe side.  As N grows all factors tend to 1.
 
@@ -103,6 +179,20 @@ def corrected_covariance(covariance: Any, N: Counts, p: Counts, *, shared: bool 
     for the unstructured case, where the same cost is exact in simple designs, and R. Kackar,
     D. Harville, "Approximations for standard errors of estimators of fixed and random effects in
     mixed linear models" (1984) for the cost of estimated weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops import MLR, Hierarchy
+    >>> from mlrops.regression.sur.small_sample import corrected_covariance, residual_df
+    >>> A = MLR(Hierarchy.flat(5), [np.ones((5, 1))], np.ones(5))
+    >>> residual_df(A, 20, 3).round(2)
+    array([15.33, 15.33, 15.33, 15.33, 15.33])
+    >>> B = corrected_covariance(A, 20, 3)
+    >>> np.sqrt(B.partial_variance() / A.partial_variance()).round(2)
+    array([1.2, 1.2, 1.2, 1.2, 1.2])
+    >>> bool(np.allclose(corrected_covariance(A, 10**9, 3).toarray(), A.toarray()))
+    True
     """
     covariance = _as_mlr(covariance)
     n, widths = _check_counts(N, p, covariance.shape[0])
