@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,10 +16,9 @@ from .._common.wording import name_some
 from ..operators.mlr import MLR
 from .conditional import factor_scores
 
-if TYPE_CHECKING:
-    from .result import FactorModelResult
-
 __all__ = ["RotatedLoadings", "loadings_frame", "rotate"]
+
+FactorModelResult: TypeAlias = Any  # its file imports this one
 
 # Share of the (1/m)(Σ λ²)² term in the orthomax criterion.
 ORTHOMAX = {"quartimax": 0.0, "varimax": 1.0, "promax": 1.0}
@@ -64,7 +63,7 @@ class RotatedLoadings:
     True
     """
 
-    fit: "FactorModelResult"
+    fit: FactorModelResult
     method: str
     loadings: tuple[FloatArray, ...]
     rotation: tuple[FloatArray, ...]
@@ -87,7 +86,7 @@ class RotatedLoadings:
                                 check_finite=False)
 
     @property
-    def result(self) -> "FactorModelResult":
+    def result(self) -> FactorModelResult:
         """The fitted model with the rotated factors, a `FactorModelResult`.
 
         Raises
@@ -127,7 +126,7 @@ class RotatedLoadings:
         return f"<RotatedLoadings by {self.method}{state}: {self.fit.covariance!r}>"
 
 
-def rotate(fit: "FactorModelResult", method: str, level: int | Sequence[int] | None,
+def rotate(fit: FactorModelResult, method: str, level: int | Sequence[int] | None,
            normalize: bool, power: float, max_iter: int, tol: float) -> RotatedLoadings:
     """Rotate a fitted model; see `FactorModelResult.rotate`."""
     if method not in ORTHOMAX:
@@ -285,7 +284,7 @@ def _in_order(B, T, Phi):
     return columns(Lambda), columns(T), columns(columns(Phi).swapaxes(1, 2))
 
 
-def loadings_frame(fit: "FactorModelResult", loadings: Sequence[FloatArray]) -> Any:
+def loadings_frame(fit: FactorModelResult, loadings: Sequence[FloatArray]) -> Any:
     """Loadings, one array (n, r_l) a level, with variance and communality, as a DataFrame."""
     pd = import_pandas()
     columns = [(f"level {level}", f"factor {k}")

@@ -3,20 +3,19 @@
 import itertools
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._common.text import WIDTH, paragraph, short, side_by_side, title
 from .._common.wording import name_some
 
-if TYPE_CHECKING:
-    from .result import FactorModelResult
-
 __all__ = ["summarize"]
 
+FactorModelResult: TypeAlias = Any  # its file imports this one
 
-def summarize(fit: "FactorModelResult", max_factors: int, top: int) -> str:
+
+def summarize(fit: FactorModelResult, max_factors: int, top: int) -> str:
     """The text of `FactorModelResult.summary`."""
     rule = "=" * WIDTH
     parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit), *_remarks(fit)]

@@ -9,7 +9,7 @@ Solves measure their backward error instead; see `refine`.
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,11 +17,10 @@ from .._common.typing import FloatArray, IntArray
 from .._common.wording import name_some
 from ..kernels.layout import Layout
 
-if TYPE_CHECKING:
-    from .factored import Factored
-
 __all__ = ["PROMISED", "check_left", "check_logdet", "check_quad", "checked_root",
            "diagonal_sizes", "inverse_loss", "loss_left", "loss_of_explained", "norms", "refused"]
+
+Factored: TypeAlias = Any  # its file imports this one
 
 # The relative error that a result may have.  The estimates err on the safe side, by 10 or so.
 PROMISED = {np.dtype(np.float64): 1e-7, np.dtype(np.float32): 3e-3}
@@ -36,7 +35,7 @@ _MARGIN = 10
 _QUAD = 30
 
 
-def refused(A: "Factored", verb: str, loss: float, reason: str = ""
+def refused(A: Factored, verb: str, loss: float, reason: str = ""
             ) -> np.linalg.LinAlgError:
     """The LinAlgError of a result that could be off by `loss`."""
     return np.linalg.LinAlgError(
@@ -69,7 +68,7 @@ def diagonal_sizes(K: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArra
     return sizes, pivots
 
 
-def check_logdet(A: "Factored") -> float:
+def check_logdet(A: Factored) -> float:
     """``log det D + log det P``, where rounding in ``log det P`` leaves the sum enough digits."""
     eps, F, gained = float(np.finfo(A.dtype).eps), A._F, A._gained
     logs = np.log(A._d, dtype=np.float64)
@@ -87,7 +86,7 @@ def check_logdet(A: "Factored") -> float:
     return total
 
 
-def inverse_loss(A: "Factored", product: Callable[[FloatArray], FloatArray]) -> float:
+def inverse_loss(A: Factored, product: Callable[[FloatArray], FloatArray]) -> float:
     """What rounding does to ``product``, with Σ⁻¹, tried on two vectors where ‖P‖ asks for it.
 
     Its residual in units of the backward error.  Where D is small and ‖Σ⁻¹‖ is not, products that
@@ -129,12 +128,12 @@ def loss_of_explained(cov: FloatArray, sizes: FloatArray, layout: Layout
     return np.repeat(bounds, np.diff(layout.leaf_off)), moved
 
 
-def loss_left(A: "Factored", moved: FloatArray) -> FloatArray:
+def loss_left(A: Factored, moved: FloatArray) -> FloatArray:
     """What so many units of rounding are of ``1 - f C fᵀ``."""
     return _PARTIAL * np.finfo(A.dtype).eps * np.abs(moved)
 
 
-def check_left(A: "Factored", left: FloatArray, moved: FloatArray, features: IntArray) -> None:
+def check_left(A: Factored, left: FloatArray, moved: FloatArray, features: IntArray) -> None:
     """Refuse ``1 - f C fᵀ`` of the features, (n,), where `moved` units of rounding are too many."""
     loss = loss_left(A, moved)
     bad = np.flatnonzero(~(loss <= PROMISED[A.dtype] * left))
@@ -144,7 +143,7 @@ def check_left(A: "Factored", left: FloatArray, moved: FloatArray, features: Int
             "feature " if bad.size == 1 else "features ") + name_some(np.sort(features[bad])))
 
 
-def norms(A: "Factored") -> tuple[float, float, float]:
+def norms(A: Factored) -> tuple[float, float, float]:
     """Bounds from the traces of the groups: of ‖P‖ and ‖F‖ above, of ‖Σ‖ below."""
     scaled, plain, below = 1.0, 0.0, float(A._diagonal().max())
     for level, (f, offsets) in enumerate(zip(
@@ -157,7 +156,7 @@ def norms(A: "Factored") -> tuple[float, float, float]:
     return scaled, math.sqrt(plain), below
 
 
-def check_quad(A: "Factored", quad: FloatArray, squares: FloatArray, scaled: FloatArray,
+def check_quad(A: Factored, quad: FloatArray, squares: FloatArray, scaled: FloatArray,
                gap: Callable[[IntArray], FloatArray]) -> None:
     """Refuse quadratic forms (k,) that rounding could spoil.
 
@@ -180,7 +179,7 @@ def check_quad(A: "Factored", quad: FloatArray, squares: FloatArray, scaled: Flo
         raise refused(A, "inv_quad", loss.max())
 
 
-def checked_root(A: "Factored", root: Any) -> Any:
+def checked_root(A: Factored, root: Any) -> Any:
     """`root`, tried on two vectors where the bound of ‖P‖ asks for it.
 
     S Sᵀ = Σ in units of standard deviations, and W S = I.

@@ -1,16 +1,15 @@
 """The expanded matrix of an MLR operator and its sparse factorization, as SciPy sparse arrays."""
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 
 from .._common.typing import FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from .mlr import MLR
-
 __all__ = ["expanded_cholesky", "expanded_matrix", "spread_out"]
+
+MLR: TypeAlias = Any  # its file imports this one
 
 Triplets: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 
@@ -32,7 +31,7 @@ def _spread(mlr):
     return (np.concatenate(p) for p in zip(*parts, strict=True))
 
 
-def expanded_matrix(self: "MLR") -> sp.csc_array:
+def expanded_matrix(self: MLR) -> sp.csc_array:
     """Sparse ``[[diag(D), F], [Fᵀ, -I]]``, F spread out; A is its Schur complement.
 
     Returns
@@ -47,7 +46,7 @@ def expanded_matrix(self: "MLR") -> sp.csc_array:
     return sp.block_array([[sp.diags_array(self.D), F], [F.T, -ones]], format="csc")
 
 
-def expanded_cholesky(self: "MLR") -> tuple[sp.csc_array, FloatArray, IntArray]:
+def expanded_cholesky(self: MLR) -> tuple[sp.csc_array, FloatArray, IntArray]:
     """Factor the expanded matrix, ``E[order][:, order] = L diag(d) Lᵀ``, with zero fill.
 
     Returns

@@ -1,6 +1,6 @@
 """What is left where no structure helps: iterative solves and determinants asked for by name."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres, lsmr
@@ -12,10 +12,9 @@ from .iterations import cg, minres
 from .refine import RTOL, exponents, lengths, norm_of, refine
 from .rules import CONVERT
 
-if TYPE_CHECKING:
-    from .base import StructuredOperator
-
 __all__ = ["RTOL", "LogdetEstimate", "slogdet", "solve"]
+
+StructuredOperator: TypeAlias = Any  # its file imports this one
 
 # Where rounding keeps the residual above that, a backward error of so many units of rounding will
 # do, and a relative residual of at most √eps, beyond which A counts as singular.
@@ -29,7 +28,7 @@ _RESTART = 200
 _STALLED = 0.9
 
 
-def solve(A: "StructuredOperator", b: FloatArray, *, rtol: float | None = None,
+def solve(A: StructuredOperator, b: FloatArray, *, rtol: float | None = None,
           maxiter: int | None = None, M: Any = None, x0: Real | None = None) -> FloatArray:
     """Solve ``A x = b`` by products with A alone, to a relative residual of `rtol`.
 
@@ -222,7 +221,7 @@ class LogdetEstimate(float):
         return f"LogdetEstimate({float(self)!r}, standard_error={self.standard_error:.3g})"
 
 
-def slogdet(A: "StructuredOperator", method: str, *, n_probes: int = 30, n_steps: int = 50,
+def slogdet(A: StructuredOperator, method: str, *, n_probes: int = 30, n_steps: int = 50,
             random_state: RandomState = None) -> tuple[float, float]:
     """Sign and log|det A| without structure, by a method that is named.
 

@@ -1,7 +1,7 @@
 """`MLR`: a symmetric positive definite multilevel low rank matrix, the main operator here."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ from .factored import Factored
 from .rules import GENERAL
 
 if TYPE_CHECKING:
-    from .general.mlr import GeneralMLR
     from .posterior import FactorMoments, FactorPosterior
 
 __all__ = ["MLR"]
+
+GeneralMLR: TypeAlias = Any  # its file imports this one
 
 
 def check_ranks(ranks: Ranks, hierarchy: Hierarchy) -> tuple[int, ...]:
@@ -421,7 +422,7 @@ class MLR(Factored):
 
         return self._relevel(truncate)
 
-    def to_general(self) -> "GeneralMLR":
+    def to_general(self) -> GeneralMLR:
         """The same matrix as a `GeneralMLR`: D becomes a finest level of single features.
 
         Returns

@@ -1,7 +1,7 @@
 """The operand of a verb: checked, real, in C order and of the operator's dtype."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import issparse
@@ -10,10 +10,9 @@ from .._common.typing import FloatArray
 from .._common.validate import as_real, refuse_masked
 from .._common.wording import counted
 
-if TYPE_CHECKING:
-    from .base import StructuredOperator
-
 __all__ = ["linear", "operand", "solve_options"]
+
+StructuredOperator: TypeAlias = Any  # its file imports this one
 
 
 def operand(x: Any, dtype: np.dtype, n_rows: int, verb: str) -> tuple[FloatArray, np.dtype]:
@@ -55,7 +54,7 @@ def linear(hook: Callable[[FloatArray], FloatArray], x: Any, dtype: np.dtype, n_
     return z.reshape(y.shape[0], *np.shape(x)[1:])
 
 
-def solve_options(A: "StructuredOperator", b: Any, options: dict[str, Any]) -> dict[str, Any]:
+def solve_options(A: StructuredOperator, b: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The options of `solve` that are given, for an operator A that iterates."""
     options = {name: value for name, value in options.items() if value is not None}
     if options and A._has_direct_solve:

@@ -1,6 +1,6 @@
 """Factors of an MLR covariance given samples: their posterior, and scores by least squares."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,16 +11,15 @@ from .._common.validate import as_finite, as_real
 from .._common.wording import counted
 from .accuracy import diagonal_sizes
 
-if TYPE_CHECKING:
-    from .mlr import MLR
-
 __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores"]
+
+MLR: TypeAlias = Any  # its file imports this one
 
 # A pivot is taken for zero where it is this many units of rounding of its own column, or less.
 SINGULAR = 100
 
 
-def _in_tree_order(covariance: "MLR", X: Real, check_finite: bool = True) -> FloatArray:
+def _in_tree_order(covariance: MLR, X: Real, check_finite: bool = True) -> FloatArray:
     """Samples (n, N), one a column, in the precision of an MLR and C-contiguous."""
     check = as_finite if check_finite else as_real
     X = check(X, "X", dtype=covariance.dtype, ndim=2)
@@ -33,7 +32,7 @@ def _in_tree_order(covariance: "MLR", X: Real, check_finite: bool = True) -> Flo
 class FactorMoments:
     """Means (s, N) and covariance of the factors of an MLR, kept node by node."""
 
-    def __init__(self, covariance: "MLR", K: FloatArray | None, means: FloatArray) -> None:
+    def __init__(self, covariance: MLR, K: FloatArray | None, means: FloatArray) -> None:
         self._sigma, self._K, self._means = covariance, K, means
 
     def mean(self, level: int) -> FloatArray:
@@ -72,7 +71,7 @@ class FactorPosterior(FactorMoments):
     N`` flops plus small change.  No n×n and no spread-out n×s matrix is formed.
     """
 
-    def __init__(self, covariance: "MLR", X: Real, check_finite: bool = True) -> None:
+    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True) -> None:
         A = covariance
         self._X = _in_tree_order(A, X, check_finite)
         N, W = self._X.shape[1], None
@@ -186,7 +185,7 @@ class LeastSquaresScores(FactorMoments):
     level and group of the first factor that depends on finer ones.
     """
 
-    def __init__(self, covariance: "MLR", X: Real, check_finite: bool = True) -> None:
+    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True) -> None:
         A, layout = covariance, covariance._layout
         X = _in_tree_order(A, X, check_finite)
         K = _factor_without_prior(A) if layout.R else None
@@ -203,7 +202,7 @@ class LeastSquaresScores(FactorMoments):
         super().__init__(A, K, means)
 
 
-def _factor_without_prior(A: "MLR") -> FloatArray:
+def _factor_without_prior(A: MLR) -> FloatArray:
     """Rows [X | C] of the nodes for ``Fᵀ D⁻¹ F``, with a pivot of 1 for factors that are zero."""
     layout, bounds = A._layout, A.hierarchy.boundaries
     levels = zip(np.split(A._F, layout.cols[1:-1], axis=1), bounds, strict=True)

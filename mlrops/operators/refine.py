@@ -5,18 +5,17 @@ and b that makes x exact.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._common.cached import computed_once
 from .._common.typing import FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from .base import StructuredOperator
-
 __all__ = ["LIMIT", "RTOL", "check_reached", "column_dots", "corrected", "doubtful", "exponents",
            "lengths", "norm_of", "of_size_one", "refine", "refined", "unreached"]
+
+StructuredOperator: TypeAlias = Any  # its file imports this one
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
@@ -37,7 +36,7 @@ _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps*
          for info in (np.finfo(np.float32), np.finfo(np.float64))}
 
 
-def unreached(A: "StructuredOperator", error: float, remedy: str) -> np.linalg.LinAlgError:
+def unreached(A: StructuredOperator, error: float, remedy: str) -> np.linalg.LinAlgError:
     """The LinAlgError of a solve with A whose backward error stayed at `error`."""
     eps = np.finfo(A.dtype).eps
     return np.linalg.LinAlgError(
@@ -125,7 +124,7 @@ def refine(x: FloatArray, residual: Callable[[FloatArray, IntArray], tuple[Float
     return sizes
 
 
-def corrected(A: "StructuredOperator", solve: Callable[..., tuple[FloatArray, FloatArray]],
+def corrected(A: StructuredOperator, solve: Callable[..., tuple[FloatArray, FloatArray]],
               multiply: Callable[[FloatArray, IntArray], FloatArray], b: FloatArray,
               dinv: FloatArray, norms: Sequence[float | FloatArray]) -> FloatArray:
     """A pass up and down the tree, refined where a bound of the backward error asks for it; (n, k).
@@ -177,7 +176,7 @@ def doubtful(b: FloatArray, x: FloatArray, squares: FloatArray, dinv: FloatArray
     return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
 
 
-def check_reached(A: "StructuredOperator", reached: FloatArray) -> None:
+def check_reached(A: StructuredOperator, reached: FloatArray) -> None:
     """Raise where backward errors are no answers."""
     if not (reached <= LIMIT * np.finfo(A.dtype).eps).all():
         raise unreached(A, np.nan_to_num(reached, nan=np.inf).max(),
@@ -185,7 +184,7 @@ def check_reached(A: "StructuredOperator", reached: FloatArray) -> None:
                         + (", or float64" if A.dtype == np.float32 else ""))
 
 
-def refined(A: "StructuredOperator", solve: Callable[[FloatArray], FloatArray], b: FloatArray,
+def refined(A: StructuredOperator, solve: Callable[[FloatArray], FloatArray], b: FloatArray,
             units: float | None = None) -> FloatArray:
     """`solve` with steps of iterative refinement as long as they halve the residual.
 
@@ -198,7 +197,7 @@ def refined(A: "StructuredOperator", solve: Callable[[FloatArray], FloatArray], 
     return of_size_one(lambda b: _refined(A, solve, b, units), b)
 
 
-def _refined(A: "StructuredOperator", solve: Callable[[FloatArray], FloatArray], b: FloatArray,
+def _refined(A: StructuredOperator, solve: Callable[[FloatArray], FloatArray], b: FloatArray,
              units: float) -> FloatArray:
     eps, B = float(np.finfo(A.dtype).eps), b.reshape(len(b), -1)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -229,12 +228,12 @@ def lengths(x: FloatArray) -> FloatArray:
     return np.sqrt(column_dots(x))
 
 
-def norm_of(A: "StructuredOperator") -> float:
+def norm_of(A: StructuredOperator) -> float:
     """`norm_estimate`, kept with A."""
     return computed_once(A, "_norm_estimate", lambda: norm_estimate(A))
 
 
-def norm_estimate(A: "StructuredOperator", steps: int = 4) -> float:
+def norm_estimate(A: StructuredOperator, steps: int = 4) -> float:
     """A lower bound of ‖A‖, near it, by a few products with A and Aᵀ (float)."""
     m, n = A.shape
     v = np.random.default_rng(0).standard_normal((n, 1)).astype(A.dtype)

@@ -1,19 +1,18 @@
 """A hierarchy as text: what `Hierarchy.describe` prints."""
 
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._common.wording import counted
 from .grouping import as_integer
 
-if TYPE_CHECKING:
-    from .hierarchy import Hierarchy
-
 __all__ = ["describe"]
 
+Hierarchy: TypeAlias = Any  # its file imports this one
 
-def describe(tree: "Hierarchy", max_groups: int) -> str:
+
+def describe(tree: Hierarchy, max_groups: int) -> str:
     """See `Hierarchy.describe`."""
     max_groups = as_integer(max_groups, "max_groups")
     if max_groups < 1:

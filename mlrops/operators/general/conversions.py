@@ -1,6 +1,6 @@
 """A `GeneralMLR` as an `MLR`, where it is one, and of lower ranks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from ..._common.wording import counted
 from ..mlr import MLR, check_truncation
 from .levels import Levels, without_finest
 
-if TYPE_CHECKING:
-    from .mlr import GeneralMLR
-
 __all__ = ["compress", "positive_form", "to_mlr"]
 
+GeneralMLR: TypeAlias = Any  # its file imports this one
+M = TypeVar("M", bound=Any)  # the same, where it is what comes out
 
-def positive_form(A: "GeneralMLR") -> MLR | None:
+
+def positive_form(A: GeneralMLR) -> MLR | None:
     """The MLR equal to a GeneralMLR with equal sides and a positive diagonal level, else None."""
     if A._C is not A._B or not A._levels.of_singles():
         return None
@@ -35,7 +35,7 @@ def _mlr(h, ranks, F, d):
     return MLR._from_tree(without_finest(h), ranks, F, d)
 
 
-def to_mlr(self: "GeneralMLR", tol: float | None = None) -> MLR:
+def to_mlr(self: GeneralMLR, tol: float | None = None) -> MLR:
     """The same matrix as an `MLR`, where it is one.
 
     Parameters
@@ -111,8 +111,8 @@ def _triples(A, level):
     return *kernels.paired.singular_blocks(B, C, row_off, col_off), False
 
 
-def compress(self: "GeneralMLR", ranks: Ranks | None = None,
-             tol: float | None = None) -> "GeneralMLR":
+def compress(self: M, ranks: Ranks | None = None,
+             tol: float | None = None) -> M:
     """Lower the ranks: truncate the block of every group to its leading singular triples.
 
     Parameters

@@ -1,6 +1,6 @@
 """Entries, blocks and the norm of a `GeneralMLR`, without the rest of the matrix."""
 
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -8,13 +8,12 @@ from ... import kernels
 from ..._common.typing import FloatArray, Indices
 from .checks import as_indices
 
-if TYPE_CHECKING:
-    from .mlr import GeneralMLR
-
 __all__ = ["block", "entries", "norm"]
 
+GeneralMLR: TypeAlias = Any  # its file imports this one
 
-def entries(self: "GeneralMLR", i: Indices, j: Indices) -> FloatArray:
+
+def entries(self: GeneralMLR, i: Indices, j: Indices) -> FloatArray:
     """The entries ``A[i, j]`` of pairs of indices.
 
     Parameters
@@ -48,7 +47,7 @@ def _path(hierarchy, position):
     return hierarchy._paths[np.searchsorted(hierarchy.boundaries[-1], position, side="right") - 1]
 
 
-def block(self: "GeneralMLR", rows: Indices | slice = slice(None),
+def block(self: GeneralMLR, rows: Indices | slice = slice(None),
           cols: Indices | slice = slice(None)) -> FloatArray:
     """The dense submatrix of some rows and columns; no other entry is formed.
 
@@ -81,7 +80,7 @@ def _in_order(hierarchy, features):
     return p, [np.searchsorted(p, offsets) for offsets in hierarchy.boundaries], back
 
 
-def norm(self: "GeneralMLR") -> float:
+def norm(self: GeneralMLR) -> float:
     """Frobenius norm, from Gram matrices of the factors (float).
 
     Notes

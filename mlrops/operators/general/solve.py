@@ -12,7 +12,7 @@ the leaf, then nearby, where those are not much too small.
 """
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,10 +29,9 @@ from ..expanded import spread_out
 from ..operand import operand
 from ..permutation import Permutation
 
-if TYPE_CHECKING:
-    from .mlr import GeneralMLR
-
 __all__ = ["ExpandedLU", "LstsqInfo", "lstsq"]
+
+GeneralMLR: TypeAlias = Any  # its file imports this one
 
 # Factor rows are scaled by SHARED_ROW at the finest level, by COARSER_ROW more at each coarser one,
 # and by LEAST_ROW at the least.
@@ -130,7 +129,7 @@ class ExpandedLU:
     `nnz` counts the nonzeros of the expanded matrix, `fill` those of L and U.
     """
 
-    def __init__(self, A: "GeneralMLR") -> None:
+    def __init__(self, A: GeneralMLR) -> None:
         self._n, self._name = A.shape[0], repr(A)
         self._rows, self._cols = A.rows, A.cols
         E, self._rank, levels = _expand(A)
@@ -253,7 +252,7 @@ _REASONS = (
 
 
 @renamed_options(max_iter="maxiter")
-def lstsq(self: "GeneralMLR", b: Real, *, damp: float = 0.0, atol: float = 1e-10,
+def lstsq(self: GeneralMLR, b: Real, *, damp: float = 0.0, atol: float = 1e-10,
           btol: float = 1e-10, maxiter: int | None = None, x0: Real | None = None
           ) -> tuple[FloatArray, LstsqInfo | list[LstsqInfo]]:
     """Least squares solution of ``A x = b`` by LSMR: products with A and Aᵀ only.
