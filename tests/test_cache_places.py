@@ -95,7 +95,7 @@ def test_a_folder_is_given_as_the_warning_says(sealed, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to(sealed):
-    said = run(sealed, NUMBA_CACHE_DIR=str(sealed / "mlrops" / "io.py" / "cache"))
+    said = run(sealed, NUMBA_CACHE_DIR=str(sealed / "mlrops" / "sklearn.py" / "cache"))
     assert said.startswith("1 compiled kernels are not kept")
 
 
