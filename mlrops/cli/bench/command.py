@@ -75,7 +75,7 @@ COMPARISONS = {
         max_iter=10000; ours with its default tol=1e-9, gtol=1e-5.""",
         "sklearn.decomposition", "scikit-learn"),
     "alsgls": Comparison(peers.against_alsgls, """alsgls: its simulator and its defaults,
-        rel_tol=1e-6, at most 8 sweeps; ours with its default tol=1e-9, gtol=1e-6.""",
+        rel_tol=1e-6, at most 8 sweeps; ours with its default tol=1e-9, gtol=1e-5.""",
         "alsgls", "alsgls"),
     "linearmodels": Comparison(peers.against_linearmodels, """linearmodels: its SUR has no
         structured covariance and always computes standard errors; ours is given the same one as
