@@ -37,6 +37,10 @@ def test_operators_load_no_models(statement):
     assert not below(loaded(statement), (*HEAVY, *MODELS))
 
 
+def test_models_load_only_what_they_use():
+    assert not below(loaded("from mlrops import fit_factor_model, fit_mlr, SUR"), HEAVY)
+
+
 def test_loading_an_operator_loads_no_models(tmp_path):
     path = tmp_path / "a.npz"
     mlrops.save(path, mlrops.Diagonal([1.0, 2.0]))

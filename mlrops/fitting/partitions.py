@@ -4,9 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
-from scipy.cluster.hierarchy import linkage
 from scipy.sparse.linalg import eigsh, svds
-from scipy.spatial.distance import squareform
 
 from .._common.typing import Data, RandomState, Sparse
 from .._common.validate import as_finite, check_rank, working_dtype
@@ -305,5 +303,9 @@ def _by_linkage(A, options, balanced, symmetric):
             f" {counted(level, 'level')}")
     if n == 1:
         return Hierarchy.flat(1)
+    # Loaded where it is used: nothing else here needs these parts of SciPy.
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
     Z = linkage(squareform(A, checks=False), "average")
     return Hierarchy.from_linkage(Z, [2**level for level in range(n_levels)])
