@@ -168,7 +168,7 @@ def test_gradient_is_zero_at_the_optimum(name, ridges):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fit = fit_system(data, (1, 1, 0), TREE, options)
-    assert not fit.boundary.size and (np.diff(fit.loglik_trace) >= 0).all()
+    assert not fit.boundary.size and (np.diff(fit.objective_trace) >= 0).all()
     value, at = objective(data, fit, ridges)
     np.testing.assert_allclose(fit.objective, value(at), rtol=1e-9)
     gradient = scipy.optimize.approx_fprime(at, value, 1e-6)
