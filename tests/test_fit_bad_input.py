@@ -333,9 +333,9 @@ def test_duplicated_columns():
     with pytest.warns(ConvergenceWarning) as caught:
         found = fit_factor_model(FORMS["frame"](twice), RANKS, H)
     assert {2, 7} <= set(found.boundary)
-    assert len(caught) == 1
-    assert f"{found.boundary.size} features" in str(caught[0].message)
-    assert "(Heywood cases: c, h" in str(caught[0].message)
+    # A likelihood without a maximum may, by rounding, also use up its updates.
+    text, = (str(w.message) for w in caught if "Heywood cases" in str(w.message))
+    assert f"{found.boundary.size} features" in text and "(Heywood cases: c, h" in text
 
 
 # ---------------------------------------------------------------- warnings
