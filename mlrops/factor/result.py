@@ -9,7 +9,16 @@ import numpy as np
 
 from .._common.labelled import Samples, like_rows, read_samples, with_names
 from .._common.stored import COUNT, FIT, FLAG, NAMES, Stored, check_fit, floats, maybe
-from .._common.typing import Data, FloatArray, IntArray, Labels, RandomState, Real
+from .._common.typing import (
+    Data,
+    FloatArray,
+    IntArray,
+    Labels,
+    RandomState,
+    Real,
+    RotationMethod,
+    ScoreMethod,
+)
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR
@@ -150,7 +159,7 @@ class FactorModelResult(Stored, Explained):
         return conditional.average(loglik, in_order)
 
     def scores(self, Y: Data, level: int | None = None, *, covariance: bool = False,
-               method: str = "posterior") -> Any:
+               method: ScoreMethod = "posterior") -> Any:
         r"""Scores of the factors in each sample.
 
         Parameters
@@ -284,8 +293,8 @@ class FactorModelResult(Stored, Explained):
 
     # ---------------------------------------------------------------- reading the factors
 
-    def rotate(self, method: str = "varimax", level: int | Sequence[int] | None = None, *,
-               normalize: bool = True, power: float = 4.0, max_iter: int = 1000,
+    def rotate(self, method: RotationMethod = "varimax", level: int | Sequence[int] | None = None,
+               *, normalize: bool = True, power: float = 4.0, max_iter: int = 1000,
                tol: float = 1e-9) -> RotatedLoadings:
         r"""Rotate the factors of every group towards loadings that are easy to read.
 

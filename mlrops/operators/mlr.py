@@ -10,7 +10,7 @@ from .. import kernels
 from .._common.cached import cached_property
 from .._common.labels import by_label
 from .._common.stored import RANKS, check_compact, floats, instance, one_dtype
-from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, Vector
+from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, ScoreMethod, Vector
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
@@ -334,7 +334,7 @@ class MLR(Factored):
 
         return FactorPosterior(self, X, check_finite)
 
-    def scores(self, X: Real, method: str = "posterior") -> "FactorMoments":
+    def scores(self, X: Real, method: ScoreMethod = "posterior") -> "FactorMoments":
         """Means and covariances of the factors given samples, which are not looked at for NaN.
 
         Parameters

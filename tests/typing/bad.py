@@ -35,6 +35,8 @@ mlrops.select_ranks(Y, criterion="hqic", max_rank=2)  # error: arg-type
 mlrops.gls(Y, Y[:, 0], mlrops.Identity(20), solver="gc")  # error: arg-type
 mlrops.als_gls([Y], Y, 1, solver="qr")  # error: arg-type
 SUR({}).fit(1, cov_type="white")  # error: arg-type
+model.scores(Y, method="regression")  # error: arg-type
+model.rotate("oblimin")  # error: arg-type
 plot_hierarchy(tree, kind="circles")  # error: arg-type
 plot_sparsity(MLR.from_compact(tree, (1, 0), Y[:4, :1], Y[0]), "G")  # error: arg-type
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..._common.convergence import ConvergenceWarning
 from ..._common.deprecated import renamed_options
 from ..._common.driver import Callback, Stopping, Watch, drive
 from ..._common.stored import Stored
-from ..._common.typing import Data, Labels, Ranks
+from ..._common.typing import Data, Labels, Ranks, Solver
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted
 from ...factor.ascent import VanishingVariance
@@ -63,7 +63,7 @@ class SUROptions(Stopping, Stored):
 def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks | None = None,
             hierarchy: Hierarchy | Labels | None = None, *,
             covariance: StructuredOperator | Data | None = None,
-            solver: Literal["cg", "lsmr"] = "cg", tol: float = 1e-9, gtol: float = 1e-5,
+            solver: Solver = "cg", tol: float = 1e-9, gtol: float = 1e-5,
             max_iter: int = 200, maxiter: int = 1000, variance_floor: float = 1e-6,
             beta_ridge: float = 0.0, factor_ridge: float = 0.0, progress: bool = False,
             callback: Callback | None = None) -> SURResult:

@@ -9,7 +9,7 @@ import numpy as np
 from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
-from ..._common.typing import Callback, Labelled, Labels, Ranks
+from ..._common.typing import Callback, Labelled, Labels, Ranks, Solver
 from ..._common.wording import counted, name_some
 from ...factor.selection import CRITERIA, RankOptions, RankSelection
 from ...tree.hierarchy import Hierarchy
@@ -271,7 +271,7 @@ class SUR:
     def fit(self, ranks: Ranks | str | None = None, hierarchy: Hierarchy | Labels | None = None, *,
             covariance: Any = None, cov_type: CovType = "unadjusted",
             cov_kwds: Mapping[str, Any] | None = None,
-            rank_options: Mapping[str, Any] | None = None, solver: Literal["cg", "lsmr"] = "cg",
+            rank_options: Mapping[str, Any] | None = None, solver: Solver = "cg",
             tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
             variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
             progress: bool = False, callback: Callback | None = None) -> SURResult:

@@ -1,12 +1,11 @@
 """Scores of the factors that the errors of a fitted system share."""
 
-from typing import Literal
 
 import numpy as np
 
 from ..._common.labelled import factor_columns
 from ..._common.optional import import_pandas
-from ..._common.typing import FloatArray, Labelled
+from ..._common.typing import FloatArray, Labelled, ScoreMethod
 from ...operators.mlr import MLR
 from .measures import weighted_errors
 from .system_fit import SystemFit
@@ -15,7 +14,7 @@ __all__ = ["factor_scores"]
 
 
 def factor_scores(fit: SystemFit, level: int | None = None,
-                  method: Literal["posterior", "bartlett"] = "posterior") -> Labelled:
+                  method: ScoreMethod = "posterior") -> Labelled:
     """Scores of the factors of the errors in each row of the fit.
 
     Parameters
