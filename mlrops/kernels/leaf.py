@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._common.typing import FloatArray
-from . import _compiled, threads
+from . import _compiled_rows, threads
 from .layout import Layout, make_layout
 from .scratch import scratch
 
@@ -85,7 +85,7 @@ def _add(out, A, B, number):
 def _scaled(F, scale, rows):
     """diag(scale) F on a slice of rows, good until the next call."""
     out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
-    _compiled.rows_scale(F, scale, rows.start, rows.stop, out)
+    _compiled_rows.rows_scale(F, scale, rows.start, rows.stop, out)
     return out
 
 
@@ -124,9 +124,9 @@ def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
 
         def kernel(i, j, P=P, off=off):
             if k == 1:
-                _compiled.rows_tdot_vector(F, s, x[:, 0], off, i, j, P[:, :, 0])
+                _compiled_rows.rows_tdot_vector(F, s, x[:, 0], off, i, j, P[:, :, 0])
             else:
-                _compiled.rows_tdot(F, s, x, off, i, j, P)
+                _compiled_rows.rows_tdot(F, s, x, off, i, j, P)
 
         threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
         if not whole:
@@ -151,10 +151,10 @@ def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layo
 
     def kernel(i, j):
         if k == 1:
-            _compiled.rows_dot_vector(
+            _compiled_rows.rows_dot_vector(
                 F, Z[:, :, 0], owner, lo, p, x[:, 0], off, i, j, sign, solve, out[:, 0])
         else:
-            _compiled.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
+            _compiled_rows.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
 
     for a, b in _small_runs(blas, lo, hi):
         pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
@@ -177,7 +177,7 @@ def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
     blas, off = _large(layout, lo, hi, R), layout.leaf_off
     for a, b in _small_runs(blas, lo, hi):
-        threads.run(lambda i, j: _compiled.rows_gram(F, scale, off, lo, i, j, G),
+        threads.run(lambda i, j: _compiled_rows.rows_gram(F, scale, off, lo, i, j, G),
                     off, a, b, int(off[b] - off[a]) * R * R // 2)
     if len(blas):
         root = np.sqrt(scale)
@@ -193,7 +193,7 @@ def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
     if is_large(n, R, R):
         return gram(F, scale, make_layout([np.array([0, n])], np.zeros((1, 1), int), [R]), 0, 1)[0]
     G = np.empty((1, R, R), F.dtype)
-    _compiled.rows_gram(F, scale, np.array([0, n]), 0, 0, 1, G)
+    _compiled_rows.rows_gram(F, scale, np.array([0, n]), 0, 0, 1, G)
     return G[0]
 
 
@@ -209,7 +209,7 @@ def gram_and_tdot(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layou
         for number, rows in enumerate(_chunks(layout, q, max(F.shape[1], x.shape[1]))):
             X = _scaled(F, root, rows)
             _add(G[q - lo], X.T, X, number)  # a symmetric rank-k product
-            _compiled.rows_scale(X, root[rows], 0, len(X), X)
+            _compiled_rows.rows_scale(X, root[rows], 0, len(X), X)
             _add(T[q - lo], X.T, x[rows], number)
 
 
@@ -223,7 +223,7 @@ def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_sa
     N, R = Y.shape[1], F.shape[1]
 
     def small(i, j):
-        _compiled.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
+        _compiled_rows.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
 
     def large(q, s):
         # Transposed, (R, rows): BLAS is fastest where the long side is contiguous.

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from .._common.typing import FloatArray
-from . import _compiled, leaf, threads
+from . import _compiled_posterior, _compiled_sweeps, leaf, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks
 from .scratch import scratch
 
@@ -90,12 +90,12 @@ def _projecting(k, dtype, K, layout):
         return np.zeros((layout.L, layout.R, k), dtype)
 
     def sweep(T, a, b, state):
-        _compiled.sweep_up(T, a, b, layout.tree, *factor, top, state, W, passed)
+        _compiled_sweeps.sweep_up(T, a, b, layout.tree, *factor, top, state, W, passed)
 
     def finish():
         if top:
             state = np.zeros((top + 1, layout.R, k), dtype)
-            _compiled.sweep_up(passed, 0, len(passed), layout.above, *factor, 0, state, W,
+            _compiled_sweeps.sweep_up(passed, 0, len(passed), layout.above, *factor, 0, state, W,
                                passed[:0])
 
     return W, stack, sweep, finish
@@ -110,14 +110,14 @@ def _down(W, K, layout, use=None):
     factor = _or_none(K, W)
     if layout.top and K is not None:
         stack = np.zeros((layout.R, k), dtype)
-        _compiled.sweep_down(W, 0, 0, layout.top_leaf.size - 1, layout.above, factor, 0, stack,
-                             np.empty((0, layout.R, k), dtype))
+        _compiled_sweeps.sweep_down(W, 0, 0, layout.top_leaf.size - 1, layout.above, factor, 0,
+                                    stack, np.empty((0, layout.R, k), dtype))
 
     def task(lo, hi, limit):
         stack = np.zeros((layout.R, k), dtype)
         for a, b in blocks(lo, hi, k * layout.R, limit):
             Z = scratch("Z", (b - a if use else 0, layout.R, k), dtype)
-            _compiled.sweep_down(W, lo, a, b, layout.tree, factor,
+            _compiled_sweeps.sweep_down(W, lo, a, b, layout.tree, factor,
                                  layout.L if K is None else layout.top, stack, Z)
             if use:
                 use(a, b, Z)
@@ -213,13 +213,13 @@ def _factoring(dtype, layout, ridge=None):
         return np.zeros((layout.L, R, R), dtype)
 
     def sweep(G, a, b, state):
-        _compiled.sweep_factor(G, ridge, a, b, layout.tree, top, state, K, passed, fail)
+        _compiled_sweeps.sweep_factor(G, ridge, a, b, layout.tree, top, state, K, passed, fail)
         return fail[0] < 0
 
     def finish():
         if top and fail[0] < 0:
             state = np.zeros((top + 1, R, R), dtype)
-            _compiled.sweep_factor(passed, ridge, 0, len(passed), layout.above, 0, state, K,
+            _compiled_sweeps.sweep_factor(passed, ridge, 0, len(passed), layout.above, 0, state, K,
                                    passed[:0], fail)
         if fail[0] >= 0:
             return K, np.nan, (int(fail[0]), int(fail[1]))
@@ -262,7 +262,7 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
 def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
     """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
     out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
-    _compiled.sweep_covariance(0, 0, layout.n_leaves, layout.tree, K,
+    _compiled_posterior.sweep_covariance(0, 0, layout.n_leaves, layout.tree, K,
                                np.zeros((layout.R, layout.R), K.dtype), out)
     return out
 
@@ -283,12 +283,12 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
         z_stack = np.zeros((R, k), dtype)
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
             Z = scratch("Z", (hi - lo, R, k), dtype)
-            _compiled.sweep_down(means, start, lo, hi, layout.tree, K, L, z_stack, Z)
+            _compiled_sweeps.sweep_down(means, start, lo, hi, layout.tree, K, L, z_stack, Z)
             cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
-            _compiled.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
+            _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
             if ridge:
                 np.einsum("qii->qi", cov)[...] += ridge / n_samples
-            _compiled.sweep_second_moments(cov, Z, start, lo, hi, layout.tree,
+            _compiled_posterior.sweep_second_moments(cov, Z, start, lo, hi, layout.tree,
                                            n_samples, chol, linv, winv, Winv)
             if keep is not None:
                 W = np.matmul(Z, Z.swapaxes(1, 2), out=keep[0][lo:hi])
@@ -304,7 +304,7 @@ def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout)
     H = np.empty_like(F)
 
     def task(lo, hi):
-        _compiled.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.tree, K, H)
+        _compiled_posterior.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.tree, K, H)
 
     threads.run(task, layout.leaf_off, 0, layout.n_leaves, layout.n * layout.R**2 // 2)
     return H

@@ -10,7 +10,8 @@ theirs, so after such a change this file has to be touched.
 
 import numpy as np
 
-from ...kernels._compiled import sweep_covariance, sweep_down, sweep_factor, sweep_up
+from ...kernels._compiled_posterior import sweep_covariance
+from ...kernels._compiled_sweeps import sweep_down, sweep_factor, sweep_up
 from ...kernels._jit import jit
 
 

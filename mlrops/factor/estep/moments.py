@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._common.typing import FloatArray
-from ...kernels import _compiled, threads
+from ...kernels import _compiled_posterior, threads
 from ...kernels.layout import PIECE_ROWS, blocks
 from ...kernels.leaf import each
 from ...kernels.scratch import scratch
@@ -98,11 +98,12 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
         winv = np.zeros((L + 1, R, R), dtype)
         for lo, hi in blocks(start, stop, R * R, limit):
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
-            _compiled.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
+            _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
             _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
             if invert:
-                _compiled.sweep_second_moments(M, np.empty((hi - lo, R, 0), dtype), start, lo, hi,
-                                               layout.tree, n_samples, chol, linv, winv, Winv)
+                _compiled_posterior.sweep_second_moments(
+                    M, np.empty((hi - lo, R, 0), dtype), start, lo, hi, layout.tree, n_samples,
+                    chol, linv, winv, Winv)
             times(Winv if invert else M, lo, hi)
 
     def times(M, lo, hi):

@@ -1,0 +1,140 @@
+"""Compiled sweeps for what follows from a factorization: covariances, second moments, the inverse.
+
+All two- and three-dimensional arrays are C-contiguous.  The inner loops run along the columns of F
+or along the ancestors' columns, which are contiguous, so that they vectorize.
+"""
+
+import numpy as np
+
+from ._jit import jit
+
+
+@jit
+def sweep_covariance(start, first, last, tree, K, cov, out):
+    """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
+
+    B = C⁻ᵀ X:  Cov_own,anc = -B Cov_anc,anc,  Cov_own,own = P⁻¹ - Cov_own,anc Bᵀ.
+    """
+    path, cols, zoff = tree
+    L = path.shape[1]
+    R = cols[L]
+    B = np.zeros((R, R), cov.dtype)
+    for q in range(first, last):
+        for level in range(L):
+            c0 = cols[level]
+            c1 = cols[level + 1]
+            r = c1 - c0
+            if r == 0 or (q > start and path[q, level] == path[q - 1, level]):
+                continue
+            z0 = zoff[level] + path[q, level] * r
+            # Back substitution with Cᵀ on [X | C⁻¹]: B in the columns before c0, P⁻¹ behind them.
+            for i in range(r):
+                for j in range(c0):
+                    B[i, j] = K[z0 + i, j]
+                for j in range(c0, c1):  # column j - c0 of C⁻¹ by forward substitution
+                    if j - c0 > i:
+                        B[i, j] = 0
+                    else:
+                        v = cov.dtype.type(1 if j - c0 == i else 0)
+                        for m in range(j - c0, i):
+                            v -= K[z0 + i, c0 + m] * B[m, j]
+                        B[i, j] = v / K[z0 + i, c0 + i]
+            for i in range(r - 1, -1, -1):
+                for m in range(i + 1, r):
+                    f = K[z0 + m, c0 + i]
+                    for j in range(c1):
+                        B[i, j] -= f * B[m, j]
+                d = 1 / K[z0 + i, c0 + i]
+                for j in range(c1):
+                    B[i, j] *= d
+            for i in range(r):
+                row = cov[c0 + i]
+                for j in range(c0):
+                    row[j] = 0
+                for a in range(c0):
+                    f = B[i, a]
+                    for j in range(c0):
+                        row[j] -= f * cov[a, j]
+                for m in range(i + 1):
+                    v = (B[i, c0 + m] + B[m, c0 + i]) / 2
+                    for j in range(c0):
+                        v -= row[j] * B[m, j]
+                    row[c0 + m] = v
+                    cov[c0 + m, c0 + i] = v
+                for j in range(c0):
+                    cov[j, c0 + i] = row[j]
+        out[q - first] = cov
+
+
+@jit
+def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, winv, Winv):
+    """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
+
+    chol and linv (R, R) carry the Cholesky factor of W and its inverse, winv (L + 1, R, R) the
+    inverse of each leading block of W.
+    """
+    path, cols, _ = tree
+    L = path.shape[1]
+    k = Z.shape[2]
+    for q in range(first, last):
+        z = Z[q - first]
+        cov = cov_path[q - first]
+        for level in range(L):
+            c0 = cols[level]
+            c1 = cols[level + 1]
+            if q > start and path[q, level] == path[q - 1, level]:
+                continue
+            S = winv[level + 1]
+            S[:c1, :c1] = 0
+            S[:c0, :c0] = winv[level, :c0, :c0]
+            for a in range(c0, c1):
+                for m in range(a + 1):
+                    v = N * cov[a, m]
+                    for c in range(k):
+                        v += z[a, c] * z[m, c]
+                    for p in range(m):
+                        v -= chol[a, p] * chol[m, p]
+                    if m < a:
+                        chol[a, m] = v / chol[m, m]
+                    else:
+                        chol[a, a] = np.sqrt(v)
+                row = linv[a]
+                row[:c1] = 0
+                for m in range(a):
+                    f = chol[a, m]
+                    for j in range(m + 1):
+                        row[j] -= f * linv[m, j]
+                row[a] = 1
+                d = 1 / chol[a, a]
+                for j in range(a + 1):
+                    row[j] *= d
+                for i in range(a + 1):
+                    f = row[i]
+                    for j in range(a + 1):
+                        S[i, j] += f * row[j]
+        Winv[q - first] = winv[L]
+
+
+@jit
+def sweep_inverse_rows(F, dinv, lo, hi, leaf_off, tree, K, H):
+    """Rows of H with Σ⁻¹ = diag(1/D) - H Hᵀ: h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own, leaf to root."""
+    path, cols, zoff = tree
+    L = path.shape[1]
+    for q in range(lo, hi):
+        for i in range(leaf_off[q], leaf_off[q + 1]):
+            h = H[i]
+            for j in range(h.size):
+                h[j] = dinv[i] * F[i, j]
+            for level in range(L - 1, -1, -1):
+                c0 = cols[level]
+                r = cols[level + 1] - c0
+                z0 = zoff[level] + path[q, level] * r
+                for m in range(r):
+                    row = K[z0 + m]
+                    v = h[c0 + m]
+                    for p in range(m):
+                        v -= row[c0 + p] * h[c0 + p]
+                    v /= row[c0 + m]
+                    h[c0 + m] = v
+                    for j in range(c0):
+                        h[j] -= row[j] * v
