@@ -66,7 +66,7 @@ class Forest(NamedTuple):
         out, cols = np.zeros(self.copies), self.layout.cols
         for level, rows in self.by_tree(K):
             r = int(cols[level + 1] - cols[level])
-            own = rows.reshape(self.copies, -1, r, self.layout.R)[..., cols[level] : cols[level + 1]]
+            own = rows.reshape(self.copies, -1, r, self.layout.R)[..., cols[level] :][..., :r]
             pivots = np.einsum("tgii->tgi", own).reshape(self.copies, -1)
             out += np.log(pivots, dtype=float).sum(axis=1)
         return 2 * out
