@@ -4,7 +4,7 @@ import numpy as np
 
 from ._jit import jit
 
-__all__ = ["rows_explained", "rows_gradient", "rows_precondition"]
+__all__ = ["rows_gradient", "rows_precondition"]
 
 
 @jit
@@ -40,18 +40,3 @@ def rows_precondition(G, D, Winv, N, off, lo, hi, out):
                 f = N * D[i] * G[i, a]
                 for j in range(R):
                     row[j] += f * Winv[q, a, j]
-
-
-@jit
-def rows_explained(F, D, cov, off, lo, hi, out):
-    """out_i = F_i Cov F_iᵀ / D_i."""
-    R = F.shape[1]
-    for q in range(lo, hi):
-        for i in range(off[q], off[q + 1]):
-            s = F.dtype.type(0)
-            for a in range(R):
-                t = F.dtype.type(0)
-                for j in range(R):
-                    t += cov[q, a, j] * F[i, j]
-                s += t * F[i, a]
-            out[i] = s / D[i]

@@ -11,7 +11,7 @@ from . import _compiled_curvature, leaf, tree
 from .layout import Layout
 from .scratch import scratch
 
-__all__ = ["explained", "gradient", "precondition"]
+__all__ = ["gradient", "precondition"]
 
 
 def _by_leaf(small, large, layout):
@@ -58,18 +58,3 @@ def precondition(G: FloatArray, D: FloatArray, Winv: FloatArray, n_samples: floa
         np.multiply(rows, N * D[s, None], out=out[s], casting="same_kind")
 
     _by_leaf(small, large, layout)
-
-
-def explained(F: FloatArray, D: FloatArray, cov: FloatArray, layout: Layout) -> FloatArray:
-    """``F_i Cov F_iᵀ / D_i = 1 - D_i (Σ⁻¹)_ii`` (n,), cov (n_leaves, R, R) along the paths."""
-    out = np.empty_like(D)
-
-    def small(i, j):
-        _compiled_curvature.rows_explained(F, D, cov, layout.leaf_off, i, j, out)
-
-    def large(q, s):
-        rows = np.matmul(F[s], cov[q], out=scratch("scaled rows", F[s].shape, F.dtype))
-        np.divide(np.einsum("ij,ij->i", rows, F[s]), D[s], out=out[s])
-
-    _by_leaf(small, large, layout)
-    return out

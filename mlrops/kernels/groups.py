@@ -6,7 +6,7 @@ import numpy as np
 
 from .._common.typing import FloatArray, IntArray
 
-__all__ = ["by_size", "principal_axes", "signs_of"]
+__all__ = ["by_size", "left_vectors", "principal_axes", "signs_of"]
 
 
 def by_size(offsets: IntArray, largest: int = 50_000_000) -> Iterator[tuple[IntArray, IntArray]]:
@@ -55,3 +55,24 @@ def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatA
         B[rows] = axes * signs_of(axes)
         sigma[groups, :kept] = s
     return B, sigma
+
+
+def left_vectors(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Left singular vectors U (n, r) and singular values (p, r) of the groups of rows of F.
+
+    A group of fewer than r rows has as many vectors, and zeros behind them.
+    """
+    U = np.zeros_like(F)
+    sigma = np.zeros((len(offsets) - 1, F.shape[1]), F.dtype)
+    for rows, groups in by_size(offsets, largest=5_000_000 // max(F.shape[1], 1)):
+        block = F[rows]
+        if rows.shape[1] > 2 * F.shape[1]:  # the vectors of an r×r matrix, turned
+            Q, core = np.linalg.qr(block)
+            vectors, s, _ = np.linalg.svd(core)
+            vectors = np.matmul(Q, vectors)
+        else:
+            vectors, s, _ = np.linalg.svd(block, full_matrices=False)
+        kept = s.shape[1]
+        U[rows, :kept] = vectors
+        sigma[groups, :kept] = s
+    return U, sigma

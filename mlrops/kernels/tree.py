@@ -10,14 +10,15 @@ cache, then the tree kernel on it.  Subtrees are shared out to threads.
 from typing import TypeAlias
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from .._common.typing import FloatArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks
 from .scratch import scratch
 
-__all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
-           "posterior", "regress", "solve", "spread", "transfer", "up"]
+__all__ = ["factor", "factor_and_project", "inverse_rows", "means", "multiply",
+           "path_covariance", "posterior", "regress", "solve", "spread", "transfer", "up"]
 
 # K, log det(I + Fᵀ D⁻¹ F), and the (level, group) of a bad pivot, if there is one.
 Factorization: TypeAlias = tuple[FloatArray, float, tuple[int, int] | None]
@@ -259,6 +260,26 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
     return W, squares
 
 
+def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:
+    """``(I + FᵀD⁻¹F)⁻¹ t`` for node rows t (s, k): an upward and a downward sweep."""
+    k = t.shape[1]
+    starts = [np.searchsorted(layout.path[:, level], np.arange(layout.path[-1, level] + 1))
+              for level in range(layout.L)]
+
+    def product(lo, hi, T):
+        T[:] = 0
+        for level, first in enumerate(starts):  # a node's row goes with its first leaf
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            a, b = (int(i) for i in np.searchsorted(first, (lo, hi)))
+            own = slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
+            if c1 > c0:
+                T[first[a:b] - lo, c0:c1] = t[own].reshape(-1, c1 - c0, k)[a:b]
+
+    W = _up_with(product, k, t.dtype, K, layout)
+    _down(W, K, layout)
+    return W
+
+
 def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
     """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
     out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
@@ -303,8 +324,20 @@ def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout)
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
     H = np.empty_like(F)
 
-    def task(lo, hi):
-        _compiled_posterior.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.tree, K, H)
+    def small(i, j):
+        _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)
 
-    threads.run(task, layout.leaf_off, 0, layout.n_leaves, layout.n * layout.R**2 // 2)
+    def large(q, s):
+        np.multiply(F[s], dinv[s, None], out=H[s])
+        for level in range(layout.L - 1, -1, -1):  # h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            first = int(layout.zoff[level] + layout.path[q, level] * (c1 - c0))
+            rows = K[first : first + c1 - c0]
+            if c1 > c0:
+                own = solve_triangular(rows[:, c0:c1], H[s, c0:c1].T, lower=True,
+                                       check_finite=False).T
+                H[s, c0:c1] = own
+                H[s, :c0] -= own @ rows[:, :c0]
+
+    leaf.each(layout, 0, layout.n_leaves, layout.R, small, large, layout.R**2 // 2)
     return H

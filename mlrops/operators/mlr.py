@@ -7,14 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from .._common.cached import cached_property
 from .._common.labels import by_label
 from .._common.stored import RANKS, check_compact, floats, instance, one_dtype
 from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, ScoreMethod, Vector
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
-from . import accuracy, expanded
+from . import expanded
 from .factored import Factored
 from .rules import GENERAL
 
@@ -251,56 +250,25 @@ class MLR(Factored):
 
     def partial_variance(self) -> FloatArray:
         """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,).
-
-        Raises
-        ------
-        numpy.linalg.LinAlgError
-            Rounding could move one by more than 1e-7 (float32: 3e-3); the message names features.
         """
         return self._hierarchy._scatter(self._d / self._unexplained())
 
     def _rough_partial_variance(self) -> FloatArray:
-        """What is left of `partial_variance` where it would be refused; at most D / eps."""
-        return self._hierarchy._scatter(self._d / self._unexplained(check=False))
+        """`partial_variance` by Cholesky also where QR would be more exact; at most D / eps."""
+        return self._hierarchy._scatter(self._d / self._unexplained(rough=True))
 
-    @cached_property
-    def _factor(self):
-        """(K, log det(I + Fᵀ D⁻¹ F)); see kernels.tree."""
-        return self._checked(*kernels.tree.factor(self._F, self._dinv, self._layout))
-
-    def _checked(self, K, logs, fail):
-        if fail is not None:
-            raise self._breakdown(*fail)
-        K.flags.writeable = False
-        return K, logs
-
-    def _breakdown(self, level, group):
-        return np.linalg.LinAlgError(
-            f"factorization broke down at level {level}, group {group}"
-            f" ({counted(self._hierarchy.group_sizes(level)[group], 'feature')}): I + Fᵀ D⁻¹ F"
-            f" overflows {self.dtype}, or D is too small beside F for its precision")
+    def _cholesky(self):
+        return kernels.tree.factor(self._F, self._dinv, self._layout)
 
     def _once(self, b):
         return kernels.tree.solve(self._F, self._dinv, self._factor[0], b, self._layout)
 
-    @property
-    def _gained(self):
-        return self._factor[1] if self._F.shape[1] else 0.0
+    def _loadings(self, z):
+        x = np.zeros((len(self._d), z.shape[1]), z.dtype)
+        return kernels.tree.spread(self._F, self._d, z, x, self._layout)
 
-    @cached_property
-    def _norms(self):
-        return accuracy.norms(self)
-
-    @cached_property
-    def _sizes(self):
-        return accuracy.diagonal_sizes(self._factor[0], self._layout)
-
-    def _path_covariance(self):
-        return kernels.tree.path_covariance(self._factor[0], self._layout)
-
-    def _make_root(self):
-        return kernels.root.square_root(
-            self._F, self._d, self._hierarchy.boundaries, self._layout.cols)
+    def _explained(self, t):
+        return kernels.tree.means(self._factor[0], t, self._layout)
 
     def _sample(self, size, rng):
         layout = self._layout

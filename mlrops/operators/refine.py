@@ -163,15 +163,18 @@ def doubtful(b: FloatArray, x: FloatArray, squares: FloatArray, dinv: FloatArray
     `squares` are those of the lengths of z.
     """
     above, factors, norm = norms
-    parts: Any = squares, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
-    if b.shape[1] == 1:  # by floats, which cost less than arrays of one
-        parts = [part.item() for part in parts]
+    if b.shape[1] == 1 and len(b) <= _ALONE and b.dtype == np.float64:  # floats cost less
+        row, found = b[:, 0], x[:, 0]
+        parts: Any = (squares.item(), float(np.dot(row * dinv, row)), float(np.dot(row, row)),
+                      float(np.dot(found, found)))
+    else:
+        parts = squares, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
     means, scaled, size, length = parts
     with np.errstate(over="ignore", invalid="ignore"):
         bound = factors * above**0.5 * ((above * means)**0.5 + scaled**0.5)
         # Not "greater": what overflows is looked at.
         fine = bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
-    if fine if b.shape[1] == 1 else fine.all():
+    if np.all(fine):
         return np.empty(0, np.intp)
     return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
 
@@ -225,7 +228,13 @@ def _refined(A: StructuredOperator, solve: Callable[[FloatArray], FloatArray], b
 
 def lengths(x: FloatArray) -> FloatArray:
     """Lengths of the columns of x (n, k)."""
-    return np.sqrt(column_dots(x))
+    with np.errstate(over="ignore"):
+        squares = column_dots(x)
+    if np.isfinite(squares).all():
+        return np.sqrt(squares)
+    peak = np.abs(x).max(axis=0, initial=0)
+    peak = np.where(np.isfinite(peak) & (peak > 0), peak, 1)
+    return peak * np.sqrt(column_dots(x / peak))
 
 
 def norm_of(A: StructuredOperator) -> float:
