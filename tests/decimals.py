@@ -46,14 +46,18 @@ class Exact:
 
     def backward_error(self, x, b):
         """``‖Σx - b‖ / (‖Σ‖ ‖x‖ + ‖b‖)``."""
-        residual = np.linalg.norm(floats(self.S @ decimals(x) - decimals(b)))
-        return residual / (self.norm * np.linalg.norm(x.astype(float))
-                           + np.linalg.norm(b.astype(float)))
+        x, b = decimals(x), decimals(b)
+        size = Decimal(self.norm) * length(x) + length(b)
+        return float(length(self.S @ x - b) / size)
+
+
+def length(x):
+    return (x @ x).sqrt()
 
 
 @contextmanager
-def precise():
-    """A context of `DIGITS` digits."""
+def precise(digits=DIGITS):
+    """A context of so many digits."""
     with localcontext() as context:
-        context.prec = DIGITS
+        context.prec = digits
         yield

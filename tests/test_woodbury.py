@@ -8,7 +8,16 @@ from market import Bench
 from numpy.testing import assert_allclose
 
 from mlrops import MLR, Hierarchy
-from mlrops.operators import Dense, Diagonal, Identity, LowRankPlusDiagonal, Permutation, Woodbury
+from mlrops.operators import (
+    Dense,
+    Diagonal,
+    Identity,
+    LowRankPlusDiagonal,
+    Permutation,
+    Woodbury,
+    factored,
+    refine,
+)
 from mlrops.operators import low_rank_plus_diagonal as module
 
 EPS = np.finfo(float).eps
@@ -54,26 +63,33 @@ def test_backward_error(n, k, which, scale):
     assert backward_error(A, X[:, 1], B[:, 1]) < 1e-13
 
 
-def test_the_uncorrected_solve_would_not_do(monkeypatch):
+@pytest.mark.parametrize("make", [LowRankPlusDiagonal, lambda F, D: MLR(
+    Hierarchy.flat(len(D)), [F], D)])
+def test_the_uncorrected_solve_would_not_do(make, monkeypatch):
     """The correction keeps the backward error small, and is skipped where nothing needs it."""
     rng = np.random.default_rng(0)
     n, k = 2000, 10
-    A = LowRankPlusDiagonal(rng.standard_normal((n, k)), np.logspace(-12, 0, n))
+    A = make(rng.standard_normal((n, k)), np.logspace(-2, 3, n))
+    assert A.factorization.method == "cholesky"
     b = A @ rng.standard_normal(n)
     steps = []
-    posterior = LowRankPlusDiagonal._posterior
+    explained = type(A)._explained
 
     def spy(self, t):
         steps.append(t)
-        return posterior(self, t)
+        return explained(self, t)
 
-    monkeypatch.setattr(LowRankPlusDiagonal, "_posterior", spy)
+    monkeypatch.setattr(type(A), "_explained", spy)
+    before = len(steps)
     A.solve(rng.standard_normal(n))
-    assert len(steps) == 1
-    A.solve(b)
-    assert len(steps) > 2
-    monkeypatch.setattr(module, "CORRECTIONS", 0)
-    with pytest.raises(np.linalg.LinAlgError, match=r"backward error .* of \S+; 2.2e-12 is what"):
+    once = len(steps) - before
+    x = A.solve(b)
+    assert len(steps) > 2 * once and backward_error(A, x, b) < 2e-14
+    monkeypatch.setattr(factored, "CORRECTIONS", 0)
+    assert backward_error(A, A.solve(b), b) > backward_error(A, x, b)
+    monkeypatch.setattr(factored, "LIMIT", 1e-3)
+    monkeypatch.setattr(refine, "LIMIT", 1e-3)
+    with pytest.raises(np.linalg.LinAlgError, match=r"backward error .* of \S+; 2.2e-19 is what"):
         A.solve(b)
 
 
@@ -323,7 +339,7 @@ def test_lrd_refuses():
 
 
 def test_overflow_is_named():
-    A = LowRankPlusDiagonal(np.full((3, 1), 1e200), np.full(3, 1e-200))
+    A = LowRankPlusDiagonal(np.full((3, 1), 1e250), np.full(3, 1e-200))
     with np.errstate(over="ignore"), pytest.raises(np.linalg.LinAlgError, match="overflows"):
         A.logdet()
 

@@ -5,8 +5,8 @@ Cholesky factor holds, without squaring the condition, and what of ``[D^{-1/2} b
 the range of M, the n numbers c₂ of ``Qᵀ [D^{-1/2} b; 0]``, is ``W b`` with ``WᵀW = Σ⁻¹``.
 
 A node factors ``[[own, anc], [I, 0]]``, its own columns first, in which the rows are what its
-children (or the features of a leaf) pass it.  The first rows of the triangle, ``[Cᵀ, X]``, are those
-of K; the following ones are passed up in place of ``A_anc,anc - XᵀX``.  Rows are sorted by size,
+children (or the features of a leaf) pass it.  The first rows of the triangle, ``[Cᵀ, X]``, are what
+K keeps; those that follow are passed up in place of ``A_anc,anc - XᵀX``.  Rows are sorted by size,
 largest first, so that each is as exact as it was by itself whatever the range of D (A. Cox and
 N. Higham, "Stability of Householder QR factorization for weighted least squares problems", 1998).
 """
@@ -70,7 +70,7 @@ class QR:
         self._sign = np.empty(layout.s, F.dtype)
         self._levels: list[Level] = []
         with np.errstate(over="ignore", invalid="ignore"):
-            rows = F / self.deviation
+            rows: FloatArray = F / self.deviation
             offsets = layout.leaf_off
             for level in range(layout.L - 1, -1, -1):
                 done, rows = self._eliminate(level, rows, offsets)
@@ -107,7 +107,7 @@ class QR:
                      _offsets(passed), np.empty(int((reflectors * np.diff(off)).sum()), B.dtype),
                      np.zeros((p, width), B.dtype))
         S = np.empty((int(passed.sum()), c0), B.dtype)
-        large = np.flatnonzero(np.diff(off) * reflectors * width >= LAPACK_WORK)
+        large = np.flatnonzero(np.diff(off) * reflectors * width > LAPACK_WORK)
         for lo, hi in _runs(large, p):
             threads.run(lambda a, b: _compiled_qr.factor_nodes(
                 B, order, off, c0, width, zoff, done.voff, done.poff, a, b, done.V, done.tau,
@@ -131,7 +131,7 @@ class QR:
         """Multiply with Qᵀ (`up`) or Q of a level; see `_compiled_qr.apply_nodes`."""
         off, k, p = level.off, len(X), level.nodes
         work = np.diff(level.voff) * k
-        large = np.flatnonzero(work >= LAPACK_WORK) if k >= LAPACK_COLUMNS else np.arange(0)
+        large = np.flatnonzero(work > LAPACK_WORK) if k >= LAPACK_COLUMNS else np.arange(0)
         for lo, hi in _runs(large, p):
             threads.run(lambda a, b: _compiled_qr.apply_nodes(
                 level.order, off, level.r, level.zoff, level.voff, level.poff, level.V, level.tau,

@@ -15,14 +15,18 @@ import numpy as np
 from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 
-__all__ = ["LARGEST", "Factorization", "diagonal_sizes", "norm_below", "norms", "pivot_loss",
-           "share_loss"]
+__all__ = ["LARGEST", "TOLERATED", "Factorization", "diagonal_sizes", "norm_below", "norms",
+           "pivot_loss", "share_loss", "sharper"]
 
 Factored: TypeAlias = Any  # its file imports this one
 
 # Units of rounding that Cholesky may lose; QR takes over above.  With more, square roots and the
-# diagonals of inverses miss 450 and 450,000 units; normal factors and D in 0.1 … 100 lose 2000.
-LARGEST = 1e4
+# diagonals of inverses miss 450 and 450,000 units; normal factors and D in 0.1 … 100 lose 1700.
+LARGEST = 2500.0
+# The relative error that iterations, whose variances stop at 1e-6 of those of the data, live with.
+TOLERATED = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-3}
+# Products with F and Fᵀ for an estimate of a norm, and how much larger it may be.
+_STEPS, _MARGIN = 5, 1.25
 
 
 class Factorization(NamedTuple):
@@ -73,6 +77,24 @@ def norms(A: Factored) -> tuple[float, float, float]:
         sums[own] = (rows[:, :, lo:hi].sum(axis=1) + rows[:, :, :lo].sum(axis=2)).ravel()
     above = float(_times_transposed(sizes, sums, A._layout).max(initial=1.0))
     return above, math.sqrt(sum(largest for largest, _ in _traces(A))), A._norm_below
+
+
+def sharper(A: Factored) -> tuple[float, float, float]:
+    """`norms`, by a few products with F and Fᵀ."""
+    above, factors, below = A._norms
+
+    def largest(scale):  # eigenvalue of diag(scale) F Fᵀ diag(scale), from below
+        v = np.random.default_rng(0).standard_normal((len(A._d), 1)).astype(A.dtype)
+        found = 0.0
+        for _ in range(_STEPS):
+            w = A._loadings(A._means(v / np.linalg.norm(v) * scale)) * scale
+            v, found = w, float(np.linalg.norm(w))
+        return found
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        plain = largest(np.ones((len(A._d), 1), A.dtype))
+        scaled = _MARGIN * (1 + largest(np.sqrt(A._dinv)[:, None]))
+        return min(above, scaled), min(factors, math.sqrt(_MARGIN * plain)), max(below, plain)
 
 
 def norm_below(A: Factored) -> float:

@@ -1,7 +1,7 @@
 """What `MLR` and `LowRankPlusDiagonal` have in common: ``Σ = F Fᵀ + diag(D)`` by its factors."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from .refine import (
     of_size_one,
     refine,
 )
+
+if TYPE_CHECKING:  # what is compiled is loaded when it is needed
+    from ..kernels.qr import QR
 
 __all__ = ["Factored", "columns_of"]
 
@@ -51,7 +54,7 @@ class Factored(StructuredOperator):
     _ranks: tuple[int, ...]
     _F: FloatArray
     _d: FloatArray
-    _cholesky: Callable[[], kernels.tree.Factorization]
+    _cholesky: Callable[[], tuple[FloatArray, float, tuple[int, int] | None]]
     _once: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
     _product: Callable[[FloatArray], FloatArray]
     _means: Callable[[FloatArray], FloatArray]
@@ -91,7 +94,7 @@ class Factored(StructuredOperator):
 
         ``"cholesky"``, of ``I + Fᵀ D⁻¹ F``, loses as many units of rounding as the largest of all
         ``Σ_ii / D_i`` and of all ratios of a diagonal entry to its pivot says; `bound` is that
-        relative error.  Above 1e4 units the factorization is ``"qr"``, of ``[D^{-1/2} F; I]``,
+        relative error.  Above 2500 units the factorization is ``"qr"``, of ``[D^{-1/2} F; I]``,
         which loses a few units whatever D.  It takes 7 to 30 times as long, and n R numbers.
         """
         eps = float(np.finfo(self.dtype).eps)
@@ -107,9 +110,9 @@ class Factored(StructuredOperator):
 
     def _checked(self, K: FloatArray, logs: float, fail: tuple[int, int] | None
                  ) -> tuple[FloatArray, float, float]:
-        """`_factor`, from Cholesky where its pivots have not lost too much, else from `_qr`."""
+        """`_factor`, from Cholesky where its pivots leave what iterations need, else from `_qr`."""
         loss = np.inf if fail is not None else accuracy.pivot_loss(K, self._layout)
-        if not loss <= accuracy.LARGEST:
+        if not loss * np.finfo(self.dtype).eps <= accuracy.TOLERATED[self.dtype]:
             K, logs = self._qr.K, self._qr.gained
         K.flags.writeable = False
         return K, logs, loss
@@ -126,7 +129,7 @@ class Factored(StructuredOperator):
         return not (self._share_loss <= accuracy.LARGEST and self._factor[2] <= accuracy.LARGEST)
 
     @cached_property
-    def _qr(self) -> kernels.qr.QR:
+    def _qr(self) -> "QR":
         found = kernels.qr.QR(self._F, self._d, self._layout)
         if found.failed is not None:
             raise self._breakdown(*found.failed)
@@ -143,6 +146,15 @@ class Factored(StructuredOperator):
     @cached_property
     def _norms(self) -> tuple[float, float, float]:
         return accuracy.norms(self)
+
+    @cached_property
+    def _sharper_norms(self) -> tuple[float, float, float]:
+        return accuracy.sharper(self)
+
+    @cached_property
+    def _sizes(self) -> FloatArray:
+        """The diagonal of P."""
+        return accuracy.diagonal_sizes(self._factor[0], self._layout)[0]
 
     @cached_property
     def _norm_below(self) -> float:
@@ -173,8 +185,13 @@ class Factored(StructuredOperator):
         if self._exactly:
             return self._by_qr(b)
         x, z = self._once(b)
-        left = doubtful(b, x, column_dots(z), self._dinv, self._norms)
-        return self._in_factor_space(b, x, z, left) if left.size else x
+        # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
+        moved = column_dots(z, weight=self._sizes)
+        for norms in (lambda: self._norms, lambda: self._sharper_norms):
+            left = doubtful(b, x, norms()[0] * moved, self._dinv, norms())
+            if not left.size:
+                return x
+        return self._in_factor_space(b, x, z, left)
 
     def _in_factor_space(self, b: FloatArray, x: FloatArray, z: FloatArray, left: Any
                          ) -> FloatArray:
@@ -184,7 +201,7 @@ class Factored(StructuredOperator):
         and corrects x and z by ``D⁻¹ F P⁻¹ gap``, which never forms the residual by itself.
         """
         n, both, size = len(x), np.concatenate([x, z]), lengths(b)
-        _, factors, norm = self._norms
+        _, factors, norm = self._sharper_norms
 
         def residual(both, columns):
             x, z = both[:n], both[n:]

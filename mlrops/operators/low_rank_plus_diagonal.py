@@ -16,6 +16,8 @@ from .woodbury import WoodburyInverse
 
 __all__ = ["LowRankPlusDiagonal"]
 
+# Rows of F that are factored at a time.
+_ROWS = 4096
 # What SciPy's `cho_solve` calls, which takes several times as long for a few factors.
 _POTRS = {np.dtype(np.float64): linalg.lapack.dpotrs, np.dtype(np.float32): linalg.lapack.spotrs}
 
@@ -165,9 +167,44 @@ class LowRankPlusDiagonal(Factored):
         e += z @ self._F.T
         return e
 
+    @cached_property
+    def _root(self):
+        return self._qr if self._exactly else _SymmetricRoot(self._F, self._d)
+
     def _inv(self):
         if self._exactly:  # diag(1/D) - H Hᵀ would cancel
             return Inverse(self)
         k = self._F.shape[1]
         return WoodburyInverse(self, Diagonal(1 / self._d), self._inverse_rows() if k else self._F,
                                -np.eye(k, dtype=self.dtype), None)
+
+
+class _SymmetricRoot:
+    """``S = D^{1/2} (I + F̃ V f Vᵀ F̃ᵀ)``, ``F̃ = D^{-1/2} F``, and its inverse: compare kernels.root.
+
+    F is not copied.
+    """
+
+    def __init__(self, F, d):
+        self.F, self.deviation = F, np.sqrt(d)[:, None]
+        core = F[:0]
+        for start in range(0, len(F), _ROWS):  # the triangular factor of F̃
+            rows = slice(start, start + _ROWS)
+            core = np.linalg.qr(np.concatenate([core, F[rows] / self.deviation[rows]]), mode="r")
+        V, sigma = kernels.groups.right_vectors(core, np.array([0, len(core)]))
+        self.V, (self.f, self.g) = V[0], (f[0, :, None] for f in kernels.root.weights(sigma))
+
+    def _between(self, f, x):
+        return self.F @ (self.V @ (f * (self.V.T @ (self.F.T @ x))))
+
+    def color(self, z):
+        """``S z = D^{1/2} z + F φ Fᵀ D^{-1/2} z``, φ = V f Vᵀ."""
+        return self._between(self.f, z / self.deviation) + self.deviation * z
+
+    def color_transpose(self, x):
+        """``Sᵀ x = D^{1/2} x + D^{-1/2} F φ Fᵀ x``."""
+        return self._between(self.f, x) / self.deviation + self.deviation * x
+
+    def whiten(self, x):
+        """``W x = D^{-1/2} (x - F ψ Fᵀ D⁻¹ x)``."""
+        return (x - self._between(self.g, x / np.square(self.deviation))) / self.deviation

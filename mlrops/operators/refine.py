@@ -19,7 +19,7 @@ StructuredOperator: TypeAlias = Any  # its file imports this one
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
-BACKWARD_ERROR = 100
+BACKWARD_ERROR = 50
 CORRECTIONS = 12
 # Steps of iterative refinement where no structure says more.
 STEPS = 3
@@ -149,29 +149,29 @@ def corrected(A: StructuredOperator, solve: Callable[..., tuple[FloatArray, Floa
 
     with np.errstate(over="ignore", invalid="ignore"):
         x, squares = solve(b, None)
-        left = doubtful(b, x, squares, dinv, norms)
+        left = doubtful(b, x, norms[0] ** 2 * squares, dinv, norms)
         reached = refine(x, residual, lambda r, columns: solve(r, columns)[0], left,
                          BACKWARD_ERROR * np.finfo(b.dtype).eps, CORRECTIONS)
     check_reached(A, reached)
     return x
 
 
-def doubtful(b: FloatArray, x: FloatArray, squares: FloatArray, dinv: FloatArray,
+def doubtful(b: FloatArray, x: FloatArray, moved: FloatArray, dinv: FloatArray,
              norms: Sequence[float | FloatArray]) -> IntArray:
     """The columns of x that may have to be corrected, by the bound of `corrected`.
 
-    `squares` are those of the lengths of z.
+    `moved` (k,) are the squares of what rounding in P moves of P z, in units.
     """
     above, factors, norm = norms
     if b.shape[1] == 1 and len(b) <= _ALONE and b.dtype == np.float64:  # floats cost less
         row, found = b[:, 0], x[:, 0]
-        parts: Any = (squares.item(), float(np.dot(row * dinv, row)), float(np.dot(row, row)),
+        parts: Any = (float(moved[0]), float(np.dot(row * dinv, row)), float(np.dot(row, row)),
                       float(np.dot(found, found)))
     else:
-        parts = squares, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
+        parts = moved, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
     means, scaled, size, length = parts
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = factors * above**0.5 * ((above * means)**0.5 + scaled**0.5)
+        bound = factors * (means**0.5 + (above * scaled)**0.5)
         # Not "greater": what overflows is looked at.
         fine = bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
     if np.all(fine):
