@@ -53,9 +53,7 @@ def share_loss(F: FloatArray, d: FloatArray) -> float:
         bound = 1 + F.shape[1] * largest * largest / smallest
         if bound <= LARGEST:
             return bound
-        # Scaled: the squares of what can be represented may overflow.
-        scaled = F / np.sqrt(d)[:, None]
-        return 1 + float(np.einsum("ij,ij->i", scaled, scaled).max())
+        return 1 + float((np.einsum("ij,ij->i", F, F) / d).max())
 
 
 def diagonal_sizes(K: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArray]:
