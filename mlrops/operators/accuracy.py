@@ -8,6 +8,7 @@ lost.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -58,22 +59,23 @@ def share_loss(F: FloatArray, d: FloatArray) -> float:
 
 def diagonal_sizes(K: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArray]:
     """The diagonal of P and its pivots, each (s,), from the factor K of `kernels.tree.factor`."""
+    ones, pivots = np.ones(layout.s), np.empty(layout.s)
     with np.errstate(over="ignore"):
-        squares = np.square(K, dtype=np.float64)
-        sizes = _times_transposed(squares, np.ones(layout.s), layout)
-    pivots = np.empty(layout.s)
-    for own, rows, lo, hi in _levels(squares, layout):
-        pivots[own] = np.einsum("gii->gi", rows[:, :, lo:hi]).ravel()
+        levels = [(level, np.square(C), np.square(X)) for level, C, X in _levels(K, layout)]
+        sizes = _times_transposed(levels, ones, layout)
+    for level, C, _ in levels:
+        pivots[_rows(level, layout)] = np.einsum("gii->gi", C).ravel()
     return sizes, pivots
 
 
 def norms(A: Factored) -> tuple[float, float, float]:
     """Bounds of ‖P‖ and ‖F‖ above, of ‖Σ‖ below."""
     # P = RᵀR with the rows [Cᵀ | X] of R: ‖P‖ is at most the largest row sum of |R|ᵀ|R|.
-    sizes, sums = np.abs(A._factor[0].astype(np.float64)), np.empty(A._layout.s)
-    for own, rows, lo, hi in _levels(sizes, A._layout):
-        sums[own] = (rows[:, :, lo:hi].sum(axis=1) + rows[:, :, :lo].sum(axis=2)).ravel()
-    above = float(_times_transposed(sizes, sums, A._layout).max(initial=1.0))
+    layout, sums = A._layout, np.empty(A._layout.s)
+    levels = [(level, np.abs(C), np.abs(X)) for level, C, X in _levels(A._factor[0], layout)]
+    for level, C, X in levels:
+        sums[_rows(level, layout)] = (C.sum(axis=1) + X.sum(axis=2)).ravel()
+    above = float(_times_transposed(levels, sums, layout).max(initial=1.0))
     return above, math.sqrt(sum(largest for largest, _ in _traces(A))), A._norm_below
 
 
@@ -112,28 +114,34 @@ def _traces(A: Factored) -> list[tuple[float, int]]:
     return found
 
 
-def _levels(K: FloatArray, layout: Layout) -> Any:
-    """(rows of the level, they as (groups, r, R), first and last column), finest level first."""
+def _rows(level: int, layout: Layout) -> slice:
+    return slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
+
+
+def _levels(K: FloatArray, layout: Layout) -> Iterator[tuple[int, FloatArray, FloatArray]]:
+    """(level, C (groups, r, r), X (groups, r, columns above)) of K in float64, finest first."""
     for level in range(layout.L - 1, -1, -1):
         lo, hi = int(layout.cols[level]), int(layout.cols[level + 1])
-        own = slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
         groups = int(layout.path[-1, level]) + 1
-        yield own, K[own].reshape(groups, hi - lo, layout.R), lo, hi
+        rows = K[_rows(level, layout)].reshape(groups, hi - lo, layout.R)
+        yield level, np.tril(rows[:, :, lo:hi]).astype(np.float64), rows[:, :, :lo].astype(
+            np.float64)
 
 
-def _times_transposed(M: FloatArray, u: FloatArray, layout: Layout) -> FloatArray:
-    """``Mᵀ u`` (s,) for M in the form of R, its rows ``[Cᵀ | X]`` kept as those of K are."""
+def _times_transposed(levels: list[tuple[int, FloatArray, FloatArray]], u: FloatArray,
+                      layout: Layout) -> FloatArray:
+    """``Mᵀ u`` (s,) for M in the form of R, its rows ``[Cᵀ | X]`` as `_levels` gives C and X."""
     out, below = np.empty_like(u), None  # what all descendants add, in each group
-    for level, (own, rows, lo, hi) in enumerate(_levels(M, layout)):
-        level = layout.L - 1 - level
+    for level, C, X in levels:
+        own, lo = _rows(level, layout), X.shape[2]
         if below is not None:  # gathered from the level below
-            starts = np.searchsorted(layout.path[:, level], np.arange(len(rows)))
+            starts = np.searchsorted(layout.path[:, level], np.arange(len(C)))
             below = np.add.reduceat(below, layout.path[starts, level + 1], axis=0)
-        weights = u[own].reshape(len(rows), hi - lo)
-        found = np.einsum("gji,gi->gj", rows[:, :, lo:hi], weights)
+        weights = u[own].reshape(C.shape[:2])
+        found = np.einsum("gji,gi->gj", C, weights)
         if below is not None:
-            found += below[:, lo:hi]
+            found += below[:, lo:]
         out[own] = found.ravel()
-        passed = np.einsum("gia,gi->ga", rows[:, :, :lo], weights)
+        passed = np.einsum("gia,gi->ga", X, weights)
         below = passed if below is None else passed + below[:, :lo]
     return out

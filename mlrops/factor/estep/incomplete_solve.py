@@ -14,7 +14,7 @@ from ..._common.cached import cached_property
 from ..._common.typing import BoolArray, FloatArray, Real
 from ..._common.validate import as_real
 from ...kernels import threads
-from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
+from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS, blocks
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from ...operators.refine import corrected
@@ -98,22 +98,36 @@ class IncompletePrecision:
 
     @cached_property
     def _factor(self):
-        """(K (patterns, s, R), log det(I + Fᵀ D⁻¹ F) (patterns,)); compare `tree.factor`."""
+        """(K of each of the `_forests`, log det(I + FᵀD⁻¹F) (patterns,)); see `tree.factor`."""
         A, patterns, layout = self.covariance, self.cells._patterns, self.covariance._layout
-        R, P = layout.R, self.cells.n_patterns
+        R, forests = layout.R, self._forests
         outer = products(A._F, A._dinv, patterns)
-        K, logs = np.zeros((P, layout.s, R), A.dtype), np.empty(P)
-        fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, A.dtype)
-        step = _leaves_at_once(layout, R)
-        for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
+        K = [np.zeros((trees.s, R), A.dtype) for _, _, trees in forests]
+        logs, fail = np.empty(self.cells.n_patterns), np.full(2, -1, np.int64)
+        for first, last in _forest_batches(forests, layout.n_leaves * outer.shape[1]):
+            p0, p1 = forests[first][0], forests[last - 1][1]
             G = grams(outer, patterns, p0, p1)
-            threads.run(
-                lambda lo, hi, G=G, p0=p0, p1=p1: estep._compiled_incomplete.factor_patterns(
-                    G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
-                np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
+
+            def task(lo, hi, G=G, p0=p0):
+                for f in range(lo, hi):
+                    a, b, trees = forests[f]
+                    gram = estep.forest.unpack(G, np.arange(a, b) - p0)
+                    if not trees.leaves(np.arange(b - a), R).factor(gram, K[f], fail):
+                        return
+                    logs[a:b] = trees.logdet(K[f])
+
+            threads.run(task, np.arange(len(forests) + 1), first, last,
+                        (p1 - p0) * layout.s * R * R)
             if fail[0] >= 0:
                 raise A._breakdown(int(fail[0]), int(fail[1]))
         return K, logs
+
+    @cached_property
+    def _forests(self):
+        """[(p0, p1, `Forest` of the patterns p0:p1) …], few trees in each."""
+        layout, P = self.covariance._layout, self.cells.n_patterns
+        return [(a, b, estep.forest.Forest(layout, b - a))
+                for a, b in blocks(0, P, layout.n_leaves * layout.R**2, CACHE_ITEMS)]
 
     @cached_property
     def _norms(self):
@@ -149,10 +163,21 @@ class IncompletePrecision:
         K, Z, squares = self._factor[0], np.empty((n_leaves, R, k), X.dtype), np.empty(k)
         kernels.leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
-        step = _leaves_at_once(layout, int(np.diff(starts).max()))
-        threads.run(lambda lo, hi: estep._compiled_incomplete.solve_patterns(
-            Z, K, owner, starts, layout.tree, step, lo, hi, squares),
-            starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
+        edges = [a for a, _, _ in self._forests] + [self.cells.n_patterns]
+        runs = np.searchsorted(owner[starts[:-1]], edges)  # the first run of each forest
+
+        def task(lo, hi):
+            for f in range(lo, hi):
+                first, _, trees = self._forests[f]
+                for which, width in estep.forest.equals(starts, runs[f], runs[f + 1], layout):
+                    columns, W = starts[which], scratch("W", (trees.s, width), X.dtype)
+                    chosen = owner[columns] - first
+                    leaves = trees.leaves(chosen, width)
+                    leaves.up(estep.forest.take(Z, columns), K[f], W)
+                    leaves.down(estep.forest.give(Z, columns), K[f], W)
+                    squares[columns[:, None] + np.arange(width)] = trees.squares(W)[chosen]
+
+        threads.run(task, starts[runs], 0, len(self._forests), 2 * k * (layout.s + n_leaves) * R)
         out = np.empty_like(X) if out is None else out
         kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
         return hide(out, self.cells._patterns, owner), squares
@@ -214,23 +239,41 @@ class IncompletePrecision:
         R, shown, share = layout.R, self.cells._tree_counts, np.zeros_like(A._d)
         width = R * (R + 1) // 2
         if R:
-            K, W = self._factor[0], np.zeros((patterns.row_off.size - 1, width), A.dtype)
-            step, weights = _leaves_at_once(layout, R), self.cells._pattern_weights.astype(A.dtype)
-
-            def add(p0, p1):
-                S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), A.dtype)
-                threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
-                    K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
-                    np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
-                add_by_class(S, patterns, p0, p1, W)
-
-            for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
-                add(p0, p1)
+            W = np.zeros((patterns.row_off.size - 1, width), A.dtype)
+            for first, last in _forest_batches(self._forests, layout.n_leaves * width):
+                p0, p1 = self._forests[first][0], self._forests[last - 1][1]
+                add_by_class(self._covariances(first, last), patterns, p0, p1, W)
             by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
         diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
         return A.hierarchy._scatter(np.where(shown > 0, diagonal, 0))
+
+    def _covariances(self, first, last):
+        """S (leaves, patterns, R (R + 1) / 2) of the forests first:last.
+
+        Path covariances, times the number of samples of each pattern.
+        """
+        forests, K, layout = self._forests[first:last], self._factor[0], self.covariance._layout
+        R, dtype, p0 = layout.R, self.covariance.dtype, forests[0][0]
+        shape = layout.n_leaves, forests[-1][1] - p0, R * (R + 1) // 2
+        S = scratch("covariances of patterns", shape, dtype)
+        weights, roots = self.cells._pattern_weights[p0:].astype(dtype), np.empty(0, dtype)
+
+        def task(lo, hi):
+            for f in range(lo, hi):
+                a, b, trees = self._forests[f]
+                which = np.arange(a, b) - p0
+
+                def keep(first, last, T, cov, which=which):
+                    estep._compiled_incomplete.pack_moments(
+                        cov, weights, T, roots, which, which, first, last, S)
+
+                trees.leaves(which - which[0], 0).down(
+                    keep, K[f], np.empty((trees.s, 0), dtype), covariance=True)
+
+        threads.run(task, np.arange(len(self._forests) + 1), first, last, S.size * R)
+        return S
 
 
 # ------------------------------------------------------------------ passes over arrays
@@ -245,16 +288,9 @@ def batches(patterns, layout):
         yield first, min(first + step, N)
 
 
-def _pattern_batches(patterns, per_pattern):
-    """Ranges of patterns with temporaries of `per_pattern` numbers for each."""
-    P, step = patterns.starts.size - 1, max(1, BLOCK_ITEMS // max(1, per_pattern))
-    for p0 in range(0, P, step):
-        yield p0, min(p0 + step, P)
-
-
-def _leaves_at_once(layout, columns):
-    """Leaves whose blocks (R, columns) stay in cache between two sweeps."""
-    return min(layout.n_leaves, max(1, CACHE_ITEMS // (layout.R * max(layout.R, columns))))
+def _forest_batches(forests, per_pattern):
+    """Ranges of forests with temporaries of `per_pattern` numbers for each of their patterns."""
+    yield from blocks(0, len(forests), max(b - a for a, b, _ in forests) * per_pattern, BLOCK_ITEMS)
 
 
 def hide(X, patterns, owner):
