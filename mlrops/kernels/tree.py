@@ -118,7 +118,7 @@ def _rows_from(F, p, x, W, K, layout, sign, solve, norms):
         found.append(own := np.zeros((2, k)))
         if k == 1:
             parts.column_down(F, p, x, sign, solve, layout, K, W, coarse, out, lo, hi,
-                              own.reshape(-1), kept.reshape(-1, R))
+                              own.reshape(-1), kept.reshape(kept.shape[:2]))
             return
 
         def use(a, b, Z):

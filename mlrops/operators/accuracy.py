@@ -37,12 +37,11 @@ class Factorization(NamedTuple):
     bound: float
 
 
-def pivot_loss(K: FloatArray, layout: Layout) -> float:
-    """The largest ``P_jj / c_j²`` of the factor K of `kernels.tree.factor`."""
-    sizes, pivots = diagonal_sizes(K, layout)
+def pivot_loss(sizes: FloatArray, pivots: FloatArray) -> float:
+    """The largest ``P_jj / c_j²`` of what `diagonal_sizes` gives."""
     with np.errstate(all="ignore"):
         loss = float((sizes / pivots).max(initial=1.0))
-    return loss if loss >= 1 else math.inf
+    return loss if loss >= 1 else math.inf  # NaN where squares overflowed
 
 
 def share_loss(F: FloatArray, d: FloatArray) -> float:

@@ -45,7 +45,8 @@ class Factored(StructuredOperator):
 
         _hierarchy, _ranks, _F, _d     the tree, and F (n, R) and D (n,) in its order
         _cholesky()                    K, log det P and where it broke down: `kernels.tree.factor`
-        _once(b)                       ``x = D⁻¹ (b - F z)`` and z
+        _once(b)                       ``x = D⁻¹ (b - F z)`` and z; squares (4, k) of the lengths
+                                       of b, D^{-1/2} b, z and x
         _product(x), _means(x)         Σ x and Fᵀ x
         _loadings(z), _explained(t)    F z and P⁻¹ t
     """
@@ -55,7 +56,7 @@ class Factored(StructuredOperator):
     _F: FloatArray
     _d: FloatArray
     _cholesky: Callable[[], tuple[FloatArray, float, tuple[int, int] | None]]
-    _once: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+    _once: Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
     _product: Callable[[FloatArray], FloatArray]
     _means: Callable[[FloatArray], FloatArray]
     _loadings: Callable[[FloatArray], FloatArray]
@@ -104,18 +105,21 @@ class Factored(StructuredOperator):
         return accuracy.Factorization("cholesky", eps * loss)
 
     @cached_property
-    def _factor(self) -> tuple[FloatArray, float, float]:
-        """(K, log det P, what Cholesky's pivots lost); see kernels.tree."""
+    def _factor(self) -> tuple[FloatArray, float, float, FloatArray]:
+        """(K, log det P, what Cholesky's pivots lost, the diagonal of P); see kernels.tree."""
         return self._checked(*self._cholesky())
 
     def _checked(self, K: FloatArray, logs: float, fail: tuple[int, int] | None
-                 ) -> tuple[FloatArray, float, float]:
+                 ) -> tuple[FloatArray, float, float, FloatArray]:
         """`_factor`, from Cholesky where its pivots leave what iterations need, else from `_qr`."""
-        loss = np.inf if fail is not None else accuracy.pivot_loss(K, self._layout)
+        sizes, loss = self._d[:0], np.inf
+        if fail is None:
+            sizes, pivots = accuracy.diagonal_sizes(K, self._layout)
+            loss = accuracy.pivot_loss(sizes, pivots)
         if not loss * np.finfo(self.dtype).eps <= accuracy.TOLERATED[self.dtype]:
             K, logs = self._qr.K, self._qr.gained
         K.flags.writeable = False
-        return K, logs, loss
+        return K, logs, loss, sizes
 
     @cached_property
     def _share_loss(self) -> float:
@@ -152,9 +156,8 @@ class Factored(StructuredOperator):
         return accuracy.sharper(self)
 
     @cached_property
-    def _sizes(self) -> FloatArray:
-        """The diagonal of P."""
-        return accuracy.diagonal_sizes(self._factor[0], self._layout)[0]
+    def _largest(self) -> float:
+        return float(self._factor[3].max(initial=1.0))
 
     @cached_property
     def _norm_below(self) -> float:
@@ -184,11 +187,14 @@ class Factored(StructuredOperator):
         """``Σ⁻¹ b``, corrected where its backward error asks for it."""
         if self._exactly:
             return self._by_qr(b)
-        x, z = self._once(b)
+        x, z, squares = self._once(b)
+        norms = self._norms
+        if not doubtful(squares, norms[0] * self._largest, norms).size:
+            return x
         # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
-        moved = column_dots(z, weight=self._sizes)
+        weighted = column_dots(z, weight=self._factor[3]) / np.where(squares[2] > 0, squares[2], 1)
         for norms in (lambda: self._norms, lambda: self._sharper_norms):
-            left = doubtful(b, x, norms()[0] * moved, self._dinv, norms())
+            left = doubtful(squares, norms()[0] * weighted, norms())
             if not left.size:
                 return x
         return self._in_factor_space(b, x, z, left)
@@ -264,8 +270,8 @@ class Factored(StructuredOperator):
             return column_dots(self._qr.whiten(x))
         # min over z of ‖D^{-1/2}(x - F z)‖² + ‖z‖², attained at the posterior mean: a sum of
         # squares, where xᵀD⁻¹x - ‖w‖² would cancel.
-        y, z = self._once(x)
-        return column_dots(y, weight=self._d) + column_dots(z)  # x - F z = D y
+        y, _, squares = self._once(x)
+        return column_dots(y, weight=self._d) + squares[2]  # x - F z = D y
 
     def _inverse_diagonal(self) -> FloatArray:
         """diag(Σ⁻¹), feature order."""

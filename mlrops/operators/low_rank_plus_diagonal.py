@@ -12,6 +12,7 @@ from ..tree.hierarchy import Hierarchy
 from .composed import Inverse
 from .elementary import Diagonal
 from .factored import Factored, columns_of
+from .refine import column_dots
 from .woodbury import WoodburyInverse
 
 __all__ = ["LowRankPlusDiagonal"]
@@ -153,11 +154,14 @@ class LowRankPlusDiagonal(Factored):
     def _once(self, b):
         dinv = self._dinv[:, None]
         x = b * dinv
+        squares = np.empty((4, b.shape[1]))
+        squares[0], squares[1] = column_dots(b), column_dots(b, x)
         z = self._explained(self._F.T @ x)
         np.matmul(self._F, z, out=x)
         np.subtract(b, x, out=x)
         x *= dinv
-        return x, z
+        squares[2], squares[3] = column_dots(z), column_dots(x)
+        return x, z, squares
 
     def _sample(self, size, rng):
         n, k = self._F.shape

@@ -261,7 +261,9 @@ class MLR(Factored):
         return kernels.tree.factor(self._F, self._dinv, self._layout)
 
     def _once(self, b):
-        return kernels.tree.solve(self._F, self._dinv, self._factor[0], b, self._layout)
+        squares = np.zeros((4, b.shape[1]))
+        x, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], b, self._layout, squares)
+        return x, z, squares
 
     def _loadings(self, z):
         x = np.zeros((len(self._d), z.shape[1]), z.dtype)

@@ -31,6 +31,8 @@ RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 # Entries of vectors whose inner products BLAS forms without the help of threads.
 _ALONE = 4096
 
+_NO_COLUMNS: IntArray = np.empty(0, np.intp)
+
 # Squared lengths that leave room for what is done with them.
 _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
          for info in (np.finfo(np.float32), np.finfo(np.float64))}
@@ -149,34 +151,31 @@ def corrected(A: StructuredOperator, solve: Callable[..., tuple[FloatArray, Floa
 
     with np.errstate(over="ignore", invalid="ignore"):
         x, squares = solve(b, None)
-        left = doubtful(b, x, norms[0] ** 2 * squares, dinv, norms)
+        parts = np.array([column_dots(b), column_dots(b, weight=dinv), squares, column_dots(x)])
+        left = doubtful(parts, norms[0] ** 2, norms)
         reached = refine(x, residual, lambda r, columns: solve(r, columns)[0], left,
                          BACKWARD_ERROR * np.finfo(b.dtype).eps, CORRECTIONS)
     check_reached(A, reached)
     return x
 
 
-def doubtful(b: FloatArray, x: FloatArray, moved: FloatArray, dinv: FloatArray,
-             norms: Sequence[float | FloatArray]) -> IntArray:
+def doubtful(squares: FloatArray, moved: float | FloatArray, norms: Sequence[float | FloatArray]
+             ) -> IntArray:
     """The columns of x that may have to be corrected, by the bound of `corrected`.
 
-    `moved` (k,) are the squares of what rounding in P moves of P z, in units.
+    `squares` (4, k) are those of the lengths of b, D^{-1/2} b, z and x; rounding in P moves P z by
+    ``√moved ‖z‖`` units.
     """
     above, factors, norm = norms
-    if b.shape[1] == 1 and len(b) <= _ALONE and b.dtype == np.float64:  # floats cost less
-        row, found = b[:, 0], x[:, 0]
-        parts: Any = (float(moved[0]), float(np.dot(row * dinv, row)), float(np.dot(row, row)),
-                      float(np.dot(found, found)))
-    else:
-        parts = moved, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
-    means, scaled, size, length = parts
+    parts: Any = squares if squares.shape[1] > 1 else squares[:, 0].tolist()  # floats cost less
+    size, scaled, means, length = parts
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = factors * (means**0.5 + (above * scaled)**0.5)
+        bound = factors * ((moved * means)**0.5 + (above * scaled)**0.5)
         # Not "greater": what overflows is looked at.
         fine = bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
-    if np.all(fine):
-        return np.empty(0, np.intp)
-    return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
+        if np.all(fine):
+            return _NO_COLUMNS
+        return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
 
 
 def check_reached(A: StructuredOperator, reached: FloatArray) -> None:
