@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from .._common.typing import FloatArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
@@ -18,7 +19,7 @@ from .layout import BLOCK_ITEMS, CACHE_ITEMS, Layout, blocks
 from .parts import Use
 from .scratch import scratch
 
-__all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "multiply",
+__all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "means", "multiply",
            "path_covariance", "posterior", "project", "project_with", "regress", "solve", "spread",
            "spread_with", "transfer", "up"]
 
@@ -221,6 +222,26 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
     return W, squares
 
 
+def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:
+    """``(I + FᵀD⁻¹F)⁻¹ t`` for node rows t (s, k): an upward and a downward sweep."""
+    k = t.shape[1]
+    starts = [np.searchsorted(layout.path[:, level], np.arange(layout.path[-1, level] + 1))
+              for level in range(layout.L)]
+
+    def product(lo, hi, T):
+        T[:] = 0
+        for level, first in enumerate(starts):  # a node's row goes with its first leaf
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            a, b = (int(i) for i in np.searchsorted(first, (lo, hi)))
+            own = slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
+            if c1 > c0:
+                T[first[a:b] - lo, c0:c1] = t[own].reshape(-1, c1 - c0, k)[a:b]
+
+    W = project_with(product, k, t.dtype, K, layout)
+    spread_with(W, K, layout)
+    return W
+
+
 def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
     """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
     out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
@@ -268,8 +289,20 @@ def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout)
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
     H = np.empty_like(F)
 
-    def task(lo, hi):
-        _compiled_posterior.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.tree, K, H)
+    def small(i, j):
+        _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)
 
-    threads.run(task, layout.leaf_off, 0, layout.n_leaves, layout.n * layout.R**2 // 2)
+    def large(q, s):
+        np.multiply(F[s], dinv[s, None], out=H[s])
+        for level in range(layout.L - 1, -1, -1):  # h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            first = int(layout.zoff[level] + layout.path[q, level] * (c1 - c0))
+            rows = K[first : first + c1 - c0]
+            if c1 > c0:
+                own = solve_triangular(rows[:, c0:c1], H[s, c0:c1].T, lower=True,
+                                       check_finite=False).T
+                H[s, c0:c1] = own
+                H[s, :c0] -= own @ rows[:, :c0]
+
+    leaf.each(layout, 0, layout.n_leaves, layout.R, small, large, layout.R**2 // 2)
     return H
