@@ -91,7 +91,7 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
     """
     layout, dtype = A._layout, S.dtype
     R, L = layout.R, layout.L
-    K = A._factor[0] if R else None
+    K = A._factor.K if R else None
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
