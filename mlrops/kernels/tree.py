@@ -276,6 +276,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
     `ridge` is added to the diagonal of W.
     """
     k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
+    n_samples = float(n_samples)  # of one type, for kernels that are compiled once
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
