@@ -98,9 +98,13 @@ def _complete(room):
 
 
 def _missing(room):
-    """A factor model of samples with missing cells."""
+    """A factor model of samples with missing cells, and solves with what they show."""
+    from ..factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
+
     Y = np.where(room.rng.random(room.Y.shape) < 0.1, np.nan, room.Y).astype(room.dtype)
     _use(room.fit(Y, missing="em"), Y)
+    cells = ObservedCells(room.tree, ~np.isnan(Y.T))
+    IncompletePrecision(room.covariance, cells).inverse_diagonal()
 
 
 def _streamed(room):

@@ -2,192 +2,325 @@
 
 All two- and three-dimensional arrays are C-contiguous.  The inner loops run along the columns of F
 or along the ancestors' columns, which are contiguous, so that they vectorize.
+
+Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
+its first one is.  begins[q] is the coarsest level of which a group begins at leaf q, and 0 behind
+the last leaf.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop
+after any leaf and go on with the next block: no array of all leaves is ever needed.
+
+A sweep visits whole groups of level `top`.  On the way up it stops below: what these groups pass
+up is left in U.  `add_in_pairs` sums that over the groups of each parent, in pairs that do not
+depend on who swept which groups; the levels above are a tree of their own, with the parents for
+leaves.  On the way down it starts from what that tree gives its leaves, `coarse`.
 """
 
 import numpy as np
 
 from ._jit import jit
 
-# Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
-# its first one is.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop
-# after any leaf and go on with the next block: no array of all leaves is ever needed.
-#
-# An upward sweep stops below level `top` and leaves what the groups of that level pass up in U;
-# the levels above are then swept as a tree of their own, with those groups for leaves.  So several
-# sweeps can share a tree, each on a range of groups of that level, and sums are formed in the same
-# order whatever the ranges.  A downward sweep opens all levels at its first leaf, `start`.
+# Indices are unsigned: for signed ones numba looks whether they count from the end, which keeps
+# loops from being vectorized as they could be.
+_U = np.uint64
+_ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
 
 
 @jit
-def sweep_factor(G, ridge, first, last, tree, top, stack, K, U, fail):
-    """Eliminate leaves first; G is (leaves, R, R), stack (L, R, R), zero at the start.
+def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack, fresh, K, U, sums,
+                 traces, fail):
+    """Eliminate leaves first, from their Gram matrices G (last - first, R, R), lower triangles.
 
-    Row i of a node in K holds [X_i | C_i], X = C⁻¹ A_own,anc, C the Cholesky factor of
-    A_own,own + diag(ridge).  Lower triangles only.  On a bad pivot fail = (level, group).
+    An empty G stands for F_leafᵀ diag(scale) F_leaf, which is then formed here.  Row i of a node in
+    K holds [X_i | C_i | 0], X = C⁻¹ A_own,anc, C the Cholesky factor of A_own,own + diag(ridge).
+    The stack (L, R, R) has room for the sum over the children of each open node, fresh (L,) is true
+    where there is none yet; K is zero at the start.  sums[:, 0] gets Σ log diag C of the nodes in
+    each group of level `top`, traces (groups,) the largest trace of a leaf's Gram matrix.  On a bad
+    pivot fail = (level, group).
     """
     path, cols, zoff = tree
     L = path.shape[1]
-    n_leaves = path.shape[0]
+    R = _U(cols[L])
+    bottom = _U(L - 1)
+    zero = K.dtype.type(0)
     for q in range(first, last):
-        level = L - 1
-        Rl = cols[level + 1]
-        for a in range(Rl):
-            for j in range(a + 1):
-                stack[level, a, j] = G[q - first, a, j]
-        while level >= top and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
-            A = stack[level]
-            c0 = cols[level]
-            r = cols[level + 1] - c0
-            z0 = zoff[level] + path[q, level] * r
-            for i in range(r):
-                row = K[z0 + i]
-                for m in range(i + 1):
-                    v = A[c0 + i, c0 + m]
-                    for p in range(m):
-                        v -= row[c0 + p] * K[z0 + m, c0 + p]
-                    if m < i:
-                        row[c0 + m] = v / K[z0 + m, c0 + m]
+        group = path[q, top]
+        if G.size > 0:
+            given = _U(q - first)
+            for a in range(R):
+                for j in range(a + _ONE):
+                    stack[bottom, a, j] = G[given, a, j]
+        else:
+            i = _U(off[q])
+            end = _U(off[q + 1])
+            start = True
+            while i < end:  # four rows at a time; behind the last, rows that weigh nothing
+                b = min(i + _ONE, end - _ONE)
+                c = min(i + _TWO, end - _ONE)
+                d = min(i + _THREE, end - _ONE)
+                s0 = scale[i]
+                s1 = scale[b] if i + _ONE < end else zero
+                s2 = scale[c] if i + _TWO < end else zero
+                s3 = scale[d] if i + _THREE < end else zero
+                for a in range(R):
+                    f0 = s0 * F[i, a]
+                    f1 = s1 * F[b, a]
+                    f2 = s2 * F[c, a]
+                    f3 = s3 * F[d, a]
+                    if start:
+                        for j in range(a + _ONE):
+                            stack[bottom, a, j] = (
+                                f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
                     else:
-                        v += ridge[z0 + i]
-                        if not (v > 0 and v < np.inf):
-                            fail[0] = level
-                            fail[1] = path[q, level]
-                            return
-                        row[c0 + i] = np.sqrt(v)
+                        for j in range(a + _ONE):
+                            stack[bottom, a, j] += (
+                                f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
+                start = False
+                i += _FOUR
+        trace = 0.0
+        for a in range(R):
+            trace += stack[bottom, a, a]
+        traces[group] = max(traces[group], trace)
+        product = 1.0
+        closes = max(begins[q + 1], top)
+        for level in range(L - 1, closes - 1, -1):
+            own = _U(level)
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            for i in range(r):
+                z = z0 + i
                 for j in range(c0):
-                    row[j] = A[c0 + i, j]
+                    K[z, j] = stack[own, c0 + i, j]
                 for m in range(i):
-                    f = row[c0 + m]
+                    v = stack[own, c0 + i, c0 + m]
+                    for p in range(m):
+                        v -= K[z, c0 + p] * K[z0 + m, c0 + p]
+                    v /= K[z0 + m, c0 + m]
+                    K[z, c0 + m] = v
                     for j in range(c0):
-                        row[j] -= f * K[z0 + m, j]
-                d = 1 / row[c0 + i]
+                        K[z, j] -= v * K[z0 + m, j]
+                v = stack[own, c0 + i, c0 + i] + ridge[z]
+                for p in range(i):
+                    v -= K[z, c0 + p] * K[z, c0 + p]
+                if not (v > 0 and v < np.inf):
+                    fail[0] = level
+                    fail[1] = path[q, level]
+                    return
+                v = np.sqrt(v)
+                K[z, c0 + i] = v
+                product *= v
+                if not (product < 1e100 and product > 1e-100):
+                    sums[group, 0] += np.log(product)
+                    product = 1.0
+                d = 1 / v
                 for j in range(c0):
-                    row[j] *= d
-                for a in range(c0):  # Schur complement
-                    f = row[a]
-                    for j in range(a + 1):
-                        A[a, j] -= f * row[j]
+                    K[z, j] *= d
+                for j in range(c0 + i + _ONE, R):
+                    K[z, j] = zero
+            # What is left of the ancestors' part, up to four own factors at a time; it goes up.
+            i = _U(0)
+            while i + _FOUR < r:
+                for a in range(c0):
+                    f0 = K[z0 + i, a]
+                    f1 = K[z0 + i + _ONE, a]
+                    f2 = K[z0 + i + _TWO, a]
+                    f3 = K[z0 + i + _THREE, a]
+                    for j in range(a + _ONE):
+                        stack[own, a, j] -= (f0 * K[z0 + i, j] + f1 * K[z0 + i + _ONE, j]
+                                             + f2 * K[z0 + i + _TWO, j]
+                                             + f3 * K[z0 + i + _THREE, j])
+                i += _FOUR
+            z = z0 + i if i < r else _U(0)
+            b = z + _ONE if i + _ONE < r else z
+            c = z + _TWO if i + _TWO < r else z
+            d = z + _THREE if i + _THREE < r else z
+            up = own - _ONE
+            for a in range(c0):
+                f0 = K[z, a] if i < r else zero
+                f1 = K[b, a] if i + _ONE < r else zero
+                f2 = K[c, a] if i + _TWO < r else zero
+                f3 = K[d, a] if i + _THREE < r else zero
+                if level == top:
+                    for j in range(a + _ONE):
+                        U[group, a, j] = stack[own, a, j] - (
+                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
+                elif fresh[level - 1]:
+                    for j in range(a + _ONE):
+                        stack[up, a, j] = stack[own, a, j] - (
+                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
+                else:
+                    for j in range(a + _ONE):
+                        stack[up, a, j] += stack[own, a, j] - (
+                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
             if level > top:
-                B = stack[level - 1]
-                for a in range(c0):
-                    for j in range(a + 1):
-                        B[a, j] += A[a, j]
-            elif level > 0:
-                B = U[path[q, level]]
-                for a in range(c0):
-                    for j in range(a + 1):
-                        B[a, j] = A[a, j]
-            for a in range(cols[level + 1]):
-                for j in range(a + 1):
-                    A[a, j] = 0
-            level -= 1
+                fresh[level - 1] = False
+            fresh[level] = True
+        sums[group, 0] += np.log(product)
 
 
 @jit
-def sweep_up(T, first, last, tree, K, eliminate, top, stack, W, U):
-    """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; without `eliminate` w = t_own.
+def sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums):
+    """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent; for an empty K w = t_own.
 
-    T is (leaves, R, k), the stack (L, R, k), zero at the start; node rows of W are (s, k).
+    T is (leaves, R, k), the stack (L, R, k), zero at the start; node rows of W are (s, k).  The
+    squares of w are added to sums[:, 1:] of the groups of level `top`.
     """
     path, cols, zoff = tree
     L = path.shape[1]
-    n_leaves = path.shape[0]
-    k = T.shape[2]
+    k = _U(T.shape[2])
+    eliminate = K.size > 0
+    zero = W.dtype.type(0)
     for q in range(first, last):
-        level = L - 1
-        while level >= top and (q + 1 == n_leaves or path[q + 1, level] != path[q, level]):
-            c0 = cols[level]
-            g = path[q, level]
-            r = cols[level + 1] - c0
-            z0 = zoff[level] + g * r
-            at_leaf = level == L - 1
-            at_top = level == top
+        group = _U(path[q, top])
+        closes = max(begins[q + 1], top)
+        for level in range(L - 1, closes - 1, -1):
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            t = T[q - first] if level == L - 1 else stack[level]
             for i in range(r):
-                if at_leaf:
-                    for c in range(k):
-                        W[z0 + i, c] = T[q - first, c0 + i, c]
-                else:
-                    for c in range(k):
-                        W[z0 + i, c] = stack[level, c0 + i, c]
-                        stack[level, c0 + i, c] = 0
+                for c in range(k):
+                    W[z0 + i, c] = t[c0 + i, c]
                 if eliminate:
                     for m in range(i):
-                        f = K[z0 + i, c0 + m]
+                        f0 = K[z0 + i, c0 + m]
                         for c in range(k):
-                            W[z0 + i, c] -= f * W[z0 + m, c]
-                    f = 1 / K[z0 + i, c0 + i]
+                            W[z0 + i, c] -= f0 * W[z0 + m, c]
+                    f0 = 1 / K[z0 + i, c0 + i]
                     for c in range(k):
-                        W[z0 + i, c] *= f
-            for j in range(c0):
+                        W[z0 + i, c] *= f0
                 for c in range(k):
-                    t = T[q - first, j, c] if at_leaf else stack[level, j, c]
-                    if at_top:
-                        U[g, j, c] = t
+                    sums[group, _ONE + c] += W[z0 + i, c] * W[z0 + i, c]
+            above = U[group] if level == top else stack[level - 1]
+            add = level > top
+            subtract = eliminate and r > 0
+            for j in range(c0):
+                i = _U(0)
+                while i < r or i == 0:  # up to four own factors at a time
+                    z = z0 + i
+                    b = z + _ONE if i + _ONE < r else z
+                    d = z + _TWO if i + _TWO < r else z
+                    e = z + _THREE if i + _THREE < r else z
+                    f0 = K[z, j] if subtract else zero
+                    f1 = K[b, j] if subtract and i + _ONE < r else zero
+                    f2 = K[d, j] if subtract and i + _TWO < r else zero
+                    f3 = K[e, j] if subtract and i + _THREE < r else zero
+                    if i > 0:
+                        for c in range(k):
+                            above[j, c] -= f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c]
+                    elif not subtract and add:
+                        for c in range(k):
+                            above[j, c] += t[j, c]
+                    elif not subtract:
+                        for c in range(k):
+                            above[j, c] = t[j, c]
+                    elif add:
+                        for c in range(k):
+                            above[j, c] += t[j, c] - (
+                                f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
                     else:
-                        stack[level - 1, j, c] += t
-                if not at_leaf:
+                        for c in range(k):
+                            above[j, c] = t[j, c] - (
+                                f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
+                    i = i + _FOUR if subtract else r + _ONE
+            if level < L - 1:
+                for j in range(c0 + r):
                     for c in range(k):
-                        stack[level, j, c] = 0
-                if eliminate and k == 1:  # a loop over one column costs more than its body
-                    v = K.dtype.type(0)
-                    for i in range(r):
-                        v += K[z0 + i, j] * W[z0 + i, 0]
-                    if at_top:
-                        U[g, j, 0] -= v
-                    else:
-                        stack[level - 1, j, 0] -= v
-                elif eliminate:
-                    for i in range(r):
-                        f = K[z0 + i, j]
-                        if at_top:
-                            for c in range(k):
-                                U[g, j, c] -= f * W[z0 + i, c]
-                        else:
-                            for c in range(k):
-                                stack[level - 1, j, c] -= f * W[z0 + i, c]
-            level -= 1
+                        t[j, c] = 0
 
 
 @jit
-def sweep_down(W, start, first, last, tree, K, top, stack, Z):
-    """z_own = C⁻ᵀ (w - X z_anc), kept in W in place of w; Z[q] (R, k) is z along the path.
+def sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z):
+    """z_own = C⁻ᵀ (w - X z_anc) in place of w; Z[q] (R, k) is z along the path.
 
-    The stack is (R, k).  Levels above `top` hold z already; with top = L all do.
+    For an empty K W holds z already.  `coarse` (parents, c, k) has z of the levels above `top`,
+    `parent` the parent of each group of that level.  The stack (R, k) is what was left of the last
+    call, or anything where `first` begins a group of level `top`.
     """
     path, cols, zoff = tree
     L = path.shape[1]
-    k = Z.shape[2]
+    k = _U(W.shape[1])
+    eliminate = K.size > 0
     for q in range(first, last):
-        for level in range(L):
-            c0 = cols[level]
-            r = cols[level + 1] - c0
-            if r == 0 or (q > start and path[q, level] == path[q - 1, level]):
-                continue
-            eliminate = level >= top
-            z0 = zoff[level] + path[q, level] * r
-            for i in range(r - 1, -1, -1):
-                if eliminate and k == 1:
-                    v = W[z0 + i, 0]
-                    for j in range(c0):
-                        v -= K[z0 + i, j] * stack[j, 0]
-                    for m in range(i + 1, r):
-                        v -= K[z0 + m, c0 + i] * W[z0 + m, 0]
-                    W[z0 + i, 0] = v / K[z0 + i, c0 + i]
-                elif eliminate:
-                    for j in range(c0):
-                        f = K[z0 + i, j]
+        opens = max(begins[q], top)
+        if opens == top:
+            above = _U(parent[path[q, top]])
+            for j in range(_U(cols[top])):
+                for c in range(k):
+                    stack[j, c] = coarse[above, j, c]
+        for level in range(opens, L):
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            for back in range(r):
+                i = r - _ONE - back
+                z = z0 + i
+                if eliminate:
+                    j = _U(0)
+                    while j + _FOUR <= c0:
+                        f0 = K[z, j]
+                        f1 = K[z, j + _ONE]
+                        f2 = K[z, j + _TWO]
+                        f3 = K[z, j + _THREE]
                         for c in range(k):
-                            W[z0 + i, c] -= f * stack[j, c]
-                    for m in range(i + 1, r):
-                        f = K[z0 + m, c0 + i]
+                            W[z, c] -= (f0 * stack[j, c] + f1 * stack[j + _ONE, c]
+                                        + f2 * stack[j + _TWO, c] + f3 * stack[j + _THREE, c])
+                        j += _FOUR
+                    while j < c0:
+                        f0 = K[z, j]
                         for c in range(k):
-                            W[z0 + i, c] -= f * W[z0 + m, c]
-                    f = 1 / K[z0 + i, c0 + i]
+                            W[z, c] -= f0 * stack[j, c]
+                        j += _ONE
+                    for m in range(i + _ONE, r):
+                        f0 = K[z0 + m, c0 + i]
+                        for c in range(k):
+                            W[z, c] -= f0 * W[z0 + m, c]
+                    f0 = 1 / K[z, c0 + i]
                     for c in range(k):
-                        W[z0 + i, c] *= f
+                        W[z, c] *= f0
                 for c in range(k):
-                    stack[c0 + i, c] = W[z0 + i, c]
-        if Z.shape[0] > 0:
-            for j in range(stack.shape[0]):
+                    stack[c0 + i, c] = W[z, c]
+        if Z.size > 0:
+            given = _U(q - first)
+            for j in range(_U(cols[L])):
                 for c in range(k):
-                    Z[q - first, j, c] = stack[j, c]
+                    Z[given, j, c] = stack[j, c]
+
+
+@jit
+def add_in_pairs(place, X):
+    """Sum runs of groups in X (runs, width), in place; the number of runs that are left.
+
+    place (runs, 3) has the parent of a run, the number of its first group among the parent's, and
+    of how many groups it is the sum, a power of two that divides that number.  Two neighbours of
+    one parent that make such a run are summed.  So a sum does not depend on how the groups came
+    together.
+    """
+    n = 0
+    for i in range(place.shape[0]):
+        for j in range(3):
+            place[n, j] = place[i, j]
+        if n < i:
+            for c in range(X.shape[1]):
+                X[n, c] = X[i, c]
+        n += 1
+        while n > 1:
+            size = place[n - 2, 2]
+            if (place[n - 1, 0] != place[n - 2, 0] or place[n - 1, 2] != size
+                    or place[n - 2, 1] % (2 * size) != 0
+                    or place[n - 1, 1] != place[n - 2, 1] + size):
+                break
+            for c in range(X.shape[1]):
+                X[n - 2, c] += X[n - 1, c]
+            place[n - 2, 2] = 2 * size
+            n -= 1
+    return n
+
+
+@jit
+def add_by_parent(place, X, out):
+    """out[parent] = the sum of its runs, the last of them first; runs as of `add_in_pairs`."""
+    for i in range(place.shape[0] - 1, -1, -1):
+        parent = place[i, 0]
+        last = i + 1 == place.shape[0] or place[i + 1, 0] != parent
+        for c in range(X.shape[1]):
+            out[parent, c] = X[i, c] if last else out[parent, c] + X[i, c]

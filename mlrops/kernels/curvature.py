@@ -11,7 +11,7 @@ from . import _compiled_curvature, leaf, tree
 from .layout import Layout
 from .scratch import scratch
 
-__all__ = ["explained", "gradient", "precondition"]
+__all__ = ["gradient", "precondition"]
 
 # Numbers in the temporaries of the rows of small leaves that are worked on at a time.
 PART_ITEMS = 65_536
@@ -46,7 +46,8 @@ def _by_rows(use, M, layout):
 
         use(rows, times)
 
-    tree._share(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R), layout, R)
+    tree.each_leaf(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R),
+                   layout, R)
 
 
 def gradient(F: FloatArray, D: FloatArray, F1: FloatArray, D1: FloatArray, W: FloatArray,
@@ -80,14 +81,3 @@ def precondition(G: FloatArray, D: FloatArray, Winv: FloatArray, n_samples: floa
         np.multiply(rows, N * D[s, None], out=out[s], casting="same_kind")
 
     _by_rows(use, Winv, layout)
-
-
-def explained(F: FloatArray, D: FloatArray, cov: FloatArray, layout: Layout) -> FloatArray:
-    """``F_i Cov F_iᵀ / D_i = 1 - D_i (Σ⁻¹)_ii`` (n,), cov (n_leaves, R, R) along the paths."""
-    out = np.empty_like(D)
-
-    def use(s, times):
-        np.divide(times(F[s])[1], D[s], out=out[s])
-
-    _by_rows(use, cov, layout)
-    return out

@@ -11,18 +11,20 @@ import numpy as np
 
 from .._common.typing import FloatArray
 from . import _compiled_rows, threads
-from .layout import Layout, make_layout
+from .layout import CACHE_ITEMS, PIECE_ROWS, Layout, make_layout
 from .scratch import scratch
 
-__all__ = ["dot", "each", "gram", "gram_and_tdot", "gram_of_all", "regress", "tdot"]
+__all__ = ["all_small", "dot", "each", "gram", "gram_of_all", "long_dot", "long_gram",
+           "long_tdot", "regress", "tdot"]
 
 # Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
 BLAS_WORK = 30_000
 # Columns below which a product reads F so rarely that the loop keeps up with BLAS.
-BLAS_COLUMNS = 4
+BLAS_COLUMNS = 2
 # Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
 CHUNK = 4096
 
+_NO_SUMS = {d: np.empty((0,) * d) for d in (1, 2)}
 _NO_SCALE = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
@@ -35,6 +37,17 @@ def _large(layout, lo, hi, k):
     """Numbers of the leaves in lo:hi that go to BLAS in products with k columns."""
     sizes = layout.leaf_off[lo + 1 : hi + 1] - layout.leaf_off[lo:hi]
     return lo + np.flatnonzero(is_large(sizes, layout.R, k))
+
+
+def _apart(layout, lo, hi, k):
+    """Numbers of the leaves in lo:hi that are too large for the loops over small ones."""
+    sizes = layout.sizes[lo:hi]
+    return lo + np.flatnonzero(is_large(sizes, layout.R, k) | (sizes > layout.long_rows))
+
+
+def all_small(layout: Layout, lo: int, hi: int) -> bool:
+    """Whether none of the leaves lo:hi has a Gram matrix that is work for BLAS, or shared."""
+    return not _apart(layout, lo, hi, layout.R).size
 
 
 def _small_runs(large, lo, hi):
@@ -74,23 +87,8 @@ def _slices(layout, q, most):
         yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
 
-def _add(out, A, B, number):
-    """out = A B for the first of several terms, out += A B for the others."""
-    if number == 0:
-        np.matmul(A, B, out=out)
-    else:
-        out += np.matmul(A, B, out=scratch("product", out.shape, out.dtype))
-
-
-def _scaled(F, scale, rows):
-    """diag(scale) F on a slice of rows, good until the next call."""
-    out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
-    _compiled_rows.rows_scale(F, scale, rows.start, rows.stop, out)
-    return out
-
-
-def _add_square(out, X, number):
-    """out = XᵀX for the first of several terms, out += XᵀX for the others.
+def _square(X, out):
+    """out = XᵀX, a symmetric rank-k product.
 
     Cut as in `_chunks`, but in one call: many short ones would wait for those of other threads.
     """
@@ -100,91 +98,211 @@ def _add_square(out, X, number):
     parts = X[: whole * rows].reshape(whole, rows, R)
     products = scratch("squares", (whole, R, R), X.dtype)
     np.matmul(parts.transpose(0, 2, 1), parts, out=products)
-    if number == 0:
-        np.sum(products, axis=0, out=out)
-    else:
-        out += products.sum(axis=0)
+    np.sum(products, axis=0, out=out)
     if whole * rows < m:
         rest = X[whole * rows :]
         out += rest.T @ rest
 
 
 def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
-         scale: FloatArray | None = None, out: FloatArray | None = None) -> FloatArray:
-    """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k)."""
-    k, R = x.shape[1], F.shape[1]
+         scale: FloatArray | None = None, out: FloatArray | None = None,
+         long: FloatArray | None = None, sums: FloatArray | None = None) -> FloatArray:
+    """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k).
+
+    `long` is what `long_tdot` gave, if it was called.  The squares of x and of ``diag(scale)^½ x``
+    are added to `sums` (2, k).
+    """
+    k, R, off = x.shape[1], F.shape[1], layout.leaf_off
     T = np.empty((hi - lo, R, k), F.dtype) if out is None else out
-    blas = _large(layout, lo, hi, k)
     s = _NO_SCALE[F.dtype] if scale is None else scale
-    for a, b in _small_runs(blas, lo, hi):
-        pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
-        whole = pb - pa == b - a  # every leaf is one piece: write where it belongs
-        P = T[a - lo : b - lo] if whole else np.empty((pb - pa, R, k), F.dtype)
-        off = layout.piece_off[pa : pb + 1]
-
-        def kernel(i, j, P=P, off=off):
-            if k == 1:
-                _compiled_rows.rows_tdot_vector(F, s, x[:, 0], off, i, j, P[:, :, 0])
-            else:
-                _compiled_rows.rows_tdot(F, s, x, off, i, j, P)
-
-        threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
-        if not whole:
-            np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
-    for q in blas:
-        for number, rows in enumerate(_chunks(layout, q, k)):
-            X = F[rows] if scale is None else _scaled(F, scale, rows)
-            _add(T[q - lo], X.T, x[rows], number)
+    if long is None:
+        long = long_tdot(F, x, layout, scale, sums)
+    sums = _NO_SUMS[2] if sums is None else sums
+    apart = _apart(layout, lo, hi, k)
+    for a, b in _small_runs(apart, lo, hi):
+        _compiled_rows.rows_tdot(F, s, x, off, lo, a, b, T, sums)
+    for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
+        if layout.sizes[q] > layout.long_rows:
+            T[q - lo] = long[place]
+        else:
+            _tdot_of(F, s, x, int(off[q]), int(off[q + 1]), T[q - lo], sums)
     return T
 
 
+def _tdot_of(F, scale, x, lo, hi, out, sums):
+    """out (R, k) = Fᵀ diag(scale) x over the rows lo:hi, chunk after chunk by BLAS."""
+    R, k = out.shape
+    for number, (a, b) in enumerate(_cache_chunks(lo, hi, R, k)):
+        part = x[a:b]
+        if scale.size or sums.size:
+            part = scratch("scaled columns", (b - a, k), F.dtype)
+            _compiled_rows.rows_scaled(x, scale, a, b, part, sums)
+        # Cut for BLAS, but in one call: many short ones would wait for those of other threads.
+        rows = threads.blas_rows(R * k, b - a)
+        whole, rest = divmod(b - a, rows)
+        products = scratch("products", (whole + (rest > 0), R, k), F.dtype)
+        np.matmul(F[a : b - rest].reshape(whole, rows, R).transpose(0, 2, 1),
+                  part[: b - a - rest].reshape(whole, rows, k), out=products[:whole])
+        if rest:
+            np.matmul(F[b - rest : b].T, part[b - a - rest :], out=products[whole])
+        if number == 0:
+            np.sum(products, axis=0, out=out)
+        else:
+            out += products.sum(axis=0)
+
+
+def _cache_chunks(lo, hi, R, k):
+    """Ranges of rows of which F, x and a result stay in cache."""
+    parts = max(1, min(hi - lo, -(-(hi - lo) * (R + 2 * k) // (2 * CACHE_ITEMS))))
+    for j in range(parts):
+        yield lo + (hi - lo) * j // parts, lo + (hi - lo) * (j + 1) // parts
+
+
+def long_tdot(F: FloatArray, x: FloatArray, layout: Layout, scale: FloatArray | None = None,
+              sums: FloatArray | None = None) -> FloatArray:
+    """``F_leafᵀ diag(scale) x`` (leaves, R, k) of the long leaves, whose pieces threads share."""
+    k, R = x.shape[1], F.shape[1]
+    if not layout.long.size:
+        return np.empty((0, R, k), F.dtype)
+    s = _NO_SCALE[F.dtype] if scale is None else scale
+    starts, ends, owner = layout.pieces
+    P = np.empty((owner.size, R, k), F.dtype)
+    squares = np.zeros((owner.size, 2, 0 if sums is None else k))
+
+    def piece(j):
+        if is_large(PIECE_ROWS, R, k):
+            _tdot_of(F, s, x, int(starts[j]), int(ends[j]), P[j], squares[j])
+        else:
+            off = np.array([starts[j], ends[j]])
+            _compiled_rows.rows_tdot(F, s, x, off, 0, 0, 1, P[j : j + 1], squares[j])
+
+    _by_piece(piece, layout, R * k)
+    if sums is not None:
+        sums += squares.sum(axis=0)
+    return _by_leaf(P, layout)
+
+
+def _by_piece(piece, layout, work):
+    """Call ``piece(j)``, of `work` multiply-adds a row, for all pieces, by threads."""
+    starts, ends, _ = layout.pieces
+    rows = np.concatenate([[0], np.cumsum(ends - starts)])
+
+    def task(lo, hi):
+        for j in range(lo, hi):
+            piece(j)
+
+    threads.run(task, rows, 0, starts.size, int(rows[-1]) * work)
+
+
+def _by_leaf(P, layout):
+    """Sums over the pieces of each long leaf."""
+    owner = layout.pieces[2]
+    return np.add.reduceat(P, np.searchsorted(owner, np.arange(layout.long.size)), axis=0)
+
+
 def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout, lo: int,
-        hi: int, out: FloatArray, sign: float = 1.0, solve: bool = False) -> None:
+        hi: int, out: FloatArray, sign: float = 1.0, solve: bool = False,
+        sums: FloatArray | None = None, kept: FloatArray | None = None) -> None:
     """out = ``p x + sign F z`` on the rows of leaves lo:hi, or ``p (x - F z)`` when `solve`.
 
-    Z is (hi - lo, R, k), one block a leaf.
+    Z is (hi - lo, R, k), one block a leaf.  The squares of the result are added to `sums` (k,).
+    Blocks of long leaves are copied to `kept` (long leaves, R, k), for `long_dot`, if there is one.
     """
-    k, R = x.shape[1], F.shape[1]
-    blas = _large(layout, lo, hi, k)
+    k, off = x.shape[1], layout.leaf_off
     sign = F.dtype.type(sign)
-    off, owner = layout.piece_off, layout.piece_leaf
-
-    def kernel(i, j):
-        if k == 1:
-            _compiled_rows.rows_dot_vector(
-                F, Z[:, :, 0], owner, lo, p, x[:, 0], off, i, j, sign, solve, out[:, 0])
+    squares = _NO_SUMS[1] if sums is None else sums
+    apart = _apart(layout, lo, hi, k)
+    for a, b in _small_runs(apart, lo, hi):
+        _compiled_rows.rows_dot(F, Z, lo, p, x, off, a, b, sign, solve, out, squares)
+    for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
+        if layout.sizes[q] > layout.long_rows and kept is not None:
+            kept[place] = Z[q - lo]
         else:
-            _compiled_rows.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
+            _dot_of(F, Z[q - lo], p, x, sign, solve, int(off[q]), int(off[q + 1]), out, squares)
 
-    for a, b in _small_runs(blas, lo, hi):
-        pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
-        threads.run(kernel, off, pa, pb, int(off[pb] - off[pa]) * R * k)
-    for q in blas:
-        for rows in _chunks(layout, q, k):
-            Fz = F[rows] @ Z[q - lo]
-            if solve:
-                np.subtract(x[rows], Fz, out=Fz)
-                np.multiply(Fz, p[rows, None], out=out[rows])
-            else:
-                np.multiply(x[rows], p[rows, None], out=out[rows])
-                out[rows] += np.multiply(Fz, sign, out=Fz)
+
+def _dot_of(F, Z, p, x, sign, solve, lo, hi, out, sums):
+    """`dot` on the rows lo:hi, chunk after chunk by BLAS; Z (R, k)."""
+    R, k = Z.shape
+    for a, b in _cache_chunks(lo, hi, R, k):
+        rows = threads.blas_rows(R * k, b - a)
+        rest = (b - a) % rows
+        np.matmul(F[a : b - rest].reshape(-1, rows, R), Z,
+                  out=out[a : b - rest].reshape(-1, rows, k))
+        if rest:
+            np.matmul(F[b - rest : b], Z, out=out[b - rest : b])
+        _compiled_rows.rows_finish(p, x, sign, solve, a, b, out, sums)
+
+
+def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout,
+             out: FloatArray, sign: float = 1.0, solve: bool = False,
+             sums: FloatArray | None = None) -> None:
+    """`dot` on the rows of the long leaves, whose pieces threads share; Z (long leaves, R, k)."""
+    if not layout.long.size:
+        return
+    k, R = x.shape[1], F.shape[1]
+    sign = F.dtype.type(sign)
+    starts, ends, owner = layout.pieces
+    squares = np.zeros((owner.size, 0 if sums is None else k))
+
+    def piece(j):
+        lo, hi, z = int(starts[j]), int(ends[j]), Z[owner[j]]
+        if is_large(PIECE_ROWS, R, k):
+            _dot_of(F, z, p, x, sign, solve, lo, hi, out, squares[j])
+        else:
+            _compiled_rows.rows_dot(F, z[None], 0, p, x, np.array([lo, hi]), 0, 1, sign, solve,
+                                    out, squares[j])
+
+    _by_piece(piece, layout, R * k)
+    if sums is not None:
+        sums += squares.sum(axis=0)
 
 
 def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
-         out: FloatArray | None = None) -> FloatArray:
-    """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
+         out: FloatArray | None = None, long: FloatArray | None = None) -> FloatArray:
+    """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts.
+
+    `long` is what `long_gram` gave, if it was called.
+    """
     R = F.shape[1]
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
-    blas, off = _large(layout, lo, hi, R), layout.leaf_off
-    for a, b in _small_runs(blas, lo, hi):
-        threads.run(lambda i, j: _compiled_rows.rows_gram(F, scale, off, lo, i, j, G),
-                    off, a, b, int(off[b] - off[a]) * R * R // 2)
-    if len(blas):
-        root = np.sqrt(scale)
-        for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
-            for number, rows in enumerate(_slices(layout, q, CHUNK)):
-                _add_square(G[q - lo], _scaled(F, root, rows), number)
+    if long is None:
+        long = long_gram(F, scale, layout)
+    apart, off = _apart(layout, lo, hi, R), layout.leaf_off
+    for a, b in _small_runs(apart, lo, hi):
+        _compiled_rows.rows_gram(F, scale, off, lo, a, b, G)
+    for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
+        if layout.sizes[q] > layout.long_rows:
+            G[q - lo] = long[place]
+        else:
+            _square(_root_scaled(F, scale, slice(int(off[q]), int(off[q + 1]))), G[q - lo])
     return G
+
+
+def _root_scaled(F, scale, rows):
+    """X = diag(scale)^½ F on a slice of rows, good until the next call."""
+    out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
+    return np.multiply(F[rows], np.sqrt(scale[rows])[:, None], out=out)
+
+
+def long_gram(F: FloatArray, scale: FloatArray, layout: Layout) -> FloatArray:
+    """``F_leafᵀ diag(scale) F_leaf`` of the long leaves, (leaves, R, R), by pieces and threads."""
+    R = F.shape[1]
+    if not layout.long.size:
+        return np.empty((0, R, R), F.dtype)
+    starts, ends, owner = layout.pieces
+    P = np.empty((owner.size, R, R), F.dtype)
+
+    def piece(j):
+        rows = slice(int(starts[j]), int(ends[j]))
+        if is_large(PIECE_ROWS, R, R):
+            _square(_root_scaled(F, scale, rows), P[j])
+        else:
+            off = np.array([rows.start, rows.stop])
+            _compiled_rows.rows_gram(F, scale, off, 0, 0, 1, P[j : j + 1])
+
+    _by_piece(piece, layout, R * R)
+    return _by_leaf(P, layout)
 
 
 def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
@@ -195,22 +313,6 @@ def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
     G = np.empty((1, R, R), F.dtype)
     _compiled_rows.rows_gram(F, scale, np.array([0, n]), 0, 0, 1, G)
     return G[0]
-
-
-def gram_and_tdot(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
-                  G: FloatArray, T: FloatArray) -> None:
-    """`gram` and `tdot` with one scale at once: large leaves are read and scaled once."""
-    if not is_large(np.diff(layout.leaf_off[lo : hi + 1]), F.shape[1], F.shape[1]).all():
-        gram(F, scale, layout, lo, hi, G)
-        tdot(F, x, layout, lo, hi, scale, T)
-        return
-    root = np.sqrt(scale)
-    for q in range(lo, hi):
-        for number, rows in enumerate(_chunks(layout, q, max(F.shape[1], x.shape[1]))):
-            X = _scaled(F, root, rows)
-            _add(G[q - lo], X.T, X, number)  # a symmetric rank-k product
-            _compiled_rows.rows_scale(X, root[rows], 0, len(X), X)
-            _add(T[q - lo], X.T, x[rows], number)
 
 
 def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_samples: float,

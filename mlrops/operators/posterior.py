@@ -79,7 +79,10 @@ class FactorPosterior(FactorMoments):
             def factor():
                 nonlocal W  # one pass over F does both
                 found, W = kernels.tree.factor_and_project(A._F, A._dinv, self._X, A._layout)
-                return A._checked(*found)
+                kept = A._checked(*found)
+                if kept[0] is not found[0]:  # pivots had lost too much: W is of another factor
+                    W = None
+                return kept
 
             computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(

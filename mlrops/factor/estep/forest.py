@@ -49,9 +49,10 @@ class Forest(NamedTuple):
 
     def leaves(self, which: IntArray, k: int) -> "Leaves":
         """The leaves of the trees `which`, increasing, for sweeps over k samples a tree."""
-        path, cols, zoff, *_ = self.layout
-        paths = path + which[:, None, None] * (path[-1] + 1)  # groups are counted on, tree by tree
-        return Leaves(self.layout, (paths.reshape(-1, self.layout.L), cols, self.copies * zoff), k)
+        layout = self.layout
+        path = layout.path + which[:, None, None] * (layout.path[-1] + 1)  # groups are counted on
+        tree = path.reshape(-1, layout.L), layout.cols, self.copies * layout.zoff
+        return Leaves(layout, tree, np.append(np.tile(layout.begins[:-1], which.size), 0), k)
 
     def by_tree(self, rows: FloatArray) -> Iterator[tuple[int, FloatArray]]:
         """Yield (l, rows of level l), a view (copies, p_l r_l, …) of node rows."""
@@ -66,7 +67,8 @@ class Forest(NamedTuple):
         out, cols = np.zeros(self.copies), self.layout.cols
         for level, rows in self.by_tree(K):
             r = int(cols[level + 1] - cols[level])
-            own = rows.reshape(self.copies, -1, r, self.layout.R)[..., cols[level] :][..., :r]
+            nodes = rows.reshape(self.copies, -1, r, self.layout.R)
+            own = nodes[..., cols[level] : cols[level + 1]]
             pivots = np.einsum("tgii->tgi", own).reshape(self.copies, -1)
             out += np.log(pivots, dtype=float).sum(axis=1)
         return 2 * out
@@ -84,11 +86,17 @@ class Leaves(NamedTuple):
 
     layout: Layout
     tree: tuple[IntArray, IntArray, IntArray]  # see `Layout.tree`
+    begins: IntArray  # see `Layout.begins`
     k: int  # samples a tree
 
     def _blocks(self):
         n_leaves = self.tree[0].shape[0]
         return blocks(0, n_leaves, _items(self.layout, self.k), CACHE_ITEMS)
+
+    def _passed(self, dtype, *width):
+        """Room for what roots pass up, which is nothing, and for their sums."""
+        roots = int(self.tree[0][-1, 0]) + 1
+        return np.empty((roots, 0, *width), dtype), np.zeros((roots, 1 + self.k))
 
     def factor(self, gram: Callable[[int, int, FloatArray], object], K: FloatArray, fail: IntArray
                ) -> bool:
@@ -97,13 +105,16 @@ class Leaves(NamedTuple):
         ``gram(a, b, G)`` writes the Gram matrices of the leaves a:b to G (b - a, R, R).
         """
         R, dtype = self.layout.R, K.dtype
-        stack, ridge = np.zeros((self.layout.L, R, R), dtype), np.ones(len(K), dtype)
-        found = np.full(2, -1, np.int64)
+        stack, ridge = np.empty((self.layout.L, R, R), dtype), np.ones(len(K), dtype)
+        fresh, found = np.ones(self.layout.L, bool), np.full(2, -1, np.int64)
+        passed = self._passed(dtype, 0)
+        nothing, traces = np.empty(0, dtype), np.zeros(len(passed[1]))
         for a, b in self._blocks():
             G = scratch("G", (b - a, R, R), dtype)
             gram(a, b, G)
             _compiled_sweeps.sweep_factor(
-                G, ridge, a, b, self.tree, 0, stack, K, _nothing(dtype), found)
+                nothing[:, None], nothing, G, ridge, a, b, self.begins, self.begins, self.tree, 0,
+                stack, fresh, K, *passed, traces, found)
             if found[0] >= 0:
                 level, group = (int(i) for i in found)
                 fail[:] = level, group % (int(self.layout.path[-1, level]) + 1)
@@ -114,12 +125,12 @@ class Leaves(NamedTuple):
            ) -> None:
         """W (s, k) = ``Λ⁻¹ t``, bottom up; ``product(a, b, T)`` writes t of the leaves a:b to T."""
         R, dtype = self.layout.R, K.dtype
-        stack = np.zeros((self.layout.L, R, self.k), dtype)
+        stack, passed = np.zeros((self.layout.L, R, self.k), dtype), self._passed(dtype, self.k)
         for a, b in self._blocks():
             T = scratch("T", (b - a, R, self.k), dtype)
             product(a, b, T)
             _compiled_sweeps.sweep_up(
-                T, a, b, self.tree, K, True, 0, stack, W, _nothing(dtype))
+                T, a, b, self.begins, self.tree, K, 0, stack, W, *passed)
 
     def down(self, use: Callable[..., object], K: FloatArray, W: FloatArray,
              covariance: bool = False) -> None:
@@ -129,18 +140,15 @@ class Leaves(NamedTuple):
         """
         R, dtype = self.layout.R, K.dtype
         means, cov = np.zeros((R, self.k), dtype), np.zeros((R, R), dtype)
+        nothing = np.empty((1, 0, self.k), dtype), np.zeros(self.tree[0][-1, 0] + 1, np.int64)
         for a, b in self._blocks():
             found: list[Any] = [scratch("T", (b - a, R, self.k), dtype)]
-            _compiled_sweeps.sweep_down(W, 0, a, b, self.tree, K, 0, means, *found)
+            _compiled_sweeps.sweep_down(
+                W, a, b, self.begins, self.tree, K, 0, *nothing, means, *found)
             if covariance:
                 found.append(scratch("G", (b - a, R, R), dtype))
                 _compiled_posterior.sweep_covariance(0, a, b, self.tree, K, cov, found[1])
             use(a, b, *found)
-
-
-def _nothing(dtype):
-    """What the groups above the roots are passed."""
-    return np.empty((0, 0, 0), dtype)
 
 
 # ------------------------------------------------------------------ to and from arrays of patterns

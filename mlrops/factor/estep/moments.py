@@ -15,7 +15,7 @@ from ...kernels import _compiled_posterior, threads
 from ...kernels.layout import PIECE_ROWS, blocks
 from ...kernels.leaf import each
 from ...kernels.scratch import scratch
-from ...kernels.tree import _down, _share, _up, _up_with
+from ...kernels.tree import each_leaf, project, project_with, spread_with
 from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
@@ -73,13 +73,13 @@ def _collect(W, K, layout, outer, S):
         _loops.sweep_moments(Z, lo, hi, layout.tree, S)
         outer(lo, hi, Z)
 
-    _down(W, K, layout, use)
+    spread_with(W, K, layout, use)
     return quad
 
 
 def accumulate(F, K, P, layout, V, S):
     """Add samples, given as ``P = D⁻¹ x`` (n, k): ``V += P z_pathᵀ``, S; returns ``Σ ‖w‖²``."""
-    W = _up(F, P, None, K, layout)
+    W = project(F, P, None, K, layout)
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
@@ -112,7 +112,7 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
              lambda q, rows: np.matmul(X[rows], M[q - lo], out=out[rows]), R * R)
 
     if R:
-        _share(task, layout, R)
+        each_leaf(task, layout, R)
     return out
 
 
@@ -191,7 +191,7 @@ def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
         _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
                       layout.piece_off[pieces.start : pieces.stop + 1], V)
 
-    W = _up_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
+    W = project_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
                  block.stop - block.start, F.dtype, K, layout)
     quad = _collect(W, K, layout, outer, S)
     totals += W @ block.root_weight
@@ -205,10 +205,11 @@ def subtract_mean(V, mean, totals, layout):
         threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
                     off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
 
-    _down(np.ascontiguousarray(totals[:, None]), None, layout, use)
+    spread_with(np.ascontiguousarray(totals[:, None]), None, layout, use)
 
 
 def sketch_sparse(block, draws, out):
     """``out += A draws`` for the samples of a block, draws (k, width); moves the block on."""
     off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
-    _sparse_outer(block, np.ascontiguousarray(draws.T)[None], np.zeros(off.size - 1, np.int64), 0, off, out)
+    factors = np.ascontiguousarray(draws.T)[None]
+    _sparse_outer(block, factors, np.zeros(off.size - 1, np.int64), 0, off, out)
