@@ -274,6 +274,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
     `ridge` is added to the diagonal of W.
     """
     k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
+    n_samples = float(n_samples)  # of one type, for kernels that are compiled once
     nothing = parts.none(dtype)
     coarse = parts.coarse_factors(layout, nothing, means)
 
@@ -302,7 +303,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
 
 def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout) -> FloatArray:
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
-    H = np.empty_like(F)
+    H, K = np.empty_like(F), np.ascontiguousarray(K)  # that of one node comes from LAPACK
 
     def small(i, j):
         _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)

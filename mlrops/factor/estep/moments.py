@@ -211,4 +211,5 @@ def subtract_mean(V, mean, totals, layout):
 def sketch_sparse(block, draws, out):
     """``out += A draws`` for the samples of a block, draws (k, width); moves the block on."""
     off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
-    _sparse_outer(block, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)
+    factors = np.ascontiguousarray(draws.T)[None]
+    _sparse_outer(block, factors, np.zeros(off.size - 1, np.int64), 0, off, out)
