@@ -66,11 +66,11 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
     W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
     K = parts.none(dtype) if K is None else K
     scale = _ONES[dtype] if scale is None else scale
-    found = [np.zeros((2, k))]  # one array a thread
-    long = leaf.long_tdot(F, x, layout, scale, found[0])
+    found = []  # one array a thread
+    long = leaf.long_tdot(F, x, layout, scale, norms)
 
     def task(lo, hi):
-        found.append(own := np.zeros((2, k)))
+        found.append(own := None if norms is None else np.zeros((2, k)))
         parts.up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
 
     parts.share(task, layout, layout.n * layout.R * k)
@@ -112,25 +112,26 @@ def _rows_from(F, p, x, W, K, layout, sign, solve, norms):
     out, kept = np.empty((layout.n, k), dtype), np.empty((layout.long.size, R, k), dtype)
     K = parts.none(dtype) if K is None else K
     coarse = parts.coarse_factors(layout, K, W)
-    found = [np.zeros((2, k))]  # one array a thread
+    found = []  # one array a thread
 
     def task(lo, hi):
-        found.append(own := np.zeros((2, k)))
+        found.append(own := np.zeros(k if k > 1 else 2))
         if k == 1:
-            parts.column_down(F, p, x, sign, solve, layout, K, W, coarse, out, lo, hi,
-                              own.reshape(-1), kept.reshape(kept.shape[:2]))
+            parts.column_down(F, p, x, sign, solve, layout, K, W, coarse, out, lo, hi, own,
+                              kept.reshape(layout.long.size, R))
             return
 
         def use(a, b, Z):
-            leaf.dot(F, Z, x, p, layout, a, b, out, sign, solve, own[1], kept)
+            leaf.dot(F, Z, x, p, layout, a, b, out, sign, solve, None if norms is None else own,
+                     kept)
 
         parts.down(layout, K, W, coarse, use, lo, hi)
 
     parts.share(task, layout, layout.n * R * k)
-    leaf.long_dot(F, kept, x, p, layout, out, sign, solve, found[0][1])
+    leaf.long_dot(F, kept, x, p, layout, out, sign, solve, None if norms is None else norms[1])
     if norms is not None:
-        norms += sum(found)
-        norms[0] = np.einsum("sk,sk->k", W, W, dtype=np.float64)
+        norms[0] += np.einsum("sk,sk->k", W, W, dtype=np.float64)
+        norms[1] += sum(own[-k:] for own in found)
     return out
 
 
@@ -182,7 +183,7 @@ def factor_and_project(F: FloatArray, dinv: FloatArray, Y: FloatArray, layout: L
 def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layout,
             ridge: FloatArray | None = None) -> tuple[Factorization, FloatArray]:
     R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
-    K, W = np.empty((layout.s, R), dtype), np.empty((layout.s, k), dtype)
+    K, W = np.zeros((layout.s, R), dtype), np.empty((layout.s, k), dtype)
     ridge = np.ones(layout.s, dtype) if ridge is None else ridge
     passed, traces = parts.passing(layout, k, dtype, gram=True), np.zeros(layout.n_groups)
     fail = _NO_FAILURE.copy()
