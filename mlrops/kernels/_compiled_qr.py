@@ -3,12 +3,16 @@
 Node g has the places ``off[g]:off[g + 1]``, m of them.  In V its rows lie in columns, its own ones
 first: entry (i, j) at ``off[g] width + j m + i``, as LAPACK packs a QR factorization.  Vectors lie
 in rows, ``(k, rows)``.  So every inner loop is contiguous.  No array is allocated or assigned as a
-whole: numba compiles either for seconds.
+whole: numba compiles either for seconds.  Indices of the inner loops are unsigned: see
+`_compiled_sweeps`.
 """
 
 import numpy as np
 
 from ._jit import jit
+
+_U = np.uint64
+_ONE = _U(1)
 
 
 @jit
@@ -37,19 +41,20 @@ def gather_nodes(B, order, off, c0, width, lo, hi, V):
 @jit
 def reflect_nodes(off, width, lo, hi, V, tau):
     """Householder's factorization of the nodes lo:hi, packed in place."""
+    columns = _U(width)
     for g in range(lo, hi):
-        m = off[g + 1] - off[g]
-        for j in range(min(m, width)):
-            at = off[g] * width + j * m
+        m = _U(off[g + 1] - off[g])
+        start = _U(off[g]) * columns
+        for j in range(min(m, columns)):
+            at = start + j * m
             alpha = V[at + j]
-            largest = abs(alpha)
-            below = largest * 0
-            for i in range(j + 1, m):
+            below = abs(alpha) * 0
+            for i in range(j + _ONE, m):
                 below = max(below, abs(V[at + i]))
             tau[g, j] = 0
             if below == 0:
                 continue
-            largest = max(largest, below)
+            largest = max(abs(alpha), below)
             squares = largest * 0
             for i in range(j, m):  # scaled: squares of what can be represented may overflow
                 squares += (V[at + i] / largest) * (V[at + i] / largest)
@@ -57,17 +62,17 @@ def reflect_nodes(off, width, lo, hi, V, tau):
             if alpha >= 0:
                 beta = -beta
             tau[g, j] = (beta - alpha) / beta
-            for i in range(j + 1, m):
+            for i in range(j + _ONE, m):
                 V[at + i] /= alpha - beta
             V[at + j] = beta
-            for c in range(j + 1, width):
-                other = off[g] * width + c * m
+            for c in range(j + _ONE, columns):
+                other = start + c * m
                 dot = V[other + j]
-                for i in range(j + 1, m):
+                for i in range(j + _ONE, m):
                     dot += V[at + i] * V[other + i]
                 dot *= tau[g, j]
                 V[other + j] -= dot
-                for i in range(j + 1, m):
+                for i in range(j + _ONE, m):
                     V[other + i] -= dot * V[at + i]
 
 
@@ -124,14 +129,14 @@ def apply_nodes(order, off, poff, r, zoff, V, tau, sign, up, lo, hi, y, X, nodes
                     else:
                         y[i] = rest[c, left + i - r - t]
             for number in range(reflectors):
-                j = number if up else reflectors - 1 - number
-                at = off[g] * width + j * m
+                j = _U(number if up else reflectors - 1 - number)
+                at = _U(off[g] * width) + j * _U(m)
                 dot = y[j]
-                for i in range(j + 1, m):
+                for i in range(j + _ONE, _U(m)):
                     dot += V[at + i] * y[i]
                 dot *= tau[g, j]
                 y[j] -= dot
-                for i in range(j + 1, m):
+                for i in range(j + _ONE, _U(m)):
                     y[i] -= dot * V[at + i]
             if up:
                 for i in range(m):
