@@ -254,7 +254,7 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
     W may be what `factor_and_project` gave; it is overwritten.
     """
     W = _up(F, Y, dinv, K, layout) if W is None else W
-    squares = np.einsum("sk,sk->k", W, W)
+    squares = np.einsum("sk,sk->k", W, W, dtype=np.float64)
     _down(W, K, layout)
     return W, squares
 

@@ -288,6 +288,11 @@ class MLR(Factored):
         return self._factor[1] if self._F.shape[1] else 0.0
 
     @cached_property
+    def _variances(self):
+        """Its diagonal (n,), in tree order."""
+        return self._d + np.einsum("ij,ij->i", self._F, self._F)
+
+    @cached_property
     def _norms(self):
         return accuracy.norms(self)
 

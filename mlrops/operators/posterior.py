@@ -69,35 +69,67 @@ class FactorPosterior(FactorMoments):
     The means follow one solve with Σ, the covariances of the factors along a path from leaf to root
     one coarse → fine recursion: two sweeps over the tree and one product with the factors, ``2 n R
     N`` flops plus small change.  No n×n and no spread-out n×s matrix is formed.
+
+    Where the variance of a feature is more than 1e4 times its D, these lose so many units of
+    rounding.  Then the means are corrected by the residuals ``x - F z``, and sums of their squares
+    take the place of differences: `total_inv_quad`, `regress` and `gradient` lose the root of
+    variance / D at most, as the data themselves do, for three products more with the factors.
     """
 
     def __init__(self, covariance: MLR, X: Real, check_finite: bool = True) -> None:
         A = covariance
-        self._X = _in_tree_order(A, X, check_finite)
-        N, W = self._X.shape[1], None
+        self._set_up(A, _in_tree_order(A, X, check_finite), A._variances)
+
+    @classmethod
+    def _of(cls, covariance: MLR, X: FloatArray, variances: FloatArray) -> "FactorPosterior":
+        """Of samples and their mean squares (n,) whose features are in tree order."""
+        self = cls.__new__(cls)
+        self._set_up(covariance, np.ascontiguousarray(X, covariance.dtype), variances)
+        return self
+
+    def _set_up(self, A, X, variances):
+        self._X = X
+        N, W = X.shape[1], None
+        self._exact = bool(A._layout.R) and kernels.residual.loses_digits(variances, A._d)
         if A._layout.R and N:
             def factor():
                 nonlocal W  # one pass over F does both
-                found, W = kernels.tree.factor_and_project(A._F, A._dinv, self._X, A._layout)
-                return A._checked(*found)
+                found, W = kernels.tree.factor_and_project(A._F, A._dinv, X, A._layout)
+                checked = A._checked(*found)
+                if checked[0] is not found[0]:  # another factorization took its place
+                    W = None
+                return checked
 
             computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(
-                A._F, A._dinv, A._factor[0], self._X, A._layout, W)
+                A._F, A._dinv, A._factor[0], X, A._layout, W)
         else:
             means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
         K = A._factor[0] if A._layout.R else None
         super().__init__(A, K, means)
+        if self._exact:
+            self._quads = self._correct()
+
+    def _correct(self):
+        """Correct the means; returns the quadratic forms (N,) of the samples."""
+        A, quads = self._sigma, np.empty(self._X.shape[1])
+        for part in kernels.residual.columns(self._X, A._layout):
+            W, X = (np.ascontiguousarray(x[:, part]) for x in (self._means, self._X))
+            quads[part] = kernels.residual.correct(A._F, A._dinv, self._K, W, X, A._layout)
+            self._means[:, part] = W
+        return quads
 
     def total_inv_quad(self, sums_of_squares: FloatArray) -> float:
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
 
-        Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``: no further pass over data or factors.  It loses as
-        many digits as D is smaller than the features' variances; `MLR.inv_quad` does not.
+        Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``, without a further pass over data or factors, unless a
+        D is so small that this would lose digits: then it is a sum of squares.
         """
+        if self._exact:
+            return float(self._quads.sum())
         # No BLAS: its threads would spin on and take the cores from the sweeps that follow.
         plain = np.divide(sums_of_squares, self._sigma.D, dtype=float).sum()
-        return float(plain - self._squares.sum())
+        return float(plain - self._squares.sum(dtype=float))
 
     def regress(self, sums_of_squares: FloatArray, n_samples: float | None = None,
                 out: tuple[FloatArray, FloatArray] | None = None, keep_moments: bool = False,
@@ -125,7 +157,18 @@ class FactorPosterior(FactorMoments):
             kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
                                  A._layout, F, D, keep, ridge)
             self._moments: Any = keep
+            if self._exact:
+                D[:] = self._mean_squares(F, n_samples, ridge)
         return h._scatter(F), h._scatter(D)
+
+    def _mean_squares(self, F, n_samples, ridge):
+        """``E ‖x_i - F_i z‖² / N``, what is left of each feature, as a sum of squares."""
+        A = self._sigma
+        left = kernels.residual.residual_squares(F, self._means, self._X, A._layout) / n_samples
+        left += kernels.residual.explained(F, A._d, self._K, self._path_covariance, A._layout)
+        if ridge:
+            left += np.einsum("ij,ij->i", F, F) * (ridge / n_samples)
+        return left
 
     def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
                  scale: FloatArray | None = None, out: FloatArray | None = None

@@ -10,6 +10,7 @@ from ..._common.labelled import named
 from ..._common.typing import BoolArray, FloatArray
 from ..._common.wording import counted
 from ...operators.mlr import MLR
+from ...operators.posterior import FactorPosterior
 from ...tree.hierarchy import Hierarchy
 from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood
 
@@ -68,7 +69,7 @@ class CompleteStep:
 
     def __init__(self, covariance: MLR, data: CompleteData):
         self._data = data
-        self._posterior = covariance.posterior(data.X, check_finite=False)
+        self._posterior = FactorPosterior._of(covariance, data.X, data.variance)
         quad = self._posterior.total_inv_quad(data.sums_of_squares)
         self.loglik = log_likelihood(covariance, quad, data.weight)
         if data.ridge:

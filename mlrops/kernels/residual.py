@@ -1,0 +1,122 @@
+"""The posterior of the factors without loss where D is far below the features' variances.
+
+For samples ``x = F z + e``, ``cov(e) = diag(D)``, with P = I + FᵀD⁻¹F = Λ Λᵀ, the quadratic form is
+
+    xᵀΣ⁻¹x = min over z of q(z) = ‖D^{-1/2} (x - F z)‖² + ‖z‖²
+
+a sum of squares, where ``xᵀD⁻¹x - ‖Λ⁻¹FᵀD⁻¹x‖²`` loses variance / D units of rounding.  The means z
+lose as many: rounding in ``f_i x_i / D_i`` does not lie along f_i.  That in ``f_i e_i / D_i``, of
+a small residual e = x - F z, does, but for as much less: so z is corrected by its gap,
+
+    t = FᵀD⁻¹e - z        z ← z + P⁻¹ t        min q = q(z) - ‖Λ⁻¹ t‖²
+
+All arrays have their rows in tree order.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .._common.typing import FloatArray
+from . import _compiled_residual, curvature, leaf, threads, tree
+from .layout import BLOCK_ITEMS, Layout
+
+__all__ = ["columns", "correct", "explained", "loses_digits", "residual_squares"]
+
+# Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
+# they leave a relative error of so many units of rounding.
+LOSS = 1e4
+# Corrections at most; with an exact factor one is enough.
+CORRECTIONS = 3
+# Squared length of a correction, of the quadratic form, below which it was the last one: what it
+# leaves is smaller by what the factor has lost.
+LAST = 1e-12
+# Columns of a block below which its products are slow.
+LEAST_WIDTH = 64
+# Share of a feature's variance that D must be for the covariance of the factors to tell what they
+# explain of it.
+CLEAR = 1e-3
+
+
+def loses_digits(variance: FloatArray, d: FloatArray) -> bool:
+    """Whether a variance (n,) is so many times its D that the plain forms lose digits."""
+    return bool((variance > LOSS * d).any())
+
+
+def columns(X: FloatArray, layout: Layout) -> Iterator[slice]:
+    """Blocks of samples of X (n, N) whose residuals stay bounded, wide enough for products."""
+    n, N = X.shape
+    width = max(2 * layout.R, LEAST_WIDTH, BLOCK_ITEMS // max(n, 1))
+    for a in range(0, N, width):
+        yield slice(a, min(a + width, N))
+
+
+def _subtract_nodes(T, W, layout, lo, hi):
+    """Take the node rows W off leaf products T of the leaves lo:hi, each at its first leaf."""
+    k = T.shape[2]
+    for level in range(layout.L):
+        c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+        groups = layout.path[lo:hi, level]
+        first = np.flatnonzero(np.diff(groups, prepend=layout.path[lo - 1, level] if lo else -1))
+        if first.size and c0 < c1:
+            a, b = (int(layout.zoff[level] + g * (c1 - c0))
+                    for g in (groups[first[0]], groups[-1] + 1))
+            T[first, c0:c1] -= W[a:b].reshape(-1, c1 - c0, k)
+
+
+def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: FloatArray,
+            layout: Layout) -> FloatArray:
+    """Correct the means W (s, k) of the factors of samples X (n, k); returns xᵀΣ⁻¹x, (k,) float64.
+
+    An array (n, k) of residuals is formed.
+    """
+    ones, previous = np.ones_like(dinv), np.inf
+    for number in range(CORRECTIONS):
+        E = tree.spread(F, ones, W, X, layout, sign=-1.0)
+        quad = np.einsum("ik,ik,i->k", E, E, dinv, dtype=np.float64)
+        quad += np.einsum("sk,sk->k", W, W, dtype=np.float64)
+
+        def product(lo, hi, T, E=E):
+            leaf.tdot(F, E, layout, lo, hi, dinv, T)
+            _subtract_nodes(T, W, layout, lo, hi)
+
+        gap = tree._up_with(product, X.shape[1], F.dtype, K, layout)
+        squares = np.einsum("sk,sk->k", gap, gap, dtype=np.float64)
+        size = float((squares / np.maximum(quad, np.finfo(float).tiny)).max(initial=0.0))
+        if not size < previous:  # nothing but rounding is left
+            break
+        quad -= squares
+        tree._down(gap, K, layout)
+        W += gap
+        previous = size
+        if size <= LAST:
+            break
+    return quad
+
+
+def residual_squares(F: FloatArray, W: FloatArray, X: FloatArray, layout: Layout) -> FloatArray:
+    """``Σ_k (x_ik - f_i z_k)²`` of each feature, (n,) float64, for means W (s, k)."""
+    out, ones = np.zeros(len(F)), np.ones(len(F), F.dtype)
+    for part in columns(X, layout):
+        E = tree.spread(F, ones, np.ascontiguousarray(W[:, part]),
+                        np.ascontiguousarray(X[:, part]), layout, sign=-1.0)
+        out += np.einsum("ik,ik->i", E, E, dtype=np.float64)
+    return out
+
+
+def explained(F: FloatArray, d: FloatArray, K: FloatArray, cov: FloatArray, layout: Layout
+              ) -> FloatArray:
+    """``f_i Cov f_iᵀ`` of each feature, (n,), Cov (n_leaves, R, R) along the paths.
+
+    Where D is small beside f_i it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: Cov is known to rounding of
+    its largest entries only.
+    """
+    out = curvature.explained(F, np.ones_like(d), cov, layout)
+    rows = np.flatnonzero(CLEAR * np.einsum("ij,ij->i", F, F) > d)
+    leaves = np.searchsorted(layout.leaf_off, rows, side="right") - 1
+    found = np.empty(rows.size)
+    threads.run(lambda lo, hi: _compiled_residual.path_lengths(
+        F, rows, leaves, layout.tree, K, lo, hi, found),
+        np.arange(rows.size + 1), 0, rows.size, rows.size * layout.R**2 // 2)
+    out[rows] = found
+    return out
