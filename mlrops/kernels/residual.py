@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._common.typing import FloatArray
-from . import _compiled_residual, curvature, leaf, threads, tree
+from . import _compiled_residual, leaf, threads, tree
 from .layout import BLOCK_ITEMS, Layout
 
 __all__ = ["columns", "correct", "explained", "loses_digits", "residual_squares"]
@@ -71,27 +71,30 @@ def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: Fl
     An array (n, k) of residuals is formed.
     """
     ones, previous = np.ones_like(dinv), np.inf
-    for number in range(CORRECTIONS):
+    for _ in range(CORRECTIONS):
         E = tree.spread(F, ones, W, X, layout, sign=-1.0)
         quad = np.einsum("ik,ik,i->k", E, E, dinv, dtype=np.float64)
         quad += np.einsum("sk,sk->k", W, W, dtype=np.float64)
-
-        def product(lo, hi, T, E=E):
-            leaf.tdot(F, E, layout, lo, hi, dinv, T)
-            _subtract_nodes(T, W, layout, lo, hi)
-
-        gap = tree._up_with(product, X.shape[1], F.dtype, K, layout)
+        gap = _gap(F, dinv, K, W, E, layout)
         squares = np.einsum("sk,sk->k", gap, gap, dtype=np.float64)
         size = float((squares / np.maximum(quad, np.finfo(float).tiny)).max(initial=0.0))
         if not size < previous:  # nothing but rounding is left
             break
-        quad -= squares
+        previous, quad = size, quad - squares
         tree._down(gap, K, layout)
         W += gap
-        previous = size
         if size <= LAST:
             break
     return quad
+
+
+def _gap(F, dinv, K, W, E, layout):
+    """``Λ⁻¹ (FᵀD⁻¹e - z)``, node rows (s, k)."""
+    def product(lo, hi, T):
+        leaf.tdot(F, E, layout, lo, hi, dinv, T)
+        _subtract_nodes(T, W, layout, lo, hi)
+
+    return tree._up_with(product, E.shape[1], F.dtype, K, layout)
 
 
 def residual_squares(F: FloatArray, W: FloatArray, X: FloatArray, layout: Layout) -> FloatArray:
@@ -104,19 +107,18 @@ def residual_squares(F: FloatArray, W: FloatArray, X: FloatArray, layout: Layout
     return out
 
 
-def explained(F: FloatArray, d: FloatArray, K: FloatArray, cov: FloatArray, layout: Layout
+def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, layout: Layout
               ) -> FloatArray:
-    """``f_i Cov f_iᵀ`` of each feature, (n,), Cov (n_leaves, R, R) along the paths.
+    """``f_i Cov f_iᵀ`` of each feature, (n,), from what the paths' covariances say, `rough`.
 
-    Where D is small beside f_i it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: Cov is known to rounding of
-    its largest entries only.
+    Where D is small beside f_i it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: covariances are known to
+    rounding of their largest entries only.
     """
-    out = curvature.explained(F, np.ones_like(d), cov, layout)
     rows = np.flatnonzero(CLEAR * np.einsum("ij,ij->i", F, F) > d)
     leaves = np.searchsorted(layout.leaf_off, rows, side="right") - 1
     found = np.empty(rows.size)
     threads.run(lambda lo, hi: _compiled_residual.path_lengths(
         F, rows, leaves, layout.tree, K, lo, hi, found),
         np.arange(rows.size + 1), 0, rows.size, rows.size * layout.R**2 // 2)
-    out[rows] = found
-    return out
+    rough[rows] = found
+    return rough

@@ -76,21 +76,14 @@ class FactorPosterior(FactorMoments):
     variance / D at most, as the data themselves do, for three products more with the factors.
     """
 
-    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True) -> None:
+    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True,
+                 exact: bool | None = None) -> None:
         A = covariance
-        self._set_up(A, _in_tree_order(A, X, check_finite), A._variances)
-
-    @classmethod
-    def _of(cls, covariance: MLR, X: FloatArray, variances: FloatArray) -> "FactorPosterior":
-        """Of samples and their mean squares (n,) whose features are in tree order."""
-        self = cls.__new__(cls)
-        self._set_up(covariance, np.ascontiguousarray(X, covariance.dtype), variances)
-        return self
-
-    def _set_up(self, A, X, variances):
-        self._X = X
+        self._X = X = _in_tree_order(A, X, check_finite)
         N, W = X.shape[1], None
-        self._exact = bool(A._layout.R) and kernels.residual.loses_digits(variances, A._d)
+        if exact is None:
+            exact = bool(A._layout.R) and kernels.residual.loses_digits(A._variances, A._d)
+        self._exact = exact
         if A._layout.R and N:
             def factor():
                 nonlocal W  # one pass over F does both
@@ -165,7 +158,9 @@ class FactorPosterior(FactorMoments):
         """``E ‖x_i - F_i z‖² / N``, what is left of each feature, as a sum of squares."""
         A = self._sigma
         left = kernels.residual.residual_squares(F, self._means, self._X, A._layout) / n_samples
-        left += kernels.residual.explained(F, A._d, self._K, self._path_covariance, A._layout)
+        rough = kernels.curvature.explained(
+            F, np.ones_like(A._d), self._path_covariance, A._layout)
+        left += kernels.residual.explained(F, A._d, self._K, rough, A._layout)
         if ridge:
             left += np.einsum("ij,ij->i", F, F) * (ridge / n_samples)
         return left

@@ -216,6 +216,18 @@ def sparse_outer(block, Z, owner, first, off, lo, hi, V):
 
 
 @jit
+def sparse_dense(block, lo, hi, X):
+    """X = A[:, start:stop] on the rows lo:hi of X, which is zero; moves `at` on."""
+    values, columns, at, ends, start, stop = block
+    for i in range(lo, hi):
+        e = at[i]
+        while e < ends[i] and columns[e] < stop:
+            X[i, columns[e] - start] = values[e]
+            e += 1
+        at[i] = e
+
+
+@jit
 def subtract_shift(T, shift, root):
     """T[q] -= shift_q rootᵀ, shift (leaves, R, 1)."""
     for q in range(T.shape[0]):

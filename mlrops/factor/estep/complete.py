@@ -1,18 +1,20 @@
 """Complete data of a factor model in memory: centred, compressed, one feature a row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
+from ... import kernels
 from ..._common.labelled import named
 from ..._common.typing import BoolArray, FloatArray
 from ..._common.wording import counted
 from ...operators.mlr import MLR
 from ...operators.posterior import FactorPosterior
 from ...tree.hierarchy import Hierarchy
-from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood
+from .protocol import EStep, Filled, Maybe, Moved, loading_penalty, log_likelihood
+from .residual import ResidualStep
 
 __all__ = ["CompleteData", "CompleteStep", "EveryCell", "check_enough", "check_varies",
            "complete_source"]
@@ -25,6 +27,7 @@ class EveryCell:
     sums_of_squares: FloatArray  # (n,) float64, of the centred and weighted samples
     weight: float  # Σ w_t
     mean_is_free = False
+    ridge = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
 
     @property
     def variance(self) -> FloatArray:
@@ -40,6 +43,23 @@ class EveryCell:
         """All samples show these features together."""
         return np.ones((1, features.size), bool), np.ones(1)
 
+    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
+        """The centred and weighted samples, (n, k) at a time, k at most `width`.
+
+        Each is good until the next one is asked for.
+        """
+        raise NotImplementedError
+
+    def _plain_step(self, covariance: MLR) -> EStep:
+        """The E-step where D is not far below the variances."""
+        raise NotImplementedError
+
+    def evaluate(self, covariance: MLR, mean: FloatArray) -> EStep:
+        """The E-step at a covariance: one pass over the samples."""
+        if covariance._layout.R and kernels.residual.loses_digits(self.variance, covariance._d):
+            return ResidualStep(covariance, self)
+        return self._plain_step(covariance)
+
 
 @dataclass(frozen=True)
 class CompleteData(EveryCell):
@@ -50,7 +70,7 @@ class CompleteData(EveryCell):
     mean: FloatArray  # (n,)
     n_samples: int  # N, which k may be smaller than
     weight: float  # Σ w_t
-    ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
+    ridge: float = 0.0
     names: tuple[str, ...] | None = None
     dtype: np.dtype = np.dtype(float)
 
@@ -59,8 +79,12 @@ class CompleteData(EveryCell):
         same = self.weight == self.n_samples
         return self.X if same else self.X * (self.n_samples / self.weight) ** 0.5
 
-    def evaluate(self, covariance: MLR, mean: FloatArray) -> "CompleteStep":
-        """The E-step at a covariance."""
+    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
+        """Columns of the samples."""
+        for start in range(0, self.X.shape[1], width):
+            yield self.X[:, start : start + width]
+
+    def _plain_step(self, covariance):
         return CompleteStep(covariance, self)
 
 
@@ -69,7 +93,7 @@ class CompleteStep:
 
     def __init__(self, covariance: MLR, data: CompleteData):
         self._data = data
-        self._posterior = FactorPosterior._of(covariance, data.X, data.variance)
+        self._posterior = FactorPosterior(covariance, data.X, check_finite=False, exact=False)
         quad = self._posterior.total_inv_quad(data.sums_of_squares)
         self.loglik = log_likelihood(covariance, quad, data.weight)
         if data.ridge:

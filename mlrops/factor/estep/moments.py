@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._common.typing import FloatArray
-from ...kernels import _compiled_posterior, threads
+from ...kernels import _compiled_posterior, residual, threads
 from ...kernels.layout import PIECE_ROWS, blocks
-from ...kernels.leaf import each
+from ...kernels.leaf import dot, each
 from ...kernels.scratch import scratch
-from ...kernels.tree import _down, _share, _up, _up_with
+from ...kernels.tree import _down, _share, _up, _up_with, posterior
 from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
-__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe", "load",
-           "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
+__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_residuals", "accumulate_sparse",
+           "dense", "describe", "load", "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
 
 
 def share_rows(kernel: Callable[[int, int], None], n: int, work: int) -> None:
@@ -83,11 +83,33 @@ def accumulate(F, K, P, layout, V, S):
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
+def accumulate_residuals(A: MLR, X: FloatArray, V: FloatArray, S: FloatArray, squares: FloatArray
+                         ) -> float:
+    """Add samples X (n, k) by their residuals ``e = x - F z``: ``V += e z_pathᵀ``, S, ``Σ e²``.
+
+    Returns ``Σ xᵀΣ⁻¹x``; see `kernels.residual`.
+    """
+    F, layout, K = A._F, A._layout, A._factor[0]
+    X = np.ascontiguousarray(X, A.dtype)
+    W = posterior(F, A._dinv, K, X, layout)[0]
+    quads = residual.correct(F, A._dinv, K, W, X, layout)
+    E, ones = np.empty_like(X), np.ones_like(A._d)
+
+    def use(lo, hi, Z):
+        _loops.sweep_moments(Z, lo, hi, layout.tree, S)
+        dot(F, Z, X, ones, layout, lo, hi, E, sign=-1.0)
+        _add_outer(E, Z, layout, lo, hi, V)
+
+    _down(W, None, layout, use)
+    squares += np.einsum("ik,ik->i", E, E, dtype=np.float64)
+    return float(quads.sum())
+
+
 def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: FloatArray,
-                  invert: bool) -> FloatArray:
+                  invert: bool, ridge: float = 0.0) -> FloatArray:
     """``out_leaf = X_leaf M`` for X (n, R), M (R, R) along the path of a leaf; returns out.
 
-    M is ``W / N``, ``W = N Cov + Σ z zᵀ`` under the covariance A, or ``W⁻¹`` if `invert`.
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ + ridge I`` under the covariance A, or ``W⁻¹`` if `invert`.
     """
     layout, dtype = A._layout, S.dtype
     R, L = layout.R, layout.L
@@ -100,6 +122,8 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
             _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
+            if ridge:
+                np.einsum("qii->qi", M)[...] += ridge / n_samples
             if invert:
                 _compiled_posterior.sweep_second_moments(
                     M, np.empty((hi - lo, R, 0), dtype), start, lo, hi, layout.tree, n_samples,
@@ -157,6 +181,13 @@ class SparseBlock(NamedTuple):
     def root_weight(self) -> np.ndarray:
         """Roots of the weights of these samples."""
         return self.A.root_weight[self.start : self.stop]
+
+
+def dense(block: SparseBlock) -> FloatArray:
+    """The samples of a block as an array (n, stop - start); moves the block on."""
+    out = np.zeros((block.at.size, block.stop - block.start), block.A.values.dtype)
+    share_rows(lambda lo, hi: _loops.sparse_dense(block.entries, lo, hi, out), len(out), out.size)
+    return out
 
 
 def _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T):

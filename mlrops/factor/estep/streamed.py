@@ -7,7 +7,7 @@ for the s factors of all groups: their factorization and second moments (s, R) a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,10 @@ from .. import estep
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
 from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
+from .residual import LEAST_WIDTH, block_width
 
 __all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
 
-# Columns of a block below which its products are slow, and numbers below which the calls around
-# them take longer than the products.
-LEAST_WIDTH = 64
-LEAST_ITEMS = 262_144
 # Samples of a sparse block at most: products of huge leaves keep a result for each of its pieces.
 LARGEST_SPARSE_WIDTH = 1024
 # Numbers that a sketch of the data has room for at least.
@@ -44,7 +41,8 @@ class StreamedStep:
     F and as many for the one with the posterior means, and two sweeps over the tree; with sparse
     samples ``2 R`` flops each for every entry that is stored.  The quadratic forms come with the
     upward sweep, ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``; they lose as many digits as D is smaller than the
-    features' variances.  See `EStep` for its methods.
+    features' variances: where those are many `ResidualStep` takes its place.  See `EStep` for its
+    methods.
     """
 
     def __init__(self, covariance: MLR, data: "Streamed"):
@@ -108,8 +106,7 @@ class Streamed(EveryCell):
         """Add all samples to the moments V and S under the covariance A; returns ``Σ ‖w‖²``."""
         raise NotImplementedError
 
-    def evaluate(self, covariance: MLR, mean: FloatArray) -> StreamedStep:
-        """The E-step at a covariance: one pass over the samples."""
+    def _plain_step(self, covariance):
         return StreamedStep(covariance, self)
 
     def _sketch_width(self, width):
@@ -187,6 +184,13 @@ class SparseData(Streamed):
         estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
 
+    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
+        """The samples, block by block, from left to right."""
+        for block in self._rows.blocks(width):
+            X = estep.moments.dense(block)
+            X -= self.mean[:, None] * block.root_weight
+            yield X
+
 
 def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArray | None = None,
                   names: Sequence[str] | None = None, dtype: Any = float) -> SparseData:
@@ -234,6 +238,10 @@ class ChunkedData(Streamed):
     dtype: np.dtype
     names: tuple[str, ...] | None = None
 
+    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
+        """The samples, each array good until the next one is asked for."""
+        return self._blocks(width, np.ones(self.mean.size))
+
     def _blocks(self, width, scale):
         """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
         for X, _ in self.chunks.blocks(width, self.place, self.mean, scale):
@@ -260,8 +268,7 @@ class ChunkedData(Streamed):
         means both need.  A block is about twice as large as the factors.
         """
         layout, explained = A._layout, 0.0
-        width = max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
-        for P in self._blocks(width, 1 / A._d.astype(np.float64)):
+        for P in self._blocks(block_width(layout), 1 / A._d.astype(np.float64)):
             explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
         V *= A._d[:, None]
         return explained
