@@ -17,11 +17,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .._common.typing import FloatArray
+from .._common.typing import FloatArray, IntArray
 from . import _compiled_residual, leaf, threads, tree
 from .layout import BLOCK_ITEMS, Layout
 
-__all__ = ["columns", "correct", "explained", "loses_digits", "residual_squares"]
+__all__ = ["CORRECTIONS", "LAST", "columns", "correct", "explained", "long_rows", "loses_digits",
+           "residual_squares"]
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
 # they leave a relative error of so many units of rounding.
@@ -107,6 +108,16 @@ def residual_squares(F: FloatArray, W: FloatArray, X: FloatArray, layout: Layout
     return out
 
 
+def long_rows(F: FloatArray, d: FloatArray, layout: Layout) -> tuple[IntArray, IntArray]:
+    """The rows of D^{-1/2}F that are far longer than the others, and their leaves.
+
+    None where none is so long that the plain forms lose digits.
+    """
+    squares = np.einsum("ij,ij->i", F, F)
+    rows = np.flatnonzero(CLEAR * squares > d) if loses_digits(squares, d) else np.arange(0)
+    return rows, np.searchsorted(layout.leaf_off, rows, side="right") - 1
+
+
 def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, layout: Layout
               ) -> FloatArray:
     """``f_i Cov f_iᵀ`` of each feature, (n,), from what the paths' covariances say, `rough`.
@@ -114,8 +125,7 @@ def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, la
     Where D is small beside f_i it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: covariances are known to
     rounding of their largest entries only.
     """
-    rows = np.flatnonzero(CLEAR * np.einsum("ij,ij->i", F, F) > d)
-    leaves = np.searchsorted(layout.leaf_off, rows, side="right") - 1
+    rows, leaves = long_rows(F, d, layout)
     found = np.empty(rows.size)
     threads.run(lambda lo, hi: _compiled_residual.path_lengths(
         F, rows, leaves, layout.tree, K, lo, hi, found),

@@ -20,7 +20,8 @@ from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
 __all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_residuals", "accumulate_sparse",
-           "dense", "describe", "load", "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
+           "dense", "describe", "load", "share_rows", "sketch_sparse", "subtract_mean",
+           "times_moments"]
 
 
 def share_rows(kernel: Callable[[int, int], None], n: int, work: int) -> None:

@@ -59,7 +59,7 @@ class ResidualStep:
         U, S, squares = np.zeros_like(A._F), np.zeros((layout.s, layout.R), A.dtype), np.zeros(
             layout.n)
         quad = 0.0
-        for X in data.dense_blocks(block_width(layout)):
+        for X in data.dense_blocks(block_width(layout) // 2):  # three arrays of its size are formed
             quad += estep.moments.accumulate_residuals(A, X, U, S, squares)
         self.loglik = log_likelihood(A, quad, N)
         known = estep.moments.times_moments(
