@@ -7,7 +7,7 @@ import numpy as np
 
 from ._jit import jit
 
-__all__ = ["add_row", "path_length", "path_lengths"]
+__all__ = ["add_row", "add_rows", "path_length", "path_lengths"]
 
 
 @jit
@@ -71,3 +71,10 @@ def add_row(h, leaf, tree, K):
                 t = K[z0 + i, j]
                 K[z0 + i, j] = cos * t + sin * h[j]
                 h[j] = cos * h[j] - sin * t
+
+
+@jit
+def add_rows(F, deviation, rows, leaves, tree, K):
+    """K after `add_row` of the rows of ``F / deviation``, in the leaves `leaves`."""
+    for m in range(rows.size):
+        add_row(F[rows[m]] / deviation[rows[m]], leaves[m], tree, K)

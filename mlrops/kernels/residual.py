@@ -21,8 +21,8 @@ from .._common.typing import FloatArray, IntArray
 from . import _compiled_residual, leaf, threads, tree
 from .layout import BLOCK_ITEMS, Layout
 
-__all__ = ["CORRECTIONS", "LAST", "columns", "correct", "explained", "long_rows", "loses_digits",
-           "residual_squares"]
+__all__ = ["CORRECTIONS", "LAST", "broken", "columns", "correct", "explained", "factor",
+           "long_rows", "loses_digits", "residual_squares"]
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
 # they leave a relative error of so many units of rounding.
@@ -116,6 +116,32 @@ def long_rows(F: FloatArray, d: FloatArray, layout: Layout) -> tuple[IntArray, I
     squares = np.einsum("ij,ij->i", F, F)
     rows = np.flatnonzero(CLEAR * squares > d) if loses_digits(squares, d) else np.arange(0)
     return rows, np.searchsorted(layout.leaf_off, rows, side="right") - 1
+
+
+def factor(F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> tree.Factorization:
+    """`tree.factor` where some rows of D^{-1/2}F are far longer than the others.
+
+    In a Gram matrix with them the others would lose digits: they are added to the Cholesky factor
+    of the others, in ``3 R²`` flops each.
+    """
+    rows, leaves = long_rows(F, d, layout)
+    others = dinv.copy()
+    others[rows] = 0
+    K, logs, fail = tree.factor(F, others, layout)
+    if fail is None and rows.size:
+        _compiled_residual.add_rows(F, np.sqrt(d), rows, leaves, layout.tree, K)
+        logs, fail = 2 * sum(tree._log_pivots(K, layout)), broken(K, layout)
+    return K, logs, fail
+
+
+def broken(K: FloatArray, layout: Layout) -> tuple[int, int] | None:
+    """(level, group) of the finest node at which K (s, R) overflowed, if it did."""
+    bad = np.flatnonzero(~np.isfinite(K).all(axis=1))
+    if not bad.size:
+        return None
+    level = int(np.searchsorted(layout.zoff, bad[-1], side="right")) - 1
+    first = bad[bad >= layout.zoff[level]][0] - layout.zoff[level]
+    return level, int(first) // int(layout.cols[level + 1] - layout.cols[level])
 
 
 def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, layout: Layout

@@ -11,7 +11,7 @@ from .._common.validate import as_finite, as_real
 from .._common.wording import counted
 from .accuracy import diagonal_sizes
 
-__all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores"]
+__all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss"]
 
 MLR: TypeAlias = Any  # its file imports this one
 
@@ -27,6 +27,20 @@ def _in_tree_order(covariance: MLR, X: Real, check_finite: bool = True) -> Float
         raise ValueError(
             f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}")
     return np.ascontiguousarray(covariance.hierarchy._gather(X))
+
+
+def factor_without_loss(covariance: MLR) -> None:
+    """Factor an MLR whose D is far below its variances, unless it has been factored."""
+    A = covariance
+
+    def factor():
+        K, logs, fail = kernels.residual.factor(A._F, A._d, A._dinv, A._layout)
+        if fail is not None:
+            raise A._breakdown(*fail)
+        K.flags.writeable = False
+        return K, logs
+
+    computed_once(A, "_factor", factor)
 
 
 class FactorMoments:
@@ -84,6 +98,8 @@ class FactorPosterior(FactorMoments):
         if exact is None:
             exact = bool(A._layout.R) and kernels.residual.loses_digits(A._variances, A._d)
         self._exact = exact
+        if exact:
+            factor_without_loss(A)
         if A._layout.R and N:
             def factor():
                 nonlocal W  # one pass over F does both

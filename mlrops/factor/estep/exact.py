@@ -12,14 +12,14 @@ import numpy as np
 from ... import kernels
 from ..._common.typing import BoolArray, FloatArray, IntArray
 from ...kernels import threads
-from ...kernels.layout import CACHE_ITEMS
+from ...kernels.layout import CACHE_ITEMS, Layout
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from .. import estep
 from .patterns import Batch, Patterns, by_class, grams, products
 
 __all__ = ["Exact", "Factors", "correct", "hide", "leaves_at_once", "loses_digits",
-           "means_of", "quads", "second_moments", "sweep"]
+           "means_of", "path_covariances", "quads", "second_moments", "sweep"]
 
 
 def loses_digits(covariance: MLR, variance: FloatArray | None = None) -> bool:
@@ -67,6 +67,9 @@ class Factors:
             threads.run(lambda lo, hi: estep._compiled_exact.add_rows(
                 A._F, deviation, long.rows, long.leaves, long.seen, p0, layout.tree, lo, hi, K,
                 logs), every, 0, p1 - p0, (p1 - p0) * long.rows.size * R * R)
+            found = kernels.residual.broken(K[int(np.argmin(np.isfinite(logs)))], layout)
+            if found is not None:
+                raise A._breakdown(*found)
 
     def add_lengths(self, p0: int, weights: FloatArray, K: FloatArray, out: FloatArray) -> None:
         """out (b,) += ``Σ_p w_p f Cov_p fᵀ`` of the long rows, over patterns from p0 on."""
@@ -88,7 +91,7 @@ def hide(X, patterns, owner):
     return X
 
 
-def means_of(T: FloatArray, K: FloatArray, owner: IntArray, layout: kernels.layout.Layout
+def means_of(T: FloatArray, K: FloatArray, owner: IntArray, layout: Layout
              ) -> FloatArray:
     """``P⁻¹ t`` along the paths, in place of the leaf products T (leaves, R, k); ‖·‖², (k,).
 
@@ -163,14 +166,15 @@ class Exact(NamedTuple):
     K: FloatArray  # (patterns, s, R)
     logdet: FloatArray  # (patterns,) log det P
 
-    def covariances(self, weights: FloatArray, layout: kernels.layout.Layout) -> FloatArray:
-        """(leaves, patterns, R (R + 1) / 2): weights[p] times those along the paths."""
-        R, P, K = layout.R, weights.size, self.K
-        S = scratch("covariances of patterns", (layout.n_leaves, P, R * (R + 1) // 2), K.dtype)
-        threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
-            K, weights, layout.tree, leaves_at_once(layout, R), lo, hi, S),
-            np.arange(P + 1), 0, P, S.size * R)
-        return S
+
+def path_covariances(K: FloatArray, weights: FloatArray, layout: Layout) -> FloatArray:
+    """(leaves, patterns, R (R + 1) / 2): weights[p] times those along the paths; until the next."""
+    R, P = layout.R, weights.size
+    S = scratch("covariances of patterns", (layout.n_leaves, P, R * (R + 1) // 2), K.dtype)
+    threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
+        K, weights, layout.tree, leaves_at_once(layout, R), lo, hi, S),
+        np.arange(P + 1), 0, P, S.size * R)
+    return S
 
 
 def sweep(factors: Factors, batch: Batch) -> Exact:

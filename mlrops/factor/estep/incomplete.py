@@ -98,9 +98,9 @@ class IncompleteSamples(Grouped):
             factors = exact.Factors(A, patterns)
             for batch in self._batches(A, mean):
                 found = exact.sweep(factors, batch)
-                ones = np.ones(found.logdet.size, A.dtype)
-                yield batch, Swept(found.Z, found.covariances(ones, layout), found.logdet,
-                                   np.stack([found.squares] * 2), None)
+                S = exact.path_covariances(
+                    found.K, np.ones(found.logdet.size, A.dtype), layout)
+                yield batch, Swept(found.Z, S, found.logdet, np.stack([found.squares] * 2), None)
             return
         outer = passes.products(A._F, A._dinv, patterns)
         for batch in self._batches(A, mean):
@@ -248,8 +248,8 @@ class ResidualIncompleteStep(IncompleteStep):
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
             passes.add_moments(exact.second_moments(found.Z, batch), found.Z,
                                batch._replace(X=found.E), layout, V, W)
-            passes.add_by_class(found.covariances(weights.astype(A.dtype), layout), patterns, p0,
-                                p1, cov)
+            cov_stack = exact.path_covariances(found.K, weights.astype(A.dtype), layout)
+            passes.add_by_class(cov_stack, patterns, p0, p1, cov)
             factors.add_lengths(p0, weights, found.K, lengths)
             squares += np.einsum("ik,ik->i", found.E, found.E, dtype=np.float64)
             total += weights @ found.logdet + exact.quads(A, found.E, found.squares).sum()

@@ -20,7 +20,8 @@ from ...operators.mlr import MLR
 from ...operators.refine import corrected
 from ...tree.hierarchy import Hierarchy
 from .. import estep
-from .patterns import Grouped, add_by_class, by_class, gather, grams, products
+from .exact import Factors, correct, hide, means_of, path_covariances
+from .patterns import Grouped, add_by_class, by_class, gather
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
 
@@ -99,21 +100,15 @@ class IncompletePrecision:
     @cached_property
     def _factor(self):
         """(K (patterns, s, R), log det(I + Fᵀ D⁻¹ F) (patterns,)); compare `tree.factor`."""
-        A, patterns, layout = self.covariance, self.cells._patterns, self.covariance._layout
-        R, P = layout.R, self.cells.n_patterns
-        outer = products(A._F, A._dinv, patterns)
-        K, logs = np.zeros((P, layout.s, R), A.dtype), np.empty(P)
-        fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, A.dtype)
-        step = _leaves_at_once(layout, R)
-        for p0, p1 in _pattern_batches(patterns, layout.n_leaves * outer.shape[1]):
-            G = grams(outer, patterns, p0, p1)
-            threads.run(
-                lambda lo, hi, G=G, p0=p0, p1=p1: estep._compiled_incomplete.factor_patterns(
-                    G, ridge, layout.tree, step, lo, hi, K[p0:p1], logs[p0:p1], fail),
-                np.arange(p1 - p0 + 1), 0, p1 - p0, (p1 - p0) * layout.s * R * R)
-            if fail[0] >= 0:
-                raise A._breakdown(int(fail[0]), int(fail[1]))
+        A, P, layout = self.covariance, self.cells.n_patterns, self.covariance._layout
+        factors, K, logs = self._factors, np.zeros((P, layout.s, layout.R), A.dtype), np.empty(P)
+        for p0, p1 in _pattern_batches(P, layout.n_leaves * factors.outer.shape[1]):
+            factors.fill(p0, p1, K[p0:p1], logs[p0:p1])
         return K, logs
+
+    @cached_property
+    def _factors(self):
+        return Factors(self.covariance, self.cells._patterns)
 
     @cached_property
     def _norms(self):
@@ -142,20 +137,17 @@ class IncompletePrecision:
 
         owner[t], increasing, is the pattern of column t.
         """
-        A, layout = self.covariance, self.covariance._layout
-        k, R, n_leaves = X.shape[1], layout.R, layout.n_leaves
-        if R == 0:
-            return X * A._dinv[:, None], np.zeros(k)
-        K, Z, squares = self._factor[0], np.empty((n_leaves, R, k), X.dtype), np.empty(k)
-        kernels.leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
-        step = _leaves_at_once(layout, int(np.diff(starts).max()))
-        threads.run(lambda lo, hi: estep._compiled_incomplete.solve_patterns(
-            Z, K, owner, starts, layout.tree, step, lo, hi, squares),
-            starts, 0, starts.size - 1, 2 * k * (layout.s + n_leaves) * R)
-        out = np.empty_like(X) if out is None else out
-        kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
-        return hide(out, self.cells._patterns, owner), squares
+        A, layout, patterns = self.covariance, self.covariance._layout, self.cells._patterns
+        if layout.R == 0:
+            return X * A._dinv[:, None], np.zeros(X.shape[1])
+        K, out = self._factor[0], np.empty_like(X) if out is None else out
+        Z = kernels.leaf.tdot(A._F, X, layout, 0, layout.n_leaves, A._dinv)
+        squares = means_of(Z, K, owner, layout)
+        if self._factors.long.rows.size:
+            E, squares = correct(A, patterns, owner, X, K, Z)
+            return np.multiply(E, A._dinv[:, None], out=out), squares
+        kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, layout.n_leaves, out, solve=True)
+        return hide(out, patterns, owner), squares
 
     def solve(self, E: Real) -> FloatArray:
         """``Σ_OO⁻¹ e_O`` for each sample e, the columns of E (n, N); zeros at its missing cells.
@@ -194,7 +186,8 @@ class IncompletePrecision:
         out = np.empty(self.shape[1], dtype)
         for X, columns, owner in self._batches(values):
             y, squares = self._pass(X, owner)
-            out[columns] = np.einsum("ik,ik,i->k", y, y, self.covariance._d) + squares
+            out[columns] = squares + np.einsum(
+                "ik,ik,i->k", y, y, self.covariance._d, dtype=np.float64)
         return out
 
     def logdet(self) -> float:
@@ -208,26 +201,22 @@ class IncompletePrecision:
 
         What a sample's cell weighs by itself, for preconditioners of weighted regressions.  A sum
         of ``Cov`` over the patterns that see a class serves all of its features:
-        ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``.
+        ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``, exact to rounding of 1 / D_i.
         """
         A, layout, patterns = self.covariance, self.covariance._layout, self.cells._patterns
         R, shown, share = layout.R, self.cells._tree_counts, np.zeros_like(A._d)
         width = R * (R + 1) // 2
         if R:
             K, W = self._factor[0], np.zeros((patterns.row_off.size - 1, width), A.dtype)
-            step, weights = _leaves_at_once(layout, R), self.cells._pattern_weights.astype(A.dtype)
-
-            def add(p0, p1):
-                S = scratch("covariances of patterns", (layout.n_leaves, p1 - p0, width), A.dtype)
-                threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
-                    K[p0:p1], weights[p0:p1], layout.tree, step, lo, hi, S),
-                    np.arange(p1 - p0 + 1), 0, p1 - p0, S.size * R)
+            weights, factors = self.cells._pattern_weights.astype(A.dtype), self._factors
+            lengths = np.zeros(factors.long.rows.size)
+            for p0, p1 in _pattern_batches(weights.size, layout.n_leaves * width):
+                S = path_covariances(K[p0:p1], weights[p0:p1], layout)
                 add_by_class(S, patterns, p0, p1, W)
-
-            for p0, p1 in _pattern_batches(patterns, layout.n_leaves * width):
-                add(p0, p1)
+                factors.add_lengths(p0, weights[p0:p1], K[p0:p1], lengths)
             by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
+            share[factors.long.rows] = lengths
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
         diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
         return A.hierarchy._scatter(np.where(shown > 0, diagonal, 0))
@@ -245,23 +234,11 @@ def batches(patterns, layout):
         yield first, min(first + step, N)
 
 
-def _pattern_batches(patterns, per_pattern):
-    """Ranges of patterns with temporaries of `per_pattern` numbers for each."""
-    P, step = patterns.starts.size - 1, max(1, BLOCK_ITEMS // max(1, per_pattern))
+def _pattern_batches(P, per_pattern):
+    """Ranges of P patterns with temporaries of `per_pattern` numbers for each."""
+    step = max(1, BLOCK_ITEMS // max(1, per_pattern))
     for p0 in range(0, P, step):
         yield p0, min(p0 + step, P)
-
-
-def _leaves_at_once(layout, columns):
-    """Leaves whose blocks (R, columns) stay in cache between two sweeps."""
-    return min(layout.n_leaves, max(1, CACHE_ITEMS // (layout.R * max(layout.R, columns))))
-
-
-def hide(X, patterns, owner):
-    """Set the missing cells of X (n, k) to zero; return X."""
-    by_class(lambda lo, hi: estep._compiled_incomplete.hide(
-        X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
-    return X
 
 
 def scatter(X, row, column, out):

@@ -19,6 +19,7 @@ from ... import kernels
 from ..._common.typing import FloatArray
 from ...kernels.layout import Layout
 from ...operators.mlr import MLR
+from ...operators.posterior import factor_without_loss
 from .. import estep
 from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood, scaled
 
@@ -59,6 +60,7 @@ class ResidualStep:
         U, S, squares = np.zeros_like(A._F), np.zeros((layout.s, layout.R), A.dtype), np.zeros(
             layout.n)
         quad = 0.0
+        factor_without_loss(A)
         for X in data.dense_blocks(block_width(layout) // 2):  # three arrays of its size are formed
             quad += estep.moments.accumulate_residuals(A, X, U, S, squares)
         self.loglik = log_likelihood(A, quad, N)
