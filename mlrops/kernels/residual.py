@@ -26,7 +26,9 @@ __all__ = ["CORRECTIONS", "LAST", "broken", "columns", "correct", "explained", "
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
 # they leave a relative error of so many units of rounding.
-LOSS = 1e4
+LOSS = {np.dtype(np.float64): 1e4, np.dtype(np.float32): 1e2}
+# Rows of D^{-1/2}F with squares above this share of it are taken out of Gram matrices.
+LONG = 0.1
 # Corrections at most; with an exact factor one is enough.
 CORRECTIONS = 3
 # Squared length of a correction, of the quadratic form, below which it was the last one: what it
@@ -34,14 +36,11 @@ CORRECTIONS = 3
 LAST = 1e-12
 # Columns of a block below which its products are slow.
 LEAST_WIDTH = 64
-# Share of a feature's variance that D must be for the covariance of the factors to tell what they
-# explain of it.
-CLEAR = 1e-3
 
 
 def loses_digits(variance: FloatArray, d: FloatArray) -> bool:
     """Whether a variance (n,) is so many times its D that the plain forms lose digits."""
-    return bool((variance > LOSS * d).any())
+    return bool((variance > LOSS[d.dtype] * d).any())
 
 
 def columns(X: FloatArray, layout: Layout) -> Iterator[slice]:
@@ -113,8 +112,9 @@ def long_rows(F: FloatArray, d: FloatArray, layout: Layout) -> tuple[IntArray, I
 
     None where none is so long that the plain forms lose digits.
     """
-    squares = np.einsum("ij,ij->i", F, F)
-    rows = np.flatnonzero(CLEAR * squares > d) if loses_digits(squares, d) else np.arange(0)
+    squares, limit = np.einsum("ij,ij->i", F, F), LOSS[d.dtype] * d
+    long = squares > LONG * limit if (squares > limit).any() else np.zeros(d.size, bool)
+    rows = np.flatnonzero(long)
     return rows, np.searchsorted(layout.leaf_off, rows, side="right") - 1
 
 
