@@ -150,6 +150,34 @@ def test_a_truncated_file_is_compiled_anew(tmp_path, monkeypatch):
         file.write_bytes(whole)
 
 
+# ---------------------------------------------------------------- one kind of array flags
+
+
+def add_all(parts, x, out):
+    for i in range(out.size):
+        out[i] = x[i] + parts[0][i] + parts[1][i]
+
+
+@pytest.mark.parametrize("first", [0, 3, 7])
+def test_a_read_only_array_is_compiled_as_a_writeable_one(first):
+    """Whatever comes first, alone or in a tuple; what was met once is found without a detour."""
+    kernel, detours = _jit.jit(add_all), []
+    kernel._cache = _jit._Cache(_jit.NullCache())
+    usual = kernel._compile_for_args
+    kernel._compile_for_args = lambda *args: detours.append(args) or usual(*args)
+    x = np.arange(3.0)
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    choices = [(a, b, c) for a in (fixed, x) for b in (fixed, x) for c in (fixed, x)]
+    choices = choices[first:] + choices[:first]
+    for _ in range(2):
+        for a, b, c in choices:
+            out = np.zeros(3)
+            kernel((a, b), c, out)
+            assert out.tolist() == [0, 3, 6]
+    assert len(kernel.signatures) == 1 and len(detours) == len(choices) - (first < 7)
+
+
 # ---------------------------------------------------------------- exceptions while compiling
 
 

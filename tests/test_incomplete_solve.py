@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trees import PATHS, cases, close, computing, make_case, permuted_case
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.estep import exact, incomplete_solve
+from mlrops.factor.estep import incomplete_solve
 from mlrops.factor.estep.filling import fill, loglik_samples
 from mlrops.factor.estep.incomplete import IncompleteData, IncompleteSamples, IncompleteStep
 from mlrops.factor.estep.incomplete_solve import IncompletePrecision, ObservedCells
@@ -147,8 +147,8 @@ def test_one_object_for_the_cells_serves_many_covariances_and_values():
 
 
 def test_solves_share_one_factorization(monkeypatch):
-    calls, products = [], exact.products  # of the factors, which a factorization takes
-    monkeypatch.setattr(exact, "products",
+    calls, products = [], incomplete_solve.products  # of the factors, which a factorization takes
+    monkeypatch.setattr(incomplete_solve, "products",
                         lambda *args: calls.append(1) or products(*args))
     case = permuted_case()
     observed, E = make_cells(at_random, 30, 20, case.rng)

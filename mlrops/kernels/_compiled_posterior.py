@@ -15,11 +15,12 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
 
     B = C⁻ᵀ X:  Cov_own,anc = -B Cov_anc,anc,  Cov_own,own = P⁻¹ - Cov_own,anc Bᵀ.
     """
+    # No array is allocated or assigned as a whole: numba compiles either for seconds.
     path, cols, zoff = tree
     L = path.shape[1]
     R = cols[L]
-    B = np.zeros((R, R), cov.dtype)
     for q in range(first, last):
+        B = out[q - first]  # room for B, until it is filled
         for level in range(L):
             c0 = cols[level]
             c1 = cols[level + 1]
@@ -63,7 +64,9 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
                     cov[c0 + m, c0 + i] = v
                 for j in range(c0):
                     cov[j, c0 + i] = row[j]
-        out[q - first] = cov
+        for i in range(R):
+            for j in range(R):
+                B[i, j] = cov[i, j]
 
 
 @jit
@@ -85,8 +88,9 @@ def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, w
             if q > start and path[q, level] == path[q - 1, level]:
                 continue
             S = winv[level + 1]
-            S[:c1, :c1] = 0
-            S[:c0, :c0] = winv[level, :c0, :c0]
+            for a in range(c1):
+                for j in range(c1):
+                    S[a, j] = winv[level, a, j] if a < c0 and j < c0 else 0
             for a in range(c0, c1):
                 for m in range(a + 1):
                     v = N * cov[a, m]
@@ -99,7 +103,8 @@ def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, w
                     else:
                         chol[a, a] = np.sqrt(v)
                 row = linv[a]
-                row[:c1] = 0
+                for j in range(c1):
+                    row[j] = 0
                 for m in range(a):
                     f = chol[a, m]
                     for j in range(m + 1):
@@ -112,7 +117,9 @@ def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, w
                     f = row[i]
                     for j in range(a + 1):
                         S[i, j] += f * row[j]
-        Winv[q - first] = winv[L]
+        for a in range(z.shape[0]):
+            for j in range(z.shape[0]):
+                Winv[q - first, a, j] = winv[L, a, j]
 
 
 @jit

@@ -10,77 +10,59 @@ from ._jit import jit
 
 
 @jit
-def rows_tdot(F, scale, x, off, lo, hi, T):
-    """T[g] = Fᵀ diag(scale) x over the rows of piece g, (R, k); an empty scale means ones."""
+def rows_tdot(F, scale, x, off, first, lo, hi, T, sums):
+    """T[q - first] = Fᵀ diag(scale) x over the rows of leaf q, (R, k); an empty scale means ones.
+
+    Adds the squares of x and of diag(scale)^½ x to sums (2, k).
+    """
     k, R = x.shape[1], F.shape[1]
     scaled = scale.size > 0
     one = F.dtype.type(1)
-    for g in range(lo, hi):
-        t = T[g]
-        t[:, :] = 0
-        i = off[g]
-        end = off[g + 1]
-        while i + 4 <= end:  # four rows at a time: one load and store of t for four of x
+    zero = F.dtype.type(0)
+    for q in range(lo, hi):
+        t = T[q - first]
+        for j in range(R):
+            for c in range(k):
+                t[j, c] = 0
+        i = off[q]
+        end = off[q + 1]
+        while i < end:  # four rows at a time: one load and store of t for four of x
+            i1 = min(i + 1, end - 1)
+            i2 = min(i + 2, end - 1)
+            i3 = min(i + 3, end - 1)
             s0 = scale[i] if scaled else one
-            s1 = scale[i + 1] if scaled else one
-            s2 = scale[i + 2] if scaled else one
-            s3 = scale[i + 3] if scaled else one
+            s1 = (scale[i1] if scaled else one) if i + 1 < end else zero
+            s2 = (scale[i2] if scaled else one) if i + 2 < end else zero
+            s3 = (scale[i3] if scaled else one) if i + 3 < end else zero
             for j in range(R):
                 f0 = s0 * F[i, j]
-                f1 = s1 * F[i + 1, j]
-                f2 = s2 * F[i + 2, j]
-                f3 = s3 * F[i + 3, j]
+                f1 = s1 * F[i1, j]
+                f2 = s2 * F[i2, j]
+                f3 = s3 * F[i3, j]
                 for c in range(k):
-                    t[j, c] += f0 * x[i, c] + f1 * x[i + 1, c] + f2 * x[i + 2, c] + f3 * x[i + 3, c]
+                    t[j, c] += f0 * x[i, c] + f1 * x[i1, c] + f2 * x[i2, c] + f3 * x[i3, c]
+            for a in range(i, min(i + 4, end)):
+                s = scale[a] if scaled else one
+                for c in range(k):
+                    v = x[a, c] * x[a, c]
+                    sums[0, c] += v
+                    sums[1, c] += s * v
             i += 4
-        while i < end:
-            s0 = scale[i] if scaled else one
-            for j in range(R):
-                f0 = s0 * F[i, j]
-                for c in range(k):
-                    t[j, c] += f0 * x[i, c]
-            i += 1
 
 
 @jit
-def rows_tdot_vector(F, scale, x, off, lo, hi, T):
-    """`rows_tdot` for x (n,) and T (pieces, R): the inner loop runs along the row of F."""
-    R = F.shape[1]
-    scaled = scale.size > 0
-    for g in range(lo, hi):
-        t = T[g]
-        t[:] = 0
-        i = off[g]
-        end = off[g + 1]
-        while i + 4 <= end:
-            x0 = x[i]
-            x1 = x[i + 1]
-            x2 = x[i + 2]
-            x3 = x[i + 3]
-            if scaled:
-                x0 *= scale[i]
-                x1 *= scale[i + 1]
-                x2 *= scale[i + 2]
-                x3 *= scale[i + 3]
-            for j in range(R):
-                t[j] += F[i, j] * x0 + F[i + 1, j] * x1 + F[i + 2, j] * x2 + F[i + 3, j] * x3
-            i += 4
-        while i < end:
-            x0 = x[i] * scale[i] if scaled else x[i]
-            for j in range(R):
-                t[j] += F[i, j] * x0
-            i += 1
+def rows_dot(F, Z, first, p, x, off, lo, hi, sign, solve, out, sums):
+    """out = p x + sign F z, or p (x - F z) when `solve`; z (R, k) is the row's leaf's block.
 
-
-@jit
-def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
-    """out = p x + sign F z, or p (x - F z) when `solve`; z (R, k) is the row's leaf's block."""
+    Adds the squares of the result to sums (k,).
+    """
     k, R = x.shape[1], F.shape[1]
-    for g in range(lo, hi):
-        z = Z[owner[g] - first]
-        for i in range(off[g], off[g + 1]):
+    for q in range(lo, hi):
+        z = Z[q - first]
+        for i in range(off[q], off[q + 1]):
             o = out[i]
-            o[:] = 0
+            for c in range(k):
+                o[c] = 0
             j = 0
             while j + 4 <= R:
                 f0 = F[i, j]
@@ -95,58 +77,44 @@ def rows_dot(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
                 for c in range(k):
                     o[c] += f0 * z[j, c]
                 j += 1
-            if solve:
-                for c in range(k):
-                    o[c] = p[i] * (x[i, c] - o[c])
-            else:
-                for c in range(k):
-                    o[c] = p[i] * x[i, c] + sign * o[c]
-
-
-@jit
-def rows_dot_vector(F, Z, owner, first, p, x, off, lo, hi, sign, solve, out):
-    """`rows_dot` for x, out (n,) and Z (leaves, R)."""
-    R = F.shape[1]
-    for g in range(lo, hi):
-        z = Z[owner[g] - first]
-        for i in range(off[g], off[g + 1]):
-            s = F.dtype.type(0)
-            for j in range(R):
-                s += F[i, j] * z[j]
-            if solve:
-                out[i] = p[i] * (x[i] - s)
-            else:
-                out[i] = p[i] * x[i] + sign * s
+            f = p[i]
+            for c in range(k):
+                v = f * (x[i, c] - o[c]) if solve else f * x[i, c] + sign * o[c]
+                o[c] = v
+                sums[c] += v * v
 
 
 @jit
 def rows_gram(F, scale, off, first, lo, hi, G):
-    """G[q] = F_leafᵀ diag(scale) F_leaf, lower triangle."""
+    """G[q - first] = F_leafᵀ diag(scale) F_leaf, lower triangle."""
     R = F.shape[1]
+    zero = F.dtype.type(0)
     for q in range(lo, hi):
         A = G[q - first]
-        A[:, :] = 0
         i = off[q]
-        while i + 2 <= off[q + 1]:
+        end = off[q + 1]
+        start = True
+        while i < end:  # four rows at a time; behind the last, rows that weigh nothing
+            b = min(i + 1, end - 1)
+            c = min(i + 2, end - 1)
+            d = min(i + 3, end - 1)
+            s0 = scale[i]
+            s1 = scale[b] if i + 1 < end else zero
+            s2 = scale[c] if i + 2 < end else zero
+            s3 = scale[d] if i + 3 < end else zero
             for a in range(R):
-                f0 = scale[i] * F[i, a]
-                f1 = scale[i + 1] * F[i + 1, a]
-                for j in range(a + 1):
-                    A[a, j] += f0 * F[i, j] + f1 * F[i + 1, j]
-            i += 2
-        if i < off[q + 1]:
-            for a in range(R):
-                f0 = scale[i] * F[i, a]
-                for j in range(a + 1):
-                    A[a, j] += f0 * F[i, j]
-
-
-@jit
-def rows_scale(F, scale, lo, hi, out):
-    """out[:hi - lo] = diag(scale) F on the rows lo:hi."""
-    for i in range(lo, hi):
-        for j in range(F.shape[1]):
-            out[i - lo, j] = scale[i] * F[i, j]
+                f0 = s0 * F[i, a]
+                f1 = s1 * F[b, a]
+                f2 = s2 * F[c, a]
+                f3 = s3 * F[d, a]
+                if start:
+                    for j in range(a + 1):
+                        A[a, j] = f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
+                else:
+                    for j in range(a + 1):
+                        A[a, j] += f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
+            start = False
+            i += 4
 
 
 @jit

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numba as nb
+from numba import types
 from numba.core.caching import NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.utils import stream_list
@@ -22,21 +23,51 @@ __all__ = ["jit"]
 
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
 
+_njit: Any = nb.njit
+_TUPLE: Any = types.BaseAnonymousTuple
 _kernels: list[Any] = []
 _warned = False
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function without the GIL, for each signature when it is first called."""
-    kernel: Any = nb.njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
+    kernel = _njit(nogil=True, fastmath=_FAST, error_model="numpy", no_cfunc_wrapper=True)(function)
     try:
         kernel.enable_caching()
         kernel._cache = _Cache(kernel._cache)
     except (RuntimeError, OSError) as error:
         kernel._cache = _Cache(NullCache(), error)
-    kernel._compile_for_args = partial(_compile_whole, kernel._compile_for_args)
+    kernel._compile_for_args = partial(_compile_whole, partial(_entry, kernel))
     _kernels.append(kernel)
     return kernel
+
+
+# ---------------------------------------------------------------- one kind of array flags
+
+
+def _entry(kernel: Any, *args: Any) -> Any:
+    """Machine code for `args`, in which a read-only array counts as one that can be written to.
+
+    A kernel writes only what its caller made for it, so it need not be compiled for every choice of
+    flags.  The code goes into the table by the types as they are: the next call finds it there.
+    """
+    kernel._compilation_chain_init_hook()
+    given = [kernel.typeof_pyval(arg) for arg in args]
+    plain = [_writeable(kind) for kind in given]
+    code = kernel.compile(tuple(plain))
+    if given != plain:
+        kernel._insert([kind._code for kind in given], code, False)
+    kernel._types_active_call.clear()
+    return code
+
+
+def _writeable(kind: Any) -> Any:
+    """The type of the same arrays without a ban on writing."""
+    if isinstance(kind, types.Array):
+        return kind.copy(readonly=False)
+    if isinstance(kind, _TUPLE):
+        return types.Tuple([_writeable(member) for member in kind])
+    return kind
 
 
 # ---------------------------------------------------------------- the cache

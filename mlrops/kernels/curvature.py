@@ -17,7 +17,7 @@ __all__ = ["explained", "gradient", "precondition"]
 def _by_leaf(small, large, layout):
     """Call ``small(i, j)`` on ranges of leaves too small for BLAS, else ``large(q, rows)``."""
     R = layout.R
-    tree._share(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R), layout, R)
+    tree.each_leaf(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R), layout, R)
 
 
 def gradient(F: FloatArray, D: FloatArray, F1: FloatArray, D1: FloatArray, W: FloatArray,

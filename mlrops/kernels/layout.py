@@ -1,7 +1,7 @@
 """Where things lie: the integer arrays that every kernel shares, and blocks of leaves."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 
@@ -9,61 +9,140 @@ from .._common.typing import IntArray
 
 __all__ = ["Layout", "make_layout"]
 
-# Leaves longer than this are cut into pieces, so that threads share one huge leaf and a piece of
-# F stays in cache between two uses.  Fixed: the order of summation must not depend on the machine.
+# Long leaves are cut into pieces of so many rows at most, which threads share.  Fixed: the order of summation must not depend on the machine.
 PIECE_ROWS = 4096
 # Numbers in the largest temporary of a block of leaves: where the loops are compiled it should stay
 # in cache between two sweeps over it, where BLAS does the work it should only stay small (32 MB).
 CACHE_ITEMS = 65_536
 BLOCK_ITEMS = 4_000_000
-# Groups a level must have to be the one at which sweeps are shared out to threads.
+# A level at which sweeps are shared out to threads has so many groups, none with more than this
+# share of the rows; a tree of fewer numbers than SHARED_ITEMS in F is swept by one thread.
 SHARES = 16
+LARGEST_SHARE = 1 / 8
+SHARED_ITEMS = 250_000
+# Leaves of more rows are long, in a tree that has no such level though it is large enough.
+LONG_ROWS = 500
 
 
-class Layout(NamedTuple):
-    """Integer arrays of a tree with ranks; see the package docstring for the names."""
+class Layout:
+    """Integer arrays of a tree with ranks; see the package docstring for the names.
 
-    path: IntArray  # (n_leaves, L) group of each level on the way to a leaf
-    cols: IntArray  # (L + 1,) first column of each level
-    zoff: IntArray  # (L + 1,) first row of each level in node arrays; zoff[L] = s
-    leaf_off: IntArray  # (n_leaves + 1,)
-    piece_off: IntArray  # (n_pieces + 1,)
-    piece_leaf: IntArray  # (n_pieces,) the leaf a piece belongs to
-    first_piece: IntArray  # (n_leaves + 1,)
-    top: int  # the first level with many groups, at which a sweep can be shared out; else 0
-    top_leaf: IntArray  # (p_top + 1,) the leaf at which each group of that level begins
+    Sweeps are cut below the level `top`: its groups can be swept apart from one another, their
+    parents are the leaves of the tree `above`.  With `top` 0 there is nothing above.
+    """
 
-    @property
-    def n(self) -> int:
-        return int(self.leaf_off[-1])
+    def __init__(self, path: IntArray, cols: IntArray, zoff: IntArray, leaf_off: IntArray, top: int
+                 ) -> None:
+        self.path = path  # (n_leaves, L) group of each level on the way to a leaf
+        self.cols = cols  # (L + 1,) first column of each level
+        self.zoff = zoff  # (L + 1,) first row of each level in node arrays; zoff[L] = s
+        self.leaf_off = leaf_off  # (n_leaves + 1,)
+        self.top = top
+        self.n = int(leaf_off[-1])
+        self.n_leaves, self.L = path.shape
+        self.R, self.s = int(cols[-1]), int(zoff[-1])
+        self.tree = path, cols, zoff  # what a sweep asks of a tree
+        few = top == 0 and self.n * self.R >= SHARED_ITEMS
+        self.long_rows = LONG_ROWS if few else 2 * PIECE_ROWS  # a longer leaf is cut into pieces
 
-    @property
-    def n_leaves(self) -> int:
-        return self.leaf_off.size - 1
+    @cached_property
+    def begins(self) -> IntArray:
+        """The coarsest level of which a group begins at a leaf, (n_leaves + 1,); 0 at both ends."""
+        out = np.zeros(self.n_leaves + 1, np.int64)
+        if self.n_leaves > 1:
+            out[1:-1] = np.argmax(self.path[1:] != self.path[:-1], axis=1)
+        return out
 
-    @property
-    def R(self) -> int:
-        return int(self.cols[-1])
+    @cached_property
+    def top_leaf(self) -> IntArray:
+        """The leaf at which each group of level `top` begins, and the number of leaves."""
+        groups = self.path[:, self.top]
+        return np.searchsorted(groups, np.arange(groups[-1] + 2))
 
-    @property
-    def s(self) -> int:
-        return int(self.zoff[-1])
+    @cached_property
+    def n_groups(self) -> int:
+        """Number of groups at level `top`."""
+        return self.top_leaf.size - 1
 
-    @property
-    def L(self) -> int:
-        return self.cols.size - 1
+    @cached_property
+    def parent(self) -> IntArray:
+        """The parent of each group of level `top`, (n_groups,)."""
+        if self.top == 0:
+            return np.zeros(self.n_groups, np.int64)
+        return np.ascontiguousarray(self.path[self.top_leaf[:-1], self.top - 1])
 
-    @property
-    def tree(self) -> tuple[IntArray, IntArray, IntArray]:
-        """(path, cols, zoff), what a sweep asks of a tree."""
-        return self.path, self.cols, self.zoff
+    @cached_property
+    def place(self) -> IntArray:
+        """(n_groups, 3): parent, number among the parent's groups, and 1, of groups of `top`."""
+        first = np.searchsorted(self.parent, self.parent)
+        groups = np.arange(self.n_groups)
+        return np.column_stack([self.parent, groups - first, np.ones_like(groups)])
 
-    @property
+    @cached_property
     def above(self) -> tuple[IntArray, IntArray, IntArray]:
-        """`tree` of the levels above `top`, with its groups for leaves, of rank 0."""
-        path = np.ascontiguousarray(self.path[self.top_leaf[:-1], : self.top + 1])
-        levels = np.minimum(np.arange(self.top + 2), self.top)
-        return path, self.cols[levels], self.zoff[levels]
+        """`tree` of the levels above `top`, with the parents of its groups for leaves."""
+        first = np.searchsorted(self.parent, np.arange(self.parent[-1] + 1))
+        path = np.ascontiguousarray(self.path[self.top_leaf[:-1][first], : self.top])
+        return path, self.cols[: self.top + 1].copy(), self.zoff[: self.top + 1].copy()
+
+    @cached_property
+    def begins_above(self) -> IntArray:
+        """`begins` of the tree `above`."""
+        path = self.above[0]
+        out = np.zeros(len(path) + 1, np.int64)
+        if len(path) > 1:
+            out[1:-1] = np.argmax(path[1:] != path[:-1], axis=1)
+        return out
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Rows of each leaf, (n_leaves,)."""
+        return np.diff(self.leaf_off)
+
+    @cached_property
+    def long(self) -> IntArray:
+        """Numbers of the leaves that are cut into pieces."""
+        return np.flatnonzero(self.sizes > self.long_rows)
+
+    @cached_property
+    def shares(self) -> IntArray:
+        """Rows before each group of level `top`, (n_groups + 1,), those of long leaves left out."""
+        rows = self.sizes.copy()
+        rows[self.long] = 0
+        return np.concatenate([[0], np.cumsum(rows)])[self.top_leaf]
+
+    @cached_property
+    def pieces(self) -> tuple[IntArray, IntArray, IntArray]:
+        """(first rows, rows behind, number of its leaf within `long`) of the pieces of long leaves.
+
+        Piece j of a leaf of m rows in p pieces starts at row j m // p: nearly equal, deterministic.
+        """
+        sizes = self.sizes[self.long]
+        count = -(-sizes // PIECE_ROWS)
+        owner = np.repeat(np.arange(sizes.size), count)
+        within = np.arange(owner.size) - np.repeat(np.cumsum(count) - count, count)
+        start, m, p = self.leaf_off[self.long][owner], sizes[owner], count[owner]
+        return start + within * m // p, start + (within + 1) * m // p, owner
+
+    # Pieces of all leaves, for products whose results are summed piece by piece.
+
+    @cached_property
+    def first_piece(self) -> IntArray:
+        """The first piece of each leaf, and the number of pieces, (n_leaves + 1,)."""
+        return np.concatenate([[0], np.cumsum(-(-self.sizes // PIECE_ROWS))])
+
+    @cached_property
+    def piece_leaf(self) -> IntArray:
+        """The leaf that a piece belongs to."""
+        return np.repeat(np.arange(self.n_leaves), np.diff(self.first_piece))
+
+    @cached_property
+    def piece_off(self) -> IntArray:
+        """The row at which a piece begins, and the number of rows."""
+        leaf, count = self.piece_leaf, np.diff(self.first_piece)[self.piece_leaf]
+        within = np.arange(leaf.size) - self.first_piece[leaf]
+        starts = self.leaf_off[leaf] + within * self.sizes[leaf] // count
+        return np.concatenate([starts, self.leaf_off[-1:]])
 
 
 def blocks(lo: int, hi: int, items_per_leaf: int, limit: int) -> Iterator[tuple[int, int]]:
@@ -76,25 +155,25 @@ def blocks(lo: int, hi: int, items_per_leaf: int, limit: int) -> Iterator[tuple[
 def make_layout(boundaries: Sequence[IntArray], paths: IntArray, ranks: Sequence[int]) -> Layout:
     """Layout of a hierarchy (its boundaries and leaf paths) with `ranks`, one a level."""
     widths = np.asarray(ranks, dtype=np.int64)
-    leaf_off = np.ascontiguousarray(boundaries[-1], dtype=np.int64)
-    sizes = np.diff(leaf_off)
-    pieces = -(-sizes // PIECE_ROWS)
-    first_piece = np.concatenate([[0], np.cumsum(pieces)])
-    piece_leaf = np.repeat(np.arange(sizes.size), pieces)
     counts = np.array([b.size - 1 for b in boundaries], dtype=np.int64)
+    leaf_off = np.ascontiguousarray(boundaries[-1], dtype=np.int64)
+    cols, zoff = np.zeros((2, widths.size + 1), np.int64)
+    np.cumsum(widths, out=cols[1:])
+    np.cumsum(widths * counts, out=zoff[1:])
+    top = 0
+    if leaf_off[-1] * cols[-1] >= SHARED_ITEMS:
+        top = _sharing_level(boundaries, counts)
+    return Layout(np.ascontiguousarray(paths, dtype=np.int64), cols, zoff, leaf_off, top)
+
+
+def _sharing_level(boundaries, counts):
+    """The first level of many groups, none of which is most of the work; else the last of many."""
+    rows = np.diff(boundaries[-1])
+    rows[rows > 2 * PIECE_ROWS] = 0  # long leaves are shared by themselves
+    before = np.concatenate([[0], np.cumsum(rows)])
     many = np.flatnonzero(counts >= SHARES)
-    top = int(many[0]) if many.size else 0
-    # Piece j of a leaf of m rows in p pieces starts at row j m // p: nearly equal, deterministic.
-    within = np.arange(piece_leaf.size) - first_piece[piece_leaf]
-    starts = leaf_off[piece_leaf] + within * sizes[piece_leaf] // pieces[piece_leaf]
-    return Layout(
-        path=np.ascontiguousarray(paths, dtype=np.int64),
-        cols=np.concatenate([[0], np.cumsum(widths)]),
-        zoff=np.concatenate([[0], np.cumsum(widths * counts)]),
-        leaf_off=leaf_off,
-        piece_off=np.concatenate([starts, leaf_off[-1:]]),
-        piece_leaf=piece_leaf,
-        first_piece=first_piece,
-        top=top,
-        top_leaf=np.searchsorted(leaf_off, boundaries[top]),
-    )
+    for level in many:
+        at = np.searchsorted(boundaries[-1], boundaries[level])
+        if np.diff(before[at]).max() <= LARGEST_SHARE * before[-1]:
+            return int(level)
+    return int(many[-1]) if many.size else 0

@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .._common.typing import FloatArray
-from . import _compiled_rows, threads
-from .layout import Layout, make_layout
+from .._common.typing import FloatArray, IntArray
+from . import _compiled_rows, _compiled_tiles, threads
+from .layout import PIECE_ROWS, Layout, make_layout
 from .scratch import scratch
 
-__all__ = ["dot", "each", "gram", "gram_and_tdot", "gram_of_all", "regress", "tdot"]
+__all__ = ["all_small", "dot", "each", "gram", "gram_of_all", "long_dot", "long_gram",
+           "long_tdot", "regress", "tdot"]
 
 # Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
 BLAS_WORK = 30_000
 # Columns below which a product reads F so rarely that the loop keeps up with BLAS.
 BLAS_COLUMNS = 4
+# Columns and least rows of a tile of `_compiled_tiles`.
+TILE_COLUMNS, TILE_ROWS = 64, 16
 # Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
 CHUNK = 4096
 
@@ -35,6 +38,17 @@ def _large(layout, lo, hi, k):
     """Numbers of the leaves in lo:hi that go to BLAS in products with k columns."""
     sizes = layout.leaf_off[lo + 1 : hi + 1] - layout.leaf_off[lo:hi]
     return lo + np.flatnonzero(is_large(sizes, layout.R, k))
+
+
+def _apart(layout, lo, hi, k):
+    """Numbers of the leaves in lo:hi that are too large for the loops over small ones."""
+    sizes = layout.sizes[lo:hi]
+    return lo + np.flatnonzero(is_large(sizes, layout.R, k) | (sizes > layout.long_rows))
+
+
+def all_small(layout: Layout, lo: int, hi: int) -> bool:
+    """Whether none of the leaves lo:hi has a Gram matrix that is work for BLAS, or shared."""
+    return not _apart(layout, lo, hi, layout.R).size
 
 
 def _small_runs(large, lo, hi):
@@ -74,23 +88,8 @@ def _slices(layout, q, most):
         yield slice(lo + j * (hi - lo) // parts, lo + (j + 1) * (hi - lo) // parts)
 
 
-def _add(out, A, B, number):
-    """out = A B for the first of several terms, out += A B for the others."""
-    if number == 0:
-        np.matmul(A, B, out=out)
-    else:
-        out += np.matmul(A, B, out=scratch("product", out.shape, out.dtype))
-
-
-def _scaled(F, scale, rows):
-    """diag(scale) F on a slice of rows, good until the next call."""
-    out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
-    _compiled_rows.rows_scale(F, scale, rows.start, rows.stop, out)
-    return out
-
-
-def _add_square(out, X, number):
-    """out = XᵀX for the first of several terms, out += XᵀX for the others.
+def _square(X, out):
+    """out = XᵀX, a symmetric rank-k product.
 
     Cut as in `_chunks`, but in one call: many short ones would wait for those of other threads.
     """
@@ -100,91 +99,178 @@ def _add_square(out, X, number):
     parts = X[: whole * rows].reshape(whole, rows, R)
     products = scratch("squares", (whole, R, R), X.dtype)
     np.matmul(parts.transpose(0, 2, 1), parts, out=products)
-    if number == 0:
-        np.sum(products, axis=0, out=out)
-    else:
-        out += products.sum(axis=0)
+    np.sum(products, axis=0, out=out)
     if whole * rows < m:
         rest = X[whole * rows :]
         out += rest.T @ rest
 
 
 def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
-         scale: FloatArray | None = None, out: FloatArray | None = None) -> FloatArray:
-    """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k)."""
+         scale: FloatArray | None = None, out: FloatArray | None = None,
+         long: FloatArray | None = None, sums: FloatArray | None = None) -> FloatArray:
+    """T (hi - lo, R, k): ``F_leafᵀ diag(scale) x`` of the leaves lo:hi, x (n, k).
+
+    `long` is what `long_tdot` gave, if it was called.  The squares of x and of ``diag(scale)^½ x``
+    are added to `sums` (2, k).
+    """
     k, R = x.shape[1], F.shape[1]
     T = np.empty((hi - lo, R, k), F.dtype) if out is None else out
-    blas = _large(layout, lo, hi, k)
     s = _NO_SCALE[F.dtype] if scale is None else scale
-    for a, b in _small_runs(blas, lo, hi):
-        pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
-        whole = pb - pa == b - a  # every leaf is one piece: write where it belongs
-        P = T[a - lo : b - lo] if whole else np.empty((pb - pa, R, k), F.dtype)
-        off = layout.piece_off[pa : pb + 1]
-
-        def kernel(i, j, P=P, off=off):
-            if k == 1:
-                _compiled_rows.rows_tdot_vector(F, s, x[:, 0], off, i, j, P[:, :, 0])
-            else:
-                _compiled_rows.rows_tdot(F, s, x, off, i, j, P)
-
-        threads.run(kernel, off, 0, pb - pa, int(off[-1] - off[0]) * R * k)
-        if not whole:
-            np.add.reduceat(P, layout.first_piece[a:b] - pa, axis=0, out=T[a - lo : b - lo])
-    for q in blas:
-        for number, rows in enumerate(_chunks(layout, q, k)):
-            X = F[rows] if scale is None else _scaled(F, scale, rows)
-            _add(T[q - lo], X.T, x[rows], number)
+    if long is None and layout.long.size:
+        long = long_tdot(F, x, layout, scale, sums)
+    sums = np.zeros((2, k)) if sums is None else sums
+    apart = _apart(layout, lo, hi, k)
+    for a, b in _small_runs(apart, lo, hi):
+        _compiled_rows.rows_tdot(F, s, x, layout.leaf_off, lo, a, b, T, sums)
+    if apart.size:
+        rows, columns, room = _tiles(R, k, F.dtype)
+        number = np.searchsorted(layout.long, apart)
+        for q, place in zip(apart, number, strict=True):
+            if layout.sizes[q] > layout.long_rows:
+                T[q - lo] = long[place]
+                continue
+            _compiled_tiles.tiles_tdot(F, s, x, layout.leaf_off[q], layout.leaf_off[q + 1], rows,
+                                       columns, room, T[q - lo], sums)
     return T
 
 
+def long_tdot(F: FloatArray, x: FloatArray, layout: Layout, scale: FloatArray | None = None,
+              sums: FloatArray | None = None) -> FloatArray | None:
+    """``F_leafᵀ diag(scale) x`` (leaves, R, k) of the long leaves, whose pieces threads share."""
+    if not layout.long.size:
+        return None
+    k, R = x.shape[1], F.shape[1]
+    s = _NO_SCALE[F.dtype] if scale is None else scale
+    starts, ends, owner = layout.pieces
+    P, squares = np.empty((owner.size, R, k), F.dtype), np.zeros((owner.size, 2, k))
+
+    def task(lo, hi):
+        rows, columns, room = _tiles(R, k, F.dtype)
+        for j in range(lo, hi):
+            if is_large(PIECE_ROWS, R, k):
+                _compiled_tiles.tiles_tdot(F, s, x, starts[j], ends[j], rows, columns, room, P[j],
+                                           squares[j])
+            else:
+                off = np.array([starts[j], ends[j]])
+                _compiled_rows.rows_tdot(F, s, x, off, 0, 0, 1, P[j : j + 1], squares[j])
+
+    threads.run(task, np.append(starts, ends[-1]), 0, owner.size, int((ends - starts).sum()) * R * k)
+    if sums is not None:
+        sums += squares.sum(axis=0)
+    return np.add.reduceat(P, np.searchsorted(owner, np.arange(layout.long.size)), axis=0)
+
+
+def _tiles(R, k, dtype):
+    """Rows and columns of a tile, and room for one."""
+    columns = min(k, TILE_COLUMNS)
+    rows = max(TILE_ROWS, threads.BLAS_ALONE // (R * columns))
+    return rows, columns, scratch("tile", ((rows + R) * columns,), dtype)
+
+
 def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout, lo: int,
-        hi: int, out: FloatArray, sign: float = 1.0, solve: bool = False) -> None:
+        hi: int, out: FloatArray, sign: float = 1.0, solve: bool = False,
+        sums: FloatArray | None = None, kept: FloatArray | None = None) -> None:
     """out = ``p x + sign F z`` on the rows of leaves lo:hi, or ``p (x - F z)`` when `solve`.
 
-    Z is (hi - lo, R, k), one block a leaf.
+    Z is (hi - lo, R, k), one block a leaf.  The squares of the result are added to `sums` (k,).
+    Blocks of long leaves are copied to `kept` (long leaves, R, k), for `long_dot`, if there is one.
     """
     k, R = x.shape[1], F.shape[1]
-    blas = _large(layout, lo, hi, k)
+    apart = _apart(layout, lo, hi, k)
     sign = F.dtype.type(sign)
-    off, owner = layout.piece_off, layout.piece_leaf
+    sums = np.zeros(k) if sums is None else sums
+    for a, b in _small_runs(apart, lo, hi):
+        _compiled_rows.rows_dot(F, Z, lo, p, x, layout.leaf_off, a, b, sign, solve, out, sums)
+    if apart.size:
+        rows, columns, room = _tiles(R, k, F.dtype)
+        for q in apart:
+            if layout.sizes[q] > layout.long_rows:
+                number = np.searchsorted(layout.long, [q])
+                if kept is None:
+                    long_dot(F, Z[q - lo][None], x, p, layout, out, sign, solve, sums, number)
+                else:
+                    kept[number[0]] = Z[q - lo]
+                continue
+            _compiled_tiles.tiles_dot(F, Z[q - lo], p, x, sign, solve, layout.leaf_off[q],
+                                      layout.leaf_off[q + 1], rows, columns, room, out, sums)
 
-    def kernel(i, j):
-        if k == 1:
-            _compiled_rows.rows_dot_vector(
-                F, Z[:, :, 0], owner, lo, p, x[:, 0], off, i, j, sign, solve, out[:, 0])
-        else:
-            _compiled_rows.rows_dot(F, Z, owner, lo, p, x, off, i, j, sign, solve, out)
 
-    for a, b in _small_runs(blas, lo, hi):
-        pa, pb = int(layout.first_piece[a]), int(layout.first_piece[b])
-        threads.run(kernel, off, pa, pb, int(off[pb] - off[pa]) * R * k)
-    for q in blas:
-        for rows in _chunks(layout, q, k):
-            Fz = F[rows] @ Z[q - lo]
-            if solve:
-                np.subtract(x[rows], Fz, out=Fz)
-                np.multiply(Fz, p[rows, None], out=out[rows])
+def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout,
+             out: FloatArray, sign: float = 1.0, solve: bool = False,
+             sums: FloatArray | None = None, which: IntArray | None = None) -> None:
+    """`dot` on the rows of the long leaves, or of those numbered `which`; Z (leaves, R, k)."""
+    if not layout.long.size:
+        return
+    k, R = x.shape[1], F.shape[1]
+    sign = F.dtype.type(sign)
+    starts, ends, owner = layout.pieces
+    chosen = slice(None) if which is None else np.isin(owner, which)
+    starts, ends, owner = starts[chosen], ends[chosen], owner[chosen]
+    owner = owner if which is None else np.searchsorted(which, owner)
+    squares = np.zeros((owner.size, k))
+
+    def task(lo, hi):
+        rows, columns, room = _tiles(R, k, F.dtype)
+        for j in range(lo, hi):
+            if is_large(PIECE_ROWS, R, k):
+                _compiled_tiles.tiles_dot(F, Z[owner[j]], p, x, sign, solve, starts[j], ends[j],
+                                          rows, columns, room, out, squares[j])
             else:
-                np.multiply(x[rows], p[rows, None], out=out[rows])
-                out[rows] += np.multiply(Fz, sign, out=Fz)
+                off = np.array([starts[j], ends[j]])
+                _compiled_rows.rows_dot(F, Z[owner[j]][None], 0, p, x, off, 0, 1, sign, solve,
+                                        out, squares[j])
+
+    threads.run(task, np.append(starts, ends[-1]), 0, owner.size, int((ends - starts).sum()) * R * k)
+    if sums is not None:
+        sums += squares.sum(axis=0)
 
 
 def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
-         out: FloatArray | None = None) -> FloatArray:
-    """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts."""
+         out: FloatArray | None = None, long: FloatArray | None = None) -> FloatArray:
+    """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts.
+
+    `long` is what `long_gram` gave, if it was called.
+    """
     R = F.shape[1]
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
-    blas, off = _large(layout, lo, hi, R), layout.leaf_off
-    for a, b in _small_runs(blas, lo, hi):
-        threads.run(lambda i, j: _compiled_rows.rows_gram(F, scale, off, lo, i, j, G),
-                    off, a, b, int(off[b] - off[a]) * R * R // 2)
-    if len(blas):
-        root = np.sqrt(scale)
-        for q in blas:  # Xᵀ X with X = diag(scale)^{1/2} F is a symmetric rank-k product
-            for number, rows in enumerate(_slices(layout, q, CHUNK)):
-                _add_square(G[q - lo], _scaled(F, root, rows), number)
+    if long is None and layout.long.size:
+        long = long_gram(F, scale, layout)
+    apart, off = _apart(layout, lo, hi, R), layout.leaf_off
+    for a, b in _small_runs(apart, lo, hi):
+        _compiled_rows.rows_gram(F, scale, off, lo, a, b, G)
+    for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
+        if layout.sizes[q] > layout.long_rows:
+            G[q - lo] = long[place]
+        else:
+            _square(_root_scaled(F, scale, slice(int(off[q]), int(off[q + 1]))), G[q - lo])
     return G
+
+
+def _root_scaled(F, scale, rows):
+    """X = diag(scale)^½ F on a slice of rows, good until the next call."""
+    out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
+    return np.multiply(F[rows], np.sqrt(scale[rows])[:, None], out=out)
+
+
+def long_gram(F: FloatArray, scale: FloatArray, layout: Layout) -> FloatArray | None:
+    """``F_leafᵀ diag(scale) F_leaf`` (leaves, R, R) of the long leaves, whose pieces threads share."""
+    if not layout.long.size:
+        return None
+    R = F.shape[1]
+    starts, ends, owner = layout.pieces
+    P = np.empty((owner.size, R, R), F.dtype)
+
+    def task(lo, hi):
+        for j in range(lo, hi):
+            rows = slice(int(starts[j]), int(ends[j]))
+            if is_large(PIECE_ROWS, R, R):
+                _square(_root_scaled(F, scale, rows), P[j])
+            else:
+                off = np.array([rows.start, rows.stop])
+                _compiled_rows.rows_gram(F, scale, off, 0, 0, 1, P[j : j + 1])
+
+    threads.run(task, np.append(starts, ends[-1]), 0, owner.size, int((ends - starts).sum()) * R * R)
+    return np.add.reduceat(P, np.searchsorted(owner, np.arange(layout.long.size)), axis=0)
 
 
 def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
@@ -195,22 +281,6 @@ def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
     G = np.empty((1, R, R), F.dtype)
     _compiled_rows.rows_gram(F, scale, np.array([0, n]), 0, 0, 1, G)
     return G[0]
-
-
-def gram_and_tdot(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
-                  G: FloatArray, T: FloatArray) -> None:
-    """`gram` and `tdot` with one scale at once: large leaves are read and scaled once."""
-    if not is_large(np.diff(layout.leaf_off[lo : hi + 1]), F.shape[1], F.shape[1]).all():
-        gram(F, scale, layout, lo, hi, G)
-        tdot(F, x, layout, lo, hi, scale, T)
-        return
-    root = np.sqrt(scale)
-    for q in range(lo, hi):
-        for number, rows in enumerate(_chunks(layout, q, max(F.shape[1], x.shape[1]))):
-            X = _scaled(F, root, rows)
-            _add(G[q - lo], X.T, X, number)  # a symmetric rank-k product
-            _compiled_rows.rows_scale(X, root[rows], 0, len(X), X)
-            _add(T[q - lo], X.T, x[rows], number)
 
 
 def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_samples: float,

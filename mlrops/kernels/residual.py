@@ -81,7 +81,7 @@ def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: Fl
         if not size < previous:  # nothing but rounding is left
             break
         previous, quad = size, quad - squares
-        tree._down(gap, K, layout)
+        tree.spread_with(gap, K, layout)
         W += gap
         if size <= LAST:
             break
@@ -90,11 +90,13 @@ def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: Fl
 
 def _gap(F, dinv, K, W, E, layout):
     """``Λ⁻¹ (FᵀD⁻¹e - z)``, node rows (s, k)."""
+    long = leaf.long_tdot(F, E, layout, dinv)
+
     def product(lo, hi, T):
-        leaf.tdot(F, E, layout, lo, hi, dinv, T)
+        leaf.tdot(F, E, layout, lo, hi, dinv, T, long)
         _subtract_nodes(T, W, layout, lo, hi)
 
-    return tree._up_with(product, E.shape[1], F.dtype, K, layout)
+    return tree.project_with(product, E.shape[1], F.dtype, K, layout)
 
 
 def residual_squares(F: FloatArray, W: FloatArray, X: FloatArray, layout: Layout) -> FloatArray:
@@ -130,18 +132,29 @@ def factor(F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> tr
     K, logs, fail = tree.factor(F, others, layout)
     if fail is None and rows.size:
         _compiled_residual.add_rows(F, np.sqrt(d), rows, leaves, layout.tree, K)
-        logs, fail = 2 * sum(tree._log_pivots(K, layout)), broken(K, layout)
+        logs, fail = _logdet(K, layout), broken(K, layout.tree)
     return K, logs, fail
 
 
-def broken(K: FloatArray, layout: Layout) -> tuple[int, int] | None:
-    """(level, group) of the finest node at which K (s, R) overflowed, if it did."""
+def _logdet(K, layout):
+    """``2 Σ log diag C``."""
+    levels = zip(layout.cols[:-1], layout.cols[1:], layout.zoff[:-1], layout.zoff[1:], strict=True)
+    return 2 * sum(float(np.log(np.einsum("gii->gi", K[z0:z1, c0:c1].reshape(
+        -1, c1 - c0, c1 - c0)), dtype=np.float64).sum()) for c0, c1, z0, z1 in levels if c0 < c1)
+
+
+def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[int, int] | None:
+    """(level, group) of the finest node at which K (s, R) overflowed, if it did.
+
+    `nodes` is the layout's `tree`.
+    """
+    _, cols, zoff = nodes
     bad = np.flatnonzero(~np.isfinite(K).all(axis=1))
     if not bad.size:
         return None
-    level = int(np.searchsorted(layout.zoff, bad[-1], side="right")) - 1
-    first = bad[bad >= layout.zoff[level]][0] - layout.zoff[level]
-    return level, int(first) // int(layout.cols[level + 1] - layout.cols[level])
+    level = int(np.searchsorted(zoff, bad[-1], side="right")) - 1
+    first = bad[bad >= zoff[level]][0] - zoff[level]
+    return level, int(first) // int(cols[level + 1] - cols[level])
 
 
 def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, layout: Layout

@@ -7,23 +7,29 @@ Every sweep goes over the tree in blocks of leaves: leaf products into a tempora
 cache, then the tree kernel on it.  Subtrees are shared out to threads.
 """
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 
 from .._common.typing import FloatArray
-from . import _compiled_posterior, _compiled_sweeps, leaf, threads
-from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks
+from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, Layout, blocks
+from .parts import Use
 from .scratch import scratch
 
-__all__ = ["factor", "factor_and_project", "inverse_rows", "multiply", "path_covariance",
-           "posterior", "regress", "solve", "spread", "transfer", "up"]
+__all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "multiply",
+           "path_covariance", "posterior", "project", "project_with", "regress", "solve", "spread",
+           "spread_with", "transfer", "up"]
 
 # K, log det(I + Fᵀ D⁻¹ F), and the (level, group) of a bad pivot, if there is one.
 Factorization: TypeAlias = tuple[FloatArray, float, tuple[int, int] | None]
 
+_NO_FAILURE = np.full(2, -1, np.int64)
+_ONES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}  # an empty scale
 
-def _share(task, layout, k):
+
+def each_leaf(task: Callable[[int, int, int], object], layout: Layout, k: int) -> None:
     """Call ``task(lo, hi, limit)`` on ranges of leaves made of whole groups of the top level.
 
     `limit` bounds the numbers in a block's temporary.  Large leaves are work for BLAS: threads
@@ -31,117 +37,117 @@ def _share(task, layout, k):
     covers the tree and BLAS has all threads.
     """
     at = layout.top_leaf
-    longest = int(np.diff(layout.leaf_off).max())
-    large = leaf.is_large(longest, layout.R, k)
-    if longest > PIECE_ROWS and not large or large and not _evenly(layout, k):
+    large = leaf.is_large(int(layout.sizes.max()), layout.R, k)
+    if layout.long.size or large and not _evenly(layout, k):
         task(0, layout.n_leaves, BLOCK_ITEMS)
         return
-    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at],
-                0, at.size - 1, layout.n * layout.R * k)
+    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.shares, 0,
+                layout.n_groups, layout.n * layout.R * k)
 
 
 def _evenly(layout, k):
     """Whether threads with one BLAS thread each can share the groups of the top level evenly."""
-    biggest, count = int(np.diff(layout.leaf_off[layout.top_leaf]).max()), threads.count()
+    biggest, count = int(np.diff(layout.shares).max()), threads.count()
     return count > 1 and 2 * count * biggest <= layout.n and threads.blas_keeps_to_one(layout.R * k)
 
 
-def _or_none(K, like):
-    return np.empty((0, 0), like.dtype) if K is None else K
+# ---------------------------------------------------------------- up and down
 
 
-def _up(F, x, scale, K, layout):
-    """`_up_with` of ``t = F_leafᵀ diag(scale) x``."""
-    return _up_with(lambda lo, hi, T: leaf.tdot(F, x, layout, lo, hi, scale, T),
-                    x.shape[1], F.dtype, K, layout)
+def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArray | None,
+            layout: Layout, norms: FloatArray | None = None) -> FloatArray:
+    """Node rows W (s, k) on their way up: ``w = C⁻¹ t_own``, ``t = F_leafᵀ diag(scale) x``.
 
-
-def _up_with(product, k, dtype, K, layout):
-    """Node rows W (s, k): ``w = C⁻¹ t_own`` bottom up, or the plain sums of t for K None.
-
-    ``product(lo, hi, T)`` writes t of the leaves lo:hi to T (hi - lo, R, k).
+    For K None they are the plain sums of t.  The squares of x and of ``diag(scale)^½ x`` are added
+    to `norms` (2, k).
     """
-    W, stack, sweep, finish = _projecting(k, dtype, K, layout)
+    k, dtype = x.shape[1], F.dtype
+    W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
+    K = parts.none(dtype) if K is None else K
+    scale = _ONES[dtype] if scale is None else scale
+    found = [np.zeros((2, k))]  # one array a thread
+    long = leaf.long_tdot(F, x, layout, scale, found[0])
 
-    def task(lo, hi, limit):
-        state = stack()
-        for a, b in blocks(lo, hi, k * layout.R, limit):
-            T = scratch("T", (b - a, layout.R, k), dtype)
-            product(a, b, T)
-            sweep(T, a, b, state)
+    def task(lo, hi):
+        found.append(own := np.zeros((2, k)))
+        parts.up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
 
-    _share(task, layout, k)
-    finish()
+    parts.share(task, layout, layout.n * layout.R * k)
+    parts.root(passed, layout, K, W, None, _NO_FAILURE)
+    if norms is not None:
+        norms += sum(found)
     return W
 
 
-def _projecting(k, dtype, K, layout):
-    """The parts of an upward sweep over leaf products T: where it ends up, and what to call.
-
-    Returns W (s, k), ``stack()`` for the state of a range of leaves, ``sweep(T, a, b, state)`` and
-    ``finish()`` for the levels above `layout.top`.
-    """
-    top = layout.top
-    W = np.empty((layout.s, k), dtype)
-    passed = np.empty((layout.top_leaf.size - 1, int(layout.cols[top]), k), dtype)
-    factor = _or_none(K, W), K is not None
-
-    def stack():
-        return np.zeros((layout.L, layout.R, k), dtype)
-
-    def sweep(T, a, b, state):
-        _compiled_sweeps.sweep_up(T, a, b, layout.tree, *factor, top, state, W, passed)
-
-    def finish():
-        if top:
-            state = np.zeros((top + 1, layout.R, k), dtype)
-            _compiled_sweeps.sweep_up(passed, 0, len(passed), layout.above, *factor, 0, state, W,
-                               passed[:0])
-
-    return W, stack, sweep, finish
+def project_with(product: Use, k: int, dtype: np.dtype, K: FloatArray | None, layout: Layout
+                 ) -> FloatArray:
+    """`project` where ``product(lo, hi, T)`` writes t of the leaves lo:hi to T (hi - lo, R, k)."""
+    W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
+    K = parts.none(dtype) if K is None else K
+    parts.share(lambda lo, hi: parts.up_with(product, layout, K, W, passed, lo, hi), layout,
+                layout.n * layout.R * k)
+    parts.root(passed, layout, K, W, None, _NO_FAILURE)
+    return W
 
 
-def _down(W, K, layout, use=None):
+def spread_with(W: FloatArray, K: FloatArray | None, layout: Layout, use: Use | None = None
+                ) -> None:
     """Turn W into the factors of the nodes; call ``use(lo, hi, Z)``, Z (hi - lo, R, k) along paths.
 
     K None means that W holds them already.
     """
-    k, dtype = W.shape[1], W.dtype
-    factor = _or_none(K, W)
-    if layout.top and K is not None:
-        stack = np.zeros((layout.R, k), dtype)
-        _compiled_sweeps.sweep_down(W, 0, 0, layout.top_leaf.size - 1, layout.above, factor, 0,
-                                    stack, np.empty((0, layout.R, k), dtype))
+    K = parts.none(W.dtype) if K is None else K
+    coarse = parts.coarse_factors(layout, K, W)
+    parts.share(lambda lo, hi: parts.down(layout, K, W, coarse, use, lo, hi), layout,
+                layout.n * layout.R * W.shape[1])
 
-    def task(lo, hi, limit):
-        stack = np.zeros((layout.R, k), dtype)
-        for a, b in blocks(lo, hi, k * layout.R, limit):
-            Z = scratch("Z", (b - a if use else 0, layout.R, k), dtype)
-            _compiled_sweeps.sweep_down(W, lo, a, b, layout.tree, factor,
-                                 layout.L if K is None else layout.top, stack, Z)
-            if use:
-                use(a, b, Z)
 
-    _share(task, layout, k)
+def _rows_from(F, p, x, W, K, layout, sign, solve, norms):
+    """``p x + sign F z``, or ``p (x - F z)`` when `solve`, z from W as by `spread_with`.
+
+    The squares of the factors and of the result are added to `norms` (2, k).
+    """
+    k, R, dtype = W.shape[1], layout.R, W.dtype
+    out, kept = np.empty((layout.n, k), dtype), np.empty((layout.long.size, R, k), dtype)
+    K = parts.none(dtype) if K is None else K
+    coarse = parts.coarse_factors(layout, K, W)
+    found = [np.zeros((2, k))]  # one array a thread
+
+    def task(lo, hi):
+        found.append(own := np.zeros((2, k)))
+        if k == 1:
+            parts.column_down(F, p, x, sign, solve, layout, K, W, coarse, out, lo, hi,
+                              own.reshape(-1), kept.reshape(-1, R))
+            return
+
+        def use(a, b, Z):
+            leaf.dot(F, Z, x, p, layout, a, b, out, sign, solve, own[1], kept)
+
+        parts.down(layout, K, W, coarse, use, lo, hi)
+
+    parts.share(task, layout, layout.n * R * k)
+    leaf.long_dot(F, kept, x, p, layout, out, sign, solve, found[0][1])
+    if norms is not None:
+        norms += sum(found)
+        norms[0] = np.einsum("sk,sk->k", W, W, dtype=np.float64)
+    return out
 
 
 def up(F: FloatArray, x: FloatArray, layout: Layout) -> FloatArray:
     """``F_spreadᵀ x``, node rows (s, k), for x (n, k)."""
-    return _up(F, x, None, None, layout)
+    return project(F, x, None, None, layout)
 
 
 def multiply(F: FloatArray, p: FloatArray, x: FloatArray, layout: Layout, sign: float = 1.0
              ) -> FloatArray:
     """``diag(p) x + sign F_spread F_spreadᵀ x`` for x (n, k)."""
-    return spread(F, p, _up(F, x, None, None, layout), x, layout, sign)
+    return spread(F, p, project(F, x, None, None, layout), x, layout, sign)
 
 
 def spread(F: FloatArray, p: FloatArray, W: FloatArray, x: FloatArray, layout: Layout,
            sign: float = 1.0) -> FloatArray:
     """``diag(p) x + sign F_spread W`` for node rows W (s, k) and x (n, k)."""
-    out = np.empty_like(x)
-    _down(W, None, layout, lambda lo, hi, Z: leaf.dot(F, Z, x, p, layout, lo, hi, out, sign=sign))
-    return out
+    return _rows_from(F, p, x, W, None, layout, sign, False, None)
 
 
 def transfer(B: FloatArray, C: FloatArray, x: FloatArray, rows: Layout, cols: Layout) -> FloatArray:
@@ -149,10 +155,12 @@ def transfer(B: FloatArray, C: FloatArray, x: FloatArray, rows: Layout, cols: La
 
     B (m, R) lies on the layout `rows`, C (n, R) on `cols`: two trees of one shape.
     """
-    W = _up(C, x, None, None, cols)
-    out, none = np.zeros((rows.n, x.shape[1]), B.dtype), np.zeros(rows.n, B.dtype)
-    _down(W, None, rows, lambda lo, hi, Z: leaf.dot(B, Z, out, none, rows, lo, hi, out))
-    return out
+    none = np.zeros(rows.n, B.dtype)
+    nothing = np.zeros((rows.n, x.shape[1]), B.dtype)
+    return spread(B, none, project(C, x, None, None, cols), nothing, rows)
+
+
+# ---------------------------------------------------------------- factor and solve
 
 
 def factor(F: FloatArray, dinv: FloatArray, layout: Layout, ridge: FloatArray | None = None
@@ -173,76 +181,29 @@ def factor_and_project(F: FloatArray, dinv: FloatArray, Y: FloatArray, layout: L
 def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layout,
             ridge: FloatArray | None = None) -> tuple[Factorization, FloatArray]:
     R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
-    K, factor_stack, factor_sweep, factor_finish = _factoring(dtype, layout, ridge)
-    W, stack, sweep, finish = _projecting(k, dtype, K, layout)
-
-    def task(lo, hi, limit):
-        pivots, state = factor_stack(), stack()
-        for a, b in blocks(lo, hi, R * max(R, k), limit):
-            G = scratch("G", (b - a, R, R), dtype)
-            if Y is None:
-                leaf.gram(F, dinv, layout, a, b, G)
-            else:
-                T = scratch("T", (b - a, R, k), dtype)
-                leaf.gram_and_tdot(F, dinv, Y, layout, a, b, G, T)
-            if not factor_sweep(G, a, b, pivots):
-                return
-            if Y is not None:
-                sweep(T, a, b, state)
-
-    _share(task, layout, R if Y is None else k)
-    found = factor_finish()
-    if found[2] is None and Y is not None:
-        finish()
-    return found, W
-
-
-def _factoring(dtype, layout, ridge=None):
-    """The parts of a factorization from leaf Gram matrices; compare `_projecting`.
-
-    ``sweep`` returns whether all pivots were positive so far, ``finish()`` what `factor` returns.
-    """
-    R, top = layout.R, layout.top
-    K = np.zeros((layout.s, R), dtype)
-    above = int(layout.cols[top])
-    passed = np.zeros((layout.top_leaf.size - 1, above, above), dtype)
+    K, W = np.empty((layout.s, R), dtype), np.empty((layout.s, k), dtype)
     ridge = np.ones(layout.s, dtype) if ridge is None else ridge
-    fail = np.full(2, -1, np.int64)
-
-    def stack():
-        return np.zeros((layout.L, R, R), dtype)
-
-    def sweep(G, a, b, state):
-        _compiled_sweeps.sweep_factor(G, ridge, a, b, layout.tree, top, state, K, passed, fail)
-        return fail[0] < 0
-
-    def finish():
-        if top and fail[0] < 0:
-            state = np.zeros((top + 1, R, R), dtype)
-            _compiled_sweeps.sweep_factor(passed, ridge, 0, len(passed), layout.above, 0, state, K,
-                                   passed[:0], fail)
-        if fail[0] >= 0:
-            return K, np.nan, (int(fail[0]), int(fail[1]))
-        return K, 2 * sum(_log_pivots(K, layout)), None
-
-    return K, stack, sweep, finish
+    passed, traces = parts.passing(layout, k, dtype, gram=True), np.zeros(layout.n_groups)
+    fail = _NO_FAILURE.copy()
+    long = leaf.long_gram(F, dinv, layout)
+    parts.share(lambda lo, hi: parts.eliminate(F, dinv, ridge, layout, K, passed, lo, hi, long,
+                                               traces, fail, Y, W),
+                layout, layout.n * R * max(R, k))
+    if fail[0] < 0:
+        sums = parts.root(passed, layout, K, W, ridge, fail)
+    if fail[0] >= 0:
+        return (K, np.nan, (int(fail[0]), int(fail[1]))), W
+    return (K, 2 * float(sums[0]), None), W
 
 
-def _log_pivots(K, layout):
-    """``Σ log diag C`` of each level."""
-    for level in range(layout.L):
-        c0, r = int(layout.cols[level]), int(layout.cols[level + 1] - layout.cols[level])
-        rows = K[layout.zoff[level] : layout.zoff[level + 1]].reshape(-1, max(r, 1), layout.R)
-        yield sum(np.log(rows[:, i, c0 + i], dtype=np.float64).sum() for i in range(r))
+def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout,
+          norms: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+    """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k).
 
-
-def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout
-          ) -> tuple[FloatArray, FloatArray]:
-    """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k)."""
-    out = np.empty_like(b)
-    W = _up(F, b, dinv, K, layout)
-    _down(W, K, layout,
-          lambda lo, hi, Z: leaf.dot(F, Z, b, dinv, layout, lo, hi, out, solve=True))
+    The squares of b, of ``D^-½ b``, of the means and of the result are added to `norms` (4, k).
+    """
+    W = project(F, b, dinv, K, layout, None if norms is None else norms[:2])
+    out = _rows_from(F, dinv, b, W, K, layout, 1.0, True, None if norms is None else norms[2:])
     return out, W
 
 
@@ -253,9 +214,9 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
     ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``: the quadratic form of every sample comes with the upward sweep.
     W may be what `factor_and_project` gave; it is overwritten.
     """
-    W = _up(F, Y, dinv, K, layout) if W is None else W
+    W = project(F, Y, dinv, K, layout) if W is None else W
     squares = np.einsum("sk,sk->k", W, W, dtype=np.float64)
-    _down(W, K, layout)
+    spread_with(W, K, layout)
     return W, squares
 
 
@@ -276,6 +237,8 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
     `ridge` is added to the diagonal of W.
     """
     k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
+    nothing = parts.none(dtype)
+    coarse = parts.coarse_factors(layout, nothing, means)
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
@@ -283,7 +246,8 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
         z_stack = np.zeros((R, k), dtype)
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
             Z = scratch("Z", (hi - lo, R, k), dtype)
-            _compiled_sweeps.sweep_down(means, start, lo, hi, layout.tree, K, L, z_stack, Z)
+            _compiled_sweeps.sweep_down(means, lo, hi, layout.begins, layout.tree, nothing,
+                                        layout.top, coarse, layout.parent, z_stack, Z)
             cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
             if ridge:
@@ -296,7 +260,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
                 keep[1][lo:hi] = Winv
             leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
 
-    _share(task, layout, k)
+    each_leaf(task, layout, k)
 
 
 def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout) -> FloatArray:

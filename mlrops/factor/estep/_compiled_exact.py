@@ -1,40 +1,34 @@
 """Compiled loops over patterns of missing cells where D is far below the variances.
 
+Leaf f of a forest is leaf f % leaves of its tree f // leaves, of the pattern which[f // leaves].
 `_compiled_residual` is compiled into this module: after a change there this file has to be touched.
 """
-
-import numpy as np
 
 from ...kernels._compiled_residual import add_row, path_length
 from ...kernels._jit import jit
 
 
 @jit
-def add_rows(F, deviation, rows, leaves, seen, p0, tree, lo, hi, K, logs):
-    """Add the rows of ``D^{-1/2} F`` that patterns see to their factors K[p], (s, R), p in lo:hi.
+def add_rows(F, deviation, rows, leaves, n_leaves, seen, which, tree, K):
+    """Add to each tree's factor the rows of D^{-1/2}F that its pattern sees.
 
-    seen[m, p0 + p] says whether p sees rows[m], in the leaf leaves[m]; logs[p] is log det P after.
+    seen[m, p] says whether p sees rows[m], in the leaf leaves[m].
     """
-    path, cols, zoff = tree
-    for p in range(lo, hi):
+    for t in range(which.size):
         for m in range(rows.size):
-            if seen[m, p0 + p]:
-                add_row(F[rows[m]] / deviation[rows[m]], leaves[m], tree, K[p])
-        log = 0.0
-        for level in range(cols.size - 1):
-            r = cols[level + 1] - cols[level]
-            for i in range(zoff[level], zoff[level + 1]):
-                log += np.log(np.float64(K[p, i, cols[level] + (i - zoff[level]) % r]))
-        logs[p] = 2 * log
+            if seen[m, which[t]]:
+                h = F[rows[m]] / deviation[rows[m]]
+                add_row(h, t * n_leaves + leaves[m], tree, K)
 
 
 @jit
-def add_lengths(F, rows, leaves, seen, p0, weights, tree, K, lo, hi, out):
-    """out[m] += Σ_p weights[p] ‖Λ_p⁻¹ f‖², f the row rows[m] of F, of the patterns that see it."""
-    for m in range(lo, hi):
-        for p in range(weights.size):
-            if seen[m, p0 + p]:
-                out[m] += weights[p] * path_length(F[rows[m]].copy(), leaves[m], tree, K[p])
+def add_lengths(F, rows, leaves, n_leaves, seen, which, weights, tree, K, out):
+    """out[m] += weights[p] ‖Λ_p⁻¹ f‖², f the row rows[m] of F, for the patterns p that see it."""
+    for t in range(which.size):
+        for m in range(rows.size):
+            if seen[m, which[t]]:
+                out[m] += weights[which[t]] * path_length(
+                    F[rows[m]].copy(), t * n_leaves + leaves[m], tree, K)
 
 
 @jit

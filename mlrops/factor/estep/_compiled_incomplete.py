@@ -3,15 +3,10 @@
 A pattern is a set of features that are seen together in one sample or more; a class is a set of
 features of one leaf that are seen in the same patterns.  Symmetric matrices travel packed, their
 lower triangle row after row.
-
-The sweeps are compiled into this module: numba's cache of it does not notice when they change in
-theirs, so after such a change this file has to be touched.
 """
 
 import numpy as np
 
-from ...kernels._compiled_posterior import sweep_covariance
-from ...kernels._compiled_sweeps import sweep_down, sweep_factor, sweep_up
 from ...kernels._jit import jit
 
 
@@ -63,192 +58,75 @@ def scatter_moments(seen, S, class_off, p0, lo, hi, W):
                         W[c, j] += S[q, p, j]
 
 
+# ------------------------------------------------------------------ to and from sweeps of a forest
+# Leaf f of the forest is leaf f % leaves of its tree f // leaves.
+
+
 @jit
-def unpack(G, p, first, last, A):
-    """Lower triangles A[q - first] = G[q, p] of the leaves first:last."""
-    for q in range(first, last):
+def unpack(G, which, first, last, A):
+    """Lower triangles A[f - first] of the packed ones that G[q, p] holds, p = which of the tree."""
+    for f in range(first, last):
+        q = f % G.shape[0]
+        p = which[f // G.shape[0]]
         at = 0
         for a in range(A.shape[1]):
             for j in range(a + 1):
-                A[q - first, a, j] = G[q, p, at + j]
-            at += a + 1
+                A[f - first, a, j] = G[q, p, at]
+                at += 1
 
 
 @jit
-def factor_pattern(G, p, ridge, tree, A, stack, K, fail):
-    """K of pattern p from its Gram matrices; returns log det(I + G), 0 after a bad pivot.
+def take(Z, columns, first, last, T):
+    """T[f - first] = the columns of Z[q], (R, samples), from columns of the tree on."""
+    for f in range(first, last):
+        q = f % Z.shape[0]
+        t = columns[f // Z.shape[0]]
+        for j in range(T.shape[1]):
+            for c in range(T.shape[2]):
+                T[f - first, j, c] = Z[q, j, t + c]
 
-    A (step, R, R) is room for the leaves that are worked on at a time.
+
+@jit
+def give(T, columns, first, last, Z):
+    """Put back what `take` took."""
+    for f in range(first, last):
+        q = f % Z.shape[0]
+        t = columns[f // Z.shape[0]]
+        for j in range(T.shape[1]):
+            for c in range(T.shape[2]):
+                Z[q, j, t + c] = T[f - first, j, c]
+
+
+@jit
+def pack_moments(cov, scale, T, roots, columns, which, first, last, S):
+    """S[q, p] = scale_p Cov + z zᵀ, packed, summed over the samples of a tree, z (R,) in T.
+
+    Where S has room for them, Σ √w z and `scale` follow: moments of √w (z, 1), z = √w times means.
     """
-    path, cols, zoff = tree
-    n_leaves, L = path.shape
-    nothing = np.zeros((0, 0, 0), K.dtype)
-    for first in range(0, n_leaves, A.shape[0]):
-        last = min(first + A.shape[0], n_leaves)
-        unpack(G, p, first, last, A)
-        sweep_factor(A, ridge, first, last, tree, 0, stack, K, nothing, fail)
-        if fail[0] >= 0:
-            return 0.0
-    log = 0.0
-    for level in range(L):
-        r = cols[level + 1] - cols[level]
-        for i in range(zoff[level], zoff[level + 1]):
-            log += np.log(np.float64(K[i, cols[level] + (i - zoff[level]) % r]))
-    return 2 * log
-
-
-@jit
-def column_squares(W, out):
-    """out[c] = Σ_i W_ic²."""
-    out[:] = 0
-    for i in range(W.shape[0]):
-        for c in range(W.shape[1]):
-            out[c] += W[i, c] * W[i, c]
-
-
-@jit
-def project_pattern(Z, t0, tree, K, T, W):
-    """W (s, k) = ``Λ⁻¹ Fᵀ D⁻¹ x`` of the samples of a pattern, which begin at column t0 of Z.
-
-    T (step, R, k) is room for the leaves that are worked on at a time.
-    """
-    n_leaves, L = tree[0].shape
-    R, k = T.shape[1:]
-    stack = np.zeros((L, R, k), Z.dtype)
-    nothing = np.zeros((0, 0, 0), Z.dtype)
-    for first in range(0, n_leaves, T.shape[0]):
-        last = min(first + T.shape[0], n_leaves)
-        for q in range(first, last):
-            for j in range(R):
+    R = cov.shape[1]
+    k = T.shape[2]
+    for f in range(first, last):
+        q = f % S.shape[0]
+        p = which[f // S.shape[0]]
+        t = columns[f // S.shape[0]]
+        at = 0
+        for a in range(R):
+            for j in range(a + 1):
+                v = scale[p] * cov[f - first, a, j]
                 for c in range(k):
-                    T[q - first, j, c] = Z[q, j, t0 + c]
-        sweep_up(T, first, last, tree, K, True, 0, stack, W, nothing)
+                    v += T[f - first, a, c] * T[f - first, j, c]
+                S[q, p, at] = v
+                at += 1
+        if at < S.shape[2]:
+            for j in range(R):
+                v = scale[p] * 0
+                for c in range(k):
+                    v += roots[t + c] * T[f - first, j, c]
+                S[q, p, at + j] = v
+            S[q, p, at + R] = scale[p]
 
 
-@jit
-def sweep_patterns(G, Z, roots, starts, ridge, tree, step, total, lo, hi, S, logs, squares, fail):
-    """Factor, posterior means and path covariances of the patterns lo:hi.
-
-    G (leaves, patterns, R (R + 1) / 2) are the Gram matrices of the seen rows; Z (leaves, R, k)
-    holds ``Fᵀ D⁻¹ x`` along the paths and receives the posterior means.  Pattern p owns the columns
-    starts[p]:starts[p + 1] of Z.  logs[p] is log det(I + G); squares[0] and squares[1] (k,) are the
-    squared lengths of ``Λ⁻¹ Fᵀ D⁻¹ x`` and of the means.  S (leaves, patterns, (R + 1)(R + 2) / 2)
-    receives the covariances along the paths; with `total` the weighted second moments of (z, 1)
-    instead, a sample of weight w standing as √w (z, 1), and Z as √w z.
-    """
-    path, cols, zoff = tree
-    n_leaves, L = path.shape
-    R = cols[L]
-    dtype = Z.dtype
-    one = dtype.type(1)
-    K = np.zeros((zoff[L], R), dtype)
-    A = np.zeros((step, R, R), dtype)
-    cov = np.zeros((R, R), dtype)
-    gram_stack = np.zeros((L, R, R), dtype)
-    for p in range(lo, hi):
-        t0 = starts[p]
-        k = starts[p + 1] - t0
-        weight = dtype.type(0)
-        for t in range(t0, t0 + k):
-            weight += roots[t] * roots[t]
-        logs[p] = factor_pattern(G, p, ridge, tree, A, gram_stack, K, fail)
-        if fail[0] >= 0:
-            return
-
-        W = np.empty((zoff[L], k), dtype)
-        T = np.empty((step, R, k), dtype)
-        project_pattern(Z, t0, tree, K, T, W)
-        down_stack = np.zeros((R, k), dtype)
-        column_squares(W, squares[0, t0 : t0 + k])
-        for first in range(0, n_leaves, step):
-            last = min(first + step, n_leaves)
-            sweep_down(W, 0, first, last, tree, K, 0, down_stack, T)
-            sweep_covariance(0, first, last, tree, K, cov, A)
-            for q in range(first, last):
-                z = T[q - first]
-                for j in range(R):
-                    for c in range(k):
-                        Z[q, j, t0 + c] = z[j, c]
-                out = S[q, p]
-                f = weight if total else one
-                at = 0
-                for a in range(R):
-                    for j in range(a + 1):
-                        v = f * A[q - first, a, j]
-                        if total:
-                            for c in range(k):
-                                v += z[a, c] * z[j, c]
-                        out[at + j] = v
-                    at += a + 1
-                for j in range(R):
-                    v = dtype.type(0)
-                    for c in range(k):
-                        v += roots[t0 + c] * z[j, c]
-                    out[at + j] = v
-                out[at + R] = weight
-        column_squares(W, squares[1, t0 : t0 + k])
-
-
-@jit
-def factor_patterns(G, ridge, tree, step, lo, hi, K, logs, fail):
-    """K[p] (s, R) and logs[p] = log det(I + G) of the patterns lo:hi."""
-    path, cols, zoff = tree
-    n_leaves, L = path.shape
-    R = cols[L]
-    A = np.zeros((step, R, R), K.dtype)
-    stack = np.zeros((L, R, R), K.dtype)
-    for p in range(lo, hi):
-        logs[p] = factor_pattern(G, p, ridge, tree, A, stack, K[p], fail)
-        if fail[0] >= 0:
-            return
-
-
-@jit
-def solve_patterns(Z, K, owner, starts, tree, step, lo, hi, squares):
-    """Z (leaves, R, k) from ``Fᵀ D⁻¹ x`` to the posterior means, in place, for runs lo:hi.
-
-    A run is the columns starts[m]:starts[m + 1], all of one pattern `owner`; squares (k,) are the
-    squared lengths of the means over all nodes.
-    """
-    path, cols, zoff = tree
-    n_leaves, L = path.shape
-    R = cols[L]
-    for m in range(lo, hi):
-        t0 = starts[m]
-        k = starts[m + 1] - t0
-        p = owner[t0]
-        W = np.empty((zoff[L], k), Z.dtype)
-        T = np.empty((step, R, k), Z.dtype)
-        project_pattern(Z, t0, tree, K[p], T, W)
-        stack = np.zeros((R, k), Z.dtype)
-        for first in range(0, n_leaves, step):
-            last = min(first + step, n_leaves)
-            sweep_down(W, 0, first, last, tree, K[p], 0, stack, T)
-            for q in range(first, last):
-                for j in range(R):
-                    for c in range(k):
-                        Z[q, j, t0 + c] = T[q - first, j, c]
-        column_squares(W, squares[t0 : t0 + k])
-
-
-@jit
-def covariance_patterns(K, weights, tree, step, lo, hi, S):
-    """S (leaves, patterns, R (R + 1) / 2): weights[p] times the path covariances of pattern p."""
-    path, cols, zoff = tree
-    n_leaves, L = path.shape
-    R = cols[L]
-    A = np.zeros((step, R, R), K.dtype)
-    cov = np.zeros((R, R), K.dtype)
-    for p in range(lo, hi):
-        for first in range(0, n_leaves, step):
-            last = min(first + step, n_leaves)
-            sweep_covariance(0, first, last, tree, K[p], cov, A)
-            for q in range(first, last):
-                at = 0
-                for a in range(R):
-                    for j in range(a + 1):
-                        S[q, p, at + j] = weights[p] * A[q - first, a, j]
-                    at += a + 1
+# ------------------------------------------------------------------ features, class by class
 
 
 @jit

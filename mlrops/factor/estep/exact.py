@@ -5,21 +5,21 @@ What holds for complete samples, see `kernels.residual`, holds pattern by patter
 Cholesky factors by plane rotations, which lose nothing of either.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import kernels
 from ..._common.typing import BoolArray, FloatArray, IntArray
 from ...kernels import threads
-from ...kernels.layout import CACHE_ITEMS, Layout
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from .. import estep
 from .patterns import Batch, Patterns, by_class, grams, products
 
-__all__ = ["Exact", "Factors", "correct", "hide", "leaves_at_once", "loses_digits",
-           "means_of", "path_covariances", "quads", "second_moments", "sweep"]
+__all__ = ["Exact", "LongRows", "correct", "hide", "long_rows", "loses_digits", "quads",
+           "sweep"]
 
 
 def loses_digits(covariance: MLR, variance: FloatArray | None = None) -> bool:
@@ -36,52 +36,38 @@ class LongRows(NamedTuple):
     rows: IntArray  # (b,) in tree order
     leaves: IntArray  # (b,)
     seen: BoolArray  # (b, patterns)
+    deviation: FloatArray  # (n,) roots of D
 
 
-class Factors:
-    """The factors of ``P = I + FᵀD⁻¹F`` of patterns, from the rows that each of them sees."""
-
-    def __init__(self, covariance: MLR, patterns: Patterns):
-        A, layout = covariance, covariance._layout
-        self._sigma, self._patterns = A, patterns
-        rows, leaves = kernels.residual.long_rows(A._F, A._d, layout)
-        cls = np.empty(layout.n, np.int64)
-        cls[patterns.rows] = np.repeat(np.arange(patterns.sizes.size), patterns.sizes)
-        self.long = LongRows(rows, leaves, patterns.seen[cls[rows]])
-        others = A._dinv.copy()
-        others[rows] = 0
-        self.outer = products(A._F, others, patterns)
-
-    def fill(self, p0: int, p1: int, K: FloatArray, logs: FloatArray) -> None:
-        """K (p1 - p0, s, R) and log det P (p1 - p0,) of the patterns p0:p1."""
-        A, layout, long = self._sigma, self._sigma._layout, self.long
-        fail, ridge, R = np.full(2, -1, np.int64), np.ones(layout.s, A.dtype), layout.R
-        G, step = grams(self.outer, self._patterns, p0, p1), leaves_at_once(layout, R)
-        work, every = (p1 - p0) * layout.s * R * R, np.arange(p1 - p0 + 1)
-        threads.run(lambda lo, hi: estep._compiled_incomplete.factor_patterns(
-            G, ridge, layout.tree, step, lo, hi, K, logs, fail), every, 0, p1 - p0, work)
-        if fail[0] >= 0:
-            raise A._breakdown(int(fail[0]), int(fail[1]))
-        if long.rows.size:
-            deviation = np.sqrt(A._d)
-            threads.run(lambda lo, hi: estep._compiled_exact.add_rows(
-                A._F, deviation, long.rows, long.leaves, long.seen, p0, layout.tree, lo, hi, K,
-                logs), every, 0, p1 - p0, (p1 - p0) * long.rows.size * R * R)
-            found = kernels.residual.broken(K[int(np.argmin(np.isfinite(logs)))], layout)
+    def add_to(self, K: FloatArray, leaves: Any, which: IntArray, A: MLR, fail: IntArray) -> bool:
+        """Add them to the factors of a forest, of the patterns `which`; see `Leaves.factor`."""
+        if self.rows.size:
+            layout = A._layout
+            estep._compiled_exact.add_rows(A._F, self.deviation, self.rows, self.leaves,
+                                           layout.n_leaves, self.seen, which, leaves.tree, K)
+            found = kernels.residual.broken(K, leaves.tree)
             if found is not None:
-                raise A._breakdown(*found)
+                fail[:] = found[0], found[1] % (int(layout.path[-1, found[0]]) + 1)
+                return False
+        return True
 
-    def add_lengths(self, p0: int, weights: FloatArray, K: FloatArray, out: FloatArray) -> None:
-        """out (b,) += ``Σ_p w_p f Cov_p fᵀ`` of the long rows, over patterns from p0 on."""
-        A, long = self._sigma, self.long
-        threads.run(lambda lo, hi: estep._compiled_exact.add_lengths(
-            A._F, long.rows, long.leaves, long.seen, p0, weights, A._layout.tree, K, lo, hi, out),
-            np.arange(out.size + 1), 0, out.size, out.size * weights.size * A._layout.R**2)
+    def add_lengths(self, K: FloatArray, leaves: Any, which: IntArray, weights: FloatArray, A: MLR,
+                    out: FloatArray) -> None:
+        """out (b,) += ``Σ_p weights[p] f Cov_p fᵀ`` over the patterns of a forest."""
+        if self.rows.size:
+            estep._compiled_exact.add_lengths(
+                A._F, self.rows, self.leaves, A._layout.n_leaves, self.seen, which, weights,
+                leaves.tree, K, out)
 
 
-def leaves_at_once(layout, columns):
-    """Leaves whose blocks (R, columns) stay in cache between two sweeps."""
-    return min(layout.n_leaves, max(1, CACHE_ITEMS // (layout.R * max(layout.R, columns))))
+def long_rows(A: MLR, patterns: Patterns) -> tuple[LongRows, FloatArray]:
+    """The long rows of an MLR, and the precisions of features with zeros in their places."""
+    rows, leaves = kernels.residual.long_rows(A._F, A._d, A._layout)
+    cls = np.empty(A.shape[0], np.int64)
+    cls[patterns.rows] = np.repeat(np.arange(patterns.sizes.size), patterns.sizes)
+    others = A._dinv.copy()
+    others[rows] = 0
+    return LongRows(rows, leaves, patterns.seen[cls[rows]], np.sqrt(A._d)), others
 
 
 def hide(X, patterns, owner):
@@ -89,21 +75,6 @@ def hide(X, patterns, owner):
     by_class(lambda lo, hi: estep._compiled_incomplete.hide(
         X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
     return X
-
-
-def means_of(T: FloatArray, K: FloatArray, owner: IntArray, layout: Layout
-             ) -> FloatArray:
-    """``P⁻¹ t`` along the paths, in place of the leaf products T (leaves, R, k); ‖·‖², (k,).
-
-    owner[c], increasing, says which of the factors K is that of column c.
-    """
-    k, R, squares = T.shape[2], layout.R, np.empty(T.shape[2])
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
-    step = leaves_at_once(layout, int(np.diff(starts).max()))
-    threads.run(lambda lo, hi: estep._compiled_incomplete.solve_patterns(
-        T, K, owner, starts, layout.tree, step, lo, hi, squares),
-        starts, 0, starts.size - 1, 2 * k * (layout.s + layout.n_leaves) * R)
-    return squares
 
 
 def _own(layout):
@@ -122,12 +93,13 @@ def _squares(Z, layout):
     return out
 
 
-def correct(A: MLR, patterns: Patterns, owner: IntArray, X: FloatArray, K: FloatArray,
-            Z: FloatArray, first: int = 0) -> tuple[FloatArray, FloatArray]:
+def correct(A: MLR, patterns: Patterns, owner: IntArray, X: FloatArray, Z: FloatArray,
+            solve: Callable[[FloatArray], object]) -> tuple[FloatArray, FloatArray]:
     """Correct the means Z (leaves, R, k) of samples X (n, k), 0 at missing cells.
 
-    Returns the residuals ``x - F z`` (n, k), 0 there, and ‖z‖², (k,).  owner[c], increasing, is the
-    pattern of column c, and K[owner[c] - first] its factor.
+    ``solve(T)`` puts the means along paths in place of leaf products T; owner[c], increasing, is
+    the pattern of column c.  Returns the residuals ``x - F z`` (n, k), 0 where cells are missing,
+    and ‖z‖², (k,).
     """
     layout, ones = A._layout, np.ones_like(A._d)
     E, T, previous = np.empty_like(X), np.empty_like(Z), np.inf
@@ -141,7 +113,7 @@ def correct(A: MLR, patterns: Patterns, owner: IntArray, X: FloatArray, K: Float
         for leaves, columns in _own(layout):
             T[leaves, columns] -= Z[leaves, columns]
         gap = T.copy()
-        means_of(T, K, owner - first, layout)
+        solve(T)
         gained = np.einsum("qrk,qrk->k", gap, T, dtype=np.float64)
         quad = quads(A, E, squares)
         size = float((gained / np.maximum(quad, np.finfo(float).tiny)).max(initial=0.0))
@@ -157,45 +129,101 @@ def quads(A: MLR, E: FloatArray, squares: FloatArray) -> FloatArray:
     return np.einsum("ik,ik,i->k", E, E, A._dinv, dtype=np.float64) + squares
 
 
-class Exact(NamedTuple):
-    """What a `Batch` of k samples gives; good until the next one."""
+class Exact:
+    """The E-step of a `Batch` of k samples without loss.
 
-    Z: FloatArray  # (leaves, R, k) posterior means along the paths
-    E: FloatArray  # (n, k) residuals, 0 at missing cells
-    squares: FloatArray  # (k,) ‖z‖² over all nodes
-    K: FloatArray  # (patterns, s, R)
-    logdet: FloatArray  # (patterns,) log det P
+    Z (leaves, R, k) are the posterior means along paths, E (n, k) residuals, 0 at missing cells,
+    squares (k,) is ‖z‖² over all nodes, logdet (patterns,) log det P.
+    """
+
+    def __init__(self, covariance: MLR, long: LongRows, outer: FloatArray, batch: Batch):
+        A = covariance
+        self._sigma, self._long, self._batch = A, long, batch
+        layout, (p0, p1, starts) = A._layout, batch.shown
+        self._first, self.logdet = p0, np.empty(p1 - p0)
+        self._sets = [(which, starts[which], estep.forest.Forest(layout, which.size), k)
+                      for which, k in estep.forest.equals(starts, 0, p1 - p0, layout)]
+        self._K = [np.empty((trees.s, layout.R), A.dtype) for _, _, trees, _ in self._sets]
+        self._factor(grams(outer, batch.patterns, p0, p1))
+        self.Z = kernels.leaf.tdot(A._F, batch.X, layout, 0, layout.n_leaves, A._dinv)
+        self._solve(self.Z)
+        owner = np.repeat(np.arange(p0, p1), np.diff(starts))
+        self.E, self.squares = correct(A, batch.patterns, owner, batch.X, self.Z, self._solve)
+
+    def _each(self, task: Callable[[FloatArray, Any, IntArray, IntArray], object], width: int = -1
+              ) -> None:
+        """Call ``task(K, leaves, which, columns)`` for each set of patterns swept together."""
+        def run(lo, hi):
+            for (which, columns, trees, k), K in zip(
+                    self._sets[lo:hi], self._K[lo:hi], strict=True):
+                leaves = trees.leaves(np.arange(which.size), k if width < 0 else width)
+                task(K, leaves, which, columns)
+
+        rows = sum(len(K) for K in self._K)
+        threads.run(run, np.arange(len(self._sets) + 1), 0, len(self._sets),
+                    rows * self._sigma._layout.R**2)
+
+    def _factor(self, G):
+        fail = np.full(2, -1, np.int64)
+
+        def task(K, leaves, which, columns):
+            trees = estep.forest.Forest(leaves.layout, which.size)
+            if leaves.factor(estep.forest.unpack(G, which), K, fail) and self._long.add_to(
+                    K, leaves, self._first + which, self._sigma, fail):
+                self.logdet[which] = trees.logdet(K)
+
+        self._each(task, 0)
+        if fail[0] >= 0:
+            raise self._sigma._breakdown(int(fail[0]), int(fail[1]))
+
+    def _solve(self, T):
+        def task(K, leaves, which, columns):
+            W = scratch("W", (len(K), leaves.k), K.dtype)
+            leaves.up(estep.forest.take(T, columns), K, W)
+            leaves.down(estep.forest.give(T, columns), K, W)
+
+        self._each(task)
+
+    def quads(self) -> FloatArray:
+        """``xᵀ Σ_OO⁻¹ x`` of each sample, (k,)."""
+        return quads(self._sigma, self.E, self.squares)
+
+    def covariances(self, weights: FloatArray) -> FloatArray:
+        """(leaves, patterns, R (R + 1) / 2): weights[p] times those along the paths."""
+        A, layout = self._sigma, self._sigma._layout
+        shape = layout.n_leaves, self.logdet.size, layout.R * (layout.R + 1) // 2
+        S, none = scratch("covariances of patterns", shape, A.dtype), np.empty(0, A.dtype)
+
+        def task(K, leaves, which, columns):
+            leaves.down(lambda a, b, T, cov: estep._compiled_incomplete.pack_moments(
+                cov, weights, T, none, which, which, a, b, S), K,
+                np.empty((len(K), 0), A.dtype), covariance=True)
+
+        self._each(task, 0)
+        return S
+
+    def add_lengths(self, weights: FloatArray, out: FloatArray) -> None:
+        """out (b,) += ``Σ_p weights[p] f Cov_p fᵀ`` of the long rows."""
+        long = self._long._replace(seen=self._long.seen[:, self._first :])
+        for (which, _, trees, _), K in zip(self._sets, self._K, strict=True):
+            leaves = trees.leaves(np.arange(which.size), 0)
+            long.add_lengths(K, leaves, which, weights, self._sigma, out)
+
+    def second_moments(self) -> FloatArray:
+        """(leaves, patterns, (R + 1)(R + 2) / 2): sums of ``(z, √w)(z, √w)ᵀ``, packed."""
+        Z, (p0, p1, starts) = self.Z, self._batch.shown
+        n_leaves, R, k = Z.shape
+        S = scratch("moments of patterns", (n_leaves, p1 - p0, (R + 1) * (R + 2) // 2), Z.dtype)
+        threads.run(lambda lo, hi: estep._compiled_exact.second_moments(
+            Z, self._batch.roots, starts, lo, hi, S), np.arange(n_leaves + 1), 0, n_leaves,
+            n_leaves * k * (R + 1) ** 2 // 2)
+        return S
 
 
-def path_covariances(K: FloatArray, weights: FloatArray, layout: Layout) -> FloatArray:
-    """(leaves, patterns, R (R + 1) / 2): weights[p] times those along the paths; until the next."""
-    R, P = layout.R, weights.size
-    S = scratch("covariances of patterns", (layout.n_leaves, P, R * (R + 1) // 2), K.dtype)
-    threads.run(lambda lo, hi: estep._compiled_incomplete.covariance_patterns(
-        K, weights, layout.tree, leaves_at_once(layout, R), lo, hi, S),
-        np.arange(P + 1), 0, P, S.size * R)
-    return S
-
-
-def sweep(factors: Factors, batch: Batch) -> Exact:
-    """E-step of a `Batch` without loss."""
-    A = factors._sigma
-    layout, (p0, p1, starts) = A._layout, batch.shown
-    K = scratch("factors", (p1 - p0, layout.s, layout.R), A.dtype)
-    K[...] = 0
-    logdet, owner = np.empty(p1 - p0), np.repeat(np.arange(p0, p1), np.diff(starts))
-    factors.fill(p0, p1, K, logdet)
-    Z = kernels.leaf.tdot(A._F, batch.X, layout, 0, layout.n_leaves, A._dinv)
-    means_of(Z, K, owner - p0, layout)
-    E, squares = correct(A, batch.patterns, owner, batch.X, K, Z, p0)
-    return Exact(Z, E, squares, K, logdet)
-
-
-def second_moments(Z: FloatArray, batch: Batch) -> FloatArray:
-    """(leaves, patterns, (R + 1)(R + 2) / 2): sums of ``(z, √w)(z, √w)ᵀ``, packed."""
-    (n_leaves, R, k), (p0, p1, starts) = Z.shape, batch.shown
-    S = scratch("moments of patterns", (n_leaves, p1 - p0, (R + 1) * (R + 2) // 2), Z.dtype)
-    threads.run(lambda lo, hi: estep._compiled_exact.second_moments(
-        Z, batch.roots, starts, lo, hi, S), np.arange(n_leaves + 1), 0, n_leaves,
-        n_leaves * k * (R + 1) ** 2 // 2)
-    return S
+def sweep(covariance: MLR, batches: Iterable[Batch], patterns: Patterns
+          ) -> Iterator[tuple[Batch, Exact]]:
+    """Yield (batch, its `Exact`), good until the next one."""
+    long, others = long_rows(covariance, patterns)
+    outer = products(covariance._F, others, patterns)
+    for batch in batches:
+        yield batch, Exact(covariance, long, outer, batch)

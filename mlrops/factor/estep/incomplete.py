@@ -95,11 +95,8 @@ class IncompleteSamples(Grouped):
         """
         A, layout, patterns = covariance, covariance._layout, self._patterns
         if not total and loses_digits(A):
-            factors = exact.Factors(A, patterns)
-            for batch in self._batches(A, mean):
-                found = exact.sweep(factors, batch)
-                S = exact.path_covariances(
-                    found.K, np.ones(found.logdet.size, A.dtype), layout)
+            for batch, found in exact.sweep(A, self._batches(A, mean), patterns):
+                S = found.covariances(np.ones(found.logdet.size, A.dtype))
                 yield batch, Swept(found.Z, S, found.logdet, np.stack([found.squares] * 2), None)
             return
         outer = passes.products(A._F, A._dinv, patterns)
@@ -241,25 +238,24 @@ class ResidualIncompleteStep(IncompleteStep):
         V, known = np.zeros((A.shape[0], R + 1), A.dtype), R * (R + 1) // 2
         W, cov = np.zeros((classes, known + R + 1), A.dtype), np.zeros((classes, known), A.dtype)
         squares, total = np.zeros(A.shape[0]), 0.0
-        factors = exact.Factors(A, patterns)
-        lengths = np.zeros(factors.long.rows.size)
-        for batch in samples._batches(A, mean - data.mean):
-            found, (p0, p1, starts) = exact.sweep(factors, batch), batch.shown
+        long, _ = exact.long_rows(A, patterns)
+        lengths = np.zeros(long.rows.size)
+        for batch, found in exact.sweep(A, samples._batches(A, mean - data.mean), patterns):
+            p0, p1, starts = batch.shown
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
-            passes.add_moments(exact.second_moments(found.Z, batch), found.Z,
-                               batch._replace(X=found.E), layout, V, W)
-            cov_stack = exact.path_covariances(found.K, weights.astype(A.dtype), layout)
-            passes.add_by_class(cov_stack, patterns, p0, p1, cov)
-            factors.add_lengths(p0, weights, found.K, lengths)
+            passes.add_moments(found.second_moments(), found.Z, batch._replace(X=found.E), layout,
+                               V, W)
+            passes.add_by_class(found.covariances(weights.astype(A.dtype)), patterns, p0, p1, cov)
+            found.add_lengths(weights, lengths)
             squares += np.einsum("ik,ik->i", found.E, found.E, dtype=np.float64)
-            total += weights @ found.logdet + exact.quads(A, found.E, found.squares).sum()
+            total += weights @ found.logdet + found.quads().sum()
         counts = samples._tree_counts
         total += counts @ (math.log(2 * math.pi) + np.log(A._d, dtype=float))
         self.loglik = -0.5 * float(total) / self._weight
         explained = np.empty_like(A._d)
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
             A._F, cov, patterns.rows, patterns.row_off, lo, hi, explained), patterns, V.size * R)
-        explained[factors.long.rows] = lengths
+        explained[long.rows] = lengths
         self._squares = (squares + explained).astype(A.dtype)
         W[:, :known] += cov
         self._W, self._V = W, np.empty_like(V)

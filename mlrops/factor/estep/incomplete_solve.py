@@ -14,14 +14,14 @@ from ..._common.cached import cached_property
 from ..._common.typing import BoolArray, FloatArray, Real
 from ..._common.validate import as_real
 from ...kernels import threads
-from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
+from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS, blocks
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from ...operators.refine import corrected
 from ...tree.hierarchy import Hierarchy
 from .. import estep
-from .exact import Factors, correct, hide, means_of, path_covariances
-from .patterns import Grouped, add_by_class, by_class, gather
+from .exact import correct, hide, long_rows
+from .patterns import Grouped, add_by_class, by_class, gather, grams, products
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
 
@@ -99,16 +99,42 @@ class IncompletePrecision:
 
     @cached_property
     def _factor(self):
-        """(K (patterns, s, R), log det(I + Fᵀ D⁻¹ F) (patterns,)); compare `tree.factor`."""
-        A, P, layout = self.covariance, self.cells.n_patterns, self.covariance._layout
-        factors, K, logs = self._factors, np.zeros((P, layout.s, layout.R), A.dtype), np.empty(P)
-        for p0, p1 in _pattern_batches(P, layout.n_leaves * factors.outer.shape[1]):
-            factors.fill(p0, p1, K[p0:p1], logs[p0:p1])
+        """(K of each of the `_forests`, log det(I + FᵀD⁻¹F) (patterns,)); see `tree.factor`."""
+        A, patterns, layout = self.covariance, self.cells._patterns, self.covariance._layout
+        R, forests, (long, others) = layout.R, self._forests, self._long
+        outer = products(A._F, others, patterns)
+        K = [np.zeros((trees.s, R), A.dtype) for _, _, trees in forests]
+        logs, fail = np.empty(self.cells.n_patterns), np.full(2, -1, np.int64)
+        for first, last in _forest_batches(forests, layout.n_leaves * outer.shape[1]):
+            p0, p1 = forests[first][0], forests[last - 1][1]
+            G = grams(outer, patterns, p0, p1)
+
+            def task(lo, hi, G=G, p0=p0):
+                for f in range(lo, hi):
+                    a, b, trees = forests[f]
+                    gram = estep.forest.unpack(G, np.arange(a, b) - p0)
+                    leaves = trees.leaves(np.arange(b - a), R)
+                    if not (leaves.factor(gram, K[f], fail)
+                            and long.add_to(K[f], leaves, np.arange(a, b), A, fail)):
+                        return
+                    logs[a:b] = trees.logdet(K[f])
+
+            threads.run(task, np.arange(len(forests) + 1), first, last,
+                        (p1 - p0) * layout.s * R * R)
+            if fail[0] >= 0:
+                raise A._breakdown(int(fail[0]), int(fail[1]))
         return K, logs
 
     @cached_property
-    def _factors(self):
-        return Factors(self.covariance, self.cells._patterns)
+    def _forests(self):
+        """[(p0, p1, `Forest` of the patterns p0:p1) …], few trees in each."""
+        layout, P = self.covariance._layout, self.cells.n_patterns
+        return [(a, b, estep.forest.Forest(layout, b - a))
+                for a, b in blocks(0, P, layout.n_leaves * layout.R**2, CACHE_ITEMS)]
+
+    @cached_property
+    def _long(self):
+        return long_rows(self.covariance, self.cells._patterns)
 
     @cached_property
     def _norms(self):
@@ -140,14 +166,37 @@ class IncompletePrecision:
         A, layout, patterns = self.covariance, self.covariance._layout, self.cells._patterns
         if layout.R == 0:
             return X * A._dinv[:, None], np.zeros(X.shape[1])
-        K, out = self._factor[0], np.empty_like(X) if out is None else out
+        out = np.empty_like(X) if out is None else out
         Z = kernels.leaf.tdot(A._F, X, layout, 0, layout.n_leaves, A._dinv)
-        squares = means_of(Z, K, owner, layout)
-        if self._factors.long.rows.size:
-            E, squares = correct(A, patterns, owner, X, K, Z)
+        squares = self._means(Z, owner)
+        if self._long[0].rows.size:
+            E, squares = correct(A, patterns, owner, X, Z, lambda T: self._means(T, owner))
             return np.multiply(E, A._dinv[:, None], out=out), squares
         kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, layout.n_leaves, out, solve=True)
         return hide(out, patterns, owner), squares
+
+    def _means(self, Z, owner):
+        """Posterior means in place of the leaf products Z (leaves, R, k); ``‖z‖²``, (k,)."""
+        layout, K = self.covariance._layout, self._factor[0]
+        k, squares = owner.size, np.empty(owner.size)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
+        edges = [a for a, _, _ in self._forests] + [self.cells.n_patterns]
+        runs = np.searchsorted(owner[starts[:-1]], edges)  # the first run of each forest
+
+        def task(lo, hi):
+            for f in range(lo, hi):
+                first, _, trees = self._forests[f]
+                for which, width in estep.forest.equals(starts, runs[f], runs[f + 1], layout):
+                    columns, W = starts[which], scratch("W", (trees.s, width), Z.dtype)
+                    chosen = owner[columns] - first
+                    leaves = trees.leaves(chosen, width)
+                    leaves.up(estep.forest.take(Z, columns), K[f], W)
+                    leaves.down(estep.forest.give(Z, columns), K[f], W)
+                    squares[columns[:, None] + np.arange(width)] = trees.squares(W)[chosen]
+
+        threads.run(task, starts[runs], 0, len(self._forests),
+                    2 * k * (layout.s + layout.n_leaves) * layout.R)
+        return squares
 
     def solve(self, E: Real) -> FloatArray:
         """``Σ_OO⁻¹ e_O`` for each sample e, the columns of E (n, N); zeros at its missing cells.
@@ -207,19 +256,51 @@ class IncompletePrecision:
         R, shown, share = layout.R, self.cells._tree_counts, np.zeros_like(A._d)
         width = R * (R + 1) // 2
         if R:
-            K, W = self._factor[0], np.zeros((patterns.row_off.size - 1, width), A.dtype)
-            weights, factors = self.cells._pattern_weights.astype(A.dtype), self._factors
-            lengths = np.zeros(factors.long.rows.size)
-            for p0, p1 in _pattern_batches(weights.size, layout.n_leaves * width):
-                S = path_covariances(K[p0:p1], weights[p0:p1], layout)
-                add_by_class(S, patterns, p0, p1, W)
-                factors.add_lengths(p0, weights[p0:p1], K[p0:p1], lengths)
+            W = np.zeros((patterns.row_off.size - 1, width), A.dtype)
+            for first, last in _forest_batches(self._forests, layout.n_leaves * width):
+                p0, p1 = self._forests[first][0], self._forests[last - 1][1]
+                add_by_class(self._covariances(first, last), patterns, p0, p1, W)
             by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
-            share[factors.long.rows] = lengths
+            share[self._long[0].rows] = self._lengths()
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
         diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
         return A.hierarchy._scatter(np.where(shown > 0, diagonal, 0))
+
+    def _lengths(self):
+        """``Σ_t f Cov f`` of the long rows over the samples that show them."""
+        long, weights = self._long[0], self.cells._pattern_weights.astype(float)
+        out = np.zeros(long.rows.size)
+        for (a, b, trees), K in zip(self._forests, self._factor[0], strict=True):
+            leaves = trees.leaves(np.arange(b - a), 0)
+            long.add_lengths(K, leaves, np.arange(a, b), weights, self.covariance, out)
+        return out
+
+    def _covariances(self, first, last):
+        """S (leaves, patterns, R (R + 1) / 2) of the forests first:last.
+
+        Path covariances, times the number of samples of each pattern.
+        """
+        forests, K, layout = self._forests[first:last], self._factor[0], self.covariance._layout
+        R, dtype, p0 = layout.R, self.covariance.dtype, forests[0][0]
+        shape = layout.n_leaves, forests[-1][1] - p0, R * (R + 1) // 2
+        S = scratch("covariances of patterns", shape, dtype)
+        weights, roots = self.cells._pattern_weights[p0:].astype(dtype), np.empty(0, dtype)
+
+        def task(lo, hi):
+            for f in range(lo, hi):
+                a, b, trees = self._forests[f]
+                which = np.arange(a, b) - p0
+
+                def keep(first, last, T, cov, which=which):
+                    estep._compiled_incomplete.pack_moments(
+                        cov, weights, T, roots, which, which, first, last, S)
+
+                trees.leaves(which - which[0], 0).down(
+                    keep, K[f], np.empty((trees.s, 0), dtype), covariance=True)
+
+        threads.run(task, np.arange(len(self._forests) + 1), first, last, S.size * R)
+        return S
 
 
 # ------------------------------------------------------------------ passes over arrays
@@ -234,11 +315,9 @@ def batches(patterns, layout):
         yield first, min(first + step, N)
 
 
-def _pattern_batches(P, per_pattern):
-    """Ranges of P patterns with temporaries of `per_pattern` numbers for each."""
-    step = max(1, BLOCK_ITEMS // max(1, per_pattern))
-    for p0 in range(0, P, step):
-        yield p0, min(p0 + step, P)
+def _forest_batches(forests, per_pattern):
+    """Ranges of forests with temporaries of `per_pattern` numbers for each of their patterns."""
+    yield from blocks(0, len(forests), max(b - a for a, b, _ in forests) * per_pattern, BLOCK_ITEMS)
 
 
 def scatter(X, row, column, out):

@@ -15,7 +15,7 @@ from ...kernels import _compiled_posterior, residual, threads
 from ...kernels.layout import PIECE_ROWS, blocks
 from ...kernels.leaf import dot, each
 from ...kernels.scratch import scratch
-from ...kernels.tree import _down, _share, _up, _up_with, posterior
+from ...kernels.tree import each_leaf, posterior, project, project_with, spread_with
 from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
@@ -74,13 +74,13 @@ def _collect(W, K, layout, outer, S):
         _loops.sweep_moments(Z, lo, hi, layout.tree, S)
         outer(lo, hi, Z)
 
-    _down(W, K, layout, use)
+    spread_with(W, K, layout, use)
     return quad
 
 
 def accumulate(F, K, P, layout, V, S):
     """Add samples, given as ``P = D⁻¹ x`` (n, k): ``V += P z_pathᵀ``, S; returns ``Σ ‖w‖²``."""
-    W = _up(F, P, None, K, layout)
+    W = project(F, P, None, K, layout)
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
@@ -101,7 +101,7 @@ def accumulate_residuals(A: MLR, X: FloatArray, V: FloatArray, S: FloatArray, sq
         dot(F, Z, X, ones, layout, lo, hi, E, sign=-1.0)
         _add_outer(E, Z, layout, lo, hi, V)
 
-    _down(W, None, layout, use)
+    spread_with(W, None, layout, use)
     squares += np.einsum("ik,ik->i", E, E, dtype=np.float64)
     return float(quads.sum())
 
@@ -137,7 +137,7 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
              lambda q, rows: np.matmul(X[rows], M[q - lo], out=out[rows]), R * R)
 
     if R:
-        _share(task, layout, R)
+        each_leaf(task, layout, R)
     return out
 
 
@@ -223,7 +223,7 @@ def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
         _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
                       layout.piece_off[pieces.start : pieces.stop + 1], V)
 
-    W = _up_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
+    W = project_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
                  block.stop - block.start, F.dtype, K, layout)
     quad = _collect(W, K, layout, outer, S)
     totals += W @ block.root_weight
@@ -237,7 +237,7 @@ def subtract_mean(V, mean, totals, layout):
         threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
                     off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
 
-    _down(np.ascontiguousarray(totals[:, None]), None, layout, use)
+    spread_with(np.ascontiguousarray(totals[:, None]), None, layout, use)
 
 
 def sketch_sparse(block, draws, out):

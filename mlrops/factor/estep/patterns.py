@@ -11,6 +11,7 @@ in the same patterns form a *class*; with `seen` the 0/1 matrix of classes by pa
 are two products of matrices a leaf; between them lies one sweep of the tree a pattern.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from ... import kernels
 from ..._common.cached import cached_property
 from ..._common.typing import BoolArray
 from ...kernels import threads
-from ...kernels.layout import BLOCK_ITEMS, CACHE_ITEMS
+from ...kernels.layout import BLOCK_ITEMS
 from ...kernels.scratch import scratch
 from ...tree.hierarchy import Hierarchy
 from .. import estep
@@ -221,25 +222,50 @@ class Swept(NamedTuple):
 def sweep(F, dinv, outer, batch, layout, total):
     """E-step of a `Batch`; `outer` are the `products` of F and dinv.
 
-    S are path covariances, or with `total` the second moments of ``√w (z, 1)``; see
-    `sweep_patterns`.
+    S are path covariances, or with `total` the second moments of ``√w (z, 1)``: a sample of weight
+    w stands as ``√w (z, 1)``, and Z holds ``√w z``.
     """
     k, R, n_leaves, dtype = batch.X.shape[1], layout.R, layout.n_leaves, F.dtype
     p0, p1, starts = batch.shown
     P = p1 - p0
     G = grams(outer, batch.patterns, p0, p1)
-    Z = np.empty((n_leaves, R, k), dtype)
-    if R:
-        kernels.leaf.tdot(F, batch.X, layout, 0, n_leaves, dinv, Z)
-    S = scratch("moments of patterns", (n_leaves, P, (R + 1) * (R + 2) // 2), dtype)
-    logdet, squares = np.empty(P), np.empty((2, k))
-    fail, ridge = np.full(2, -1, np.int64), np.ones(layout.s, dtype)
-    longest = int(np.diff(starts).max())
-    step = min(n_leaves, max(1, CACHE_ITEMS // (max(R, 1) * max(R, longest))))
+    Z, W = np.empty((n_leaves, R, k), dtype), (R + 1) * (R + 2) // 2
+    S = scratch("moments of patterns", (n_leaves, P, W), dtype)
+    logdet, squares, fail = np.zeros(P), np.zeros((2, k)), np.full(2, -1, np.int64)
+    weights = np.add.reduceat(np.square(batch.roots), starts[:-1])
+    if R == 0:
+        S[:, :, 0] = weights
+        return Swept(Z, S, logdet, squares, None)
+    kernels.leaf.tdot(F, batch.X, layout, 0, n_leaves, dinv, Z)
+
+    forest = estep.forest
+
+    def task(lo, hi):
+        for which, width in forest.equals(starts, lo, hi, layout):
+            trees, columns = forest.Forest(layout, which.size), starts[which]
+            leaves = trees.leaves(np.arange(which.size), width)
+            K = scratch("K", (trees.s, R), dtype)
+            if not leaves.factor(forest.unpack(G, which), K, fail):
+                return
+            logdet[which] = trees.logdet(K)
+            rows = scratch("W", (trees.s, width), dtype)
+            samples = columns[:, None] + np.arange(width)
+            leaves.up(forest.take(Z, columns), K, rows)
+            squares[0, samples] = trees.squares(rows)
+            leaves.down(partial(keep, columns, which), K, rows, covariance=True)
+            squares[1, samples] = trees.squares(rows)
+
+    def keep(columns, which, a, b, T, cov):
+        loops = estep._compiled_incomplete
+        loops.give(T, columns, a, b, Z)
+        if total:
+            loops.pack_moments(cov, weights, T, batch.roots, columns, which, a, b, S)
+        else:
+            loops.pack_moments(cov, ones, T[:0, :, :0], batch.roots, columns, which, a, b, S)
+
+    ones = np.ones(P, dtype)
     cost = starts + R * np.arange(P + 1)  # a factorization costs about as much as R samples
-    threads.run(lambda lo, hi: estep._compiled_incomplete.sweep_patterns(
-        G, Z, batch.roots, starts, ridge, layout.tree, step, total, lo, hi, S, logdet, squares,
-        fail), cost, 0, P, int(cost[-1]) * n_leaves * R * R)
+    threads.run(task, cost, 0, P, int(cost[-1]) * n_leaves * R * R)
     return Swept(Z, S, logdet, squares, tuple(map(int, fail)) if fail[0] >= 0 else None)
 
 

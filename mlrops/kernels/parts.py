@@ -1,0 +1,256 @@
+"""Sweeps of a tree in four operations: up, merge, root and down.
+
+A part of a tree is a range of whole groups of the layout's level `top`.  ``up`` multiplies a part's
+rows of F and eliminates its nodes; what its groups pass up is a `Passed`, plain arrays.  ``merge``
+brings together what parts passed.  ``root`` sweeps the levels above and gives each parent what goes
+back down; ``down`` does the rest on the part's rows.  Threads take parts of one tree that share the
+node arrays K and W; a machine may hold a part as a tree of its own.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from .._common.typing import FloatArray, IntArray
+from . import _compiled_column, _compiled_sweeps, leaf, threads
+from .layout import CACHE_ITEMS, Layout, blocks
+from .scratch import scratch
+
+__all__ = ["Passed", "Use", "down", "merge", "none", "passing", "root", "share", "up"]
+
+# Called with a range of leaves and an array with a block of each.
+Use: TypeAlias = Callable[[int, int, FloatArray], object]
+
+_NONE = {(np.dtype(t), d): np.empty((0,) * d, t) for t in (np.float32, np.float64) for d in (2, 3)}
+
+
+class Passed(NamedTuple):
+    """What runs of groups of one level pass up; with c the columns of the levels above it."""
+
+    place: IntArray  # (m, 3) parent, number of the first group among the parent's, groups in the run
+    gram: FloatArray  # (m, c, c) what elimination leaves of the Gram matrices, lower triangles
+    rows: FloatArray  # (m, c, k) the same of the right-hand sides
+    sums: FloatArray  # (m, 1 + k) float64: Σ log diag C, Σ w²
+
+
+def none(dtype: np.dtype, ndim: int = 2) -> FloatArray:
+    """An empty array: where there is no factor, or no Gram matrices."""
+    return _NONE[np.dtype(dtype), ndim]
+
+
+def passing(layout: Layout, k: int, dtype: np.dtype, gram: bool = False) -> Passed:
+    """Room for what the groups of a layout pass up, one run a group."""
+    m, c = layout.n_groups, int(layout.cols[layout.top])
+    g = c if gram else 0
+    return Passed(layout.place, np.empty((m, g, g), dtype), np.empty((m, c, k), dtype),
+                  np.zeros((m, 1 + k)))
+
+
+def share(task: Callable[[int, int], object], layout: Layout, work: int) -> None:
+    """Call ``task(lo, hi)`` on ranges of groups of level `top` that cover them, by threads."""
+    threads.run(task, layout.shares, 0, layout.n_groups, work)
+
+
+# ---------------------------------------------------------------- up
+
+
+def up(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, K: FloatArray,
+       W: FloatArray, passed: Passed, lo: int, hi: int, long: FloatArray | None = None,
+       norms: FloatArray | None = None) -> None:
+    """Sweep ``t = F_leafᵀ diag(scale) x`` up through the groups lo:hi: W (s, k) and `passed`.
+
+    ``w = C⁻¹ t_own``, ``t_anc - Xᵀ w`` to the parent; for an empty K w is the plain sum of t.  `long`
+    is what `leaf.long_tdot` gave.  The squares of x and of ``diag(scale)^½ x`` are added to `norms`
+    (2, k).
+    """
+    if x.shape[1] == 1:
+        _column_up(F, scale, x, layout, K, W, passed, lo, hi, long, norms)
+    else:
+        up_with(lambda a, b, T: leaf.tdot(F, x, layout, a, b, scale, T, long, norms), layout, K,
+                W, passed, lo, hi)
+
+
+def up_with(product: Use, layout: Layout, K: FloatArray, W: FloatArray, passed: Passed, lo: int,
+            hi: int) -> None:
+    """`up` for leaf products of any kind: ``product(a, b, T)`` writes t of the leaves a:b to T."""
+    R, k, dtype = layout.R, W.shape[1], W.dtype
+    stack = np.zeros((layout.L, R, k), dtype)
+    first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
+    for a, b in blocks(first, last, k * R, CACHE_ITEMS):
+        T = scratch("T", (b - a, R, k), dtype)
+        product(a, b, T)
+        _compiled_sweeps.sweep_up(T, a, b, layout.begins, layout.tree, K, layout.top, stack, W,
+                                  passed.rows, passed.sums)
+
+
+def _column_up(F, scale, x, layout, K, W, passed, lo, hi, long, norms):
+    """`up` for one column."""
+    nothing, stack = none(W.dtype), np.zeros((layout.L, layout.R), W.dtype)
+    norms = np.zeros(2) if norms is None else norms.reshape(-1)
+    x, w, U = x.reshape(-1), W.reshape(-1), passed.rows.reshape(passed.rows.shape[:2])
+    for a, b, number in _runs(layout, lo, hi):
+        given = nothing if number is None or long is None else long[number].reshape(1, -1)
+        _compiled_column.column_up(F, scale, x, given, layout.leaf_off, layout.begins, layout.tree,
+                                   K, a, b, layout.top, stack, w, U, passed.sums, norms)
+
+
+def _runs(layout, lo, hi):
+    """Ranges of leaves of the groups lo:hi: those between long ones, and each long one by itself.
+
+    With each the number of the long leaf, or None.
+    """
+    at, end = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
+    long = layout.long
+    if long.size:
+        for number in range(*np.searchsorted(long, [at, end])):
+            q = int(long[number])
+            if at < q:
+                yield at, q, None
+            yield q, q + 1, number
+            at = q + 1
+    if at < end:
+        yield at, end, None
+
+
+def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layout, K: FloatArray,
+              passed: Passed, lo: int, hi: int, long: FloatArray | None, traces: FloatArray,
+              fail: IntArray, x: FloatArray | None = None, W: FloatArray | None = None) -> None:
+    """Factor the groups lo:hi: their rows of K, and `passed`.
+
+    See `_compiled_sweeps.sweep_factor`.  x (n, k) is swept up to W in the same pass over F.
+    """
+    R, L, dtype = layout.R, layout.L, K.dtype
+    stack, fresh = np.empty((L, R, R), dtype), np.ones(L, bool)
+    k = 0 if x is None else x.shape[1]
+    rows = np.zeros((L, R, k), dtype)
+    first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
+    whole = leaf.all_small(layout, first, last)
+    items = k * R if whole else R * max(R, k)
+    for a, b in blocks(first, last, items, CACHE_ITEMS):
+        G = none(dtype, 3)
+        if not whole:
+            G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long)
+        _compiled_sweeps.sweep_factor(F, scale, G, ridge, a, b, layout.leaf_off, layout.begins,
+                                      layout.tree, layout.top, stack, fresh, K, passed.gram,
+                                      passed.sums, traces, fail)
+        if fail[0] >= 0:
+            return
+        if x is not None:
+            T = leaf.tdot(F, x, layout, a, b, scale, scratch("T", (b - a, R, k), dtype))
+            _compiled_sweeps.sweep_up(T, a, b, layout.begins, layout.tree, K, layout.top, rows, W,
+                                      passed.rows, passed.sums)
+
+
+# ---------------------------------------------------------------- merge and root
+
+
+def merge(*passed: Passed) -> Passed:
+    """What parts of one tree pass up together, in any order and whatever the parts.
+
+    Runs of neighbours are summed in pairs that the tree fixes, so that the sums do not depend on the
+    cuts: merging is associative to the last bit.
+    """
+    place, gram, rows, sums = (np.concatenate(parts) for parts in zip(*passed, strict=True))
+    order = np.lexsort((place[:, 1], place[:, 0]))
+    place, gram, rows, sums = (array[order] for array in (place, gram, rows, sums))
+    for X in (gram, rows):
+        _add_in_pairs(place.copy(), X)
+    m = _add_in_pairs(place, sums)
+    return Passed(place[:m], gram[:m], rows[:m], sums[:m])
+
+
+def _add_in_pairs(place, X):
+    """Sum runs in `place` and X, in place; how many are left."""
+    return _compiled_sweeps.add_in_pairs(place, X.reshape(len(X), -1)) if X.size else 0
+
+
+def _by_parent(place, X, parents):
+    """The sum of the runs of each parent, (parents, …); X is overwritten."""
+    out = np.zeros((parents, *X.shape[1:]), X.dtype)
+    if X.size:
+        at = place.copy()
+        m = _add_in_pairs(at, X)
+        _compiled_sweeps.add_by_parent(at[:m], X[:m].reshape(m, -1), out.reshape(parents, -1))
+    return out
+
+
+def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray, ridge: FloatArray | None,
+         fail: IntArray) -> FloatArray:
+    """Sweep the levels above the groups: their rows of K, where there is a `ridge`, and of W.
+
+    Returns the sums (1 + k,) over all nodes: Σ log diag C and Σ w².  `passed` is overwritten.
+    """
+    k, top, dtype = W.shape[1], layout.top, K.dtype
+    if len(passed.sums) == 1:
+        return passed.sums[0]
+    parents = int(layout.parent[-1]) + 1
+    sums = _by_parent(passed.place, passed.sums, parents)
+    if top == 0:
+        return sums[0]
+    c, tree, begins = int(layout.cols[top]), layout.above, layout.begins_above
+    if ridge is not None:
+        G = _by_parent(passed.place, passed.gram, parents)
+        _compiled_sweeps.sweep_factor(
+            none(dtype), np.empty(0, dtype), G, ridge, 0, parents, np.zeros(1, np.int64), begins,
+            tree, 0, np.empty((top, c, c), dtype), np.ones(top, bool), K,
+            np.empty((parents, 0, 0), dtype), sums, np.zeros(parents), fail)
+        if fail[0] >= 0:
+            return sums[0]
+    if k:
+        T = _by_parent(passed.place, passed.rows, parents)
+        _compiled_sweeps.sweep_up(T, 0, parents, begins, tree, K, 0, np.zeros((top, c, k), dtype),
+                                  W, np.empty((parents, 0, k), dtype), sums)
+    return sums.sum(axis=0)
+
+
+def coarse_factors(layout: Layout, K: FloatArray, W: FloatArray) -> FloatArray:
+    """What goes down: the factors (parents, c, k) along the path of each parent of the groups.
+
+    In the rows of W of the levels above they take the place of w; for an empty K they stand there.
+    """
+    k, c, parents = W.shape[1], int(layout.cols[layout.top]), int(layout.parent[-1]) + 1
+    coarse = np.empty((parents, c, k), W.dtype)
+    if layout.top:
+        _compiled_sweeps.sweep_down(W, 0, parents, layout.begins_above, layout.above, K, 0,
+                                    np.empty((1, 0, k), W.dtype), np.zeros(parents, np.int64),
+                                    np.empty((c, k), W.dtype), coarse)
+    return coarse
+
+
+# ---------------------------------------------------------------- down
+
+
+def down(layout: Layout, K: FloatArray, W: FloatArray, coarse: FloatArray, use: Use | None,
+         lo: int, hi: int) -> None:
+    """Turn W of the groups lo:hi into factors; ``use(a, b, Z)`` gets them, along paths, (b - a, R, k).
+
+    `coarse` are those of the levels above, parent by parent.
+    """
+    k, R, dtype = W.shape[1], layout.R, W.dtype
+    stack = np.empty((R, k), dtype)
+    first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
+    for a, b in blocks(first, last, k * R, CACHE_ITEMS):
+        Z = scratch("Z", (b - a if use else 0, R, k), dtype)
+        _compiled_sweeps.sweep_down(W, a, b, layout.begins, layout.tree, K, layout.top, coarse,
+                                    layout.parent, stack, Z)
+        if use:
+            use(a, b, Z)
+
+
+def column_down(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve: bool,
+                layout: Layout, K: FloatArray, W: FloatArray, coarse: FloatArray, out: FloatArray,
+                lo: int, hi: int, norms: FloatArray, kept: FloatArray) -> None:
+    """`down` for one column, and ``p x + sign F z`` or ``p (x - F z)`` on the rows at once.
+
+    The z of long leaves are left in `kept` (long leaves, R).  The squares of the factors and of the
+    result are added to `norms` (2,).
+    """
+    nothing, z = none(W.dtype), np.empty(layout.R, W.dtype)
+    x, w, out = x.reshape(-1), W.reshape(-1), out.reshape(-1)
+    above = coarse.reshape(coarse.shape[:2])
+    for a, b, number in _runs(layout, lo, hi):
+        place = nothing if number is None else kept[number : number + 1]
+        _compiled_column.column_down(F, p, x, F.dtype.type(sign), solve, above, layout.parent,
+                                     layout.leaf_off, layout.begins, layout.tree, K, a, b,
+                                     layout.top, z, w, place, out, norms)
