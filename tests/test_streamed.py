@@ -74,8 +74,7 @@ def test_iterates_whichever_way_they_are_computed(path):
 def test_many_blocks(monkeypatch):
     h, Y = tree(), samples(200)
     expected = run(dense_data(Y, h), h, RANKS)
-    monkeypatch.setattr("mlrops.factor.estep.residual.LEAST_ITEMS", 1)
-    monkeypatch.setattr("mlrops.factor.estep.residual.LEAST_WIDTH", 3)
+    monkeypatch.setattr("mlrops.factor.estep.streamed.LEAST_ITEMS", 1)
     monkeypatch.setattr("mlrops.factor.estep.streamed.LEAST_WIDTH", 3)
     monkeypatch.setattr("mlrops.factor.estep.chunks.FIRST_ITEMS", 1)
     monkeypatch.setattr("mlrops.factor.estep.chunks.FIRST_WIDTH", 7)

@@ -21,7 +21,7 @@ from .._common.typing import FloatArray, IntArray
 from . import _compiled_residual, leaf, threads, tree
 from .layout import BLOCK_ITEMS, Layout
 
-__all__ = ["CORRECTIONS", "LAST", "broken", "columns", "correct", "explained", "factor",
+__all__ = ["CORRECTIONS", "LAST", "Split", "broken", "columns", "correct", "explained", "factor",
            "long_rows", "loses_digits", "residual_squares"]
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
@@ -51,8 +51,8 @@ def columns(X: FloatArray, layout: Layout) -> Iterator[slice]:
         yield slice(a, min(a + width, N))
 
 
-def _subtract_nodes(T, W, layout, lo, hi):
-    """Take the node rows W off leaf products T of the leaves lo:hi, each at its first leaf."""
+def _add_nodes(T, W, layout, lo, hi):
+    """Add the node rows W to leaf products T of the leaves lo:hi, each at its first leaf."""
     k = T.shape[2]
     for level in range(layout.L):
         c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
@@ -61,7 +61,7 @@ def _subtract_nodes(T, W, layout, lo, hi):
         if first.size and c0 < c1:
             a, b = (int(layout.zoff[level] + g * (c1 - c0))
                     for g in (groups[first[0]], groups[-1] + 1))
-            T[first, c0:c1] -= W[a:b].reshape(-1, c1 - c0, k)
+            T[first, c0:c1] += W[a:b].reshape(-1, c1 - c0, k)
 
 
 def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: FloatArray,
@@ -90,11 +90,11 @@ def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: Fl
 
 def _gap(F, dinv, K, W, E, layout):
     """``Λ⁻¹ (FᵀD⁻¹e - z)``, node rows (s, k)."""
-    long = leaf.long_tdot(F, E, layout, dinv)
+    long, minus = leaf.long_tdot(F, E, layout, dinv), -W
 
     def product(lo, hi, T):
         leaf.tdot(F, E, layout, lo, hi, dinv, T, long)
-        _subtract_nodes(T, W, layout, lo, hi)
+        _add_nodes(T, minus, layout, lo, hi)
 
     return tree.project_with(product, E.shape[1], F.dtype, K, layout)
 
@@ -161,13 +161,129 @@ def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, la
               ) -> FloatArray:
     """``f_i Cov f_iᵀ`` of each feature, (n,), from what the paths' covariances say, `rough`.
 
-    Where D is small beside f_i it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: covariances are known to
-    rounding of their largest entries only.
+    In long rows it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: covariances are known to rounding of their
+    largest entries only.
     """
     rows, leaves = long_rows(F, d, layout)
-    found = np.empty(rows.size)
-    threads.run(lambda lo, hi: _compiled_residual.path_lengths(
-        F, rows, leaves, layout.tree, K, lo, hi, found),
-        np.arange(rows.size + 1), 0, rows.size, rows.size * layout.R**2 // 2)
-    rough[rows] = found
+    rough[rows] = lengths(F, rows, leaves, K, layout)
     return rough
+
+
+def lengths(F: FloatArray, rows: IntArray, leaves: IntArray, K: FloatArray, layout: Layout
+            ) -> FloatArray:
+    """``‖Λ⁻¹ f‖²`` of some rows of F, (b,) float64, in the leaves `leaves`."""
+    out = np.empty(rows.size)
+    threads.run(lambda lo, hi: _compiled_residual.path_lengths(
+        F, rows, leaves, layout.tree, K, lo, hi, out),
+        np.arange(rows.size + 1), 0, rows.size, rows.size * layout.R**2 // 2)
+    return out
+
+
+# ------------------------------------------------------------------ long rows apart
+
+
+class Split:
+    """The long rows of D^{-1/2}F apart from the others, for corrections without passes over all.
+
+    With P = I + G + F_bᵀD_b⁻¹F_b, F_b the long rows, and t = FᵀD⁻¹x of the others, the gap of z is
+    ``t - (z + G z) + F_bᵀD_b⁻¹(x_b - F_b z)``: what the others give of it needs no residuals.
+    """
+
+    def __init__(self, F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> None:
+        self.rows, self._owners = long_rows(F, d, layout)
+        self._layout, self.others = layout, dinv.copy()
+        self.others[self.rows] = 0
+        if not self.rows.size:
+            return
+        self.F, self.dinv = F[self.rows], dinv[self.rows]
+        self._leaves, first = np.unique(self._owners, return_index=True)
+        # For products leaf by leaf only: the nodes are those of the whole tree.
+        self.layout = Layout(layout.path[self._leaves], layout.cols, layout.zoff,
+                             np.append(first, self.rows.size), 0)
+        G = leaf.gram(F, self.others, layout, 0, layout.n_leaves)
+        # Their rows one below the other, as products with leaves of R rows take them.
+        self._gram = (np.tril(G) + np.tril(G, -1).swapaxes(1, 2)).reshape(-1, layout.R)
+        self._blocks = Layout(layout.path, layout.cols, layout.zoff,
+                              layout.R * np.arange(layout.n_leaves + 1), 0)
+
+    def paths(self, W: FloatArray) -> FloatArray:
+        """Z (leaves, R, k) along the paths of the leaves with long rows, of node rows W (s, k)."""
+        layout = self._layout
+        Z = np.empty((self._leaves.size, layout.R, W.shape[1]), W.dtype)
+        for level in range(layout.L):
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            first = layout.zoff[level] + layout.path[self._leaves, level] * (c1 - c0)
+            Z[:, c0:c1] = W[first[:, None] + np.arange(c1 - c0)]
+        return Z
+
+    def times_covariance(self, K: FloatArray) -> FloatArray:
+        """``F_b Cov`` (b, R), Cov along the paths."""
+        out, none = np.zeros_like(self.F), np.zeros_like(self.dinv)
+        cov = tree.path_covariance(K, self._layout)[self._leaves]
+        leaf.dot(self.F, cov, out, none, self.layout, 0, self._leaves.size, out)
+        return out
+
+    def lengths(self, K: FloatArray) -> FloatArray:
+        """``f Cov fᵀ`` of the long rows, (b,) float64, as sums of squares."""
+        own = np.arange(self.rows.size)
+        return lengths(self.F, own, self._owners, K, self._layout)
+
+    def means(self, K: FloatArray, t: FloatArray, X: FloatArray) -> tuple[FloatArray, FloatArray,
+                                                                         float]:
+        """Means W (s, k) and residuals E (b, k) of long rows X (b, k); t (s, k) is of the others.
+
+        The third result is ``Σ xᵀΣ⁻¹x`` without ``Σ x²/D`` of the others.
+        """
+        t0, W, E, quad, size = t, None, X, 0.0, np.inf
+        for _ in range(1 + CORRECTIONS):
+            step = self._project(K, t, E)
+            before, size = size, _sum(step, step)
+            if W is not None and not size < before:  # nothing but rounding is left
+                break
+            tree.spread_with(step, K, self._layout)
+            W = step if W is None else W + step
+            E = self._residuals(W, X)
+            if before < np.inf and size <= LAST * _sum(W, W):
+                return W, E, quad - size  # what the step lowers its minimum by
+            own = W + self._times_gram(W)
+            quad = _sum(W, own) - 2 * _sum(t0, W) + float(
+                np.einsum("ik,ik,i->", E, E, self.dinv, dtype=np.float64))
+            t = t0 - own
+        return W, E, quad
+
+    def _residuals(self, W, X):
+        """``X - F_b Z``."""
+        E, ones = np.empty_like(X), np.ones_like(self.dinv)
+        leaf.dot(self.F, self.paths(W), X, ones, self.layout, 0, self._leaves.size, E, sign=-1.0)
+        return E
+
+    def _project(self, K, t, E):
+        """``Λ⁻¹ (t + F_bᵀD_b⁻¹E)``, node rows (s, k)."""
+        T = leaf.tdot(self.F, E, self.layout, 0, self._leaves.size, self.dinv)
+        return tree.project_with(lambda lo, hi, out: self._place(t, T, lo, hi, out), E.shape[1],
+                                 t.dtype, K, self._layout)
+
+    def _place(self, node, T, lo, hi, out):
+        """Leaf products out (hi - lo, R, k) that sum up to the node rows `node` and T."""
+        out[...] = 0
+        _add_nodes(out, node, self._layout, lo, hi)
+        a, b = np.searchsorted(self._leaves, [lo, hi])
+        out[self._leaves[a:b] - lo] += T[a:b]
+
+    def _times_gram(self, W):
+        """G W for node rows W (s, k)."""
+        layout, G, k = self._layout, self._gram, W.shape[1]
+        T, none = np.zeros((len(G), k), W.dtype), np.zeros(len(G), W.dtype)
+
+        def multiply(lo, hi, Z):
+            leaf.dot(G, Z, T, none, self._blocks, lo, hi, T)
+
+        def give(lo, hi, out):
+            out[...] = T[lo * layout.R : hi * layout.R].reshape(out.shape)
+
+        tree.spread_with(W, None, layout, multiply)
+        return tree.project_with(give, k, W.dtype, None, layout)
+
+
+def _sum(a, b):
+    return float(np.einsum("sk,sk->", a, b, dtype=np.float64))

@@ -216,15 +216,14 @@ def sparse_outer(block, Z, owner, first, off, lo, hi, V):
 
 
 @jit
-def sparse_dense(block, lo, hi, X):
-    """X = A[:, start:stop] on the rows lo:hi of X, which is zero; moves `at` on."""
+def sparse_rows(block, rows, X):
+    """X[m] += A[rows[m], start:stop]; `at` stays."""
     values, columns, at, ends, start, stop = block
-    for i in range(lo, hi):
-        e = at[i]
-        while e < ends[i] and columns[e] < stop:
-            X[i, columns[e] - start] = values[e]
+    for m in range(rows.size):
+        e = at[rows[m]]
+        while e < ends[rows[m]] and columns[e] < stop:
+            X[m, columns[e] - start] += values[e]
             e += 1
-        at[i] = e
 
 
 @jit

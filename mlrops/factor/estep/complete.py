@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -10,9 +11,11 @@ from ... import kernels
 from ..._common.labelled import named
 from ..._common.typing import BoolArray, FloatArray
 from ..._common.wording import counted
+from ...kernels.layout import Layout
 from ...operators.mlr import MLR
 from ...operators.posterior import FactorPosterior
 from ...tree.hierarchy import Hierarchy
+from .. import estep
 from .protocol import EStep, Filled, Maybe, Moved, loading_penalty, log_likelihood
 from .residual import ResidualStep
 
@@ -43,10 +46,10 @@ class EveryCell:
         """All samples show these features together."""
         return np.ones((1, features.size), bool), np.ones(1)
 
-    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
-        """The centred and weighted samples, (n, k) at a time, k at most `width`.
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """The centred and weighted samples, some at a time, for `ResidualStep`.
 
-        Each is good until the next one is asked for.
+        A `DenseBlock` or the like, good until the next one is asked for.
         """
         raise NotImplementedError
 
@@ -56,9 +59,12 @@ class EveryCell:
 
     def evaluate(self, covariance: MLR, mean: FloatArray) -> EStep:
         """The E-step at a covariance: one pass over the samples."""
-        if covariance._layout.R and kernels.residual.loses_digits(self.variance, covariance._d):
-            return ResidualStep(covariance, self)
-        return self._plain_step(covariance)
+        A = covariance
+        if A._layout.R and kernels.residual.loses_digits(self.variance, A._d):
+            split = kernels.residual.Split(A._F, A._d, A._dinv, A._layout)
+            if split.rows.size:
+                return ResidualStep(A, self, split)
+        return self._plain_step(A)
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,9 @@ class CompleteData(EveryCell):
         same = self.weight == self.n_samples
         return self.X if same else self.X * (self.n_samples / self.weight) ** 0.5
 
-    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
-        """Columns of the samples."""
-        for start in range(0, self.X.shape[1], width):
-            yield self.X[:, start : start + width]
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """All samples in one."""
+        yield estep.moments.DenseBlock(self.X)
 
     def _plain_step(self, covariance):
         return CompleteStep(covariance, self)

@@ -170,7 +170,7 @@ class IncompleteStep:
         squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
         for batch, swept in samples._sweeps(A, mean - data.mean, total=True):
             passes.add_moments(swept.S, swept.Z, batch, A._layout, self._V, self._W)
-            squares += np.einsum("ik,ik->i", batch.X, batch.X)
+            squares += np.einsum("ik,ik->i", batch.X, batch.X, dtype=np.float64)
             explained += swept.squares[0].sum()
             starts = batch.shown[2]
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])

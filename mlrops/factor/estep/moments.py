@@ -12,16 +12,16 @@ import numpy as np
 
 from ..._common.typing import FloatArray
 from ...kernels import _compiled_posterior, residual, threads
-from ...kernels.layout import PIECE_ROWS, blocks
-from ...kernels.leaf import dot, each
+from ...kernels.layout import PIECE_ROWS, Layout, blocks
+from ...kernels.leaf import each, tdot
 from ...kernels.scratch import scratch
-from ...kernels.tree import each_leaf, posterior, project, project_with, spread_with
+from ...kernels.tree import each_leaf, project, project_with, spread_with
 from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
-__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_residuals", "accumulate_sparse",
-           "dense", "describe", "load", "share_rows", "sketch_sparse", "subtract_mean",
-           "times_moments"]
+__all__ = ["CentredBlock", "DenseBlock", "SparseBlock", "SparseRows", "accumulate",
+           "accumulate_sparse", "accumulate_split", "describe", "load", "share_rows",
+           "sketch_sparse", "subtract_mean", "times_moments"]
 
 
 def share_rows(kernel: Callable[[int, int], None], n: int, work: int) -> None:
@@ -84,26 +84,41 @@ def accumulate(F, K, P, layout, V, S):
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
-def accumulate_residuals(A: MLR, X: FloatArray, V: FloatArray, S: FloatArray, squares: FloatArray
-                         ) -> float:
-    """Add samples X (n, k) by their residuals ``e = x - F z``: ``V += e z_pathᵀ``, S, ``Σ e²``.
+class DenseBlock(NamedTuple):
+    """Samples X (n, k) of a block, centred and weighted."""
 
-    Returns ``Σ xᵀΣ⁻¹x``; see `kernels.residual`.
+    X: np.ndarray
+
+    def sums(self, A: MLR, scale: FloatArray) -> FloatArray:
+        """``F_spreadᵀ diag(scale) X``, node rows (s, k)."""
+        return project(A._F, self.X, scale, None, A._layout)
+
+    def rows(self, which: np.ndarray) -> FloatArray:
+        """Some rows of X."""
+        return self.X[which]
+
+    def outer(self, lo: int, hi: int, Z: FloatArray, layout: Layout, V: FloatArray) -> None:
+        """``V_leaf += X_leaf Zᵀ`` on leaves lo:hi; `rows` and `sums` are not asked for after it."""
+        _add_outer(self.X, Z, layout, lo, hi, V)
+
+
+def accumulate_split(A: MLR, split: residual.Split, block: Any, V: FloatArray, S: FloatArray,
+                     U: FloatArray, squares: FloatArray) -> float:
+    """Add the samples of a block: ``V += x z_pathᵀ``, S, and of residuals U (b, R), squares (b,).
+
+    Returns ``Σ xᵀΣ⁻¹x`` without ``Σ x²/D`` of the other rows; see `kernels.residual.Split`.
     """
-    F, layout, K = A._F, A._layout, A._factor[0]
-    X = np.ascontiguousarray(X, A.dtype)
-    W = posterior(F, A._dinv, K, X, layout)[0]
-    quads = residual.correct(F, A._dinv, K, W, X, layout)
-    E, ones = np.empty_like(X), np.ones_like(A._d)
+    layout, X = A._layout, block.rows(split.rows)
+    W, E, quad = split.means(A._factor[0], block.sums(A, split.others), X)
 
     def use(lo, hi, Z):
         _loops.sweep_moments(Z, lo, hi, layout.tree, S)
-        dot(F, Z, X, ones, layout, lo, hi, E, sign=-1.0)
-        _add_outer(E, Z, layout, lo, hi, V)
+        block.outer(lo, hi, Z, layout, V)
 
     spread_with(W, None, layout, use)
+    _add_outer(E, split.paths(W), split.layout, 0, split.layout.n_leaves, U)
     squares += np.einsum("ik,ik->i", E, E, dtype=np.float64)
-    return float(quads.sum())
+    return quad
 
 
 def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: FloatArray,
@@ -184,13 +199,6 @@ class SparseBlock(NamedTuple):
         return self.A.root_weight[self.start : self.stop]
 
 
-def dense(block: SparseBlock) -> FloatArray:
-    """The samples of a block as an array (n, stop - start); moves the block on."""
-    out = np.zeros((block.at.size, block.stop - block.start), block.A.values.dtype)
-    share_rows(lambda lo, hi: _loops.sparse_dense(block.entries, lo, hi, out), len(out), out.size)
-    return out
-
-
 def _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T):
     """``F_leafᵀ D⁻¹ (A - mean root_weightᵀ)`` of the leaves lo:hi and the samples of a block."""
     pa, pb = int(layout.first_piece[lo]), int(layout.first_piece[hi])
@@ -219,9 +227,7 @@ def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
     shift (n_leaves, R, 1) is ``F_leafᵀ D⁻¹ mean``; totals (s,) sums ``root_weight z``.
     """
     def outer(lo, hi, Z):
-        pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
-        _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
-                      layout.piece_off[pieces.start : pieces.stop + 1], V)
+        _outer_of_leaves(block, lo, hi, Z, layout, V)
 
     W = project_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
                  block.stop - block.start, F.dtype, K, layout)
@@ -230,12 +236,46 @@ def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
     return quad
 
 
+class CentredBlock(NamedTuple):
+    """A block of sparse samples less ``mean root_weightᵀ``, as a `DenseBlock`."""
+
+    block: SparseBlock
+    mean: np.ndarray  # (n,)
+
+    def sums(self, A: MLR, scale: FloatArray) -> FloatArray:
+        layout, block = A._layout, self.block
+        shift = tdot(A._F, self.mean[:, None], layout, 0, layout.n_leaves, scale)
+        return project_with(
+            lambda lo, hi, T: _sparse_tdot(A._F, scale, block, shift, layout, lo, hi, T),
+            block.stop - block.start, A.dtype, None, layout)
+
+    def rows(self, which: np.ndarray) -> FloatArray:
+        block = self.block
+        X = -self.mean[which][:, None] * block.root_weight
+        _loops.sparse_rows(block.entries, which, X)
+        return X
+
+    def outer(self, lo: int, hi: int, Z: FloatArray, layout: Layout, V: FloatArray) -> None:
+        _outer_of_leaves(self.block, lo, hi, Z, layout, V)
+        _subtract_rank_one(self.mean, Z @ self.block.root_weight[:, None], layout, lo, hi, V)
+
+
+def _outer_of_leaves(block, lo, hi, Z, layout, V):
+    pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
+    _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
+                  layout.piece_off[pieces.start : pieces.stop + 1], V)
+
+
+def _subtract_rank_one(mean, Z, layout, lo, hi, V):
+    off = layout.leaf_off
+    threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
+                off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
+
+
 def subtract_mean(V, mean, totals, layout):
     """``V_i -= mean_i Σ root_weight z_pathᵀ``: what `accumulate_sparse` left out."""
     def use(lo, hi, Z):
-        off = layout.leaf_off
-        threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
-                    off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
+        _subtract_rank_one(mean, Z, layout, lo, hi, V)
 
     spread_with(np.ascontiguousarray(totals[:, None]), None, layout, use)
 

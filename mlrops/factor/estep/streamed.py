@@ -17,16 +17,20 @@ import scipy.sparse
 from ... import kernels
 from ..._common.labelled import named
 from ..._common.typing import FloatArray
+from ...kernels.layout import Layout
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .. import estep
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
 from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
-from .residual import LEAST_WIDTH, block_width
 
 __all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
 
+# Columns of a block below which its products are slow, and numbers below which the calls around
+# them take longer than the products.
+LEAST_WIDTH = 64
+LEAST_ITEMS = 262_144
 # Samples of a sparse block at most: products of huge leaves keep a result for each of its pieces.
 LARGEST_SPARSE_WIDTH = 1024
 # Numbers that a sketch of the data has room for at least.
@@ -177,19 +181,21 @@ class SparseData(Streamed):
         shift = kernels.leaf.tdot(A._F, np.ascontiguousarray(self.mean[:, None], A.dtype),
                                   layout, 0, layout.n_leaves, A._dinv)
         totals = np.zeros(layout.s, A.dtype)
-        width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
-        for block in self._rows.blocks(width):
+        for block in self._rows.blocks(_sparse_width(layout)):
             explained += estep.moments.accumulate_sparse(
                 A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
         estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
 
-    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
-        """The samples, block by block, from left to right."""
-        for block in self._rows.blocks(width):
-            X = estep.moments.dense(block)
-            X -= self.mean[:, None] * block.root_weight
-            yield X
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """The samples, block by block, from left to right; the mean comes off implicitly."""
+        for block in self._rows.blocks(_sparse_width(layout)):
+            yield estep.moments.CentredBlock(block, self.mean)
+
+
+def _sparse_width(layout):
+    """Samples of a sparse block: the factors of all groups are about as large as F."""
+    return min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
 
 
 def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArray | None = None,
@@ -238,9 +244,10 @@ class ChunkedData(Streamed):
     dtype: np.dtype
     names: tuple[str, ...] | None = None
 
-    def dense_blocks(self, width: int) -> Iterator[FloatArray]:
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
         """The samples, each array good until the next one is asked for."""
-        return self._blocks(width, np.ones(self.mean.size))
+        for X in self._blocks(_dense_width(layout), np.ones(self.mean.size)):
+            yield estep.moments.DenseBlock(X)
 
     def _blocks(self, width, scale):
         """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
@@ -268,10 +275,15 @@ class ChunkedData(Streamed):
         means both need.  A block is about twice as large as the factors.
         """
         layout, explained = A._layout, 0.0
-        for P in self._blocks(block_width(layout), 1 / A._d.astype(np.float64)):
+        for P in self._blocks(_dense_width(layout), 1 / A._d.astype(np.float64)):
             explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
         V *= A._d[:, None]
         return explained
+
+
+def _dense_width(layout):
+    """Samples of a block (n, k), which is about twice as large as the factors."""
+    return max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
 
 
 def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
