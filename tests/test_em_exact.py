@@ -129,6 +129,8 @@ def test_whichever_way_it_is_computed(path, gaps):
 
 @pytest.mark.parametrize("form", ["array", "chunks", "sparse"])
 def test_many_blocks(monkeypatch, form):
+    monkeypatch.setattr("mlrops.factor.estep.complete.LEAST_WIDTH", 3)
+    monkeypatch.setattr("mlrops.factor.estep.complete.BLOCK_ITEMS", 1)
     monkeypatch.setattr("mlrops.factor.estep.streamed.LEAST_ITEMS", 1)
     monkeypatch.setattr("mlrops.factor.estep.streamed.LEAST_WIDTH", 3)
     p = problem("tree", "few", 1e-9)

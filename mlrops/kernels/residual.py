@@ -234,14 +234,14 @@ class Split:
 
         The third result is ``Σ xᵀΣ⁻¹x`` without ``Σ x²/D`` of the others.
         """
-        t0, W, E, quad, size = t, None, X, 0.0, np.inf
+        t0, W, E, quad, size = t, np.zeros_like(t), X, 0.0, np.inf
         for _ in range(1 + CORRECTIONS):
             step = self._project(K, t, E)
             before, size = size, _sum(step, step)
-            if W is not None and not size < before:  # nothing but rounding is left
+            if not size < before:  # nothing but rounding is left
                 break
             tree.spread_with(step, K, self._layout)
-            W = step if W is None else W + step
+            W += step
             E = self._residuals(W, X)
             if before < np.inf and size <= LAST * _sum(W, W):
                 return W, E, quad - size  # what the step lowers its minimum by

@@ -11,7 +11,7 @@ from ... import kernels
 from ..._common.labelled import named
 from ..._common.typing import BoolArray, FloatArray
 from ..._common.wording import counted
-from ...kernels.layout import Layout
+from ...kernels.layout import BLOCK_ITEMS, Layout
 from ...operators.mlr import MLR
 from ...operators.posterior import FactorPosterior
 from ...tree.hierarchy import Hierarchy
@@ -21,6 +21,9 @@ from .residual import ResidualStep
 
 __all__ = ["CompleteData", "CompleteStep", "EveryCell", "check_enough", "check_varies",
            "complete_source"]
+
+# Samples at a time at least: products with fewer columns are slow.
+LEAST_WIDTH = 64
 
 
 class EveryCell:
@@ -86,8 +89,11 @@ class CompleteData(EveryCell):
         return self.X if same else self.X * (self.n_samples / self.weight) ** 0.5
 
     def centred_blocks(self, layout: Layout) -> Iterator[Any]:
-        """All samples in one."""
-        yield estep.moments.DenseBlock(self.X)
+        """All samples in one, unless there are many: products of small leaves would take room."""
+        width = max(2 * layout.R, LEAST_WIDTH, BLOCK_ITEMS // (layout.n_leaves * layout.R))
+        for start in range(0, self.X.shape[1], width):
+            part = np.ascontiguousarray(self.X[:, start : start + width])
+            yield estep.moments.DenseBlock(part)
 
     def _plain_step(self, covariance):
         return CompleteStep(covariance, self)

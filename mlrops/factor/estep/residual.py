@@ -12,17 +12,19 @@ as such, and res is a sum of squares.  The other features have the plain forms o
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..._common.typing import FloatArray
 from ...kernels.layout import Layout
-from ...kernels.residual import Split
 from ...operators.mlr import MLR
 from ...operators.posterior import factor_without_loss
 from .. import estep
 from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood, scaled
+
+if TYPE_CHECKING:
+    from ...kernels.residual import Split
 
 __all__ = ["ResidualStep"]
 
@@ -46,7 +48,7 @@ class ResidualStep:
     long rows, and sweeps of the tree.
     """
 
-    def __init__(self, covariance: MLR, data: Samples, split: Split):
+    def __init__(self, covariance: MLR, data: Samples, split: "Split"):
         A = self._sigma = covariance
         self._data, self._rows, layout, N = data, split.rows, A._layout, data.weight
         factor_without_loss(A)
