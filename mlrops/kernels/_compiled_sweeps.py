@@ -18,124 +18,141 @@ import numpy as np
 
 from ._jit import jit
 
+# Indices are unsigned: for signed ones numba looks whether they count from the end, which keeps
+# loops from being vectorized as they could be.
+_U = np.uint64
+_ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
+
 
 @jit
 def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack, fresh, K, U, sums,
                  traces, fail):
     """Eliminate leaves first, from their Gram matrices G (last - first, R, R), lower triangles.
 
-    An empty G stands for ``F_leafᵀ diag(scale) F_leaf``, which is then formed here.  Row i of a node
-    in K holds [X_i | C_i | 0], X = C⁻¹ A_own,anc, C the Cholesky factor of A_own,own + diag(ridge).
+    An empty G stands for F_leafᵀ diag(scale) F_leaf, which is then formed here.  Row i of a node in
+    K holds [X_i | C_i | 0], X = C⁻¹ A_own,anc, C the Cholesky factor of A_own,own + diag(ridge).
     The stack (L, R, R) has room for the sum over the children of each open node, fresh (L,) is true
-    where there is none yet.  sums[:, 0] gets Σ log diag C of the nodes in each group of level `top`,
-    traces (groups,) the largest trace of a leaf's Gram matrix.  On a bad pivot fail = (level, group).
+    where there is none yet.  sums[:, 0] gets Σ log diag C of the nodes in each group of level
+    `top`, traces (groups,) the largest trace of a leaf's Gram matrix.  On a bad pivot fail =
+    (level, group).
     """
     path, cols, zoff = tree
     L = path.shape[1]
-    R = cols[L]
+    R = _U(cols[L])
+    bottom = _U(L - 1)
     zero = K.dtype.type(0)
     for q in range(first, last):
-        A = stack[L - 1]
         group = path[q, top]
         if G.size > 0:
+            given = _U(q - first)
             for a in range(R):
-                for j in range(a + 1):
-                    A[a, j] = G[q - first, a, j]
+                for j in range(a + _ONE):
+                    stack[bottom, a, j] = G[given, a, j]
         else:
-            i = off[q]
-            end = off[q + 1]
+            i = _U(off[q])
+            end = _U(off[q + 1])
             start = True
             while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-                b = min(i + 1, end - 1)
-                c = min(i + 2, end - 1)
-                d = min(i + 3, end - 1)
+                b = min(i + _ONE, end - _ONE)
+                c = min(i + _TWO, end - _ONE)
+                d = min(i + _THREE, end - _ONE)
                 s0 = scale[i]
-                s1 = scale[b] if i + 1 < end else zero
-                s2 = scale[c] if i + 2 < end else zero
-                s3 = scale[d] if i + 3 < end else zero
+                s1 = scale[b] if i + _ONE < end else zero
+                s2 = scale[c] if i + _TWO < end else zero
+                s3 = scale[d] if i + _THREE < end else zero
                 for a in range(R):
                     f0 = s0 * F[i, a]
                     f1 = s1 * F[b, a]
                     f2 = s2 * F[c, a]
                     f3 = s3 * F[d, a]
                     if start:
-                        for j in range(a + 1):
-                            A[a, j] = f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
+                        for j in range(a + _ONE):
+                            stack[bottom, a, j] = (
+                                f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
                     else:
-                        for j in range(a + 1):
-                            A[a, j] += f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
+                        for j in range(a + _ONE):
+                            stack[bottom, a, j] += (
+                                f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
                 start = False
-                i += 4
+                i += _FOUR
         trace = 0.0
         for a in range(R):
-            trace += A[a, a]
+            trace += stack[bottom, a, a]
         traces[group] = max(traces[group], trace)
         product = 1.0
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):
-            A = stack[level]
-            c0 = cols[level]
-            r = cols[level + 1] - c0
-            z0 = zoff[level] + path[q, level] * r
+            own = _U(level)
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
             for i in range(r):
-                row = K[z0 + i]
+                z = z0 + i
                 for j in range(c0):
-                    row[j] = A[c0 + i, j]
+                    K[z, j] = stack[own, c0 + i, j]
                 for m in range(i):
-                    v = A[c0 + i, c0 + m]
-                    other = K[z0 + m]
+                    v = stack[own, c0 + i, c0 + m]
                     for p in range(m):
-                        v -= row[c0 + p] * other[c0 + p]
-                    v /= other[c0 + m]
-                    row[c0 + m] = v
+                        v -= K[z, c0 + p] * K[z0 + m, c0 + p]
+                    v /= K[z0 + m, c0 + m]
+                    K[z, c0 + m] = v
                     for j in range(c0):
-                        row[j] -= v * other[j]
-                v = A[c0 + i, c0 + i] + ridge[z0 + i]
+                        K[z, j] -= v * K[z0 + m, j]
+                v = stack[own, c0 + i, c0 + i] + ridge[z]
                 for p in range(i):
-                    v -= row[c0 + p] * row[c0 + p]
+                    v -= K[z, c0 + p] * K[z, c0 + p]
                 if not (v > 0 and v < np.inf):
                     fail[0] = level
                     fail[1] = path[q, level]
                     return
                 v = np.sqrt(v)
-                row[c0 + i] = v
+                K[z, c0 + i] = v
                 product *= v
                 if not (product < 1e100 and product > 1e-100):
                     sums[group, 0] += np.log(product)
                     product = 1.0
                 d = 1 / v
                 for j in range(c0):
-                    row[j] *= d
-                for j in range(c0 + i + 1, R):
-                    row[j] = 0
-            # What is left of the ancestors' part, two own factors at a time.
-            i = 0
-            while i < r:
-                one = K[z0 + i]
-                two = K[min(z0 + i + 1, z0 + r - 1)]
-                more = i + 1 < r
+                    K[z, j] *= d
+                for j in range(c0 + i + _ONE, R):
+                    K[z, j] = zero
+            # What is left of the ancestors' part, up to four own factors at a time; it goes up.
+            i = _U(0)
+            while i + _FOUR < r:
                 for a in range(c0):
-                    f0 = one[a]
-                    f1 = two[a] if more else zero
-                    for j in range(a + 1):
-                        A[a, j] -= f0 * one[j] + f1 * two[j]
-                i += 2
-            if level > top:
-                B = stack[level - 1]
-                if fresh[level - 1]:
-                    for a in range(c0):
-                        for j in range(a + 1):
-                            B[a, j] = A[a, j]
+                    f0 = K[z0 + i, a]
+                    f1 = K[z0 + i + _ONE, a]
+                    f2 = K[z0 + i + _TWO, a]
+                    f3 = K[z0 + i + _THREE, a]
+                    for j in range(a + _ONE):
+                        stack[own, a, j] -= (f0 * K[z0 + i, j] + f1 * K[z0 + i + _ONE, j]
+                                             + f2 * K[z0 + i + _TWO, j]
+                                             + f3 * K[z0 + i + _THREE, j])
+                i += _FOUR
+            z = z0 + i if i < r else _U(0)
+            b = z + _ONE if i + _ONE < r else z
+            c = z + _TWO if i + _TWO < r else z
+            d = z + _THREE if i + _THREE < r else z
+            up = own - _ONE
+            for a in range(c0):
+                f0 = K[z, a] if i < r else zero
+                f1 = K[b, a] if i + _ONE < r else zero
+                f2 = K[c, a] if i + _TWO < r else zero
+                f3 = K[d, a] if i + _THREE < r else zero
+                if level == top:
+                    for j in range(a + _ONE):
+                        U[group, a, j] = stack[own, a, j] - (
+                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
+                elif fresh[level - 1]:
+                    for j in range(a + _ONE):
+                        stack[up, a, j] = stack[own, a, j] - (
+                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
                 else:
-                    for a in range(c0):
-                        for j in range(a + 1):
-                            B[a, j] += A[a, j]
+                    for j in range(a + _ONE):
+                        stack[up, a, j] += stack[own, a, j] - (
+                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
+            if level > top:
                 fresh[level - 1] = False
-            else:
-                B = U[group]
-                for a in range(c0):
-                    for j in range(a + 1):
-                        B[a, j] = A[a, j]
             fresh[level] = True
         sums[group, 0] += np.log(product)
 
@@ -149,53 +166,61 @@ def sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums):
     """
     path, cols, zoff = tree
     L = path.shape[1]
-    k = T.shape[2]
+    k = _U(T.shape[2])
     eliminate = K.size > 0
+    zero = W.dtype.type(0)
     for q in range(first, last):
+        group = _U(path[q, top])
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):
-            c0 = cols[level]
-            g = path[q, level]
-            r = cols[level + 1] - c0
-            z0 = zoff[level] + g * r
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
             t = T[q - first] if level == L - 1 else stack[level]
-            total = sums[path[q, top]]
             for i in range(r):
-                w = W[z0 + i]
                 for c in range(k):
-                    w[c] = t[c0 + i, c]
+                    W[z0 + i, c] = t[c0 + i, c]
                 if eliminate:
                     for m in range(i):
-                        f = K[z0 + i, c0 + m]
+                        f0 = K[z0 + i, c0 + m]
                         for c in range(k):
-                            w[c] -= f * W[z0 + m, c]
-                    f = 1 / K[z0 + i, c0 + i]
+                            W[z0 + i, c] -= f0 * W[z0 + m, c]
+                    f0 = 1 / K[z0 + i, c0 + i]
                     for c in range(k):
-                        w[c] *= f
+                        W[z0 + i, c] *= f0
                 for c in range(k):
-                    total[1 + c] += w[c] * w[c]
-            above = U[g] if level == top else stack[level - 1]
+                    sums[group, _ONE + c] += W[z0 + i, c] * W[z0 + i, c]
+            above = U[group] if level == top else stack[level - 1]
             add = level > top
             for j in range(c0):
-                out = above[j]
-                if add:
-                    for c in range(k):
-                        out[c] += t[j, c]
-                else:
-                    for c in range(k):
-                        out[c] = t[j, c]
-                if eliminate:
-                    i = 0
-                    while i + 2 <= r:
-                        f0 = K[z0 + i, j]
-                        f1 = K[z0 + i + 1, j]
+                i = _U(0)
+                while i < r or i == 0:  # up to four own factors at a time
+                    z = z0 + i if i < r else _U(0)
+                    b = z + _ONE if i + _ONE < r else z
+                    d = z + _TWO if i + _TWO < r else z
+                    e = z + _THREE if i + _THREE < r else z
+                    f0 = K[z, j] if eliminate and i < r else zero
+                    f1 = K[b, j] if eliminate and i + _ONE < r else zero
+                    f2 = K[d, j] if eliminate and i + _TWO < r else zero
+                    f3 = K[e, j] if eliminate and i + _THREE < r else zero
+                    if i > 0:
                         for c in range(k):
-                            out[c] -= f0 * W[z0 + i, c] + f1 * W[z0 + i + 1, c]
-                        i += 2
-                    if i < r:
-                        f0 = K[z0 + i, j]
+                            above[j, c] -= f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c]
+                    elif not eliminate and add:
                         for c in range(k):
-                            out[c] -= f0 * W[z0 + i, c]
+                            above[j, c] += t[j, c]
+                    elif not eliminate:
+                        for c in range(k):
+                            above[j, c] = t[j, c]
+                    elif add:
+                        for c in range(k):
+                            above[j, c] += t[j, c] - (
+                                f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
+                    else:
+                        for c in range(k):
+                            above[j, c] = t[j, c] - (
+                                f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
+                    i = i + _FOUR if eliminate else r + _ONE
             if level < L - 1:
                 for j in range(c0 + r):
                     for c in range(k):
@@ -212,47 +237,52 @@ def sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z):
     """
     path, cols, zoff = tree
     L = path.shape[1]
-    k = W.shape[1]
+    k = _U(W.shape[1])
     eliminate = K.size > 0
     for q in range(first, last):
         opens = max(begins[q], top)
         if opens == top:
-            above = coarse[parent[path[q, top]]]
-            for j in range(cols[top]):
+            above = _U(parent[path[q, top]])
+            for j in range(_U(cols[top])):
                 for c in range(k):
-                    stack[j, c] = above[j, c]
+                    stack[j, c] = coarse[above, j, c]
         for level in range(opens, L):
-            c0 = cols[level]
-            r = cols[level + 1] - c0
-            z0 = zoff[level] + path[q, level] * r
-            for i in range(r - 1, -1, -1):
-                w = W[z0 + i]
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            for back in range(r):
+                i = r - _ONE - back
+                z = z0 + i
                 if eliminate:
-                    j = 0
-                    while j + 2 <= c0:
-                        f0 = K[z0 + i, j]
-                        f1 = K[z0 + i, j + 1]
+                    j = _U(0)
+                    while j + _FOUR <= c0:
+                        f0 = K[z, j]
+                        f1 = K[z, j + _ONE]
+                        f2 = K[z, j + _TWO]
+                        f3 = K[z, j + _THREE]
                         for c in range(k):
-                            w[c] -= f0 * stack[j, c] + f1 * stack[j + 1, c]
-                        j += 2
-                    if j < c0:
-                        f0 = K[z0 + i, j]
+                            W[z, c] -= (f0 * stack[j, c] + f1 * stack[j + _ONE, c]
+                                        + f2 * stack[j + _TWO, c] + f3 * stack[j + _THREE, c])
+                        j += _FOUR
+                    while j < c0:
+                        f0 = K[z, j]
                         for c in range(k):
-                            w[c] -= f0 * stack[j, c]
-                    for m in range(i + 1, r):
+                            W[z, c] -= f0 * stack[j, c]
+                        j += _ONE
+                    for m in range(i + _ONE, r):
                         f0 = K[z0 + m, c0 + i]
                         for c in range(k):
-                            w[c] -= f0 * W[z0 + m, c]
-                    f0 = 1 / K[z0 + i, c0 + i]
+                            W[z, c] -= f0 * W[z0 + m, c]
+                    f0 = 1 / K[z, c0 + i]
                     for c in range(k):
-                        w[c] *= f0
+                        W[z, c] *= f0
                 for c in range(k):
-                    stack[c0 + i, c] = w[c]
+                    stack[c0 + i, c] = W[z, c]
         if Z.size > 0:
-            z = Z[q - first]
-            for j in range(cols[L]):
+            given = _U(q - first)
+            for j in range(_U(cols[L])):
                 for c in range(k):
-                    z[j, c] = stack[j, c]
+                    Z[given, j, c] = stack[j, c]
 
 
 @jit
