@@ -1,75 +1,63 @@
-"""Dense factor models in decimal arithmetic of 60 digits: references where double ones lose all."""
+"""Matrices in decimal arithmetic of many digits: what results at bad conditioning are held against.
+"""
 
-from decimal import Decimal, getcontext
+from contextlib import contextmanager
+from decimal import Decimal, localcontext
 
 import numpy as np
-from trees import spread
 
-getcontext().prec = 60
+DIGITS = 110
 
-TWO_PI = Decimal("6.28318530717958647692528676655900576839433879875021164194989")
-decimal = np.vectorize(lambda x: Decimal(float(x)), otypes=[object])
+
+def decimals(x):
+    """An object array of the Decimals that the floats x are."""
+    return np.array([Decimal(float(v)) for v in np.ravel(x)], object).reshape(np.shape(x))
 
 
 def floats(x):
-    """Back to double precision, an array or a number."""
-    return np.asarray(x, float) if np.ndim(x) else float(x)
+    return np.asarray(x, object).astype(float)
 
 
-def inverse_and_logdet(S):
-    """Of a positive definite array of decimals, by Gauss and Jordan."""
-    n = len(S)
-    both, log = np.concatenate([S, decimal(np.eye(n))], axis=1), Decimal(0)
-    for i in range(n):
-        pivot = both[i, i]
-        log += pivot.ln()
-        both[i] = both[i] / pivot
-        others = np.arange(n) != i
-        both[others] = both[others] - np.outer(both[others, i], both[i])
-    return both[:, n:], log
+class Exact:
+    """Σ of an operator with `hierarchy`, `factors` and `D`, its inverse and log det, in Decimals.
 
-
-def covariance(A):
-    """(Σ, F spread out) of an MLR, feature order."""
-    spread_out = decimal(spread(A.hierarchy, A.factors))
-    S = spread_out @ spread_out.T
-    S[np.diag_indices(len(S))] += decimal(A.D)
-    return S, spread_out
-
-
-def compact(A, G):
-    """Of a derivative by F spread out (n, s), the entries that F (n, R) has."""
-    h, out, at = A.hierarchy, [], 0
-    for level, r in enumerate(A.ranks):
-        groups = h.group_counts[level]
-        block = G[:, at : at + groups * r].reshape(h.n, groups, r)
-        out.append(block[np.arange(h.n), h.labels(level)])
-        at += groups * r
-    return np.concatenate(out, axis=1)
-
-
-def likelihood(A, X, weights=None, total=None):
-    """Average log-likelihood of samples X (n, N) about their mean, NaN where missing, and gradient.
-
-    Returns (loglik, dF √D, dD D, dmean √D): as in the metric that units do not matter for.
+    A context of `DIGITS` digits must be the current one for what is done with them: see `precise`.
     """
-    S, F = covariance(A)
-    n, N = X.shape
-    weights = decimal(np.ones(N) if weights is None else weights)
-    total = sum(weights) if total is None else Decimal(total)
-    observed, loglik = ~np.isnan(X), Decimal(0)
-    G, dmean = decimal(np.zeros((n, n))), decimal(np.zeros(n))
-    patterns, owner = np.unique(observed.T, axis=0, return_inverse=True)
-    for p, seen in enumerate(patterns):
-        o, samples = np.flatnonzero(seen), np.flatnonzero(owner.ravel() == p)
-        inverse, log = inverse_and_logdet(S[np.ix_(o, o)])
-        w, x = weights[samples], decimal(X[np.ix_(o, samples)])
-        y = inverse @ x
-        loglik -= (sum(w) * (o.size * TWO_PI.ln() + log) + (x * y * w).sum()) / 2
-        G[np.ix_(o, o)] += (y * w) @ y.T - sum(w) * inverse
-        dmean[o] += y @ w
-    d = decimal(A.D)
-    root = np.array([x.sqrt() for x in d])
-    dF = compact(A, G @ F) * root[:, None]
-    return (floats(loglik / total), *(floats(x / total) for x in (
-        dF, np.diagonal(G) * d / 2, dmean * root)))
+
+    def __init__(self, A):
+        n = A.shape[0]
+        S = np.diag(decimals(A.D)) + Decimal(0)
+        hierarchy = getattr(A, "hierarchy", None)
+        for level, F in enumerate(A.factors if hierarchy is not None else [A.F]):
+            labels = np.zeros(n, int) if hierarchy is None else hierarchy.labels(level)
+            if F.shape[1]:
+                f = decimals(F)
+                S = S + np.where(labels[:, None] == labels, f @ f.T, Decimal(0))
+        self.S = S
+        M = np.concatenate([S, decimals(np.eye(n))], axis=1)
+        self.logdet = Decimal(0)
+        for k in range(n):  # Gauss and Jordan, no pivots: Σ is positive definite
+            self.logdet += M[k, k].ln()
+            M[k] = M[k] / M[k, k]
+            others = np.flatnonzero(np.arange(n) != k)
+            M[others] = M[others] - M[others, k][:, None] * M[k]
+        self.inverse = M[:, n:]
+        self.norm = np.linalg.norm(floats(S), 2)
+
+    def backward_error(self, x, b):
+        """``‖Σx - b‖ / (‖Σ‖ ‖x‖ + ‖b‖)``."""
+        x, b = decimals(x), decimals(b)
+        size = Decimal(self.norm) * length(x) + length(b)
+        return float(length(self.S @ x - b) / size)
+
+
+def length(x):
+    return (x @ x).sqrt()
+
+
+@contextmanager
+def precise(digits=DIGITS):
+    """A context of so many digits."""
+    with localcontext() as context:
+        context.prec = digits
+        yield

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from decimals import covariance, decimal, floats, inverse_and_logdet, likelihood
+from decimal_models import covariance, floats, inverse_and_logdet, likelihood
+from decimals import decimals, precise
 from gaps import KINDS, at_random
 from trees import PATHS, computing
 
@@ -28,6 +29,12 @@ TREES = {
     "flat": ((3,), [[0, 18]]),
     "roots": ((1, 2), [[0, 5, 18], [0, 2, 5, 18]]),
 }
+
+
+@pytest.fixture(autouse=True)
+def many_digits():
+    with precise(60):
+        yield
 
 
 @cache
@@ -172,9 +179,9 @@ def dense_update(p, X):
     """F and D to which EM goes from complete samples X (n, N), in decimals."""
     S, F = covariance(p.A)
     inverse, _ = inverse_and_logdet(S)
-    x = decimal(X)
+    x = decimals(X)
     Z = F.T @ inverse @ x
-    moments = N * (decimal(np.eye(len(Z))) - F.T @ inverse @ F) + Z @ Z.T
+    moments = N * (decimals(np.eye(len(Z))) - F.T @ inverse @ F) + Z @ Z.T
     new_F, new_D = np.zeros_like(p.A._F), np.zeros(n)
     used, at = [], 0
     for level, r in enumerate(p.A.ranks):
@@ -231,7 +238,7 @@ def test_posteriors(place, small):
     posterior = MLR.from_compact(A.hierarchy, A.ranks, A.F, A.D).posterior(X)
     S, F = covariance(A)
     inverse, _ = inverse_and_logdet(S)
-    x = decimal(X)
+    x = decimals(X)
     y = inverse @ x
     total = posterior.total_inv_quad(squares)
     assert total == pytest.approx(float((x * y).sum()), rel=max(1e-12, 5e-16 / small**0.5))
@@ -258,7 +265,7 @@ def test_posteriors_in_single_precision_are_summed_in_double():
     assert X.dtype == np.float32
     S, _ = covariance(A)
     inverse, _ = inverse_and_logdet(S)
-    x = decimal(X)
+    x = decimals(X)
     total = A.posterior(X).total_inv_quad(np.square(X, dtype=float).sum(axis=1))
     assert total == pytest.approx(float((x * (inverse @ x)).sum()), rel=1e-4)
     many = np.ones((n, 40_000), np.float32)
@@ -282,9 +289,9 @@ def test_observed_blocks(place, small):
         o = np.flatnonzero(~np.isnan(sample))
         block = S[np.ix_(o, o)]
         inverse, log = inverse_and_logdet(block)
-        b = decimal(sample[o])
+        b = decimals(sample[o])
         logs, quads[t] = logs + float(log), float(b @ inverse @ b)
-        r, size = floats(block @ decimal(x[o, t]) - b), np.linalg.norm(floats(block), 2)
+        r, size = floats(block @ decimals(x[o, t]) - b), np.linalg.norm(floats(block), 2)
         assert np.linalg.norm(r) <= 1e-13 * (size * np.linalg.norm(x[o, t])
                                              + np.linalg.norm(sample[o]))
     assert precision.logdet() == pytest.approx(logs, rel=1e-12, abs=1e-12)

@@ -8,7 +8,17 @@ from market import Bench
 from numpy.testing import assert_allclose
 
 from mlrops import MLR, Hierarchy
-from mlrops.operators import Dense, Diagonal, Identity, LowRankPlusDiagonal, Permutation, Woodbury
+from mlrops.operators import (
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    Identity,
+    LowRankPlusDiagonal,
+    Permutation,
+    Woodbury,
+    factored,
+    refine,
+)
 from mlrops.operators import low_rank_plus_diagonal as module
 
 EPS = np.finfo(float).eps
@@ -54,26 +64,33 @@ def test_backward_error(n, k, which, scale):
     assert backward_error(A, X[:, 1], B[:, 1]) < 1e-13
 
 
-def test_the_uncorrected_solve_would_not_do(monkeypatch):
+@pytest.mark.parametrize("make", [LowRankPlusDiagonal, lambda F, D: MLR(
+    Hierarchy.flat(len(D)), [F], D)])
+def test_the_uncorrected_solve_would_not_do(make, monkeypatch):
     """The correction keeps the backward error small, and is skipped where nothing needs it."""
     rng = np.random.default_rng(0)
     n, k = 2000, 10
-    A = LowRankPlusDiagonal(rng.standard_normal((n, k)), np.logspace(-12, 0, n))
+    A = make(rng.standard_normal((n, k)), np.logspace(-2, 3, n))
+    assert A.factorization.method == "cholesky"
     b = A @ rng.standard_normal(n)
     steps = []
-    posterior = LowRankPlusDiagonal._posterior
+    explained = type(A)._explained
 
     def spy(self, t):
         steps.append(t)
-        return posterior(self, t)
+        return explained(self, t)
 
-    monkeypatch.setattr(LowRankPlusDiagonal, "_posterior", spy)
+    monkeypatch.setattr(type(A), "_explained", spy)
+    before = len(steps)
     A.solve(rng.standard_normal(n))
-    assert len(steps) == 1
-    A.solve(b)
-    assert len(steps) > 2
-    monkeypatch.setattr(module, "CORRECTIONS", 0)
-    with pytest.raises(np.linalg.LinAlgError, match=r"backward error .* of \S+; 2.2e-12 is what"):
+    once = len(steps) - before
+    x = A.solve(b)
+    assert len(steps) > 2 * once and backward_error(A, x, b) < 2e-14
+    monkeypatch.setattr(factored, "CORRECTIONS", 0)
+    assert backward_error(A, A.solve(b), b) > backward_error(A, x, b)
+    monkeypatch.setattr(factored, "LIMIT", 1e-3)
+    monkeypatch.setattr(refine, "LIMIT", 1e-3)
+    with pytest.raises(np.linalg.LinAlgError, match=r"backward error .* of \S+; 2.2e-19 is what"):
         A.solve(b)
 
 
@@ -323,7 +340,7 @@ def test_lrd_refuses():
 
 
 def test_overflow_is_named():
-    A = LowRankPlusDiagonal(np.full((3, 1), 1e200), np.full(3, 1e-200))
+    A = LowRankPlusDiagonal(np.full((3, 1), 1e250), np.full(3, 1e-200))
     with np.errstate(over="ignore"), pytest.raises(np.linalg.LinAlgError, match="overflows"):
         A.logdet()
 
@@ -344,3 +361,57 @@ def test_woodbury_refuses():
         Woodbury(np.eye(4), U * 1j)
     with pytest.raises(TypeError):
         Woodbury(3.0, U)
+
+
+# ---------------------------------------------------------------- bases whose inverse is large
+
+
+def hard_bases(d, rng):
+    n, dtype = d.size, d.dtype
+    F = rng.standard_normal((n, 3)).astype(dtype)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    return {
+        "diagonal": Diagonal(d), "negative": Diagonal(-d),
+        "low rank plus diagonal": LowRankPlusDiagonal(F, d),
+        "mlr": MLR(Hierarchy.balanced(n, [1, 5]), [F[:, :2], F[:, 2:]], d),
+        "positive": Dense((Q * d @ Q.T).astype(dtype)),
+        "dense": Dense((Q * d @ Q[::-1].T).astype(dtype)),
+        "blocks": BlockDiagonal([Diagonal(d[:10]), LowRankPlusDiagonal(F[10:], d[10:])]),
+        "orthogonal": dtype.type(d.min()) * Permutation(rng.permutation(n)),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("form", ["U", "U C U", "U V", "U C V"])
+def test_right_over_any_base(form, dtype):
+    """A⁻¹ up to 1e14 times as large as the inverse of the sum."""
+    n, eps = 30, np.finfo(dtype).eps
+    for power in (2, 6, 10, 14) if dtype is np.float64 else (2, 4, 6):
+        rng = np.random.default_rng(power)
+        U, V = rng.standard_normal((2, n, 3)).astype(dtype)
+        C = rng.standard_normal((3, 3)).astype(dtype)
+        C = {"U C U": C @ C.T + np.eye(3, dtype=dtype), "U C V": C}.get(form)
+        V = V if "V" in form else None
+        for spread in (False, True):
+            d = np.logspace(-power, 0, n) if spread else np.full(n, 10.0**-power)
+            for name, base in hard_bases(rng.permutation(d).astype(dtype), rng).items():
+                A = Woodbury(base, U, C, V)
+                middle = np.eye(3) if C is None else C
+                dense = base.toarray() + U.astype(np.longdouble) @ middle.astype(
+                    np.longdouble) @ A.V.T
+                norm = np.linalg.norm(dense.astype(float), 2)
+                for b in (rng.standard_normal(n).astype(dtype), U[:, 0],
+                          A @ rng.standard_normal(n).astype(dtype)):
+                    for x in (A.solve(b), A.inv() @ b):
+                        residual = np.linalg.norm((dense @ x - b).astype(float))
+                        size = norm * np.linalg.norm(x.astype(float)) + np.linalg.norm(b)
+                        assert residual <= 100 * eps * size, (name, power, spread)
+
+
+def test_hard_positive_updates_are_factored():
+    rng = np.random.default_rng(0)
+    U, d = rng.standard_normal((30, 3)), np.full(30, 1e-10)
+    A, B = Woodbury(Diagonal(d), U), LowRankPlusDiagonal(U, d)
+    b = B @ rng.standard_normal(30)
+    assert_allclose(A.solve(b), B.solve(b), rtol=1e-12, atol=1e-13)
+    assert_allclose(A.logdet(), B.logdet(), rtol=1e-12)

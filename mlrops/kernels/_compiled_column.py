@@ -105,7 +105,7 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
     `coarse` (parents, c) has z of the levels above `top`, parent by parent.  Where `kept` (last -
     first, R) is not empty, the leaves' z are left there and no row is visited.  z (R,) is what was
     left of the last call, or anything where `first` begins a group of level `top`.  The squares of
-    the factors and of the result are added to norms (2,).
+    the result are added to norms[1].
     """
     path, cols, zoff = tree
     L = path.shape[1]
@@ -118,7 +118,6 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
             above = _U(parent[path[q, top]])
             for j in range(_U(cols[top])):
                 z[j] = coarse[above, j]
-        squares = 0.0
         for level in range(opens, L):
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
@@ -134,8 +133,6 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
                     v /= K[z0 + i, c0 + i]
                     W[z0 + i] = v
                 z[c0 + i] = v
-                squares += v * v
-        norms[0] += squares
         if kept.size > 0:
             for j in range(R):
                 kept[_U(q - first), j] = z[j]

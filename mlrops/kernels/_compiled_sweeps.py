@@ -5,13 +5,13 @@ or along the ancestors' columns, which are contiguous, so that they vectorize.
 
 Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
 its first one is.  begins[q] is the coarsest level of which a group begins at leaf q, and 0 behind
-the last leaf.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop after
-any leaf and go on with the next block: no array of all leaves is ever needed.
+the last leaf.  The state of a sweep lives in its stack, one entry a level, so a sweep can stop
+after any leaf and go on with the next block: no array of all leaves is ever needed.
 
-A sweep visits whole groups of level `top`.  On the way up it stops below: what these groups pass up
-is left in U.  `add_in_pairs` sums that over the groups of each parent, in pairs that do not depend
-on who swept which groups; the levels above are a tree of their own, with the parents for leaves.  On
-the way down it starts from what that tree gives its leaves, `coarse`.
+A sweep visits whole groups of level `top`.  On the way up it stops below: what these groups pass
+up is left in U.  `add_in_pairs` sums that over the groups of each parent, in pairs that do not
+depend on who swept which groups; the levels above are a tree of their own, with the parents for
+leaves.  On the way down it starts from what that tree gives its leaves, `coarse`.
 """
 
 import numpy as np
@@ -32,9 +32,9 @@ def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack,
     An empty G stands for F_leafᵀ diag(scale) F_leaf, which is then formed here.  Row i of a node in
     K holds [X_i | C_i | 0], X = C⁻¹ A_own,anc, C the Cholesky factor of A_own,own + diag(ridge).
     The stack (L, R, R) has room for the sum over the children of each open node, fresh (L,) is true
-    where there is none yet.  sums[:, 0] gets Σ log diag C of the nodes in each group of level
-    `top`, traces (groups,) the largest trace of a leaf's Gram matrix.  On a bad pivot fail =
-    (level, group).
+    where there is none yet; K is zero at the start.  sums[:, 0] gets Σ log diag C of the nodes in
+    each group of level `top`, traces (groups,) the largest trace of a leaf's Gram matrix.  On a bad
+    pivot fail = (level, group).
     """
     path, cols, zoff = tree
     L = path.shape[1]
@@ -192,24 +192,25 @@ def sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums):
                     sums[group, _ONE + c] += W[z0 + i, c] * W[z0 + i, c]
             above = U[group] if level == top else stack[level - 1]
             add = level > top
+            subtract = eliminate and r > 0
             for j in range(c0):
                 i = _U(0)
                 while i < r or i == 0:  # up to four own factors at a time
-                    z = z0 + i if i < r else _U(0)
+                    z = z0 + i
                     b = z + _ONE if i + _ONE < r else z
                     d = z + _TWO if i + _TWO < r else z
                     e = z + _THREE if i + _THREE < r else z
-                    f0 = K[z, j] if eliminate and i < r else zero
-                    f1 = K[b, j] if eliminate and i + _ONE < r else zero
-                    f2 = K[d, j] if eliminate and i + _TWO < r else zero
-                    f3 = K[e, j] if eliminate and i + _THREE < r else zero
+                    f0 = K[z, j] if subtract else zero
+                    f1 = K[b, j] if subtract and i + _ONE < r else zero
+                    f2 = K[d, j] if subtract and i + _TWO < r else zero
+                    f3 = K[e, j] if subtract and i + _THREE < r else zero
                     if i > 0:
                         for c in range(k):
                             above[j, c] -= f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c]
-                    elif not eliminate and add:
+                    elif not subtract and add:
                         for c in range(k):
                             above[j, c] += t[j, c]
-                    elif not eliminate:
+                    elif not subtract:
                         for c in range(k):
                             above[j, c] = t[j, c]
                     elif add:
@@ -220,7 +221,7 @@ def sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums):
                         for c in range(k):
                             above[j, c] = t[j, c] - (
                                 f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
-                    i = i + _FOUR if eliminate else r + _ONE
+                    i = i + _FOUR if subtract else r + _ONE
             if level < L - 1:
                 for j in range(c0 + r):
                     for c in range(k):
@@ -289,9 +290,10 @@ def sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z):
 def add_in_pairs(place, X):
     """Sum runs of groups in X (runs, width), in place; the number of runs that are left.
 
-    place (runs, 3) has the parent of a run, the number of its first group among the parent's, and of
-    how many groups it is the sum, a power of two that divides that number.  Two neighbours of one
-    parent that make such a run are summed.  So a sum does not depend on how the groups came together.
+    place (runs, 3) has the parent of a run, the number of its first group among the parent's, and
+    of how many groups it is the sum, a power of two that divides that number.  Two neighbours of
+    one parent that make such a run are summed.  So a sum does not depend on how the groups came
+    together.
     """
     n = 0
     for i in range(place.shape[0]):

@@ -1,15 +1,16 @@
 """Where things lie: the integer arrays that every kernel shares, and blocks of leaves."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 
+from .._common.cached import cached_property
 from .._common.typing import IntArray
 
 __all__ = ["Layout", "make_layout"]
 
-# Long leaves are cut into pieces of so many rows at most, which threads share.  Fixed: the order of summation must not depend on the machine.
+# Long leaves are cut into pieces of so many rows at most, which threads share.  Fixed: the order of
+# summation must not depend on the machine.
 PIECE_ROWS = 4096
 # Numbers in the largest temporary of a block of leaves: where the loops are compiled it should stay
 # in cache between two sweeps over it, where BLAS does the work it should only stay small (32 MB).
@@ -19,7 +20,7 @@ BLOCK_ITEMS = 4_000_000
 # share of the rows; a tree of fewer numbers than SHARED_ITEMS in F is swept by one thread.
 SHARES = 16
 LARGEST_SHARE = 1 / 8
-SHARED_ITEMS = 250_000
+SHARED_ITEMS = 100_000
 # Leaves of more rows are long, in a tree that has no such level though it is large enough.
 LONG_ROWS = 500
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .._common.typing import FloatArray, IntArray
-from . import _compiled_rows, _compiled_tiles, threads
-from .layout import PIECE_ROWS, Layout, make_layout
+from .._common.typing import FloatArray
+from . import _compiled_rows, threads
+from .layout import CACHE_ITEMS, PIECE_ROWS, Layout, make_layout
 from .scratch import scratch
 
 __all__ = ["all_small", "dot", "each", "gram", "gram_of_all", "long_dot", "long_gram",
@@ -20,12 +20,11 @@ __all__ = ["all_small", "dot", "each", "gram", "gram_of_all", "long_dot", "long_
 # Multiply-adds per leaf from which a BLAS call wins over the compiled loop, its ~2 µs included.
 BLAS_WORK = 30_000
 # Columns below which a product reads F so rarely that the loop keeps up with BLAS.
-BLAS_COLUMNS = 4
-# Columns and least rows of a tile of `_compiled_tiles`.
-TILE_COLUMNS, TILE_ROWS = 64, 16
+BLAS_COLUMNS = 2
 # Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
 CHUNK = 4096
 
+_NO_SUMS = {d: np.empty((0,) * d) for d in (1, 2)}
 _NO_SCALE = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
@@ -113,58 +112,92 @@ def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
     `long` is what `long_tdot` gave, if it was called.  The squares of x and of ``diag(scale)^½ x``
     are added to `sums` (2, k).
     """
-    k, R = x.shape[1], F.shape[1]
+    k, R, off = x.shape[1], F.shape[1], layout.leaf_off
     T = np.empty((hi - lo, R, k), F.dtype) if out is None else out
     s = _NO_SCALE[F.dtype] if scale is None else scale
-    if long is None and layout.long.size:
+    if long is None:
         long = long_tdot(F, x, layout, scale, sums)
-    sums = np.zeros((2, k)) if sums is None else sums
+    sums = _NO_SUMS[2] if sums is None else sums
     apart = _apart(layout, lo, hi, k)
     for a, b in _small_runs(apart, lo, hi):
-        _compiled_rows.rows_tdot(F, s, x, layout.leaf_off, lo, a, b, T, sums)
-    if apart.size:
-        rows, columns, room = _tiles(R, k, F.dtype)
-        number = np.searchsorted(layout.long, apart)
-        for q, place in zip(apart, number, strict=True):
-            if layout.sizes[q] > layout.long_rows:
-                T[q - lo] = long[place]
-                continue
-            _compiled_tiles.tiles_tdot(F, s, x, layout.leaf_off[q], layout.leaf_off[q + 1], rows,
-                                       columns, room, T[q - lo], sums)
+        _compiled_rows.rows_tdot(F, s, x, off, lo, a, b, T, sums)
+    for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
+        if layout.sizes[q] > layout.long_rows:
+            T[q - lo] = long[place]
+        else:
+            _tdot_of(F, s, x, int(off[q]), int(off[q + 1]), T[q - lo], sums)
     return T
 
 
+def _tdot_of(F, scale, x, lo, hi, out, sums):
+    """out (R, k) = Fᵀ diag(scale) x over the rows lo:hi, chunk after chunk by BLAS."""
+    R, k = out.shape
+    for number, (a, b) in enumerate(_cache_chunks(lo, hi, R, k)):
+        part = x[a:b]
+        if scale.size or sums.size:
+            part = scratch("scaled columns", (b - a, k), F.dtype)
+            _compiled_rows.rows_scaled(x, scale, a, b, part, sums)
+        # Cut for BLAS, but in one call: many short ones would wait for those of other threads.
+        rows = threads.blas_rows(R * k, b - a)
+        whole, rest = divmod(b - a, rows)
+        products = scratch("products", (whole + (rest > 0), R, k), F.dtype)
+        np.matmul(F[a : b - rest].reshape(whole, rows, R).transpose(0, 2, 1),
+                  part[: b - a - rest].reshape(whole, rows, k), out=products[:whole])
+        if rest:
+            np.matmul(F[b - rest : b].T, part[b - a - rest :], out=products[whole])
+        if number == 0:
+            np.sum(products, axis=0, out=out)
+        else:
+            out += products.sum(axis=0)
+
+
+def _cache_chunks(lo, hi, R, k):
+    """Ranges of rows of which F, x and a result stay in cache."""
+    parts = max(1, min(hi - lo, -(-(hi - lo) * (R + 2 * k) // (2 * CACHE_ITEMS))))
+    for j in range(parts):
+        yield lo + (hi - lo) * j // parts, lo + (hi - lo) * (j + 1) // parts
+
+
 def long_tdot(F: FloatArray, x: FloatArray, layout: Layout, scale: FloatArray | None = None,
-              sums: FloatArray | None = None) -> FloatArray | None:
+              sums: FloatArray | None = None) -> FloatArray:
     """``F_leafᵀ diag(scale) x`` (leaves, R, k) of the long leaves, whose pieces threads share."""
-    if not layout.long.size:
-        return None
     k, R = x.shape[1], F.shape[1]
+    if not layout.long.size:
+        return np.empty((0, R, k), F.dtype)
     s = _NO_SCALE[F.dtype] if scale is None else scale
     starts, ends, owner = layout.pieces
-    P, squares = np.empty((owner.size, R, k), F.dtype), np.zeros((owner.size, 2, k))
+    P = np.empty((owner.size, R, k), F.dtype)
+    squares = np.zeros((owner.size, 2, 0 if sums is None else k))
 
-    def task(lo, hi):
-        rows, columns, room = _tiles(R, k, F.dtype)
-        for j in range(lo, hi):
-            if is_large(PIECE_ROWS, R, k):
-                _compiled_tiles.tiles_tdot(F, s, x, starts[j], ends[j], rows, columns, room, P[j],
-                                           squares[j])
-            else:
-                off = np.array([starts[j], ends[j]])
-                _compiled_rows.rows_tdot(F, s, x, off, 0, 0, 1, P[j : j + 1], squares[j])
+    def piece(j):
+        if is_large(PIECE_ROWS, R, k):
+            _tdot_of(F, s, x, int(starts[j]), int(ends[j]), P[j], squares[j])
+        else:
+            off = np.array([starts[j], ends[j]])
+            _compiled_rows.rows_tdot(F, s, x, off, 0, 0, 1, P[j : j + 1], squares[j])
 
-    threads.run(task, np.append(starts, ends[-1]), 0, owner.size, int((ends - starts).sum()) * R * k)
+    _by_piece(piece, layout, R * k)
     if sums is not None:
         sums += squares.sum(axis=0)
+    return _by_leaf(P, layout)
+
+
+def _by_piece(piece, layout, work):
+    """Call ``piece(j)``, of `work` multiply-adds a row, for all pieces, by threads."""
+    starts, ends, _ = layout.pieces
+    rows = np.concatenate([[0], np.cumsum(ends - starts)])
+
+    def task(lo, hi):
+        for j in range(lo, hi):
+            piece(j)
+
+    threads.run(task, rows, 0, starts.size, int(rows[-1]) * work)
+
+
+def _by_leaf(P, layout):
+    """Sums over the pieces of each long leaf."""
+    owner = layout.pieces[2]
     return np.add.reduceat(P, np.searchsorted(owner, np.arange(layout.long.size)), axis=0)
-
-
-def _tiles(R, k, dtype):
-    """Rows and columns of a tile, and room for one."""
-    columns = min(k, TILE_COLUMNS)
-    rows = max(TILE_ROWS, threads.BLAS_ALONE // (R * columns))
-    return rows, columns, scratch("tile", ((rows + R) * columns,), dtype)
 
 
 def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout, lo: int,
@@ -175,52 +208,52 @@ def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layo
     Z is (hi - lo, R, k), one block a leaf.  The squares of the result are added to `sums` (k,).
     Blocks of long leaves are copied to `kept` (long leaves, R, k), for `long_dot`, if there is one.
     """
-    k, R = x.shape[1], F.shape[1]
-    apart = _apart(layout, lo, hi, k)
+    k, off = x.shape[1], layout.leaf_off
     sign = F.dtype.type(sign)
-    sums = np.zeros(k) if sums is None else sums
+    squares = _NO_SUMS[1] if sums is None else sums
+    apart = _apart(layout, lo, hi, k)
     for a, b in _small_runs(apart, lo, hi):
-        _compiled_rows.rows_dot(F, Z, lo, p, x, layout.leaf_off, a, b, sign, solve, out, sums)
-    if apart.size:
-        rows, columns, room = _tiles(R, k, F.dtype)
-        for q in apart:
-            if layout.sizes[q] > layout.long_rows:
-                number = np.searchsorted(layout.long, [q])
-                if kept is None:
-                    long_dot(F, Z[q - lo][None], x, p, layout, out, sign, solve, sums, number)
-                else:
-                    kept[number[0]] = Z[q - lo]
-                continue
-            _compiled_tiles.tiles_dot(F, Z[q - lo], p, x, sign, solve, layout.leaf_off[q],
-                                      layout.leaf_off[q + 1], rows, columns, room, out, sums)
+        _compiled_rows.rows_dot(F, Z, lo, p, x, off, a, b, sign, solve, out, squares)
+    for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
+        if layout.sizes[q] > layout.long_rows and kept is not None:
+            kept[place] = Z[q - lo]
+        else:
+            _dot_of(F, Z[q - lo], p, x, sign, solve, int(off[q]), int(off[q + 1]), out, squares)
+
+
+def _dot_of(F, Z, p, x, sign, solve, lo, hi, out, sums):
+    """`dot` on the rows lo:hi, chunk after chunk by BLAS; Z (R, k)."""
+    R, k = Z.shape
+    for a, b in _cache_chunks(lo, hi, R, k):
+        rows = threads.blas_rows(R * k, b - a)
+        rest = (b - a) % rows
+        np.matmul(F[a : b - rest].reshape(-1, rows, R), Z,
+                  out=out[a : b - rest].reshape(-1, rows, k))
+        if rest:
+            np.matmul(F[b - rest : b], Z, out=out[b - rest : b])
+        _compiled_rows.rows_finish(p, x, sign, solve, a, b, out, sums)
 
 
 def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layout,
              out: FloatArray, sign: float = 1.0, solve: bool = False,
-             sums: FloatArray | None = None, which: IntArray | None = None) -> None:
-    """`dot` on the rows of the long leaves, or of those numbered `which`; Z (leaves, R, k)."""
+             sums: FloatArray | None = None) -> None:
+    """`dot` on the rows of the long leaves, whose pieces threads share; Z (long leaves, R, k)."""
     if not layout.long.size:
         return
     k, R = x.shape[1], F.shape[1]
     sign = F.dtype.type(sign)
     starts, ends, owner = layout.pieces
-    chosen = slice(None) if which is None else np.isin(owner, which)
-    starts, ends, owner = starts[chosen], ends[chosen], owner[chosen]
-    owner = owner if which is None else np.searchsorted(which, owner)
-    squares = np.zeros((owner.size, k))
+    squares = np.zeros((owner.size, 0 if sums is None else k))
 
-    def task(lo, hi):
-        rows, columns, room = _tiles(R, k, F.dtype)
-        for j in range(lo, hi):
-            if is_large(PIECE_ROWS, R, k):
-                _compiled_tiles.tiles_dot(F, Z[owner[j]], p, x, sign, solve, starts[j], ends[j],
-                                          rows, columns, room, out, squares[j])
-            else:
-                off = np.array([starts[j], ends[j]])
-                _compiled_rows.rows_dot(F, Z[owner[j]][None], 0, p, x, off, 0, 1, sign, solve,
-                                        out, squares[j])
+    def piece(j):
+        lo, hi, z = int(starts[j]), int(ends[j]), Z[owner[j]]
+        if is_large(PIECE_ROWS, R, k):
+            _dot_of(F, z, p, x, sign, solve, lo, hi, out, squares[j])
+        else:
+            _compiled_rows.rows_dot(F, z[None], 0, p, x, np.array([lo, hi]), 0, 1, sign, solve,
+                                    out, squares[j])
 
-    threads.run(task, np.append(starts, ends[-1]), 0, owner.size, int((ends - starts).sum()) * R * k)
+    _by_piece(piece, layout, R * k)
     if sums is not None:
         sums += squares.sum(axis=0)
 
@@ -233,7 +266,7 @@ def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
     """
     R = F.shape[1]
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
-    if long is None and layout.long.size:
+    if long is None:
         long = long_gram(F, scale, layout)
     apart, off = _apart(layout, lo, hi, R), layout.leaf_off
     for a, b in _small_runs(apart, lo, hi):
@@ -252,25 +285,24 @@ def _root_scaled(F, scale, rows):
     return np.multiply(F[rows], np.sqrt(scale[rows])[:, None], out=out)
 
 
-def long_gram(F: FloatArray, scale: FloatArray, layout: Layout) -> FloatArray | None:
-    """``F_leafᵀ diag(scale) F_leaf`` (leaves, R, R) of the long leaves, whose pieces threads share."""
-    if not layout.long.size:
-        return None
+def long_gram(F: FloatArray, scale: FloatArray, layout: Layout) -> FloatArray:
+    """``F_leafᵀ diag(scale) F_leaf`` of the long leaves, (leaves, R, R), by pieces and threads."""
     R = F.shape[1]
+    if not layout.long.size:
+        return np.empty((0, R, R), F.dtype)
     starts, ends, owner = layout.pieces
     P = np.empty((owner.size, R, R), F.dtype)
 
-    def task(lo, hi):
-        for j in range(lo, hi):
-            rows = slice(int(starts[j]), int(ends[j]))
-            if is_large(PIECE_ROWS, R, R):
-                _square(_root_scaled(F, scale, rows), P[j])
-            else:
-                off = np.array([rows.start, rows.stop])
-                _compiled_rows.rows_gram(F, scale, off, 0, 0, 1, P[j : j + 1])
+    def piece(j):
+        rows = slice(int(starts[j]), int(ends[j]))
+        if is_large(PIECE_ROWS, R, R):
+            _square(_root_scaled(F, scale, rows), P[j])
+        else:
+            off = np.array([rows.start, rows.stop])
+            _compiled_rows.rows_gram(F, scale, off, 0, 0, 1, P[j : j + 1])
 
-    threads.run(task, np.append(starts, ends[-1]), 0, owner.size, int((ends - starts).sum()) * R * R)
-    return np.add.reduceat(P, np.searchsorted(owner, np.arange(layout.long.size)), axis=0)
+    _by_piece(piece, layout, R * R)
+    return _by_leaf(P, layout)
 
 
 def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:

@@ -28,7 +28,7 @@ _NONE = {(np.dtype(t), d): np.empty((0,) * d, t) for t in (np.float32, np.float6
 class Passed(NamedTuple):
     """What runs of groups of one level pass up; with c the columns of the levels above it."""
 
-    place: IntArray  # (m, 3) parent, number of the first group among the parent's, groups in the run
+    place: IntArray  # (m, 3) parent, number of a run's first group among the parent's, their number
     gram: FloatArray  # (m, c, c) what elimination leaves of the Gram matrices, lower triangles
     rows: FloatArray  # (m, c, k) the same of the right-hand sides
     sums: FloatArray  # (m, 1 + k) float64: Σ log diag C, Σ w²
@@ -60,9 +60,9 @@ def up(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, K: Float
        norms: FloatArray | None = None) -> None:
     """Sweep ``t = F_leafᵀ diag(scale) x`` up through the groups lo:hi: W (s, k) and `passed`.
 
-    ``w = C⁻¹ t_own``, ``t_anc - Xᵀ w`` to the parent; for an empty K w is the plain sum of t.  `long`
-    is what `leaf.long_tdot` gave.  The squares of x and of ``diag(scale)^½ x`` are added to `norms`
-    (2, k).
+    ``w = C⁻¹ t_own``, ``t_anc - Xᵀ w`` to the parent; for an empty K w is the plain sum of t.
+    `long` is what `leaf.long_tdot` gave.  The squares of x and of ``diag(scale)^½ x`` are added to
+    `norms` (2, k).
     """
     if x.shape[1] == 1:
         _column_up(F, scale, x, layout, K, W, passed, lo, hi, long, norms)
@@ -148,8 +148,8 @@ def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layou
 def merge(*passed: Passed) -> Passed:
     """What parts of one tree pass up together, in any order and whatever the parts.
 
-    Runs of neighbours are summed in pairs that the tree fixes, so that the sums do not depend on the
-    cuts: merging is associative to the last bit.
+    Runs of neighbours are summed in pairs that the tree fixes, so that the sums do not depend on
+    the cuts: merging is associative to the last bit.
     """
     place, gram, rows, sums = (np.concatenate(parts) for parts in zip(*passed, strict=True))
     order = np.lexsort((place[:, 1], place[:, 0]))
@@ -223,9 +223,9 @@ def coarse_factors(layout: Layout, K: FloatArray, W: FloatArray) -> FloatArray:
 
 def down(layout: Layout, K: FloatArray, W: FloatArray, coarse: FloatArray, use: Use | None,
          lo: int, hi: int) -> None:
-    """Turn W of the groups lo:hi into factors; ``use(a, b, Z)`` gets them, along paths, (b - a, R, k).
+    """Turn W of the groups lo:hi into factors; ``use(a, b, Z)`` gets them, Z (b - a, R, k).
 
-    `coarse` are those of the levels above, parent by parent.
+    Along the paths of the leaves a:b.  `coarse` are those of the levels above, parent by parent.
     """
     k, R, dtype = W.shape[1], layout.R, W.dtype
     stack = np.empty((R, k), dtype)
@@ -243,8 +243,8 @@ def column_down(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve:
                 lo: int, hi: int, norms: FloatArray, kept: FloatArray) -> None:
     """`down` for one column, and ``p x + sign F z`` or ``p (x - F z)`` on the rows at once.
 
-    The z of long leaves are left in `kept` (long leaves, R).  The squares of the factors and of the
-    result are added to `norms` (2,).
+    The z of long leaves are left in `kept` (long leaves, R).  The squares of the result are added
+    to norms[1].
     """
     nothing, z = none(W.dtype), np.empty(layout.R, W.dtype)
     x, w, out = x.reshape(-1), W.reshape(-1), out.reshape(-1)

@@ -21,8 +21,8 @@ from .._common.typing import FloatArray, IntArray
 from . import _compiled_residual, leaf, threads, tree
 from .layout import BLOCK_ITEMS, Layout
 
-__all__ = ["CORRECTIONS", "LAST", "Split", "broken", "columns", "correct", "explained", "factor",
-           "long_rows", "loses_digits", "residual_squares"]
+__all__ = ["CORRECTIONS", "LAST", "Split", "broken", "columns", "correct", "factor",
+           "lengths", "long_rows", "loses_digits", "residual_squares"]
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
 # they leave a relative error of so many units of rounding.
@@ -157,21 +157,12 @@ def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[i
     return level, int(first) // int(cols[level + 1] - cols[level])
 
 
-def explained(F: FloatArray, d: FloatArray, K: FloatArray, rough: FloatArray, layout: Layout
-              ) -> FloatArray:
-    """``f_i Cov f_iᵀ`` of each feature, (n,), from what the paths' covariances say, `rough`.
-
-    In long rows it is ``‖Λ⁻¹ f_i‖²``, a sum of squares: covariances are known to rounding of their
-    largest entries only.
-    """
-    rows, leaves = long_rows(F, d, layout)
-    rough[rows] = lengths(F, rows, leaves, K, layout)
-    return rough
-
-
 def lengths(F: FloatArray, rows: IntArray, leaves: IntArray, K: FloatArray, layout: Layout
             ) -> FloatArray:
-    """``‖Λ⁻¹ f‖²`` of some rows of F, (b,) float64, in the leaves `leaves`."""
+    """``f Cov fᵀ = ‖Λ⁻¹ f‖²`` of some rows of F, (b,) float64, in the leaves `leaves`.
+
+    Cov itself is known to rounding of its largest entries only, which may be far more.
+    """
     out = np.empty(rows.size)
     threads.run(lambda lo, hi: _compiled_residual.path_lengths(
         F, rows, leaves, layout.tree, K, lo, hi, out),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from .._common.typing import FloatArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
@@ -18,7 +19,7 @@ from .layout import BLOCK_ITEMS, CACHE_ITEMS, Layout, blocks
 from .parts import Use
 from .scratch import scratch
 
-__all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "multiply",
+__all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "means", "multiply",
            "path_covariance", "posterior", "project", "project_with", "regress", "solve", "spread",
            "spread_with", "transfer", "up"]
 
@@ -65,11 +66,11 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
     W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
     K = parts.none(dtype) if K is None else K
     scale = _ONES[dtype] if scale is None else scale
-    found = [np.zeros((2, k))]  # one array a thread
-    long = leaf.long_tdot(F, x, layout, scale, found[0])
+    found = []  # one array a thread
+    long = leaf.long_tdot(F, x, layout, scale, norms)
 
     def task(lo, hi):
-        found.append(own := np.zeros((2, k)))
+        found.append(own := None if norms is None else np.zeros((2, k)))
         parts.up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
 
     parts.share(task, layout, layout.n * layout.R * k)
@@ -111,25 +112,26 @@ def _rows_from(F, p, x, W, K, layout, sign, solve, norms):
     out, kept = np.empty((layout.n, k), dtype), np.empty((layout.long.size, R, k), dtype)
     K = parts.none(dtype) if K is None else K
     coarse = parts.coarse_factors(layout, K, W)
-    found = [np.zeros((2, k))]  # one array a thread
+    found = []  # one array a thread
 
     def task(lo, hi):
-        found.append(own := np.zeros((2, k)))
+        found.append(own := np.zeros(k if k > 1 else 2))
         if k == 1:
-            parts.column_down(F, p, x, sign, solve, layout, K, W, coarse, out, lo, hi,
-                              own.reshape(-1), kept.reshape(-1, R))
+            parts.column_down(F, p, x, sign, solve, layout, K, W, coarse, out, lo, hi, own,
+                              kept.reshape(layout.long.size, R))
             return
 
         def use(a, b, Z):
-            leaf.dot(F, Z, x, p, layout, a, b, out, sign, solve, own[1], kept)
+            leaf.dot(F, Z, x, p, layout, a, b, out, sign, solve, None if norms is None else own,
+                     kept)
 
         parts.down(layout, K, W, coarse, use, lo, hi)
 
     parts.share(task, layout, layout.n * R * k)
-    leaf.long_dot(F, kept, x, p, layout, out, sign, solve, found[0][1])
+    leaf.long_dot(F, kept, x, p, layout, out, sign, solve, None if norms is None else norms[1])
     if norms is not None:
-        norms += sum(found)
-        norms[0] = np.einsum("sk,sk->k", W, W, dtype=np.float64)
+        norms[0] += np.einsum("sk,sk->k", W, W, dtype=np.float64)
+        norms[1] += sum(own[-k:] for own in found)
     return out
 
 
@@ -181,7 +183,7 @@ def factor_and_project(F: FloatArray, dinv: FloatArray, Y: FloatArray, layout: L
 def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layout,
             ridge: FloatArray | None = None) -> tuple[Factorization, FloatArray]:
     R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
-    K, W = np.empty((layout.s, R), dtype), np.empty((layout.s, k), dtype)
+    K, W = np.zeros((layout.s, R), dtype), np.empty((layout.s, k), dtype)
     ridge = np.ones(layout.s, dtype) if ridge is None else ridge
     passed, traces = parts.passing(layout, k, dtype, gram=True), np.zeros(layout.n_groups)
     fail = _NO_FAILURE.copy()
@@ -218,6 +220,26 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
     squares = np.einsum("sk,sk->k", W, W, dtype=np.float64)
     spread_with(W, K, layout)
     return W, squares
+
+
+def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:
+    """``(I + FᵀD⁻¹F)⁻¹ t`` for node rows t (s, k): an upward and a downward sweep."""
+    k = t.shape[1]
+    starts = [np.searchsorted(layout.path[:, level], np.arange(layout.path[-1, level] + 1))
+              for level in range(layout.L)]
+
+    def product(lo, hi, T):
+        T[:] = 0
+        for level, first in enumerate(starts):  # a node's row goes with its first leaf
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            a, b = (int(i) for i in np.searchsorted(first, (lo, hi)))
+            own = slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
+            if c1 > c0:
+                T[first[a:b] - lo, c0:c1] = t[own].reshape(-1, c1 - c0, k)[a:b]
+
+    W = project_with(product, k, t.dtype, K, layout)
+    spread_with(W, K, layout)
+    return W
 
 
 def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
@@ -267,8 +289,20 @@ def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout)
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
     H = np.empty_like(F)
 
-    def task(lo, hi):
-        _compiled_posterior.sweep_inverse_rows(F, dinv, lo, hi, layout.leaf_off, layout.tree, K, H)
+    def small(i, j):
+        _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)
 
-    threads.run(task, layout.leaf_off, 0, layout.n_leaves, layout.n * layout.R**2 // 2)
+    def large(q, s):
+        np.multiply(F[s], dinv[s, None], out=H[s])
+        for level in range(layout.L - 1, -1, -1):  # h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own
+            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+            first = int(layout.zoff[level] + layout.path[q, level] * (c1 - c0))
+            rows = K[first : first + c1 - c0]
+            if c1 > c0:
+                own = solve_triangular(rows[:, c0:c1], H[s, c0:c1].T, lower=True,
+                                       check_finite=False).T
+                H[s, c0:c1] = own
+                H[s, :c0] -= own @ rows[:, :c0]
+
+    leaf.each(layout, 0, layout.n_leaves, layout.R, small, large, layout.R**2 // 2)
     return H

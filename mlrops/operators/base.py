@@ -248,8 +248,7 @@ class StructuredOperator(Stored, Arithmetic):
         TypeError
             Options that the method does not take.
         numpy.linalg.LinAlgError
-            Rounding could move the result by more than 1e-7 (float32: 3e-3), as for an `MLR` with D
-            very small beside F.
+            `A` is an update of an operator that is too near a singular one.
 
         References
         ----------
@@ -342,7 +341,7 @@ class StructuredOperator(Stored, Arithmetic):
             `A` is not known to be positive definite or has no structured square root, or `x` has
             not n rows.
         numpy.linalg.LinAlgError
-            Rounding leaves too little of the square root; so do `color` and `inv_quad`.
+            `A` is not positive definite to working precision; so do `color` and `inv_quad`.
         """
         self._need_positive("whiten")
         x, out = operand(x, self.dtype, self.shape[0], "whiten")

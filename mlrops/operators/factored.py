@@ -1,24 +1,34 @@
 """What `MLR` and `LowRankPlusDiagonal` have in common: ``Σ = F Fᵀ + diag(D)`` by its factors."""
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import kernels
 from .._common.cached import cached_property
-from .._common.typing import FloatArray, IntArray
+from .._common.typing import FloatArray
+from .._common.wording import counted
 from ..kernels.layout import Layout
 from ..tree.hierarchy import Hierarchy
 from . import accuracy
 from .base import StructuredOperator
-from .refine import column_dots, corrected, of_size_one
+from .refine import (
+    BACKWARD_ERROR,
+    CORRECTIONS,
+    LIMIT,
+    check_reached,
+    column_dots,
+    doubtful,
+    lengths,
+    of_size_one,
+    refine,
+)
+
+if TYPE_CHECKING:  # what is compiled is loaded when it is needed
+    from ..kernels.qr import QR
 
 __all__ = ["Factored", "columns_of"]
-
-# Right-hand sides at a time.
-_BLOCK = 64
 
 
 def columns_of(x: FloatArray) -> FloatArray:
@@ -29,30 +39,28 @@ def columns_of(x: FloatArray) -> FloatArray:
 class Factored(StructuredOperator):
     """``F Fᵀ + diag(D)`` with F compact on a tree, of one group of all features or of many.
 
-    With ``P = I + FᵀD⁻¹F`` everything follows from the factors' means ``z = P⁻¹ Fᵀ D⁻¹ b``.  The
-    rows of arrays (n, k) here are in the order of the tree.  A subclass provides
+    With ``P = I + FᵀD⁻¹F`` everything follows from the factors' means ``z = P⁻¹ Fᵀ D⁻¹ b``, or,
+    where the Cholesky factor of P has lost too much, from `_qr`.  The rows of arrays (n, k) here
+    are in the order of the tree.  A subclass provides
 
         _hierarchy, _ranks, _F, _d     the tree, and F (n, R) and D (n,) in its order
-        _once(b)                       ``x = D⁻¹ (b - F z)`` and z
-        _means(x), _product(x)         Fᵀx and Σ x
-        _gained, _sizes, _norms        log det P; P's diagonal and pivots; bounds of ‖P‖ and ‖F‖
-                                       above and of ‖Σ‖ below
-        _path_covariance()             the blocks of P⁻¹ along the paths to the leaves
-        _make_root()                   an object with color, color_transpose and whiten
+        _cholesky()                    K, log det P and where it broke down: `kernels.tree.factor`
+        _once(b)                       ``x = D⁻¹ (b - F z)`` and z; squares (4, k) of the lengths
+                                       of b, D^{-1/2} b, z and x
+        _product(x), _means(x)         Σ x and Fᵀ x
+        _loadings(z), _explained(t)    F z and P⁻¹ t
     """
 
     _hierarchy: Hierarchy
     _ranks: tuple[int, ...]
     _F: FloatArray
     _d: FloatArray
-    _gained: float
-    _sizes: tuple[FloatArray, FloatArray]
-    _norms: tuple[float, float, float]
-    _once: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
-    _means: Callable[[FloatArray], FloatArray]
+    _cholesky: Callable[[], tuple[FloatArray, float, tuple[int, int] | None]]
+    _once: Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
     _product: Callable[[FloatArray], FloatArray]
-    _path_covariance: Callable[[], FloatArray]
-    _make_root: Callable[[], Any]
+    _means: Callable[[FloatArray], FloatArray]
+    _loadings: Callable[[FloatArray], FloatArray]
+    _explained: Callable[[FloatArray], FloatArray]
 
     @cached_property
     def F(self) -> FloatArray:
@@ -74,13 +82,103 @@ class Factored(StructuredOperator):
         h = self._hierarchy
         return kernels.layout.make_layout(h.boundaries, h._paths, self._ranks)
 
-    @property
-    def _n_factors(self) -> int:
-        return self._layout.s
-
     @cached_property
     def _dinv(self) -> FloatArray:
-        return 1 / self._d
+        with np.errstate(over="ignore"):
+            return 1 / self._d
+
+    # ---------------------------------------------------------------- the factorization
+
+    @property
+    def factorization(self) -> accuracy.Factorization:
+        """How it is factored, and what that loses: a tuple (method, bound).
+
+        Returns
+        -------
+        method : {"cholesky", "qr"}
+            Cholesky's, of ``I + Fᵀ D⁻¹ F``, loses as many units of rounding as the largest of all
+            ``Σ_ii / D_i``, and of all ratios of a diagonal entry to its pivot, tells.  Above 2500
+            units it is QR, of ``[D^{-1/2} F; I]``, which loses a few whatever D is, takes 6 to 11
+            times as long and keeps as many numbers as F and the factors' rows have.
+        bound : float
+            The relative error that it leaves.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mlrops import LowRankPlusDiagonal
+        >>> F = np.array([[1.0], [2.0], [3.0]])
+        >>> LowRankPlusDiagonal(F, np.full(3, 0.1)).factorization.method
+        'cholesky'
+        >>> LowRankPlusDiagonal(F, np.full(3, 1e-12)).factorization.method
+        'qr'
+        """
+        eps = float(np.finfo(self.dtype).eps)
+        if self._exactly:
+            return accuracy.Factorization("qr", eps)
+        loss = max(self._share_loss, self._factor[2]) if self._F.shape[1] else 1.0
+        return accuracy.Factorization("cholesky", eps * loss)
+
+    @cached_property
+    def _factor(self) -> tuple[FloatArray, float, float, FloatArray]:
+        """(K, log det P, what Cholesky's pivots lost, the diagonal of P); see kernels.tree."""
+        return self._checked(*self._cholesky())
+
+    def _checked(self, K: FloatArray, logs: float, fail: tuple[int, int] | None
+                 ) -> tuple[FloatArray, float, float, FloatArray]:
+        """`_factor`, from Cholesky where its pivots leave what iterations need, else from `_qr`."""
+        sizes, loss = self._d[:0], np.inf
+        if fail is None:
+            sizes, pivots = accuracy.diagonal_sizes(K, self._layout)
+            loss = accuracy.pivot_loss(sizes, pivots)
+        if not loss * np.finfo(self.dtype).eps <= accuracy.TOLERATED[self.dtype]:
+            K, logs = self._qr.K, self._qr.gained
+        K.flags.writeable = False
+        return K, logs, loss, sizes
+
+    @cached_property
+    def _share_loss(self) -> float:
+        return accuracy.share_loss(self._F, self._d)
+
+    @cached_property
+    def _exactly(self) -> bool:
+        """Whether the Cholesky factor of P has lost too much."""
+        if not self._F.shape[1]:
+            return False
+        return not (self._share_loss <= accuracy.LARGEST and self._factor[2] <= accuracy.LARGEST)
+
+    @cached_property
+    def _qr(self) -> "QR":
+        found = kernels.qr.QR(self._F, self._d, self._layout)
+        if found.failed is not None:
+            raise self._breakdown(*found.failed)
+        return found
+
+    def _breakdown(self, level: int, group: int) -> np.linalg.LinAlgError:
+        return np.linalg.LinAlgError(
+            f"factorization broke down at level {level}, group {group}"
+            f" ({counted(self._hierarchy.group_sizes(level)[group], 'feature')}): I + Fᵀ D⁻¹ F"
+            f" overflows {self.dtype}, or D is too small beside F for its precision: entries of F"
+            f" reach {np.abs(self._F).max():.3g} and of D fall to {self._d.min():.3g}; rescale the"
+            " features")
+
+    @cached_property
+    def _norms(self) -> tuple[float, float, float]:
+        return accuracy.norms(self)
+
+    @cached_property
+    def _sharper_norms(self) -> tuple[float, float, float]:
+        return accuracy.sharper(self)
+
+    @cached_property
+    def _largest(self) -> float:
+        return float(self._factor[3].max(initial=1.0))
+
+    @cached_property
+    def _norm_below(self) -> float:
+        return accuracy.norm_below(self)
+
+    # ---------------------------------------------------------------- products and solves
 
     def _apply(self, compute: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
         """Feature order in, feature order out, around `compute` on (n, k) in tree order."""
@@ -101,22 +199,78 @@ class Factored(StructuredOperator):
         return self._apply(lambda t: of_size_one(self._corrected, t), b)
 
     def _corrected(self, b: FloatArray) -> FloatArray:
-        """``Σ⁻¹ b``, corrected where a bound asks for it."""
-        def once(b, columns):
-            x, z = self._once(b)
-            return x, column_dots(z)
+        """``Σ⁻¹ b``, corrected where its backward error asks for it."""
+        if self._exactly:
+            return self._by_qr(b)
+        x, z, squares = self._once(b)
+        norms = self._norms
+        if not doubtful(squares, norms[0] * self._largest, norms).size:
+            return x
+        # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
+        weighted = column_dots(z, weight=self._factor[3]) / np.where(squares[2] > 0, squares[2], 1)
+        for norms in (lambda: self._norms, lambda: self._sharper_norms):
+            left = doubtful(squares, norms()[0] * weighted, norms())
+            if not left.size:
+                return x
+        return self._in_factor_space(b, x, z, left)
 
-        return corrected(self, once, lambda x, columns: self._product(x), b, self._dinv,
-                         self._norms)
+    def _in_factor_space(self, b: FloatArray, x: FloatArray, z: FloatArray, left: Any
+                         ) -> FloatArray:
+        """Correct the columns `left` of x, where their backward errors are not small.
+
+        Exactly, ``z = Fᵀ x``, and the residual of x is F (z - Fᵀ x): the gap says how large it is,
+        and corrects x and z by ``D⁻¹ F P⁻¹ gap``, which never forms the residual by itself.
+        """
+        n, both, size = len(x), np.concatenate([x, z]), lengths(b)
+        _, factors, norm = self._sharper_norms
+
+        def residual(both, columns):
+            x, z = both[:n], both[n:]
+            gap = z - self._means(np.ascontiguousarray(x))
+            return gap, factors * lengths(gap) / (norm * lengths(x) + size[columns])
+
+        def step(gap, _):
+            z = self._explained(gap)
+            x = self._loadings(z)
+            x *= self._dinv[:, None]
+            return np.concatenate([x, -z])
+
+        eps = np.finfo(b.dtype).eps
+        with np.errstate(over="ignore", invalid="ignore"):
+            reached = refine(both, residual, step, left, BACKWARD_ERROR * eps, CORRECTIONS)
+            x, high = np.ascontiguousarray(both[:n]), np.flatnonzero(~(reached <= LIMIT * eps))
+            if high.size:  # by a bound; see what it is
+                reached = lengths(b - self._product(x)) / (norm * lengths(x) + size)
+        check_reached(self, reached[high])
+        return x
+
+    def _by_qr(self, b: FloatArray) -> FloatArray:
+        """``Σ⁻¹ b`` by `_qr`, which errs by a few units, and where it does not is corrected."""
+        x, size, norm = self._qr.solve(b)[0], lengths(b), self._norm_below
+
+        def residual(x, columns):
+            r = np.take(b, columns, axis=1) - self._product(x)
+            return r, lengths(r) / np.maximum(
+                norm * lengths(x) + size[columns], np.finfo(b.dtype).tiny)
+
+        with np.errstate(over="ignore", invalid="ignore"):
+            reached = refine(x, residual, lambda r, _: self._qr.solve(r)[0],
+                             np.flatnonzero(np.isfinite(size)),
+                             BACKWARD_ERROR * np.finfo(b.dtype).eps, CORRECTIONS)
+        check_reached(self, reached)
+        return x
+
+    # ---------------------------------------------------------------- what else follows
 
     def _slogdet(self):
-        if not self._F.shape[1]:
+        if not self._exactly:
             return 1.0, self._rough_logdet()
-        return 1.0, accuracy.check_logdet(self)
+        return 1.0, float(np.log(self._d, dtype=np.float64).sum() + self._qr.gained)
 
     def _rough_logdet(self) -> float:
-        """`logdet` even where it would be refused: for iterations that have to go on."""
-        return float(np.log(self._d, dtype=np.float64).sum() + self._gained)
+        """`logdet` by Cholesky also where QR would be more exact: for iterations."""
+        gained = self._factor[1] if self._F.shape[1] else 0.0
+        return float(np.log(self._d, dtype=np.float64).sum() + gained)
 
     def _inv_quad(self, x):
         t = columns_of(self._hierarchy._gather(x))
@@ -127,63 +281,43 @@ class Factored(StructuredOperator):
         return quad[0] if x.ndim == 1 else quad.astype(self.dtype, copy=False)
 
     def _inv_quads(self, x: FloatArray) -> FloatArray:
+        if self._exactly:
+            return column_dots(self._qr.whiten(x))
         # min over z of ‖D^{-1/2}(x - F z)‖² + ‖z‖², attained at the posterior mean: a sum of
         # squares, where xᵀD⁻¹x - ‖w‖² would cancel.
-        y, z = self._once(x)
-        quad = column_dots(y, weight=self._d) + column_dots(z)  # x - F z = D y
-
-        def gap(columns):
-            return z[:, columns] - self._means(np.ascontiguousarray(y[:, columns]))
-
-        accuracy.check_quad(self, quad, column_dots(z), column_dots(x, weight=self._dinv), gap)
-        return quad
+        y, _, squares = self._once(x)
+        return column_dots(y, weight=self._d) + squares[2]  # x - F z = D y
 
     def _inverse_diagonal(self) -> FloatArray:
         """diag(Σ⁻¹), feature order."""
         return self._hierarchy._scatter(self._unexplained() / self._d)
 
-    def _unexplained(self, check: bool = True) -> FloatArray:
+    def _unexplained(self, rough: bool = False) -> FloatArray:
         """``D_i (Σ⁻¹)_ii``, the share of D in the partial variances, (n,) in tree order.
 
-        Without `check`, at least eps: for what has to go on, such as preconditioners.
+        `rough`, by Cholesky and at least eps, serves what has to go on, such as preconditioners.
         """
         if not self._F.shape[1]:
             return np.ones_like(self._d)
-        layout, cov = self._layout, self._path_covariance()
-        left = 1 - kernels.curvature.explained(self._F, self._d, cov, layout)
-        if not check:
-            return np.maximum(left, np.finfo(self.dtype).eps)
-        rough, moved = accuracy.loss_of_explained(cov, self._sizes[0], layout)
-        if (accuracy.loss_left(self, rough) <= accuracy.PROMISED[self.dtype] * left).all():
-            return left
-        moved = kernels.curvature.explained(self._F, self._d, moved(), layout)
-        doubtful = np.flatnonzero(
-            ~(accuracy.loss_left(self, moved) <= accuracy.PROMISED[self.dtype] * left))
-        if not doubtful.size:
-            return left
-        left = left.copy()
-        for part in np.array_split(doubtful, -(-doubtful.size // _BLOCK)):
-            with suppress(np.linalg.LinAlgError):  # then what there is is refused, by name
-                left[part], moved[part] = self._unexplained_by_solves(part)
-        accuracy.check_left(self, left, moved, self._hierarchy.permutation)
-        return left
+        if not rough and self._exactly:
+            return self._qr.outside().astype(self.dtype, copy=False)
+        H = self._inverse_rows()
+        left = 1 - self._d * np.einsum("ij,ij->i", H, H, dtype=np.float64)
+        if rough:
+            left = np.maximum(left, np.finfo(self.dtype).eps)
+        return left.astype(self.dtype, copy=False)
 
-    def _unexplained_by_solves(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        """``D_i (Σ⁻¹)_ii`` of some rows by solves, and how many units of rounding they are off by.
-
-        A solve corrects itself; one more says what it left, which is added.
-        """
-        own = rows, np.arange(rows.size)
-        unit = np.zeros((len(self._d), rows.size), self.dtype)
-        unit[own] = 1
-        x = of_size_one(self._corrected, unit)
-        off = of_size_one(self._corrected, unit - self._product(x))[own]
-        d = self._d[rows]
-        return d * (x[own] + off), np.abs(d * off) / accuracy.loss_left(self, np.float64(1.0))
+    def _inverse_rows(self) -> FloatArray:
+        """H (n, R) with ``Σ⁻¹ = diag(1/D) - H Hᵀ``, in tree order."""
+        return kernels.tree.inverse_rows(self._F, self._dinv, self._factor[0], self._layout)
 
     @cached_property
     def _root(self) -> Any:
-        return accuracy.checked_root(self, self._make_root())
+        """An object with color, whiten and their transposes."""
+        if self._exactly:
+            return self._qr
+        return kernels.root.square_root(
+            self._F, self._d, self._hierarchy.boundaries, self._layout.cols)
 
     def _color(self, z):
         return self._apply(self._root.color, z)

@@ -8,7 +8,6 @@ from .._common.deprecated import old_attribute
 from .._common.stored import instance
 from .._common.typing import FloatArray
 from ..tree.hierarchy import Hierarchy
-from . import accuracy
 from .base import StructuredOperator
 from .elementary import Diagonal
 from .mlr import MLR
@@ -38,10 +37,9 @@ class MLRInverse(StructuredOperator):
     ``U = D⁻¹ F Λ⁻ᵀ`` on the rows of a leaf, ``Λ Λᵀ = I + Fᵀ D⁻¹ F`` along its path: the recursive
     Sherman-Morrison-Woodbury identity of T. Parshakova, T. Hastie, S. Boyd, "Fitting multilevel
     factor models" (2024).
-    A product costs what a product with the MLR matrix costs (4 n R flops); forming U costs n R²
-    after the factorization.  Products are formed as ``x / D - U (Uᵀ x)``: forward stable in
-    ``‖1/D‖``.  Where that is too much, for D very small beside F, products are solves, and `U`
-    raises ``numpy.linalg.LinAlgError``.  Where backward stability matters more, call ``mlr.solve``.
+    Forming U costs n R² after the factorization.  Products are solves with the MLR matrix, at the
+    same 4 n R flops, and as backward stable: ``x / D - U (Uᵀ x)`` would cancel where x is close to
+    the range of F.
 
     Examples
     --------
@@ -89,21 +87,9 @@ class MLRInverse(StructuredOperator):
         A = self._inverse
         if not A._F.shape[1]:
             return A._F
-        U = kernels.tree.inverse_rows(A._F, A._dinv, A._factor[0], A._layout)
+        U = A._inverse_rows()
         U.flags.writeable = False
         return U
-
-    @cached_property
-    def _loss(self):
-        A = self._inverse
-        if not A._F.shape[1]:
-            return 0.0
-        return accuracy.inverse_loss(A, self._product)
-
-    def _product(self, t):
-        """``t / D - U (Uᵀ t)`` in tree order."""
-        A = self._inverse
-        return kernels.tree.multiply(self._u, A._dinv, t, A._layout, sign=-1.0)
 
     @cached_property
     def U(self) -> FloatArray:
@@ -114,8 +100,10 @@ class MLRInverse(StructuredOperator):
         numpy.linalg.LinAlgError
             Products with U would cancel: D is too small beside F.
         """
-        if self._loss > accuracy.PROMISED[self.dtype]:
-            raise accuracy.refused(self._inverse, "inverse", self._loss)
+        if self._inverse._exactly:
+            raise np.linalg.LinAlgError(
+                f"diag(1/D) - U Uᵀ would cancel: D is too small beside F in {self._inverse!r};"
+                " products, diagonal and trace_with do without U")
         U = self.hierarchy._scatter(self._u)
         U.flags.writeable = False
         return U
@@ -152,10 +140,10 @@ class MLRInverse(StructuredOperator):
                   \qquad B^0 = \sum_m G_m G_m^T.
 
         A block of ``U_lᵀ G_m`` is one product over the features that a group of Σ and a group of B
-        have in common: ``2 n R_Σ R_B`` flops in all, whatever the number of groups.  For any other
-        B: n products with B and n solves with Σ, n × `block` numbers at a time.
-
-        The difference loses as many digits as D is smaller than the variances of the features.
+        have in common: ``2 n R_Σ R_B`` flops in all, whatever the number of groups.  Where that
+        would cancel, D being very small beside F, the sum of squares ``‖W S‖_F²``, B = S Sᵀ: n
+        columns.  For any other B: n products with B and n solves with Σ, n × `block` numbers at a
+        time.
 
         Examples
         --------
@@ -173,6 +161,8 @@ class MLRInverse(StructuredOperator):
             return float(inverse.diagonal() @ B.d)
         if isinstance(B, LowRankPlusDiagonal):
             B = MLR.from_compact(Hierarchy.flat(B.shape[0]), (B.F.shape[1],), B.F, B.D)
+        if isinstance(B, MLR) and A._exactly:
+            return sum(_squares(A.whiten(B.color(unit))) for _, unit in _units(A.shape[0], block))
         if isinstance(B, MLR):
             B = B.astype(np.float64)
             squares = np.einsum("ij,ij->i", B.F, B.F)
@@ -180,16 +170,11 @@ class MLRInverse(StructuredOperator):
                 _squared_product(U, A.hierarchy.labels(a), G, B.hierarchy.labels(b))
                 for a, U in enumerate(np.split(inverse.U, np.cumsum(A.ranks)[:-1], axis=1))
                 for b, G in enumerate(B.factors)))
-        return sum(_columns_trace(A, B, start, min(start + block, A.shape[0]))
-                   for start in range(0, A.shape[0], block))
+        return sum(float(np.trace(A.solve(B @ unit)[columns]))
+                   for columns, unit in _units(A.shape[0], block))
 
     def _mul(self, x):
-        A = self._inverse
-        if A._F.shape[1] == 0 or x.size == 0:
-            return (x.T * self.D).T
-        if self._loss > accuracy.PROMISED[self.dtype]:
-            return A._solve(x)
-        return A._apply(self._product, x)
+        return self._inverse._solve(x)
 
     def _solve(self, b):
         return self._inverse._mul(b)
@@ -235,8 +220,14 @@ def _squared_product(U, groups, G, others):
     return float(total)
 
 
-def _columns_trace(A, B, start, stop):
-    """The part of columns start to stop - 1."""
-    unit = np.zeros((A.shape[0], stop - start))
-    unit[np.arange(start, stop), np.arange(stop - start)] = 1
-    return float(np.trace(A.solve(B @ unit)[start:stop]))
+def _units(n, block):
+    """Slices of columns of the n×n identity, `block` at a time, and these columns."""
+    for start in range(0, n, block):
+        columns = slice(start, min(start + block, n))
+        unit = np.zeros((n, columns.stop - start))
+        unit[columns] = np.eye(columns.stop - start)
+        yield columns, unit
+
+
+def _squares(x):
+    return float(np.vdot(x, x))

@@ -9,7 +9,7 @@ from .._common.cached import cached_property, computed_once
 from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
-from .accuracy import diagonal_sizes
+from .accuracy import diagonal_sizes, pivot_loss
 
 __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss"]
 
@@ -30,7 +30,11 @@ def _in_tree_order(covariance: MLR, X: Real, check_finite: bool = True) -> Float
 
 
 def factor_without_loss(covariance: MLR) -> None:
-    """Factor an MLR whose D is far below its variances, unless it has been factored."""
+    """Factor an MLR whose D is far below its variances, unless it has been factored.
+
+    By rotations of the long rows of D^{-1/2}F: where these are few it costs what Cholesky does, and
+    QR many times as much.
+    """
     A = covariance
 
     def factor():
@@ -38,7 +42,8 @@ def factor_without_loss(covariance: MLR) -> None:
         if fail is not None:
             raise A._breakdown(*fail)
         K.flags.writeable = False
-        return K, logs
+        sizes, pivots = diagonal_sizes(K, A._layout)
+        return K, logs, pivot_loss(sizes, pivots), sizes
 
     computed_once(A, "_factor", factor)
 
@@ -172,11 +177,10 @@ class FactorPosterior(FactorMoments):
 
     def _mean_squares(self, F, n_samples, ridge):
         """``E ‖x_i - F_i z‖² / N``, what is left of each feature, as a sum of squares."""
-        A = self._sigma
-        left = kernels.residual.residual_squares(F, self._means, self._X, A._layout) / n_samples
-        rough = kernels.curvature.explained(
-            F, np.ones_like(A._d), self._path_covariance, A._layout)
-        left += kernels.residual.explained(F, A._d, self._K, rough, A._layout)
+        layout = self._sigma._layout
+        leaves = np.repeat(np.arange(layout.n_leaves), layout.sizes)
+        left = kernels.residual.residual_squares(F, self._means, self._X, layout) / n_samples
+        left += kernels.residual.lengths(F, np.arange(len(F)), leaves, self._K, layout)
         if ridge:
             left += np.einsum("ij,ij->i", F, F) * (ridge / n_samples)
         return left

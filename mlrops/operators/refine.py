@@ -19,7 +19,7 @@ StructuredOperator: TypeAlias = Any  # its file imports this one
 
 # A solve is corrected until its backward error is this many units of rounding; what a step gains
 # depends on how small D is beside F.
-BACKWARD_ERROR = 100
+BACKWARD_ERROR = 50
 CORRECTIONS = 12
 # Steps of iterative refinement where no structure says more.
 STEPS = 3
@@ -30,6 +30,8 @@ RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 
 # Entries of vectors whose inner products BLAS forms without the help of threads.
 _ALONE = 4096
+
+_NO_COLUMNS: IntArray = np.empty(0, np.intp)
 
 # Squared lengths that leave room for what is done with them.
 _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
@@ -149,31 +151,31 @@ def corrected(A: StructuredOperator, solve: Callable[..., tuple[FloatArray, Floa
 
     with np.errstate(over="ignore", invalid="ignore"):
         x, squares = solve(b, None)
-        left = doubtful(b, x, squares, dinv, norms)
+        parts = np.array([column_dots(b), column_dots(b, weight=dinv), squares, column_dots(x)])
+        left = doubtful(parts, norms[0] ** 2, norms)
         reached = refine(x, residual, lambda r, columns: solve(r, columns)[0], left,
                          BACKWARD_ERROR * np.finfo(b.dtype).eps, CORRECTIONS)
     check_reached(A, reached)
     return x
 
 
-def doubtful(b: FloatArray, x: FloatArray, squares: FloatArray, dinv: FloatArray,
-             norms: Sequence[float | FloatArray]) -> IntArray:
+def doubtful(squares: FloatArray, moved: float | FloatArray, norms: Sequence[float | FloatArray]
+             ) -> IntArray:
     """The columns of x that may have to be corrected, by the bound of `corrected`.
 
-    `squares` are those of the lengths of z.
+    `squares` (4, k) are those of the lengths of b, D^{-1/2} b, z and x; rounding in P moves P z by
+    ``√moved ‖z‖`` units.
     """
     above, factors, norm = norms
-    parts: Any = squares, column_dots(b, weight=dinv), column_dots(b), column_dots(x)
-    if b.shape[1] == 1:  # by floats, which cost less than arrays of one
-        parts = [part.item() for part in parts]
-    means, scaled, size, length = parts
+    parts: Any = squares if squares.shape[1] > 1 else squares[:, 0].tolist()  # floats cost less
+    size, scaled, means, length = parts
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = factors * above**0.5 * ((above * means)**0.5 + scaled**0.5)
+        bound = factors * ((moved * means)**0.5 + (above * scaled)**0.5)
         # Not "greater": what overflows is looked at.
         fine = bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
-    if fine if b.shape[1] == 1 else fine.all():
-        return np.empty(0, np.intp)
-    return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
+        if np.all(fine):
+            return _NO_COLUMNS
+        return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
 
 
 def check_reached(A: StructuredOperator, reached: FloatArray) -> None:
@@ -225,7 +227,13 @@ def _refined(A: StructuredOperator, solve: Callable[[FloatArray], FloatArray], b
 
 def lengths(x: FloatArray) -> FloatArray:
     """Lengths of the columns of x (n, k)."""
-    return np.sqrt(column_dots(x))
+    with np.errstate(over="ignore"):
+        squares = column_dots(x)
+    if np.isfinite(squares).all():
+        return np.sqrt(squares)
+    peak = np.abs(x).max(axis=0, initial=0)
+    peak = np.where(np.isfinite(peak) & (peak > 0), peak, 1)
+    return peak * np.sqrt(column_dots(x / peak))
 
 
 def norm_of(A: StructuredOperator) -> float:

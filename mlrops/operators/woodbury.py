@@ -11,11 +11,12 @@ from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, read_only, rowwise
 from .._common.wording import counted
 from . import krylov
-from .accuracy import PROMISED
+from .arithmetic import add
 from .base import StructuredOperator
 from .composed import Inverse, rdot
-from .elementary import Dense, Diagonal
-from .refine import norm_of, of_size_one, refined
+from .elementary import Dense, Diagonal, LowRank
+from .factored import Factored
+from .refine import BACKWARD_ERROR, CORRECTIONS, lengths, norm_of, of_size_one, refine, refined
 from .rules import REGULAR
 from .wrapped import as_operator
 
@@ -25,6 +26,8 @@ __all__ = ["Woodbury", "WoodburyInverse"]
 _MAX_WIDTH = 16
 # Products with an update of a singular base, where only iteration is left, at most.
 _ITERATIONS = 1000
+# The backward error from which Woodbury's formula does not hold.
+_UNSOUND = {np.dtype(np.float64): 3e-9, np.dtype(np.float32): 1e-4}
 
 
 class Woodbury(StructuredOperator):
@@ -49,13 +52,16 @@ class Woodbury(StructuredOperator):
 
     Notes
     -----
-    With the capacitance ``M = I + Vᵀ A⁻¹ U C``, formed and factored once by k solves with A,
+    With the capacitance ``M = I + C Vᵀ A⁻¹ U``, formed and factored once by k solves with A,
 
-        (A + U C Vᵀ)⁻¹ = A⁻¹ - A⁻¹ U C M⁻¹ Vᵀ A⁻¹,      det(A + U C Vᵀ) = det A det M,
+        (A + U C Vᵀ)⁻¹ = A⁻¹ - A⁻¹ U M⁻¹ C Vᵀ A⁻¹,      det(A + U C Vᵀ) = det A det M,
 
     which never needs C⁻¹ (M. Woodbury, "Inverting modified matrices", 1950).  A product costs 4 n k
-    flops more than one with A, a solve 8 n k more than one product and one solve with A: it looks
-    at its residual, refines it, and raises ``numpy.linalg.LinAlgError`` where it stays.
+    flops more than one with A, a solve 8 n k more than one product and one solve with A: it bounds
+    its residual, corrects x and ``z = C Vᵀ x`` by what they are apart where A⁻¹ is large beside the
+    inverse of the sum, and raises ``numpy.linalg.LinAlgError`` where the residual stays.  Where A
+    is a `Diagonal`, `LowRankPlusDiagonal` or `MLR` and the sum positive definite, hard ones are
+    solved as an operator of the latter two types.
 
     Where A is singular, or nearly so, the formula fails though the sum may be well-conditioned: the
     update of a `Dense` is then factored whole, that of a `Diagonal` moved away from zero, that of a
@@ -195,34 +201,28 @@ class Woodbury(StructuredOperator):
 
     @cached_property
     def _capacitance(self):
-        """M = I + Vᵀ A⁻¹ U C."""
-        M = self._V.T @ self._solved
-        if self._C is not None:
-            M = M @ self._C
+        """M = I + C Vᵀ A⁻¹ U."""
+        M = self._middle(self._V.T @ self._solved)
         return Dense(M + np.eye(M.shape[0], dtype=M.dtype), symmetric=False)
 
     def _check_nonsingular(self):
         if self._capacitance.slogdet()[0] == 0:
             raise np.linalg.LinAlgError(
-                f"Woodbury of shape {self.shape} is singular: its capacitance I + Vᵀ A⁻¹ U C,"
+                f"Woodbury of shape {self.shape} is singular: its capacitance I + C Vᵀ A⁻¹ U,"
                 f" {self._capacitance.shape}, has a zero pivot")
 
     @cached_property
     def _sound(self):
-        """Whether Woodbury's formula holds; not where A⁻¹ is too large."""
-        try:
-            return self._inverts(self._by_formula)
-        except np.linalg.LinAlgError:
-            return False
-
-    def _inverts(self, product):
-        """Whether `product` is one with the inverse: tried on two vectors."""
+        """Whether Woodbury's formula holds, tried on two vectors; not where A⁻¹ is too large."""
         v = np.random.default_rng(0).standard_normal((self.shape[0], 2)).astype(self.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            x = product(v)
+            try:
+                x = self._by_formula(v)
+            except np.linalg.LinAlgError:
+                return False
             error = np.linalg.norm(v - self._mul(x)) / (
                 norm_of(self) * np.linalg.norm(x) + np.linalg.norm(v))
-        return bool(error <= PROMISED[self.dtype] / 30) or v.size == 0
+        return bool(error <= _UNSOUND[self.dtype]) or v.size == 0
 
     def _is_singular(self):
         """Whether M is singular, as far as there is one."""
@@ -234,7 +234,21 @@ class Woodbury(StructuredOperator):
     @cached_property
     def _regular(self):
         """An operator equal to this one that does without A⁻¹, where there is one."""
-        return REGULAR(self._base, self._left, self._V)
+        return self._factored or REGULAR(self._base, self._left, self._V)
+
+    @cached_property
+    def _factored(self):
+        """This one as ``F Fᵀ + diag(D)``, where the base is of that form and C has a root."""
+        if not (self.symmetric and self._base.positive_definite
+                and isinstance(self._base, (Diagonal, Factored))):
+            return None
+        try:
+            root = self._U if self._C is None else self._U @ linalg.cholesky(
+                self._C, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            return None
+        found = add(self._base, LowRank(root))
+        return found if isinstance(found, Factored) else None
 
     def _solve(self, b):
         if b.size == 0:
@@ -262,7 +276,7 @@ class Woodbury(StructuredOperator):
         """``x = y - w`` with ``y = A⁻¹ b``, ``w = A⁻¹ U z``; exactly, ``z = C Vᵀ x``."""
         self._check_nonsingular()
         y = self._base.solve(b)
-        z = self._middle(self._capacitance.solve(self._V.T @ y))
+        z = self._capacitance.solve(self._middle(self._V.T @ y))
         w = self._solved @ z
         return y - w, y, z, w
 
@@ -271,17 +285,46 @@ class Woodbury(StructuredOperator):
         return float(np.linalg.norm(self._U.T @ self._U, 2)) ** 0.5 if self._U.size else 0.0
 
     def _measured(self, b):
-        """The formula's x, refined where the residual U (C Vᵀ x - z) or what cancels is large."""
+        """The formula's x, corrected where the residual U (C Vᵀ x - z) or what cancels is large."""
+        eps = np.finfo(self.dtype).eps
         with np.errstate(over="ignore", invalid="ignore"):
             x, y, z, w = self._parts(b)
             gap = self._middle(self._V.T @ x) - z
             size = {name: np.linalg.norm(part, axis=0) for name, part in zip(
                 "bxywg", (b, x, y, w, gap), strict=True)}
-            eps = np.finfo(self.dtype).eps
-            residual = self._U_norm * size["g"] + 10 * eps * (
+            # Of rounding in y and w, both factored parts of the product tell.
+            residual = self._U_norm * size["g"] + 2 * eps * (
                 norm_of(self._base) * (size["y"] + size["w"]))
-            small = residual <= 1000 * eps * (norm_of(self) * size["x"] + size["b"])
-        return x if np.all(small) else refined(self, self._by_formula, b)
+            small = residual <= BACKWARD_ERROR * eps * (norm_of(self) * size["x"] + size["b"])
+            if np.all(small):
+                return x
+            if self._factored is not None:
+                return self._factored._solve(b)
+            return refined(self, self._by_gap, b)
+
+    def _by_gap(self, b):
+        """``x = A⁻¹ (b - U z)``, whose residual is ``U (z - C Vᵀ x)``, with x and z corrected.
+
+        Where A⁻¹ is large, y and w of the formula cancel; here b and U z may, which costs no more
+        than rounding in b.
+        """
+        B = b.reshape(len(b), -1)
+        n, (_, _, z, _) = len(b), self._parts(B)
+        both = np.concatenate([self._base.solve(B - self._U @ z), z])
+        size, norm = lengths(B), norm_of(self)
+
+        def residual(both, columns):
+            x, z = both[:n], both[n:]
+            gap = self._middle(self._V.T @ x) - z
+            return gap, self._U_norm * lengths(gap) / (norm * lengths(x) + size[columns])
+
+        def step(gap, _):
+            dz = self._capacitance.solve(gap)
+            return np.concatenate([-(self._solved @ dz), dz])
+
+        refine(both, residual, step, np.flatnonzero(np.isfinite(size) & (size > 0)),
+               np.finfo(self.dtype).eps, CORRECTIONS)
+        return both[:n].reshape(b.shape)
 
     def _slogdet(self):
         if self._lacks_rank:
@@ -292,30 +335,29 @@ class Woodbury(StructuredOperator):
         if sign == 0:
             raise np.linalg.LinAlgError(
                 f"the base of this Woodbury, {self._base!r}, is singular:"
-                " det(A) det(I + Vᵀ A⁻¹ U C) does not exist")
+                " det(A) det(I + C Vᵀ A⁻¹ U) does not exist")
         small_sign, small = self._capacitance.slogdet()
         if small_sign and not self._sound:
             raise np.linalg.LinAlgError(
                 f"slogdet: the base of this Woodbury, {self._base!r}, is too near a singular matrix"
-                " for det(A) det(I + Vᵀ A⁻¹ U C); ask for method='dense' where that fits")
+                " for det(A) det(I + C Vᵀ A⁻¹ U); ask for method='dense' where that fits")
         return sign * small_sign, logabs + small
 
     def _inv(self):
-        # (A + U C Vᵀ)⁻¹ = A⁻¹ + (A⁻¹U) K (A⁻ᵀV)ᵀ with K = -C M⁻¹
+        # (A + U C Vᵀ)⁻¹ = A⁻¹ + (A⁻¹U) K (A⁻ᵀV)ᵀ with K = -M⁻¹ C
         if not self._sound:
             if self._is_singular() and self._regular is None:
                 self._check_nonsingular()
             return super()._inv()  # its products are solves, which look at their residuals
         k = self._U.shape[1]
         C = np.eye(k, dtype=self.dtype) if self._C is None else self._C
-        K = -Dense(self._capacitance.A.T, symmetric=False).solve(C.T).T
+        K = -self._capacitance.solve(C)
         V = None
         if self.symmetric:
-            K = (K + K.T) / 2  # C (I + U'A⁻¹U C)⁻¹ is symmetric; only rounding says otherwise
+            K = (K + K.T) / 2  # (I + C U'A⁻¹U)⁻¹ C is symmetric; only rounding says otherwise
         else:
             V = self._base.T.solve(self._V)
-        inverse = WoodburyInverse(self, self._base.inv(), self._solved, K, V)
-        return inverse if self._inverts(inverse._mul) else super()._inv()
+        return WoodburyInverse(self, self._base.inv(), self._solved, K, V)
 
     # ---------------------------------------------------------------- square root
     # With A = S Sᵀ and W U = Q R:  A + U C Uᵀ = S (I + Q (R C Rᵀ) Qᵀ) Sᵀ, and the middle factor has
@@ -353,8 +395,8 @@ def _has_cholesky(C):
 class WoodburyInverse(Woodbury):
     """Inverse of a `Woodbury` or `LowRankPlusDiagonal`, held as a `Woodbury`; made by ``A.inv()``.
 
-    Its products are those of ``A⁻¹ + B K Vᵀ``; solve, determinant and square root go back to the
-    original, which has them without cancellation.
+    Products are solves with the original: those with ``A⁻¹ + B K Vᵀ`` would cancel where x lies
+    close to the range of U.  Solve, determinant and square root go back to the original, too.
     """
 
     def __init__(self, original, base, U, C, V):
@@ -374,6 +416,8 @@ class WoodburyInverse(Woodbury):
     def from_fields(cls, *args: Any, **given: Any) -> Any:
         return _small_enough(given["base"]).inv()
 
+    _mul = Inverse._mul
+    _rmul = Inverse._rmul
     _solve = Inverse._solve
     _slogdet = Inverse._slogdet
     _whiten = Inverse._whiten
