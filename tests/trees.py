@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.estep import exact, incomplete_solve, patterns
-from mlrops.kernels import layout, leaf, residual, threads, tree
+from mlrops.factor.estep import incomplete_solve, patterns
+from mlrops.kernels import layout, leaf, threads, tree
 
 
 class Case(NamedTuple):
@@ -102,8 +102,7 @@ PATHS = {
 def set_constants(patch, **values):
     """Set tuning constants of the kernels in every module that uses them."""
     for name, value in values.items():
-        owners = [m for m in (exact, incomplete_solve, layout, leaf, patterns, residual,
-                              threads, tree)
+        owners = [m for m in (incomplete_solve, layout, leaf, patterns, threads, tree)
                   if hasattr(m, name)]
         assert owners, name
         for module in owners:

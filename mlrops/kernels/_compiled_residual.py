@@ -36,10 +36,10 @@ def path_length(h, leaf, tree, K):
 
 
 @jit
-def path_lengths(F, rows, leaves, tree, K, lo, hi, out):
-    """out[m] = ‖Λ⁻¹ f‖² for the row rows[m] of F, in the leaf leaves[m], m in lo:hi."""
+def path_lengths(F, leaves, tree, K, lo, hi, out):
+    """out[m] = ‖Λ⁻¹ f‖² for the row m of F, in the leaf leaves[m], m in lo:hi."""
     for m in range(lo, hi):
-        out[m] = path_length(F[rows[m]].copy(), leaves[m], tree, K)
+        out[m] = path_length(F[m].copy(), leaves[m], tree, K)
 
 
 @jit

@@ -13,16 +13,13 @@ a small residual e = x - F z, does, but for as much less: so z is corrected by i
 All arrays have their rows in tree order.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
 from . import _compiled_residual, leaf, threads, tree
-from .layout import BLOCK_ITEMS, Layout
+from .layout import Layout
 
-__all__ = ["CORRECTIONS", "LAST", "Split", "broken", "columns", "correct", "factor",
-           "lengths", "long_rows", "loses_digits", "residual_squares"]
+__all__ = ["CORRECTIONS", "LAST", "Split", "broken", "factor", "long_rows", "loses_digits"]
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
 # they leave a relative error of so many units of rounding.
@@ -34,21 +31,11 @@ CORRECTIONS = 3
 # Squared length of a correction, of the quadratic form, below which it was the last one: what it
 # leaves is smaller by what the factor has lost.
 LAST = 1e-12
-# Columns of a block below which its products are slow.
-LEAST_WIDTH = 64
 
 
 def loses_digits(variance: FloatArray, d: FloatArray) -> bool:
     """Whether a variance (n,) is so many times its D that the plain forms lose digits."""
     return bool((variance > LOSS[d.dtype] * d).any())
-
-
-def columns(X: FloatArray, layout: Layout) -> Iterator[slice]:
-    """Blocks of samples of X (n, N) whose residuals stay bounded, wide enough for products."""
-    n, N = X.shape
-    width = max(2 * layout.R, LEAST_WIDTH, BLOCK_ITEMS // max(n, 1))
-    for a in range(0, N, width):
-        yield slice(a, min(a + width, N))
 
 
 def _add_nodes(T, W, layout, lo, hi):
@@ -61,52 +48,7 @@ def _add_nodes(T, W, layout, lo, hi):
         if first.size and c0 < c1:
             a, b = (int(layout.zoff[level] + g * (c1 - c0))
                     for g in (groups[first[0]], groups[-1] + 1))
-            T[first, c0:c1] += W[a:b].reshape(-1, c1 - c0, k)
-
-
-def correct(F: FloatArray, dinv: FloatArray, K: FloatArray, W: FloatArray, X: FloatArray,
-            layout: Layout) -> FloatArray:
-    """Correct the means W (s, k) of the factors of samples X (n, k); returns xᵀΣ⁻¹x, (k,) float64.
-
-    An array (n, k) of residuals is formed.
-    """
-    ones, previous = np.ones_like(dinv), np.inf
-    for _ in range(CORRECTIONS):
-        E = tree.spread(F, ones, W, X, layout, sign=-1.0)
-        quad = np.einsum("ik,ik,i->k", E, E, dinv, dtype=np.float64)
-        quad += np.einsum("sk,sk->k", W, W, dtype=np.float64)
-        gap = _gap(F, dinv, K, W, E, layout)
-        squares = np.einsum("sk,sk->k", gap, gap, dtype=np.float64)
-        size = float((squares / np.maximum(quad, np.finfo(float).tiny)).max(initial=0.0))
-        if not size < previous:  # nothing but rounding is left
-            break
-        previous, quad = size, quad - squares
-        tree.spread_with(gap, K, layout)
-        W += gap
-        if size <= LAST:
-            break
-    return quad
-
-
-def _gap(F, dinv, K, W, E, layout):
-    """``Λ⁻¹ (FᵀD⁻¹e - z)``, node rows (s, k)."""
-    long, minus = leaf.long_tdot(F, E, layout, dinv), -W
-
-    def product(lo, hi, T):
-        leaf.tdot(F, E, layout, lo, hi, dinv, T, long)
-        _add_nodes(T, minus, layout, lo, hi)
-
-    return tree.project_with(product, E.shape[1], F.dtype, K, layout)
-
-
-def residual_squares(F: FloatArray, W: FloatArray, X: FloatArray, layout: Layout) -> FloatArray:
-    """``Σ_k (x_ik - f_i z_k)²`` of each feature, (n,) float64, for means W (s, k)."""
-    out, ones = np.zeros(len(F)), np.ones(len(F), F.dtype)
-    for part in columns(X, layout):
-        E = tree.spread(F, ones, np.ascontiguousarray(W[:, part]),
-                        np.ascontiguousarray(X[:, part]), layout, sign=-1.0)
-        out += np.einsum("ik,ik->i", E, E, dtype=np.float64)
-    return out
+            T[first, c0:c1] += W[a:b].reshape(first.size, c1 - c0, k)
 
 
 def long_rows(F: FloatArray, d: FloatArray, layout: Layout) -> tuple[IntArray, IntArray]:
@@ -157,19 +99,6 @@ def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[i
     return level, int(first) // int(cols[level + 1] - cols[level])
 
 
-def lengths(F: FloatArray, rows: IntArray, leaves: IntArray, K: FloatArray, layout: Layout
-            ) -> FloatArray:
-    """``f Cov fᵀ = ‖Λ⁻¹ f‖²`` of some rows of F, (b,) float64, in the leaves `leaves`.
-
-    Cov itself is known to rounding of its largest entries only, which may be far more.
-    """
-    out = np.empty(rows.size)
-    threads.run(lambda lo, hi: _compiled_residual.path_lengths(
-        F, rows, leaves, layout.tree, K, lo, hi, out),
-        np.arange(rows.size + 1), 0, rows.size, rows.size * layout.R**2 // 2)
-    return out
-
-
 # ------------------------------------------------------------------ long rows apart
 
 
@@ -214,10 +143,16 @@ class Split:
         leaf.dot(self.F, cov, out, none, self.layout, 0, self._leaves.size, out)
         return out
 
-    def lengths(self, K: FloatArray) -> FloatArray:
-        """``f Cov fᵀ`` of the long rows, (b,) float64, as sums of squares."""
-        own = np.arange(self.rows.size)
-        return lengths(self.F, own, self._owners, K, self._layout)
+    def lengths(self, K: FloatArray, F: FloatArray | None = None) -> FloatArray:
+        """``f Cov fᵀ = ‖Λ⁻¹ f‖²`` of the long rows, or others, (b,) float64.
+
+        Cov itself is known to rounding of its largest entries only, which may be far more.
+        """
+        out, layout, F = np.empty(self.rows.size), self._layout, self.F if F is None else F
+        threads.run(lambda lo, hi: _compiled_residual.path_lengths(
+            F, self._owners, layout.tree, K, lo, hi, out),
+            np.arange(out.size + 1), 0, out.size, out.size * layout.R**2 // 2)
+        return out
 
     def means(self, K: FloatArray, t: FloatArray, X: FloatArray) -> tuple[FloatArray, FloatArray,
                                                                          float]:
@@ -233,7 +168,7 @@ class Split:
                 break
             tree.spread_with(step, K, self._layout)
             W += step
-            E = self._residuals(W, X)
+            E = self.residuals(W, X)
             if before < np.inf and size <= LAST * _sum(W, W):
                 return W, E, quad - size  # what the step lowers its minimum by
             own = W + self._times_gram(W)
@@ -242,10 +177,10 @@ class Split:
             t = t0 - own
         return W, E, quad
 
-    def _residuals(self, W, X):
-        """``X - F_b Z``."""
-        E, ones = np.empty_like(X), np.ones_like(self.dinv)
-        leaf.dot(self.F, self.paths(W), X, ones, self.layout, 0, self._leaves.size, E, sign=-1.0)
+    def residuals(self, W: FloatArray, X: FloatArray, F: FloatArray | None = None) -> FloatArray:
+        """``X - F_b Z`` (b, k) for node rows W (s, k), F_b their own rows of F if not others."""
+        E, ones, F = np.empty_like(X), np.ones_like(self.dinv), self.F if F is None else F
+        leaf.dot(F, self.paths(W), X, ones, self.layout, 0, self._leaves.size, E, sign=-1.0)
         return E
 
     def _project(self, K, t, E):

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from .._common.cached import cached_property
 from .._common.labels import by_label
 from .._common.stored import RANKS, check_compact, floats, instance, one_dtype
 from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, ScoreMethod, Vector
@@ -274,11 +273,6 @@ class MLR(Factored):
     def _loadings(self, z):
         x = np.zeros((len(self._d), z.shape[1]), z.dtype)
         return kernels.tree.spread(self._F, self._d, z, x, self._layout)
-
-    @cached_property
-    def _variances(self):
-        """Its diagonal (n,), in tree order."""
-        return self._d + np.einsum("ij,ij->i", self._F, self._F)
 
     def _explained(self, t):
         return kernels.tree.means(self._factor[0], t, self._layout)

@@ -11,7 +11,8 @@ from .._common.validate import as_finite, as_real
 from .._common.wording import counted
 from .accuracy import diagonal_sizes, pivot_loss
 
-__all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss"]
+__all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss",
+           "split_of"]
 
 MLR: TypeAlias = Any  # its file imports this one
 
@@ -27,6 +28,15 @@ def _in_tree_order(covariance: MLR, X: Real, check_finite: bool = True) -> Float
         raise ValueError(
             f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}")
     return np.ascontiguousarray(covariance.hierarchy._gather(X))
+
+
+def split_of(covariance: MLR) -> Any:
+    """The `Split` of an MLR, None where it has no long rows."""
+    A = covariance
+    if not A._layout.R:
+        return None
+    split = kernels.residual.Split(A._F, A._d, A._dinv, A._layout)
+    return split if split.rows.size else None
 
 
 def factor_without_loss(covariance: MLR) -> None:
@@ -90,21 +100,23 @@ class FactorPosterior(FactorMoments):
     N`` flops plus small change.  No n×n and no spread-out n×s matrix is formed.
 
     Where the variance of a feature is more than 1e4 times its D, these lose so many units of
-    rounding.  Then the means are corrected by the residuals ``x - F z``, and sums of their squares
-    take the place of differences: `total_inv_quad`, `regress` and `gradient` lose the root of
-    variance / D at most, as the data themselves do, for three products more with the factors.
+    rounding.  Then the means are corrected by the residuals ``x - F z`` of such features, and sums
+    of their squares take the place of differences: `total_inv_quad`, `regress` and `gradient` lose
+    the root of variance / D at most, as the data themselves do.
     """
 
     def __init__(self, covariance: MLR, X: Real, check_finite: bool = True,
-                 exact: bool | None = None) -> None:
+                 exact: bool = True) -> None:
         A = covariance
         self._X = X = _in_tree_order(A, X, check_finite)
         N, W = X.shape[1], None
-        if exact is None:
-            exact = bool(A._layout.R) and kernels.residual.loses_digits(A._variances, A._d)
-        self._exact = exact
-        if exact:
+        self._split = split_of(A) if exact else None
+        if self._split is not None:
             factor_without_loss(A)
+            t = kernels.tree.project(A._F, X, self._split.others, None, A._layout)
+            means, _, self._rest = self._split.means(A._factor[0], t, X[self._split.rows])
+            super().__init__(A, A._factor[0], means)
+            return
         if A._layout.R and N:
             def factor():
                 nonlocal W  # one pass over F does both
@@ -121,17 +133,6 @@ class FactorPosterior(FactorMoments):
             means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
         K = A._factor[0] if A._layout.R else None
         super().__init__(A, K, means)
-        if self._exact:
-            self._quads = self._correct()
-
-    def _correct(self):
-        """Correct the means; returns the quadratic forms (N,) of the samples."""
-        A, quads = self._sigma, np.empty(self._X.shape[1])
-        for part in kernels.residual.columns(self._X, A._layout):
-            W, X = (np.ascontiguousarray(x[:, part]) for x in (self._means, self._X))
-            quads[part] = kernels.residual.correct(A._F, A._dinv, self._K, W, X, A._layout)
-            self._means[:, part] = W
-        return quads
 
     def total_inv_quad(self, sums_of_squares: FloatArray) -> float:
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
@@ -139,8 +140,9 @@ class FactorPosterior(FactorMoments):
         Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``, without a further pass over data or factors, unless a
         D is so small that this would lose digits: then it is a sum of squares.
         """
-        if self._exact:
-            return float(self._quads.sum())
+        if self._split is not None:
+            others = self._sigma.hierarchy._gather(np.asarray(sums_of_squares, float))
+            return float(others @ self._split.others) + self._rest
         # No BLAS: its threads would spin on and take the cores from the sweeps that follow.
         plain = np.divide(sums_of_squares, self._sigma.D, dtype=float).sum()
         return float(plain - self._squares.sum(dtype=float))
@@ -171,19 +173,18 @@ class FactorPosterior(FactorMoments):
             kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
                                  A._layout, F, D, keep, ridge)
             self._moments: Any = keep
-            if self._exact:
-                D[:] = self._mean_squares(F, n_samples, ridge)
+            if self._split is not None:
+                D[self._split.rows] = self._mean_squares(F[self._split.rows], n_samples, ridge)
         return h._scatter(F), h._scatter(D)
 
     def _mean_squares(self, F, n_samples, ridge):
-        """``E ‖x_i - F_i z‖² / N``, what is left of each feature, as a sum of squares."""
-        layout = self._sigma._layout
-        leaves = np.repeat(np.arange(layout.n_leaves), layout.sizes)
-        left = kernels.residual.residual_squares(F, self._means, self._X, layout) / n_samples
-        left += kernels.residual.lengths(F, np.arange(len(F)), leaves, self._K, layout)
+        """``E ‖x_i - F_i z‖² / N`` of features with long rows, as sums of squares."""
+        split = self._split
+        E = split.residuals(self._means, self._X[split.rows], F)
+        squares = np.einsum("ik,ik->i", E, E, dtype=float)
         if ridge:
-            left += np.einsum("ij,ij->i", F, F) * (ridge / n_samples)
-        return left
+            squares += ridge * np.einsum("ij,ij->i", F, F)
+        return squares / n_samples + split.lengths(self._K, F)
 
     def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
                  scale: FloatArray | None = None, out: FloatArray | None = None

@@ -18,16 +18,13 @@ from ...operators.mlr import MLR
 from .. import estep
 from .patterns import Batch, Patterns, by_class, grams, products
 
-__all__ = ["Exact", "LongRows", "correct", "hide", "long_rows", "loses_digits", "quads",
-           "sweep"]
+__all__ = ["Exact", "LongRows", "correct", "has_long_rows", "hide", "long_rows", "quads", "sweep"]
 
 
-def loses_digits(covariance: MLR, variance: FloatArray | None = None) -> bool:
-    """Whether D is so far below the variances, those of the model or given, that digits get lost.
-    """
+def has_long_rows(covariance: MLR) -> bool:
+    """Whether D is so far below variances that the plain forms lose digits."""
     A = covariance
-    variances = A._variances if variance is None else np.maximum(A._variances, variance)
-    return bool(A._layout.R) and kernels.residual.loses_digits(variances, A._d)
+    return bool(A._layout.R and kernels.residual.long_rows(A._F, A._d, A._layout)[0].size)
 
 
 class LongRows(NamedTuple):

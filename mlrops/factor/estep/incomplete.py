@@ -22,7 +22,7 @@ from ...tree.hierarchy import Hierarchy
 from .. import estep
 from . import exact
 from . import patterns as passes
-from .exact import loses_digits
+from .exact import has_long_rows
 from .patterns import Batch, Grouped, Swept
 from .protocol import Filled, Maybe, Moved, scaled
 
@@ -94,7 +94,7 @@ class IncompleteSamples(Grouped):
         Unless the moments in `total` are asked for, it is exact whatever D.
         """
         A, layout, patterns = covariance, covariance._layout, self._patterns
-        if not total and loses_digits(A):
+        if not total and has_long_rows(A):
             for batch, found in exact.sweep(A, self._batches(A, mean), patterns):
                 S = found.covariances(np.ones(found.logdet.size, A.dtype))
                 yield batch, Swept(found.Z, S, found.logdet, np.stack([found.squares] * 2), None)
@@ -146,8 +146,8 @@ class IncompleteData:
 
     def evaluate(self, covariance: MLR, mean: FloatArray) -> "IncompleteStep":
         """The E-step at a covariance and mean."""
-        small = loses_digits(covariance, self.variance)
-        return (ResidualIncompleteStep if small else IncompleteStep)(covariance, mean, self)
+        kind = ResidualIncompleteStep if has_long_rows(covariance) else IncompleteStep
+        return kind(covariance, mean, self)
 
 
 class IncompleteStep:
