@@ -44,9 +44,9 @@ class VanishingVariance(np.linalg.LinAlgError):
         return np.linalg.LinAlgError(
             f"the variances in D of {counted(low.size, noun)} ({named(low, names)}) go to"
             f" zero, below {LEAST:.0e} of the {noun}s' own,"
-            f" where their derivatives lose their digits: the factors determine these {noun}s (Heywood"
-            " cases), as they do duplicates; leave some out, take fewer factors or a"
-            f" variance_floor above {LEAST:.0e}")
+            " where derivatives lose their digits: the factors determine these"
+            f" {noun}s (Heywood cases), as they do duplicates; leave some out, take fewer factors"
+            f" or a variance_floor above {LEAST:.0e}")
 
 
 def independent_loglik(source: Source) -> float:
