@@ -158,9 +158,12 @@ class Factored(StructuredOperator):
         return np.linalg.LinAlgError(
             f"factorization broke down at level {level}, group {group}"
             f" ({counted(self._hierarchy.group_sizes(level)[group], 'feature')}): I + Fᵀ D⁻¹ F"
-            f" overflows {self.dtype}, or D is too small beside F for its precision: entries of F"
-            f" reach {np.abs(self._F).max():.3g} and of D fall to {self._d.min():.3g}; rescale the"
-            " features")
+            f" overflows {self.dtype}, or D is too small beside F for its precision: {self._range}")
+
+    @property
+    def _range(self) -> str:
+        return (f"entries of F reach {np.abs(self._F).max():.3g} and of D fall to"
+                f" {self._d.min():.3g}; rescale the features")
 
     @cached_property
     def _norms(self) -> tuple[float, float, float]:
@@ -246,7 +249,10 @@ class Factored(StructuredOperator):
 
     def _by_qr(self, b: FloatArray) -> FloatArray:
         """``Σ⁻¹ b`` by `_qr`, which errs by a few units, and where it does not is corrected."""
-        x, size, norm = self._qr.solve(b)[0], lengths(b), self._norm_below
+        norm = self._norm_below
+        if not norm <= np.finfo(self.dtype).max:
+            raise np.linalg.LinAlgError(f"{self!r} overflows {self.dtype}: {self._range}")
+        x, size = self._qr.solve(b)[0], lengths(b)
 
         def residual(x, columns):
             r = np.take(b, columns, axis=1) - self._product(x)
