@@ -1,6 +1,5 @@
 """What goes into an MLR operator: every kind of array, every dtype, every mistake by name."""
 
-import math
 import warnings
 
 import numpy as np
