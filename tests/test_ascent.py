@@ -375,7 +375,7 @@ def test_accelerated_fits_reach_what_plain_fits_reach(seed, missing):
     assert fast.n_evaluations <= slow.n_evaluations
 
 
-def test_row_maxima_and_vectors_in_one_pass():
+def test_vectors_in_one_pass():
     """Sums of pieces, whatever their number; NaN in rows of weight zero does not matter."""
     rng = np.random.default_rng(0)
     M, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 200_000), 200_000))
@@ -384,6 +384,21 @@ def test_row_maxima_and_vectors_in_one_pass():
     out, c = x.copy(), np.array([1.0, -2.0, 0.0, 0.5])
     assert vectors.combine(c, M, out) is out
     close(out, x + M[0] - 2 * M[1] + M[3] / 2, 1e-6)
-    A = rng.standard_normal((50, 3))
-    assert np.array_equal(vectors.row_maxima(A), np.abs(A).max(axis=1))
-    assert np.array_equal(vectors.row_maxima(A[:, :0]), np.zeros(50))
+
+
+@pytest.mark.parametrize("shape", [(50, 3), (40_000, 3), (50, 0), (0, 3)])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_rows_with_one_scale_each(shape, threads, monkeypatch):
+    monkeypatch.setenv("MLROPS_NUM_THREADS", threads)
+    monkeypatch.setattr("mlrops.kernels.threads.MIN_WORK", 1)
+    rng = np.random.default_rng(0)
+    A, B = rng.standard_normal((2, *shape))
+    scale, out = rng.uniform(1, 2, shape[0]), np.empty(shape, np.float32)
+    vectors.difference(A, B, scale, out)
+    close(out, (A - B) / scale[:, None], 1e-6)
+    vectors.step(A, B, scale, B)
+    close(B, A + scale[:, None] * np.random.default_rng(0).standard_normal((2, *shape))[1], 1e-14)
+    assert vectors.largest(A, scale) == np.abs(A * scale[:, None]).max(initial=0)
+    if A.size:
+        A[-1, -1] = np.nan
+        assert np.isnan(vectors.largest(A, scale))

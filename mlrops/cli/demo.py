@@ -17,15 +17,23 @@ TOTAL = 6
 def _compile(months, hierarchy):
     """Two steps of a fit, so that the seconds of the fits are theirs alone."""
     from ..factor import fit_factor_model
+    from ..kernels._jit import announcing
+
+    begun = []
+
+    def say():
+        begun.append(perf_counter())
+        print("Compiling kernels, once per installation ...", end=" ", flush=True)
 
     def stop(iterate):
         if iterate.n_iter == 2:
             raise StopIteration
 
-    start = perf_counter()
-    print("Compiling kernels, or reading those of the last run ...", end=" ", flush=True)
-    fit_factor_model(months, (TOTAL - 1, 1, 0), hierarchy, callback=stop)
-    print(f"{perf_counter() - start:.1f} s\n")
+    with announcing(say):
+        fit = fit_factor_model(months, (TOTAL - 1, 1, 0), hierarchy, callback=stop)
+        fit.score(months[:1])
+    if begun:
+        print(f"{perf_counter() - begun[0]:.1f} s\n")
 
 
 def choose(months, hierarchy, **options):

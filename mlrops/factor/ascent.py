@@ -164,10 +164,10 @@ class State:
         """Largest derivative of `loglik` by F, mean (in units of √D) and log D."""
         F, D, mean = self._surface.parts(self.gradient)
         unit = np.sqrt(self.point.D) / self._surface.sd
-        by_feature = np.maximum(np.abs(D), kernels.vectors.row_maxima(F) * unit)
+        largest = [np.abs(D).max(), kernels.vectors.largest(F, unit)]
         if mean.size:
-            by_feature = np.maximum(by_feature, np.abs(mean) * unit)
-        return float(by_feature.max())
+            largest.append((np.abs(mean) * unit).max())
+        return float(np.max(largest))
 
 
 class Ascent:

@@ -13,14 +13,13 @@ from ._jit import jit
 def sweep_covariance(start, first, last, tree, K, cov, out):
     """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
 
-    B = C⁻ᵀ X:  Cov_own,anc = -B Cov_anc,anc,  Cov_own,own = P⁻¹ - Cov_own,anc Bᵀ.
+    With the rows u = (C_ii, C_mi for own m > i, X_i) of a node, and k going over m and the
+    ancestors:  u_i cov_ij = [i = j] / u_i - Σ_k u_k cov_kj,  from the last row to the first.
     """
     # No array is allocated or assigned as a whole: numba compiles either for seconds.
     path, cols, zoff = tree
     L = path.shape[1]
-    R = cols[L]
     for q in range(first, last):
-        B = out[q - first]  # room for B, until it is filled
         for level in range(L):
             c0 = cols[level]
             c1 = cols[level + 1]
@@ -28,45 +27,30 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
             if r == 0 or (q > start and path[q, level] == path[q - 1, level]):
                 continue
             z0 = zoff[level] + path[q, level] * r
-            # Back substitution with Cᵀ on [X | C⁻¹]: B in the columns before c0, P⁻¹ behind them.
-            for i in range(r):
-                for j in range(c0):
-                    B[i, j] = K[z0 + i, j]
-                for j in range(c0, c1):  # column j - c0 of C⁻¹ by forward substitution
-                    if j - c0 > i:
-                        B[i, j] = 0
-                    else:
-                        v = cov.dtype.type(1 if j - c0 == i else 0)
-                        for m in range(j - c0, i):
-                            v -= K[z0 + i, c0 + m] * B[m, j]
-                        B[i, j] = v / K[z0 + i, c0 + i]
             for i in range(r - 1, -1, -1):
-                for m in range(i + 1, r):
-                    f = K[z0 + m, c0 + i]
-                    for j in range(c1):
-                        B[i, j] -= f * B[m, j]
-                d = 1 / K[z0 + i, c0 + i]
-                for j in range(c1):
-                    B[i, j] *= d
-            for i in range(r):
                 row = cov[c0 + i]
-                for j in range(c0):
+                for j in range(c1):  # columns of own j <= i are set later
                     row[j] = 0
-                for a in range(c0):
-                    f = B[i, a]
-                    for j in range(c0):
-                        row[j] -= f * cov[a, j]
-                for m in range(i + 1):
-                    v = (B[i, c0 + m] + B[m, c0 + i]) / 2
-                    for j in range(c0):
-                        v -= row[j] * B[m, j]
-                    row[c0 + m] = v
-                    cov[c0 + m, c0 + i] = v
-                for j in range(c0):
-                    cov[j, c0 + i] = row[j]
-        for i in range(R):
-            for j in range(R):
-                B[i, j] = cov[i, j]
+                d = 1 / K[z0 + i, c0 + i]
+                for k in range(c0):
+                    f = d * K[z0 + i, k]
+                    for j in range(c1):
+                        row[j] -= f * cov[k, j]
+                for m in range(i + 1, r):
+                    f = d * K[z0 + m, c0 + i]
+                    for j in range(c1):
+                        row[j] -= f * cov[c0 + m, j]
+                v = d
+                for k in range(c0):
+                    v -= K[z0 + i, k] * row[k]
+                    cov[k, c0 + i] = row[k]
+                for m in range(i + 1, r):
+                    v -= K[z0 + m, c0 + i] * row[c0 + m]
+                    cov[c0 + m, c0 + i] = row[c0 + m]
+                row[c0 + i] = d * v
+        for i in range(cols[L]):
+            for j in range(cols[L]):
+                out[q - first, i, j] = cov[i, j]
 
 
 @jit

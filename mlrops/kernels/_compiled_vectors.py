@@ -1,10 +1,10 @@
-"""Compiled passes over long vectors and over rows with one scale each; see `vectors`."""
+"""Compiled passes over long vectors; see `vectors`."""
 
 import numpy as np
 
 from ._jit import jit
 
-__all__ = ["combine", "dots", "row_maxima", "rows_difference", "rows_step"]
+__all__ = ["combine", "dots"]
 
 
 @jit
@@ -34,30 +34,3 @@ def combine(c, M, lo, hi, out):
             row = M[i, a : a + part.size]
             for j in range(part.size):
                 part[j] += f * row[j]
-
-
-@jit
-def rows_difference(A, B, scale, lo, hi, out):
-    """out = diag(1 / scale) (A - B)."""
-    for i in range(lo, hi):
-        f = 1 / scale[i]
-        for j in range(A.shape[1]):
-            out[i, j] = (A[i, j] - B[i, j]) * f
-
-
-@jit
-def rows_step(A, d, scale, lo, hi, out):
-    """out = A + diag(scale) d."""
-    for i in range(lo, hi):
-        for j in range(A.shape[1]):
-            out[i, j] = A[i, j] + scale[i] * d[i, j]
-
-
-@jit
-def row_maxima(A, lo, hi, out):
-    """Largest magnitude in each row."""
-    for i in range(lo, hi):
-        m = A.dtype.type(0)
-        for j in range(A.shape[1]):
-            m = max(m, abs(A[i, j]))
-        out[i] = m

@@ -3,13 +3,19 @@
 numba gives up where it finds no folder for its cache, where a file of the cache is damaged or
 cannot be written, and for the rest of the process where an exception has struck its registries
 while they were read.  None of these is a reason not to compute.
+
+Who waits for a first compilation is told what for: in a line on standard error, if that is a
+terminal or a notebook, unless the environment variable MLROPS_QUIET is set.
 """
 
+import gc
 import os
+import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +25,7 @@ from numba.core.caching import NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.utils import stream_list
 
-__all__ = ["jit"]
+__all__ = ["announcing", "cache_folders", "compiled", "jit"]
 
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
 
@@ -40,6 +46,56 @@ def jit(function: Callable[..., Any]) -> Any:
     kernel._compile_for_args = partial(_compile_whole, partial(_entry, kernel))
     _kernels.append(kernel)
     return kernel
+
+
+# ---------------------------------------------------------------- what was compiled, and saying so
+
+
+def compiled() -> list[str]:
+    """Names of the kernels that this process has compiled, once a signature.
+
+    What it read from the cache does not count.
+    """
+    return [kernel.py_func.__name__ for kernel in _kernels
+            for times in kernel.stats.cache_misses.values() for _ in range(times)]
+
+
+def cache_folders() -> set[str]:
+    """Where kernels are kept; empty where there is no place, or not all of them could be written.
+    """
+    places = {kernel.stats.cache_path for kernel in _kernels}
+    return set() if _warned else {str(place) for place in places if place is not None}
+
+
+def _on_standard_error():
+    """Say in a line what is waited for, to whoever may be waiting."""
+    stream = sys.stderr
+    if os.environ.get("MLROPS_QUIET", "") not in ("", "0") or stream is None:
+        return
+    with suppress(OSError, ValueError):  # of a stream that is closed
+        if stream.isatty() or type(stream).__module__.startswith("ipykernel."):
+            print("mlrops: compiling kernels, once per installation", file=stream, flush=True)
+
+
+_announce: Callable[[], object] | None = _on_standard_error
+
+
+@contextmanager
+def announcing(announce: Callable[[], object]) -> Iterator[None]:
+    """Within, the first compilation calls `announce` instead of printing its line."""
+    global _announce
+    usual, _announce = _announce, announce
+    try:
+        yield
+    finally:
+        _announce = usual if _announce is announce else None
+
+
+def _say_once():
+    global _announce
+    announce, _announce = _announce, None
+    if announce is not None:
+        announce()
 
 
 # ---------------------------------------------------------------- one kind of array flags
@@ -86,13 +142,16 @@ class _Cache:
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, context: Any) -> Any:
+        found = None
         try:
             if self._reason is not None:
                 raise self._reason
-            return self._cache.load_overload(signature, context)
+            found = self._cache.load_overload(signature, context)
         except Exception as error:  # a damaged file may raise anything
             _warn_of(error)
-            return None
+        if found is None:  # it will be compiled
+            _say_once()
+        return found
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         try:
@@ -122,7 +181,7 @@ def _compile_whole(compile_for_args: Callable[..., Any], *args: Any, **kwargs: A
     numba.  So one thread compiles for all, and finishes whatever becomes of the call that waits.
     """
     def mending() -> Any:
-        with _busy:
+        with _busy, _uncollected():
             try:
                 return compile_for_args(*args, **kwargs)
             except BaseException:
@@ -136,6 +195,18 @@ def _compile_whole(compile_for_args: Callable[..., Any], *args: Any, **kwargs: A
     while not found.done():  # a signal just before a wait without an end would not end it
         wait([found], timeout=0.1)
     return found.result()
+
+
+@contextmanager
+def _uncollected():
+    """Without garbage collection: a compiler makes objects by the million, and few that are."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _lock, _busy = threading.Lock(), threading.Lock()

@@ -13,10 +13,39 @@ from .scratch import scratch
 
 __all__ = ["gradient", "precondition"]
 
+# Numbers in the temporaries of the rows of small leaves that are worked on at a time.
+PART_ITEMS = 65_536
 
-def _by_leaf(small, large, layout):
-    """Call ``small(i, j)`` on ranges of leaves too small for BLAS, else ``large(q, rows)``."""
-    R = layout.R
+
+def _by_rows(use, M, layout):
+    """Call ``use(rows, times)`` on slices of all rows, M (n_leaves, R, R) a matrix a leaf.
+
+    ``times(A)`` gives A M and ``diag(A M Aᵀ)`` for A of these rows, good until the next call.
+    """
+    R, off, M = layout.R, layout.leaf_off, np.ascontiguousarray(M)
+
+    def room(A):
+        return scratch("products", A.shape, M.dtype)
+
+    def small(i, j):
+        lo, hi = int(off[i]), int(off[j])
+        for a in range(lo, hi, max(1, PART_ITEMS // R)):
+            first = int(np.searchsorted(off, a, side="right")) - 1
+
+            def times(A, a=a, first=first):
+                out, forms = room(A), np.empty(len(A), M.dtype)
+                _compiled_curvature.rows_times(A, M, off, first, a, out, forms)
+                return out, forms
+
+            use(slice(a, min(a + max(1, PART_ITEMS // R), hi)), times)
+
+    def large(q, rows):
+        def times(A):
+            out = np.matmul(A, M[q], out=room(A))
+            return out, np.einsum("ij,ij->i", out, A)
+
+        use(rows, times)
+
     tree.each_leaf(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R),
                    layout, R)
 
@@ -25,23 +54,20 @@ def gradient(F: FloatArray, D: FloatArray, F1: FloatArray, D1: FloatArray, W: Fl
              n_samples: float, scale: FloatArray, layout: Layout, dF: FloatArray) -> FloatArray:
     """Derivatives of the average log-likelihood at F, D; F1, D1 are where EM goes.
 
-    Fills dF (n, R), its rows times `scale` (n,), and returns dD (n,).
+    With ``e = (F1_i - F_i) W`` and the mean square residual ``ρ = D1_i + e·(F1_i - F_i) / N`` they
+    are ``e / (N D_i)`` and ``½ (ρ / D_i - 1) / D_i``.  Fills dF (n, R), its rows times `scale`
+    (n,), and returns dD (n,).
     """
     dD = np.empty_like(D)
     N = F.dtype.type(n_samples)
 
-    def small(i, j):
-        _compiled_curvature.rows_gradient(
-            F, D, F1, D1, W, N, scale, layout.leaf_off, i, j, dF, dD)
-
-    def large(q, s):
+    def use(s, times):
         step = np.subtract(F1[s], F[s], out=scratch("scaled rows", F[s].shape, F.dtype))
-        e = np.matmul(step, W[q], out=scratch("products", F[s].shape, F.dtype))
-        moved = np.einsum("ij,ij->i", e, step)
+        e, moved = times(step)
         np.multiply(e, (scale[s] / (N * D[s]))[:, None], out=dF[s], casting="same_kind")
         dD[s] = ((D1[s] + moved / N) / D[s] - 1) / (2 * D[s])
 
-    _by_leaf(small, large, layout)
+    _by_rows(use, W, layout)
     return dD
 
 
@@ -50,12 +76,8 @@ def precondition(G: FloatArray, D: FloatArray, Winv: FloatArray, n_samples: floa
     """``out = N D G W⁻¹`` (n, R), leaf by leaf; G and out may be of lower precision."""
     N = D.dtype.type(n_samples)
 
-    def small(i, j):
-        _compiled_curvature.rows_precondition(G, D, Winv, N, layout.leaf_off, i, j, out)
-
-    def large(q, s):
-        rows = np.matmul(G[s].astype(D.dtype, copy=False), Winv[q],
-                         out=scratch("scaled rows", G[s].shape, D.dtype))
+    def use(s, times):
+        rows, _ = times(G[s].astype(D.dtype, copy=False))
         np.multiply(rows, N * D[s, None], out=out[s], casting="same_kind")
 
-    _by_leaf(small, large, layout)
+    _by_rows(use, Winv, layout)

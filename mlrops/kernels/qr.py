@@ -76,7 +76,7 @@ class QR:
                 done, rows = self._eliminate(level, rows, offsets)
                 self._levels.append(done)
                 offsets = done.poff[_first_children(layout, level)]
-            self.gained = 2 * float(np.log(self._pivots(), dtype=np.float64).sum())
+            self.gained = 2 * float(np.log(tree.pivots(self.K, layout), dtype=np.float64).sum())
 
     @property
     def failed(self) -> tuple[int, int] | None:
@@ -87,14 +87,6 @@ class QR:
             return None
         level = int(np.searchsorted(layout.zoff, bad[-1], side="right")) - 1
         return level, int(bad[-1] - layout.zoff[level]) // int(np.diff(layout.cols)[level])
-
-    def _pivots(self) -> FloatArray:
-        """The diagonals of C, (s,)."""
-        layout = self.layout
-        columns = [np.tile(np.arange(lo, hi), int(layout.path[-1, level]) + 1)
-                   for level, (lo, hi) in enumerate(zip(layout.cols[:-1], layout.cols[1:],
-                                                        strict=True))]
-        return self.K[np.arange(layout.s), np.concatenate(columns)]
 
     # ------------------------------------------------------------ the factorization
 

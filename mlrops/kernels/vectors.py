@@ -8,10 +8,12 @@ import numpy as np
 from .._common.typing import FloatArray
 from . import _compiled_vectors, threads
 
-__all__ = ["combine", "difference", "dots", "row_maxima", "step"]
+__all__ = ["combine", "difference", "dots", "largest", "step"]
 
 # Entries of a vector whose sum is one term of an inner product.
 PIECE = 1 << 16
+# Numbers of an array that are worked on at a time.
+PART = 1 << 14
 
 
 def _pieces(size):
@@ -40,23 +42,46 @@ def combine(c: FloatArray, M: FloatArray, out: FloatArray) -> FloatArray:
     return out
 
 
+# ------------------------------------------------------------------ rows with one scale each
+# By NumPy on parts that stay in cache: the memory that they move through is what takes the time.
+
+
 def _by_rows(kernel, shape):
-    off = np.arange(shape[0] + 1)
-    threads.run(kernel, off, 0, shape[0], 2 * shape[0] * shape[1])
+    """Call ``kernel(rows)`` on slices of the rows of arrays of this shape."""
+    off = np.append(np.arange(0, shape[0], max(1, PART // max(1, shape[1]))), shape[0])
+
+    def task(a, b):
+        for part in range(a, b):
+            kernel(slice(off[part], off[part + 1]))
+
+    threads.run(task, off, 0, off.size - 1, 2 * shape[0] * shape[1])
 
 
 def difference(A: FloatArray, B: FloatArray, scale: FloatArray, out: FloatArray) -> None:
     """``out = diag(1 / scale) (A - B)``, (n, k)."""
-    _by_rows(lambda i, j: _compiled_vectors.rows_difference(A, B, scale, i, j, out), A.shape)
+    def kernel(rows):
+        part = np.subtract(A[rows], B[rows], out=out[rows], casting="same_kind")
+        part /= scale[rows, None]
+
+    _by_rows(kernel, A.shape)
 
 
 def step(A: FloatArray, d: FloatArray, scale: FloatArray, out: FloatArray) -> None:
     """``out = A + diag(scale) d``, (n, k)."""
-    _by_rows(lambda i, j: _compiled_vectors.rows_step(A, d, scale, i, j, out), A.shape)
+    def kernel(rows):
+        part = np.multiply(d[rows], scale[rows, None], out=out[rows], casting="same_kind")
+        part += A[rows]
+
+    _by_rows(kernel, A.shape)
 
 
-def row_maxima(A: FloatArray) -> FloatArray:
-    """Largest magnitude in each row of A (n, k)."""
-    out = np.empty(len(A), A.dtype)
-    _by_rows(lambda i, j: _compiled_vectors.row_maxima(A, i, j, out), A.shape)
-    return out
+def largest(A: FloatArray, scale: FloatArray) -> float:
+    """Largest magnitude of the entries of ``diag(scale) A``, (n, k); NaN where there is a NaN."""
+    found = []
+
+    def kernel(rows):
+        part = np.multiply(A[rows], scale[rows, None])
+        found.append(np.abs(part, out=part).max(initial=0))
+
+    _by_rows(kernel, A.shape)
+    return float(np.max(found, initial=0))

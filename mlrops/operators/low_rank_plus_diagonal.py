@@ -138,17 +138,21 @@ class LowRankPlusDiagonal(Factored):
 
     def _cholesky(self):
         P = kernels.leaf.gram_of_all(self._F, self._dinv)
+        trace = float(np.trace(P))
         np.einsum("ii->i", P)[...] += 1
         try:
             C = linalg.cholesky(P, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             C = None
         if C is None or not np.isfinite(C).all():
-            return P, np.nan, (0, 0)
-        return C, float(2 * np.log(C.diagonal(), dtype=np.float64).sum()), None
+            return kernels.tree.Factorization(P, np.nan, (0, 0), P.diagonal(), np.inf, trace)
+        pivots = C.diagonal()
+        gained = 2 * np.log(pivots, dtype=np.float64).sum()
+        loss = (P.diagonal() / np.square(pivots)).max(initial=1.0)
+        return kernels.tree.Factorization(C, float(gained), None, P.diagonal(), float(loss), trace)
 
     def _explained(self, t):
-        return _POTRS[self.dtype](self._factor[0], t, lower=True)[0]
+        return _POTRS[self.dtype](self._factor.K, t, lower=True)[0]
 
     def _loadings(self, z):
         return self._F @ z

@@ -9,7 +9,6 @@ from .._common.cached import cached_property, computed_once
 from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
-from .accuracy import diagonal_sizes
 
 __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores"]
 
@@ -79,17 +78,17 @@ class FactorPosterior(FactorMoments):
             def factor():
                 nonlocal W  # one pass over F does both
                 found, W = kernels.tree.factor_and_project(A._F, A._dinv, self._X, A._layout)
-                kept = A._checked(*found)
-                if kept[0] is not found[0]:  # pivots had lost too much: W is of another factor
+                kept = A._checked(found)
+                if kept.K is not found.K:  # pivots had lost too much: W is of another factor
                     W = None
                 return kept
 
             computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(
-                A._F, A._dinv, A._factor[0], self._X, A._layout, W)
+                A._F, A._dinv, A._factor.K, self._X, A._layout, W)
         else:
             means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
-        K = A._factor[0] if A._layout.R else None
+        K = A._factor.K if A._layout.R else None
         super().__init__(A, K, means)
 
     def total_inv_quad(self, sums_of_squares: FloatArray) -> float:
@@ -125,7 +124,7 @@ class FactorPosterior(FactorMoments):
         else:
             shape = (2, A._layout.n_leaves, A._layout.R, A._layout.R)
             keep = np.empty(shape, A.dtype) if keep_moments else None
-            kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
+            kernels.tree.regress(A._factor.K, self._means, self._X, yy, n_samples,
                                  A._layout, F, D, keep, ridge)
             self._moments: Any = keep
         return h._scatter(F), h._scatter(D)
@@ -212,10 +211,12 @@ def _factor_without_prior(A: MLR) -> FloatArray:
     unused = np.concatenate([
         np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0).ravel() == 0
         for F, offsets in levels])
-    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    factor = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    K, fail = factor.K, factor.fail
     if fail is None:
-        sizes, pivots = diagonal_sizes(K, layout)
-        found = np.flatnonzero(~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * sizes))
+        pivots = np.square(kernels.tree.pivots(K, layout))
+        found = np.flatnonzero(
+            ~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * factor.sizes))
         if found.size:  # the first of the finest level
             level = int(np.searchsorted(layout.zoff, found[-1], side="right")) - 1
             start = int(layout.zoff[level])

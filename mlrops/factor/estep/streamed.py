@@ -183,7 +183,7 @@ class SparseData(Streamed):
         width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
         for block in self._rows.blocks(width):
             explained += estep.moments.accumulate_sparse(
-                A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
+                A._F, A._dinv, A._factor.K, block, shift, layout, V, S, totals)
         estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
 
@@ -262,7 +262,7 @@ class ChunkedData(Streamed):
         layout, explained = A._layout, 0.0
         width = max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
         for P in self._blocks(width, 1 / A._d.astype(np.float64)):
-            explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
+            explained += estep.moments.accumulate(A._F, A._factor.K, P, layout, V, S)
         V *= A._d[:, None]
         return explained
 
