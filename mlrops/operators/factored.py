@@ -136,7 +136,7 @@ class Factored(StructuredOperator):
     def _share_loss(self) -> float:
         """The largest ``Σ_ii / D_i``, or a bound of it that is no reason for QR."""
         bound = 1 + self._factor.trace
-        return bound if bound <= accuracy.LARGEST else accuracy.share_loss(self._F, self._d)
+        return bound if bound <= accuracy.LARGEST else self._scales.share
 
     @cached_property
     def _exactly(self) -> bool:
@@ -176,8 +176,8 @@ class Factored(StructuredOperator):
         return float(self._factor.sizes.max(initial=1.0))
 
     @cached_property
-    def _norm_below(self) -> float:
-        return accuracy.norm_below(self)
+    def _scales(self) -> accuracy.Scales:
+        return accuracy.scales(self)
 
     # ---------------------------------------------------------------- products and solves
 
@@ -248,8 +248,8 @@ class Factored(StructuredOperator):
 
     def _by_qr(self, b: FloatArray) -> FloatArray:
         """``Σ⁻¹ b`` by `_qr`, which errs by a few units, and where it does not is corrected."""
-        norm = self._norm_below
-        if not norm <= np.finfo(self.dtype).max:
+        norm = self._scales.below
+        if not norm <= float(np.finfo(self.dtype).max):
             raise np.linalg.LinAlgError(f"{self!r} overflows {self.dtype}: {self._range}")
         x, size = self._qr.solve(b)[0], lengths(b)
 
