@@ -53,7 +53,8 @@ def _operators(room):
 
     ones, flat = np.ones(N, room.dtype), room.draw(N, 3)
     matrices = [LowRankPlusDiagonal(flat, ones)]
-    matrices += [MLR(room.tree, room.factors, D * ones) for D in (1, 1e-3, 1e-9, 1e-14)]
+    matrices += [MLR(room.tree, room.factors, (D * ones).astype(room.dtype))
+                 for D in (1, 1e-3, 1e-9, 1e-14, np.logspace(-16, 0, N))]
     for A in matrices:
         for x in (room.draw(N), room.draw(N, 3)):
             for verb in (A.matmat if x.ndim == 2 else A.matvec, A.solve, A.whiten, A.color,
