@@ -298,6 +298,16 @@ def test_observed_blocks(place, small):
     assert np.abs(precision.inv_quad(X) / quads - 1).max() < 1e-12 + 1e-15 / small**0.5
 
 
+def test_a_sample_with_nan_spoils_no_other():
+    p = problem("tree", "few", 1e-9, at_random)
+    X = np.ascontiguousarray(p.Y[:, p.h.permutation].T)
+    precision = IncompletePrecision(p.A, ObservedCells(p.A.hierarchy, ~np.isnan(X)))
+    expected = precision.inv_quad(X)
+    X[np.flatnonzero(~np.isnan(X[:, 4]))[0], 4] = np.nan
+    found, others = precision.inv_quad(X), np.arange(len(p.Y)) != 4
+    assert np.isnan(found[4]) and found[others] == pytest.approx(expected[others], rel=1e-12)
+
+
 def test_solves_that_are_no_answers_are_refused():
     p = problem("tree", "one", 1e-16, at_random)
     X = np.ascontiguousarray(p.Y[:, p.h.permutation].T)
