@@ -49,7 +49,7 @@ class LongRows(NamedTuple):
 
     def add_lengths(self, K: FloatArray, leaves: Any, which: IntArray, weights: FloatArray, A: MLR,
                     out: FloatArray) -> None:
-        """out (b,) += ``Σ_p w_p f Cov_p fᵀ`` over the patterns `which` of a forest, of weights w."""
+        """out (b,) += ``Σ_p w_p f Cov_p fᵀ`` over the patterns `which` of a forest."""
         if self.rows.size:
             estep._compiled_exact.add_lengths(
                 A._F, self.rows, self.leaves, A._layout.n_leaves, self.seen, which, weights,
