@@ -18,7 +18,7 @@ and systems of regressions built on them.  The demo fits a tree-structured facto
 of monthly returns of 30 stock portfolios and puts the fitted covariance to work in SciPy's solvers;
 sur regresses these returns, or the columns of your file, with errors that are correlated across
 equations; fit approximates a matrix of yours; info describes what was saved; bench compares speed
-and answers with other packages, where they are installed."""
+and answers with other packages, where they are installed; warmup compiles all kernels ahead."""
 
 _DEMO = """\
 Hold out each fifth of the months, compare a tree and a single-level factor model of equal storage
@@ -76,6 +76,11 @@ is in, coarse to fine.  Where its first column holds the names at the head of th
 stand in any order.  Text files hold numbers separated by commas, semicolons, tabs or spaces; a
 first line without any number is a head."""
 
+
+_WARMUP = """\
+Compile every kernel now, by running small problems of every kind, instead of each when it is first
+used.  They are kept for later processes: once per installation is enough, in the image of a
+container, say."""
 
 _INFO = """\
 Describe a file of mlrops.save: the levels and ranks of an operator, or the parts it is composed of,
@@ -164,6 +169,9 @@ _COMMANDS: dict[str, tuple[str, str, str | None, list[Any]]] = {
             " a PNG", _FIT, _FIT_EXAMPLES, _FIT_OPTIONS),
     "bench": ("speed and answers against BLAS, published algorithms and other packages; prints a"
               " table", _BENCH, _BENCH_EXAMPLES, _BENCH_OPTIONS),
+    "warmup": ("compile all kernels now; says how long it took and where they are kept", _WARMUP,
+               None, [("--float32", None, "those for single precision, too",
+                       {"action": "store_true"})]),
     "info": ("what a saved operator, tree or result is, and what it stores", _INFO, None, [_FILE]),
 }
 

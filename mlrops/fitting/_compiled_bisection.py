@@ -131,7 +131,7 @@ def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turn
     n_turned = 0
     n_least = 0
     for _ in range(s.size):
-        choice = -1
+        choice = np.int64(-1)  # as a literal it would compile `turn` once more
         lowest = np.inf
         for i in range(s.size):
             side = 0 if s[i] > 0 else 1

@@ -22,7 +22,7 @@ def _by_rows(use, M, layout):
 
     ``times(A)`` gives A M and ``diag(A M Aᵀ)`` for A of these rows, good until the next call.
     """
-    R, off = layout.R, layout.leaf_off
+    R, off, M = layout.R, layout.leaf_off, np.ascontiguousarray(M)
 
     def room(A):
         return scratch("products", A.shape, M.dtype)

@@ -71,18 +71,18 @@ def factor(F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> tr
     rows, leaves = long_rows(F, d, layout)
     others = dinv.copy()
     others[rows] = 0
-    K, logs, fail = tree.factor(F, others, layout)
-    if fail is None and rows.size:
-        _compiled_residual.add_rows(F, np.sqrt(d), rows, leaves, layout.tree, K)
-        logs, fail = _logdet(K, layout), broken(K, layout.tree)
-    return K, logs, fail
-
-
-def _logdet(K, layout):
-    """``2 Σ log diag C``."""
-    levels = zip(layout.cols[:-1], layout.cols[1:], layout.zoff[:-1], layout.zoff[1:], strict=True)
-    return 2 * sum(float(np.log(np.einsum("gii->gi", K[z0:z1, c0:c1].reshape(
-        -1, c1 - c0, c1 - c0)), dtype=np.float64).sum()) for c0, c1, z0, z1 in levels if c0 < c1)
+    found = tree.factor(F, others, layout)
+    if found.fail is not None or not rows.size:
+        return found
+    K, sizes = found.K, found.sizes.astype(float)
+    _compiled_residual.add_rows(F, np.sqrt(d), rows, leaves, layout.tree, K)
+    for level, squares in enumerate(np.split(np.square(F[rows]), layout.cols[1:-1], axis=1)):
+        first = layout.zoff[level] + layout.path[leaves, level] * squares.shape[1]
+        np.add.at(sizes, first[:, None] + np.arange(squares.shape[1]), squares * dinv[rows, None])
+    pivots = tree.pivots(K, layout).astype(float)
+    return found._replace(
+        gained=2 * float(np.log(pivots).sum()), fail=broken(K, layout.tree),
+        sizes=sizes.astype(K.dtype), loss=float((sizes / pivots**2).max()), trace=np.inf)
 
 
 def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[int, int] | None:

@@ -9,7 +9,6 @@ from .._common.cached import cached_property, computed_once
 from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
-from .accuracy import diagonal_sizes, pivot_loss
 
 __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss",
            "split_of"]
@@ -48,12 +47,11 @@ def factor_without_loss(covariance: MLR) -> None:
     A = covariance
 
     def factor():
-        K, logs, fail = kernels.residual.factor(A._F, A._d, A._dinv, A._layout)
-        if fail is not None:
-            raise A._breakdown(*fail)
-        K.flags.writeable = False
-        sizes, pivots = diagonal_sizes(K, A._layout)
-        return K, logs, pivot_loss(sizes, pivots), sizes
+        found = kernels.residual.factor(A._F, A._d, A._dinv, A._layout)
+        if found.fail is not None:
+            raise A._breakdown(*found.fail)
+        found.K.flags.writeable = False
+        return found
 
     computed_once(A, "_factor", factor)
 
@@ -114,24 +112,24 @@ class FactorPosterior(FactorMoments):
         if self._split is not None:
             factor_without_loss(A)
             t = kernels.tree.project(A._F, X, self._split.others, None, A._layout)
-            means, _, self._rest = self._split.means(A._factor[0], t, X[self._split.rows])
-            super().__init__(A, A._factor[0], means)
+            means, _, self._rest = self._split.means(A._factor.K, t, X[self._split.rows])
+            super().__init__(A, A._factor.K, means)
             return
         if A._layout.R and N:
             def factor():
                 nonlocal W  # one pass over F does both
                 found, W = kernels.tree.factor_and_project(A._F, A._dinv, X, A._layout)
-                checked = A._checked(*found)
-                if checked[0] is not found[0]:  # another factorization took its place
+                kept = A._checked(found)
+                if kept.K is not found.K:  # pivots had lost too much: W is of another factor
                     W = None
-                return checked
+                return kept
 
             computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(
-                A._F, A._dinv, A._factor[0], X, A._layout, W)
+                A._F, A._dinv, A._factor.K, X, A._layout, W)
         else:
             means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
-        K = A._factor[0] if A._layout.R else None
+        K = A._factor.K if A._layout.R else None
         super().__init__(A, K, means)
 
     def total_inv_quad(self, sums_of_squares: FloatArray) -> float:
@@ -170,7 +168,7 @@ class FactorPosterior(FactorMoments):
         else:
             shape = (2, A._layout.n_leaves, A._layout.R, A._layout.R)
             keep = np.empty(shape, A.dtype) if keep_moments else None
-            kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
+            kernels.tree.regress(A._factor.K, self._means, self._X, yy, n_samples,
                                  A._layout, F, D, keep, ridge)
             self._moments: Any = keep
             if self._split is not None:
@@ -268,10 +266,12 @@ def _factor_without_prior(A: MLR) -> FloatArray:
     unused = np.concatenate([
         np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0).ravel() == 0
         for F, offsets in levels])
-    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    factor = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    K, fail = factor.K, factor.fail
     if fail is None:
-        sizes, pivots = diagonal_sizes(K, layout)
-        found = np.flatnonzero(~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * sizes))
+        pivots = np.square(kernels.tree.pivots(K, layout))
+        found = np.flatnonzero(
+            ~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * factor.sizes))
         if found.size:  # the first of the finest level
             level = int(np.searchsorted(layout.zoff, found[-1], side="right")) - 1
             start = int(layout.zoff[level])

@@ -89,7 +89,7 @@ class ConditionalMap(StructuredOperator):
         precision = np.zeros_like(A._dinv)
         seen = A.hierarchy._position[self._observed]
         precision[seen] = A._dinv[seen]
-        K, _, fail = kernels.tree.factor(A._F, precision, A._layout)
+        K, _, fail, *_ = kernels.tree.factor(A._F, precision, A._layout)
         if fail is not None:
             raise A._breakdown(*fail)
         return K

@@ -109,7 +109,7 @@ def accumulate_split(A: MLR, split: residual.Split, block: Any, V: FloatArray, S
     Returns ``Σ xᵀΣ⁻¹x`` without ``Σ x²/D`` of the other rows; see `kernels.residual.Split`.
     """
     layout, X = A._layout, block.rows(split.rows)
-    W, E, quad = split.means(A._factor[0], block.sums(A, split.others), X)
+    W, E, quad = split.means(A._factor.K, block.sums(A, split.others), X)
 
     def use(lo, hi, Z):
         _loops.sweep_moments(Z, lo, hi, layout.tree, S)
@@ -129,7 +129,7 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
     """
     layout, dtype = A._layout, S.dtype
     R, L = layout.R, layout.L
-    K = A._factor[0] if R else None
+    K = A._factor.K if R else None
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
@@ -283,4 +283,5 @@ def subtract_mean(V, mean, totals, layout):
 def sketch_sparse(block, draws, out):
     """``out += A draws`` for the samples of a block, draws (k, width); moves the block on."""
     off = np.append(np.arange(0, out.shape[0], PIECE_ROWS), out.shape[0])
-    _sparse_outer(block, draws.T[None], np.zeros(off.size - 1, np.int64), 0, off, out)
+    factors = np.ascontiguousarray(draws.T)[None]
+    _sparse_outer(block, factors, np.zeros(off.size - 1, np.int64), 0, off, out)

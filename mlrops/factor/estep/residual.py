@@ -61,8 +61,8 @@ class ResidualStep:
         self.loglik = log_likelihood(A, quad, N)
         if ridge:
             self.loglik -= loading_penalty(A, ridge) / N
-        U -= N * split.times_covariance(A._factor[0])
-        squares += N * split.lengths(A._factor[0])
+        U -= N * split.times_covariance(A._factor.K)
+        squares += N * split.lengths(A._factor.K)
         if ridge:
             U -= ridge * split.F
             squares += ridge * np.einsum("ij,ij->i", split.F, split.F)

@@ -183,7 +183,7 @@ class SparseData(Streamed):
         totals = np.zeros(layout.s, A.dtype)
         for block in self._rows.blocks(_sparse_width(layout)):
             explained += estep.moments.accumulate_sparse(
-                A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
+                A._F, A._dinv, A._factor.K, block, shift, layout, V, S, totals)
         estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
 
@@ -276,7 +276,7 @@ class ChunkedData(Streamed):
         """
         layout, explained = A._layout, 0.0
         for P in self._blocks(_dense_width(layout), 1 / A._d.astype(np.float64)):
-            explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
+            explained += estep.moments.accumulate(A._F, A._factor.K, P, layout, V, S)
         V *= A._d[:, None]
         return explained
 
