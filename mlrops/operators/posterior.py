@@ -182,7 +182,7 @@ class FactorPosterior(FactorMoments):
         squares = np.einsum("ik,ik->i", E, E, dtype=float)
         if ridge:
             squares += ridge * np.einsum("ij,ij->i", F, F)
-        return squares / n_samples + split.lengths(self._K, F)
+        return squares / n_samples + split.times_covariance(self._K, F)[1]
 
     def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
                  scale: FloatArray | None = None, out: FloatArray | None = None
