@@ -9,7 +9,9 @@ import scipy.sparse as sp
 from decimal_models import covariance, floats, inverse_and_logdet, likelihood
 from decimals import decimals, precise
 from gaps import KINDS, at_random
-from trees import PATHS, computing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trees import PATHS, computing, hierarchies
 
 from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.factor.conditional import loglik_samples
@@ -156,6 +158,27 @@ def test_missing_cells(place, small):
 def test_kinds_of_gaps(gaps):
     p = problem("tree", "few", 1e-9, gaps)
     check(p, source_of(p, "array"))
+
+
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 1000), gaps=st.booleans())
+def test_any_tree_and_any_variances(data, seed, gaps):
+    h = data.draw(hierarchies(max_n=10, max_levels=4))
+    ranks = tuple(data.draw(st.integers(0, 3)) for _ in range(h.n_levels))
+    rng = np.random.default_rng(seed)
+    F, D = rng.standard_normal((h.n, sum(ranks))), 10 ** rng.uniform(-12, 0, h.n)
+    A = MLR.from_compact(h._in_tree_order(), ranks, F, D)
+    Y = h._scatter(A.sample(12, random_state=seed).T).T
+    if gaps:
+        Y[2:][at_random(Y[2:].shape, rng)] = np.nan
+        Y = Y[~np.isnan(Y).all(axis=1)]
+    p = SimpleNamespace(A=A, Y=Y, h=h, weights=None)
+    source = open_source(Y, h, True, "em", None, False)[0]
+    step, loglik = source.evaluate(A, source.mean), reference(p, source)[0]
+    size = max(abs(loglik), np.abs(np.log(D)).sum())
+    assert abs(step.loglik - loglik) < 1e-11 * size
+    F, D, _ = step.update()
+    assert np.isfinite(F).all() and (D > 0).all()
 
 
 def test_a_penalty():

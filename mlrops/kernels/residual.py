@@ -74,15 +74,17 @@ def factor(F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> tr
     found = tree.factor(F, others, layout)
     if found.fail is not None or not rows.size:
         return found
-    K, sizes = found.K, found.sizes.astype(float)
+    K, sizes = found.K, found.sizes
     _compiled_residual.add_rows(F, np.sqrt(d), rows, leaves, layout.tree, K)
-    for level, squares in enumerate(np.split(np.square(F[rows]), layout.cols[1:-1], axis=1)):
-        first = layout.zoff[level] + layout.path[leaves, level] * squares.shape[1]
-        np.add.at(sizes, first[:, None] + np.arange(squares.shape[1]), squares * dinv[rows, None])
-    pivots = tree.pivots(K, layout).astype(float)
-    return found._replace(
-        gained=2 * float(np.log(pivots).sum()), fail=broken(K, layout.tree),
-        sizes=sizes.astype(K.dtype), loss=float((sizes / pivots**2).max()), trace=np.inf)
+    for level in range(layout.L):
+        c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+        own = layout.zoff[level] + layout.path[leaves, level] * (c1 - c0)
+        np.add.at(sizes, own[:, None] + np.arange(c1 - c0), np.square(F[rows, c0:c1]) * dinv[
+            rows, None])
+    pivots = tree.pivots(K, layout)
+    gained = 2 * float(np.log(pivots, dtype=np.float64).sum())
+    return found._replace(gained=gained, fail=broken(K, layout.tree), trace=np.inf,
+                          loss=float((sizes / np.square(pivots)).max(initial=1.0)))
 
 
 def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[int, int] | None:
