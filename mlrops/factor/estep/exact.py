@@ -139,7 +139,7 @@ class Exact:
         self._first, self.logdet = p0, np.empty(p1 - p0)
         self._sets = [(which, starts[which], estep.forest.Forest(layout, which.size), k)
                       for which, k in estep.forest.equals(starts, 0, p1 - p0, layout)]
-        self._K = [np.empty((trees.s, layout.R), A.dtype) for _, _, trees, _ in self._sets]
+        self._K = [np.zeros((trees.s, layout.R), A.dtype) for _, _, trees, _ in self._sets]
         self._factor(grams(outer, batch.patterns, p0, p1))
         self.Z = kernels.leaf.tdot(A._F, batch.X, layout, 0, layout.n_leaves, A._dinv)
         self._solve(self.Z)
