@@ -218,6 +218,19 @@ def test_ordinary_matrices_take_cholesky_and_are_never_corrected(n, counts, rank
         assert B.factorization.bound <= accuracy.LARGEST * np.finfo(dtype).eps
 
 
+@both
+def test_roots_of_ordinary_matrices(dtype):
+    """Of more factors than features in a leaf, where a root of Gram matrices misses 1000 units."""
+    A, _ = ordinary(400, [1, 40], [30, 60], dtype)
+    assert A.factorization.method == "cholesky"
+    S, F = A.color(np.eye(400, dtype=dtype)).astype(np.longdouble), A.F.astype(np.longdouble)
+    leaf = A.hierarchy.labels(1)
+    exact = np.diag(A.D) + F[:, :30] @ F[:, :30].T + np.where(
+        leaf[:, None] == leaf, F[:, 30:] @ F[:, 30:].T, 0)
+    error = np.linalg.norm((S @ S.T - exact).astype(float), 2)
+    assert error <= ROOT * np.finfo(dtype).eps * np.linalg.norm(exact.astype(float), 2)
+
+
 @pytest.mark.parametrize("make", [lambda F, D: MLR(Hierarchy.flat(N), [F], D),
                                   LowRankPlusDiagonal])
 def test_the_property_says_which(make):

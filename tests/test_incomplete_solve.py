@@ -311,7 +311,7 @@ def test_refusals():
 def test_overflow_names_level_and_group():
     h = Hierarchy.from_boundaries([[0, 6], [0, 2, 6]])
     factors = [np.ones((6, 1)), np.ones((6, 1))]
-    factors[1][3:] = 1e155
+    factors[1][3:] = 1e306
     A = MLR(h, factors, np.full(6, 1e-6))
     precision = IncompletePrecision(A, ObservedCells(h, ~np.eye(6, dtype=bool)))
     with pytest.raises(np.linalg.LinAlgError, match="level 1, group 1"):

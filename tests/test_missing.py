@@ -404,7 +404,7 @@ def test_columns_that_cannot_be_fitted_are_named(Y, message):
 def test_breakdown_names_level_and_group():
     problem = tree_problem()
     F = problem.F * 1e200
-    A = MLR.from_compact(problem.h, problem.ranks, F, problem.D)
+    A = MLR.from_compact(problem.h, problem.ranks, F, problem.D * 1e-220)
     with pytest.raises(np.linalg.LinAlgError, match="broke down at level"), \
             np.errstate(over="ignore", invalid="ignore"):
         loglik_samples(A, np.zeros(20), problem.Y)

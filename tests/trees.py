@@ -107,6 +107,8 @@ def set_constants(patch, **values):
         assert owners, name
         for module in owners:
             patch.setattr(module, name, value)
+    patch.setattr(Hierarchy, "_layout", lambda h, ranks: layout.make_layout(
+        h.boundaries, h._paths, ranks))  # a tree keeps those of other constants
 
 
 @contextmanager

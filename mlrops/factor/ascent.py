@@ -25,8 +25,9 @@ MEMORY = 5
 SHORTER = 0.1, 0.6
 # Largest change of log D in one jump.
 LARGEST = 10.0
-# Share of a feature's variance below which its D loses the digits of a likelihood.
-LEAST = 1e4 * np.finfo(float).eps
+# Share of a feature's variance below which D is not followed: rounding of the data, of the size of
+# eps, moves derivatives in units of √D by eps / √LEAST or more.
+LEAST = 1e3 * np.finfo(float).eps
 
 
 class VanishingVariance(np.linalg.LinAlgError):
@@ -43,9 +44,9 @@ class VanishingVariance(np.linalg.LinAlgError):
         return np.linalg.LinAlgError(
             f"the variances in D of {counted(low.size, noun)} ({named(low, names)}) go to"
             f" zero, below {LEAST:.0e} of the {noun}s' own,"
-            f" where likelihoods lose their digits: the factors determine these {noun}s (Heywood"
-            " cases), as they do duplicates; leave some out, take fewer factors or a"
-            f" variance_floor above {LEAST:.0e}")
+            " where derivatives lose their digits: the factors determine these"
+            f" {noun}s (Heywood cases), as they do duplicates; leave some out, take fewer factors"
+            f" or a variance_floor above {LEAST:.0e}")
 
 
 def independent_loglik(source: Source) -> float:

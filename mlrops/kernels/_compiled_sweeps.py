@@ -25,16 +25,20 @@ _ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
 
 
 @jit
-def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack, fresh, K, U, sums,
-                 traces, fail):
+def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top, stack, plain,
+                 fresh, K, sizes, U, passed, sums, losses, fail):
     """Eliminate leaves first, from their Gram matrices G (last - first, R, R), lower triangles.
 
     An empty G stands for F_leafᵀ diag(scale) F_leaf, which is then formed here.  Row i of a node in
     K holds [X_i | C_i | 0], X = C⁻¹ A_own,anc, C the Cholesky factor of A_own,own + diag(ridge).
     The stack (L, R, R) has room for the sum over the children of each open node, fresh (L,) is true
     where there is none yet; K is zero at the start.  sums[:, 0] gets Σ log diag C of the nodes in
-    each group of level `top`, traces (groups,) the largest trace of a leaf's Gram matrix.  On a bad
-    pivot fail = (level, group).
+    each group of level `top`.  On a bad pivot fail = (level, group).
+
+    What nobody has eliminated from is summed too, in plain (L, R) and passed (groups, c): sizes
+    (s,) gets the diagonal of ``I + Fᵀ diag(scale) F``, losses (groups, 2) the largest trace of a
+    leaf's Gram matrix and the largest ratio of an entry of that diagonal to its pivot.  `given`
+    (last - first, R) are such sums for the leaves, where G is not of rows.
     """
     path, cols, zoff = tree
     L = path.shape[1]
@@ -44,10 +48,10 @@ def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack,
     for q in range(first, last):
         group = path[q, top]
         if G.size > 0:
-            given = _U(q - first)
+            g = _U(q - first)
             for a in range(R):
                 for j in range(a + _ONE):
-                    stack[bottom, a, j] = G[given, a, j]
+                    stack[bottom, a, j] = G[g, a, j]
         else:
             i = _U(off[q])
             end = _U(off[q + 1])
@@ -77,8 +81,9 @@ def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack,
                 i += _FOUR
         trace = 0.0
         for a in range(R):
-            trace += stack[bottom, a, a]
-        traces[group] = max(traces[group], trace)
+            plain[bottom, a] = given[_U(q - first), a] if given.size > 0 else stack[bottom, a, a]
+            trace += plain[bottom, a]
+        losses[group, 0] = max(losses[group, 0], trace)
         product = 1.0
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):
@@ -99,12 +104,14 @@ def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack,
                     for j in range(c0):
                         K[z, j] -= v * K[z0 + m, j]
                 v = stack[own, c0 + i, c0 + i] + ridge[z]
+                sizes[z] = plain[own, c0 + i] + ridge[z]
                 for p in range(i):
                     v -= K[z, c0 + p] * K[z, c0 + p]
                 if not (v > 0 and v < np.inf):
                     fail[0] = level
                     fail[1] = path[q, level]
                     return
+                losses[group, 1] = max(losses[group, 1], sizes[z] / v)
                 v = np.sqrt(v)
                 K[z, c0 + i] = v
                 product *= v
@@ -134,6 +141,13 @@ def sweep_factor(F, scale, G, ridge, first, last, off, begins, tree, top, stack,
             c = z + _TWO if i + _TWO < r else z
             d = z + _THREE if i + _THREE < r else z
             up = own - _ONE
+            for j in range(c0):
+                if level == top:
+                    passed[group, j] = plain[own, j]
+                elif fresh[level - 1]:
+                    plain[up, j] = plain[own, j]
+                else:
+                    plain[up, j] += plain[own, j]
             for a in range(c0):
                 f0 = K[z, a] if i < r else zero
                 f1 = K[b, a] if i + _ONE < r else zero

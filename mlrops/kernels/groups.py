@@ -6,7 +6,7 @@ import numpy as np
 
 from .._common.typing import FloatArray, IntArray
 
-__all__ = ["by_size", "principal_axes", "right_vectors", "signs_of"]
+__all__ = ["by_size", "principal_axes", "signs_of"]
 
 
 def by_size(offsets: IntArray, largest: int = 50_000_000) -> Iterator[tuple[IntArray, IntArray]]:
@@ -45,30 +45,13 @@ def principal_axes(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatA
         return B, sigma
     for rows, groups in by_size(offsets):
         block = F[rows]  # (g, m, r)
-        V, s = _right_vectors(block)
+        m = rows.shape[1]
+        # V from the triangular factor: the SVD of an r×r matrix, at full relative accuracy.
+        core = np.linalg.qr(block, mode="r") if m > r else block
+        _, s, Vt = np.linalg.svd(core, full_matrices=True)
         kept = s.shape[1]
-        axes = np.matmul(block, V)
+        axes = np.matmul(block, Vt.swapaxes(1, 2))
         axes[:, :, kept:] = 0
         B[rows] = axes * signs_of(axes)
         sigma[groups, :kept] = s
     return B, sigma
-
-
-def right_vectors(F: FloatArray, offsets: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Right singular vectors V (p, r, r), as columns, and singular values (p, r) of the groups."""
-    p, r = len(offsets) - 1, F.shape[1]
-    V, sigma = np.empty((p, r, r), F.dtype), np.zeros((p, r), F.dtype)
-    for rows, groups in by_size(offsets, largest=5_000_000 // max(r, 1)):
-        V[groups], s = _right_vectors(F[rows])
-        sigma[groups, : s.shape[1]] = s
-    return V, sigma
-
-
-def _right_vectors(blocks: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Of blocks (g, m, r): V from the triangular factor of a QR factorization, the singular value
-    decomposition of an r×r matrix, at full relative accuracy.
-    """
-    m, r = blocks.shape[1:]
-    core = np.linalg.qr(blocks, mode="r") if m > r else blocks
-    _, s, Vt = np.linalg.svd(core, full_matrices=True)
-    return Vt.swapaxes(1, 2), s

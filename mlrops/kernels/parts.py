@@ -30,6 +30,7 @@ class Passed(NamedTuple):
 
     place: IntArray  # (m, 3) parent, number of a run's first group among the parent's, their number
     gram: FloatArray  # (m, c, c) what elimination leaves of the Gram matrices, lower triangles
+    sizes: FloatArray  # (m, c) the diagonals of the Gram matrices before elimination
     rows: FloatArray  # (m, c, k) the same of the right-hand sides
     sums: FloatArray  # (m, 1 + k) float64: Σ log diag C, Σ w²
 
@@ -43,8 +44,8 @@ def passing(layout: Layout, k: int, dtype: np.dtype, gram: bool = False) -> Pass
     """Room for what the groups of a layout pass up, one run a group."""
     m, c = layout.n_groups, int(layout.cols[layout.top])
     g = c if gram else 0
-    return Passed(layout.place, np.empty((m, g, g), dtype), np.empty((m, c, k), dtype),
-                  np.zeros((m, 1 + k)))
+    return Passed(layout.place, np.empty((m, g, g), dtype), np.empty((m, g), dtype),
+                  np.empty((m, c, k), dtype), np.zeros((m, 1 + k)))
 
 
 def share(task: Callable[[int, int], object], layout: Layout, work: int) -> None:
@@ -113,15 +114,25 @@ def _runs(layout, lo, hi):
         yield at, end, None
 
 
-def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layout, K: FloatArray,
-              passed: Passed, lo: int, hi: int, long: FloatArray | None, traces: FloatArray,
-              fail: IntArray, x: FloatArray | None = None, W: FloatArray | None = None) -> None:
-    """Factor the groups lo:hi: their rows of K, and `passed`.
+class Factor(NamedTuple):
+    """What elimination fills; see `_compiled_sweeps.sweep_factor`."""
 
-    See `_compiled_sweeps.sweep_factor`.  x (n, k) is swept up to W in the same pass over F.
+    K: FloatArray  # (s, R)
+    sizes: FloatArray  # (s,)
+    losses: FloatArray  # (groups, 2)
+    fail: IntArray  # (2,)
+
+
+def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layout, factor: Factor,
+              passed: Passed, lo: int, hi: int, long: FloatArray | None,
+              x: FloatArray | None = None, W: FloatArray | None = None) -> None:
+    """Factor the groups lo:hi: their rows of `factor`, and `passed`.
+
+    x (n, k) is swept up to W in the same pass over F.
     """
+    K, sizes, losses, fail = factor
     R, L, dtype = layout.R, layout.L, K.dtype
-    stack, fresh = np.empty((L, R, R), dtype), np.ones(L, bool)
+    stack, plain, fresh = np.empty((L, R, R), dtype), np.empty((L, R), dtype), np.ones(L, bool)
     k = 0 if x is None else x.shape[1]
     rows = np.zeros((L, R, k), dtype)
     first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
@@ -131,9 +142,10 @@ def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layou
         G = none(dtype, 3)
         if not whole:
             G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long)
-        _compiled_sweeps.sweep_factor(F, scale, G, ridge, a, b, layout.leaf_off, layout.begins,
-                                      layout.tree, layout.top, stack, fresh, K, passed.gram,
-                                      passed.sums, traces, fail)
+        _compiled_sweeps.sweep_factor(F, scale, G, none(dtype), ridge, a, b, layout.leaf_off,
+                                      layout.begins, layout.tree, layout.top, stack, plain, fresh,
+                                      K, sizes, passed.gram, passed.sizes, passed.sums, losses,
+                                      fail)
         if fail[0] >= 0:
             return
         if x is not None:
@@ -151,13 +163,14 @@ def merge(*passed: Passed) -> Passed:
     Runs of neighbours are summed in pairs that the tree fixes, so that the sums do not depend on
     the cuts: merging is associative to the last bit.
     """
-    place, gram, rows, sums = (np.concatenate(parts) for parts in zip(*passed, strict=True))
-    order = np.lexsort((place[:, 1], place[:, 0]))
-    place, gram, rows, sums = (array[order] for array in (place, gram, rows, sums))
-    for X in (gram, rows):
+    together = Passed(*(np.concatenate(arrays) for arrays in zip(*passed, strict=True)))
+    order = np.lexsort((together.place[:, 1], together.place[:, 0]))
+    place, arrays = together.place[order], [array[order] for array in together[1:]]
+    for X in arrays[:-1]:
         _add_in_pairs(place.copy(), X)
-    m = _add_in_pairs(place, sums)
-    return Passed(place[:m], gram[:m], rows[:m], sums[:m])
+    m = _add_in_pairs(place, arrays[-1])
+    gram, sizes, rows, sums = (X[:m] for X in arrays)
+    return Passed(place[:m], gram, sizes, rows, sums)
 
 
 def _add_in_pairs(place, X):
@@ -175,9 +188,9 @@ def _by_parent(place, X, parents):
     return out
 
 
-def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray, ridge: FloatArray | None,
-         fail: IntArray) -> FloatArray:
-    """Sweep the levels above the groups: their rows of K, where there is a `ridge`, and of W.
+def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray,
+         ridge: FloatArray | None = None, factor: Factor | None = None) -> FloatArray:
+    """Sweep the levels above the groups: their rows of W, and of `factor` if there is one.
 
     Returns the sums (1 + k,) over all nodes: Σ log diag C and Σ w².  `passed` is overwritten.
     """
@@ -189,13 +202,16 @@ def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray, ridge: Fl
     if top == 0:
         return sums[0]
     c, tree, begins = int(layout.cols[top]), layout.above, layout.begins_above
-    if ridge is not None:
-        G = _by_parent(passed.place, passed.gram, parents)
+    if factor is not None:
+        G, plain = (_by_parent(passed.place, X, parents) for X in (passed.gram, passed.sizes))
+        losses = np.zeros((parents, 2))
         _compiled_sweeps.sweep_factor(
-            none(dtype), np.empty(0, dtype), G, ridge, 0, parents, np.zeros(1, np.int64), begins,
-            tree, 0, np.empty((top, c, c), dtype), np.ones(top, bool), K,
-            np.empty((parents, 0, 0), dtype), sums, np.zeros(parents), fail)
-        if fail[0] >= 0:
+            none(dtype), np.empty(0, dtype), G, plain, ridge, 0, parents, np.zeros(1, np.int64),
+            begins, tree, 0, np.empty((top, c, c), dtype), np.empty((top, c), dtype),
+            np.ones(top, bool), K, factor.sizes, np.empty((parents, 0, 0), dtype),
+            np.empty((parents, 0), dtype), sums, losses, factor.fail)
+        factor.losses[0, 1] = max(factor.losses[0, 1], losses[:, 1].max())
+        if factor.fail[0] >= 0:
             return sums[0]
     if k:
         T = _by_parent(passed.place, passed.rows, parents)

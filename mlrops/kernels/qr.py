@@ -41,14 +41,14 @@ class Level(NamedTuple):
     off: IntArray  # (p_l + 1,)
     r: int
     zoff: int  # first node row of the level
-    voff: IntArray  # (p_l + 1,) where the node's packed factorization (reflectors, m) is in V
     poff: IntArray  # (p_l + 1,) the rows of the level above that it passes up
-    V: FloatArray
+    V: FloatArray  # (rows R_l,) the packed factorizations (R_l, m)
     tau: FloatArray  # (p_l, R_l)
 
-    @property
-    def nodes(self) -> int:
-        return self.off.size - 1
+    def packed(self, g: int) -> FloatArray:
+        """The packed factorization of node g, (R_l, m), a view."""
+        a, b, width = int(self.off[g]), int(self.off[g + 1]), self.tau.shape[1]
+        return self.V[a * width : b * width].reshape(width, b - a)
 
     @property
     def rest(self) -> int:
@@ -76,7 +76,7 @@ class QR:
                 done, rows = self._eliminate(level, rows, offsets)
                 self._levels.append(done)
                 offsets = done.poff[_first_children(layout, level)]
-            self.gained = 2 * float(np.log(self._pivots(), dtype=np.float64).sum())
+            self.gained = 2 * float(np.log(tree.pivots(self.K, layout), dtype=np.float64).sum())
 
     @property
     def failed(self) -> tuple[int, int] | None:
@@ -87,14 +87,6 @@ class QR:
             return None
         level = int(np.searchsorted(layout.zoff, bad[-1], side="right")) - 1
         return level, int(bad[-1] - layout.zoff[level]) // int(np.diff(layout.cols)[level])
-
-    def _pivots(self) -> FloatArray:
-        """The diagonals of C, (s,)."""
-        layout = self.layout
-        columns = [np.tile(np.arange(lo, hi), int(layout.path[-1, level]) + 1)
-                   for level, (lo, hi) in enumerate(zip(layout.cols[:-1], layout.cols[1:],
-                                                        strict=True))]
-        return self.K[np.arange(layout.s), np.concatenate(columns)]
 
     # ------------------------------------------------------------ the factorization
 
@@ -107,29 +99,26 @@ class QR:
         layout, p = self.layout, offsets.size - 1
         c0, width = int(layout.cols[level]), int(layout.cols[level + 1])
         r, zoff, below = width - c0, int(layout.zoff[level]), np.diff(offsets)
-        node = np.concatenate([np.repeat(np.arange(p), below), np.repeat(np.arange(p), r)])
-        size = np.concatenate([np.abs(B).max(axis=1, initial=0), np.ones(p * r, B.dtype)])
-        order, off = np.lexsort((-size, node)), offsets + r * np.arange(p + 1)
-        passed, reflectors = np.minimum(below, c0), np.minimum(below + r, width)
-        done = Level(len(B), order, off, r, zoff, _offsets(reflectors * np.diff(off)),
-                     _offsets(passed), np.empty(int((reflectors * np.diff(off)).sum()), B.dtype),
-                     np.zeros((p, width), B.dtype))
-        S = np.empty((int(passed.sum()), c0), B.dtype)
-        large = np.flatnonzero(np.diff(off) * reflectors * width > LAPACK_WORK)
+        order, off = _sorted(B, below, r), offsets + r * np.arange(p + 1)
+        done = Level(len(B), order, off, r, zoff, _offsets(np.minimum(below, c0)),
+                     np.empty(len(order) * width, B.dtype), np.zeros((p, width), B.dtype))
+        S = np.empty((int(done.poff[-1]), c0), B.dtype)
+        rows = np.diff(off)
+        large = np.flatnonzero(rows * np.minimum(rows, width) * width > LAPACK_WORK)
+
+        def task(lo, hi, small=True):
+            _compiled_qr.gather_nodes(B, order, off, c0, width, lo, hi, done.V)
+            if small:
+                _compiled_qr.reflect_nodes(off, width, lo, hi, done.V, done.tau)
+            else:
+                _factor_large(done, lo)
+            _compiled_qr.spread_nodes(off, done.poff, c0, width, zoff, lo, hi, done.V, self._sign,
+                                      self.K, S)
+
         for lo, hi in _runs(large, p):
-            threads.run(lambda a, b: _compiled_qr.factor_nodes(
-                B, order, off, c0, width, zoff, done.voff, done.poff, a, b, done.V, done.tau,
-                self._sign, self.K, S), off, lo, hi, int(off[hi] - off[lo]) * width * width)
+            threads.run(task, off, lo, hi, int(off[hi] - off[lo]) * width * width)
         for g in large:
-            m, first = int(off[g + 1] - off[g]), zoff + int(g) * r
-            A: FloatArray = np.empty((width, m), B.dtype)
-            _compiled_qr.gather_node(B, order[off[g] : off[g + 1]], int(g) * r, c0, A)
-            packed, tau, _, _ = _of(lapack, "geqrf", B)(A.T, overwrite_a=1)
-            done.tau[g, : len(tau)] = tau
-            done.V[done.voff[g] : done.voff[g + 1]] = packed.T.ravel()[: reflectors[g] * m]
-            _compiled_qr.spread_node(packed.T, int(reflectors[g]), c0, first,
-                                     self._sign[first : first + r], self.K,
-                                     S[done.poff[g] : done.poff[g + 1]])
+            task(int(g), int(g) + 1, small=False)
         return done, S
 
     # ------------------------------------------------------------ products with Q
@@ -137,14 +126,19 @@ class QR:
     def _apply(self, level: Level, up: bool, X: FloatArray, nodes: FloatArray, passed: FloatArray,
                rest: FloatArray) -> None:
         """Multiply with Qᵀ (`up`) or Q of a level; see `_compiled_qr.apply_nodes`."""
-        off, k, p = level.off, len(X), level.nodes
-        work = np.diff(level.voff) * k
+        off, k, width = level.off, len(X), level.tau.shape[1]
+        rows = np.diff(off)
+        work = rows * np.minimum(rows, width) * k
         large = np.flatnonzero(work > LAPACK_WORK) if k >= LAPACK_COLUMNS else np.arange(0)
-        for lo, hi in _runs(large, p):
-            threads.run(lambda a, b: _compiled_qr.apply_nodes(
-                level.order, off, level.r, level.zoff, level.voff, level.poff, level.V, level.tau,
-                self._sign, up, a, b, X, nodes, passed, rest),
-                off, lo, hi, int(level.voff[hi] - level.voff[lo]) * k)
+
+        def task(lo, hi):
+            room = np.empty(int(rows[lo:hi].max(initial=0)), X.dtype)
+            _compiled_qr.apply_nodes(
+                level.order, off, level.poff, level.r, level.zoff, level.V, level.tau, self._sign,
+                up, lo, hi, room, X, nodes, passed, rest)
+
+        for lo, hi in _runs(large, len(rows)):
+            threads.run(task, off, lo, hi, int(off[hi] - off[lo]) * width * k)
         for g in large:
             self._apply_large(level, int(g), up, X, nodes, passed, rest)
 
@@ -164,7 +158,7 @@ class QR:
         else:
             y[:, :r] = self._sign[own] * nodes[:, own]
             y[:, r : r + t], y[:, r + t :] = passed[:, above], rest[:, beyond]
-        V = level.V[level.voff[g] : level.voff[g + 1]].reshape(-1, m)
+        V = level.packed(g)[: min(m, level.tau.shape[1])]
         y = _of(lapack, "ormqr", y)("L", "T" if up else "N", V.T, level.tau[g, : len(V)], y.T,
                                     max(1, 64 * len(y)), overwrite_c=1)[0].T
         if up:
@@ -280,6 +274,28 @@ class QR:
 def factor(F: FloatArray, D: FloatArray, layout: Layout) -> QR:
     """The QR factorization of ``[D^{-1/2} F; I]``."""
     return QR(F, D, layout)
+
+
+def _sorted(B: FloatArray, below: IntArray, r: int) -> IntArray:
+    """The rows of B, ``below[g]`` a node, and behind them r of the identity a node, node by node.
+
+    Largest first, to a power of two: numbers sort faster, and nodes stand nearly in order.
+    """
+    nodes = np.arange(below.size)
+    node = np.concatenate([np.repeat(nodes, below), np.repeat(nodes, r)])
+    size = np.abs(B).max(axis=1, initial=0)
+    exponents = np.where(size > 0, np.frexp(size)[1], -4096)
+    exponents = np.concatenate([exponents, np.ones(r * below.size, exponents.dtype)])
+    return np.argsort(8192 * node - exponents, kind="stable")
+
+
+def _factor_large(level: Level, g: int) -> None:
+    """Factor node g by LAPACK, in place."""
+    A = level.packed(g)
+    packed, tau, _, _ = _of(lapack, "geqrf", A)(A.T, overwrite_a=1)
+    if packed.base is not A.base:  # LAPACK had a copy
+        A[:] = packed.T
+    level.tau[g, : len(tau)] = tau
 
 
 def _first_children(layout: Layout, level: int) -> IntArray:

@@ -2,14 +2,12 @@
 
 On rows scaled by D^{-1/2} and finest level first, ``T_l² = I + F_l F_lᵀ`` is a rank-r_l update of
 the identity in each group, and ``T_l⁻¹ F_m`` keeps the sparsity of every coarser F_m.  With the
-singular values σ of a group's F_l and its right singular vectors V both roots have the form ``I ±
-F_l V f(σ) Vᵀ F_lᵀ``, where
+eigenvectors of a group, ``F_lᵀF_l = Q Λ Qᵀ``, both roots have the form ``I ± F_l Q f(Λ) Qᵀ F_lᵀ``,
 
-    T:    f = (√(1+σ²) - 1) / σ²  = 1 / (1 + √(1+σ²))
-    T⁻¹:  f = (1 - 1/√(1+σ²)) / σ² = 1 / (√(1+σ²) (1 + √(1+σ²)))
+    T:    f(λ) = (√(1+λ) - 1) / λ   = 1 / (1 + √(1+λ))
+    T⁻¹:  f(λ) = (1 - 1/√(1+λ)) / λ = 1 / (√(1+λ) (1 + √(1+λ)))
 
-need no division by σ.  V and σ are those of the group's rows: of their Gram matrix, or multiplied
-out to ``V f Vᵀ``, they would square what rounding does.
+which need no division by λ.  ``Q f Qᵀ`` is not multiplied out: it would square what rounding does.
 """
 
 from collections.abc import Sequence
@@ -18,17 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
-from . import groups, leaf
+from . import leaf
 from .layout import Layout, make_layout
 
-__all__ = ["SquareRoot", "Update", "square_root", "weights"]
+__all__ = ["SquareRoot", "Update", "eigen", "square_root"]
 
 
 class Update(NamedTuple):
-    """``I + F V f Vᵀ Fᵀ`` and, with g, its inverse, group by group."""
+    """``I + F Q f Qᵀ Fᵀ``, and ``I - F Q g Qᵀ Fᵀ``, its inverse, group by group."""
 
     F: FloatArray  # (n, r)
-    V: FloatArray  # (p, r, r)
+    Q: FloatArray  # (p, r, r)
     f: FloatArray  # (p, r)
     g: FloatArray
     layout: Layout
@@ -43,17 +41,18 @@ class Update(NamedTuple):
 
     def _multiply(self, f: FloatArray, x: FloatArray, sign: float) -> FloatArray:
         out, leaves = np.empty_like(x), self.layout.n_leaves
-        t = np.matmul(self.V.swapaxes(1, 2), leaf.tdot(self.F, x, self.layout, 0, leaves))
+        t = np.matmul(self.Q.swapaxes(1, 2), leaf.tdot(self.F, x, self.layout, 0, leaves))
         t *= f[:, :, None]
-        leaf.dot(self.F, np.matmul(self.V, t), x, np.ones(x.shape[0], x.dtype), self.layout, 0,
+        leaf.dot(self.F, np.matmul(self.Q, t), x, np.ones(x.shape[0], x.dtype), self.layout, 0,
                  leaves, out, sign=sign)
         return out
 
 
-def weights(sigma: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """f of T and of T⁻¹."""
-    root = np.sqrt(1 + sigma * sigma)
-    return 1 / (1 + root), 1 / (root * (1 + root))
+def eigen(G: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Q, f of T and f of T⁻¹ of Gram matrices G (p, r, r), of which the lower triangle is read."""
+    values, Q = np.linalg.eigh(np.tril(G))  # NaN above the diagonal would disturb it
+    root = np.sqrt(1 + np.maximum(values, 0))  # what is below 0 is rounding
+    return Q, 1 / (1 + root), 1 / (root * (1 + root))
 
 
 class SquareRoot(NamedTuple):
@@ -99,10 +98,10 @@ def square_root(F: FloatArray, D: FloatArray, boundaries: Sequence[IntArray], co
         if lo == hi:
             continue
         own: FloatArray = np.ascontiguousarray(rest[:, lo:hi])
-        V, sigma = groups.right_vectors(own, boundaries[level])
         one = np.arange(boundaries[level].size - 1)[:, None]
         layout = make_layout([boundaries[level]], one, [hi - lo])
-        levels.append(Update(own, V, *weights(sigma), layout))
+        G = leaf.gram(own, np.ones_like(D), layout, 0, layout.n_leaves)
+        levels.append(Update(own, *eigen(G), layout))
         rest = np.ascontiguousarray(rest[:, :lo])
         if lo:
             rest = levels[-1].shrink(rest)

@@ -8,7 +8,7 @@ cache, then the tree kernel on it.  Subtrees are shared out to threads.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -20,13 +20,20 @@ from .parts import Use
 from .scratch import scratch
 
 __all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "means", "multiply",
-           "path_covariance", "posterior", "project", "project_with", "regress", "solve", "spread",
-           "spread_with", "transfer", "up"]
+           "path_covariance", "pivots", "posterior", "project", "project_with", "regress", "solve",
+           "spread", "spread_with", "transfer", "up"]
 
-# K, log det(I + Fᵀ D⁻¹ F), and the (level, group) of a bad pivot, if there is one.
-Factorization: TypeAlias = tuple[FloatArray, float, tuple[int, int] | None]
 
-_NO_FAILURE = np.full(2, -1, np.int64)
+class Factorization(NamedTuple):
+    """A Cholesky factorization of P = I + Fᵀ D⁻¹ F, and what it lost."""
+
+    K: FloatArray  # (s, R)
+    gained: float  # log det P
+    fail: tuple[int, int] | None  # the (level, group) of a bad pivot, if there is one
+    sizes: FloatArray  # (s,) the diagonal of P
+    loss: float  # the largest ratio of an entry of the diagonal to its pivot
+    trace: float  # the largest trace of a leaf's Gram matrix
+
 _ONES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}  # an empty scale
 
 
@@ -74,7 +81,7 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
         parts.up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
 
     parts.share(task, layout, layout.n * layout.R * k)
-    parts.root(passed, layout, K, W, None, _NO_FAILURE)
+    parts.root(passed, layout, K, W)
     if norms is not None:
         norms += sum(found)
     return W
@@ -87,7 +94,7 @@ def project_with(product: Use, k: int, dtype: np.dtype, K: FloatArray | None, la
     K = parts.none(dtype) if K is None else K
     parts.share(lambda lo, hi: parts.up_with(product, layout, K, W, passed, lo, hi), layout,
                 layout.n * layout.R * k)
-    parts.root(passed, layout, K, W, None, _NO_FAILURE)
+    parts.root(passed, layout, K, W)
     return W
 
 
@@ -167,7 +174,7 @@ def transfer(B: FloatArray, C: FloatArray, x: FloatArray, rows: Layout, cols: La
 
 def factor(F: FloatArray, dinv: FloatArray, layout: Layout, ridge: FloatArray | None = None
            ) -> Factorization:
-    """(K, log det(I + Fᵀ D⁻¹ F), fail): fail is None or the (level, group) of a bad pivot.
+    """The factorization of ``I + Fᵀ D⁻¹ F``.
 
     `ridge` (s,) stands in for the diagonal of I, one number for each row of the nodes.
     """
@@ -183,19 +190,27 @@ def factor_and_project(F: FloatArray, dinv: FloatArray, Y: FloatArray, layout: L
 def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layout,
             ridge: FloatArray | None = None) -> tuple[Factorization, FloatArray]:
     R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
-    K, W = np.zeros((layout.s, R), dtype), np.empty((layout.s, k), dtype)
-    ridge = np.ones(layout.s, dtype) if ridge is None else ridge
-    passed, traces = parts.passing(layout, k, dtype, gram=True), np.zeros(layout.n_groups)
-    fail = _NO_FAILURE.copy()
-    long = leaf.long_gram(F, dinv, layout)
-    parts.share(lambda lo, hi: parts.eliminate(F, dinv, ridge, layout, K, passed, lo, hi, long,
-                                               traces, fail, Y, W),
+    W, ridge = np.empty((layout.s, k), dtype), np.ones(layout.s, dtype) if ridge is None else ridge
+    found = parts.Factor(np.zeros((layout.s, R), dtype), np.empty(layout.s, dtype),
+                         np.zeros((layout.n_groups, 2)), np.full(2, -1, np.int64))
+    passed, long = parts.passing(layout, k, dtype, gram=True), leaf.long_gram(F, dinv, layout)
+    parts.share(lambda lo, hi: parts.eliminate(F, dinv, ridge, layout, found, passed, lo, hi, long,
+                                               Y, W),
                 layout, layout.n * R * max(R, k))
-    if fail[0] < 0:
-        sums = parts.root(passed, layout, K, W, ridge, fail)
-    if fail[0] >= 0:
-        return (K, np.nan, (int(fail[0]), int(fail[1]))), W
-    return (K, 2 * float(sums[0]), None), W
+    gained, fail = np.nan, None
+    if found.fail[0] < 0:
+        gained = 2 * float(parts.root(passed, layout, found.K, W, ridge, found)[0])
+    if found.fail[0] >= 0:
+        gained, fail = np.nan, (int(found.fail[0]), int(found.fail[1]))
+    trace, loss = found.losses.max(axis=0)
+    return Factorization(found.K, gained, fail, found.sizes, float(loss), float(trace)), W
+
+
+def pivots(K: FloatArray, layout: Layout) -> FloatArray:
+    """The diagonals of C, (s,): square roots of the pivots of P."""
+    columns = [np.tile(np.arange(lo, hi), int(groups) + 1) for lo, hi, groups in zip(
+        layout.cols[:-1], layout.cols[1:], layout.path[-1], strict=True)]
+    return K[np.arange(layout.s), np.concatenate(columns)]
 
 
 def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout,

@@ -16,8 +16,8 @@ import numpy as np
 from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 
-__all__ = ["LARGEST", "TOLERATED", "Factorization", "diagonal_sizes", "norm_below", "norms",
-           "pivot_loss", "share_loss", "sharper"]
+__all__ = ["LARGEST", "TOLERATED", "Factorization", "norm_below", "norms", "share_loss",
+           "sharper"]
 
 Factored: TypeAlias = Any  # its file imports this one
 
@@ -37,41 +37,17 @@ class Factorization(NamedTuple):
     bound: float
 
 
-def pivot_loss(sizes: FloatArray, pivots: FloatArray) -> float:
-    """The largest ``P_jj / c_j²`` of what `diagonal_sizes` gives."""
-    with np.errstate(all="ignore"):
-        loss = float((sizes / pivots).max(initial=1.0))
-    return loss if loss >= 1 else math.inf  # NaN where squares overflowed
-
-
 def share_loss(F: FloatArray, d: FloatArray) -> float:
-    """The largest ``Σ_ii / D_i``, or a bound of it that is no reason for QR."""
-    if not F.size:
-        return 1.0
-    largest, smallest = float(max(F.max(), -F.min())), float(d.min())
+    """The largest ``Σ_ii / D_i``."""
     with np.errstate(over="ignore"):
-        bound = 1 + F.shape[1] * largest * largest / smallest
-        if bound <= LARGEST:
-            return bound
         return 1 + float((np.einsum("ij,ij->i", F, F) / d).max())
-
-
-def diagonal_sizes(K: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArray]:
-    """The diagonal of P and its pivots, each (s,), from the factor K of `kernels.tree.factor`."""
-    ones, pivots = np.ones(layout.s), np.empty(layout.s)
-    with np.errstate(over="ignore"):
-        levels = [(level, np.square(C), np.square(X)) for level, C, X in _levels(K, layout)]
-        sizes = _times_transposed(levels, ones, layout)
-    for level, C, _ in levels:
-        pivots[_rows(level, layout)] = np.einsum("gii->gi", C).ravel()
-    return sizes, pivots
 
 
 def norms(A: Factored) -> tuple[float, float, float]:
     """Bounds of ‖P‖ and ‖F‖ above, of ‖Σ‖ below."""
     # P = RᵀR with the rows [Cᵀ | X] of R: ‖P‖ is at most the largest row sum of |R|ᵀ|R|.
     layout, sums = A._layout, np.empty(A._layout.s)
-    levels = [(level, np.abs(C), np.abs(X)) for level, C, X in _levels(A._factor[0], layout)]
+    levels = [(level, np.abs(C), np.abs(X)) for level, C, X in _levels(A._factor.K, layout)]
     for level, C, X in levels:
         sums[_rows(level, layout)] = (C.sum(axis=1) + X.sum(axis=2)).ravel()
     above = float(_times_transposed(levels, sums, layout).max(initial=1.0))

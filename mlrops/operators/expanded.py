@@ -66,7 +66,7 @@ def expanded_cholesky(self: MLR) -> tuple[sp.csc_array, FloatArray, IntArray]:
     """
     layout, R = self._layout, self._layout.R
     n, s, L = layout.n, layout.s, layout.L
-    K = self._factor[0] if R else np.empty((0, 0), self.dtype)
+    K = self._factor.K if R else np.empty((0, 0), self.dtype)
     # place[node row] is the position of a factor in the elimination order, finest level first.
     levels = [np.arange(layout.zoff[lv], layout.zoff[lv + 1]) for lv in range(L)]
     factors = np.concatenate(levels[::-1])

@@ -27,6 +27,7 @@ from .refine import (
 
 if TYPE_CHECKING:  # what is compiled is loaded when it is needed
     from ..kernels.qr import QR
+    from ..kernels.tree import Factorization
 
 __all__ = ["Factored", "columns_of"]
 
@@ -44,7 +45,7 @@ class Factored(StructuredOperator):
     are in the order of the tree.  A subclass provides
 
         _hierarchy, _ranks, _F, _d     the tree, and F (n, R) and D (n,) in its order
-        _cholesky()                    K, log det P and where it broke down: `kernels.tree.factor`
+        _cholesky()                    the factorization of P: see `kernels.tree.Factorization`
         _once(b)                       ``x = D⁻¹ (b - F z)`` and z; squares (4, k) of the lengths
                                        of b, D^{-1/2} b, z and x
         _product(x), _means(x)         Σ x and Fᵀ x
@@ -55,7 +56,7 @@ class Factored(StructuredOperator):
     _ranks: tuple[int, ...]
     _F: FloatArray
     _d: FloatArray
-    _cholesky: Callable[[], tuple[FloatArray, float, tuple[int, int] | None]]
+    _cholesky: Callable[[], "Factorization"]
     _once: Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
     _product: Callable[[FloatArray], FloatArray]
     _means: Callable[[FloatArray], FloatArray]
@@ -79,8 +80,7 @@ class Factored(StructuredOperator):
 
     @cached_property
     def _layout(self) -> Layout:
-        h = self._hierarchy
-        return kernels.layout.make_layout(h.boundaries, h._paths, self._ranks)
+        return self._hierarchy._layout(self._ranks)
 
     @cached_property
     def _dinv(self) -> FloatArray:
@@ -116,36 +116,34 @@ class Factored(StructuredOperator):
         eps = float(np.finfo(self.dtype).eps)
         if self._exactly:
             return accuracy.Factorization("qr", eps)
-        loss = max(self._share_loss, self._factor[2]) if self._F.shape[1] else 1.0
+        loss = max(self._share_loss, self._factor.loss) if self._F.shape[1] else 1.0
         return accuracy.Factorization("cholesky", eps * loss)
 
     @cached_property
-    def _factor(self) -> tuple[FloatArray, float, float, FloatArray]:
-        """(K, log det P, what Cholesky's pivots lost, the diagonal of P); see kernels.tree."""
-        return self._checked(*self._cholesky())
+    def _factor(self) -> "Factorization":
+        """The factorization of P."""
+        return self._checked(self._cholesky())
 
-    def _checked(self, K: FloatArray, logs: float, fail: tuple[int, int] | None
-                 ) -> tuple[FloatArray, float, float, FloatArray]:
-        """`_factor`, from Cholesky where its pivots leave what iterations need, else from `_qr`."""
-        sizes, loss = self._d[:0], np.inf
-        if fail is None:
-            sizes, pivots = accuracy.diagonal_sizes(K, self._layout)
-            loss = accuracy.pivot_loss(sizes, pivots)
+    def _checked(self, found: "Factorization") -> "Factorization":
+        """`found`, by Cholesky, where its pivots leave what iterations need, else `_qr`'s."""
+        loss = found.loss if found.fail is None and found.loss >= 1 else np.inf
         if not loss * np.finfo(self.dtype).eps <= accuracy.TOLERATED[self.dtype]:
-            K, logs = self._qr.K, self._qr.gained
-        K.flags.writeable = False
-        return K, logs, loss, sizes
+            found = found._replace(K=self._qr.K, gained=self._qr.gained, loss=loss)
+        found.K.flags.writeable = False
+        return found
 
     @cached_property
     def _share_loss(self) -> float:
-        return accuracy.share_loss(self._F, self._d)
+        """The largest ``Σ_ii / D_i``, or a bound of it that is no reason for QR."""
+        bound = 1 + self._factor.trace
+        return bound if bound <= accuracy.LARGEST else accuracy.share_loss(self._F, self._d)
 
     @cached_property
     def _exactly(self) -> bool:
         """Whether the Cholesky factor of P has lost too much."""
         if not self._F.shape[1]:
             return False
-        return not (self._share_loss <= accuracy.LARGEST and self._factor[2] <= accuracy.LARGEST)
+        return not (self._share_loss <= accuracy.LARGEST and self._factor.loss <= accuracy.LARGEST)
 
     @cached_property
     def _qr(self) -> "QR":
@@ -172,7 +170,7 @@ class Factored(StructuredOperator):
 
     @cached_property
     def _largest(self) -> float:
-        return float(self._factor[3].max(initial=1.0))
+        return float(self._factor.sizes.max(initial=1.0))
 
     @cached_property
     def _norm_below(self) -> float:
@@ -207,7 +205,8 @@ class Factored(StructuredOperator):
         if not doubtful(squares, norms[0] * self._largest, norms).size:
             return x
         # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
-        weighted = column_dots(z, weight=self._factor[3]) / np.where(squares[2] > 0, squares[2], 1)
+        weighted = column_dots(z, weight=self._factor.sizes)
+        weighted /= np.where(squares[2] > 0, squares[2], 1)
         for norms in (lambda: self._norms, lambda: self._sharper_norms):
             left = doubtful(squares, norms()[0] * weighted, norms())
             if not left.size:
@@ -269,7 +268,7 @@ class Factored(StructuredOperator):
 
     def _rough_logdet(self) -> float:
         """`logdet` by Cholesky also where QR would be more exact: for iterations."""
-        gained = self._factor[1] if self._F.shape[1] else 0.0
+        gained = self._factor.gained if self._F.shape[1] else 0.0
         return float(np.log(self._d, dtype=np.float64).sum() + gained)
 
     def _inv_quad(self, x):
@@ -309,7 +308,7 @@ class Factored(StructuredOperator):
 
     def _inverse_rows(self) -> FloatArray:
         """H (n, R) with ``Σ⁻¹ = diag(1/D) - H Hᵀ``, in tree order."""
-        return kernels.tree.inverse_rows(self._F, self._dinv, self._factor[0], self._layout)
+        return kernels.tree.inverse_rows(self._F, self._dinv, self._factor.K, self._layout)
 
     @cached_property
     def _root(self) -> Any:

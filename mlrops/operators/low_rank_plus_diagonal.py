@@ -17,8 +17,6 @@ from .woodbury import WoodburyInverse
 
 __all__ = ["LowRankPlusDiagonal"]
 
-# Rows of F that are factored at a time.
-_ROWS = 4096
 # What SciPy's `cho_solve` calls, which takes several times as long for a few factors.
 _POTRS = {np.dtype(np.float64): linalg.lapack.dpotrs, np.dtype(np.float32): linalg.lapack.spotrs}
 
@@ -140,17 +138,21 @@ class LowRankPlusDiagonal(Factored):
 
     def _cholesky(self):
         P = kernels.leaf.gram_of_all(self._F, self._dinv)
+        trace = float(np.trace(P))
         np.einsum("ii->i", P)[...] += 1
         try:
             C = linalg.cholesky(P, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             C = None
         if C is None or not np.isfinite(C).all():
-            return P, np.nan, (0, 0)
-        return C, float(2 * np.log(C.diagonal(), dtype=np.float64).sum()), None
+            return kernels.tree.Factorization(P, np.nan, (0, 0), P.diagonal(), np.inf, trace)
+        pivots = C.diagonal()
+        gained = 2 * np.log(pivots, dtype=np.float64).sum()
+        loss = (P.diagonal() / np.square(pivots)).max(initial=1.0)
+        return kernels.tree.Factorization(C, float(gained), None, P.diagonal(), float(loss), trace)
 
     def _explained(self, t):
-        return _POTRS[self.dtype](self._factor[0], t, lower=True)[0]
+        return _POTRS[self.dtype](self._factor.K, t, lower=True)[0]
 
     def _loadings(self, z):
         return self._F @ z
@@ -177,10 +179,11 @@ class LowRankPlusDiagonal(Factored):
 
     @cached_property
     def _root(self):
-        return self._qr if self._exactly else _SymmetricRoot(self._F, self._d)
+        return self._qr if self._exactly else _SymmetricRoot(self._F, self._d, self._dinv)
 
     def _inv(self):
         if self._exactly:  # diag(1/D) - H Hᵀ would cancel
+            _ = self._qr  # which raises where there is no inverse
             return Inverse(self)
         k = self._F.shape[1]
         return WoodburyInverse(self, Diagonal(1 / self._d), self._inverse_rows() if k else self._F,
@@ -188,25 +191,21 @@ class LowRankPlusDiagonal(Factored):
 
 
 class _SymmetricRoot:
-    """``S = D^{1/2} (I + F̃ V f Vᵀ F̃ᵀ)``, ``F̃ = D^{-1/2} F``, and its inverse: compare kernels.root.
+    """``S = D^{1/2} (I + F̃ Q f Qᵀ F̃ᵀ)``, ``F̃ = D^{-1/2} F``, and its inverse: compare kernels.root.
 
     F is not copied.
     """
 
-    def __init__(self, F, d):
+    def __init__(self, F, d, dinv):
         self.F, self.deviation = F, np.sqrt(d)[:, None]
-        core = F[:0]
-        for start in range(0, len(F), _ROWS):  # the triangular factor of F̃
-            rows = slice(start, start + _ROWS)
-            core = np.linalg.qr(np.concatenate([core, F[rows] / self.deviation[rows]]), mode="r")
-        V, sigma = kernels.groups.right_vectors(core, np.array([0, len(core)]))
-        self.V, (self.f, self.g) = V[0], (f[0, :, None] for f in kernels.root.weights(sigma))
+        gram = kernels.leaf.gram_of_all(F, dinv)[None]
+        self.Q, self.f, self.g = (part[0] for part in kernels.root.eigen(gram))
 
     def _between(self, f, x):
-        return self.F @ (self.V @ (f * (self.V.T @ (self.F.T @ x))))
+        return self.F @ (self.Q @ (f[:, None] * (self.Q.T @ (self.F.T @ x))))
 
     def color(self, z):
-        """``S z = D^{1/2} z + F φ Fᵀ D^{-1/2} z``, φ = V f Vᵀ."""
+        """``S z = D^{1/2} z + F φ Fᵀ D^{-1/2} z``, φ = Q f Qᵀ."""
         return self._between(self.f, z / self.deviation) + self.deviation * z
 
     def color_transpose(self, x):

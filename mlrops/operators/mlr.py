@@ -267,7 +267,7 @@ class MLR(Factored):
 
     def _once(self, b):
         squares = np.zeros((4, b.shape[1]))
-        x, z = kernels.tree.solve(self._F, self._dinv, self._factor[0], b, self._layout, squares)
+        x, z = kernels.tree.solve(self._F, self._dinv, self._factor.K, b, self._layout, squares)
         return x, z, squares
 
     def _loadings(self, z):
@@ -275,7 +275,7 @@ class MLR(Factored):
         return kernels.tree.spread(self._F, self._d, z, x, self._layout)
 
     def _explained(self, t):
-        return kernels.tree.means(self._factor[0], t, self._layout)
+        return kernels.tree.means(self._factor.K, t, self._layout)
 
     def _sample(self, size, rng):
         layout = self._layout

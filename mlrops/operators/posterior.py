@@ -9,9 +9,9 @@ from .._common.cached import cached_property, computed_once
 from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
-from .accuracy import diagonal_sizes
 
-__all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores"]
+__all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss",
+           "split_of"]
 
 MLR: TypeAlias = Any  # its file imports this one
 
@@ -27,6 +27,33 @@ def _in_tree_order(covariance: MLR, X: Real, check_finite: bool = True) -> Float
         raise ValueError(
             f"X must have one row a feature ({covariance.shape[0]}), got shape {X.shape}")
     return np.ascontiguousarray(covariance.hierarchy._gather(X))
+
+
+def split_of(covariance: MLR) -> Any:
+    """The `Split` of an MLR, None where it has no long rows."""
+    A = covariance
+    if not A._layout.R:
+        return None
+    split = kernels.residual.Split(A._F, A._d, A._dinv, A._layout)
+    return split if split.rows.size else None
+
+
+def factor_without_loss(covariance: MLR) -> None:
+    """Factor an MLR whose D is far below its variances, unless it has been factored.
+
+    By rotations of the long rows of D^{-1/2}F: where these are few it costs what Cholesky does, and
+    QR many times as much.
+    """
+    A = covariance
+
+    def factor():
+        found = kernels.residual.factor(A._F, A._d, A._dinv, A._layout)
+        if found.fail is not None:
+            raise A._breakdown(*found.fail)
+        found.K.flags.writeable = False
+        return found
+
+    computed_once(A, "_factor", factor)
 
 
 class FactorMoments:
@@ -69,38 +96,54 @@ class FactorPosterior(FactorMoments):
     The means follow one solve with Σ, the covariances of the factors along a path from leaf to root
     one coarse → fine recursion: two sweeps over the tree and one product with the factors, ``2 n R
     N`` flops plus small change.  No n×n and no spread-out n×s matrix is formed.
+
+    Where the variance of a feature is more than 1e4 times its D, these lose so many units of
+    rounding.  Then the means are corrected by the residuals ``x - F z`` of such features, and sums
+    of their squares take the place of differences: `total_inv_quad`, `regress` and `gradient` lose
+    the root of variance / D at most, as the data themselves do.
     """
 
-    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True) -> None:
+    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True,
+                 exact: bool = True) -> None:
         A = covariance
-        self._X = _in_tree_order(A, X, check_finite)
-        N, W = self._X.shape[1], None
+        self._X = X = _in_tree_order(A, X, check_finite)
+        N, W = X.shape[1], None
+        self._split = split_of(A) if exact else None
+        if self._split is not None:
+            factor_without_loss(A)
+            t = kernels.tree.project(A._F, X, self._split.others, None, A._layout)
+            means, _, self._rest = self._split.means(A._factor.K, t, X[self._split.rows])
+            super().__init__(A, A._factor.K, means)
+            return
         if A._layout.R and N:
             def factor():
                 nonlocal W  # one pass over F does both
-                found, W = kernels.tree.factor_and_project(A._F, A._dinv, self._X, A._layout)
-                kept = A._checked(*found)
-                if kept[0] is not found[0]:  # pivots had lost too much: W is of another factor
+                found, W = kernels.tree.factor_and_project(A._F, A._dinv, X, A._layout)
+                checked = A._checked(found)
+                if checked.K is not found.K:  # another factorization took its place
                     W = None
-                return kept
+                return checked
 
             computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(
-                A._F, A._dinv, A._factor[0], self._X, A._layout, W)
+                A._F, A._dinv, A._factor.K, X, A._layout, W)
         else:
             means, self._squares = np.empty((A._layout.s, N), A.dtype), np.zeros(N)
-        K = A._factor[0] if A._layout.R else None
+        K = A._factor.K if A._layout.R else None
         super().__init__(A, K, means)
 
     def total_inv_quad(self, sums_of_squares: FloatArray) -> float:
         """``Σ_j x_jᵀ Σ⁻¹ x_j`` over the samples, from the features' sums of squares (n,).
 
-        Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``: no further pass over data or factors.  It loses as
-        many digits as D is smaller than the features' variances; `MLR.inv_quad` does not.
+        Formed as ``Σ_i ss_i / D_i - Σ ‖w‖²``, without a further pass over data or factors, unless a
+        D is so small that this would lose digits: then it is a sum of squares.
         """
+        if self._split is not None:
+            others = self._sigma.hierarchy._gather(np.asarray(sums_of_squares, float))
+            return float(others @ self._split.others) + self._rest
         # No BLAS: its threads would spin on and take the cores from the sweeps that follow.
         plain = np.divide(sums_of_squares, self._sigma.D, dtype=float).sum()
-        return float(plain - self._squares.sum())
+        return float(plain - self._squares.sum(dtype=float))
 
     def regress(self, sums_of_squares: FloatArray, n_samples: float | None = None,
                 out: tuple[FloatArray, FloatArray] | None = None, keep_moments: bool = False,
@@ -125,10 +168,21 @@ class FactorPosterior(FactorMoments):
         else:
             shape = (2, A._layout.n_leaves, A._layout.R, A._layout.R)
             keep = np.empty(shape, A.dtype) if keep_moments else None
-            kernels.tree.regress(A._factor[0], self._means, self._X, yy, n_samples,
+            kernels.tree.regress(A._factor.K, self._means, self._X, yy, n_samples,
                                  A._layout, F, D, keep, ridge)
             self._moments: Any = keep
+            if self._split is not None:
+                D[self._split.rows] = self._mean_squares(F[self._split.rows], n_samples, ridge)
         return h._scatter(F), h._scatter(D)
+
+    def _mean_squares(self, F, n_samples, ridge):
+        """``E ‖x_i - F_i z‖² / N`` of features with long rows, as sums of squares."""
+        split = self._split
+        E = split.residuals(self._means, self._X[split.rows], F)
+        squares = np.einsum("ik,ik->i", E, E, dtype=float)
+        if ridge:
+            squares += ridge * np.einsum("ij,ij->i", F, F)
+        return squares / n_samples + split.lengths(self._K, F)
 
     def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
                  scale: FloatArray | None = None, out: FloatArray | None = None
@@ -212,10 +266,12 @@ def _factor_without_prior(A: MLR) -> FloatArray:
     unused = np.concatenate([
         np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0).ravel() == 0
         for F, offsets in levels])
-    K, _, fail = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    factor = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    K, fail = factor.K, factor.fail
     if fail is None:
-        sizes, pivots = diagonal_sizes(K, layout)
-        found = np.flatnonzero(~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * sizes))
+        pivots = np.square(kernels.tree.pivots(K, layout))
+        found = np.flatnonzero(
+            ~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * factor.sizes))
         if found.size:  # the first of the finest level
             level = int(np.searchsorted(layout.zoff, found[-1], side="right")) - 1
             start = int(layout.zoff[level])

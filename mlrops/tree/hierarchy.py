@@ -14,12 +14,16 @@ from .._common.cached import cached_property
 from .._common.stored import NAMES, Stored, integers, maybe, tuple_of
 from .._common.typing import IntArray, Labels, Vector
 from .._common.wording import counted, name_some
+from ..kernels.layout import Layout, make_layout
 from .grouping import as_integer, check_tree, cut_linkage, nest_labels, split_evenly
 from .labels import check_names, read_levels
 from .layout import TreeLayout, frozen
 from .text import describe
 
 __all__ = ["Hierarchy"]
+
+# Layouts that are kept, each for other ranks: n numbers and more.
+LAYOUTS = 4
 
 
 class Hierarchy(Stored, TreeLayout):
@@ -402,6 +406,19 @@ class Hierarchy(Stored, TreeLayout):
         return self is other or (self.group_counts == other.group_counts
                                  and np.array_equal(self._permutation, other._permutation)
                                  and all(map(np.array_equal, self._boundaries, other._boundaries)))
+
+    @cached_property
+    def _layouts(self):
+        return {}
+
+    def _layout(self, ranks: Sequence[int]) -> Layout:
+        """The kernels' layout of this tree with `ranks`: the same one for operators that follow."""
+        key = tuple(ranks)
+        if key not in self._layouts:
+            if len(self._layouts) >= LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = make_layout(self.boundaries, self._paths, key)
+        return self._layouts[key]
 
     @cached_property
     def _hash(self):

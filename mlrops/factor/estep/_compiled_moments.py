@@ -216,6 +216,17 @@ def sparse_outer(block, Z, owner, first, off, lo, hi, V):
 
 
 @jit
+def sparse_rows(block, rows, X):
+    """X[m] += A[rows[m], start:stop]; `at` stays."""
+    values, columns, at, ends, start, stop = block
+    for m in range(rows.size):
+        e = at[rows[m]]
+        while e < ends[rows[m]] and columns[e] < stop:
+            X[m, columns[e] - start] += values[e]
+            e += 1
+
+
+@jit
 def subtract_shift(T, shift, root):
     """T[q] -= shift_q rootᵀ, shift (leaves, R, 1)."""
     for q in range(T.shape[0]):

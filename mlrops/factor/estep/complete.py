@@ -1,20 +1,29 @@
 """Complete data of a factor model in memory: centred, compressed, one feature a row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
+from ... import kernels
 from ..._common.labelled import named
 from ..._common.typing import BoolArray, FloatArray
 from ..._common.wording import counted
+from ...kernels.layout import BLOCK_ITEMS, Layout
 from ...operators.mlr import MLR
+from ...operators.posterior import FactorPosterior
 from ...tree.hierarchy import Hierarchy
-from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood
+from .. import estep
+from .protocol import EStep, Filled, Maybe, Moved, loading_penalty, log_likelihood
+from .residual import ResidualStep
 
 __all__ = ["CompleteData", "CompleteStep", "EveryCell", "check_enough", "check_varies",
            "complete_source"]
+
+# Samples at a time at least: products with fewer columns are slow.
+LEAST_WIDTH = 64
 
 
 class EveryCell:
@@ -24,6 +33,7 @@ class EveryCell:
     sums_of_squares: FloatArray  # (n,) float64, of the centred and weighted samples
     weight: float  # Σ w_t
     mean_is_free = False
+    ridge = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
 
     @property
     def variance(self) -> FloatArray:
@@ -39,6 +49,26 @@ class EveryCell:
         """All samples show these features together."""
         return np.ones((1, features.size), bool), np.ones(1)
 
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """The centred and weighted samples, some at a time, for `ResidualStep`.
+
+        A `DenseBlock` or the like, good until the next one is asked for.
+        """
+        raise NotImplementedError
+
+    def _plain_step(self, covariance: MLR) -> EStep:
+        """The E-step where D is not far below the variances."""
+        raise NotImplementedError
+
+    def evaluate(self, covariance: MLR, mean: FloatArray) -> EStep:
+        """The E-step at a covariance: one pass over the samples."""
+        A = covariance
+        if A._layout.R and kernels.residual.loses_digits(self.variance, A._d):
+            split = kernels.residual.Split(A._F, A._d, A._dinv, A._layout)
+            if split.rows.size:
+                return ResidualStep(A, self, split)
+        return self._plain_step(A)
+
 
 @dataclass(frozen=True)
 class CompleteData(EveryCell):
@@ -49,7 +79,7 @@ class CompleteData(EveryCell):
     mean: FloatArray  # (n,)
     n_samples: int  # N, which k may be smaller than
     weight: float  # Σ w_t
-    ridge: float = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
+    ridge: float = 0.0
     names: tuple[str, ...] | None = None
     dtype: np.dtype = np.dtype(float)
 
@@ -58,8 +88,14 @@ class CompleteData(EveryCell):
         same = self.weight == self.n_samples
         return self.X if same else self.X * (self.n_samples / self.weight) ** 0.5
 
-    def evaluate(self, covariance: MLR, mean: FloatArray) -> "CompleteStep":
-        """The E-step at a covariance."""
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """All samples in one, unless there are many: products of small leaves would take room."""
+        width = max(2 * layout.R, LEAST_WIDTH, BLOCK_ITEMS // (layout.n_leaves * layout.R))
+        for start in range(0, self.X.shape[1], width):
+            part = np.ascontiguousarray(self.X[:, start : start + width])
+            yield estep.moments.DenseBlock(part)
+
+    def _plain_step(self, covariance):
         return CompleteStep(covariance, self)
 
 
@@ -68,7 +104,7 @@ class CompleteStep:
 
     def __init__(self, covariance: MLR, data: CompleteData):
         self._data = data
-        self._posterior = covariance.posterior(data.X, check_finite=False)
+        self._posterior = FactorPosterior(covariance, data.X, check_finite=False, exact=False)
         quad = self._posterior.total_inv_quad(data.sums_of_squares)
         self.loglik = log_likelihood(covariance, quad, data.weight)
         if data.ridge:

@@ -32,7 +32,7 @@ def loglik_samples(covariance: MLR, mean: FloatArray, samples: IncompleteSamples
         kernels.leaf.dot(A._F, swept.Z, batch.X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
                          solve=True)
         left[np.isnan(samples._X[:, here])] = 0
-        quad = np.einsum("ik,ik,i->k", left, left, A._d) + swept.squares[1]
+        quad = np.einsum("ik,ik,i->k", left, left, A._d, dtype=np.float64) + swept.squares[1]
         of_pattern = constant[p0:p1] + swept.logdet
         out[samples._order[here]] -= 0.5 * (np.repeat(of_pattern, np.diff(starts)) + quad)
     return out
@@ -89,7 +89,7 @@ class ConditionalMap(StructuredOperator):
         precision = np.zeros_like(A._dinv)
         seen = A.hierarchy._position[self._observed]
         precision[seen] = A._dinv[seen]
-        K, _, fail = kernels.tree.factor(A._F, precision, A._layout)
+        K, _, fail, *_ = kernels.tree.factor(A._F, precision, A._layout)
         if fail is not None:
             raise A._breakdown(*fail)
         return K

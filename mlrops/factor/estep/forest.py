@@ -107,14 +107,17 @@ class Leaves(NamedTuple):
         R, dtype = self.layout.R, K.dtype
         stack, ridge = np.empty((self.layout.L, R, R), dtype), np.ones(len(K), dtype)
         fresh, found = np.ones(self.layout.L, bool), np.full(2, -1, np.int64)
-        passed = self._passed(dtype, 0)
-        nothing, traces = np.empty(0, dtype), np.zeros(len(passed[1]))
+        roots = int(self.tree[0][-1, 0]) + 1
+        plain, sizes, losses = np.empty((len(fresh), R), dtype), np.empty_like(ridge), np.zeros(
+            (roots, 2))
+        passed = np.empty((roots, 0, 0), dtype), np.empty((roots, 0), dtype), np.zeros((roots, 1))
+        nothing = np.empty((0, 0), dtype)
         for a, b in self._blocks():
             G = scratch("G", (b - a, R, R), dtype)
             gram(a, b, G)
             _compiled_sweeps.sweep_factor(
-                nothing[:, None], nothing, G, ridge, a, b, self.begins, self.begins, self.tree, 0,
-                stack, fresh, K, *passed, traces, found)
+                nothing, nothing.reshape(0), G, nothing, ridge, a, b, self.begins, self.begins,
+                self.tree, 0, stack, plain, fresh, K, sizes, *passed, losses, found)
             if found[0] >= 0:
                 level, group = (int(i) for i in found)
                 fail[:] = level, group % (int(self.layout.path[-1, level]) + 1)

@@ -20,8 +20,10 @@ from ..._common.wording import agree, counted, name_some
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .. import estep
+from . import exact
 from . import patterns as passes
-from .patterns import Batch, Grouped
+from .exact import has_long_rows
+from .patterns import Batch, Grouped, Swept
 from .protocol import Filled, Maybe, Moved, scaled
 
 __all__ = ["IncompleteData", "IncompleteSamples", "IncompleteStep", "incomplete_source"]
@@ -78,14 +80,27 @@ class IncompleteSamples(Grouped):
         """Sum of the weights."""
         return float(self._pattern_weights.sum())
 
-    def _sweeps(self, covariance, mean, total):
-        """Yield (batch, swept): the E-step batch after batch of samples."""
-        A, layout, patterns = covariance, covariance._layout, self._patterns
+    def _batches(self, covariance, mean):
+        """The samples about a mean, batch after batch."""
+        A, patterns = covariance, self._patterns
         mean = A.hierarchy._gather(np.asarray(mean, A.dtype))
-        outer = passes.products(A._F, A._dinv, patterns)
-        for first, last in passes.batches(patterns, layout):
+        for first, last in passes.batches(patterns, A._layout):
             X = passes.centre(self._X, mean, self._roots, first, last)
-            batch = Batch(patterns, first, X, self._roots[first:last])
+            yield Batch(patterns, first, X, self._roots[first:last])
+
+    def _sweeps(self, covariance, mean, total=False):
+        """Yield (batch, swept): the E-step batch after batch of samples.
+
+        Unless the moments in `total` are asked for, it is exact whatever D.
+        """
+        A, layout, patterns = covariance, covariance._layout, self._patterns
+        if not total and has_long_rows(A):
+            for batch, found in exact.sweep(A, self._batches(A, mean), patterns):
+                S = found.covariances(np.ones(found.logdet.size, A.dtype))
+                yield batch, Swept(found.Z, S, found.logdet, np.stack([found.squares] * 2), None)
+            return
+        outer = passes.products(A._F, A._dinv, patterns)
+        for batch in self._batches(A, mean):
             swept = passes.sweep(A._F, A._dinv, outer, batch, layout, total)
             if swept.fail is not None:
                 raise A._breakdown(*swept.fail)
@@ -131,7 +146,8 @@ class IncompleteData:
 
     def evaluate(self, covariance: MLR, mean: FloatArray) -> "IncompleteStep":
         """The E-step at a covariance and mean."""
-        return IncompleteStep(covariance, mean, self)
+        kind = ResidualIncompleteStep if has_long_rows(covariance) else IncompleteStep
+        return kind(covariance, mean, self)
 
 
 class IncompleteStep:
@@ -153,8 +169,8 @@ class IncompleteStep:
         self._W = np.zeros((self._patterns.row_off.size - 1, (R + 1) * (R + 2) // 2), A.dtype)
         squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
         for batch, swept in samples._sweeps(A, mean - data.mean, total=True):
-            passes.add_moments(swept, batch, A._layout, self._V, self._W)
-            squares += np.einsum("ik,ik->i", batch.X, batch.X)
+            passes.add_moments(swept.S, swept.Z, batch, A._layout, self._V, self._W)
+            squares += np.einsum("ik,ik->i", batch.X, batch.X, dtype=np.float64)
             explained += swept.squares[0].sum()
             starts = batch.shown[2]
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
@@ -205,6 +221,67 @@ class IncompleteStep:
         V *= (self._weight * self._sigma._d)[:, None]
         F, _, offset = self._regress(V)
         return scaled(F, scale, out), scaled(offset, scale, None) if self._is_free else dmean
+
+
+class ResidualIncompleteStep(IncompleteStep):
+    """The same where D is far below the variances, from residuals ``e = x - F z``; see `residual`.
+
+    With (z, 1) for the regressors ``U = Σ w e (z, 1) - (F, 0) Σ w Cov``, Cov and the sums those of
+    the samples that show a feature, and its expected squares are ``Σ w (e² + f Cov fᵀ)``.
+    """
+
+    def __init__(self, covariance: MLR, mean: FloatArray, data: IncompleteData):
+        self._sigma, self._mean, self._is_free = covariance, mean, data.mean_is_free
+        A, samples, layout = covariance, data.samples, covariance._layout
+        R, self._patterns, self._weight = layout.R, samples._patterns, samples.weight
+        patterns, classes = self._patterns, self._patterns.row_off.size - 1
+        V, known = np.zeros((A.shape[0], R + 1), A.dtype), R * (R + 1) // 2
+        W, cov = np.zeros((classes, known + R + 1), A.dtype), np.zeros((classes, known), A.dtype)
+        squares, total = np.zeros(A.shape[0]), 0.0
+        long, _ = exact.long_rows(A, patterns)
+        lengths = np.zeros(long.rows.size)
+        for batch, found in exact.sweep(A, samples._batches(A, mean - data.mean), patterns):
+            p0, p1, starts = batch.shown
+            weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
+            passes.add_moments(found.second_moments(), found.Z, batch._replace(X=found.E), layout,
+                               V, W)
+            passes.add_by_class(found.covariances(weights.astype(A.dtype)), patterns, p0, p1, cov)
+            found.add_lengths(weights, lengths)
+            squares += np.einsum("ik,ik->i", found.E, found.E, dtype=np.float64)
+            total += weights @ found.logdet + found.quads().sum()
+        counts = samples._tree_counts
+        total += counts @ (math.log(2 * math.pi) + np.log(A._d, dtype=float))
+        self.loglik = -0.5 * float(total) / self._weight
+        explained = np.empty_like(A._d)
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
+            A._F, cov, patterns.rows, patterns.row_off, lo, hi, explained), patterns, V.size * R)
+        explained[long.rows] = lengths
+        self._squares = (squares + explained).astype(A.dtype)
+        W[:, :known] += cov
+        self._W, self._V = W, np.empty_like(V)
+        cov = np.pad(cov, ((0, 0), (0, R + 1)))  # a constant has no variance
+        U, shift, ones = np.empty_like(A._F), np.empty_like(A._d), np.ones_like(A._d)
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
+            A._F, ones, V, cov, self._squares, patterns.rows, patterns.row_off, lo, hi, U,
+            np.empty_like(shift), shift), patterns, V.size * R)
+        self._V[:, :R], self._V[:, R] = U, shift
+
+    def update(self, out: Filled = None, keep: bool = False) -> Moved:
+        """The M-step: F, D (not clipped) and mean.  The moments are there in any case."""
+        F, D, offset = self._regress(self._V, out)
+        F += self._sigma._F
+        return F, D, self._mean + offset
+
+    def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
+                 out: Maybe = None) -> Moved:
+        """Derivatives by Fisher's identity; the outcome of `update` is not needed."""
+        d, patterns = self._sigma._d, self._patterns
+        dF, dmean = (x / (self._weight * d) for x in (self._V[:, :-1].T, self._V[:, -1]))
+        counts = np.empty_like(d)
+        counts[patterns.rows] = np.repeat(self._W[:, -1], patterns.sizes)
+        dD = (self._squares / d - counts) / (2 * self._weight * d)
+        return scaled(dF.T, scale, out), dD, dmean if self._is_free else np.zeros_like(dmean)
+
 
 def incomplete_source(Y: FloatArray, hierarchy: Hierarchy, center: bool,
                       weights: FloatArray | None = None, names: Sequence[str] | None = None

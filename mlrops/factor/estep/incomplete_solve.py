@@ -20,6 +20,7 @@ from ...operators.mlr import MLR
 from ...operators.refine import corrected
 from ...tree.hierarchy import Hierarchy
 from .. import estep
+from .exact import correct, hide, long_rows
 from .patterns import Grouped, add_by_class, by_class, gather, grams, products
 
 __all__ = ["IncompletePrecision", "ObservedCells"]
@@ -100,8 +101,8 @@ class IncompletePrecision:
     def _factor(self):
         """(K of each of the `_forests`, log det(I + FᵀD⁻¹F) (patterns,)); see `tree.factor`."""
         A, patterns, layout = self.covariance, self.cells._patterns, self.covariance._layout
-        R, forests = layout.R, self._forests
-        outer = products(A._F, A._dinv, patterns)
+        R, forests, (long, others) = layout.R, self._forests, self._long
+        outer = products(A._F, others, patterns)
         K = [np.zeros((trees.s, R), A.dtype) for _, _, trees in forests]
         logs, fail = np.empty(self.cells.n_patterns), np.full(2, -1, np.int64)
         for first, last in _forest_batches(forests, layout.n_leaves * outer.shape[1]):
@@ -112,7 +113,9 @@ class IncompletePrecision:
                 for f in range(lo, hi):
                     a, b, trees = forests[f]
                     gram = estep.forest.unpack(G, np.arange(a, b) - p0)
-                    if not trees.leaves(np.arange(b - a), R).factor(gram, K[f], fail):
+                    leaves = trees.leaves(np.arange(b - a), R)
+                    if not (leaves.factor(gram, K[f], fail)
+                            and long.add_to(K[f], leaves, np.arange(a, b), A, fail)):
                         return
                     logs[a:b] = trees.logdet(K[f])
 
@@ -128,6 +131,10 @@ class IncompletePrecision:
         layout, P = self.covariance._layout, self.cells.n_patterns
         return [(a, b, estep.forest.Forest(layout, b - a))
                 for a, b in blocks(0, P, layout.n_leaves * layout.R**2, CACHE_ITEMS)]
+
+    @cached_property
+    def _long(self):
+        return long_rows(self.covariance, self.cells._patterns)
 
     @cached_property
     def _norms(self):
@@ -156,12 +163,22 @@ class IncompletePrecision:
 
         owner[t], increasing, is the pattern of column t.
         """
-        A, layout = self.covariance, self.covariance._layout
-        k, R, n_leaves = X.shape[1], layout.R, layout.n_leaves
-        if R == 0:
-            return X * A._dinv[:, None], np.zeros(k)
-        K, Z, squares = self._factor[0], np.empty((n_leaves, R, k), X.dtype), np.empty(k)
-        kernels.leaf.tdot(A._F, X, layout, 0, n_leaves, A._dinv, Z)
+        A, layout, patterns = self.covariance, self.covariance._layout, self.cells._patterns
+        if layout.R == 0:
+            return X * A._dinv[:, None], np.zeros(X.shape[1])
+        out = np.empty_like(X) if out is None else out
+        Z = kernels.leaf.tdot(A._F, X, layout, 0, layout.n_leaves, A._dinv)
+        squares = self._means(Z, owner)
+        if self._long[0].rows.size:
+            E, squares = correct(A, patterns, owner, X, Z, lambda T: self._means(T, owner))
+            return np.multiply(E, A._dinv[:, None], out=out), squares
+        kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, layout.n_leaves, out, solve=True)
+        return hide(out, patterns, owner), squares
+
+    def _means(self, Z, owner):
+        """Posterior means in place of the leaf products Z (leaves, R, k); ``‖z‖²``, (k,)."""
+        layout, K = self.covariance._layout, self._factor[0]
+        k, squares = owner.size, np.empty(owner.size)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [k]])
         edges = [a for a, _, _ in self._forests] + [self.cells.n_patterns]
         runs = np.searchsorted(owner[starts[:-1]], edges)  # the first run of each forest
@@ -170,17 +187,16 @@ class IncompletePrecision:
             for f in range(lo, hi):
                 first, _, trees = self._forests[f]
                 for which, width in estep.forest.equals(starts, runs[f], runs[f + 1], layout):
-                    columns, W = starts[which], scratch("W", (trees.s, width), X.dtype)
+                    columns, W = starts[which], scratch("W", (trees.s, width), Z.dtype)
                     chosen = owner[columns] - first
                     leaves = trees.leaves(chosen, width)
                     leaves.up(estep.forest.take(Z, columns), K[f], W)
                     leaves.down(estep.forest.give(Z, columns), K[f], W)
                     squares[columns[:, None] + np.arange(width)] = trees.squares(W)[chosen]
 
-        threads.run(task, starts[runs], 0, len(self._forests), 2 * k * (layout.s + n_leaves) * R)
-        out = np.empty_like(X) if out is None else out
-        kernels.leaf.dot(A._F, Z, X, A._dinv, layout, 0, n_leaves, out, solve=True)
-        return hide(out, self.cells._patterns, owner), squares
+        threads.run(task, starts[runs], 0, len(self._forests),
+                    2 * k * (layout.s + layout.n_leaves) * layout.R)
+        return squares
 
     def solve(self, E: Real) -> FloatArray:
         """``Σ_OO⁻¹ e_O`` for each sample e, the columns of E (n, N); zeros at its missing cells.
@@ -219,7 +235,8 @@ class IncompletePrecision:
         out = np.empty(self.shape[1], dtype)
         for X, columns, owner in self._batches(values):
             y, squares = self._pass(X, owner)
-            out[columns] = np.einsum("ik,ik,i->k", y, y, self.covariance._d) + squares
+            out[columns] = squares + np.einsum(
+                "ik,ik,i->k", y, y, self.covariance._d, dtype=np.float64)
         return out
 
     def logdet(self) -> float:
@@ -233,7 +250,7 @@ class IncompletePrecision:
 
         What a sample's cell weighs by itself, for preconditioners of weighted regressions.  A sum
         of ``Cov`` over the patterns that see a class serves all of its features:
-        ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``.
+        ``(Σ_OO⁻¹)_ii = (1 - F_i Cov F_iᵀ / D_i) / D_i``, exact to rounding of 1 / D_i.
         """
         A, layout, patterns = self.covariance, self.covariance._layout, self.cells._patterns
         R, shown, share = layout.R, self.cells._tree_counts, np.zeros_like(A._d)
@@ -245,9 +262,19 @@ class IncompletePrecision:
                 add_by_class(self._covariances(first, last), patterns, p0, p1, W)
             by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
                 A._F, W, patterns.rows, patterns.row_off, lo, hi, share), patterns, A._F.size * R)
+            share[self._long[0].rows] = self._lengths()
             share /= A._d * np.maximum(shown, 1).astype(A.dtype)
         diagonal = np.maximum(1 - share, np.finfo(A.dtype).eps) / A._d
         return A.hierarchy._scatter(np.where(shown > 0, diagonal, 0))
+
+    def _lengths(self):
+        """``Σ_t f Cov f`` of the long rows over the samples that show them."""
+        long, weights = self._long[0], self.cells._pattern_weights.astype(float)
+        out = np.zeros(long.rows.size)
+        for (a, b, trees), K in zip(self._forests, self._factor[0], strict=True):
+            leaves = trees.leaves(np.arange(b - a), 0)
+            long.add_lengths(K, leaves, np.arange(a, b), weights, self.covariance, out)
+        return out
 
     def _covariances(self, first, last):
         """S (leaves, patterns, R (R + 1) / 2) of the forests first:last.
@@ -291,13 +318,6 @@ def batches(patterns, layout):
 def _forest_batches(forests, per_pattern):
     """Ranges of forests with temporaries of `per_pattern` numbers for each of their patterns."""
     yield from blocks(0, len(forests), max(b - a for a, b, _ in forests) * per_pattern, BLOCK_ITEMS)
-
-
-def hide(X, patterns, owner):
-    """Set the missing cells of X (n, k) to zero; return X."""
-    by_class(lambda lo, hi: estep._compiled_incomplete.hide(
-        X, patterns.seen, patterns.rows, patterns.row_off, owner, lo, hi), patterns, X.size)
-    return X
 
 
 def scatter(X, row, column, out):

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._common.typing import FloatArray
-from ...kernels import _compiled_posterior, threads
-from ...kernels.layout import PIECE_ROWS, blocks
-from ...kernels.leaf import each
+from ...kernels import _compiled_posterior, residual, threads
+from ...kernels.layout import PIECE_ROWS, Layout, blocks
+from ...kernels.leaf import each, tdot
 from ...kernels.scratch import scratch
 from ...kernels.tree import each_leaf, project, project_with, spread_with
 from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
-__all__ = ["SparseBlock", "SparseRows", "accumulate", "accumulate_sparse", "describe", "load",
-           "share_rows", "sketch_sparse", "subtract_mean", "times_moments"]
+__all__ = ["CentredBlock", "DenseBlock", "SparseBlock", "SparseRows", "accumulate",
+           "accumulate_sparse", "accumulate_split", "describe", "load", "share_rows",
+           "sketch_sparse", "subtract_mean", "times_moments"]
 
 
 def share_rows(kernel: Callable[[int, int], None], n: int, work: int) -> None:
@@ -83,15 +84,52 @@ def accumulate(F, K, P, layout, V, S):
     return _collect(W, K, layout, lambda lo, hi, Z: _add_outer(P, Z, layout, lo, hi, V), S)
 
 
+class DenseBlock(NamedTuple):
+    """Samples X (n, k) of a block, centred and weighted."""
+
+    X: np.ndarray
+
+    def sums(self, A: MLR, scale: FloatArray) -> FloatArray:
+        """``F_spreadᵀ diag(scale) X``, node rows (s, k)."""
+        return project(A._F, self.X, scale, None, A._layout)
+
+    def rows(self, which: np.ndarray) -> FloatArray:
+        """Some rows of X."""
+        return self.X[which]
+
+    def outer(self, lo: int, hi: int, Z: FloatArray, layout: Layout, V: FloatArray) -> None:
+        """``V_leaf += X_leaf Zᵀ`` on leaves lo:hi; `rows` and `sums` are not asked for after it."""
+        _add_outer(self.X, Z, layout, lo, hi, V)
+
+
+def accumulate_split(A: MLR, split: residual.Split, block: Any, V: FloatArray, S: FloatArray,
+                     U: FloatArray, squares: FloatArray) -> float:
+    """Add the samples of a block: ``V += x z_pathᵀ``, S, and of residuals U (b, R), squares (b,).
+
+    Returns ``Σ xᵀΣ⁻¹x`` without ``Σ x²/D`` of the other rows; see `kernels.residual.Split`.
+    """
+    layout, X = A._layout, block.rows(split.rows)
+    W, E, quad = split.means(A._factor.K, block.sums(A, split.others), X)
+
+    def use(lo, hi, Z):
+        _loops.sweep_moments(Z, lo, hi, layout.tree, S)
+        block.outer(lo, hi, Z, layout, V)
+
+    spread_with(W, None, layout, use)
+    _add_outer(E, split.paths(W), split.layout, 0, split.layout.n_leaves, U)
+    squares += np.einsum("ik,ik->i", E, E, dtype=np.float64)
+    return quad
+
+
 def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: FloatArray,
-                  invert: bool) -> FloatArray:
+                  invert: bool, ridge: float = 0.0) -> FloatArray:
     """``out_leaf = X_leaf M`` for X (n, R), M (R, R) along the path of a leaf; returns out.
 
-    M is ``W / N``, ``W = N Cov + Σ z zᵀ`` under the covariance A, or ``W⁻¹`` if `invert`.
+    M is ``W / N``, ``W = N Cov + Σ z zᵀ + ridge I`` under the covariance A, or ``W⁻¹`` if `invert`.
     """
     layout, dtype = A._layout, S.dtype
     R, L = layout.R, layout.L
-    K = A._factor[0] if R else None
+    K = A._factor.K if R else None
 
     def task(start, stop, limit):
         cov_stack, chol, linv = np.zeros((3, R, R), dtype)
@@ -100,6 +138,8 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
             _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
+            if ridge:
+                np.einsum("qii->qi", M)[...] += ridge / n_samples
             if invert:
                 _compiled_posterior.sweep_second_moments(
                     M, np.empty((hi - lo, R, 0), dtype), start, lo, hi, layout.tree, n_samples,
@@ -187,9 +227,7 @@ def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
     shift (n_leaves, R, 1) is ``F_leafᵀ D⁻¹ mean``; totals (s,) sums ``root_weight z``.
     """
     def outer(lo, hi, Z):
-        pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
-        _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
-                      layout.piece_off[pieces.start : pieces.stop + 1], V)
+        _outer_of_leaves(block, lo, hi, Z, layout, V)
 
     W = project_with(lambda lo, hi, T: _sparse_tdot(F, dinv, block, shift, layout, lo, hi, T),
                  block.stop - block.start, F.dtype, K, layout)
@@ -198,12 +236,46 @@ def accumulate_sparse(F, dinv, K, block, shift, layout, V, S, totals):
     return quad
 
 
+class CentredBlock(NamedTuple):
+    """A block of sparse samples less ``mean root_weightᵀ``, as a `DenseBlock`."""
+
+    block: SparseBlock
+    mean: np.ndarray  # (n,)
+
+    def sums(self, A: MLR, scale: FloatArray) -> FloatArray:
+        layout, block = A._layout, self.block
+        shift = tdot(A._F, self.mean[:, None], layout, 0, layout.n_leaves, scale)
+        return project_with(
+            lambda lo, hi, T: _sparse_tdot(A._F, scale, block, shift, layout, lo, hi, T),
+            block.stop - block.start, A.dtype, None, layout)
+
+    def rows(self, which: np.ndarray) -> FloatArray:
+        block = self.block
+        X = -self.mean[which][:, None] * block.root_weight
+        _loops.sparse_rows(block.entries, which, X)
+        return X
+
+    def outer(self, lo: int, hi: int, Z: FloatArray, layout: Layout, V: FloatArray) -> None:
+        _outer_of_leaves(self.block, lo, hi, Z, layout, V)
+        _subtract_rank_one(self.mean, Z @ self.block.root_weight[:, None], layout, lo, hi, V)
+
+
+def _outer_of_leaves(block, lo, hi, Z, layout, V):
+    pieces = slice(int(layout.first_piece[lo]), int(layout.first_piece[hi]))
+    _sparse_outer(block, Z, layout.piece_leaf[pieces], lo,
+                  layout.piece_off[pieces.start : pieces.stop + 1], V)
+
+
+def _subtract_rank_one(mean, Z, layout, lo, hi, V):
+    off = layout.leaf_off
+    threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
+                off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
+
+
 def subtract_mean(V, mean, totals, layout):
     """``V_i -= mean_i Σ root_weight z_pathᵀ``: what `accumulate_sparse` left out."""
     def use(lo, hi, Z):
-        off = layout.leaf_off
-        threads.run(lambda i, j: _loops.rows_rank_one(V, mean, Z, off, lo, i, j),
-                    off, lo, hi, int(off[hi] - off[lo]) * V.shape[1])
+        _subtract_rank_one(mean, Z, layout, lo, hi, V)
 
     spread_with(np.ascontiguousarray(totals[:, None]), None, layout, use)
 

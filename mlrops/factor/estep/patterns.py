@@ -269,9 +269,9 @@ def sweep(F, dinv, outer, batch, layout, total):
     return Swept(Z, S, logdet, squares, tuple(map(int, fail)) if fail[0] >= 0 else None)
 
 
-def add_moments(swept, batch, layout, V, W):
-    """V (n, R + 1) += ``Σ_t x √w (z, 1)`` and W (classes, packed) += its second moments."""
-    R, off, X, Z = layout.R, layout.leaf_off, batch.X, swept.Z
+def add_moments(S, Z, batch, layout, V, W):
+    """V (n, R + 1) += ``Σ_t x √w (z, 1)`` and W (classes, packed) += the second moments S."""
+    R, off, X = layout.R, layout.leaf_off, batch.X
     p0, p1, _ = batch.shown
 
     def cross(q):
@@ -281,7 +281,7 @@ def add_moments(swept, batch, layout, V, W):
     _by_leaf(np.diff(off), X.shape[1] * R,
              lambda lo, hi: estep._compiled_moments.rows_outer(X, Z, off, 0, lo, hi, V), cross)
     V[:, R] += X @ batch.roots
-    add_by_class(swept.S, batch.patterns, p0, p1, W)
+    add_by_class(S, batch.patterns, p0, p1, W)
 
 
 def add_by_class(S, patterns, p0, p1, W):

@@ -7,7 +7,7 @@ for the s factors of all groups: their factorization and second moments (s, R) a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import scipy.sparse
 from ... import kernels
 from ..._common.labelled import named
 from ..._common.typing import FloatArray
+from ...kernels.layout import Layout
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .. import estep
@@ -44,7 +45,8 @@ class StreamedStep:
     F and as many for the one with the posterior means, and two sweeps over the tree; with sparse
     samples ``2 R`` flops each for every entry that is stored.  The quadratic forms come with the
     upward sweep, ``yᵀΣ⁻¹y = yᵀD⁻¹y - Σ ‖w‖²``; they lose as many digits as D is smaller than the
-    features' variances.  See `EStep` for its methods.
+    features' variances: where those are many `ResidualStep` takes its place.  See `EStep` for its
+    methods.
     """
 
     def __init__(self, covariance: MLR, data: "Streamed"):
@@ -108,8 +110,7 @@ class Streamed(EveryCell):
         """Add all samples to the moments V and S under the covariance A; returns ``Σ ‖w‖²``."""
         raise NotImplementedError
 
-    def evaluate(self, covariance: MLR, mean: FloatArray) -> StreamedStep:
-        """The E-step at a covariance: one pass over the samples."""
+    def _plain_step(self, covariance):
         return StreamedStep(covariance, self)
 
     def _sketch_width(self, width):
@@ -180,12 +181,21 @@ class SparseData(Streamed):
         shift = kernels.leaf.tdot(A._F, np.ascontiguousarray(self.mean[:, None], A.dtype),
                                   layout, 0, layout.n_leaves, A._dinv)
         totals = np.zeros(layout.s, A.dtype)
-        width = min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
-        for block in self._rows.blocks(width):
+        for block in self._rows.blocks(_sparse_width(layout)):
             explained += estep.moments.accumulate_sparse(
-                A._F, A._dinv, A._factor[0], block, shift, layout, V, S, totals)
+                A._F, A._dinv, A._factor.K, block, shift, layout, V, S, totals)
         estep.moments.subtract_mean(V, self.mean, totals, layout)
         return explained
+
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """The samples, block by block, from left to right; the mean comes off implicitly."""
+        for block in self._rows.blocks(_sparse_width(layout)):
+            yield estep.moments.CentredBlock(block, self.mean)
+
+
+def _sparse_width(layout):
+    """Samples of a sparse block: the factors of all groups are about as large as F."""
+    return min(max(LEAST_WIDTH, layout.n * layout.R // layout.s), LARGEST_SPARSE_WIDTH)
 
 
 def sparse_source(Y: Any, hierarchy: Hierarchy, center: bool, weights: FloatArray | None = None,
@@ -234,6 +244,11 @@ class ChunkedData(Streamed):
     dtype: np.dtype
     names: tuple[str, ...] | None = None
 
+    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
+        """The samples, each array good until the next one is asked for."""
+        for X in self._blocks(_dense_width(layout), np.ones(self.mean.size)):
+            yield estep.moments.DenseBlock(X)
+
     def _blocks(self, width, scale):
         """Centred samples ``diag(scale) X``, (n, k) at a time, k at most `width`."""
         for X, _ in self.chunks.blocks(width, self.place, self.mean, scale):
@@ -260,11 +275,15 @@ class ChunkedData(Streamed):
         means both need.  A block is about twice as large as the factors.
         """
         layout, explained = A._layout, 0.0
-        width = max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
-        for P in self._blocks(width, 1 / A._d.astype(np.float64)):
-            explained += estep.moments.accumulate(A._F, A._factor[0], P, layout, V, S)
+        for P in self._blocks(_dense_width(layout), 1 / A._d.astype(np.float64)):
+            explained += estep.moments.accumulate(A._F, A._factor.K, P, layout, V, S)
         V *= A._d[:, None]
         return explained
+
+
+def _dense_width(layout):
+    """Samples of a block (n, k), which is about twice as large as the factors."""
+    return max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
 
 
 def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
