@@ -8,6 +8,8 @@ import numpy as np
 
 from ._jit import jit
 
+_U, _ONE = np.uint64, np.uint64(1)  # see `_compiled_sweeps`
+
 
 @jit
 def sweep_covariance(start, first, last, tree, K, cov, out):
@@ -54,7 +56,7 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
 
 
 @jit
-def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, winv, Winv):
+def sweep_second_moments(cov, Z, start, first, last, tree, N, chol, linv, winv, Winv):
     """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
 
     chol and linv (R, R) carry the Cholesky factor of W and its inverse, winv (L + 1, R, R) the
@@ -62,48 +64,48 @@ def sweep_second_moments(cov_path, Z, start, first, last, tree, N, chol, linv, w
     """
     path, cols, _ = tree
     L = path.shape[1]
-    k = Z.shape[2]
+    R = _U(cols[L])
+    k = _U(Z.shape[2])
+    zero = Z.dtype.type(0)
     for q in range(first, last):
-        z = Z[q - first]
-        cov = cov_path[q - first]
+        leaf = _U(q - first)
         for level in range(L):
-            c0 = cols[level]
-            c1 = cols[level + 1]
+            c0 = _U(cols[level])
+            c1 = _U(cols[level + 1])
             if q > start and path[q, level] == path[q - 1, level]:
                 continue
-            S = winv[level + 1]
+            own = _U(level) + _ONE
             for a in range(c1):
                 for j in range(c1):
-                    S[a, j] = winv[level, a, j] if a < c0 and j < c0 else 0
+                    winv[own, a, j] = winv[own - _ONE, a, j] if a < c0 and j < c0 else zero
             for a in range(c0, c1):
-                for m in range(a + 1):
-                    v = N * cov[a, m]
+                for m in range(a + _ONE):
+                    v = zero
                     for c in range(k):
-                        v += z[a, c] * z[m, c]
+                        v += Z[leaf, a, c] * Z[leaf, m, c]
+                    chol[a, m] = v + N * cov[leaf, a, m]
+                for m in range(a + _ONE):
+                    v = chol[a, m]
                     for p in range(m):
                         v -= chol[a, p] * chol[m, p]
-                    if m < a:
-                        chol[a, m] = v / chol[m, m]
-                    else:
-                        chol[a, a] = np.sqrt(v)
-                row = linv[a]
-                for j in range(c1):
-                    row[j] = 0
+                    chol[a, m] = v / chol[m, m] if m < a else np.sqrt(v)
+                for j in range(a + _ONE):
+                    linv[a, j] = zero
                 for m in range(a):
                     f = chol[a, m]
-                    for j in range(m + 1):
-                        row[j] -= f * linv[m, j]
-                row[a] = 1
+                    for j in range(m + _ONE):
+                        linv[a, j] -= f * linv[m, j]
+                linv[a, a] = 1
                 d = 1 / chol[a, a]
-                for j in range(a + 1):
-                    row[j] *= d
-                for i in range(a + 1):
-                    f = row[i]
-                    for j in range(a + 1):
-                        S[i, j] += f * row[j]
-        for a in range(z.shape[0]):
-            for j in range(z.shape[0]):
-                Winv[q - first, a, j] = winv[L, a, j]
+                for j in range(a + _ONE):
+                    linv[a, j] *= d
+                for i in range(a + _ONE):
+                    f = linv[a, i]
+                    for j in range(a + _ONE):
+                        winv[own, i, j] += f * linv[a, j]
+        for a in range(R):
+            for j in range(R):
+                Winv[leaf, a, j] = winv[_U(L), a, j]
 
 
 @jit

@@ -139,28 +139,43 @@ def rows_gram(F, scale, off, first, lo, hi, G):
 
 
 @jit
-def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, F, D):
-    """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N; z is (R, k)."""
+def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, room, F, D):
+    """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N; z is (R, k).
+
+    Two rows at a time; `room` is (2, R).
+    """
     R = _U(F.shape[1])
     k = _U(Y.shape[1])
-    v = np.empty(F.shape[1], F.dtype)
     zero = F.dtype.type(0)
     for q in range(lo, hi):
         z = _U(q - first)
-        for i in range(_U(off[q]), _U(off[q + 1])):
+        end = _U(off[q + 1])
+        i = _U(off[q])
+        while i < end:
+            b = min(i + _ONE, end - _ONE)
             for j in range(R):
                 s = zero
+                t = zero
                 for c in range(k):
                     s += Y[i, c] * Z[z, j, c]
-                v[j] = s
+                    t += Y[b, c] * Z[z, j, c]
+                room[0, j] = s
+                room[1, j] = t
             s = zero
+            t = zero
             for j in range(R):
                 f = zero
+                g = zero
                 for a in range(R):
-                    f += Winv[z, j, a] * v[a]
+                    f += Winv[z, j, a] * room[0, a]
+                    g += Winv[z, j, a] * room[1, a]
                 F[i, j] = f
-                s += f * v[j]
+                F[b, j] = g
+                s += f * room[0, j]
+                t += g * room[1, j]
             D[i] = (yy[i] - s) / N
+            D[b] = (yy[b] - t) / N
+            i += _TWO
 
 
 # ------------------------------------------------------------------ around products by BLAS

@@ -325,7 +325,9 @@ def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_sa
     N, R = Y.shape[1], F.shape[1]
 
     def small(i, j):
-        _compiled_rows.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, F, D)
+        room = np.empty((2, R), F.dtype)
+        _compiled_rows.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, room, F,
+                                    D)
 
     def large(q, s):
         # Transposed, (R, rows): BLAS is fastest where the long side is contiguous.
