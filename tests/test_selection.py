@@ -462,3 +462,21 @@ def test_an_interrupted_fit_ends_the_search(small, monkeypatch):
 def test_progress_bar(small, capsys):
     select_ranks(small, [(1, 0), (1, 1)], SMALL, progress=True)
     assert "ranks: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_samples_are_read_once_for_all_ranks(missing, monkeypatch):
+    """And the fits are those that `fit_factor_model` makes of the data."""
+    opened, usual = [], rank_selection.open_source
+    monkeypatch.setattr(rank_selection, "open_source",
+                        lambda *args: opened.append(args) or usual(*args))
+    rng = np.random.default_rng(0)
+    Y = rng.standard_normal((60, 2)) @ rng.standard_normal((2, 8)) + rng.standard_normal((60, 8))
+    options = {"missing": "em"} if missing else {}
+    if missing:
+        Y[::7, 3] = np.nan
+    chosen = select_ranks(Y, [1, 2, 3], random_state=0, **options)
+    assert len(opened) == 1
+    again = fit_factor_model(Y, chosen.ranks, **options)
+    assert chosen.fit.loglik == pytest.approx(again.loglik, abs=1e-8)
+    assert chosen.fit.n_samples == 60

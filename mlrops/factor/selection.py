@@ -16,6 +16,7 @@ from ..tree.hierarchy import Hierarchy
 from ..tree.reading import tree_of
 from .conditional import average, loglik_samples
 from .criteria import degrees_of_freedom
+from .estep.sources import Opened, open_source
 from .factor_model import fit_factor_model
 from .limits import too_few_samples
 from .rank_search import RankedFits, RankOptions, choose_ranks, in_new_order, order_in_errors
@@ -199,13 +200,22 @@ class FactorFits(RankedFits):
         Y = self._Y
         return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else np.asarray(Y)[rows]
 
+    @cached_property
+    def _opened(self):
+        """All samples, read, checked and compressed once for all ranks; chunks as they are."""
+        if self._is_chunks:
+            return self._Y
+        given = {"center": True, "missing": "raise", "compress": None} | self._options
+        return Opened(*open_source(self._Y, self.hierarchy, given["center"], given["missing"],
+                                   self._weight, given["compress"]))
+
     def fit(self, ranks, rows=None, near=None):
         options = dict(self._options)
         if near is not None and not {"init", "n_init"} & options.keys():
             options["init"] = _beside(near, ranks, self._rng)
         if self._weight is not None:
             options["sample_weight"] = self._weight if rows is None else self._weight[rows]
-        Y = self._Y if rows is None else self._take(rows)
+        Y = self._opened if rows is None else self._take(rows)
         return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
 
     def score(self, fit, rows):

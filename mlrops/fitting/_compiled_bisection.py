@@ -32,8 +32,10 @@ def turn(weights, i, s, h):
 @jit
 def best_by_side(s, h, kind, free, best, value):
     """Vertex of the largest gain among the free ones of each kind (row) and side (column)."""
-    best[:, :] = -1
-    value[:, :] = -np.inf
+    for k in range(2):
+        for side in range(2):
+            best[k, side] = -1
+            value[k, side] = -np.inf
     for i in range(s.size):
         if free[i]:
             side = 0 if s[i] > 0 else 1
@@ -44,18 +46,17 @@ def best_by_side(s, h, kind, free, best, value):
 
 
 @jit
-def swap_pass(weights, kind, excess, patience, s, h, turned):
+def swap_pass(weights, kind, excess, patience, s, h, free, best, value, turned):
     """One Kernighan-Lin pass that keeps the sides of each kind equal in number, or one apart.
 
     excess[k] is the number of vertices of kind k on the plus side less those on the minus side.
     Each step makes the change of largest gain, be it a loss, and never undoes it: two vertices of
     one kind change sides, or a single one leaves the side that has one more.  The pass ends when
     all vertices have moved, or `patience` of them without a new best state, and goes back to the
-    best one.  Returns the gain in weight not cut; s is left there, h is not.
+    best one.  Returns the gain in weight not cut; s is left there, h is not.  All vertices are
+    `free` at first; best and value (2, 2) are room for `best_by_side`, turned (vertices,) for what
+    has moved.
     """
-    free = np.ones(s.size, np.bool_)
-    best = np.empty((2, 2), np.int64)
-    value = np.empty((2, 2))
     gain = 0.0
     top = 0.0
     n_turned = 0
@@ -113,7 +114,7 @@ def normalized_cut(cut, plus, total):
 
 
 @jit
-def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turned):
+def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, h, free, turned):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
     counts[k, side] vertices of kind k are on each side (0 is plus), never fewer than `smallest`.
@@ -121,8 +122,6 @@ def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turn
     the pass ends as `swap_pass` does.  Returns the normalized cut of the best state; s is left
     there, h is not.
     """
-    free = np.ones(s.size, np.bool_)
-    total = degree.sum()
     plus = 0.0
     for i in range(s.size):
         if s[i] > 0:
@@ -163,13 +162,12 @@ def move_pass(weights, kind, degree, counts, smallest, patience, cut, s, h, turn
 
 
 @jit
-def sweep_cut(weights, kind, degree, counts, smallest, order, s, h):
+def sweep_cut(weights, kind, degree, total, counts, smallest, order, s, h):
     """Turn all vertices from minus to plus in a given order; length of the prefix of least cut.
 
     On entry s = -1 and counts[k, 1] are the sizes of the kinds.  0 when no prefix leaves
     `smallest` vertices of each kind on both sides and volume on both.
     """
-    total = degree.sum()
     plus = 0.0
     cut = 0.0
     least = np.inf

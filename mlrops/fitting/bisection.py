@@ -296,10 +296,12 @@ class CutGraph:
         for kind in np.unique(self.kind):
             signs[self.kind == kind] = np.where(upper_half(scores[self.kind == kind]), 1, -1)
         turned, least = np.empty(signs.size, np.int64), LEAST_GAIN * self.degree.sum()
+        best, value = np.empty((2, 2), np.int64), np.empty((2, 2))
         for _ in range(max_passes):
             excess = np.subtract(*self._counts(signs).T)
             gain = self._loops.swap_pass(self._edges, self.kind, excess, self._patience, signs,
-                                         self.field(signs), turned)
+                                         self.field(signs), np.ones(signs.size, bool), best,
+                                         value, turned)
             if gain <= least:
                 break
         return signs, self.inside(signs)
@@ -319,8 +321,9 @@ class CutGraph:
         for _ in range(max_passes):
             h = self.field(signs)
             now = self._loops.move_pass(
-                self._edges, self.kind, self.degree, self._counts(signs), smallest,
-                self._patience, self._between(signs, h), signs, h, turned)
+                self._edges, self.kind, self.degree, float(self.degree.sum()),
+                self._counts(signs), smallest, self._patience, self._between(signs, h), signs, h,
+                np.ones(signs.size, bool), turned)
             if now >= before * (1 - LEAST_GAIN):
                 break
             before = now
@@ -329,8 +332,9 @@ class CutGraph:
     def sweep(self, order: IntArray, smallest: int) -> FloatArray | None:
         """Signs of the prefix of `order` with the least normalized cut, None if none is allowed."""
         s = np.full(self.kind.size, -1.0)
-        length = self._loops.sweep_cut(self._edges, self.kind, self.degree, self._counts(s),
-                                       smallest, order, s.copy(), -self.degree)
+        length = self._loops.sweep_cut(
+            self._edges, self.kind, self.degree, float(self.degree.sum()), self._counts(s),
+            smallest, order, s.copy(), -self.degree)
         if length == 0:
             return None
         s[order[:length]] = 1

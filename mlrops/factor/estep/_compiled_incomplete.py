@@ -175,18 +175,22 @@ def hide(X, seen, rows, row_off, owner, lo, hi):
 
 
 @jit
-def largest_sums(seen, values, off, lo, hi, out):
-    """out[p] = the largest of the sums of values[c] over the classes of a group that p sees."""
-    total = np.zeros(hi - lo)
-    out[lo:hi] = 0
+def largest_sums(seen, values, off, lo, hi, total, out):
+    """out[p] = the largest of the sums of values[c] over the classes of a group that p sees.
+
+    total (patterns,) is room for the sums.
+    """
+    for p in range(lo, hi):
+        out[p] = 0
     for g in range(off.size - 1):
-        total[:] = 0
+        for p in range(lo, hi):
+            total[p] = 0
         for c in range(off[g], off[g + 1]):
             v = values[c]
             for p in range(lo, hi):
-                total[p - lo] += v if seen[c, p] else 0.0
+                total[p] += v if seen[c, p] else 0.0
         for p in range(lo, hi):
-            out[p] = max(out[p], total[p - lo])
+            out[p] = max(out[p], total[p])
 
 
 @jit
@@ -198,14 +202,13 @@ def scatter(X, row, column, lo, hi, out):
 
 
 @jit
-def class_regress(V, W, yy, rows, row_off, m, lo, hi, F, D, offset):
+def class_regress(V, W, yy, rows, row_off, m, lo, hi, C, x, F, D, offset):
     """(F_i, offset_i) = W_c⁻¹ v_i by Cholesky, D_i = (yy_i - (F_i, offset_i)·v_i) / N_i.
 
-    Only the leading m of the R + 1 regressors are used: with m = R the offset is 0.
+    Only the leading m of the R + 1 regressors are used: with m = R the offset is 0.  C (m, m) and
+    x (m,) are room for a triangle and a solution.
     """
     R = F.shape[1]
-    C = np.zeros((R + 1, R + 1), V.dtype)
-    x = np.zeros(R + 1, V.dtype)
     for c in range(lo, hi):
         at = 0
         for a in range(m):
@@ -236,13 +239,12 @@ def class_regress(V, W, yy, rows, row_off, m, lo, hi, F, D, offset):
 
 
 @jit
-def class_gradient(F, D, V, W, yy, rows, row_off, lo, hi, dF, dD, dmean):
+def class_gradient(F, D, V, W, yy, rows, row_off, lo, hi, u, dF, dD, dmean):
     """Derivatives of ``-½ Σ_i (N_i log D_i + E‖x_i - F_i z‖² / D_i)`` at offset 0.
 
-    With u = v - (F_i, 0) W:  (dF, dmean) = u / D,  E‖x_i - F_i z‖² = yy - F_i·v - F_i·u.
+    With u (R + 1,) = v - (F_i, 0) W:  (dF, dmean) = u / D,  E‖x_i - F_i z‖² = yy - F_i·v - F_i·u.
     """
     R = F.shape[1]
-    u = np.zeros(R + 1, F.dtype)
     for c in range(lo, hi):
         for member in range(row_off[c], row_off[c + 1]):
             i = rows[member]

@@ -30,15 +30,14 @@ def rows_load(Y, place, mean, scale, root, at, lo, hi, X):
 
 
 @jit
-def rows_describe(X, weight, before, lo, hi, mean, squares, low, high):
+def rows_describe(X, weight, before, added, lo, hi, mean, squares, low, high):
     """Merge the first ``weight.size`` columns of X into the running moments of the features lo:hi.
 
-    `before` is the weight already seen.  Means and sums of squared deviations of the block are
-    formed in two passes and merged: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a
-    pairwise algorithm for computing sample variances" (1979).
+    `before` is the weight already seen, `added` the sum of `weight`.  Means and sums of squared
+    deviations of the block are formed in two passes and merged: T. Chan, G. Golub, R. LeVeque,
+    "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
     """
     m = weight.size
-    added = weight.sum()
     after = before + added
     for i in range(lo, hi):
         s = 0.0
@@ -49,7 +48,7 @@ def rows_describe(X, weight, before, lo, hi, mean, squares, low, high):
         center = s / added
         s = 0.0
         for t in range(m):
-            s += weight[t] * (X[i, t] - center) ** 2
+            s += weight[t] * (X[i, t] - center) * (X[i, t] - center)
         gap = center - mean[i]
         mean[i] += gap * (added / after)
         squares[i] += s + gap * gap * (before * added / after)
@@ -256,5 +255,5 @@ def sparse_describe(values, columns, off, weight, total, center, lo, hi, mean, s
         m = np.float64(mean[i])
         s = 0.0 if full else (total - seen) * m * m
         for e in range(a, b):
-            s += weight[columns[e]] * (values[e] - m) ** 2
+            s += weight[columns[e]] * (values[e] - m) * (values[e] - m)
         squares[i] = s

@@ -187,7 +187,8 @@ class IncompleteStep:
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
         offset, m = np.empty_like(D), F.shape[1] + self._is_free
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_regress(
-            V, W, self._squares, patterns.rows, patterns.row_off, m, lo, hi, F, D, offset),
+            V, W, self._squares, patterns.rows, patterns.row_off, m, lo, hi,
+            np.empty((m, m), V.dtype), np.empty(m, V.dtype), F, D, offset),
             patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
         return F, D, offset
 
@@ -206,7 +207,7 @@ class IncompleteStep:
         dF, dD, dmean = np.empty_like(A._F), np.empty_like(A._d), np.empty_like(A._d)
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
             A._F, A._d, self._V, self._W, self._squares, patterns.rows, patterns.row_off, lo, hi,
-            dF, dD, dmean), patterns, len(dF) * dF.shape[1] ** 2)
+            np.empty_like(self._V[0]), dF, dD, dmean), patterns, len(dF) * dF.shape[1] ** 2)
         for x in (dF, dD, dmean):
             x /= x.dtype.type(self._weight)
         return scaled(dF, scale, out), dD, dmean if self._is_free else np.zeros_like(dmean)
@@ -262,8 +263,8 @@ class ResidualIncompleteStep(IncompleteStep):
         cov = np.pad(cov, ((0, 0), (0, R + 1)))  # a constant has no variance
         U, shift, ones = np.empty_like(A._F), np.empty_like(A._d), np.ones_like(A._d)
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
-            A._F, ones, V, cov, self._squares, patterns.rows, patterns.row_off, lo, hi, U,
-            np.empty_like(shift), shift), patterns, V.size * R)
+            A._F, ones, V, cov, self._squares, patterns.rows, patterns.row_off, lo, hi,
+            np.empty_like(V[0]), U, np.empty_like(shift), shift), patterns, V.size * R)
         self._V[:, :R], self._V[:, R] = U, shift
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:

@@ -273,7 +273,7 @@ class IncompletePrecision:
         out = np.zeros(long.rows.size)
         for (a, b, trees), K in zip(self._forests, self._factor[0], strict=True):
             leaves = trees.leaves(np.arange(b - a), 0)
-            long.add_lengths(K, leaves, np.arange(a, b), weights, self.covariance, out)
+            long.add_lengths(K, leaves, np.arange(a, b), weights[a:b], self.covariance, out)
         return out
 
     def _covariances(self, first, last):
@@ -335,9 +335,9 @@ def norms(F, d, dinv, patterns, layout):
     P, first, C = patterns.starts.size - 1, patterns.row_off[:-1], patterns.row_off.size - 1
 
     def largest(by_class, off):
-        out = np.empty(P)
+        total, out = np.empty((2, P))
         threads.run(lambda lo, hi: estep._compiled_incomplete.largest_sums(
-            patterns.seen, by_class, off, lo, hi, out), np.arange(P + 1), 0, P, P * C)
+            patterns.seen, by_class, off, lo, hi, total, out), np.arange(P + 1), 0, P, P * C)
         return out
 
     variances = np.einsum("ij,ij->i", F, F, dtype=float) + d

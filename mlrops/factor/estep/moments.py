@@ -43,8 +43,9 @@ def describe(X, weight, before, mean, squares, low, high):
 
     `before` is the total weight of the samples seen already.
     """
+    added = float(weight.sum())
     share_rows(lambda lo, hi: _loops.rows_describe(
-        X, weight, before, lo, hi, mean, squares, low, high),
+        X, weight, before, added, lo, hi, mean, squares, low, high),
         X.shape[0], 3 * X.shape[0] * weight.size)
 
 

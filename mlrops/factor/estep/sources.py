@@ -1,7 +1,7 @@
 """From what users hold, arrays, frames, sparse matrices, maps or chunks, to a source of EM."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +17,25 @@ from .incomplete import incomplete_source
 from .protocol import Source
 from .streamed import chunked_source, sparse_source
 
-__all__ = ["open_source"]
+__all__ = ["Opened", "open_source"]
+
+
+class Opened(NamedTuple):
+    """What `open_source` gave, in place of data: for many fits to the same ones."""
+
+    source: Source
+    hierarchy: Hierarchy
+    names: tuple[str, ...] | None
 
 
 def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any,
                 compress: bool | None) -> tuple[Source, Hierarchy, tuple[str, ...] | None]:
     """The source of EM that `Y` is, its hierarchy, and the names of its features or None.
 
-    See `fit_factor_model` for what is taken.
+    See `fit_factor_model` for what is taken; what was opened before is given back as it is.
     """
+    if isinstance(Y, Opened):
+        return Y
     if missing not in ("raise", "em"):
         raise ValueError(f'missing must be "raise" or "em", got {missing!r}')
     if compress not in (None, True, False):
