@@ -164,6 +164,10 @@ class Factored(StructuredOperator):
                 f" {self._d.min():.3g}; rescale the features")
 
     @cached_property
+    def _rough_norms(self) -> tuple[float, float, float]:
+        return accuracy.rough_norms(self)
+
+    @cached_property
     def _norms(self) -> tuple[float, float, float]:
         return accuracy.norms(self)
 
@@ -204,14 +208,15 @@ class Factored(StructuredOperator):
         if self._exactly:
             return self._by_qr(b)
         x, z, squares = self._once(b)
-        norms = self._norms
+        norms = self._rough_norms
         if not doubtful(squares, norms[0] * self._largest, norms).size:
             return x
         # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
         weighted = column_dots(z, weight=self._factor.sizes)
         weighted /= np.where(squares[2] > 0, squares[2], 1)
-        for norms in (lambda: self._norms, lambda: self._sharper_norms):
-            left = doubtful(squares, norms()[0] * weighted, norms())
+        for name in ("_rough_norms", "_norms", "_sharper_norms"):  # in order of their price
+            norms = getattr(self, name)
+            left = doubtful(squares, norms[0] * weighted, norms)
             if not left.size:
                 return x
         return self._in_factor_space(b, x, z, left)
