@@ -21,7 +21,7 @@ from .._common.typing import FloatArray, IntArray
 from . import _compiled_qr, threads, tree
 from .layout import Layout
 
-__all__ = ["QR", "factor"]
+__all__ = ["QR"]
 
 # Multiply-adds of a node from which LAPACK wins over the compiled loop, its call included.
 LAPACK_WORK = 200_000
@@ -295,11 +295,6 @@ class QR:
         return left
 
 
-def factor(F: FloatArray, D: FloatArray, layout: Layout) -> QR:
-    """The QR factorization of ``[D^{-1/2} F; I]``."""
-    return QR(F, D, layout)
-
-
 def _sorted(B: FloatArray, below: IntArray, r: int) -> IntArray:
     """The rows of B, ``below[g]`` a node, and behind them r of the identity a node, node by node.
 
@@ -307,7 +302,7 @@ def _sorted(B: FloatArray, below: IntArray, r: int) -> IntArray:
     """
     nodes = np.arange(below.size)
     node = np.concatenate([np.repeat(nodes, below), np.repeat(nodes, r)])
-    size = np.abs(B).max(axis=1, initial=0)
+    size = np.abs(B.T, order="C").max(axis=0, initial=0)
     exponents = np.where(size > 0, np.frexp(size)[1], -4096)
     exponents = np.concatenate([exponents, np.ones(r * below.size, exponents.dtype)])
     return np.argsort(8192 * node - exponents, kind="stable")

@@ -16,7 +16,8 @@ import numpy as np
 from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 
-__all__ = ["LARGEST", "TOLERATED", "Factorization", "Scales", "norms", "scales", "sharper"]
+__all__ = ["LARGEST", "TOLERATED", "Factorization", "Scales", "norms", "rough_norms",
+           "scales", "sharper"]
 
 Factored: TypeAlias = Any  # its file imports this one
 
@@ -65,15 +66,25 @@ def scales(A: Factored) -> Scales:
         return Scales(share, math.sqrt(factors), max(below, float(rows.max())))
 
 
+def rough_norms(A: Factored) -> tuple[float, float, float]:
+    """Bounds of ‖P‖ and ‖F‖ above, of ‖Σ‖ below: of ‖P‖ by the largest traces of its levels."""
+    layout, above = A._layout, 1.0
+    for level in range(layout.L):
+        sizes = A._factor.sizes[_rows(level, layout)].reshape(layout.path[-1, level] + 1, -1)
+        above += float(sizes.sum(axis=1, dtype=np.float64).max())
+    return above, A._scales.factors, A._scales.below
+
+
 def norms(A: Factored) -> tuple[float, float, float]:
-    """Bounds of ‖P‖ and ‖F‖ above, of ‖Σ‖ below."""
+    """`rough_norms`, by all of K."""
     # P = RᵀR with the rows [Cᵀ | X] of R: ‖P‖ is at most the largest row sum of |R|ᵀ|R|.
     layout, sums = A._layout, np.empty(A._layout.s)
     levels = [(level, np.abs(C), np.abs(X)) for level, C, X in _levels(A._factor.K, layout)]
     for level, C, X in levels:
         sums[_rows(level, layout)] = (C.sum(axis=1) + X.sum(axis=2)).ravel()
-    above = float(_times_transposed(levels, sums, layout).max(initial=1.0))
-    return above, A._scales.factors, A._scales.below
+    above, factors, below = A._rough_norms
+    largest = float(_times_transposed(levels, sums, layout).max(initial=1.0))
+    return min(above, largest), factors, below
 
 
 def sharper(A: Factored) -> tuple[float, float, float]:

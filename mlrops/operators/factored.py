@@ -94,7 +94,7 @@ class Factored(StructuredOperator):
         method : {"cholesky", "qr"}
             Cholesky's, of ``I + Fᵀ D⁻¹ F``, loses as many units of rounding as the largest of all
             ``Σ_ii / D_i``, and of all ratios of a diagonal entry to its pivot, tells.  Above 2500
-            units it is QR, of ``[D^{-1/2} F; I]``, which loses a few whatever D is, takes 6 to 11
+            units it is QR, of ``[D^{-1/2} F; I]``, which loses a few whatever D is, takes 6 to 15
             times as long and keeps as many numbers as F and the factors' rows have.
         bound : float
             The relative error that it leaves.
@@ -160,6 +160,10 @@ class Factored(StructuredOperator):
                 f" {self._d.min():.3g}; rescale the features")
 
     @cached_property
+    def _rough_norms(self) -> tuple[float, float, float]:
+        return accuracy.rough_norms(self)
+
+    @cached_property
     def _norms(self) -> tuple[float, float, float]:
         return accuracy.norms(self)
 
@@ -213,14 +217,15 @@ class Factored(StructuredOperator):
         if self._exactly:
             return self._by_qr(b)
         x, z, squares = self._once(b)
-        norms = self._norms
+        norms = self._rough_norms
         if not doubtful(squares, norms[0] * self._largest, norms).size:
             return x
         # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
         weighted = column_dots(z, weight=self._factor.sizes)
         weighted /= np.where(squares[2] > 0, squares[2], 1)
-        for norms in (lambda: self._norms, lambda: self._sharper_norms):
-            left = doubtful(squares, norms()[0] * weighted, norms())
+        for name in ("_rough_norms", "_norms", "_sharper_norms"):  # in order of their price
+            norms = getattr(self, name)
+            left = doubtful(squares, norms[0] * weighted, norms)
             if not left.size:
                 return x
         return self._in_factor_space(b, x, z, left)
