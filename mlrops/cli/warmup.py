@@ -34,17 +34,14 @@ class Room:
         """Standard normal numbers."""
         return self.rng.standard_normal(shape).astype(self.dtype)
 
-    def fit(self, Y: Any = None, **options: Any) -> Any:
-        """A factor model of Y, by default complete data, in a few steps."""
-        from .. import fit_factor_model
+    def fit(self, Y: Any, **options: Any) -> Any:
+        """A factor model of Y in a few steps; the first of two goes where D is next to nothing."""
+        from .. import MLR, fit_factor_model
 
-        return fit_factor_model(self.Y if Y is None else Y, self.ranks, self.tree, max_iter=4,
-                                **options)
-
-    @property
-    def gappy(self) -> np.ndarray:
-        """Samples with missing cells."""
-        return np.where(self.rng.random(self.Y.shape) < 0.1, np.nan, self.Y).astype(self.dtype)
+        hard = MLR(self.tree, self.factors, np.full(N, 1e-9, self.dtype))
+        fit_factor_model(Y, self.ranks, self.tree, max_iter=4, init=hard, variance_floor=1e-12,
+                         **options)
+        return fit_factor_model(Y, self.ranks, self.tree, max_iter=4, **options)
 
 
 def _operators(room):
