@@ -9,7 +9,9 @@ import scipy.sparse as sp
 from decimal_models import covariance, floats, inverse_and_logdet, likelihood
 from decimals import decimals, precise
 from gaps import KINDS, at_random
-from trees import PATHS, computing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trees import PATHS, computing, hierarchies
 
 from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.factor.conditional import loglik_samples
@@ -158,6 +160,27 @@ def test_kinds_of_gaps(gaps):
     check(p, source_of(p, "array"))
 
 
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 1000), gaps=st.booleans())
+def test_any_tree_and_any_variances(data, seed, gaps):
+    h = data.draw(hierarchies(max_n=10, max_levels=4))
+    ranks = tuple(data.draw(st.integers(0, 3)) for _ in range(h.n_levels))
+    rng = np.random.default_rng(seed)
+    F, D = rng.standard_normal((h.n, sum(ranks))), 10 ** rng.uniform(-12, 0, h.n)
+    A = MLR.from_compact(h._in_tree_order(), ranks, F, D)
+    Y = h._scatter(A.sample(12, random_state=seed).T).T
+    if gaps:
+        Y[2:][at_random(Y[2:].shape, rng)] = np.nan
+        Y = Y[~np.isnan(Y).all(axis=1)]
+    p = SimpleNamespace(A=A, Y=Y, h=h, weights=None)
+    source = open_source(Y, h, True, "em", None, False)[0]
+    step, loglik = source.evaluate(A, source.mean), reference(p, source)[0]
+    size = max(abs(loglik), np.abs(np.log(D)).sum())
+    assert abs(step.loglik - loglik) < 1e-11 * size
+    F, D, _ = step.update()
+    assert np.isfinite(F).all() and (D > 0).all()
+
+
 def test_a_penalty():
     p, ridge = problem("tree", "few", 1e-9), 3.0
     X = np.ascontiguousarray((p.Y[:, p.h.permutation] - p.Y[:, p.h.permutation].mean(axis=0)).T)
@@ -296,6 +319,16 @@ def test_observed_blocks(place, small):
                                              + np.linalg.norm(sample[o]))
     assert precision.logdet() == pytest.approx(logs, rel=1e-12, abs=1e-12)
     assert np.abs(precision.inv_quad(X) / quads - 1).max() < 1e-12 + 1e-15 / small**0.5
+
+
+def test_a_sample_with_nan_spoils_no_other():
+    p = problem("tree", "few", 1e-9, at_random)
+    X = np.ascontiguousarray(p.Y[:, p.h.permutation].T)
+    precision = IncompletePrecision(p.A, ObservedCells(p.A.hierarchy, ~np.isnan(X)))
+    expected = precision.inv_quad(X)
+    X[np.flatnonzero(~np.isnan(X[:, 4]))[0], 4] = np.nan
+    found, others = precision.inv_quad(X), np.arange(len(p.Y)) != 4
+    assert np.isnan(found[4]) and found[others] == pytest.approx(expected[others], rel=1e-12)
 
 
 def test_solves_that_are_no_answers_are_refused():

@@ -179,7 +179,7 @@ def test_the_range_of_numbers():
                 assert A.logdet() == pytest.approx(float(exact.logdet), rel=1e-12)
     A = MLR(Hierarchy.flat(3), [np.full((3, 1), 1e200)], np.full(3, 1e-300))
     with pytest.raises(np.linalg.LinAlgError, match=r"level 0, group 0.*overflows.*rescale"):
-        A.solve(np.ones(3))
+        A.logdet()
 
 
 # ---------------------------------------------------------------- which factorization
@@ -244,7 +244,7 @@ def test_the_property_says_which(make):
     A = make(F, np.full(N, 1e-9))
     assert A.factorization == ("qr", eps)
     repeated = make(np.ones((N, 2)), np.full(N, 5e-3))
-    assert accuracy.share_loss(repeated.F, repeated.D) < accuracy.LARGEST / 5
+    assert repeated._scales.share < accuracy.LARGEST / 5
     assert make(np.ones((N, 2)), np.full(N, 1e-3)).factorization.method == "qr"
     assert make(np.ones((N, 0)), np.full(N, 1e-30)).factorization == ("cholesky", eps)
 

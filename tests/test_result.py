@@ -307,7 +307,7 @@ def test_a_divergence_from_the_same_covariance_is_zero():
 
 def test_structured_truths_are_not_taken_column_by_column(monkeypatch):
     c, fit = example()
-    monkeypatch.setattr(mlr_inverse, "_columns_trace", None)
+    monkeypatch.setattr(mlr_inverse, "_units", None)
     fit.kl_divergence(truths()["another tree"])
     with pytest.raises(TypeError):
         fit.kl_divergence(c.dense)

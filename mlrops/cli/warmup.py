@@ -28,20 +28,24 @@ class Room:
         self.ranks = 2, 1, 1
         self.factors = [self.draw(N, r) for r in self.ranks]
         self.covariance = MLR(self.tree, self.factors, np.ones(N, self.dtype))
+        D = np.where(np.arange(N) % 7, 1, 1e-8).astype(self.dtype)
+        self.hard = MLR(self.tree, self.factors, D)  # some variances are far below others
         self.Y = self.covariance.sample(80, random_state=0)
 
     def draw(self, *shape: int) -> np.ndarray:
         """Standard normal numbers."""
         return self.rng.standard_normal(shape).astype(self.dtype)
 
-    def fit(self, Y: Any, **options: Any) -> Any:
-        """A factor model of Y in a few steps; the first of two goes where D is next to nothing."""
-        from .. import MLR, fit_factor_model
+    def fit(self, Y: Any = None, **options: Any) -> Any:
+        """A factor model of Y, by default complete data, in a few steps."""
+        from .. import fit_factor_model
 
-        hard = MLR(self.tree, self.factors, np.full(N, 1e-9, self.dtype))
-        fit_factor_model(Y, self.ranks, self.tree, max_iter=4, init=hard, variance_floor=1e-12,
-                         **options)
-        return fit_factor_model(Y, self.ranks, self.tree, max_iter=4, **options)
+        return fit_factor_model(self.Y if Y is None else Y, self.ranks, self.tree, max_iter=4,
+                                **options)
+
+    def hard_fit(self, Y: Any = None, **options: Any) -> None:
+        """The same from `hard`, of which EM needs the residuals."""
+        self.fit(Y, init=self.hard, variance_floor=1e-9, **options)
 
 
 def _operators(room):
@@ -50,7 +54,8 @@ def _operators(room):
 
     ones, flat = np.ones(N, room.dtype), room.draw(N, 3)
     matrices = [LowRankPlusDiagonal(flat, ones)]
-    matrices += [MLR(room.tree, room.factors, D * ones) for D in (1, 1e-3, 1e-9, 1e-14)]
+    matrices += [MLR(room.tree, room.factors, (D * ones).astype(room.dtype))
+                 for D in (1, 1e-3, 1e-9, 1e-14, np.logspace(-16, 0, N))]
     for A in matrices:
         for x in (room.draw(N), room.draw(N, 3)):
             for verb in (A.matmat if x.ndim == 2 else A.matvec, A.solve, A.whiten, A.color,
@@ -66,7 +71,8 @@ def _operators(room):
     A = matrices[1]
     A.partial_variance()
     A.inv().toarray()
-    A.posterior(room.Y.T.copy()).regress(np.square(room.Y).sum(axis=0))
+    for B in (A, room.hard):
+        B.posterior(room.Y.T.copy()).regress(np.square(room.Y).sum(axis=0))
 
 
 def _general(room):
@@ -92,6 +98,7 @@ def _complete(room):
     for Y in (room.Y, room.Y[:20]):
         fit = room.fit(Y)
     _use(fit, room.Y)
+    room.hard_fit()
 
 
 def _missing(room):
@@ -100,8 +107,11 @@ def _missing(room):
 
     Y = np.where(room.rng.random(room.Y.shape) < 0.1, np.nan, room.Y).astype(room.dtype)
     _use(room.fit(Y, missing="em"), Y)
+    room.hard_fit(Y, missing="em")
     cells = ObservedCells(room.tree, ~np.isnan(Y.T))
-    IncompletePrecision(room.covariance, cells).inverse_diagonal()
+    for A in (room.covariance, room.hard):
+        precision = IncompletePrecision(A, cells)
+        precision.inverse_diagonal(), precision.inv_quad(Y.T)
 
 
 def _streamed(room):
@@ -117,6 +127,7 @@ def _sparse(room):
     shown[:2] = room.Y[:2]
     for center in (True, False):
         room.fit(scipy.sparse.csr_array(shown), center=center)
+    room.hard_fit(scipy.sparse.csr_array(shown))
 
 
 def _matrices(room):

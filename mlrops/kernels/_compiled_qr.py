@@ -153,3 +153,37 @@ def apply_nodes(order, off, poff, r, zoff, V, tau, sign, up, lo, hi, y, X, nodes
                         X[c, row] = y[i]
                     else:
                         nodes[c, zoff + row - X.shape[1]] = y[i]
+
+
+@jit
+def follow_rows(order, off, poff, r, V, tau, node, first, count, lo, hi, y, A, left):
+    """Multiply vectors lo:hi, each in one node, with its Qᵀ; compare `apply_nodes`.
+
+    Vector h has the entries A[h, :count[h]] in the incoming rows from first[h] on of ``node[h]``.
+    The squares of what remains are added to left; A, first and count become those of what is passed
+    up.
+    """
+    width = _U(tau.shape[1])
+    for h in range(lo, hi):
+        g = node[h]
+        m = _U(off[g + 1] - off[g])
+        for i in range(m):
+            row = order[_U(off[g]) + i] - first[h]
+            y[i] = A[h, row] if 0 <= row < count[h] else 0
+        for j in range(min(m, width)):
+            at = _U(off[g]) * width + j * m
+            dot = y[j]
+            for i in range(j + _ONE, m):
+                dot += V[at + i] * y[i]
+            dot *= tau[g, j]
+            y[j] -= dot
+            for i in range(j + _ONE, m):
+                y[i] -= dot * V[at + i]
+        first[h] = poff[g]
+        count[h] = poff[g + 1] - poff[g]
+        for i in range(count[h]):
+            A[h, i] = y[r + i]
+        squares = 0.0
+        for i in range(_U(r + count[h]), m):
+            squares += y[i] * y[i]
+        left[h] += squares

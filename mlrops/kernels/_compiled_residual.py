@@ -7,12 +7,12 @@ import numpy as np
 
 from ._jit import jit
 
-__all__ = ["add_row", "add_rows", "path_length", "path_lengths"]
+__all__ = ["add_row", "add_rows", "path_length", "path_solves"]
 
 
 @jit
 def path_length(h, leaf, tree, K):
-    """‖Λ⁻¹ h‖² for a row h (R,) of F, which is overwritten.
+    """‖Λ⁻¹ h‖² for a row h (R,) of F, which is overwritten by Λ⁻¹ h.
 
     Leaf to root: h_own = C⁻¹ h_own, h_anc -= Xᵀ h_own.
     """
@@ -36,10 +36,28 @@ def path_length(h, leaf, tree, K):
 
 
 @jit
-def path_lengths(F, leaves, tree, K, lo, hi, out):
-    """out[m] = ‖Λ⁻¹ f‖² for the row m of F, in the leaf leaves[m], m in lo:hi."""
+def path_solves(F, leaves, tree, K, lo, hi, out, lengths):
+    """out[m] = f P⁻¹ along the path to leaves[m], and lengths[m] = f P⁻¹ fᵀ, f the row m of F.
+
+    After `path_length`, root to leaf: z_own = C⁻ᵀ (h_own - X z_anc).
+    """
+    path, cols, zoff = tree
     for m in range(lo, hi):
-        out[m] = path_length(F[m].copy(), leaves[m], tree, K)
+        z = out[m]
+        for j in range(z.size):
+            z[j] = F[m, j]
+        lengths[m] = path_length(z, leaves[m], tree, K)
+        for level in range(path.shape[1]):
+            c0 = cols[level]
+            r = cols[level + 1] - c0
+            z0 = zoff[level] + path[leaves[m], level] * r
+            for i in range(r - 1, -1, -1):
+                v = z[c0 + i]
+                for j in range(c0):
+                    v -= K[z0 + i, j] * z[j]
+                for p in range(i + 1, r):
+                    v -= K[z0 + p, c0 + i] * z[c0 + p]
+                z[c0 + i] = v / K[z0 + i, c0 + i]
 
 
 @jit

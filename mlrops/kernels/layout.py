@@ -125,6 +125,26 @@ class Layout:
         start, m, p = self.leaf_off[self.long][owner], sizes[owner], count[owner]
         return start + within * m // p, start + (within + 1) * m // p, owner
 
+    def at(self, level: int) -> "Layout":
+        """The same tree, cut below another level."""
+        return Layout(self.path, self.cols, self.zoff, self.leaf_off, level)
+
+    def part(self, lo: int, hi: int) -> "Layout":
+        """The groups lo:hi of level `top` as a tree of their own, which nothing is above.
+
+        Their places are those in the whole tree; `parent` counts from the parent of the first one.
+        """
+        first, last, top = int(self.top_leaf[lo]), int(self.top_leaf[hi]), self.top
+        path = self.path[first:last] - self.path[first]
+        path[:, :top] = 0
+        widths = np.diff(self.cols)
+        widths[:top] = 0
+        zoff = np.concatenate([[0], np.cumsum(widths * (path[-1] + 1))])
+        off = self.leaf_off[first : last + 1] - self.leaf_off[first]
+        part = Layout(path, self.cols, zoff, off, top)
+        vars(part).update(parent=self.parent[lo:hi] - self.parent[lo], place=self.place[lo:hi])
+        return part
+
     # Pieces of all leaves, for products whose results are summed piece by piece.
 
     @cached_property

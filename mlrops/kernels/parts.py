@@ -28,6 +28,7 @@ _NONE = {(np.dtype(t), d): np.empty((0,) * d, t) for t in (np.float32, np.float6
 class Passed(NamedTuple):
     """What runs of groups of one level pass up; with c the columns of the levels above it."""
 
+    level: int
     place: IntArray  # (m, 3) parent, number of a run's first group among the parent's, their number
     gram: FloatArray  # (m, c, c) what elimination leaves of the Gram matrices, lower triangles
     sizes: FloatArray  # (m, c) the diagonals of the Gram matrices before elimination
@@ -44,7 +45,7 @@ def passing(layout: Layout, k: int, dtype: np.dtype, gram: bool = False) -> Pass
     """Room for what the groups of a layout pass up, one run a group."""
     m, c = layout.n_groups, int(layout.cols[layout.top])
     g = c if gram else 0
-    return Passed(layout.place, np.empty((m, g, g), dtype), np.empty((m, g), dtype),
+    return Passed(layout.top, layout.place, np.zeros((m, g, g), dtype), np.empty((m, g), dtype),
                   np.empty((m, c, k), dtype), np.zeros((m, 1 + k)))
 
 
@@ -163,14 +164,15 @@ def merge(*passed: Passed) -> Passed:
     Runs of neighbours are summed in pairs that the tree fixes, so that the sums do not depend on
     the cuts: merging is associative to the last bit.
     """
-    together = Passed(*(np.concatenate(arrays) for arrays in zip(*passed, strict=True)))
-    order = np.lexsort((together.place[:, 1], together.place[:, 0]))
-    place, arrays = together.place[order], [array[order] for array in together[1:]]
+    (level, *_), *together = zip(*passed, strict=True)
+    place, *arrays = (np.concatenate(parts) for parts in together)
+    order = np.lexsort((place[:, 1], place[:, 0]))
+    place, arrays = place[order], [array[order] for array in arrays]
     for X in arrays[:-1]:
         _add_in_pairs(place.copy(), X)
     m = _add_in_pairs(place, arrays[-1])
     gram, sizes, rows, sums = (X[:m] for X in arrays)
-    return Passed(place[:m], gram, sizes, rows, sums)
+    return Passed(level, place[:m], gram, sizes, rows, sums)
 
 
 def _add_in_pairs(place, X):
@@ -195,7 +197,7 @@ def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray,
     Returns the sums (1 + k,) over all nodes: Σ log diag C and Σ w².  `passed` is overwritten.
     """
     k, top, dtype = W.shape[1], layout.top, K.dtype
-    if len(passed.sums) == 1:
+    if top == 0 and len(passed.sums) == 1:
         return passed.sums[0]
     parents = int(layout.parent[-1]) + 1
     sums = _by_parent(passed.place, passed.sums, parents)

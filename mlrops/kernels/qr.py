@@ -263,11 +263,35 @@ class QR:
             inside += np.einsum("ki,ki->i", top, top, dtype=np.float64)
         left = 1 - inside
         near = np.flatnonzero(~(left > OUTSIDE))
-        for rows in np.array_split(near, -(-near.size // COLUMNS)) if near.size else ():
-            unit = np.zeros((rows.size, layout.n), self.F.dtype)
-            unit[np.arange(rows.size), rows] = 1
-            rest = self._up(unit, np.zeros((rows.size, layout.s), self.F.dtype))
-            left[rows] = np.einsum("ki,ki->k", rest, rest, dtype=np.float64)
+        if near.size:
+            left[near] = self._outside_of(near)
+        return left
+
+    def _outside_of(self, rows: IntArray) -> FloatArray:
+        """`outside` of some rows: by whole vectors, or along their paths where that is less."""
+        layout, H = self.layout, rows.size
+        path = layout.path[np.searchsorted(layout.leaf_off, rows, side="right") - 1]
+        nodes = [np.ascontiguousarray(path[:, layout.L - 1 - i]) for i in range(layout.L)]
+        work = [np.diff(level.off) * level.tau.shape[1] for level in self._levels]
+        along = [each[node].sum() for each, node in zip(work, nodes, strict=True)]
+        left = np.zeros(H)
+        if 3 * sum(along) > H * sum(each.sum() for each in work):
+            for start in range(0, H, COLUMNS):
+                part = rows[start : start + COLUMNS]
+                unit = np.zeros((part.size, layout.n), self.F.dtype)
+                unit[np.arange(part.size), part] = 1
+                rest = self._up(unit, np.zeros((part.size, layout.s), self.F.dtype))
+                left[start : start + part.size] = np.einsum("ki,ki->k", rest, rest, dtype=float)
+            return left
+        A, first, count = np.zeros((H, layout.R), self.F.dtype), rows.copy(), np.ones(H, int)
+        A[:, 0] = 1
+        for level, node, total in zip(self._levels, nodes, along, strict=True):
+            def task(lo, hi, level=level, node=node):
+                room = np.empty(int(np.diff(level.off).max()), A.dtype)
+                _compiled_qr.follow_rows(level.order, level.off, level.poff, level.r, level.V,
+                                         level.tau, node, first, count, lo, hi, room, A, left)
+
+            threads.run(task, np.arange(H + 1), 0, H, int(total))
         return left
 
 

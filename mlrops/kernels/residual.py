@@ -123,8 +123,10 @@ class Split:
         self.layout = Layout(layout.path[self._leaves], layout.cols, layout.zoff,
                              np.append(first, self.rows.size), 0)
         G = leaf.gram(F, self.others, layout, 0, layout.n_leaves)
+        for a in range(layout.R - 1):  # the upper triangles
+            G[:, a, a + 1 :] = G[:, a + 1 :, a]
         # Their rows one below the other, as products with leaves of R rows take them.
-        self._gram = (np.tril(G) + np.tril(G, -1).swapaxes(1, 2)).reshape(-1, layout.R)
+        self._gram = G.reshape(-1, layout.R)
         self._blocks = Layout(layout.path, layout.cols, layout.zoff,
                               layout.R * np.arange(layout.n_leaves + 1), 0)
 
@@ -138,23 +140,19 @@ class Split:
             Z[:, c0:c1] = W[first[:, None] + np.arange(c1 - c0)]
         return Z
 
-    def times_covariance(self, K: FloatArray) -> FloatArray:
-        """``F_b Cov`` (b, R), Cov along the paths."""
-        out, none = np.zeros_like(self.F), np.zeros_like(self.dinv)
-        cov = tree.path_covariance(K, self._layout)[self._leaves]
-        leaf.dot(self.F, cov, out, none, self.layout, 0, self._leaves.size, out)
-        return out
+    def times_covariance(self, K: FloatArray, F: FloatArray | None = None
+                         ) -> tuple[FloatArray, FloatArray]:
+        """``f Cov`` (b, R), Cov along the path, and ``f Cov fᵀ = ‖Λ⁻¹ f‖²`` (b,) float64.
 
-    def lengths(self, K: FloatArray, F: FloatArray | None = None) -> FloatArray:
-        """``f Cov fᵀ = ‖Λ⁻¹ f‖²`` of the long rows, or others, (b,) float64.
-
-        Cov itself is known to rounding of its largest entries only, which may be far more.
+        Of the long rows, or of others in their places.  Cov itself is known to rounding of its
+        largest entries only, which may be far more.
         """
-        out, layout, F = np.empty(self.rows.size), self._layout, self.F if F is None else F
-        threads.run(lambda lo, hi: _compiled_residual.path_lengths(
-            F, self._owners, layout.tree, K, lo, hi, out),
-            np.arange(out.size + 1), 0, out.size, out.size * layout.R**2 // 2)
-        return out
+        F = self.F if F is None else F
+        out, lengths, layout = np.empty_like(F), np.empty(len(F)), self._layout
+        threads.run(lambda lo, hi: _compiled_residual.path_solves(
+            F, self._owners, layout.tree, K, lo, hi, out, lengths),
+            np.arange(len(F) + 1), 0, len(F), len(F) * layout.R**2)
+        return out, lengths
 
     def means(self, K: FloatArray, t: FloatArray, X: FloatArray) -> tuple[FloatArray, FloatArray,
                                                                          float]:

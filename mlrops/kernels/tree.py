@@ -20,8 +20,8 @@ from .parts import Use
 from .scratch import scratch
 
 __all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "means", "multiply",
-           "path_covariance", "pivots", "posterior", "project", "project_with", "regress", "solve",
-           "spread", "spread_with", "transfer", "up"]
+           "path_covariance", "pivots", "posterior", "project", "project_with", "regress",
+           "rows_from", "solve", "spread", "spread_with", "transfer", "up"]
 
 
 class Factorization(NamedTuple):
@@ -110,16 +110,19 @@ def spread_with(W: FloatArray, K: FloatArray | None, layout: Layout, use: Use | 
                 layout.n * layout.R * W.shape[1])
 
 
-def _rows_from(F, p, x, W, K, layout, sign, solve, norms):
+def rows_from(F: FloatArray, p: FloatArray, x: FloatArray, W: FloatArray, K: FloatArray | None,
+              layout: Layout, sign: float, solve: bool, norms: FloatArray | None = None,
+              coarse: FloatArray | None = None) -> FloatArray:
     """``p x + sign F z``, or ``p (x - F z)`` when `solve`, z from W as by `spread_with`.
 
-    The squares of the factors and of the result are added to `norms` (2, k).
+    The squares of the factors and of the result are added to `norms` (2, k).  `coarse` are the
+    factors of the levels above, if the tree is a part of one.
     """
     k, R, dtype = W.shape[1], layout.R, W.dtype
     out, kept = np.empty((layout.n, k), dtype), np.empty((layout.long.size, R, k), dtype)
     K = parts.none(dtype) if K is None else K
-    coarse = parts.coarse_factors(layout, K, W)
-    found = []  # one array a thread
+    coarse = parts.coarse_factors(layout, K, W) if coarse is None else coarse
+    found: list[FloatArray] = []  # one array a thread
 
     def task(lo, hi):
         found.append(own := np.zeros(k if k > 1 else 2))
@@ -156,7 +159,7 @@ def multiply(F: FloatArray, p: FloatArray, x: FloatArray, layout: Layout, sign: 
 def spread(F: FloatArray, p: FloatArray, W: FloatArray, x: FloatArray, layout: Layout,
            sign: float = 1.0) -> FloatArray:
     """``diag(p) x + sign F_spread W`` for node rows W (s, k) and x (n, k)."""
-    return _rows_from(F, p, x, W, None, layout, sign, False, None)
+    return rows_from(F, p, x, W, None, layout, sign, False, None)
 
 
 def transfer(B: FloatArray, C: FloatArray, x: FloatArray, rows: Layout, cols: Layout) -> FloatArray:
@@ -220,7 +223,7 @@ def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout:
     The squares of b, of ``D^-½ b``, of the means and of the result are added to `norms` (4, k).
     """
     W = project(F, b, dinv, K, layout, None if norms is None else norms[:2])
-    out = _rows_from(F, dinv, b, W, K, layout, 1.0, True, None if norms is None else norms[2:])
+    out = rows_from(F, dinv, b, W, K, layout, 1.0, True, None if norms is None else norms[2:])
     return out, W
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 
-__all__ = ["LARGEST", "TOLERATED", "Factorization", "norm_below", "norms", "share_loss",
-           "sharper"]
+__all__ = ["LARGEST", "TOLERATED", "Factorization", "Scales", "norms", "scales", "sharper"]
 
 Factored: TypeAlias = Any  # its file imports this one
 
@@ -37,10 +36,33 @@ class Factorization(NamedTuple):
     bound: float
 
 
-def share_loss(F: FloatArray, d: FloatArray) -> float:
-    """The largest ``Σ_ii / D_i``."""
-    with np.errstate(over="ignore"):
-        return 1 + float((np.einsum("ij,ij->i", F, F) / d).max())
+class Scales(NamedTuple):
+    """What one pass over F tells."""
+
+    share: float  # the largest Σ_ii / D_i
+    factors: float  # a bound of ‖F‖ from above
+    below: float  # a bound of ‖Σ‖ from below: its diagonal, and mean eigenvalues of its groups
+
+
+def scales(A: Factored) -> Scales:
+    """The `Scales` of F and D."""
+    layout = A._layout
+    rows: Any = 0.0
+    factors, below = 0.0, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for groups, F, rank in zip(layout.path.T, np.split(A._F, layout.cols[1:-1], axis=1),
+                                   A._ranks, strict=True):
+            squares = np.einsum("ij,ij->i", F, F, dtype=np.float64)
+            first = layout.leaf_off[np.searchsorted(groups, np.arange(groups[-1] + 1))]
+            trace = float(np.add.reduceat(squares, first).max())
+            factors, below = factors + trace, max(below, trace / max(rank, 1))
+            squares += rows
+            rows = squares
+        rows /= A._d
+        rows += 1
+        share = float(rows.max())
+        rows *= A._d
+        return Scales(share, math.sqrt(factors), max(below, float(rows.max())))
 
 
 def norms(A: Factored) -> tuple[float, float, float]:
@@ -51,7 +73,7 @@ def norms(A: Factored) -> tuple[float, float, float]:
     for level, C, X in levels:
         sums[_rows(level, layout)] = (C.sum(axis=1) + X.sum(axis=2)).ravel()
     above = float(_times_transposed(levels, sums, layout).max(initial=1.0))
-    return above, math.sqrt(sum(largest for largest, _ in _traces(A))), A._norm_below
+    return above, A._scales.factors, A._scales.below
 
 
 def sharper(A: Factored) -> tuple[float, float, float]:
@@ -70,23 +92,6 @@ def sharper(A: Factored) -> tuple[float, float, float]:
         plain = largest(np.ones((len(A._d), 1), A.dtype))
         scaled = _MARGIN * (1 + largest(np.sqrt(A._dinv)[:, None]))
         return min(above, scaled), min(factors, math.sqrt(_MARGIN * plain)), max(below, plain)
-
-
-def norm_below(A: Factored) -> float:
-    """A bound of ‖Σ‖ from below: its diagonal, and the mean eigenvalues of its groups."""
-    with np.errstate(over="ignore"):
-        largest = float(A._diagonal().max(initial=0.0))
-        return max([largest, *(trace / max(rank, 1) for trace, rank in _traces(A))])
-
-
-def _traces(A: Factored) -> list[tuple[float, int]]:
-    """The largest trace of a group at each level, and the rank there."""
-    found = []
-    for level, (F, offsets) in enumerate(zip(
-            np.split(A._F, A._layout.cols[1:-1], axis=1), A._hierarchy.boundaries, strict=True)):
-        squares = np.einsum("ij,ij->i", F, F, dtype=np.float64)
-        found.append((float(np.add.reduceat(squares, offsets[:-1]).max()), A._ranks[level]))
-    return found
 
 
 def _rows(level: int, layout: Layout) -> slice:

@@ -136,7 +136,7 @@ class Factored(StructuredOperator):
     def _share_loss(self) -> float:
         """The largest ``Σ_ii / D_i``, or a bound of it that is no reason for QR."""
         bound = 1 + self._factor.trace
-        return bound if bound <= accuracy.LARGEST else accuracy.share_loss(self._F, self._d)
+        return bound if bound <= accuracy.LARGEST else self._scales.share
 
     @cached_property
     def _exactly(self) -> bool:
@@ -156,9 +156,12 @@ class Factored(StructuredOperator):
         return np.linalg.LinAlgError(
             f"factorization broke down at level {level}, group {group}"
             f" ({counted(self._hierarchy.group_sizes(level)[group], 'feature')}): I + Fᵀ D⁻¹ F"
-            f" overflows {self.dtype}, or D is too small beside F for its precision: entries of F"
-            f" reach {np.abs(self._F).max():.3g} and of D fall to {self._d.min():.3g}; rescale the"
-            " features")
+            f" overflows {self.dtype}, or D is too small beside F for its precision: {self._range}")
+
+    @property
+    def _range(self) -> str:
+        return (f"entries of F reach {np.abs(self._F).max():.3g} and of D fall to"
+                f" {self._d.min():.3g}; rescale the features")
 
     @cached_property
     def _norms(self) -> tuple[float, float, float]:
@@ -173,8 +176,8 @@ class Factored(StructuredOperator):
         return float(self._factor.sizes.max(initial=1.0))
 
     @cached_property
-    def _norm_below(self) -> float:
-        return accuracy.norm_below(self)
+    def _scales(self) -> accuracy.Scales:
+        return accuracy.scales(self)
 
     # ---------------------------------------------------------------- products and solves
 
@@ -245,7 +248,10 @@ class Factored(StructuredOperator):
 
     def _by_qr(self, b: FloatArray) -> FloatArray:
         """``Σ⁻¹ b`` by `_qr`, which errs by a few units, and where it does not is corrected."""
-        x, size, norm = self._qr.solve(b)[0], lengths(b), self._norm_below
+        norm = self._scales.below
+        if not norm <= float(np.finfo(self.dtype).max):
+            raise np.linalg.LinAlgError(f"{self!r} overflows {self.dtype}: {self._range}")
+        x, size = self._qr.solve(b)[0], lengths(b)
 
         def residual(x, columns):
             r = np.take(b, columns, axis=1) - self._product(x)

@@ -13,7 +13,7 @@ from .._common.typing import Data, FloatArray, Indices, Labels, Ranks, Real, Sco
 from .._common.validate import as_features, as_finite, as_positive, as_real, check_rank, read_only
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
-from . import expanded
+from . import expanded, parts
 from .factored import Factored
 from .rules import GENERAL
 
@@ -426,6 +426,8 @@ class MLR(Factored):
         return MLR._from_tree(tree, self._ranks, self._F[rows], self._d[rows])
 
     expanded_matrix, expanded_cholesky = expanded.expanded_matrix, expanded.expanded_cholesky
+    part, up, root, down, merge = (
+        parts.part, parts.up, parts.root, parts.down, staticmethod(parts.merge))
 
     def __repr__(self) -> str:
         h = self._hierarchy

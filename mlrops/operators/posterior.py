@@ -119,10 +119,10 @@ class FactorPosterior(FactorMoments):
             def factor():
                 nonlocal W  # one pass over F does both
                 found, W = kernels.tree.factor_and_project(A._F, A._dinv, X, A._layout)
-                checked = A._checked(found)
-                if checked.K is not found.K:  # another factorization took its place
+                kept = A._checked(found)
+                if kept.K is not found.K:  # pivots had lost too much: W is of another factor
                     W = None
-                return checked
+                return kept
 
             computed_once(A, "_factor", factor)
             means, self._squares = kernels.tree.posterior(
@@ -182,7 +182,7 @@ class FactorPosterior(FactorMoments):
         squares = np.einsum("ik,ik->i", E, E, dtype=float)
         if ridge:
             squares += ridge * np.einsum("ij,ij->i", F, F)
-        return squares / n_samples + split.lengths(self._K, F)
+        return squares / n_samples + split.times_covariance(self._K, F)[1]
 
     def gradient(self, F: FloatArray, D: FloatArray, n_samples: float | None = None,
                  scale: FloatArray | None = None, out: FloatArray | None = None

@@ -23,11 +23,11 @@ def add_rows(F, deviation, rows, leaves, n_leaves, seen, which, tree, K):
 
 @jit
 def add_lengths(F, rows, leaves, n_leaves, seen, which, weights, tree, K, out):
-    """out[m] += weights[p] ‖Λ_p⁻¹ f‖², f the row rows[m] of F, for the patterns p that see it."""
+    """out[m] += weights[t] ‖Λ_t⁻¹ f‖², f the row rows[m] of F, for the trees t that see it."""
     for t in range(which.size):
         for m in range(rows.size):
             if seen[m, which[t]]:
-                out[m] += weights[which[t]] * path_length(
+                out[m] += weights[t] * path_length(
                     F[rows[m]].copy(), t * n_leaves + leaves[m], tree, K)
 
 

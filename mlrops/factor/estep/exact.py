@@ -35,7 +35,6 @@ class LongRows(NamedTuple):
     seen: BoolArray  # (b, patterns)
     deviation: FloatArray  # (n,) roots of D
 
-
     def add_to(self, K: FloatArray, leaves: Any, which: IntArray, A: MLR, fail: IntArray) -> bool:
         """Add them to the factors of a forest, of the patterns `which`; see `Leaves.factor`."""
         if self.rows.size:
@@ -50,7 +49,7 @@ class LongRows(NamedTuple):
 
     def add_lengths(self, K: FloatArray, leaves: Any, which: IntArray, weights: FloatArray, A: MLR,
                     out: FloatArray) -> None:
-        """out (b,) += ``Σ_p weights[p] f Cov_p fᵀ`` over the patterns of a forest."""
+        """out (b,) += ``Σ_p w_p f Cov_p fᵀ`` over the patterns `which` of a forest."""
         if self.rows.size:
             estep._compiled_exact.add_lengths(
                 A._F, self.rows, self.leaves, A._layout.n_leaves, self.seen, which, weights,
@@ -112,8 +111,8 @@ def correct(A: MLR, patterns: Patterns, owner: IntArray, X: FloatArray, Z: Float
         gap = T.copy()
         solve(T)
         gained = np.einsum("qrk,qrk->k", gap, T, dtype=np.float64)
-        quad = quads(A, E, squares)
-        size = float((gained / np.maximum(quad, np.finfo(float).tiny)).max(initial=0.0))
+        share = gained / np.maximum(quads(A, E, squares), np.finfo(float).tiny)
+        size = float(share[np.isfinite(share)].max(initial=0.0))  # whatever other samples hold
         if not size < previous:  # nothing but rounding is left
             break
         previous = size
@@ -140,7 +139,7 @@ class Exact:
         self._first, self.logdet = p0, np.empty(p1 - p0)
         self._sets = [(which, starts[which], estep.forest.Forest(layout, which.size), k)
                       for which, k in estep.forest.equals(starts, 0, p1 - p0, layout)]
-        self._K = [np.empty((trees.s, layout.R), A.dtype) for _, _, trees, _ in self._sets]
+        self._K = [np.zeros((trees.s, layout.R), A.dtype) for _, _, trees, _ in self._sets]
         self._factor(grams(outer, batch.patterns, p0, p1))
         self.Z = kernels.leaf.tdot(A._F, batch.X, layout, 0, layout.n_leaves, A._dinv)
         self._solve(self.Z)
@@ -201,10 +200,10 @@ class Exact:
 
     def add_lengths(self, weights: FloatArray, out: FloatArray) -> None:
         """out (b,) += ``Σ_p weights[p] f Cov_p fᵀ`` of the long rows."""
-        long = self._long._replace(seen=self._long.seen[:, self._first :])
         for (which, _, trees, _), K in zip(self._sets, self._K, strict=True):
             leaves = trees.leaves(np.arange(which.size), 0)
-            long.add_lengths(K, leaves, which, weights, self._sigma, out)
+            self._long.add_lengths(
+                K, leaves, self._first + which, weights[which], self._sigma, out)
 
     def second_moments(self) -> FloatArray:
         """(leaves, patterns, (R + 1)(R + 2) / 2): sums of ``(z, √w)(z, √w)ᵀ``, packed."""

@@ -273,7 +273,7 @@ class IncompletePrecision:
         out = np.zeros(long.rows.size)
         for (a, b, trees), K in zip(self._forests, self._factor[0], strict=True):
             leaves = trees.leaves(np.arange(b - a), 0)
-            long.add_lengths(K, leaves, np.arange(a, b), weights, self.covariance, out)
+            long.add_lengths(K, leaves, np.arange(a, b), weights[a:b], self.covariance, out)
         return out
 
     def _covariances(self, first, last):

@@ -61,8 +61,9 @@ class ResidualStep:
         self.loglik = log_likelihood(A, quad, N)
         if ridge:
             self.loglik -= loading_penalty(A, ridge) / N
-        U -= N * split.times_covariance(A._factor.K)
-        squares += N * split.lengths(A._factor.K)
+        known, lengths = split.times_covariance(A._factor.K)
+        U -= N * known
+        squares += N * lengths
         if ridge:
             U -= ridge * split.F
             squares += ridge * np.einsum("ij,ij->i", split.F, split.F)
