@@ -47,11 +47,6 @@ class Room:
         """The same from `hard`, of which EM needs the residuals."""
         self.fit(Y, init=self.hard, variance_floor=1e-9, **options)
 
-    @property
-    def gappy(self) -> np.ndarray:
-        """Samples with missing cells."""
-        return np.where(self.rng.random(self.Y.shape) < 0.1, np.nan, self.Y).astype(self.dtype)
-
 
 def _operators(room):
     """Products, solves, determinants, square roots, inverses; ordinary matrices and hard ones."""
@@ -73,6 +68,9 @@ def _operators(room):
             A.inv() @ x
     tall = MLR(Hierarchy.flat(1200), [room.draw(1200, 6)], np.ones(1200, room.dtype))
     tall.solve(room.draw(1200, 6))  # leaves that go to BLAS
+    many = Hierarchy.balanced(256, (1, 8, 64))  # of many groups, where a path is a small part
+    D = np.where(np.arange(256) % 7, 1, 1e-14).astype(room.dtype)
+    MLR(many, [room.draw(256, 1) for _ in range(3)], D).inv().diagonal()
     A = matrices[1]
     A.partial_variance()
     A.inv().toarray()

@@ -14,6 +14,61 @@ _ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
 
 
 @jit
+def rows_up(F, scale, x, lo, hi, T, place, norms):
+    """T[place] += Fᵀ diag(scale) x over the rows lo:hi; an empty scale means ones.
+
+    The squares of x and of ``diag(scale)^½ x`` are added to norms (2,).
+    """
+    R = _U(F.shape[1])
+    scaled = scale.size > 0
+    zero = T.dtype.type(0)
+    plain = 0.0
+    weighted = 0.0
+    i = _U(lo)
+    end = _U(hi)
+    while i < end:  # four rows at a time; behind the last, rows that weigh nothing
+        b = min(i + _ONE, end - _ONE)
+        c = min(i + _TWO, end - _ONE)
+        d = min(i + _THREE, end - _ONE)
+        x0 = x[i]
+        x1 = x[b] if i + _ONE < end else zero
+        x2 = x[c] if i + _TWO < end else zero
+        x3 = x[d] if i + _THREE < end else zero
+        plain += x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3
+        if scaled:
+            y0 = x0 * scale[i]
+            y1 = x1 * scale[b]
+            y2 = x2 * scale[c]
+            y3 = x3 * scale[d]
+            weighted += x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3
+            x0, x1, x2, x3 = y0, y1, y2, y3
+        for j in range(R):
+            T[place, j] += F[i, j] * x0 + F[b, j] * x1 + F[c, j] * x2 + F[d, j] * x3
+        i += _FOUR
+    norms[0] += plain
+    norms[1] += weighted
+
+
+@jit
+def rows_down(F, p, x, z, sign, solve, lo, hi, out, norms):
+    """out = p x + sign F z, or p (x - F z) when `solve`, on the rows lo:hi.
+
+    The squares of the result are added to norms[1].
+    """
+    R = _U(F.shape[1])
+    zero = z.dtype.type(0)
+    squares = 0.0
+    for i in range(_U(lo), _U(hi)):
+        v = zero
+        for j in range(R):
+            v += F[i, j] * z[j]
+        v = p[i] * (x[i] - v) if solve else p[i] * x[i] + sign * v
+        out[i] = v
+        squares += v * v
+    norms[1] += squares
+
+
+@jit
 def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack, W, U, sums,
               norms):
     """w = C⁻¹ t_own and t_anc - Xᵀ w to the parent, t = F_leafᵀ diag(scale) x; w = t_own for no K.
@@ -27,7 +82,6 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
     L = path.shape[1]
     R = _U(cols[L])
     leaf = _U(L - 1)
-    scaled = scale.size > 0
     eliminate = K.size > 0
     zero = W.dtype.type(0)
     for q in range(first, last):
@@ -36,31 +90,7 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
             for j in range(R):
                 stack[leaf, j] = given[_U(q - first), j]
         else:
-            plain = 0.0
-            weighted = 0.0
-            i = _U(off[q])
-            end = _U(off[q + 1])
-            while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-                b = min(i + _ONE, end - _ONE)
-                c = min(i + _TWO, end - _ONE)
-                d = min(i + _THREE, end - _ONE)
-                x0 = x[i]
-                x1 = x[b] if i + _ONE < end else zero
-                x2 = x[c] if i + _TWO < end else zero
-                x3 = x[d] if i + _THREE < end else zero
-                plain += x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3
-                if scaled:
-                    y0 = x0 * scale[i]
-                    y1 = x1 * scale[b]
-                    y2 = x2 * scale[c]
-                    y3 = x3 * scale[d]
-                    weighted += x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3
-                    x0, x1, x2, x3 = y0, y1, y2, y3
-                for j in range(R):
-                    stack[leaf, j] += F[i, j] * x0 + F[b, j] * x1 + F[c, j] * x2 + F[d, j] * x3
-                i += _FOUR
-            norms[0] += plain
-            norms[1] += weighted
+            rows_up(F, scale, x, off[q], off[q + 1], stack, leaf, norms)
         squares = 0.0
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):
@@ -111,7 +141,6 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
     L = path.shape[1]
     R = _U(cols[L])
     eliminate = K.size > 0
-    zero = W.dtype.type(0)
     for q in range(first, last):
         opens = max(begins[q], top)
         if opens == top:
@@ -137,12 +166,4 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
             for j in range(R):
                 kept[_U(q - first), j] = z[j]
             continue
-        squares = 0.0
-        for i in range(_U(off[q]), _U(off[q + 1])):
-            v = zero
-            for j in range(R):
-                v += F[i, j] * z[j]
-            v = p[i] * (x[i] - v) if solve else p[i] * x[i] + sign * v
-            out[i] = v
-            squares += v * v
-        norms[1] += squares
+        rows_down(F, p, x, z, sign, solve, off[q], off[q + 1], out, norms)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._common.typing import FloatArray
-from . import _compiled_rows, threads
+from . import _compiled_column, _compiled_rows, threads
 from .layout import CACHE_ITEMS, PIECE_ROWS, Layout, make_layout
 from .scratch import scratch
 
@@ -166,14 +166,18 @@ def long_tdot(F: FloatArray, x: FloatArray, layout: Layout, scale: FloatArray | 
         return np.empty((0, R, k), F.dtype)
     s = _NO_SCALE[F.dtype] if scale is None else scale
     starts, ends, owner = layout.pieces
-    P = np.empty((owner.size, R, k), F.dtype)
-    squares = np.zeros((owner.size, 2, 0 if sums is None else k))
+    P = (np.zeros if k == 1 else np.empty)((owner.size, R, k), F.dtype)
+    squares = np.zeros((owner.size, 2, 0 if sums is None and k > 1 else k))
 
     def piece(j):
-        if is_large(PIECE_ROWS, R, k):
-            _tdot_of(F, s, x, int(starts[j]), int(ends[j]), P[j], squares[j])
+        lo, hi = int(starts[j]), int(ends[j])
+        if k == 1:
+            _compiled_column.rows_up(F, s, x.reshape(-1), lo, hi, P.reshape(-1, R), j,
+                                     squares[j].reshape(-1))
+        elif is_large(PIECE_ROWS, R, k):
+            _tdot_of(F, s, x, lo, hi, P[j], squares[j])
         else:
-            off = np.array([starts[j], ends[j]])
+            off = np.array([lo, hi])
             _compiled_rows.rows_tdot(F, s, x, off, 0, 0, 1, P[j : j + 1], squares[j])
 
     _by_piece(piece, layout, R * k)
@@ -243,11 +247,14 @@ def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout:
     k, R = x.shape[1], F.shape[1]
     sign = F.dtype.type(sign)
     starts, ends, owner = layout.pieces
-    squares = np.zeros((owner.size, 0 if sums is None else k))
+    squares = np.zeros((owner.size, 2 if k == 1 else 0 if sums is None else k))
 
     def piece(j):
         lo, hi, z = int(starts[j]), int(ends[j]), Z[owner[j]]
-        if is_large(PIECE_ROWS, R, k):
+        if k == 1:
+            _compiled_column.rows_down(F, p, x.reshape(-1), z.reshape(-1), sign, solve, lo, hi,
+                                       out.reshape(-1), squares[j])
+        elif is_large(PIECE_ROWS, R, k):
             _dot_of(F, z, p, x, sign, solve, lo, hi, out, squares[j])
         else:
             _compiled_rows.rows_dot(F, z[None], 0, p, x, np.array([lo, hi]), 0, 1, sign, solve,
@@ -255,7 +262,7 @@ def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout:
 
     _by_piece(piece, layout, R * k)
     if sums is not None:
-        sums += squares.sum(axis=0)
+        sums += squares.sum(axis=0)[-k:]
 
 
 def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,

@@ -48,8 +48,7 @@ class Factored(StructuredOperator):
         _cholesky()                    the factorization of P: see `kernels.tree.Factorization`
         _once(b)                       ``x = D⁻¹ (b - F z)`` and z; squares (4, k) of the lengths
                                        of b, D^{-1/2} b, z and x
-        _product(x), _means(x)         Σ x and Fᵀ x
-        _loadings(z), _explained(t)    F z and P⁻¹ t
+        _explained(t)                  P⁻¹ t
     """
 
     _hierarchy: Hierarchy
@@ -58,9 +57,6 @@ class Factored(StructuredOperator):
     _d: FloatArray
     _cholesky: Callable[[], "Factorization"]
     _once: Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
-    _product: Callable[[FloatArray], FloatArray]
-    _means: Callable[[FloatArray], FloatArray]
-    _loadings: Callable[[FloatArray], FloatArray]
     _explained: Callable[[FloatArray], FloatArray]
 
     @cached_property
@@ -184,6 +180,19 @@ class Factored(StructuredOperator):
         return accuracy.scales(self)
 
     # ---------------------------------------------------------------- products and solves
+
+    def _product(self, x: FloatArray) -> FloatArray:
+        """Σ x."""
+        return kernels.tree.multiply(self._F, self._d, x, self._layout)
+
+    def _means(self, x: FloatArray) -> FloatArray:
+        """Fᵀ x."""
+        return kernels.tree.up(self._F, x, self._layout)
+
+    def _loadings(self, z: FloatArray) -> FloatArray:
+        """F z."""
+        x = np.zeros((len(self._d), z.shape[1]), z.dtype)
+        return kernels.tree.spread(self._F, self._d, z, x, self._layout)
 
     def _apply(self, compute: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
         """Feature order in, feature order out, around `compute` on (n, k) in tree order."""

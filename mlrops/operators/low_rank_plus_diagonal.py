@@ -19,6 +19,8 @@ __all__ = ["LowRankPlusDiagonal"]
 
 # What SciPy's `cho_solve` calls, which takes several times as long for a few factors.
 _POTRS = {np.dtype(np.float64): linalg.lapack.dpotrs, np.dtype(np.float32): linalg.lapack.spotrs}
+# Multiply-adds of a product below which the calls around it take as long; see `threads.MIN_WORK`.
+_LITTLE = 1_000_000
 
 
 class LowRankPlusDiagonal(Factored):
@@ -126,15 +128,16 @@ class LowRankPlusDiagonal(Factored):
     def _apply(self, compute, x):
         return compute(columns_of(x)).reshape(x.shape)
 
+    def _is_little(self, x):
+        """Whether BLAS takes products with x in less time than threads take to share them."""
+        return self._F.size * x.size < _LITTLE * len(x)
+
     def _mul(self, x):
+        if not self._is_little(x):
+            return super()._mul(x)
         y = self._F @ (self._F.T @ x)
         y += rowwise(self._d, x) * x
         return y
-
-    _product = _mul
-
-    def _means(self, x):
-        return self._F.T @ x
 
     def _cholesky(self):
         P = kernels.leaf.gram_of_all(self._F, self._dinv)
@@ -158,6 +161,12 @@ class LowRankPlusDiagonal(Factored):
         return self._F @ z
 
     def _once(self, b):
+        if not self._is_little(b):
+            squares, F, dinv, layout = np.zeros((4, b.shape[1])), self._F, self._dinv, self._layout
+            t = kernels.tree.project(F, b, dinv, None, layout, squares[:2])
+            z = self._explained(t)
+            x = kernels.tree.rows_from(F, dinv, b, z, None, layout, 1.0, True, squares[2:])
+            return x, z, squares
         dinv = self._dinv[:, None]
         x = b * dinv
         squares = np.empty((4, b.shape[1]))

@@ -247,12 +247,6 @@ class MLR(Factored):
         return MLR._from_tree(self._hierarchy, self._ranks, self._F.astype(dtype),
                               self._d.astype(dtype))
 
-    def _product(self, x):
-        return kernels.tree.multiply(self._F, self._d, x, self._layout)
-
-    def _means(self, x):
-        return kernels.tree.up(self._F, x, self._layout)
-
     def partial_variance(self) -> FloatArray:
         """Variance of each feature given all others, ``1 / (Σ⁻¹)_ii``, (n,).
         """
@@ -269,10 +263,6 @@ class MLR(Factored):
         squares = np.zeros((4, b.shape[1]))
         x, z = kernels.tree.solve(self._F, self._dinv, self._factor.K, b, self._layout, squares)
         return x, z, squares
-
-    def _loadings(self, z):
-        x = np.zeros((len(self._d), z.shape[1]), z.dtype)
-        return kernels.tree.spread(self._F, self._d, z, x, self._layout)
 
     def _explained(self, t):
         return kernels.tree.means(self._factor.K, t, self._layout)
