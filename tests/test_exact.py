@@ -282,3 +282,23 @@ def test_traces(d):
             else:
                 value = (exact.inverse * Exact(B).S).sum()
             assert A.inv().trace_with(B) == pytest.approx(float(value), rel=1e-10)
+
+
+@both
+def test_the_form_of_an_inverse(dtype):
+    """``diag(1/D) - U Uᵀ`` where that is right beside ‖Σ⁻¹‖, and refused where it cancels."""
+    rng, small = np.random.default_rng(0), dtype(1e-10 if dtype is np.float64 else 1e-5)
+    F = rng.standard_normal((N, 3 * N)).astype(dtype)
+    D = np.full(N, small)
+    A, low = MLR(Hierarchy.flat(N), [F[:, :3]], D), LowRankPlusDiagonal(F[:, :3], D)
+    for B, inverse in ((A, A.inv()), (low, low.inv())):
+        assert B.factorization.method == "qr"
+        with precise():
+            exact = floats(Exact(A).inverse)
+        U = inverse.U.astype(float)
+        error = np.linalg.norm(np.diag(1 / D.astype(float)) - U @ U.T - exact)
+        assert error <= 1e3 * np.finfo(dtype).eps * np.linalg.norm(exact)
+    full = MLR(Hierarchy.flat(N), [F], D)
+    with pytest.raises(np.linalg.LinAlgError, match="cancel"):
+        _ = full.inv().U
+    assert not hasattr(LowRankPlusDiagonal(F, D).inv(), "U")

@@ -114,20 +114,23 @@ def sweep_inverse_rows(F, dinv, lo, hi, leaf_off, tree, K, H):
     path, cols, zoff = tree
     L = path.shape[1]
     for q in range(lo, hi):
-        for i in range(leaf_off[q], leaf_off[q + 1]):
-            h = H[i]
-            for j in range(h.size):
-                h[j] = dinv[i] * F[i, j]
-            for level in range(L - 1, -1, -1):
-                c0 = cols[level]
-                r = cols[level + 1] - c0
-                z0 = zoff[level] + path[q, level] * r
-                for m in range(r):
-                    row = K[z0 + m]
-                    v = h[c0 + m]
-                    for p in range(m):
-                        v -= row[c0 + p] * h[c0 + p]
-                    v /= row[c0 + m]
-                    h[c0 + m] = v
+        start = _U(leaf_off[q])
+        end = _U(leaf_off[q + 1])
+        for i in range(start, end):
+            for j in range(_U(cols[L])):
+                H[i, j] = dinv[i] * F[i, j]
+        for level in range(L - 1, -1, -1):
+            c0 = _U(cols[level])
+            r = _U(cols[level + 1]) - c0
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            for m in range(r):
+                z = z0 + m
+                f = 1 / K[z, c0 + m]
+                for i in range(start, end):
+                    v = H[i, c0 + m]
+                    for p in range(c0, c0 + m):
+                        v -= K[z, p] * H[i, p]
+                    v *= f
+                    H[i, c0 + m] = v
                     for j in range(c0):
-                        h[j] -= row[j] * v
+                        H[i, j] -= K[z, j] * v

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from .._common.typing import FloatArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
@@ -311,17 +310,15 @@ def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout)
     def small(i, j):
         _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)
 
+    one, ones = np.eye(layout.R, dtype=F.dtype), np.ones(layout.R, F.dtype)
+    path, cols, zoff = layout.tree
+
     def large(q, s):
-        np.multiply(F[s], dinv[s, None], out=H[s])
-        for level in range(layout.L - 1, -1, -1):  # h_own = C⁻¹ f_own, f_anc -= Xᵀ h_own
-            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-            first = int(layout.zoff[level] + layout.path[q, level] * (c1 - c0))
-            rows = K[first : first + c1 - c0]
-            if c1 > c0:
-                own = solve_triangular(rows[:, c0:c1], H[s, c0:c1].T, lower=True,
-                                       check_finite=False).T
-                H[s, c0:c1] = own
-                H[s, :c0] -= own @ rows[:, :c0]
+        M = np.empty_like(one)  # the same of rows of the identity, along the leaf's path
+        _compiled_posterior.sweep_inverse_rows(
+            one, ones, 0, 1, np.array([0, layout.R]), (path[q : q + 1], cols, zoff), K, M)
+        np.matmul(F[s], M, out=H[s])
+        H[s] *= dinv[s, None]
 
     leaf.each(layout, 0, layout.n_leaves, layout.R, small, large, layout.R**2 // 2)
     return H

@@ -16,7 +16,7 @@ import numpy as np
 from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 
-__all__ = ["LARGEST", "TOLERATED", "Factorization", "Scales", "norms", "rough_norms",
+__all__ = ["CANCELLED", "LARGEST", "TOLERATED", "Factorization", "Scales", "norms", "rough_norms",
            "scales", "sharper"]
 
 Factored: TypeAlias = Any  # its file imports this one
@@ -26,6 +26,8 @@ Factored: TypeAlias = Any  # its file imports this one
 LARGEST = 2500.0
 # The relative error that iterations, whose variances stop at 1e-6 of those of the data, live with.
 TOLERATED = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-3}
+# The share of ‖Σ⁻¹‖ that rounding may move of its form as a low rank update.
+CANCELLED = {np.dtype(np.float64): 1e-7, np.dtype(np.float32): 3e-3}
 # Products with F and Fᵀ for an estimate of a norm, and how much larger it may be.
 _STEPS, _MARGIN = 5, 1.25
 

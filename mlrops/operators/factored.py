@@ -331,6 +331,19 @@ class Factored(StructuredOperator):
         return kernels.tree.inverse_rows(self._F, self._dinv, self._factor.K, self._layout)
 
     @cached_property
+    def _cancels(self) -> bool:
+        """Whether rounding moves ``diag(1/D) - H Hᵀ`` by more than ``CANCELLED ‖Σ⁻¹‖``.
+
+        Where D is small and ‖Σ⁻¹‖ is not, as with as many factors as features.
+        """
+        if not self._exactly:
+            return False
+        with np.errstate(over="ignore"):
+            least = float((self._unexplained() / self._d).max())
+            moved = float(np.finfo(self.dtype).eps * self._dinv.max())
+        return not moved <= accuracy.CANCELLED[self.dtype] * least or not np.isfinite(least)
+
+    @cached_property
     def _root(self) -> Any:
         """An object with color, whiten and their transposes."""
         if self._exactly:

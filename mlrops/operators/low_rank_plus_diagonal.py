@@ -191,8 +191,7 @@ class LowRankPlusDiagonal(Factored):
         return self._qr if self._exactly else _SymmetricRoot(self._F, self._d, self._dinv)
 
     def _inv(self):
-        if self._exactly:  # diag(1/D) - H Hᵀ would cancel
-            _ = self._qr  # which raises where there is no inverse
+        if self._cancels:  # also raises where there is no inverse
             return Inverse(self)
         k = self._F.shape[1]
         return WoodburyInverse(self, Diagonal(1 / self._d), self._inverse_rows() if k else self._F,

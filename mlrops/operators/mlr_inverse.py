@@ -100,7 +100,7 @@ class MLRInverse(StructuredOperator):
         numpy.linalg.LinAlgError
             Products with U would cancel: D is too small beside F.
         """
-        if self._inverse._exactly:
+        if self._inverse._cancels:
             raise np.linalg.LinAlgError(
                 f"diag(1/D) - U Uᵀ would cancel: D is too small beside F in {self._inverse!r};"
                 " products, diagonal and trace_with do without U")
