@@ -25,15 +25,15 @@ _ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
 
 
 @jit
-def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top, stack, plain,
-                 fresh, K, sizes, U, passed, sums, losses, fail):
+def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top, stack, plain, K,
+                 sizes, U, passed, sums, losses, fail):
     """Eliminate leaves first, from their Gram matrices G (last - first, R, R), lower triangles.
 
     An empty G stands for F_leafᵀ diag(scale) F_leaf, which is then formed here.  Row i of a node in
     K holds [X_i | C_i | 0], X = C⁻¹ A_own,anc, C the Cholesky factor of A_own,own + diag(ridge).
-    The stack (L, R, R) has room for the sum over the children of each open node, fresh (L,) is true
-    where there is none yet; K is zero at the start.  sums[:, 0] gets Σ log diag C of the nodes in
-    each group of level `top`.  On a bad pivot fail = (level, group).
+    The stack (L, R, R) has room for the sum over the children of each open node.  It, `plain` and K
+    are zero at the start.  sums[:, 0] gets Σ log diag C of the nodes in each group of level `top`.
+    On a bad pivot fail = (level, group).
 
     What nobody has eliminated from is summed too, in plain (L, R) and passed (groups, c): sizes
     (s,) gets the diagonal of ``I + Fᵀ diag(scale) F``, losses (groups, 2) the largest trace of a
@@ -55,7 +55,6 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
         else:
             i = _U(off[q])
             end = _U(off[q + 1])
-            start = True
             while i < end:  # four rows at a time; behind the last, rows that weigh nothing
                 b = min(i + _ONE, end - _ONE)
                 c = min(i + _TWO, end - _ONE)
@@ -69,15 +68,9 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                     f1 = s1 * F[b, a]
                     f2 = s2 * F[c, a]
                     f3 = s3 * F[d, a]
-                    if start:
-                        for j in range(a + _ONE):
-                            stack[bottom, a, j] = (
-                                f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
-                    else:
-                        for j in range(a + _ONE):
-                            stack[bottom, a, j] += (
-                                f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
-                start = False
+                    for j in range(a + _ONE):
+                        stack[bottom, a, j] += (
+                            f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
                 i += _FOUR
         trace = 0.0
         for a in range(R):
@@ -88,6 +81,7 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):
             own = _U(level)
+            up = own - _ONE
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
             z0 = _U(zoff[level]) + _U(path[q, level]) * r
@@ -95,8 +89,10 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                 z = z0 + i
                 for j in range(c0):
                     K[z, j] = stack[own, c0 + i, j]
+                    stack[own, c0 + i, j] = zero
                 for m in range(i):
                     v = stack[own, c0 + i, c0 + m]
+                    stack[own, c0 + i, c0 + m] = zero
                     for p in range(m):
                         v -= K[z, c0 + p] * K[z0 + m, c0 + p]
                     v /= K[z0 + m, c0 + m]
@@ -104,7 +100,9 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                     for j in range(c0):
                         K[z, j] -= v * K[z0 + m, j]
                 v = stack[own, c0 + i, c0 + i] + ridge[z]
+                stack[own, c0 + i, c0 + i] = zero
                 sizes[z] = plain[own, c0 + i] + ridge[z]
+                plain[own, c0 + i] = zero
                 for p in range(i):
                     v -= K[z, c0 + p] * K[z, c0 + p]
                 if not (v > 0 and v < np.inf):
@@ -121,53 +119,34 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                 d = 1 / v
                 for j in range(c0):
                     K[z, j] *= d
-                for j in range(c0 + i + _ONE, R):
-                    K[z, j] = zero
-            # What is left of the ancestors' part, up to four own factors at a time; it goes up.
-            i = _U(0)
-            while i + _FOUR < r:
+            # What is left of the ancestors' part, up to four own factors at a time, goes up.
+            i = z0
+            end = z0 + r
+            while i < end:
+                b = min(i + _ONE, end - _ONE)
+                c = min(i + _TWO, end - _ONE)
+                d = min(i + _THREE, end - _ONE)
                 for a in range(c0):
-                    f0 = K[z0 + i, a]
-                    f1 = K[z0 + i + _ONE, a]
-                    f2 = K[z0 + i + _TWO, a]
-                    f3 = K[z0 + i + _THREE, a]
+                    f0 = K[i, a]
+                    f1 = K[b, a] if i + _ONE < end else zero
+                    f2 = K[c, a] if i + _TWO < end else zero
+                    f3 = K[d, a] if i + _THREE < end else zero
                     for j in range(a + _ONE):
-                        stack[own, a, j] -= (f0 * K[z0 + i, j] + f1 * K[z0 + i + _ONE, j]
-                                             + f2 * K[z0 + i + _TWO, j]
-                                             + f3 * K[z0 + i + _THREE, j])
+                        stack[own, a, j] -= (
+                            f0 * K[i, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
                 i += _FOUR
-            z = z0 + i if i < r else _U(0)
-            b = z + _ONE if i + _ONE < r else z
-            c = z + _TWO if i + _TWO < r else z
-            d = z + _THREE if i + _THREE < r else z
-            up = own - _ONE
-            for j in range(c0):
-                if level == top:
-                    passed[group, j] = plain[own, j]
-                elif fresh[level - 1]:
-                    plain[up, j] = plain[own, j]
-                else:
-                    plain[up, j] += plain[own, j]
             for a in range(c0):
-                f0 = K[z, a] if i < r else zero
-                f1 = K[b, a] if i + _ONE < r else zero
-                f2 = K[c, a] if i + _TWO < r else zero
-                f3 = K[d, a] if i + _THREE < r else zero
-                if level == top:
+                if level > top:
                     for j in range(a + _ONE):
-                        U[group, a, j] = stack[own, a, j] - (
-                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
-                elif fresh[level - 1]:
-                    for j in range(a + _ONE):
-                        stack[up, a, j] = stack[own, a, j] - (
-                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
+                        stack[up, a, j] += stack[own, a, j]
+                        stack[own, a, j] = zero
+                    plain[up, a] += plain[own, a]
                 else:
                     for j in range(a + _ONE):
-                        stack[up, a, j] += stack[own, a, j] - (
-                            f0 * K[z, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
-            if level > top:
-                fresh[level - 1] = False
-            fresh[level] = True
+                        U[group, a, j] = stack[own, a, j]
+                        stack[own, a, j] = zero
+                    passed[group, a] = plain[own, a]
+                plain[own, a] = zero
         sums[group, 0] += np.log(product)
 
 
@@ -205,37 +184,25 @@ def sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums):
                 for c in range(k):
                     sums[group, _ONE + c] += W[z0 + i, c] * W[z0 + i, c]
             above = U[group] if level == top else stack[level - 1]
-            add = level > top
-            subtract = eliminate and r > 0
             for j in range(c0):
-                i = _U(0)
-                while i < r or i == 0:  # up to four own factors at a time
-                    z = z0 + i
-                    b = z + _ONE if i + _ONE < r else z
-                    d = z + _TWO if i + _TWO < r else z
-                    e = z + _THREE if i + _THREE < r else z
-                    f0 = K[z, j] if subtract else zero
-                    f1 = K[b, j] if subtract and i + _ONE < r else zero
-                    f2 = K[d, j] if subtract and i + _TWO < r else zero
-                    f3 = K[e, j] if subtract and i + _THREE < r else zero
-                    if i > 0:
-                        for c in range(k):
-                            above[j, c] -= f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c]
-                    elif not subtract and add:
-                        for c in range(k):
-                            above[j, c] += t[j, c]
-                    elif not subtract:
-                        for c in range(k):
-                            above[j, c] = t[j, c]
-                    elif add:
-                        for c in range(k):
-                            above[j, c] += t[j, c] - (
-                                f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
-                    else:
-                        for c in range(k):
-                            above[j, c] = t[j, c] - (
-                                f0 * W[z, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c])
-                    i = i + _FOUR if subtract else r + _ONE
+                if level > top:
+                    for c in range(k):
+                        above[j, c] += t[j, c]
+                else:
+                    for c in range(k):
+                        above[j, c] = t[j, c]
+                i = z0 if eliminate else z0 + r
+                while i < z0 + r:  # up to four own factors at a time
+                    b = min(i + _ONE, z0 + r - _ONE)
+                    d = min(i + _TWO, z0 + r - _ONE)
+                    e = min(i + _THREE, z0 + r - _ONE)
+                    f0 = K[i, j]
+                    f1 = K[b, j] if i + _ONE < z0 + r else zero
+                    f2 = K[d, j] if i + _TWO < z0 + r else zero
+                    f3 = K[e, j] if i + _THREE < z0 + r else zero
+                    for c in range(k):
+                        above[j, c] -= f0 * W[i, c] + f1 * W[b, c] + f2 * W[d, c] + f3 * W[e, c]
+                    i += _FOUR
             if level < L - 1:
                 for j in range(c0 + r):
                     for c in range(k):

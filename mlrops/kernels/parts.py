@@ -133,7 +133,7 @@ def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layou
     """
     K, sizes, losses, fail = factor
     R, L, dtype = layout.R, layout.L, K.dtype
-    stack, plain, fresh = np.empty((L, R, R), dtype), np.empty((L, R), dtype), np.ones(L, bool)
+    stack, plain = np.zeros((L, R, R), dtype), np.zeros((L, R), dtype)
     k = 0 if x is None else x.shape[1]
     rows = np.zeros((L, R, k), dtype)
     first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
@@ -144,8 +144,8 @@ def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layou
         if not whole:
             G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long)
         _compiled_sweeps.sweep_factor(F, scale, G, none(dtype), ridge, a, b, layout.leaf_off,
-                                      layout.begins, layout.tree, layout.top, stack, plain, fresh,
-                                      K, sizes, passed.gram, passed.sizes, passed.sums, losses,
+                                      layout.begins, layout.tree, layout.top, stack, plain, K,
+                                      sizes, passed.gram, passed.sizes, passed.sums, losses,
                                       fail)
         if fail[0] >= 0:
             return
@@ -209,8 +209,8 @@ def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray,
         losses = np.zeros((parents, 2))
         _compiled_sweeps.sweep_factor(
             none(dtype), np.empty(0, dtype), G, plain, ridge, 0, parents, np.zeros(1, np.int64),
-            begins, tree, 0, np.empty((top, c, c), dtype), np.empty((top, c), dtype),
-            np.ones(top, bool), K, factor.sizes, np.empty((parents, 0, 0), dtype),
+            begins, tree, 0, np.zeros((top, c, c), dtype), np.zeros((top, c), dtype), K,
+            factor.sizes, np.empty((parents, 0, 0), dtype),
             np.empty((parents, 0), dtype), sums, losses, factor.fail)
         factor.losses[0, 1] = max(factor.losses[0, 1], losses[:, 1].max())
         if factor.fail[0] >= 0:

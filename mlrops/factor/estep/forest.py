@@ -105,11 +105,9 @@ class Leaves(NamedTuple):
         ``gram(a, b, G)`` writes the Gram matrices of the leaves a:b to G (b - a, R, R).
         """
         R, dtype = self.layout.R, K.dtype
-        stack, ridge = np.empty((self.layout.L, R, R), dtype), np.ones(len(K), dtype)
-        fresh, found = np.ones(self.layout.L, bool), np.full(2, -1, np.int64)
-        roots = int(self.tree[0][-1, 0]) + 1
-        plain, sizes, losses = np.empty((len(fresh), R), dtype), np.empty_like(ridge), np.zeros(
-            (roots, 2))
+        L, roots, found = self.layout.L, int(self.tree[0][-1, 0]) + 1, np.full(2, -1, np.int64)
+        stack, plain = np.zeros((L, R, R), dtype), np.zeros((L, R), dtype)
+        ridge, sizes, losses = np.ones(len(K), dtype), np.empty(len(K), dtype), np.zeros((roots, 2))
         passed = np.empty((roots, 0, 0), dtype), np.empty((roots, 0), dtype), np.zeros((roots, 1))
         nothing = np.empty((0, 0), dtype)
         for a, b in self._blocks():
@@ -117,7 +115,7 @@ class Leaves(NamedTuple):
             gram(a, b, G)
             _compiled_sweeps.sweep_factor(
                 nothing, nothing.reshape(0), G, nothing, ridge, a, b, self.begins, self.begins,
-                self.tree, 0, stack, plain, fresh, K, sizes, *passed, losses, found)
+                self.tree, 0, stack, plain, K, sizes, *passed, losses, found)
             if found[0] >= 0:
                 level, group = (int(i) for i in found)
                 fail[:] = level, group % (int(self.layout.path[-1, level]) + 1)
