@@ -81,7 +81,8 @@ class MLR(Factored):
     factor (once)       n R² + Σ p_l r_l R_l²    1
     ``solve``           4 n R                    2 (3 more a correction)
     ``logdet``          free after factoring     0
-    ``inv``             n R² (forms H)           1
+    ``inv``             free                     0
+    its diagonal, or U  n R²                     1
     ==================  =======================  =============================
 
     The factorization is the Cholesky factorization without fill of ``I + Fᵀ D⁻¹ F``, leaves
