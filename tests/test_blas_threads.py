@@ -24,9 +24,9 @@ def case(monkeypatch):
     """An operator with large leaves, which threads share, and data."""
     monkeypatch.setenv("MLROPS_NUM_THREADS", "2")
     rng = np.random.default_rng(0)
-    A = MLR.from_compact(Hierarchy.balanced(8000, [1, 4, 16]), (6, 5, 4),
-                         rng.standard_normal((8000, 15)), rng.uniform(0.5, 1, 8000))
-    return A, rng.standard_normal((8000, 30))
+    A = MLR.from_compact(Hierarchy.balanced(12_000, [1, 4, 16]), (6, 5, 4),
+                         rng.standard_normal((12_000, 15)), rng.uniform(0.5, 1, 12_000))
+    return A, rng.standard_normal((12_000, 30))
 
 
 def within(monkeypatch, function):
@@ -141,7 +141,7 @@ def test_products_shared_by_threads_are_small_where_blas_has_threads(blas, k, sh
                                                                      monkeypatch):
     """BLAS takes one thread for small products: what is shared is cut into such ones."""
     A, X = case
-    X = np.resize(X, (8000, k))
+    X = np.resize(X, (12_000, k))
     monkeypatch.setattr(threads, "_blas", lambda: None if blas is None else lambda: blas)
     chunks, longest = leaf._chunks, []
 
@@ -168,9 +168,9 @@ def test_large_leaves_however_they_are_shared(blas, count, monkeypatch):
     monkeypatch.setattr(threads, "_blas", lambda: None if blas is None else lambda: blas)
     monkeypatch.setenv("MLROPS_NUM_THREADS", count)
     rng = np.random.default_rng(0)
-    h = Hierarchy.balanced(8000, [1, 4, 16])
-    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((8000, 15)), rng.uniform(0.5, 1, 8000))
-    X = rng.standard_normal((8000, 30))
+    h = Hierarchy.balanced(12_000, [1, 4, 16])
+    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((12_000, 15)), rng.uniform(0.5, 1, 12_000))
+    X = rng.standard_normal((12_000, 30))
     posterior = A.posterior(X)
     F, D = posterior.regress(np.square(X).sum(axis=1))
     sigma_X = A.D[:, None] * X + sum(

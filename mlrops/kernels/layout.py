@@ -20,7 +20,7 @@ BLOCK_ITEMS = 4_000_000
 # share of the rows; a tree of fewer numbers than SHARED_ITEMS in F is swept by one thread.
 SHARES = 16
 LARGEST_SHARE = 1 / 8
-SHARED_ITEMS = 100_000
+SHARED_ITEMS = 150_000
 # Leaves of more rows are long, in a tree that has no such level though it is large enough.
 LONG_ROWS = 500
 

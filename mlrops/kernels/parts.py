@@ -204,7 +204,7 @@ def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray,
     if top == 0:
         return sums[0]
     c, tree, begins = int(layout.cols[top]), layout.above, layout.begins_above
-    if factor is not None:
+    if factor is not None and c:
         G, plain = (_by_parent(passed.place, X, parents) for X in (passed.gram, passed.sizes))
         losses = np.zeros((parents, 2))
         _compiled_sweeps.sweep_factor(
