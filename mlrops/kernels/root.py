@@ -16,18 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
-from . import leaf
+from . import leaf, tree
 from .layout import Layout, make_layout
 
 __all__ = ["SquareRoot", "Update", "eigen", "square_root"]
 
 
 class Update(NamedTuple):
-    """``I + F Q f Qᵀ Fᵀ``, and ``I - F Q g Qᵀ Fᵀ``, its inverse, group by group."""
+    """``I + B f Bᵀ``, and ``I - B g Bᵀ``, its inverse, group by group: B = F Q."""
 
-    F: FloatArray  # (n, r)
-    Q: FloatArray  # (p, r, r)
-    f: FloatArray  # (p, r)
+    B: FloatArray  # (n, r)
+    f: FloatArray  # (p r, 1)
     g: FloatArray
     layout: Layout
 
@@ -40,12 +39,9 @@ class Update(NamedTuple):
         return self._multiply(self.g, x, -1.0)
 
     def _multiply(self, f: FloatArray, x: FloatArray, sign: float) -> FloatArray:
-        out, leaves = np.empty_like(x), self.layout.n_leaves
-        t = np.matmul(self.Q.swapaxes(1, 2), leaf.tdot(self.F, x, self.layout, 0, leaves))
-        t *= f[:, :, None]
-        leaf.dot(self.F, np.matmul(self.Q, t), x, np.ones(x.shape[0], x.dtype), self.layout, 0,
-                 leaves, out, sign=sign)
-        return out
+        t = tree.up(self.B, x, self.layout)
+        t *= f
+        return tree.spread(self.B, np.ones(len(x), x.dtype), t, x, self.layout, sign)
 
 
 def eigen(G: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -100,9 +96,16 @@ def square_root(F: FloatArray, D: FloatArray, boundaries: Sequence[IntArray], co
         own: FloatArray = np.ascontiguousarray(rest[:, lo:hi])
         one = np.arange(boundaries[level].size - 1)[:, None]
         layout = make_layout([boundaries[level]], one, [hi - lo])
-        G = leaf.gram(own, np.ones_like(D), layout, 0, layout.n_leaves)
-        levels.append(Update(own, *eigen(G), layout))
+        levels.append(_update(own, layout))
         rest = np.ascontiguousarray(rest[:, :lo])
         if lo:
             rest = levels[-1].shrink(rest)
     return SquareRoot(levels, D)
+
+
+def _update(F: FloatArray, layout: Layout) -> Update:
+    leaves, none = layout.n_leaves, np.zeros(len(F), F.dtype)
+    Q, f, g = eigen(leaf.gram(F, np.ones_like(none), layout, 0, leaves))
+    B = np.empty_like(F)
+    leaf.dot(F, Q, np.zeros_like(F), none, layout, 0, leaves, B)
+    return Update(B, f.reshape(-1, 1), g.reshape(-1, 1), layout)

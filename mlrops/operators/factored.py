@@ -94,7 +94,7 @@ class Factored(StructuredOperator):
         method : {"cholesky", "qr"}
             Cholesky's, of ``I + Fᵀ D⁻¹ F``, loses as many units of rounding as the largest of all
             ``Σ_ii / D_i``, and of all ratios of a diagonal entry to its pivot, tells.  Above 2500
-            units it is QR, of ``[D^{-1/2} F; I]``, which loses a few whatever D is, takes 6 to 15
+            units it is QR, of ``[D^{-1/2} F; I]``, which loses a few whatever D is, takes 5 to 15
             times as long and keeps as many numbers as F and the factors' rows have.
         bound : float
             The relative error that it leaves.

@@ -67,7 +67,7 @@ class LowRankPlusDiagonal(Factored):
 
     Where D is so small beside F that the Cholesky factor would lose more than 2500 units of
     rounding, a QR factorization of :math:`[\tilde F; I]` takes its place, without squares and
-    without differences: see `factorization`.  It takes 6 to 15 times as long and n k numbers more,
+    without differences: see `factorization`.  It takes 5 to 15 times as long and n k numbers more,
     and then `solve`, determinant, diagonal of the inverse, square root and quadratic form are right
     to a few units of rounding, times the condition of each, whatever D is.
 

@@ -81,7 +81,8 @@ class MLR(Factored):
     factor (once)       n R² + Σ p_l r_l R_l²    1
     ``solve``           4 n R                    2 (3 more a correction)
     ``logdet``          free after factoring     0
-    ``inv``             n R² (forms H)           1
+    ``inv``             free                     0
+    its diagonal, or U  n R²                     1
     ==================  =======================  =============================
 
     The factorization is the Cholesky factorization without fill of ``I + Fᵀ D⁻¹ F``, leaves
@@ -91,8 +92,8 @@ class MLR(Factored):
 
     Where D is so small beside F that this would lose more than 2500 units of rounding, a QR
     factorization of ``[D^{-1/2} F; I]`` up the tree takes its place, right whatever D is: see
-    `factorization`.  It takes 6 to 15 times as long and ``(n + s) R`` numbers more, s the number of
-    all factors; a solve by it takes 2 to 12 times as long.
+    `factorization`.  It takes 5 to 15 times as long and ``(n + s) R`` numbers more, s the number of
+    all factors; a solve by it takes 3 to 12 times as long.
 
     Examples
     --------

@@ -191,7 +191,7 @@ def refined(A: StructuredOperator, solve: Callable[[FloatArray], FloatArray], b:
     """`solve` with steps of iterative refinement as long as they halve the residual.
 
     None where the backward error (where `units` are 10 or less: the residual, relative to b) is
-    below so many `units` of rounding; by default 100, and what an iteration promises where parts of
+    below so many `units` of rounding; by default 50, and what an iteration promises where parts of
     A are solved by one.  Raises LinAlgError where it stays above `LIMIT`, or `units`, of them.
     """
     if units is None:
