@@ -169,7 +169,8 @@ def test_large_leaves_however_they_are_shared(blas, count, monkeypatch):
     monkeypatch.setenv("MLROPS_NUM_THREADS", count)
     rng = np.random.default_rng(0)
     h = Hierarchy.balanced(12_000, [1, 4, 16])
-    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((12_000, 15)), rng.uniform(0.5, 1, 12_000))
+    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((12_000, 15)),
+                         rng.uniform(0.5, 1, 12_000))
     X = rng.standard_normal((12_000, 30))
     posterior = A.posterior(X)
     F, D = posterior.regress(np.square(X).sum(axis=1))
