@@ -93,7 +93,7 @@ class MLR(Factored):
     Where D is so small beside F that this would lose more than 2500 units of rounding, a QR
     factorization of ``[D^{-1/2} F; I]`` up the tree takes its place, right whatever D is: see
     `factorization`.  It takes 5 to 15 times as long and ``(n + s) R`` numbers more, s the number of
-    all factors; a solve by it takes 3 to 12 times as long.
+    all factors; a solve by it takes 2 to 16 times as long.
 
     Examples
     --------
