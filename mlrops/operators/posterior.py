@@ -97,10 +97,10 @@ class FactorPosterior(FactorMoments):
     one coarse → fine recursion: two sweeps over the tree and one product with the factors, ``2 n R
     N`` flops plus small change.  No n×n and no spread-out n×s matrix is formed.
 
-    Where the variance of a feature is more than 1e4 times its D, these lose so many units of
-    rounding.  Then the means are corrected by the residuals ``x - F z`` of such features, and sums
-    of their squares take the place of differences: `total_inv_quad`, `regress` and `gradient` lose
-    the root of variance / D at most, as the data themselves do.
+    Where the variance of a feature is more than 4e6 times its D (float32: 100 times), these may
+    lose so many units of rounding.  Then the means are corrected by the residuals ``x - F z`` of
+    such features, and sums of their squares take the place of differences: `total_inv_quad`,
+    `regress` and `gradient` lose the root of variance / D at most, as the data themselves do.
     """
 
     def __init__(self, covariance: MLR, X: Real, check_finite: bool = True,
