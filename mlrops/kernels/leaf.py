@@ -139,6 +139,9 @@ def _tdot_of(F, scale, x, lo, hi, out, sums):
             _compiled_rows.rows_scaled(x, scale, a, b, part, sums)
         # Cut for BLAS, but in one call: many short ones would wait for those of other threads.
         rows = threads.blas_rows(R * k, b - a)
+        if rows == hi - lo:
+            np.matmul(F[a:b].T, part, out=out)
+            return
         whole, rest = divmod(b - a, rows)
         products = scratch("products", (whole + (rest > 0), R, k), F.dtype)
         np.matmul(F[a : b - rest].reshape(whole, rows, R).transpose(0, 2, 1),

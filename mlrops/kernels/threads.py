@@ -15,7 +15,7 @@ from .._common.typing import IntArray
 __all__ = ["blas_keeps_to_one", "blas_rows", "count", "run"]
 
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
-MIN_WORK = 1_000_000
+MIN_WORK = 4_000_000
 
 
 class _Local(threading.local):
