@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from trees import make_case, set_constants
 
 from mlrops import MLR, Hierarchy
-from mlrops.kernels import layout, threads
+from mlrops.kernels import _jit, layout, threads
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,6 +91,32 @@ def test_work_is_shared_between_threads(monkeypatch):
 
     with pytest.raises(ArithmeticError):
         threads.run(fails, offsets, 0, 5, 10)
+
+
+def test_threads_that_call_a_kernel_first_at_once_do_not_compile_ever_after():
+    """Of two equal entries for read-only arrays numba would take none, at any later call."""
+    def total(x, out):
+        out[0] = 0
+        for i in range(x.size):
+            out[0] += x[i]
+
+    kernel, start = _jit.jit(total), threading.Barrier(4)
+    x, found = np.arange(5.0), np.zeros((4, 1))
+    x.flags.writeable = False
+
+    def call(number):
+        start.wait()
+        kernel(x, found[number])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
+    assert (found == 10).all()
+
+    def compiles_again(*args, **kwargs):
+        raise AssertionError("a call of a known signature went to the compiler")
+
+    kernel._compile_for_args = compiles_again
+    kernel(x, found[0])
 
 
 @pytest.mark.parametrize("asked", ["", "0", "-3", "many"])

@@ -32,6 +32,7 @@ _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinit
 _njit: Any = nb.njit
 _TUPLE: Any = types.BaseAnonymousTuple
 _kernels: list[Any] = []
+_entered: set[tuple[Any, ...]] = set()  # kernels and types under which they have code
 _warned = False
 
 
@@ -106,12 +107,15 @@ def _entry(kernel: Any, *args: Any) -> Any:
 
     A kernel writes only what its caller made for it, so it need not be compiled for every choice of
     flags.  The code goes into the table by the types as they are: the next call finds it there.
+    Once: of two equal entries, which two threads at their first call would make, numba takes none,
+    and every call would come here again.
     """
     kernel._compilation_chain_init_hook()
     given = [kernel.typeof_pyval(arg) for arg in args]
     plain = [_writeable(kind) for kind in given]
     code = kernel.compile(tuple(plain))
-    if given != plain:
+    if given != plain and (kernel, *given) not in _entered:
+        _entered.add((kernel, *given))
         kernel._insert([kind._code for kind in given], code, False)
     kernel._types_active_call.clear()
     return code

@@ -132,22 +132,26 @@ def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
 def _tdot_of(F, scale, x, lo, hi, out, sums):
     """out (R, k) = Fᵀ diag(scale) x over the rows lo:hi, chunk after chunk by BLAS."""
     R, k = out.shape
+    width = threads.blas_columns(R, k)
     for number, (a, b) in enumerate(_cache_chunks(lo, hi, R, k)):
         part = x[a:b]
         if scale.size or sums.size:
             part = scratch("scaled columns", (b - a, k), F.dtype)
             _compiled_rows.rows_scaled(x, scale, a, b, part, sums)
         # Cut for BLAS, but in one call: many short ones would wait for those of other threads.
-        rows = threads.blas_rows(R * k, b - a)
-        if rows == hi - lo:
+        rows = threads.blas_rows(R * width, b - a)
+        if rows == hi - lo and width == k:
             np.matmul(F[a:b].T, part, out=out)
             return
         whole, rest = divmod(b - a, rows)
         products = scratch("products", (whole + (rest > 0), R, k), F.dtype)
-        np.matmul(F[a : b - rest].reshape(whole, rows, R).transpose(0, 2, 1),
-                  part[: b - a - rest].reshape(whole, rows, k), out=products[:whole])
-        if rest:
-            np.matmul(F[b - rest : b].T, part[b - a - rest :], out=products[whole])
+        for c in range(0, k, width):
+            own = slice(c, c + width)
+            np.matmul(F[a : b - rest].reshape(whole, rows, R).transpose(0, 2, 1),
+                      part[: b - a - rest].reshape(whole, rows, k)[:, :, own],
+                      out=products[:whole, :, own])
+            if rest:
+                np.matmul(F[b - rest : b].T, part[b - a - rest :, own], out=products[whole, :, own])
         if number == 0:
             np.sum(products, axis=0, out=out)
         else:
@@ -231,13 +235,16 @@ def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layo
 def _dot_of(F, Z, p, x, sign, solve, lo, hi, out, sums):
     """`dot` on the rows lo:hi, chunk after chunk by BLAS; Z (R, k)."""
     R, k = Z.shape
+    width = threads.blas_columns(R, k)
     for a, b in _cache_chunks(lo, hi, R, k):
-        rows = threads.blas_rows(R * k, b - a)
+        rows = threads.blas_rows(R * width, b - a)
         rest = (b - a) % rows
-        np.matmul(F[a : b - rest].reshape(-1, rows, R), Z,
-                  out=out[a : b - rest].reshape(-1, rows, k))
-        if rest:
-            np.matmul(F[b - rest : b], Z, out=out[b - rest : b])
+        for c in range(0, k, width):
+            own = slice(c, c + width)
+            np.matmul(F[a : b - rest].reshape(-1, rows, R), Z[:, own],
+                      out=out[a : b - rest].reshape(-1, rows, k)[:, :, own])
+            if rest:
+                np.matmul(F[b - rest : b], Z[:, own], out=out[b - rest : b, own])
         _compiled_rows.rows_finish(p, x, sign, solve, a, b, out, sums)
 
 

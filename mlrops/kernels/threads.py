@@ -12,7 +12,7 @@ import numpy as np
 
 from .._common.typing import IntArray
 
-__all__ = ["blas_keeps_to_one", "blas_rows", "count", "run"]
+__all__ = ["blas_columns", "blas_keeps_to_one", "blas_rows", "count", "run"]
 
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
 MIN_WORK = 4_000_000
@@ -84,6 +84,13 @@ def blas_rows(width: int, longest: int) -> int:
     if not _local.inside or _blas() is None or _blas()() == 1:
         return longest
     return min(longest, max(BLAS_ROWS, BLAS_ALONE // width))
+
+
+def blas_columns(R: int, k: int) -> int:
+    """Columns to multiply F (n, R) with at a time, at most k: see `blas_rows`."""
+    if not _local.inside or _blas() is None or _blas()() == 1:
+        return k
+    return min(k, max(1, BLAS_ALONE // (BLAS_ROWS * R)))
 
 
 def _executor(threads: int) -> ThreadPoolExecutor:
