@@ -201,6 +201,23 @@ def rows_scaled(x, scale, lo, hi, out, sums):
 
 
 @jit
+def rows_rooted(F, scale, lo, hi, out, most):
+    """out[:hi - lo] = diag(scale)^½ F on the rows lo:hi; most[0] is no less than their squares."""
+    R = _U(F.shape[1])
+    start = _U(lo)
+    largest = 0.0
+    for i in range(start, _U(hi)):
+        root = np.sqrt(scale[i])
+        square = root * 0
+        for j in range(R):
+            v = root * F[i, j]
+            out[i - start, j] = v
+            square += v * v
+        largest = max(largest, square)
+    most[0] = max(most[0], largest)
+
+
+@jit
 def rows_finish(p, x, sign, solve, lo, hi, out, sums):
     """out = p x + sign out on the rows lo:hi, or p (x - out) when `solve`.
 

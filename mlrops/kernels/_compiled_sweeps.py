@@ -37,8 +37,8 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
 
     What nobody has eliminated from is summed too, in plain (L, R) and passed (groups, c): sizes
     (s,) gets the diagonal of ``I + Fᵀ diag(scale) F``, losses (groups, 2) the largest trace of a
-    leaf's Gram matrix and the largest ratio of an entry of that diagonal to its pivot.  `given`
-    (last - first, R) are such sums for the leaves, where G is not of rows.
+    Gram matrix formed here and the largest ratio of an entry of that diagonal to its pivot.
+    `given` (last - first, R) are such sums for the leaves, where G is not of rows.
     """
     path, cols, zoff = tree
     L = path.shape[1]
@@ -76,7 +76,8 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
         for a in range(R):
             plain[bottom, a] = given[_U(q - first), a] if given.size > 0 else stack[bottom, a, a]
             trace += plain[bottom, a]
-        losses[group, 0] = max(losses[group, 0], trace)
+        if G.size == 0:
+            losses[group, 0] = max(losses[group, 0], trace)
         product = 1.0
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):

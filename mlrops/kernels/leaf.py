@@ -276,60 +276,72 @@ def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout:
 
 
 def gram(F: FloatArray, scale: FloatArray, layout: Layout, lo: int, hi: int,
-         out: FloatArray | None = None, long: FloatArray | None = None) -> FloatArray:
+         out: FloatArray | None = None, long: FloatArray | None = None,
+         most: FloatArray | None = None) -> FloatArray:
     """G (hi - lo, R, R): ``F_leafᵀ diag(scale) F_leaf``; the lower triangle is what counts.
 
-    `long` is what `long_gram` gave, if it was called.
+    `long` is what `long_gram` gave, if it was called.  most (1,) is made no less than the largest
+    square of a row of ``diag(scale)^½ F``.
     """
     R = F.shape[1]
     G = np.empty((hi - lo, R, R), F.dtype) if out is None else out
+    most = np.zeros(1) if most is None else most
     if long is None:
-        long = long_gram(F, scale, layout)
+        long = long_gram(F, scale, layout, most)
     apart, off = _apart(layout, lo, hi, R), layout.leaf_off
     for a, b in _small_runs(apart, lo, hi):
         _compiled_rows.rows_gram(F, scale, off, lo, a, b, G)
+        most[0] = max(most[0], np.einsum("qii->q", G[a - lo : b - lo]).max())
     for q, place in zip(apart, np.searchsorted(layout.long, apart), strict=True):
         if layout.sizes[q] > layout.long_rows:
             G[q - lo] = long[place]
         else:
-            _square(_root_scaled(F, scale, slice(int(off[q]), int(off[q + 1]))), G[q - lo])
+            _square(_root_scaled(F, scale, int(off[q]), int(off[q + 1]), most), G[q - lo])
     return G
 
 
-def _root_scaled(F, scale, rows):
-    """X = diag(scale)^½ F on a slice of rows, good until the next call."""
-    out = scratch("scaled rows", (rows.stop - rows.start, F.shape[1]), F.dtype)
-    return np.multiply(F[rows], np.sqrt(scale[rows])[:, None], out=out)
+def _root_scaled(F, scale, lo, hi, most):
+    """X = diag(scale)^½ F on the rows lo:hi, good until the next call."""
+    out = scratch("scaled rows", (hi - lo, F.shape[1]), F.dtype)
+    _compiled_rows.rows_rooted(F, scale, lo, hi, out, most)
+    return out
 
 
-def long_gram(F: FloatArray, scale: FloatArray, layout: Layout) -> FloatArray:
-    """``F_leafᵀ diag(scale) F_leaf`` of the long leaves, (leaves, R, R), by pieces and threads."""
+def long_gram(F: FloatArray, scale: FloatArray, layout: Layout, most: FloatArray | None = None
+              ) -> FloatArray:
+    """``F_leafᵀ diag(scale) F_leaf`` of the long leaves, (leaves, R, R), by pieces and threads.
+
+    `most` is as of `gram`.
+    """
     R = F.shape[1]
     if not layout.long.size:
         return np.empty((0, R, R), F.dtype)
     starts, ends, owner = layout.pieces
-    P = np.empty((owner.size, R, R), F.dtype)
+    P, largest = np.empty((owner.size, R, R), F.dtype), np.zeros((owner.size, 1))
 
     def piece(j):
-        rows = slice(int(starts[j]), int(ends[j]))
+        lo, hi = int(starts[j]), int(ends[j])
         if is_large(PIECE_ROWS, R, R):
-            _square(_root_scaled(F, scale, rows), P[j])
+            _square(_root_scaled(F, scale, lo, hi, largest[j]), P[j])
         else:
-            off = np.array([rows.start, rows.stop])
-            _compiled_rows.rows_gram(F, scale, off, 0, 0, 1, P[j : j + 1])
+            _compiled_rows.rows_gram(F, scale, np.array([lo, hi]), 0, 0, 1, P[j : j + 1])
+            largest[j] = np.trace(P[j])
 
     _by_piece(piece, layout, R * R)
+    if most is not None:
+        most[0] = max(most[0], largest.max())
     return _by_leaf(P, layout)
 
 
-def gram_of_all(F: FloatArray, scale: FloatArray) -> FloatArray:
-    """`gram` (R, R) of all rows as one leaf; for a short one a fraction of the calls."""
+def gram_of_all(F: FloatArray, scale: FloatArray) -> tuple[FloatArray, float]:
+    """`gram` (R, R) of all rows as one leaf, and its `most`; fewer calls for a short one."""
     n, R = F.shape
     if is_large(n, R, R):
-        return gram(F, scale, make_layout([np.array([0, n])], np.zeros((1, 1), int), [R]), 0, 1)[0]
+        layout, most = make_layout([np.array([0, n])], np.zeros((1, 1), int), [R]), np.zeros(1)
+        return gram(F, scale, layout, 0, 1, most=most)[0], float(most[0])
     G = np.empty((1, R, R), F.dtype)
     _compiled_rows.rows_gram(F, scale, np.array([0, n]), 0, 0, 1, G)
-    return G[0]
+    return G[0], float(np.trace(G[0]))
 
 
 def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_samples: float,

@@ -142,7 +142,8 @@ def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layou
     for a, b in blocks(first, last, items, CACHE_ITEMS):
         G = none(dtype, 3)
         if not whole:
-            G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long)
+            most = losses[lo, :1]
+            G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long, most)
         _compiled_sweeps.sweep_factor(F, scale, G, none(dtype), ridge, a, b, layout.leaf_off,
                                       layout.begins, layout.tree, layout.top, stack, plain, K,
                                       sizes, passed.gram, passed.sizes, passed.sums, losses,

@@ -84,7 +84,7 @@ def factor(F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> tr
             rows, None])
     pivots = tree.pivots(K, layout)
     gained = 2 * float(np.log(pivots, dtype=np.float64).sum())
-    return found._replace(gained=gained, fail=broken(K, layout.tree), trace=np.inf,
+    return found._replace(gained=gained, fail=broken(K, layout.tree), share=np.inf,
                           loss=float((sizes / np.square(pivots)).max(initial=1.0)))
 
 

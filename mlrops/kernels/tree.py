@@ -31,7 +31,7 @@ class Factorization(NamedTuple):
     fail: tuple[int, int] | None  # the (level, group) of a bad pivot, if there is one
     sizes: FloatArray  # (s,) the diagonal of P
     loss: float  # the largest ratio of an entry of the diagonal to its pivot
-    trace: float  # the largest trace of a leaf's Gram matrix
+    share: float  # no less than the largest square of a row of D^{-1/2} F
 
 _ONES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}  # an empty scale
 
@@ -195,7 +195,8 @@ def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layou
     W, ridge = np.empty((layout.s, k), dtype), np.ones(layout.s, dtype) if ridge is None else ridge
     found = parts.Factor(np.zeros((layout.s, R), dtype), np.empty(layout.s, dtype),
                          np.zeros((layout.n_groups, 2)), np.full(2, -1, np.int64))
-    passed, long = parts.passing(layout, k, dtype, gram=True), leaf.long_gram(F, dinv, layout)
+    passed = parts.passing(layout, k, dtype, gram=True)
+    long = leaf.long_gram(F, dinv, layout, found.losses[0, :1])
     parts.share(lambda lo, hi: parts.eliminate(F, dinv, ridge, layout, found, passed, lo, hi, long,
                                                Y, W),
                 layout, layout.n * R * max(R, k))
@@ -204,8 +205,8 @@ def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layou
         gained = 2 * float(parts.root(passed, layout, found.K, W, ridge, found)[0])
     if found.fail[0] >= 0:
         gained, fail = np.nan, (int(found.fail[0]), int(found.fail[1]))
-    trace, loss = found.losses.max(axis=0)
-    return Factorization(found.K, gained, fail, found.sizes, float(loss), float(trace)), W
+    share, loss = found.losses.max(axis=0)
+    return Factorization(found.K, gained, fail, found.sizes, float(loss), float(share)), W
 
 
 def pivots(K: FloatArray, layout: Layout) -> FloatArray:

@@ -131,7 +131,7 @@ class Factored(StructuredOperator):
     @cached_property
     def _share_loss(self) -> float:
         """The largest ``Σ_ii / D_i``, or a bound of it that is no reason for QR."""
-        bound = 1 + self._factor.trace
+        bound = 1 + self._factor.share
         return bound if bound <= accuracy.LARGEST else self._scales.share
 
     @cached_property

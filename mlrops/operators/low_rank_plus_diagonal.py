@@ -140,19 +140,18 @@ class LowRankPlusDiagonal(Factored):
         return y
 
     def _cholesky(self):
-        P = kernels.leaf.gram_of_all(self._F, self._dinv)
-        trace = float(np.trace(P))
+        P, share = kernels.leaf.gram_of_all(self._F, self._dinv)
         np.einsum("ii->i", P)[...] += 1
         try:
             C = linalg.cholesky(P, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             C = None
         if C is None or not np.isfinite(C).all():
-            return kernels.tree.Factorization(P, np.nan, (0, 0), P.diagonal(), np.inf, trace)
+            return kernels.tree.Factorization(P, np.nan, (0, 0), P.diagonal(), np.inf, share)
         pivots = C.diagonal()
         gained = 2 * np.log(pivots, dtype=np.float64).sum()
         loss = (P.diagonal() / np.square(pivots)).max(initial=1.0)
-        return kernels.tree.Factorization(C, float(gained), None, P.diagonal(), float(loss), trace)
+        return kernels.tree.Factorization(C, float(gained), None, P.diagonal(), float(loss), share)
 
     def _explained(self, t):
         return _POTRS[self.dtype](self._factor.K, t, lower=True)[0]
@@ -206,7 +205,7 @@ class _SymmetricRoot:
 
     def __init__(self, F, d, dinv):
         self.F, self.deviation = F, np.sqrt(d)[:, None]
-        gram = kernels.leaf.gram_of_all(F, dinv)[None]
+        gram = kernels.leaf.gram_of_all(F, dinv)[0][None]
         self.Q, self.f, self.g = (part[0] for part in kernels.root.eigen(gram))
 
     def _between(self, f, x):
