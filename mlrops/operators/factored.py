@@ -17,6 +17,7 @@ from .refine import (
     BACKWARD_ERROR,
     CORRECTIONS,
     LIMIT,
+    are_safe,
     check_reached,
     column_dots,
     doubtful,
@@ -210,13 +211,22 @@ class Factored(StructuredOperator):
     def _solve(self, b):
         if self._F.shape[1] == 0 or b.size == 0:
             return (b.T / self.D).T
-        return self._apply(lambda t: of_size_one(self._corrected, t), b)
+        return self._apply(self._solved, b)
 
-    def _corrected(self, b: FloatArray) -> FloatArray:
-        """``Σ⁻¹ b``, corrected where its backward error asks for it."""
+    def _solved(self, b: FloatArray) -> FloatArray:
+        """``Σ⁻¹ b``, of columns of size one where their squares under- or overflow."""
+        if not self._exactly:
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = self._once(b)
+            if are_safe(found[2][0], b.dtype):  # which it tells without another pass over b
+                return self._corrected(b, found)
+        return of_size_one(self._corrected, b)
+
+    def _corrected(self, b: FloatArray, found: Any = None) -> FloatArray:
+        """``Σ⁻¹ b``, corrected where its backward error asks for it; `found` is `_once` of b."""
         if self._exactly:
             return self._by_qr(b)
-        x, z, squares = self._once(b)
+        x, z, squares = self._once(b) if found is None else found
         norms = self._rough_norms
         if not doubtful(squares, norms[0] * self._largest, norms).size:
             return x

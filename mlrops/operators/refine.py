@@ -12,8 +12,8 @@ import numpy as np
 from .._common.cached import computed_once
 from .._common.typing import FloatArray, IntArray
 
-__all__ = ["LIMIT", "RTOL", "check_reached", "column_dots", "corrected", "doubtful", "exponents",
-           "lengths", "norm_of", "of_size_one", "refine", "refined", "unreached"]
+__all__ = ["LIMIT", "RTOL", "are_safe", "check_reached", "column_dots", "corrected", "doubtful",
+           "exponents", "lengths", "norm_of", "of_size_one", "refine", "refined", "unreached"]
 
 StructuredOperator: TypeAlias = Any  # its file imports this one
 
@@ -71,19 +71,25 @@ def exponents(x: FloatArray) -> IntArray:
     return np.frexp(np.abs(x).max(axis=0, initial=0))[1]
 
 
+def are_safe(squares: FloatArray, dtype: np.dtype) -> bool:
+    """Whether squared lengths of columns leave room for what is done with them."""
+    low, high = _SAFE[dtype]
+    if squares.size == 1:
+        return low < squares.item() < high
+    return bool(((low < squares) & (squares < high)).all())
+
+
 def of_size_one(solve: Callable[[FloatArray], Any], b: FloatArray, power: int = 1) -> Any:
     """``solve(b)``, on columns of size one where squares of b would under- or overflow.
 
     Scaled by powers of two, which changes no bit of what stays in range.  `power` is the degree of
     `solve` in b; it may return a tuple.
     """
-    low, high = _SAFE[b.dtype]
     squares = np.dot(b, b) if b.ndim == 1 else column_dots(b)
-    if squares.size == 1 and low < squares.item() < high:
+    if are_safe(squares, b.dtype):
         return solve(b)
+    low, high = _SAFE[b.dtype]
     inside = (low < squares) & (squares < high)
-    if inside.all():
-        return solve(b)
     peak = np.abs(b).max(axis=0, initial=0)
     exponents = np.where(np.isfinite(peak) & ~inside, np.frexp(peak)[1], 0)
     if not exponents.any():
