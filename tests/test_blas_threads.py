@@ -24,9 +24,9 @@ def case(monkeypatch):
     """An operator with large leaves, which threads share, and data."""
     monkeypatch.setenv("MLROPS_NUM_THREADS", "2")
     rng = np.random.default_rng(0)
-    A = MLR.from_compact(Hierarchy.balanced(12_000, [1, 4, 16]), (6, 5, 4),
-                         rng.standard_normal((12_000, 15)), rng.uniform(0.5, 1, 12_000))
-    return A, rng.standard_normal((12_000, 30))
+    A = MLR.from_compact(Hierarchy.balanced(16_000, [1, 4, 32]), (6, 5, 4),
+                         rng.standard_normal((16_000, 15)), rng.uniform(0.5, 1, 16_000))
+    return A, rng.standard_normal((16_000, 30))
 
 
 def within(monkeypatch, function):
@@ -138,7 +138,7 @@ def test_a_child_forked_in_a_sweep_has_the_limits_and_sweeps(case, monkeypatch):
 def test_products_shared_by_threads_are_small_where_blas_has_threads(blas, k, case, monkeypatch):
     """BLAS takes one thread for small products: what is shared is cut into such ones."""
     A, X = case
-    X = np.resize(X, (12_000, k))
+    X = np.resize(X, (16_000, k))
     monkeypatch.setattr(threads, "_blas", lambda: None if blas is None else lambda: blas)
     matmul, found = np.matmul, []
 
@@ -165,10 +165,10 @@ def test_large_leaves_however_they_are_shared(blas, count, monkeypatch):
     monkeypatch.setattr(threads, "_blas", lambda: None if blas is None else lambda: blas)
     monkeypatch.setenv("MLROPS_NUM_THREADS", count)
     rng = np.random.default_rng(0)
-    h = Hierarchy.balanced(12_000, [1, 4, 16])
-    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((12_000, 15)),
-                         rng.uniform(0.5, 1, 12_000))
-    X = rng.standard_normal((12_000, 30))
+    h = Hierarchy.balanced(16_000, [1, 4, 32])
+    A = MLR.from_compact(h, (6, 5, 4), rng.standard_normal((16_000, 15)),
+                         rng.uniform(0.5, 1, 16_000))
+    X = rng.standard_normal((16_000, 30))
     posterior = A.posterior(X)
     F, D = posterior.regress(np.square(X).sum(axis=1))
     sigma_X = A.D[:, None] * X + sum(

@@ -53,8 +53,8 @@ if hasattr(os, "register_at_fork"):
 # is read here and never set.  OpenBLAS, which NumPy's wheels carry, takes one thread for products
 # that are small, whatever it was told.
 
-# Multiply-adds of the largest such product: XᵀX takes threads from 430,000 on, others later.
-BLAS_ALONE = 400_000
+# Multiply-adds of the largest such product: older versions take threads from 262,144 on.
+BLAS_ALONE = 260_000
 # Rows of F below which such a product is not worth its call.
 BLAS_ROWS = 32
 
