@@ -124,7 +124,7 @@ def test_small(benchmark, record_in):
                 lambda A=A, x=x: A.solve(x))]
             record_in("Calls at small n, microseconds; to reach: product 25, solve 30",
                       ("n", "SciPy's operator", "MLR product", "MLR solve"),
-                      n, *(f"{t:.0f}" for t in times))
+                      f"{n:,}", *(f"{t:.0f}" for t in times))
 
     benchmark.pedantic(measure, rounds=1)
 
