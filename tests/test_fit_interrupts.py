@@ -172,7 +172,7 @@ rows, cols = Hierarchy.balanced(300, [1, 2, 4, 8, 16]), Hierarchy.balanced(260, 
 def say(iterate):
     if iterate.n_iter == updates:
         threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()
-    if iterate.n_iter == updates + (10 if name == "ranks" else 200):  # the timer may be late
+    if iterate.n_iter == updates + (5 if name == "ranks" else 200):  # the timer may be late
         threading.Event().wait()
 
 options = {"tol": 0, "max_iter": 10**6, "random_state": 0, "progress": bar, "callback": say}
