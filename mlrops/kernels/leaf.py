@@ -317,7 +317,8 @@ def long_gram(F: FloatArray, scale: FloatArray, layout: Layout, most: FloatArray
     if not layout.long.size:
         return np.empty((0, R, R), F.dtype)
     starts, ends, owner = layout.pieces
-    P, largest = np.empty((owner.size, R, R), F.dtype), np.zeros((owner.size, 1))
+    # Zeros, because sums over the pieces take what nobody writes above the diagonals, too.
+    P, largest = np.zeros((owner.size, R, R), F.dtype), np.zeros((owner.size, 1))
 
     def piece(j):
         lo, hi = int(starts[j]), int(ends[j])
