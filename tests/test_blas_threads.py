@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -132,6 +133,19 @@ def test_a_child_forked_in_a_sweep_has_the_limits_and_sweeps(case, monkeypatch):
         within(patch, fork)
         assert np.allclose(A @ X, expected)
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
+@OPENBLAS
+def test_no_thread_spins_behind_a_product(case):
+    """Threads of BLAS that took part would be busy for a while, in case another product comes."""
+    A, X = case
+    with threadpool_limits(2):
+        time.sleep(0.3)  # for those of other tests
+        for call in (lambda: A @ X, lambda: A.solve(X)):
+            call()
+            start = time.process_time()
+            time.sleep(0.2)
+            assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize("blas, k", [(1, 90), (4, 90), (4, 1200), (1, 1200), (None, 30)])

@@ -16,7 +16,7 @@ import pytest
 from trees import make_case, set_constants
 
 from mlrops import MLR, Hierarchy
-from mlrops.kernels import _jit, layout, threads
+from mlrops.kernels import _jit, layout, leaf, threads
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +117,26 @@ def test_threads_that_call_a_kernel_first_at_once_do_not_compile_ever_after():
 
     kernel._compile_for_args = compiles_again
     kernel(x, found[0])
+
+
+def test_products_of_long_leaves_are_taken_once_whatever_the_blocks(monkeypatch):
+    """Factoring and projecting in one pass takes those of all of them before it begins."""
+    h = Hierarchy.balanced(40_000, [1, 4])  # leaves of 10,000 rows, a block each
+    rng = np.random.default_rng(0)
+    A = MLR.from_compact(h, (4, 4), rng.standard_normal((h.n, 8)), rng.uniform(1, 2, h.n))
+    assert A._layout.long.size == 4
+    X, taken, long_tdot = rng.standard_normal((h.n, 6)), [], leaf.long_tdot
+    set_constants(monkeypatch, CACHE_ITEMS=1)
+
+    def spy(*args, **kwargs):
+        taken.append(args)
+        return long_tdot(*args, **kwargs)
+
+    monkeypatch.setattr(leaf, "long_tdot", spy)
+    post = A.posterior(X)
+    assert len(taken) == 1
+    monkeypatch.undo()
+    same(post.mean(-1), A.posterior(X).mean(-1))
 
 
 @pytest.mark.parametrize("asked", ["", "0", "-3", "many"])

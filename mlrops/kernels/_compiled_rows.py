@@ -106,36 +106,40 @@ def rows_dot(F, Z, first, p, x, off, lo, hi, sign, solve, out, sums):
 
 
 @jit
+def add_gram(F, scale, lo, hi, G, place):
+    """G[place] += Fᵀ diag(scale) F over the rows lo:hi, lower triangle."""
+    R = _U(F.shape[1])
+    zero = F.dtype.type(0)
+    i = _U(lo)
+    end = _U(hi)
+    while i < end:  # four rows at a time; behind the last, rows that weigh nothing
+        b = min(i + _ONE, end - _ONE)
+        c = min(i + _TWO, end - _ONE)
+        d = min(i + _THREE, end - _ONE)
+        s0 = scale[i]
+        s1 = scale[b] if i + _ONE < end else zero
+        s2 = scale[c] if i + _TWO < end else zero
+        s3 = scale[d] if i + _THREE < end else zero
+        for a in range(R):
+            f0 = s0 * F[i, a]
+            f1 = s1 * F[b, a]
+            f2 = s2 * F[c, a]
+            f3 = s3 * F[d, a]
+            for j in range(a + _ONE):
+                G[place, a, j] += f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
+        i += _FOUR
+
+
+@jit
 def rows_gram(F, scale, off, first, lo, hi, G):
     """G[q - first] = F_leafᵀ diag(scale) F_leaf, lower triangle."""
     R = _U(F.shape[1])
-    zero = F.dtype.type(0)
     for q in range(lo, hi):
         g = _U(q - first)
-        i = _U(off[q])
-        end = _U(off[q + 1])
-        start = True
-        while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-            b = min(i + _ONE, end - _ONE)
-            c = min(i + _TWO, end - _ONE)
-            d = min(i + _THREE, end - _ONE)
-            s0 = scale[i]
-            s1 = scale[b] if i + _ONE < end else zero
-            s2 = scale[c] if i + _TWO < end else zero
-            s3 = scale[d] if i + _THREE < end else zero
-            for a in range(R):
-                f0 = s0 * F[i, a]
-                f1 = s1 * F[b, a]
-                f2 = s2 * F[c, a]
-                f3 = s3 * F[d, a]
-                if start:
-                    for j in range(a + _ONE):
-                        G[g, a, j] = f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
-                else:
-                    for j in range(a + _ONE):
-                        G[g, a, j] += f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
-            start = False
-            i += _FOUR
+        for a in range(R):
+            for j in range(a + _ONE):
+                G[g, a, j] = 0
+        add_gram(F, scale, off[q], off[q + 1], G, g)
 
 
 @jit

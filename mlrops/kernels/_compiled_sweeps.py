@@ -16,6 +16,7 @@ leaves.  On the way down it starts from what that tree gives its leaves, `coarse
 
 import numpy as np
 
+from ._compiled_rows import add_gram
 from ._jit import jit
 
 # Indices are unsigned: for signed ones numba looks whether they count from the end, which keeps
@@ -53,25 +54,7 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                 for j in range(a + _ONE):
                     stack[bottom, a, j] = G[g, a, j]
         else:
-            i = _U(off[q])
-            end = _U(off[q + 1])
-            while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-                b = min(i + _ONE, end - _ONE)
-                c = min(i + _TWO, end - _ONE)
-                d = min(i + _THREE, end - _ONE)
-                s0 = scale[i]
-                s1 = scale[b] if i + _ONE < end else zero
-                s2 = scale[c] if i + _TWO < end else zero
-                s3 = scale[d] if i + _THREE < end else zero
-                for a in range(R):
-                    f0 = s0 * F[i, a]
-                    f1 = s1 * F[b, a]
-                    f2 = s2 * F[c, a]
-                    f3 = s3 * F[d, a]
-                    for j in range(a + _ONE):
-                        stack[bottom, a, j] += (
-                            f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j])
-                i += _FOUR
+            add_gram(F, scale, off[q], off[q + 1], stack, bottom)
         trace = 0.0
         for a in range(R):
             plain[bottom, a] = given[_U(q - first), a] if given.size > 0 else stack[bottom, a, a]

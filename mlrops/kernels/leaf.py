@@ -12,7 +12,7 @@ import numpy as np
 from .._common.typing import FloatArray
 from . import _compiled_column, _compiled_rows, threads
 from .layout import CACHE_ITEMS, PIECE_ROWS, Layout, make_layout
-from .scratch import scratch
+from .scratch import none, scratch
 
 __all__ = ["all_small", "dot", "each", "gram", "gram_of_all", "long_dot", "long_gram",
            "long_tdot", "regress", "tdot"]
@@ -24,8 +24,6 @@ BLAS_COLUMNS = 2
 # Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
 CHUNK = 4096
 
-_NO_SUMS = {d: np.empty((0,) * d) for d in (1, 2)}
-_NO_SCALE = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
 
 
 def is_large(size: Any, R: int, k: int) -> Any:
@@ -114,10 +112,10 @@ def tdot(F: FloatArray, x: FloatArray, layout: Layout, lo: int, hi: int,
     """
     k, R, off = x.shape[1], F.shape[1], layout.leaf_off
     T = np.empty((hi - lo, R, k), F.dtype) if out is None else out
-    s = _NO_SCALE[F.dtype] if scale is None else scale
+    s = none(F.dtype, 1) if scale is None else scale
     if long is None:
         long = long_tdot(F, x, layout, scale, sums)
-    sums = _NO_SUMS[2] if sums is None else sums
+    sums = none(np.float64) if sums is None else sums
     apart = _apart(layout, lo, hi, k)
     for a, b in _small_runs(apart, lo, hi):
         _compiled_rows.rows_tdot(F, s, x, off, lo, a, b, T, sums)
@@ -171,7 +169,7 @@ def long_tdot(F: FloatArray, x: FloatArray, layout: Layout, scale: FloatArray | 
     k, R = x.shape[1], F.shape[1]
     if not layout.long.size:
         return np.empty((0, R, k), F.dtype)
-    s = _NO_SCALE[F.dtype] if scale is None else scale
+    s = none(F.dtype, 1) if scale is None else scale
     starts, ends, owner = layout.pieces
     P = (np.zeros if k == 1 else np.empty)((owner.size, R, k), F.dtype)
     squares = np.zeros((owner.size, 2, 0 if sums is None and k > 1 else k))
@@ -221,7 +219,7 @@ def dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout: Layo
     """
     k, off = x.shape[1], layout.leaf_off
     sign = F.dtype.type(sign)
-    squares = _NO_SUMS[1] if sums is None else sums
+    squares = none(np.float64, 1) if sums is None else sums
     apart = _apart(layout, lo, hi, k)
     for a, b in _small_runs(apart, lo, hi):
         _compiled_rows.rows_dot(F, Z, lo, p, x, off, a, b, sign, solve, out, squares)

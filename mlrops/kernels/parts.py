@@ -15,14 +15,13 @@ import numpy as np
 from .._common.typing import FloatArray, IntArray
 from . import _compiled_column, _compiled_sweeps, leaf, threads
 from .layout import CACHE_ITEMS, Layout, blocks
-from .scratch import scratch
+from .scratch import none, scratch
 
-__all__ = ["Passed", "Use", "down", "merge", "none", "passing", "root", "share", "up"]
+__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column_down", "down", "factor_up",
+           "merge", "passing", "room_for_factor", "root", "share", "up", "up_with"]
 
 # Called with a range of leaves and an array with a block of each.
 Use: TypeAlias = Callable[[int, int, FloatArray], object]
-
-_NONE = {(np.dtype(t), d): np.empty((0,) * d, t) for t in (np.float32, np.float64) for d in (2, 3)}
 
 
 class Passed(NamedTuple):
@@ -34,11 +33,6 @@ class Passed(NamedTuple):
     sizes: FloatArray  # (m, c) the diagonals of the Gram matrices before elimination
     rows: FloatArray  # (m, c, k) the same of the right-hand sides
     sums: FloatArray  # (m, 1 + k) float64: Σ log diag C, Σ w²
-
-
-def none(dtype: np.dtype, ndim: int = 2) -> FloatArray:
-    """An empty array: where there is no factor, or no Gram matrices."""
-    return _NONE[np.dtype(dtype), ndim]
 
 
 def passing(layout: Layout, k: int, dtype: np.dtype, gram: bool = False) -> Passed:
@@ -124,36 +118,44 @@ class Factor(NamedTuple):
     fail: IntArray  # (2,)
 
 
-def eliminate(F: FloatArray, scale: FloatArray, ridge: FloatArray, layout: Layout, factor: Factor,
-              passed: Passed, lo: int, hi: int, long: FloatArray | None,
-              x: FloatArray | None = None, W: FloatArray | None = None) -> None:
-    """Factor the groups lo:hi: their rows of `factor`, and `passed`.
+def room_for_factor(layout: Layout, dtype: np.dtype, s: int) -> Factor:
+    """A `Factor` of s node rows that is to be filled."""
+    return Factor(np.zeros((s, layout.R), dtype), np.empty(s, dtype),
+                  np.zeros((layout.n_groups, 2)), np.full(2, -1, np.int64))
 
-    x (n, k) is swept up to W in the same pass over F.
-    """
-    K, sizes, losses, fail = factor
-    R, L, dtype = layout.R, layout.L, K.dtype
-    stack, plain = np.zeros((L, R, R), dtype), np.zeros((L, R), dtype)
-    k = 0 if x is None else x.shape[1]
-    rows = np.zeros((L, R, k), dtype)
-    first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
-    whole = leaf.all_small(layout, first, last)
-    items = k * R if whole else R * max(R, k)
-    for a, b in blocks(first, last, items, CACHE_ITEMS):
-        G = none(dtype, 3)
-        if not whole:
-            most = losses[lo, :1]
-            G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long, most)
-        _compiled_sweeps.sweep_factor(F, scale, G, none(dtype), ridge, a, b, layout.leaf_off,
-                                      layout.begins, layout.tree, layout.top, stack, plain, K,
-                                      sizes, passed.gram, passed.sizes, passed.sums, losses,
-                                      fail)
-        if fail[0] >= 0:
-            return
-        if x is not None:
-            T = leaf.tdot(F, x, layout, a, b, scale, scratch("T", (b - a, R, k), dtype))
-            _compiled_sweeps.sweep_up(T, a, b, layout.begins, layout.tree, K, layout.top, rows, W,
-                                      passed.rows, passed.sums)
+
+def factor_up(F: FloatArray, scale: FloatArray, x: FloatArray | None, layout: Layout,
+              ridge: FloatArray) -> tuple[Factor, FloatArray, Passed]:
+    """Factor all groups, and sweep x (n, k) up in the same pass over F: W (s, k), and `Passed`."""
+    R, k, dtype = layout.R, 0 if x is None else x.shape[1], F.dtype
+    factor, W = room_for_factor(layout, dtype, layout.s), np.empty((layout.s, k), dtype)
+    passed = passing(layout, k, dtype, gram=True)
+    long = leaf.long_gram(F, scale, layout, factor.losses[0, :1])
+    long_x = leaf.long_tdot(F, x, layout, scale) if x is not None and k else None
+
+    def task(lo, hi):
+        whole = leaf.all_small(layout, int(layout.top_leaf[lo]), int(layout.top_leaf[hi]))
+        stacks = np.zeros((layout.L, R, R), dtype), np.zeros((layout.L, R), dtype)
+        rows = np.zeros((layout.L, R, k), dtype)
+        items = k * R if whole else R * max(R, k)
+        for a, b in blocks(*layout.top_leaf[[lo, hi]].tolist(), items, CACHE_ITEMS):
+            G = none(dtype, 3)
+            if not whole:
+                G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long,
+                              factor.losses[lo, :1])
+            _compiled_sweeps.sweep_factor(
+                F, scale, G, none(dtype), ridge, a, b, layout.leaf_off, layout.begins, layout.tree,
+                layout.top, *stacks, factor.K, factor.sizes, passed.gram, passed.sizes,
+                passed.sums, factor.losses, factor.fail)
+            if factor.fail[0] >= 0:
+                return
+            if k:
+                T = leaf.tdot(F, x, layout, a, b, scale, scratch("T", (b - a, R, k), dtype), long_x)
+                _compiled_sweeps.sweep_up(T, a, b, layout.begins, layout.tree, factor.K, layout.top,
+                                          rows, W, passed.rows, passed.sums)
+
+    share(task, layout, layout.n * R * max(R, k))
+    return factor, W, passed
 
 
 # ---------------------------------------------------------------- merge and root
@@ -209,7 +211,7 @@ def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray,
         G, plain = (_by_parent(passed.place, X, parents) for X in (passed.gram, passed.sizes))
         losses = np.zeros((parents, 2))
         _compiled_sweeps.sweep_factor(
-            none(dtype), np.empty(0, dtype), G, plain, ridge, 0, parents, np.zeros(1, np.int64),
+            none(dtype), none(dtype, 1), G, plain, ridge, 0, parents, np.zeros(1, np.int64),
             begins, tree, 0, np.zeros((top, c, c), dtype), np.zeros((top, c), dtype), K,
             factor.sizes, np.empty((parents, 0, 0), dtype),
             np.empty((parents, 0), dtype), sums, losses, factor.fail)

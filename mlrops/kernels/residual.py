@@ -39,19 +39,6 @@ def loses_digits(variance: FloatArray, d: FloatArray) -> bool:
     return bool((variance > LOSS[d.dtype] * d).any())
 
 
-def _add_nodes(T, W, layout, lo, hi):
-    """Add the node rows W to leaf products T of the leaves lo:hi, each at its first leaf."""
-    k = T.shape[2]
-    for level in range(layout.L):
-        c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-        groups = layout.path[lo:hi, level]
-        first = np.flatnonzero(np.diff(groups, prepend=layout.path[lo - 1, level] if lo else -1))
-        if first.size and c0 < c1:
-            a, b = (int(layout.zoff[level] + g * (c1 - c0))
-                    for g in (groups[first[0]], groups[-1] + 1))
-            T[first, c0:c1] += W[a:b].reshape(first.size, c1 - c0, k)
-
-
 def long_rows(F: FloatArray, d: FloatArray, layout: Layout) -> tuple[IntArray, IntArray]:
     """The rows of D^{-1/2}F that are far longer than the others, and their leaves.
 
@@ -193,7 +180,7 @@ class Split:
     def _place(self, node, T, lo, hi, out):
         """Leaf products out (hi - lo, R, k) that sum up to the node rows `node` and T."""
         out[...] = 0
-        _add_nodes(out, node, self._layout, lo, hi)
+        tree.add_nodes(out, node, self._layout, lo, hi)
         a, b = np.searchsorted(self._leaves, [lo, hi])
         out[self._leaves[a:b] - lo] += T[a:b]
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from .._common.typing import FloatArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
-from .layout import BLOCK_ITEMS, CACHE_ITEMS, Layout, blocks
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks
 from .parts import Use
-from .scratch import scratch
+from .scratch import none, scratch
 
-__all__ = ["each_leaf", "factor", "factor_and_project", "inverse_rows", "means", "multiply",
-           "path_covariance", "pivots", "posterior", "project", "project_with", "regress",
-           "rows_from", "solve", "spread", "spread_with", "transfer", "up"]
+__all__ = ["add_nodes", "each_leaf", "factor", "factor_and_project", "inverse_rows", "means",
+           "multiply", "path_covariance", "pivots", "posterior", "project", "project_with",
+           "regress", "rows_from", "solve", "spread", "spread_with", "transfer", "up"]
 
 
 class Factorization(NamedTuple):
@@ -33,8 +33,6 @@ class Factorization(NamedTuple):
     loss: float  # the largest ratio of an entry of the diagonal to its pivot
     share: float  # no less than the largest square of a row of D^{-1/2} F
 
-_ONES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}  # an empty scale
-
 
 def each_leaf(task: Callable[[int, int, int], object], layout: Layout, k: int) -> None:
     """Call ``task(lo, hi, limit)`` on ranges of leaves made of whole groups of the top level.
@@ -43,18 +41,18 @@ def each_leaf(task: Callable[[int, int, int], object], layout: Layout, k: int) -
     share them too where BLAS keeps to one thread and no group holds most of the rows; else one task
     covers the tree and BLAS has all threads.
     """
-    at = layout.top_leaf
-    large = leaf.is_large(int(layout.sizes.max()), layout.R, k)
-    if layout.long.size or large and not _evenly(layout, k):
+    at, longest = layout.top_leaf, int(layout.sizes.max())
+    large = leaf.is_large(longest, layout.R, k)
+    if longest > PIECE_ROWS and not large or large and not _evenly(layout, k):
         task(0, layout.n_leaves, BLOCK_ITEMS)
         return
-    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.shares, 0,
+    threads.run(lambda a, b: task(int(at[a]), int(at[b]), CACHE_ITEMS), layout.leaf_off[at], 0,
                 layout.n_groups, layout.n * layout.R * k)
 
 
 def _evenly(layout, k):
     """Whether threads with one BLAS thread each can share the groups of the top level evenly."""
-    biggest, count = int(np.diff(layout.shares).max()), threads.count()
+    biggest, count = int(np.diff(layout.leaf_off[layout.top_leaf]).max()), threads.count()
     return count > 1 and 2 * count * biggest <= layout.n and threads.blas_keeps_to_one(layout.R * k)
 
 
@@ -70,8 +68,8 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
     """
     k, dtype = x.shape[1], F.dtype
     W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
-    K = parts.none(dtype) if K is None else K
-    scale = _ONES[dtype] if scale is None else scale
+    K = none(dtype) if K is None else K
+    scale = none(dtype, 1) if scale is None else scale
     found = []  # one array a thread
     long = leaf.long_tdot(F, x, layout, scale, norms)
 
@@ -90,7 +88,7 @@ def project_with(product: Use, k: int, dtype: np.dtype, K: FloatArray | None, la
                  ) -> FloatArray:
     """`project` where ``product(lo, hi, T)`` writes t of the leaves lo:hi to T (hi - lo, R, k)."""
     W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
-    K = parts.none(dtype) if K is None else K
+    K = none(dtype) if K is None else K
     parts.share(lambda lo, hi: parts.up_with(product, layout, K, W, passed, lo, hi), layout,
                 layout.n * layout.R * k)
     parts.root(passed, layout, K, W)
@@ -103,7 +101,7 @@ def spread_with(W: FloatArray, K: FloatArray | None, layout: Layout, use: Use | 
 
     K None means that W holds them already.
     """
-    K = parts.none(W.dtype) if K is None else K
+    K = none(W.dtype) if K is None else K
     coarse = parts.coarse_factors(layout, K, W)
     parts.share(lambda lo, hi: parts.down(layout, K, W, coarse, use, lo, hi), layout,
                 layout.n * layout.R * W.shape[1])
@@ -119,7 +117,7 @@ def rows_from(F: FloatArray, p: FloatArray, x: FloatArray, W: FloatArray, K: Flo
     """
     k, R, dtype = W.shape[1], layout.R, W.dtype
     out, kept = np.empty((layout.n, k), dtype), np.empty((layout.long.size, R, k), dtype)
-    K = parts.none(dtype) if K is None else K
+    K = none(dtype) if K is None else K
     coarse = parts.coarse_factors(layout, K, W) if coarse is None else coarse
     found: list[FloatArray] = []  # one array a thread
 
@@ -166,9 +164,9 @@ def transfer(B: FloatArray, C: FloatArray, x: FloatArray, rows: Layout, cols: La
 
     B (m, R) lies on the layout `rows`, C (n, R) on `cols`: two trees of one shape.
     """
-    none = np.zeros(rows.n, B.dtype)
+    zeros = np.zeros(rows.n, B.dtype)
     nothing = np.zeros((rows.n, x.shape[1]), B.dtype)
-    return spread(B, none, project(C, x, None, None, cols), nothing, rows)
+    return spread(B, zeros, project(C, x, None, None, cols), nothing, rows)
 
 
 # ---------------------------------------------------------------- factor and solve
@@ -191,15 +189,8 @@ def factor_and_project(F: FloatArray, dinv: FloatArray, Y: FloatArray, layout: L
 
 def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layout,
             ridge: FloatArray | None = None) -> tuple[Factorization, FloatArray]:
-    R, k, dtype = layout.R, 0 if Y is None else Y.shape[1], F.dtype
-    W, ridge = np.empty((layout.s, k), dtype), np.ones(layout.s, dtype) if ridge is None else ridge
-    found = parts.Factor(np.zeros((layout.s, R), dtype), np.empty(layout.s, dtype),
-                         np.zeros((layout.n_groups, 2)), np.full(2, -1, np.int64))
-    passed = parts.passing(layout, k, dtype, gram=True)
-    long = leaf.long_gram(F, dinv, layout, found.losses[0, :1])
-    parts.share(lambda lo, hi: parts.eliminate(F, dinv, ridge, layout, found, passed, lo, hi, long,
-                                               Y, W),
-                layout, layout.n * R * max(R, k))
+    ridge = np.ones(layout.s, F.dtype) if ridge is None else ridge
+    found, W, passed = parts.factor_up(F, dinv, Y, layout, ridge)
     gained, fail = np.nan, None
     if found.fail[0] < 0:
         gained = 2 * float(parts.root(passed, layout, found.K, W, ridge, found)[0])
@@ -240,22 +231,26 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
     return W, squares
 
 
+def add_nodes(T: FloatArray, W: FloatArray, layout: Layout, lo: int, hi: int) -> None:
+    """Add the node rows W to leaf products T of the leaves lo:hi, each at its first leaf."""
+    k = T.shape[2]
+    for level in range(layout.L):
+        c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
+        groups = layout.path[lo:hi, level]
+        first = np.flatnonzero(np.diff(groups, prepend=layout.path[lo - 1, level] if lo else -1))
+        if first.size and c0 < c1:
+            a, b = (int(layout.zoff[level] + g * (c1 - c0))
+                    for g in (groups[first[0]], groups[-1] + 1))
+            T[first, c0:c1] += W[a:b].reshape(first.size, c1 - c0, k)
+
+
 def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:
     """``(I + FᵀD⁻¹F)⁻¹ t`` for node rows t (s, k): an upward and a downward sweep."""
-    k = t.shape[1]
-    starts = [np.searchsorted(layout.path[:, level], np.arange(layout.path[-1, level] + 1))
-              for level in range(layout.L)]
-
     def product(lo, hi, T):
         T[:] = 0
-        for level, first in enumerate(starts):  # a node's row goes with its first leaf
-            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-            a, b = (int(i) for i in np.searchsorted(first, (lo, hi)))
-            own = slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
-            if c1 > c0:
-                T[first[a:b] - lo, c0:c1] = t[own].reshape(-1, c1 - c0, k)[a:b]
+        add_nodes(T, t, layout, lo, hi)
 
-    W = project_with(product, k, t.dtype, K, layout)
+    W = project_with(product, t.shape[1], t.dtype, K, layout)
     spread_with(W, K, layout)
     return W
 
@@ -278,7 +273,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
     """
     k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
     n_samples = float(n_samples)  # of one type, for kernels that are compiled once
-    nothing = parts.none(dtype)
+    nothing = none(dtype)
     coarse = parts.coarse_factors(layout, nothing, means)
 
     def task(start, stop, limit):

@@ -145,20 +145,12 @@ def up(self: MLR, part: Part, b: Real | None = None) -> tuple[Swept, Passed]:
                          f" features, got an array of shape {b.shape}")
     one = b.ndim == 1
     b = np.ascontiguousarray(b.reshape(len(d), -1))
-    k, dinv, groups = b.shape[1], 1 / d, layout.n_groups
-    W, passed = np.empty((layout.s, k), dtype), kernels.parts.passing(layout, k, dtype, gram=True)
-    found = kernels.parts.Factor(np.zeros((layout.s, layout.R), dtype), np.empty(layout.s, dtype),
-                                 np.zeros((groups, 2)), np.full(2, -1, np.int64))
-    if layout.R:
-        long = kernels.leaf.long_gram(F, dinv, layout)
-        ridge = np.ones(layout.s, dtype)
-        kernels.parts.share(lambda lo, hi: kernels.parts.eliminate(
-            F, dinv, ridge, layout, found, passed, lo, hi, long, b if k else None, W),
-            layout, layout.n * layout.R * max(layout.R, k))
-        if found.fail[0] >= 0:
-            level, group = (int(i) for i in found.fail)
-            below = A._layout.path[A._layout.at(part.level).top_leaf[part.groups.start], level]
-            raise A._breakdown(level, group + int(below))
+    dinv = 1 / d
+    found, W, passed = kernels.parts.factor_up(F, dinv, b, layout, np.ones(layout.s, dtype))
+    if found.fail[0] >= 0:
+        level, group = (int(i) for i in found.fail)
+        below = A._layout.path[A._layout.at(part.level).top_leaf[part.groups.start], level]
+        raise A._breakdown(level, group + int(below))
     # Of b what is left is counted with the sign of w²: so the root may go on adding w².
     off = layout.leaf_off[layout.top_leaf[:-1]]
     passed.sums[:, 0] += np.add.reduceat(np.log(d, dtype=np.float64), off) / 2
@@ -219,8 +211,7 @@ def root(self: MLR, passed: Passed) -> Coarse:
         raise ValueError(f"root: {counted(missing.size, 'group')} of level {passed.level} passed"
                          f" nothing ({name_some(missing)}); merge what all parts passed")
     s, dtype = int(layout.zoff[layout.top]), passed.rows.dtype
-    found = kernels.parts.Factor(np.zeros((s, layout.R), dtype), np.empty(s, dtype),
-                                 np.zeros((layout.n_groups, 2)), np.full(2, -1, np.int64))
+    found = kernels.parts.room_for_factor(layout, dtype, s)
     K, W = found.K, np.empty((s, passed.rows.shape[2]), dtype)
     passed = passed._replace(**{name: array.copy() for name, array in passed._asdict().items()
                                 if name not in ("level", "place")})  # they are overwritten

@@ -4,11 +4,14 @@ Floors are products with the same F and a dense vector or block, in the same run
 peer is SciPy's own operator around a dense matrix, which is what a call costs at least.
 """
 
+import resource
 from functools import cache
+from time import process_time
 
 import numpy as np
 import pytest
 import scipy.sparse.linalg
+from test_mlr_speed import em_iteration
 
 from mlrops import MLR, Hierarchy, LowRankPlusDiagonal
 from mlrops.cli.bench.timing import best_of
@@ -72,6 +75,41 @@ def test_tiny_leaves(number, n, limits, against_floor):
     name = [*PRODUCTS, "factor + logdet"][number]
     against_products(against_floor, f"leaves of 10, n = {n:,}", name, limits[number], tiny_tree, n,
                      TINY, 1)
+
+
+@pytest.mark.parametrize("n", [10**4, 10**6])
+def test_em_on_tiny_leaves(n, against_floor):
+    A, F, D, *_ = case(tiny_tree, n, TINY, 1, float)
+    X = np.random.default_rng(1).standard_normal((n, 20))
+    Y, Z = np.ascontiguousarray(X.T), np.random.default_rng(2).standard_normal((F.shape[1], 20))
+    squares, out = np.einsum("ik,ik->i", X, X), (np.empty_like(F), np.empty_like(D))
+    against_floor(f"leaves of 10, n = {n:,}: EM iteration, N = 20", "`Fᵀ Yᵀ`, `Z Y`",
+                  lambda: (F.T @ Y.T, Z @ Y),
+                  lambda: em_iteration(A.hierarchy, TINY, F, D, X, squares, out), 3.5, 9)
+
+
+def test_ten_million_features(benchmark, record_in):
+    """Leaves of 10: seconds of CPU a feature at n = 10⁷ over those at 10⁶, and the memory taken."""
+    def measure():
+        rows = []
+        for n in (10**6, 10**7):
+            h = tiny_tree(n)
+            F, D, b, _ = draw(h, TINY, 1)
+            times = []
+            for _ in range(2):
+                A, marks = fresh(h, TINY, F, D), [process_time()]
+                for call in (A.logdet, lambda A=A, b=b: A.solve(b), lambda A=A, b=b: A @ b):
+                    call()
+                    marks.append(process_time())
+                times.append(np.diff(marks))
+            rows.append(1e9 * np.min(times, axis=0) / n)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        for name, a, b in zip(("factor + logdet", "first solve", "product"), *rows, strict=True):
+            record_in("Ten million features in leaves of 10, CPU time a feature; aim 1.3",
+                      ("operation", "n = 10⁶", "n = 10⁷", "ratio", "peak of all"), name,
+                      f"{a:.0f} ns", f"{b:.0f} ns", f"{b / a:.2f}", f"{peak:.1f} GB")
+
+    benchmark.pedantic(measure, rounds=1)
 
 
 @pytest.mark.parametrize("k", [1, 8, 64])

@@ -21,6 +21,7 @@ from ...kernels.layout import Layout
 from ...operators.mlr import MLR
 from ...operators.posterior import factor_without_loss
 from .. import estep
+from .from_moments import FromMoments
 from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood, scaled
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Samples(Protocol):
         """The samples, centred and weighted: a `DenseBlock` or the like at a time."""
 
 
-class ResidualStep:
+class ResidualStep(FromMoments):
     """The E-step that takes features with long rows by their residuals; see `EStep`.
 
     A step takes the products with F that others take: corrections of the means need those with the
@@ -70,11 +71,6 @@ class ResidualStep:
         self._second, self._cross, self._squares = S, V, np.array(data.sums_of_squares, A.dtype)
         self._cross[rows], self._squares[rows] = U, squares
 
-    def _times_moments(self, X, out, invert):
-        data = self._data
-        return estep.moments.times_moments(
-            X, self._sigma, self._second, data.weight, out, invert, data.ridge)
-
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step: F, D (not clipped) and mean.  The moments are kept in any case."""
         A, data = self._sigma, self._data
@@ -96,11 +92,3 @@ class ResidualStep:
         dF[rows] = self._cross[rows] / (N * d)[:, None]
         dD[rows] = (self._squares[rows] / (N * d) - 1) / (2 * d)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
-
-    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
-                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
-        """``N D dF W⁻¹``, EM's answer to a gradient by F; the mean stays."""
-        A, G = self._sigma, dF.astype(self._sigma.dtype, copy=False)
-        change = self._times_moments(G, np.empty_like(G), invert=True)
-        change *= (self._data.weight * A._d)[:, None]
-        return scaled(change.astype(dF.dtype, copy=False), scale, out), dmean

@@ -23,6 +23,7 @@ from ...tree.hierarchy import Hierarchy
 from .. import estep
 from .chunks import Chunks
 from .complete import EveryCell, check_enough, check_varies
+from .from_moments import FromMoments
 from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
 
 __all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
@@ -37,7 +38,7 @@ LARGEST_SPARSE_WIDTH = 1024
 SKETCH_ITEMS = 262_144
 
 
-class StreamedStep:
+class StreamedStep(FromMoments):
     r"""The E-step of samples that pass by once, ``x = F z + e`` with ``cov(e) = diag(D)``.
 
     What it keeps does not grow with the samples: cross moments V (n, R) and the second moments
@@ -59,10 +60,6 @@ class StreamedStep:
             explained = data.accumulate(covariance, self._cross, self._second)
         quad = float(data.sums_of_squares @ (1 / covariance._d.astype(float)) - explained)
         self.loglik = log_likelihood(covariance, quad, data.weight)
-
-    def _times_moments(self, X, out, invert):
-        return estep.moments.times_moments(
-            X, self._sigma, self._second, self._data.weight, out, invert)
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step; ``F_leaf = V W⁻¹``, ``W = N Cov + Z Zᵀ`` along the leaf's path.
@@ -91,14 +88,6 @@ class StreamedStep:
             A._F, self._cross, A._dinv, data.sums_of_squares, data.weight, lo, hi, dF, dD),
             len(dD), 2 * dF.size)
         return scaled(dF, scale, out), dD, np.zeros_like(mean)
-
-    def precondition(self, dF: FloatArray, dmean: FloatArray, scale: Maybe = None,
-                     out: Maybe = None) -> tuple[FloatArray, FloatArray]:
-        """``N D dF W⁻¹``, EM's answer to a gradient by F; the mean stays."""
-        A, G = self._sigma, dF.astype(self._sigma.dtype, copy=False)
-        change = self._times_moments(G, np.empty_like(G), invert=True)
-        change *= (self._data.weight * A._d)[:, None]
-        return scaled(change.astype(dF.dtype, copy=False), scale, out), dmean
 
 
 class Streamed(EveryCell):
