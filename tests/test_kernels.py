@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import make_case, set_constants
+from trees import computing, make_case, set_constants
 
 from mlrops import MLR, Hierarchy
 from mlrops.kernels import _jit, layout, leaf, threads
@@ -137,6 +137,20 @@ def test_products_of_long_leaves_are_taken_once_whatever_the_blocks(monkeypatch)
     assert len(taken) == 1
     monkeypatch.undo()
     same(post.mean(-1), A.posterior(X).mean(-1))
+
+
+def test_the_ways_of_computing_are_those_that_they_are_called():
+    """What tests force by tuning constants is what small trees then do."""
+    h = Hierarchy.balanced(24, [1, 4])
+    plain = make_case(h, (1, 1), 0).A._layout
+    assert (plain.top, plain.long.size) == (0, 0)
+    with computing("subtrees shared by threads"):
+        assert make_case(h, (1, 1), 0).A._layout.top == 1
+    with computing("large leaves shared by pieces"):
+        cut = make_case(h, (1, 1), 0).A._layout
+        assert (cut.top, cut.long.size, cut.pieces[2].size) == (0, 4, 12)
+    with computing("leaves in pieces"):
+        assert make_case(h, (1, 1), 0).A._layout.long.size == 4
 
 
 @pytest.mark.parametrize("asked", ["", "0", "-3", "many"])

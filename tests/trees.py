@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.estep import incomplete_solve, patterns
-from mlrops.kernels import layout, leaf, threads, tree
+from mlrops.factor.estep import forest, incomplete_solve, moments, patterns
+from mlrops.kernels import layout, leaf, parts, threads, tree
 
 
 class Case(NamedTuple):
@@ -95,15 +95,18 @@ PATHS = {
     "loops for every leaf": {"BLAS_WORK": 10**12},
     "leaves in pieces": {"BLAS_WORK": 10**12, "PIECE_ROWS": 2},
     "block after block of leaves": {"BLOCK_ITEMS": 1, "CACHE_ITEMS": 1},
-    "subtrees shared by threads": {"SHARES": 2, "MIN_WORK": 0, "CACHE_ITEMS": 40},
+    "subtrees shared by threads": {"SHARES": 2, "SHARED_ITEMS": 0, "LARGEST_SHARE": 1.0,
+                                   "MIN_WORK": 0, "CACHE_ITEMS": 40},
+    "large leaves shared by pieces": {"SHARES": 10**9, "SHARED_ITEMS": 0, "LONG_ROWS": 3,
+                                      "PIECE_ROWS": 2, "MIN_WORK": 0, "BLAS_WORK": 0},
 }
 
 
 def set_constants(patch, **values):
     """Set tuning constants of the kernels in every module that uses them."""
     for name, value in values.items():
-        owners = [m for m in (incomplete_solve, layout, leaf, patterns, threads, tree)
-                  if hasattr(m, name)]
+        owners = [m for m in (forest, incomplete_solve, layout, leaf, moments, parts, patterns,
+                              threads, tree) if hasattr(m, name)]
         assert owners, name
         for module in owners:
             patch.setattr(module, name, value)
