@@ -88,22 +88,13 @@ def check_root(A, exact, eps):
             DIAGONAL * eps * np.abs(S).max()))
 
 
-@pytest.mark.quick(10)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.quick(16)
+@pytest.mark.parametrize(("kind", "dtype"), [(kind, np.float64) for kind in KINDS] + [
+    (kind, np.float32) for kind in SINGLE])
 @pytest.mark.parametrize("L", range(1, 13))
-def test_right_whatever_D_and_F(L, kind):
+def test_right_whatever_D_and_F(L, kind, dtype):
     for seed in range(2):
-        A, rng = matrix(kind, L, seed, np.float64)
-        with precise():
-            check(A, Exact(A), rng)
-
-
-@pytest.mark.quick(6)
-@pytest.mark.parametrize("kind", SINGLE)
-@pytest.mark.parametrize("L", range(1, 13))
-def test_right_in_single_precision(L, kind):
-    for seed in range(2):
-        A, rng = matrix(kind, L, seed, np.float32)
+        A, rng = matrix(kind, L, seed, dtype)
         with precise():
             check(A, Exact(A), rng)
 

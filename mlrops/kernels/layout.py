@@ -7,7 +7,7 @@ import numpy as np
 from .._common.cached import cached_property
 from .._common.typing import IntArray
 
-__all__ = ["Layout", "make_layout"]
+__all__ = ["Layout", "blocks", "group_of", "make_layout"]
 
 # Long leaves are cut into pieces of so many rows at most, which threads share.  Fixed: the order of
 # summation must not depend on the machine.
@@ -49,16 +49,12 @@ class Layout:
     @cached_property
     def begins(self) -> IntArray:
         """The coarsest level of which a group begins at a leaf, (n_leaves + 1,); 0 at both ends."""
-        out = np.zeros(self.n_leaves + 1, np.int64)
-        if self.n_leaves > 1:
-            out[1:-1] = np.argmax(self.path[1:] != self.path[:-1], axis=1)
-        return out
+        return _begins(self.path)
 
     @cached_property
     def top_leaf(self) -> IntArray:
         """The leaf at which each group of level `top` begins, and the number of leaves."""
-        groups = self.path[:, self.top]
-        return np.searchsorted(groups, np.arange(groups[-1] + 2))
+        return self.first_leaves(self.top)
 
     @cached_property
     def n_groups(self) -> int:
@@ -89,11 +85,7 @@ class Layout:
     @cached_property
     def begins_above(self) -> IntArray:
         """`begins` of the tree `above`."""
-        path = self.above[0]
-        out = np.zeros(len(path) + 1, np.int64)
-        if len(path) > 1:
-            out[1:-1] = np.argmax(path[1:] != path[:-1], axis=1)
-        return out
+        return _begins(self.above[0])
 
     @cached_property
     def sizes(self) -> IntArray:
@@ -124,6 +116,25 @@ class Layout:
         within = np.arange(owner.size) - np.repeat(np.cumsum(count) - count, count)
         start, m, p = self.leaf_off[self.long][owner], sizes[owner], count[owner]
         return start + within * m // p, start + (within + 1) * m // p, owner
+
+    def first_leaves(self, level: int) -> IntArray:
+        """The leaf at which each group of a level begins, and the number of leaves."""
+        groups = self.path[:, level]
+        return np.searchsorted(groups, np.arange(groups[-1] + 2))
+
+    def node_rows(self, level: int) -> slice:
+        """The node rows of a level."""
+        return slice(int(self.zoff[level]), int(self.zoff[level + 1]))
+
+    def columns(self, level: int) -> slice:
+        """The columns of a level in F, and in leaf products."""
+        return slice(int(self.cols[level]), int(self.cols[level + 1]))
+
+    def path_rows(self, leaves: IntArray) -> IntArray:
+        """The node rows along the paths of leaves, (leaves, R)."""
+        own, level = np.arange(self.R), np.repeat(np.arange(self.L), np.diff(self.cols))
+        within, ranks = own - self.cols[level], np.diff(self.cols)[level]
+        return self.zoff[level] + self.path[leaves][:, level] * ranks + within
 
     def at(self, level: int) -> "Layout":
         """The same tree, cut below another level."""
@@ -173,6 +184,17 @@ def blocks(lo: int, hi: int, items_per_leaf: int, limit: int) -> Iterator[tuple[
         yield a, min(a + step, hi)
 
 
+def group_of(rows: IntArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[int, int]:
+    """(level, group) of the first of some node rows, increasing, on the finest level among them.
+
+    `nodes` is a layout's `tree`.
+    """
+    _, cols, zoff = nodes
+    level = int(np.searchsorted(zoff, rows[-1], side="right")) - 1
+    first = rows[rows >= zoff[level]][0] - zoff[level]
+    return level, int(first) // int(cols[level + 1] - cols[level])
+
+
 def make_layout(boundaries: Sequence[IntArray], paths: IntArray, ranks: Sequence[int]) -> Layout:
     """Layout of a hierarchy (its boundaries and leaf paths) with `ranks`, one a level."""
     widths = np.asarray(ranks, dtype=np.int64)
@@ -185,6 +207,14 @@ def make_layout(boundaries: Sequence[IntArray], paths: IntArray, ranks: Sequence
     if leaf_off[-1] * cols[-1] >= SHARED_ITEMS:
         top = _sharing_level(boundaries, counts)
     return Layout(np.ascontiguousarray(paths, dtype=np.int64), cols, zoff, leaf_off, top)
+
+
+def _begins(path):
+    """The coarsest level that changes before each row of path, and 0 at both ends."""
+    out = np.zeros(len(path) + 1, np.int64)
+    if len(path) > 1:
+        out[1:-1] = np.argmax(path[1:] != path[:-1], axis=1)
+    return out
 
 
 def _sharing_level(boundaries, counts):

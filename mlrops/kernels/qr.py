@@ -81,12 +81,7 @@ class QR:
     @property
     def failed(self) -> tuple[int, int] | None:
         """(level, group) where entries overflowed, if they did."""
-        layout = self.layout
-        bad = np.flatnonzero(~np.isfinite(self.K).all(axis=1))
-        if not bad.size:
-            return None
-        level = int(np.searchsorted(layout.zoff, bad[-1], side="right")) - 1
-        return level, int(bad[-1] - layout.zoff[level]) // int(np.diff(layout.cols)[level])
+        return tree.broken(self.K, self.layout.tree)
 
     # ------------------------------------------------------------ the factorization
 
@@ -254,11 +249,9 @@ class QR:
             # Factor i of every node of a level at once: a row of F sees one of them.
             nodes = np.zeros((stop - start, layout.s), self.F.dtype)
             for level in range(layout.L):
-                lo, hi = max(start, int(layout.cols[level])), min(stop, int(layout.cols[level + 1]))
-                r = int(layout.cols[level + 1] - layout.cols[level])
-                own = slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
-                for j in range(lo, hi):
-                    nodes[j - start, own][j - int(layout.cols[level]) :: r] = 1
+                own, rows = layout.columns(level), layout.node_rows(level)
+                for j in range(max(start, own.start), min(stop, own.stop)):
+                    nodes[j - start, rows][j - own.start :: own.stop - own.start] = 1
             top = self._down(np.zeros((stop - start, layout.n), self.F.dtype), nodes)
             inside += np.einsum("ki,ki->i", top, top, dtype=np.float64)
         left = 1 - inside
@@ -323,9 +316,7 @@ def _first_children(layout: Layout, level: int) -> IntArray:
     child = layout.path[:, level]
     if level == 0:
         return np.array([0, int(child[-1]) + 1])
-    parents = np.arange(int(layout.path[-1, level - 1]) + 1)
-    starts = child[np.searchsorted(layout.path[:, level - 1], parents)]
-    return np.append(starts, int(child[-1]) + 1)
+    return np.append(child[layout.first_leaves(level - 1)[:-1]], int(child[-1]) + 1)
 
 
 def _offsets(counts: IntArray) -> IntArray:

@@ -19,7 +19,7 @@ from .._common.typing import FloatArray, IntArray
 from . import _compiled_residual, leaf, threads, tree
 from .layout import Layout
 
-__all__ = ["CORRECTIONS", "LAST", "Split", "broken", "factor", "long_rows", "loses_digits"]
+__all__ = ["CORRECTIONS", "LAST", "Split", "factor", "long_rows", "loses_digits"]
 
 # Variance over D of a feature from which what cancels in the plain forms is worth a second pass:
 # they leave a relative error of so many units of rounding at most, 1e-9, and mostly of far fewer.
@@ -64,29 +64,11 @@ def factor(F: FloatArray, d: FloatArray, dinv: FloatArray, layout: Layout) -> tr
         return found
     K, sizes = found.K, found.sizes
     _compiled_residual.add_rows(F, np.sqrt(d), rows, leaves, layout.tree, K)
-    for level in range(layout.L):
-        c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-        own = layout.zoff[level] + layout.path[leaves, level] * (c1 - c0)
-        np.add.at(sizes, own[:, None] + np.arange(c1 - c0), np.square(F[rows, c0:c1]) * dinv[
-            rows, None])
+    np.add.at(sizes, layout.path_rows(leaves), np.square(F[rows]) * dinv[rows, None])
     pivots = tree.pivots(K, layout)
     gained = 2 * float(np.log(pivots, dtype=np.float64).sum())
-    return found._replace(gained=gained, fail=broken(K, layout.tree), share=np.inf,
+    return found._replace(gained=gained, fail=tree.broken(K, layout.tree), share=np.inf,
                           loss=float((sizes / np.square(pivots)).max(initial=1.0)))
-
-
-def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[int, int] | None:
-    """(level, group) of the finest node at which K (s, R) overflowed, if it did.
-
-    `nodes` is the layout's `tree`.
-    """
-    _, cols, zoff = nodes
-    bad = np.flatnonzero(~np.isfinite(K).all(axis=1))
-    if not bad.size:
-        return None
-    level = int(np.searchsorted(zoff, bad[-1], side="right")) - 1
-    first = bad[bad >= zoff[level]][0] - zoff[level]
-    return level, int(first) // int(cols[level + 1] - cols[level])
 
 
 # ------------------------------------------------------------------ long rows apart
@@ -107,6 +89,7 @@ class Split:
             return
         self.F, self.dinv = F[self.rows], dinv[self.rows]
         self._leaves, first = np.unique(self._owners, return_index=True)
+        self._nodes = layout.path_rows(self._leaves)
         # For products leaf by leaf only: the nodes are those of the whole tree.
         self.layout = Layout(layout.path[self._leaves], layout.cols, layout.zoff,
                              np.append(first, self.rows.size), 0)
@@ -120,13 +103,7 @@ class Split:
 
     def paths(self, W: FloatArray) -> FloatArray:
         """Z (leaves, R, k) along the paths of the leaves with long rows, of node rows W (s, k)."""
-        layout = self._layout
-        Z = np.empty((self._leaves.size, layout.R, W.shape[1]), W.dtype)
-        for level in range(layout.L):
-            c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-            first = layout.zoff[level] + layout.path[self._leaves, level] * (c1 - c0)
-            Z[:, c0:c1] = W[first[:, None] + np.arange(c1 - c0)]
-        return Z
+        return W[self._nodes]
 
     def times_covariance(self, K: FloatArray, F: FloatArray | None = None
                          ) -> tuple[FloatArray, FloatArray]:

@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._common.typing import FloatArray
+from .._common.typing import FloatArray, IntArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
-from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks
+from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks, group_of
 from .parts import Use
 from .scratch import none, scratch
 
-__all__ = ["add_nodes", "each_leaf", "factor", "factor_and_project", "inverse_rows", "means",
-           "multiply", "path_covariance", "pivots", "posterior", "project", "project_with",
-           "regress", "rows_from", "solve", "spread", "spread_with", "transfer", "up"]
+__all__ = ["add_nodes", "broken", "each_leaf", "factor", "factor_and_project", "inverse_rows",
+           "means", "multiply", "path_covariance", "pivots", "posterior", "project",
+           "project_with", "regress", "rows_from", "solve", "spread", "spread_with", "transfer",
+           "up"]
 
 
 class Factorization(NamedTuple):
@@ -200,6 +201,15 @@ def _factor(F: FloatArray, dinv: FloatArray, Y: FloatArray | None, layout: Layou
     return Factorization(found.K, gained, fail, found.sizes, float(loss), float(share)), W
 
 
+def broken(K: FloatArray, nodes: tuple[IntArray, IntArray, IntArray]) -> tuple[int, int] | None:
+    """(level, group) of the finest node at which K (s, R) overflowed, if it did.
+
+    `nodes` is the layout's `tree`.
+    """
+    bad = np.flatnonzero(~np.isfinite(K).all(axis=1))
+    return group_of(bad, nodes) if bad.size else None
+
+
 def pivots(K: FloatArray, layout: Layout) -> FloatArray:
     """The diagonals of C, (s,): square roots of the pivots of P."""
     columns = [np.tile(np.arange(lo, hi), int(groups) + 1) for lo, hi, groups in zip(
@@ -235,13 +245,12 @@ def add_nodes(T: FloatArray, W: FloatArray, layout: Layout, lo: int, hi: int) ->
     """Add the node rows W to leaf products T of the leaves lo:hi, each at its first leaf."""
     k = T.shape[2]
     for level in range(layout.L):
-        c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-        groups = layout.path[lo:hi, level]
+        own = layout.columns(level)
+        groups, r = layout.path[lo:hi, level], own.stop - own.start
         first = np.flatnonzero(np.diff(groups, prepend=layout.path[lo - 1, level] if lo else -1))
-        if first.size and c0 < c1:
-            a, b = (int(layout.zoff[level] + g * (c1 - c0))
-                    for g in (groups[first[0]], groups[-1] + 1))
-            T[first, c0:c1] += W[a:b].reshape(first.size, c1 - c0, k)
+        if first.size and r:
+            a, b = (int(layout.zoff[level] + g * r) for g in (groups[first[0]], groups[-1] + 1))
+            T[first, own] += W[a:b].reshape(first.size, r, k)
 
 
 def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:

@@ -53,11 +53,10 @@ def scales(A: Factored) -> Scales:
     rows: Any = 0.0
     factors, below = 0.0, 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        for groups, F, rank in zip(layout.path.T, np.split(A._F, layout.cols[1:-1], axis=1),
-                                   A._ranks, strict=True):
+        for level, rank in enumerate(A._ranks):
+            F, first = A._F[:, layout.columns(level)], layout.first_leaves(level)[:-1]
             squares = np.einsum("ij,ij->i", F, F, dtype=np.float64)
-            first = layout.leaf_off[np.searchsorted(groups, np.arange(groups[-1] + 1))]
-            trace = float(np.add.reduceat(squares, first).max())
+            trace = float(np.add.reduceat(squares, layout.leaf_off[first]).max())
             factors, below = factors + trace, max(below, trace / max(rank, 1))
             squares += rows
             rows = squares
@@ -72,7 +71,7 @@ def rough_norms(A: Factored) -> tuple[float, float, float]:
     """Bounds of ‖P‖ and ‖F‖ above, of ‖Σ‖ below: of ‖P‖ by the largest traces of its levels."""
     layout, above = A._layout, 1.0
     for level in range(layout.L):
-        sizes = A._factor.sizes[_rows(level, layout)].reshape(layout.path[-1, level] + 1, -1)
+        sizes = A._factor.sizes[layout.node_rows(level)].reshape(layout.path[-1, level] + 1, -1)
         above += float(sizes.sum(axis=1, dtype=np.float64).max())
     return above, A._scales.factors, A._scales.below
 
@@ -83,7 +82,7 @@ def norms(A: Factored) -> tuple[float, float, float]:
     layout, sums = A._layout, np.empty(A._layout.s)
     levels = [(level, np.abs(C), np.abs(X)) for level, C, X in _levels(A._factor.K, layout)]
     for level, C, X in levels:
-        sums[_rows(level, layout)] = (C.sum(axis=1) + X.sum(axis=2)).ravel()
+        sums[layout.node_rows(level)] = (C.sum(axis=1) + X.sum(axis=2)).ravel()
     above, factors, below = A._rough_norms
     largest = float(_times_transposed(levels, sums, layout).max(initial=1.0))
     return min(above, largest), factors, below
@@ -107,18 +106,13 @@ def sharper(A: Factored) -> tuple[float, float, float]:
         return min(above, scaled), min(factors, math.sqrt(_MARGIN * plain)), max(below, plain)
 
 
-def _rows(level: int, layout: Layout) -> slice:
-    return slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
-
-
 def _levels(K: FloatArray, layout: Layout) -> Iterator[tuple[int, FloatArray, FloatArray]]:
     """(level, C (groups, r, r), X (groups, r, columns above)) of K in float64, finest first."""
     for level in range(layout.L - 1, -1, -1):
-        lo, hi = int(layout.cols[level]), int(layout.cols[level + 1])
-        groups = int(layout.path[-1, level]) + 1
-        rows = K[_rows(level, layout)].reshape(groups, hi - lo, layout.R)
-        yield level, np.tril(rows[:, :, lo:hi]).astype(np.float64), rows[:, :, :lo].astype(
-            np.float64)
+        own, groups = layout.columns(level), int(layout.path[-1, level]) + 1
+        rows = K[layout.node_rows(level)].reshape(groups, own.stop - own.start, layout.R)
+        yield (level, np.tril(rows[:, :, own]).astype(np.float64),
+               rows[:, :, : own.start].astype(np.float64))
 
 
 def _times_transposed(levels: list[tuple[int, FloatArray, FloatArray]], u: FloatArray,
@@ -126,10 +120,10 @@ def _times_transposed(levels: list[tuple[int, FloatArray, FloatArray]], u: Float
     """``Mᵀ u`` (s,) for M in the form of R, its rows ``[Cᵀ | X]`` as `_levels` gives C and X."""
     out, below = np.empty_like(u), None  # what all descendants add, in each group
     for level, C, X in levels:
-        own, lo = _rows(level, layout), X.shape[2]
+        own, lo = layout.node_rows(level), X.shape[2]
         if below is not None:  # gathered from the level below
-            starts = np.searchsorted(layout.path[:, level], np.arange(len(C)))
-            below = np.add.reduceat(below, layout.path[starts, level + 1], axis=0)
+            starts = layout.path[layout.first_leaves(level)[:-1], level + 1]
+            below = np.add.reduceat(below, starts, axis=0)
         weights = u[own].reshape(C.shape[:2])
         found = np.einsum("gji,gi->gj", C, weights)
         if below is not None:

@@ -25,9 +25,9 @@ def spread_out(X: FloatArray, offsets: IntArray, first: int) -> Triplets:
 
 def _spread(mlr):
     """F_spread (n, s) as COO triplets, rows in tree order."""
-    layout, columns, h = mlr._layout, mlr._layout.cols, mlr.hierarchy
-    parts = [spread_out(mlr._F[:, columns[level]:columns[level + 1]], h.boundaries[level],
-                        layout.zoff[level]) for level in range(layout.L)]
+    layout, h = mlr._layout, mlr.hierarchy
+    parts = [spread_out(mlr._F[:, layout.columns(level)], h.boundaries[level], layout.zoff[level])
+             for level in range(layout.L)]
     return (np.concatenate(p) for p in zip(*parts, strict=True))
 
 
@@ -84,7 +84,7 @@ def expanded_cholesky(self: MLR) -> tuple[sp.csc_array, FloatArray, IntArray]:
     pivots = np.empty(s, self.dtype)
     for level in range(L):
         c0, c1 = int(layout.cols[level]), int(layout.cols[level + 1])
-        r, nodes = c1 - c0, slice(int(layout.zoff[level]), int(layout.zoff[level + 1]))
+        r, nodes = c1 - c0, layout.node_rows(level)
         if r == 0:
             continue
         block = K[nodes].reshape(-1, r, R)  # one a group
@@ -93,12 +93,8 @@ def expanded_cholesky(self: MLR) -> tuple[sp.csc_array, FloatArray, IntArray]:
         own = place[nodes].reshape(-1, r)
         a, b = np.triu_indices(r, 1)  # columns a of C, scaled to a unit diagonal
         enter(own[:, b], own[:, a], block[:, b, c0 + a] / diag[:, a])
-        leaf = np.searchsorted(layout.path[:, level], np.arange(len(own)))
-        for up in range(level):  # Xᵀ, ancestor by ancestor
-            u0, u1 = int(layout.cols[up]), int(layout.cols[up + 1])
-            group = layout.path[leaf, up][:, None]
-            ancestor = place[layout.zoff[up] + group * (u1 - u0) + np.arange(u1 - u0)]
-            enter(ancestor[:, None, :], own[:, :, None], block[:, :, u0:u1] / diag[:, :, None])
+        ancestors = place[layout.path_rows(layout.first_leaves(level)[:-1])[:, :c0]]
+        enter(ancestors[:, None, :], own[:, :, None], block[:, :, :c0] / diag[:, :, None])  # Xᵀ
     i, j, v = (np.concatenate(part) for part in zip(*triplets, strict=True))
     lower = sp.coo_array((v, (i, j)), shape=(n + s, n + s)).tocsc()
     order = np.concatenate([self.hierarchy.permutation, n + factors])

@@ -9,6 +9,7 @@ from .._common.cached import cached_property, computed_once
 from .._common.typing import FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
+from ..kernels.layout import group_of
 
 __all__ = ["FactorMoments", "FactorPosterior", "LeastSquaresScores", "factor_without_loss",
            "split_of"]
@@ -66,7 +67,7 @@ class FactorMoments:
         """Means of the factors of one level, shape (p_l, r_l, N)."""
         layout = self._sigma._layout
         level = range(layout.L)[level]
-        block = self._means[layout.zoff[level] : layout.zoff[level + 1]]
+        block = self._means[layout.node_rows(level)]
         p, r = self._sigma.hierarchy.group_counts[level], self._sigma.ranks[level]
         return block.reshape(p, r, self._means.shape[1]).copy()
 
@@ -77,10 +78,8 @@ class FactorMoments:
         """
         layout = self._sigma._layout
         level = range(layout.L)[level]
-        own = slice(layout.cols[level], layout.cols[level + 1])
-        first = np.searchsorted(layout.path[:, level], np.arange(
-            self._sigma.hierarchy.group_counts[level]))
-        return self._path_covariance[first][:, own, own]
+        own = layout.columns(level)
+        return self._path_covariance[layout.first_leaves(level)[:-1]][:, own, own]
 
     @cached_property
     def _path_covariance(self):
@@ -272,10 +271,8 @@ def _factor_without_prior(A: MLR) -> FloatArray:
         pivots = np.square(kernels.tree.pivots(K, layout))
         found = np.flatnonzero(
             ~unused & (pivots <= SINGULAR * np.finfo(K.dtype).eps * factor.sizes))
-        if found.size:  # the first of the finest level
-            level = int(np.searchsorted(layout.zoff, found[-1], side="right")) - 1
-            start = int(layout.zoff[level])
-            fail = level, (int(found[found >= start][0]) - start) // A.ranks[level]
+        if found.size:
+            fail = group_of(found, layout.tree)
     if fail is not None:
         level, group = fail
         raise np.linalg.LinAlgError(

@@ -41,7 +41,7 @@ class LongRows(NamedTuple):
             layout = A._layout
             estep._compiled_exact.add_rows(A._F, self.deviation, self.rows, self.leaves,
                                            layout.n_leaves, self.seen, which, leaves.tree, K)
-            found = kernels.residual.broken(K, leaves.tree)
+            found = kernels.tree.broken(K, leaves.tree)
             if found is not None:
                 fail[:] = found[0], found[1] % (int(layout.path[-1, found[0]]) + 1)
                 return False
@@ -75,9 +75,7 @@ def hide(X, patterns, owner):
 
 def _own(layout):
     """(first leaves, columns) of the nodes of each level."""
-    return [(np.flatnonzero(np.diff(layout.path[:, level], prepend=-1)),
-             slice(int(layout.cols[level]), int(layout.cols[level + 1])))
-            for level in range(layout.L)]
+    return [(layout.first_leaves(level)[:-1], layout.columns(level)) for level in range(layout.L)]
 
 
 def _squares(Z, layout):

@@ -347,7 +347,7 @@ def norms(F, d, dinv, patterns, layout):
         if c0 == c1:
             continue
         squares = np.einsum("ij,ij->i", F[:, c0:c1], F[:, c0:c1], dtype=float)[patterns.rows]
-        off = patterns.class_off[_first_leaves(layout, level)]
+        off = patterns.class_off[layout.first_leaves(level)]
         traces = largest(np.add.reduceat(squares, first), off)
         plain += traces
         scaled += largest(np.add.reduceat(squares * dinv[patterns.rows], first), off)
@@ -363,14 +363,8 @@ def _gram_norm(F, scale, layout):
     total = 0.0
     for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
         if c0 < c1:
-            own = np.add.reduceat(G[:, c0:c1, c0:c1], _first_leaves(layout, level)[:-1], axis=0)
+            own = np.add.reduceat(G[:, c0:c1, c0:c1], layout.first_leaves(level)[:-1], axis=0)
             if not np.isfinite(own).all():
                 return np.inf
             total += float(np.linalg.eigvalsh(own)[:, -1].max())
     return total
-
-
-def _first_leaves(layout, level):
-    """The leaf at which each group of a level begins, and the number of leaves."""
-    groups = layout.path[:, level]
-    return np.searchsorted(groups, np.arange(groups[-1] + 2))
