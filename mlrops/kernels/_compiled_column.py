@@ -1,71 +1,102 @@
 """Compiled sweeps of one right-hand side: leaf product and tree in one loop over the leaves.
 
 A product with one vector is bound by memory: the loop reads each row of F once on the way up and
-once on the way down, and nothing else of that size.  Indices are unsigned: for signed ones numba
-looks whether they count from the end, which keeps loops from being vectorized as they could be.
+once on the way down, and nothing else of that size.  Columns go in vectors, see `_lanes`.
 """
 
 import numpy as np
 
-from ._jit import jit
+from ._compiled_rows import dot, plus_four
+from ._jit import jit, part
+from ._lanes import COUNT, add, axpy, fma, load, store, total, zeros
 
-_U = np.uint64
-_ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
+_U = np.uint64  # for signed indices numba looks whether they count from the end
+_ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
+ROWS = _U(16)
 
 
-@jit
+@part
+def squared(x, scale, lo, hi, norms):
+    """Add the squares of x and of ``diag(scale)^½ x`` on the rows lo:hi to norms (2,)."""
+    end = _U(hi)
+    plain = zeros(x)
+    weighted = zeros(x)
+    i = _U(lo)
+    while i < end:
+        v = load(x, i, end - i)
+        if scale.size > 0:
+            weighted = fma(weighted, fma(zeros(x), v, load(scale, i, end - i)), v)
+        plain = fma(plain, v, v)
+        i += V
+    norms[0] += total(plain)
+    norms[1] += total(weighted)
+
+
+@part
 def rows_up(F, scale, x, lo, hi, T, place, norms):
     """T[place] += Fᵀ diag(scale) x over the rows lo:hi; an empty scale means ones.
 
     The squares of x and of ``diag(scale)^½ x`` are added to norms (2,).
     """
     R = _U(F.shape[1])
-    scaled = scale.size > 0
-    zero = T.dtype.type(0)
-    plain = 0.0
-    weighted = 0.0
-    i = _U(lo)
     end = _U(hi)
-    while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-        b = min(i + _ONE, end - _ONE)
-        c = min(i + _TWO, end - _ONE)
-        d = min(i + _THREE, end - _ONE)
-        x0 = x[i]
-        x1 = x[b] if i + _ONE < end else zero
-        x2 = x[c] if i + _TWO < end else zero
-        x3 = x[d] if i + _THREE < end else zero
-        plain += x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3
-        if scaled:
-            y0 = x0 * scale[i]
-            y1 = x1 * scale[b]
-            y2 = x2 * scale[c]
-            y3 = x3 * scale[d]
-            weighted += x0 * y0 + x1 * y1 + x2 * y2 + x3 * y3
-            x0, x1, x2, x3 = y0, y1, y2, y3
-        for j in range(R):
-            T[place, j] += F[i, j] * x0 + F[b, j] * x1 + F[c, j] * x2 + F[d, j] * x3
-        i += _FOUR
-    norms[0] += plain
-    norms[1] += weighted
+    t0 = _U(place) * R
+    start = _U(lo)
+    while start < end:  # so many rows as stay in cache
+        stop = min(start + ROWS, end)
+        j = _U(0)
+        while j + V + V < R:
+            n = R - j - V - V
+            t = load(T, t0 + j, V)
+            u = load(T, t0 + j + V, V)
+            v = load(T, t0 + j + V + V, n)
+            for i in range(start, stop):
+                a = x[i] * scale[i] if scale.size > 0 else x[i]
+                f = i * R + j
+                t = axpy(t, a, load(F, f, V))
+                u = axpy(u, a, load(F, f + V, V))
+                v = axpy(v, a, load(F, f + V + V, n))
+            store(T, t0 + j, V, t)
+            store(T, t0 + j + V, V, u)
+            store(T, t0 + j + V + V, n, v)
+            j += V + V + V
+        while j < R:
+            t = load(T, t0 + j, R - j)
+            for i in range(start, stop):
+                a = x[i] * scale[i] if scale.size > 0 else x[i]
+                t = axpy(t, a, load(F, i * R + j, R - j))
+            store(T, t0 + j, R - j, t)
+            j += V
+        start = stop
+    squared(x, scale, lo, hi, norms)
 
 
-@jit
+@part
 def rows_down(F, p, x, z, sign, solve, lo, hi, out, norms):
     """out = p x + sign F z, or p (x - F z) when `solve`, on the rows lo:hi.
 
     The squares of the result are added to norms[1].
     """
     R = _U(F.shape[1])
-    zero = z.dtype.type(0)
     squares = 0.0
     for i in range(_U(lo), _U(hi)):
-        v = zero
-        for j in range(R):
-            v += F[i, j] * z[j]
+        v = dot(F, i * R, z, _U(0), R)
         v = p[i] * (x[i] - v) if solve else p[i] * x[i] + sign * v
         out[i] = v
         squares += v * v
     norms[1] += squares
+
+
+@jit
+def piece_up(F, scale, x, lo, hi, T, place, norms):
+    """`rows_up` for a piece of a long leaf."""
+    rows_up(F, scale, x, lo, hi, T, place, norms)
+
+
+@jit
+def piece_down(F, p, x, z, sign, solve, lo, hi, out, norms):
+    """`rows_down` for a piece of a long leaf."""
+    rows_down(F, p, x, z, sign, solve, lo, hi, out, norms)
 
 
 @jit
@@ -81,16 +112,17 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
     path, cols, zoff = tree
     L = path.shape[1]
     R = _U(cols[L])
-    leaf = _U(L - 1)
+    bottom = _U(L - 1)
+    width = _U(K.shape[1])  # of the whole tree, where this is the one above
     eliminate = K.size > 0
     zero = W.dtype.type(0)
     for q in range(first, last):
         group = _U(path[q, top])
         if given.size > 0:
             for j in range(R):
-                stack[leaf, j] = given[_U(q - first), j]
+                stack[bottom, j] = given[_U(q - first), j]
         else:
-            rows_up(F, scale, x, off[q], off[q + 1], stack, leaf, norms)
+            rows_up(F, scale, x, off[q], off[q + 1], stack, bottom, norms)
         squares = 0.0
         closes = max(begins[q + 1], top)
         for level in range(L - 1, closes - 1, -1):
@@ -100,30 +132,41 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
             z0 = _U(zoff[level]) + _U(path[q, level]) * r
             for i in range(r):
                 v = stack[own, c0 + i]
-                stack[own, c0 + i] = zero
+                stack[own, c0 + i] = 0
                 if eliminate:
                     for m in range(i):
                         v -= K[z0 + i, c0 + m] * W[z0 + m]
                     v /= K[z0 + i, c0 + i]
                 W[z0 + i] = v
                 squares += v * v
-            if eliminate:
-                i = _U(0)
-                while i < r:  # two own factors at a time
-                    m = min(i + _ONE, r - _ONE)
-                    v = W[z0 + i]
-                    u = W[z0 + m] if i + _ONE < r else zero
-                    for j in range(c0):
-                        stack[own, j] -= K[z0 + i, j] * v + K[z0 + m, j] * u
-                    i += _TWO
-            if level > top:
-                for j in range(c0):
-                    stack[own - _ONE, j] += stack[own, j]
-                    stack[own, j] = zero
-            else:
-                for j in range(c0):
-                    U[group, j] = stack[own, j]
-                    stack[own, j] = zero
+            i = z0 if eliminate else z0 + r
+            while i < z0 + r:  # four own factors at a time; behind the last, some that weigh nothing
+                b = min(i + _ONE, z0 + r - _ONE)
+                c = min(i + _TWO, z0 + r - _ONE)
+                d = min(i + _THREE, z0 + r - _ONE)
+                f0 = -W[i]
+                f1 = -W[b] if i + _ONE < z0 + r else zero
+                f2 = -W[c] if i + _TWO < z0 + r else zero
+                f3 = -W[d] if i + _THREE < z0 + r else zero
+                j = _U(0)
+                while j < c0:
+                    n = c0 - j
+                    t = plus_four(load(stack, own * R + j, n), f0, f1, f2, f3, K, i * width + j,
+                                  b * width + j, c * width + j, d * width + j, n)
+                    store(stack, own * R + j, n, t)
+                    j += V
+                i += V
+            j = _U(0)
+            while j < c0:
+                n = c0 - j
+                t = load(stack, own * R + j, n)
+                store(stack, own * R + j, n, zeros(stack))
+                if level > top:
+                    above = (own - _ONE) * R + j
+                    store(stack, above, n, add(load(stack, above, n), t))
+                else:
+                    store(U, group * c0 + j, n, t)
+                j += V
         sums[group, 1] += squares
 
 
@@ -155,8 +198,7 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
                 i = r - _ONE - back
                 v = W[z0 + i]
                 if eliminate:
-                    for j in range(c0):
-                        v -= K[z0 + i, j] * z[j]
+                    v -= dot(K, (z0 + i) * _U(K.shape[1]), z, _U(0), c0)
                     for m in range(i + _ONE, r):
                         v -= K[z0 + m, c0 + i] * z[c0 + m]
                     v /= K[z0 + i, c0 + i]

@@ -6,9 +6,13 @@ or along the ancestors' columns, which are contiguous, so that they vectorize.
 
 import numpy as np
 
+from ._compiled_rows import dot, four_dots, plus_four
+from ._compiled_sweeps import copied
 from ._jit import jit
+from ._lanes import COUNT, axpy, fma, load, store, store_column, times, total, zeros
 
-_U, _ONE = np.uint64, np.uint64(1)  # see `_compiled_sweeps`
+_U = np.uint64  # see `_compiled_column`
+_ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
 
 
 @jit
@@ -21,91 +25,136 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
     # No array is allocated or assigned as a whole: numba compiles either for seconds.
     path, cols, zoff = tree
     L = path.shape[1]
+    R = _U(cols[L])
     for q in range(first, last):
         for level in range(L):
-            c0 = cols[level]
-            c1 = cols[level + 1]
+            c0 = _U(cols[level])
+            c1 = _U(cols[level + 1])
             r = c1 - c0
             if r == 0 or (q > start and path[q, level] == path[q - 1, level]):
                 continue
-            z0 = zoff[level] + path[q, level] * r
-            for i in range(r - 1, -1, -1):
-                row = cov[c0 + i]
-                for j in range(c1):  # columns of own j <= i are set later
-                    row[j] = 0
-                d = 1 / K[z0 + i, c0 + i]
-                for k in range(c0):
-                    f = d * K[z0 + i, k]
-                    for j in range(c1):
-                        row[j] -= f * cov[k, j]
-                for m in range(i + 1, r):
-                    f = d * K[z0 + m, c0 + i]
-                    for j in range(c1):
-                        row[j] -= f * cov[c0 + m, j]
+            z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            for back in range(r):
+                i = r - _ONE - back
+                z = z0 + i
+                row = (c0 + i) * R
+                d = 1 / K[z, c0 + i]
+                j = _U(0)
+                while j < c1:  # columns of own j <= i are set later
+                    n = c1 - j
+                    t = zeros(K)
+                    for k in range(c0):
+                        t = axpy(t, -K[z, k], load(cov, k * R + j, n))
+                    for m in range(i + _ONE, r):
+                        t = axpy(t, -K[z0 + m, c0 + i], load(cov, (c0 + m) * R + j, n))
+                    store(cov, row + j, n, times(d, t))
+                    j += V
                 v = d
-                for k in range(c0):
-                    v -= K[z0 + i, k] * row[k]
-                    cov[k, c0 + i] = row[k]
-                for m in range(i + 1, r):
-                    v -= K[z0 + m, c0 + i] * row[c0 + m]
-                    cov[c0 + m, c0 + i] = row[c0 + m]
-                row[c0 + i] = d * v
-        for i in range(cols[L]):
-            for j in range(cols[L]):
-                out[q - first, i, j] = cov[i, j]
+                j = _U(0)
+                while j < c0:
+                    n = min(c0 - j, V)
+                    t = load(cov, row + j, n)
+                    v -= total(fma(zeros(K), t, load(K, z * R + j, n)))
+                    store_column(cov, j * R + c0 + i, R, n, t)
+                    j += V
+                for m in range(i + _ONE, r):
+                    v -= K[z0 + m, c0 + i] * cov[c0 + i, c0 + m]
+                    cov[c0 + m, c0 + i] = cov[c0 + i, c0 + m]
+                cov[c0 + i, c0 + i] = d * v
+        copied(cov, _U(0), R * R, out, _U(q - first) * R * R)
 
 
 @jit
-def sweep_second_moments(cov, Z, start, first, last, tree, N, chol, linv, winv, Winv):
-    """Winv[q] = (N Cov + Z Zᵀ)⁻¹ along the path of each leaf; only new nodes are worked on.
+def sweep_second_moments(cov, Z, start, first, last, tree, N, stacks, kept, Winv):
+    """kept[q - first] = W = N Cov + Z Zᵀ along the path of each leaf, Winv[q - first] = W⁻¹.
 
-    chol and linv (R, R) carry the Cholesky factor of W and its inverse, winv (L + 1, R, R) the
-    inverse of each leading block of W.
+    Only new nodes are worked on.  The stacks, zero at the start, carry W, the columns of its Cholesky
+    factor of coarser levels and those of a row's own level, and the inverse of that factor, (R, R)
+    each; and (L + 1, R, R) the inverse of each leading block of W before a level.  An empty
+    `kept` is left alone.
     """
+    W, chol, own, linv, winv = stacks
     path, cols, _ = tree
     L = path.shape[1]
     R = _U(cols[L])
     k = _U(Z.shape[2])
-    zero = Z.dtype.type(0)
+    zero = W.dtype.type(0)
     for q in range(first, last):
-        leaf = _U(q - first)
+        leaf = _U(q - first) * R
         for level in range(L):
             c0 = _U(cols[level])
             c1 = _U(cols[level + 1])
             if q > start and path[q, level] == path[q - 1, level]:
                 continue
-            own = _U(level) + _ONE
-            for a in range(c1):
-                for j in range(c1):
-                    winv[own, a, j] = winv[own - _ONE, a, j] if a < c0 and j < c0 else zero
+            for a in range(c0, c1):  # what needs no other new row
+                row = a * R
+                j = _U(0)
+                while j < c1:
+                    n = R - j
+                    t = four_dots(Z, (leaf + a) * k, Z, (leaf + j) * k, k, n, k)
+                    store(W, row + j, n, axpy(t, N, load(cov, (leaf + a) * R + j, n)))
+                    j += V
+                j = _U(0)
+                while j < c0:  # also in columns of its own, of which nothing stays
+                    t = four_dots(W, row, linv, j * R, R, c0 - j, min(j + V, c0))
+                    store(chol, row + j, R - j, t)
+                    j += V
+                j = _U(0)
+                while j < c0:
+                    t = zeros(linv)
+                    for m in range(j, c0):
+                        t = axpy(t, -chol[a, m], load(linv, m * R + j, R - j))
+                    store(linv, row + j, R - j, t)
+                    j += V
+                for j in range(c0, c1):
+                    linv[a, j] = 0
             for a in range(c0, c1):
-                for m in range(a + _ONE):
-                    v = zero
-                    for c in range(k):
-                        v += Z[leaf, a, c] * Z[leaf, m, c]
-                    chol[a, m] = v + N * cov[leaf, a, m]
-                for m in range(a + _ONE):
-                    v = chol[a, m]
-                    for p in range(m):
-                        v -= chol[a, p] * chol[m, p]
-                    chol[a, m] = v / chol[m, m] if m < a else np.sqrt(v)
-                for j in range(a + _ONE):
-                    linv[a, j] = zero
-                for m in range(a):
-                    f = chol[a, m]
-                    for j in range(m + _ONE):
-                        linv[a, j] -= f * linv[m, j]
-                linv[a, a] = 1
-                d = 1 / chol[a, a]
-                for j in range(a + _ONE):
-                    linv[a, j] *= d
-                for i in range(a + _ONE):
-                    f = linv[a, i]
-                    for j in range(a + _ONE):
-                        winv[own, i, j] += f * linv[a, j]
-        for a in range(R):
-            for j in range(R):
-                Winv[leaf, a, j] = winv[_U(L), a, j]
+                row = a * R
+                for m in range(c0, a + _ONE):
+                    v = W[a, m] - dot(chol, row, chol, m * R, c0)
+                    for p in range(c0, m):
+                        v -= own[a, p] * own[m, p]
+                    own[a, m] = v * linv[m, m] if m < a else np.sqrt(v)
+                d = 1 / own[a, a]
+                j = _U(0)
+                while j < a:
+                    t = load(linv, row + j, R - j)
+                    for m in range(c0, a):
+                        t = axpy(t, -own[a, m], load(linv, m * R + j, R - j))
+                    store(linv, row + j, R - j, times(d, t))
+                    j += V
+                linv[a, a] = d
+            a = c0
+            before = _U(level)
+            while a < c1 or before == level:  # four rows at a time, some of which weigh nothing
+                b = min(a, R - _ONE)
+                c = min(a + _ONE, R - _ONE)
+                d = min(a + _TWO, R - _ONE)
+                e = min(a + _THREE, R - _ONE)
+                for i in range(c1):
+                    f0 = linv[b, i] if a < c1 else zero
+                    f1 = linv[c, i] if a + _ONE < c1 else zero
+                    f2 = linv[d, i] if a + _TWO < c1 else zero
+                    f3 = linv[e, i] if a + _THREE < c1 else zero
+                    j = _U(0)
+                    while j < c1:
+                        n = R - j
+                        t = plus_four(load(winv, (before * R + i) * R + j, n), f0, f1, f2, f3, linv,
+                                      b * R + j, c * R + j, d * R + j, e * R + j, n)
+                        store(winv, (_U(level + 1) * R + i) * R + j, n, t)
+                        if level == L - 1:
+                            store(Winv, (leaf + i) * R + j, n, t)
+                        j += V
+                a += V
+                before = _U(level + 1)
+        if kept.size > 0:
+            for a in range(R):
+                j = _U(0)
+                while j <= a:
+                    t = load(W, a * R + j, R - j)
+                    store(kept, (leaf + a) * R + j, R - j, t)
+                    store_column(kept, (leaf + j) * R + a, R, min(R - j, V), t)
+                    j += V
 
 
 @jit

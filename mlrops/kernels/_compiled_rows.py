@@ -6,10 +6,12 @@ or along the ancestors' columns, which are contiguous, so that they vectorize.
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import jit, part
+from ._lanes import COUNT, add, axpy, fma, load, store, times, total, totals, zeros
 
 _U = np.uint64  # see `_compiled_sweeps`
-_ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
+_ONE, _TWO, _THREE = _U(1), _U(2), _U(3)
+V, ROWS = _U(COUNT), _U(16)
 
 
 @jit
@@ -20,48 +22,49 @@ def rows_tdot(F, scale, x, off, first, lo, hi, T, sums):
     """
     R = _U(F.shape[1])
     k = _U(x.shape[1])
-    scaled = scale.size > 0
-    one = F.dtype.type(1)
-    zero = F.dtype.type(0)
     for q in range(lo, hi):
-        t = _U(q - first)
-        i = _U(off[q])
+        start = _U(off[q])
         end = _U(off[q + 1])
-        start = True
-        while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-            b = min(i + _ONE, end - _ONE)
-            d = min(i + _TWO, end - _ONE)
-            e = min(i + _THREE, end - _ONE)
-            s0 = scale[i] if scaled else one
-            s1 = scale[b] if scaled else one
-            s2 = scale[d] if scaled else one
-            s3 = scale[e] if scaled else one
-            if i + _ONE >= end:
-                s1 = zero
-            if i + _TWO >= end:
-                s2 = zero
-            if i + _THREE >= end:
-                s3 = zero
-            for j in range(R):
-                f0 = s0 * F[i, j]
-                f1 = s1 * F[b, j]
-                f2 = s2 * F[d, j]
-                f3 = s3 * F[e, j]
-                if start:
-                    for c in range(k):
-                        T[t, j, c] = f0 * x[i, c] + f1 * x[b, c] + f2 * x[d, c] + f3 * x[e, c]
-                else:
-                    for c in range(k):
-                        T[t, j, c] += f0 * x[i, c] + f1 * x[b, c] + f2 * x[d, c] + f3 * x[e, c]
-            start = False
-            i += _FOUR
+        t = _U(q - first) * R * k
+        c = _U(0)
+        while c < k:  # tiles of four columns of F and two vectors of x
+            n = k - c
+            m = n - min(n, V)
+            j = _U(0)
+            while j < R:
+                j1 = min(j + _ONE, R - _ONE)
+                j2 = min(j + _TWO, R - _ONE)
+                j3 = min(j + _THREE, R - _ONE)
+                s0 = t0 = zeros(F)
+                s1 = t1 = zeros(F)
+                s2 = t2 = zeros(F)
+                s3 = t3 = zeros(F)
+                for i in range(start, end):
+                    y = load(x, i * k + c, n)
+                    w = load(x, i * k + c + V, m)
+                    if scale.size > 0:
+                        y = times(scale[i], y)
+                        w = times(scale[i], w)
+                    s0 = axpy(s0, F[i, j], y)
+                    s1 = axpy(s1, F[i, j1], y)
+                    s2 = axpy(s2, F[i, j2], y)
+                    s3 = axpy(s3, F[i, j3], y)
+                    t0 = axpy(t0, F[i, j], w)
+                    t1 = axpy(t1, F[i, j1], w)
+                    t2 = axpy(t2, F[i, j2], w)
+                    t3 = axpy(t3, F[i, j3], w)
+                at = t + j * k + c
+                store_rows(T, at, k, R - j, n, s0, s1, s2, s3)
+                store_rows(T, at + V, k, R - j, m, t0, t1, t2, t3)
+                j += V
+            c += V + V
         if sums.size > 0:
-            for i in range(_U(off[q]), end):
-                s0 = scale[i] if scaled else one
+            for i in range(start, end):
+                s = scale[i] if scale.size > 0 else F.dtype.type(1)
                 for c in range(k):
                     v = x[i, c] * x[i, c]
                     sums[0, c] += v
-                    sums[1, c] += s0 * v
+                    sums[1, c] += s * v
 
 
 @jit
@@ -72,62 +75,133 @@ def rows_dot(F, Z, first, p, x, off, lo, hi, sign, solve, out, sums):
     """
     R = _U(F.shape[1])
     k = _U(x.shape[1])
-    zero = F.dtype.type(0)
+    if solve:
+        sign = F.dtype.type(-1)
     for q in range(lo, hi):
-        z = _U(q - first)
-        for i in range(_U(off[q]), _U(off[q + 1])):
-            for c in range(k):
-                out[i, c] = zero
-            j = _U(0)
-            while j + _FOUR <= R:
-                f0 = F[i, j]
-                f1 = F[i, j + _ONE]
-                f2 = F[i, j + _TWO]
-                f3 = F[i, j + _THREE]
-                for c in range(k):
-                    out[i, c] += (f0 * Z[z, j, c] + f1 * Z[z, j + _ONE, c]
-                                  + f2 * Z[z, j + _TWO, c] + f3 * Z[z, j + _THREE, c])
-                j += _FOUR
-            while j < R:
-                f0 = F[i, j]
-                for c in range(k):
-                    out[i, c] += f0 * Z[z, j, c]
-                j += _ONE
-            f0 = p[i]
-            if solve:
-                for c in range(k):
-                    out[i, c] = f0 * (x[i, c] - out[i, c])
-            else:
-                for c in range(k):
-                    out[i, c] = f0 * x[i, c] + sign * out[i, c]
-            if sums.size > 0:
+        end = _U(off[q + 1])
+        z = _U(q - first) * R * k
+        c = _U(0)
+        while c < k:  # tiles of four rows and two vectors
+            n = k - c
+            m = n - min(n, V)
+            i = _U(off[q])
+            while i < end:
+                i1 = min(i + _ONE, end - _ONE)
+                i2 = min(i + _TWO, end - _ONE)
+                i3 = min(i + _THREE, end - _ONE)
+                s0 = t0 = zeros(F)
+                s1 = t1 = zeros(F)
+                s2 = t2 = zeros(F)
+                s3 = t3 = zeros(F)
+                for j in range(R):
+                    y = load(Z, z + j * k + c, n)
+                    w = load(Z, z + j * k + c + V, m)
+                    s0 = axpy(s0, F[i, j], y)
+                    s1 = axpy(s1, F[i1, j], y)
+                    s2 = axpy(s2, F[i2, j], y)
+                    s3 = axpy(s3, F[i3, j], y)
+                    t0 = axpy(t0, F[i, j], w)
+                    t1 = axpy(t1, F[i1, j], w)
+                    t2 = axpy(t2, F[i2, j], w)
+                    t3 = axpy(t3, F[i3, j], w)
+                put(p, x, i, c, n, sign, solve, s0, out)
+                put(p, x, i, c + V, m, sign, solve, t0, out)
+                if i1 > i:
+                    put(p, x, i1, c, n, sign, solve, s1, out)
+                    put(p, x, i1, c + V, m, sign, solve, t1, out)
+                if i2 > i1:
+                    put(p, x, i2, c, n, sign, solve, s2, out)
+                    put(p, x, i2, c + V, m, sign, solve, t2, out)
+                if i3 > i2:
+                    put(p, x, i3, c, n, sign, solve, s3, out)
+                    put(p, x, i3, c + V, m, sign, solve, t3, out)
+                i += V
+            c += V + V
+        if sums.size > 0:
+            for i in range(_U(off[q]), end):
                 for c in range(k):
                     sums[c] += out[i, c] * out[i, c]
 
 
-@jit
+@part
+def put(p, x, i, c, n, sign, solve, t, out):
+    """out = p x + sign t in row i, or p (x + sign t) when `solve`, on n columns from c on."""
+    at = i * _U(x.shape[1]) + c
+    if solve:
+        t = times(p[i], axpy(load(x, at, n), sign, t))
+    else:
+        t = axpy(times(p[i], load(x, at, n)), sign, t)
+    store(out, at, n, t)
+
+
+@part
+def plus_four(t, f0, f1, f2, f3, X, x0, x1, x2, x3, n):
+    """t and the sum of four rows of X, which begin at places x0 to x3, with weights f0 to f3.
+
+    Loops of three or four rounds take longer to begin than to run.
+    """
+    t = axpy(t, f0, load(X, x0, n))
+    t = axpy(t, f1, load(X, x1, n))
+    t = axpy(t, f2, load(X, x2, n))
+    return axpy(t, f3, load(X, x3, n))
+
+
+@part
+def store_rows(X, at, width, rows, n, t0, t1, t2, t3):
+    """Store n numbers of each of four rows of X, which has `rows` of them from place `at` on."""
+    store(X, at, n, t0)
+    if rows > _ONE:
+        store(X, at + width, n, t1)
+    if rows > _TWO:
+        store(X, at + _TWO * width, n, t2)
+    if rows > _THREE:
+        store(X, at + _THREE * width, n, t3)
+
+
+@part
+def tile(G, at, R, rows, n, t0, t1, t2, t3):
+    """Add four rows of n numbers each, of which there are `rows`, to those of G from `at` on."""
+    store(G, at, n, add(load(G, at, n), t0))
+    if rows > _ONE:
+        store(G, at + R, n, add(load(G, at + R, n), t1))
+    if rows > _TWO:
+        store(G, at + _TWO * R, n, add(load(G, at + _TWO * R, n), t2))
+    if rows > _THREE:
+        store(G, at + _THREE * R, n, add(load(G, at + _THREE * R, n), t3))
+
+
+@part
 def add_gram(F, scale, lo, hi, G, place):
-    """G[place] += Fᵀ diag(scale) F over the rows lo:hi, lower triangle."""
+    """G[place] += Fᵀ diag(scale) F over the rows lo:hi, lower triangle.
+
+    In tiles of four rows and columns; of those on the diagonal the rest is added, too.
+    """
     R = _U(F.shape[1])
-    zero = F.dtype.type(0)
-    i = _U(lo)
     end = _U(hi)
-    while i < end:  # four rows at a time; behind the last, rows that weigh nothing
-        b = min(i + _ONE, end - _ONE)
-        c = min(i + _TWO, end - _ONE)
-        d = min(i + _THREE, end - _ONE)
-        s0 = scale[i]
-        s1 = scale[b] if i + _ONE < end else zero
-        s2 = scale[c] if i + _TWO < end else zero
-        s3 = scale[d] if i + _THREE < end else zero
-        for a in range(R):
-            f0 = s0 * F[i, a]
-            f1 = s1 * F[b, a]
-            f2 = s2 * F[c, a]
-            f3 = s3 * F[d, a]
-            for j in range(a + _ONE):
-                G[place, a, j] += f0 * F[i, j] + f1 * F[b, j] + f2 * F[c, j] + f3 * F[d, j]
-        i += _FOUR
+    start = _U(lo)
+    while start < end:  # so many rows as stay in cache
+        stop = min(start + ROWS, end)
+        a = _U(0)
+        while a < R:
+            b = min(a + _ONE, R - _ONE)
+            c = min(a + _TWO, R - _ONE)
+            d = min(a + _THREE, R - _ONE)
+            j = _U(0)
+            while j <= a:
+                t0 = zeros(F)
+                t1 = zeros(F)
+                t2 = zeros(F)
+                t3 = zeros(F)
+                for i in range(start, stop):
+                    f = times(scale[i], load(F, i * R + j, R - j))
+                    t0 = axpy(t0, F[i, a], f)
+                    t1 = axpy(t1, F[i, b], f)
+                    t2 = axpy(t2, F[i, c], f)
+                    t3 = axpy(t3, F[i, d], f)
+                tile(G, (_U(place) * R + a) * R + j, R, R - a, R - j, t0, t1, t2, t3)
+                j += V
+            a += V
+        start = stop
 
 
 @jit
@@ -136,50 +210,116 @@ def rows_gram(F, scale, off, first, lo, hi, G):
     R = _U(F.shape[1])
     for q in range(lo, hi):
         g = _U(q - first)
-        for a in range(R):
-            for j in range(a + _ONE):
-                G[g, a, j] = 0
+        j = _U(0)
+        while j < R * R:
+            store(G, g * R * R + j, R * R - j, zeros(G))
+            j += V
         add_gram(F, scale, off[q], off[q + 1], G, g)
+
+
+@part
+def dot(x, at, y, start, n):
+    """The inner product of n numbers of x from place `at` on with those of y from `start` on."""
+    s = zeros(x)
+    j = _U(0)
+    while j < n:
+        s = fma(s, load(x, at + j, n - j), load(y, start + j, n - j))
+        j += V
+    return total(s)
+
+
+@part
+def four_dots(x, at, Y, start, width, rows, n):
+    """Inner products of n numbers of x with rows of Y, from place `start` on: four, or `rows`.
+
+    Of fewer than four rows the last one stands for the others.
+    """
+    y1 = start + min(_ONE, rows - _ONE) * width
+    y2 = start + min(_TWO, rows - _ONE) * width
+    y3 = start + min(_THREE, rows - _ONE) * width
+    s0 = zeros(x)
+    s1 = zeros(x)
+    s2 = zeros(x)
+    s3 = zeros(x)
+    j = _U(0)
+    while j < n:
+        m = n - j
+        v = load(x, at + j, m)
+        s0 = fma(s0, v, load(Y, start + j, m))
+        s1 = fma(s1, v, load(Y, y1 + j, m))
+        s2 = fma(s2, v, load(Y, y2 + j, m))
+        s3 = fma(s3, v, load(Y, y3 + j, m))
+        j += V
+    return totals(s0, s1, s2, s3)
 
 
 @jit
 def rows_regress(Y, Z, Winv, yy, N, off, first, lo, hi, room, F, D):
     """Per row i of a leaf: v = Z y_i, F_i = W⁻¹ v, D_i = (yy_i - F_i·v) / N; z is (R, k).
 
-    Two rows at a time; `room` is (2, R).
+    Four rows at a time; `room` is (4, R).
     """
     R = _U(F.shape[1])
     k = _U(Y.shape[1])
-    zero = F.dtype.type(0)
     for q in range(lo, hi):
         z = _U(q - first)
         end = _U(off[q + 1])
         i = _U(off[q])
         while i < end:
-            b = min(i + _ONE, end - _ONE)
-            for j in range(R):
-                s = zero
-                t = zero
-                for c in range(k):
-                    s += Y[i, c] * Z[z, j, c]
-                    t += Y[b, c] * Z[z, j, c]
-                room[0, j] = s
-                room[1, j] = t
-            s = zero
-            t = zero
-            for j in range(R):
-                f = zero
-                g = zero
+            rows = min(end - i, V)
+            b = _U(0)
+            while b < rows:  # tiles of two rows of Y and four of Z
+                y0 = (i + b) * k
+                y1 = min(i + b + _ONE, end - _ONE) * k
+                j = _U(0)
+                while j < R:
+                    z0 = (z * R + j) * k
+                    z1 = (z * R + min(j + _ONE, R - _ONE)) * k
+                    z2 = (z * R + min(j + _TWO, R - _ONE)) * k
+                    z3 = (z * R + min(j + _THREE, R - _ONE)) * k
+                    s0 = t0 = zeros(F)
+                    s1 = t1 = zeros(F)
+                    s2 = t2 = zeros(F)
+                    s3 = t3 = zeros(F)
+                    c = _U(0)
+                    while c < k:
+                        n = k - c
+                        v = load(Y, y0 + c, n)
+                        w = load(Y, y1 + c, n)
+                        f = load(Z, z0 + c, n)
+                        s0 = fma(s0, v, f)
+                        t0 = fma(t0, w, f)
+                        f = load(Z, z1 + c, n)
+                        s1 = fma(s1, v, f)
+                        t1 = fma(t1, w, f)
+                        f = load(Z, z2 + c, n)
+                        s2 = fma(s2, v, f)
+                        t2 = fma(t2, w, f)
+                        f = load(Z, z3 + c, n)
+                        s3 = fma(s3, v, f)
+                        t3 = fma(t3, w, f)
+                        c += V
+                    store(room, b * R + j, R - j, totals(s0, s1, s2, s3))
+                    store(room, (b + _ONE) * R + j, R - j, totals(t0, t1, t2, t3))
+                    j += V
+                b += _TWO
+            j = _U(0)
+            while j < R:
+                t0 = zeros(F)
+                t1 = zeros(F)
+                t2 = zeros(F)
+                t3 = zeros(F)
                 for a in range(R):
-                    f += Winv[z, j, a] * room[0, a]
-                    g += Winv[z, j, a] * room[1, a]
-                F[i, j] = f
-                F[b, j] = g
-                s += f * room[0, j]
-                t += g * room[1, j]
-            D[i] = (yy[i] - s) / N
-            D[b] = (yy[b] - t) / N
-            i += _TWO
+                    w = load(Winv, (z * R + a) * R + j, R - j)
+                    t0 = axpy(t0, room[_U(0), a], w)
+                    t1 = axpy(t1, room[_ONE, a], w)
+                    t2 = axpy(t2, room[_TWO, a], w)
+                    t3 = axpy(t3, room[_THREE, a], w)
+                store_rows(F, i * R + j, R, rows, R - j, t0, t1, t2, t3)
+                j += V
+            for b in range(rows):
+                D[i + b] = (yy[i + b] - dot(F, (i + b) * R, room, b * R, R)) / N
+            i += V
 
 
 # ------------------------------------------------------------------ around products by BLAS

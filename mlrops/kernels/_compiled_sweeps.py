@@ -16,13 +16,32 @@ leaves.  On the way down it starts from what that tree gives its leaves, `coarse
 
 import numpy as np
 
-from ._compiled_rows import add_gram
-from ._jit import jit
+from ._compiled_rows import add_gram, tile
+from ._jit import jit, part
+from ._lanes import COUNT, add, axpy, load, store, times, zeros
 
 # Indices are unsigned: for signed ones numba looks whether they count from the end, which keeps
 # loops from being vectorized as they could be.
 _U = np.uint64
 _ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
+V = _U(COUNT)
+
+
+@part
+def copied(x, at, n, y, start):
+    """Copy n numbers of x from place `at` on to y from `start` on."""
+    j = _U(0)
+    while j < n:
+        store(y, start + j, n - j, load(x, at + j, n - j))
+        j += V
+
+
+@part
+def taken(x, at, n, t):
+    """t and n numbers of x from `at` on, in place of which zeros are left."""
+    v = load(x, at, n)
+    store(x, at, n, zeros(x))
+    return add(v, t)
 
 
 @jit
@@ -44,15 +63,13 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
     path, cols, zoff = tree
     L = path.shape[1]
     R = _U(cols[L])
+    width = _U(K.shape[1])  # of the whole tree, where this is the one above
+    nothing = zeros(K)
     bottom = _U(L - 1)
-    zero = K.dtype.type(0)
     for q in range(first, last):
         group = path[q, top]
         if G.size > 0:
-            g = _U(q - first)
-            for a in range(R):
-                for j in range(a + _ONE):
-                    stack[bottom, a, j] = G[g, a, j]
+            copied(G, _U(q - first) * R * R, R * R, stack, bottom * R * R)
         else:
             add_gram(F, scale, off[q], off[q + 1], stack, bottom)
         trace = 0.0
@@ -71,22 +88,15 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
             z0 = _U(zoff[level]) + _U(path[q, level]) * r
             for i in range(r):
                 z = z0 + i
-                for j in range(c0):
-                    K[z, j] = stack[own, c0 + i, j]
-                    stack[own, c0 + i, j] = zero
+                row = (own * R + c0 + i) * R
                 for m in range(i):
                     v = stack[own, c0 + i, c0 + m]
-                    stack[own, c0 + i, c0 + m] = zero
                     for p in range(m):
                         v -= K[z, c0 + p] * K[z0 + m, c0 + p]
-                    v /= K[z0 + m, c0 + m]
-                    K[z, c0 + m] = v
-                    for j in range(c0):
-                        K[z, j] -= v * K[z0 + m, j]
+                    K[z, c0 + m] = v / K[z0 + m, c0 + m]
                 v = stack[own, c0 + i, c0 + i] + ridge[z]
-                stack[own, c0 + i, c0 + i] = zero
                 sizes[z] = plain[own, c0 + i] + ridge[z]
-                plain[own, c0 + i] = zero
+                plain[own, c0 + i] = 0
                 for p in range(i):
                     v -= K[z, c0 + p] * K[z, c0 + p]
                 if not (v > 0 and v < np.inf):
@@ -100,37 +110,57 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                 if not (product < 1e100 and product > 1e-100):
                     sums[group, 0] += np.log(product)
                     product = 1.0
-                d = 1 / v
-                for j in range(c0):
-                    K[z, j] *= d
-            # What is left of the ancestors' part, up to four own factors at a time, goes up.
-            i = z0
-            end = z0 + r
-            while i < end:
-                b = min(i + _ONE, end - _ONE)
-                c = min(i + _TWO, end - _ONE)
-                d = min(i + _THREE, end - _ONE)
-                for a in range(c0):
-                    f0 = K[i, a]
-                    f1 = K[b, a] if i + _ONE < end else zero
-                    f2 = K[c, a] if i + _TWO < end else zero
-                    f3 = K[d, a] if i + _THREE < end else zero
-                    for j in range(a + _ONE):
-                        stack[own, a, j] -= (
-                            f0 * K[i, j] + f1 * K[b, j] + f2 * K[c, j] + f3 * K[d, j])
-                i += _FOUR
+                scaling = 1 / v
+                j = _U(0)
+                while j < c0:
+                    t = load(stack, row + j, c0 - j)
+                    for m in range(i):
+                        t = axpy(t, -K[z, c0 + m], load(K, (z0 + m) * width + j, c0 - j))
+                    store(K, z * width + j, c0 - j, times(scaling, t))
+                    j += V
+                j = _U(0)
+                while j < c0 + r:
+                    store(stack, row + j, c0 + r - j, nothing)
+                    j += V
+            # What is left of the ancestors' part goes up.
+            a = _U(0)
+            while a < c0:
+                b = min(a + _ONE, c0 - _ONE)
+                c = min(a + _TWO, c0 - _ONE)
+                d = min(a + _THREE, c0 - _ONE)
+                j = _U(0)
+                while j <= a:
+                    n = c0 - j
+                    t0 = nothing
+                    t1 = nothing
+                    t2 = nothing
+                    t3 = nothing
+                    for z in range(z0, z0 + r):
+                        f = load(K, z * width + j, n)
+                        t0 = axpy(t0, -K[z, a], f)
+                        t1 = axpy(t1, -K[z, b], f)
+                        t2 = axpy(t2, -K[z, c], f)
+                        t3 = axpy(t3, -K[z, d], f)
+                    here = (own * R + a) * R + j
+                    t0 = taken(stack, here, n, t0)
+                    if a + _ONE < c0:
+                        t1 = taken(stack, here + R, n, t1)
+                    if a + _TWO < c0:
+                        t2 = taken(stack, here + _TWO * R, n, t2)
+                    if a + _THREE < c0:
+                        t3 = taken(stack, here + _THREE * R, n, t3)
+                    if level > top:
+                        tile(stack, here - R * R, R, c0 - a, n, t0, t1, t2, t3)
+                    else:
+                        tile(U, (_U(group) * c0 + a) * c0 + j, c0, c0 - a, n, t0, t1, t2, t3)
+                    j += V
+                a += V
             for a in range(c0):
                 if level > top:
-                    for j in range(a + _ONE):
-                        stack[up, a, j] += stack[own, a, j]
-                        stack[own, a, j] = zero
                     plain[up, a] += plain[own, a]
                 else:
-                    for j in range(a + _ONE):
-                        U[group, a, j] = stack[own, a, j]
-                        stack[own, a, j] = zero
                     passed[group, a] = plain[own, a]
-                plain[own, a] = zero
+                plain[own, a] = 0
         sums[group, 0] += np.log(product)
 
 
@@ -216,39 +246,24 @@ def sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z):
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
             z0 = _U(zoff[level]) + _U(path[q, level]) * r
-            for back in range(r):
-                i = r - _ONE - back
-                z = z0 + i
-                if eliminate:
-                    j = _U(0)
-                    while j + _FOUR <= c0:
-                        f0 = K[z, j]
-                        f1 = K[z, j + _ONE]
-                        f2 = K[z, j + _TWO]
-                        f3 = K[z, j + _THREE]
-                        for c in range(k):
-                            W[z, c] -= (f0 * stack[j, c] + f1 * stack[j + _ONE, c]
-                                        + f2 * stack[j + _TWO, c] + f3 * stack[j + _THREE, c])
-                        j += _FOUR
-                    while j < c0:
-                        f0 = K[z, j]
-                        for c in range(k):
-                            W[z, c] -= f0 * stack[j, c]
-                        j += _ONE
-                    for m in range(i + _ONE, r):
-                        f0 = K[z0 + m, c0 + i]
-                        for c in range(k):
-                            W[z, c] -= f0 * W[z0 + m, c]
-                    f0 = 1 / K[z, c0 + i]
-                    for c in range(k):
-                        W[z, c] *= f0
-                for c in range(k):
-                    stack[c0 + i, c] = W[z, c]
+            c = _U(0)
+            while c < k:
+                n = k - c
+                for back in range(r):
+                    i = r - _ONE - back
+                    z = z0 + i
+                    t = load(W, z * k + c, n)
+                    if eliminate:
+                        for j in range(c0):
+                            t = axpy(t, -K[z, j], load(stack, j * k + c, n))
+                        for m in range(i + _ONE, r):
+                            t = axpy(t, -K[z0 + m, c0 + i], load(stack, (c0 + m) * k + c, n))
+                        t = times(1 / K[z, c0 + i], t)
+                        store(W, z * k + c, n, t)
+                    store(stack, (c0 + i) * k + c, n, t)
+                c += V
         if Z.size > 0:
-            given = _U(q - first)
-            for j in range(_U(cols[L])):
-                for c in range(k):
-                    Z[given, j, c] = stack[j, c]
+            copied(stack, _U(0), _U(cols[L]) * k, Z, _U(q - first) * _U(cols[L]) * k)
 
 
 @jit

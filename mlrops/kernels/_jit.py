@@ -25,7 +25,7 @@ from numba.core.caching import NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.utils import stream_list
 
-__all__ = ["announcing", "cache_folders", "compiled", "jit"]
+__all__ = ["announcing", "cache_folders", "compiled", "jit", "part"]
 
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
 
@@ -38,7 +38,20 @@ _warned = False
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function without the GIL, for each signature when it is first called."""
-    kernel = _njit(nogil=True, fastmath=_FAST, error_model="numpy", no_cfunc_wrapper=True)(function)
+    return _kept(function)
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """The same for what only kernels call, whose code becomes part of theirs.
+
+    A call would cost as much as the work on a small node: an array is passed as seven numbers.
+    """
+    return _kept(function, forceinline=True, no_cpython_wrapper=True)
+
+
+def _kept(function, **options):
+    kernel = _njit(nogil=True, fastmath=_FAST, error_model="numpy", no_cfunc_wrapper=True,
+                   **options)(function)
     try:
         kernel.enable_caching()
         kernel._cache = _Cache(kernel._cache)

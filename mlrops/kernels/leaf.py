@@ -177,8 +177,8 @@ def long_tdot(F: FloatArray, x: FloatArray, layout: Layout, scale: FloatArray | 
     def piece(j):
         lo, hi = int(starts[j]), int(ends[j])
         if k == 1:
-            _compiled_column.rows_up(F, s, x.reshape(-1), lo, hi, P.reshape(-1, R), j,
-                                     squares[j].reshape(-1))
+            _compiled_column.piece_up(F, s, x.reshape(-1), lo, hi, P.reshape(-1, R), j,
+                                      squares[j].reshape(-1))
         elif is_large(PIECE_ROWS, R, k):
             _tdot_of(F, s, x, lo, hi, P[j], squares[j])
         else:
@@ -260,8 +260,8 @@ def long_dot(F: FloatArray, Z: FloatArray, x: FloatArray, p: FloatArray, layout:
     def piece(j):
         lo, hi, z = int(starts[j]), int(ends[j]), Z[owner[j]]
         if k == 1:
-            _compiled_column.rows_down(F, p, x.reshape(-1), z.reshape(-1), sign, solve, lo, hi,
-                                       out.reshape(-1), squares[j])
+            _compiled_column.piece_down(F, p, x.reshape(-1), z.reshape(-1), sign, solve, lo, hi,
+                                        out.reshape(-1), squares[j])
         elif is_large(PIECE_ROWS, R, k):
             _dot_of(F, z, p, x, sign, solve, lo, hi, out, squares[j])
         else:
@@ -353,7 +353,7 @@ def regress(Y: FloatArray, Z: FloatArray, Winv: FloatArray, yy: FloatArray, n_sa
     N, R = Y.shape[1], F.shape[1]
 
     def small(i, j):
-        room = np.empty((2, R), F.dtype)
+        room = np.zeros((4, R), F.dtype)
         _compiled_rows.rows_regress(Y, Z, Winv, yy, n_samples, layout.leaf_off, lo, i, j, room, F,
                                     D)
 

@@ -285,9 +285,11 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
     nothing = none(dtype)
     coarse = parts.coarse_factors(layout, nothing, means)
 
+    kept, inverses = (none(dtype, 3),) * 2 if keep is None else keep
+
     def task(start, stop, limit):
-        cov_stack, chol, linv = np.zeros((3, R, R), dtype)
-        winv = np.zeros((L + 1, R, R), dtype)
+        cov_stack, *stacks = np.zeros((5, R, R), dtype)
+        moments = *stacks, np.zeros((L + 1, R, R), dtype)
         z_stack = np.zeros((R, k), dtype)
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
             Z = scratch("Z", (hi - lo, R, k), dtype)
@@ -297,12 +299,11 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
             if ridge:
                 np.einsum("qii->qi", cov)[...] += ridge / n_samples
-            _compiled_posterior.sweep_second_moments(cov, Z, start, lo, hi, layout.tree,
-                                           n_samples, chol, linv, winv, Winv)
+            _compiled_posterior.sweep_second_moments(
+                cov, Z, start, lo, hi, layout.tree, n_samples, moments, kept[lo:hi],
+                Winv)
             if keep is not None:
-                W = np.matmul(Z, Z.swapaxes(1, 2), out=keep[0][lo:hi])
-                W += np.multiply(cov, cov.dtype.type(n_samples), out=cov)
-                keep[1][lo:hi] = Winv
+                inverses[lo:hi] = Winv
             leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
 
     each_leaf(task, layout, k)

@@ -133,8 +133,8 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
     K = A._factor.K if R else None
 
     def task(start, stop, limit):
-        cov_stack, chol, linv = np.zeros((3, R, R), dtype)
-        winv = np.zeros((L + 1, R, R), dtype)
+        cov_stack, *stacks = np.zeros((5, R, R), dtype)
+        stacks = *stacks, np.zeros((L + 1, R, R), dtype)
         for lo, hi in blocks(start, stop, R * R, limit):
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
@@ -144,7 +144,7 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
             if invert:
                 _compiled_posterior.sweep_second_moments(
                     M, np.empty((hi - lo, R, 0), dtype), start, lo, hi, layout.tree, n_samples,
-                    chol, linv, winv, Winv)
+                    stacks, M[:0], Winv)
             times(Winv if invert else M, lo, hi)
 
     def times(M, lo, hi):
