@@ -7,7 +7,7 @@ looks whether they count from the end, which keeps loops from being vectorized a
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import _njit, jit
 
 _U = np.uint64
 _ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
@@ -167,3 +167,30 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
                 kept[_U(q - first), j] = z[j]
             continue
         rows_down(F, p, x, z, sign, solve, off[q], off[q + 1], out, norms)
+
+
+# Taken in as they are written, before anything is compiled: who needs `column` alone waits for
+# neither of them.
+_up, _down = (_njit(inline="always")(sweep.py_func) for sweep in (column_up, column_down))
+
+
+@jit
+def column(F, p, x, sign, solve, off, begins, tree, K, room, sums, W, out):
+    """`column_up` and `column_down` in one call: out = p x + sign F z, or p (x - F z) when `solve`.
+
+    For trees that are swept in one piece; when `solve`, p scales x on the way up, too.  W is left
+    with z.  The squares of x, ``diag(p)^½ x``, z and out are left in sums[:2].  room (L, R) and
+    sums (2 + groups of level 0, 2) are zero at the start.
+    """
+    first = np.int64(0)
+    last = begins.size - 1
+    nothing = room[:first]  # no level is above, no leaf is long
+    scale = p if solve else p[:first]
+    _up(F, scale, x, nothing, off, begins, tree, K, first, last, first, room, W, nothing, sums[2:],
+        sums[0])
+    _down(F, p, x, sign, solve, nothing, off, off, begins, tree, K, first, last, first, room[0],
+          W, nothing, out, sums[1])
+    squares = 0.0
+    for i in range(_U(W.size)):
+        squares += np.float64(W[i]) * np.float64(W[i])
+    sums[1, 0] = squares

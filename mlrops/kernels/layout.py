@@ -57,6 +57,11 @@ class Layout:
         return self.first_leaves(self.top)
 
     @cached_property
+    def in_one_piece(self) -> bool:
+        """Whether one thread sweeps one column through the whole tree."""
+        return self.top == 0 and self.n * self.R < SHARED_ITEMS and not self.long.size
+
+    @cached_property
     def n_groups(self) -> int:
         """Number of groups at level `top`."""
         return self.top_leaf.size - 1

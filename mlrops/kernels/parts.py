@@ -17,8 +17,9 @@ from . import _compiled_column, _compiled_sweeps, leaf, threads
 from .layout import CACHE_ITEMS, Layout, blocks
 from .scratch import none, scratch
 
-__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column_down", "down", "factor_up",
-           "merge", "passing", "room_for_factor", "root", "share", "up", "up_with"]
+__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column", "column_down", "down",
+           "factor_up", "in_one_call", "merge", "passing", "room_for_factor", "root", "share", "up",
+           "up_with"]
 
 # Called with a range of leaves and an array with a block of each.
 Use: TypeAlias = Callable[[int, int, FloatArray], object]
@@ -275,3 +276,23 @@ def column_down(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve:
         _compiled_column.column_down(F, p, x, F.dtype.type(sign), solve, above, layout.parent,
                                      layout.leaf_off, layout.begins, layout.tree, K, a, b,
                                      layout.top, z, w, place, out, norms)
+
+
+def in_one_call(x: FloatArray, layout: Layout) -> bool:
+    """Whether `column` takes x (n, k) up and down the tree."""
+    return x.shape[1] == 1 and layout.in_one_piece
+
+
+def column(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve: bool, layout: Layout,
+           K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`up` and `column_down` for one column on a tree in one piece, in one call.
+
+    Returns the result, the factors, and the squares (4, 1) of the lengths of x, ``diag(p)^½ x``
+    (when `solve`, where p is the scale), of the factors and of the result.
+    """
+    dtype, sums = F.dtype, np.zeros((2 + layout.n_groups, 2))
+    room = np.zeros((layout.L, layout.R), dtype)
+    W, out = np.empty((layout.s, 1), dtype), np.empty((layout.n, 1), dtype)
+    _compiled_column.column(F, p, x.ravel(), dtype.type(sign), solve, layout.leaf_off,
+                            layout.begins, layout.tree, K, room, sums, W.ravel(), out.ravel())
+    return out, W, sums[:2].reshape(4, 1)

@@ -151,6 +151,8 @@ def up(F: FloatArray, x: FloatArray, layout: Layout) -> FloatArray:
 def multiply(F: FloatArray, p: FloatArray, x: FloatArray, layout: Layout, sign: float = 1.0
              ) -> FloatArray:
     """``diag(p) x + sign F_spread F_spreadᵀ x`` for x (n, k)."""
+    if parts.in_one_call(x, layout):
+        return parts.column(F, p, x, sign, False, layout, none(F.dtype))[0]
     return spread(F, p, project(F, x, None, None, layout), x, layout, sign)
 
 
@@ -217,15 +219,20 @@ def pivots(K: FloatArray, layout: Layout) -> FloatArray:
     return K[np.arange(layout.s), np.concatenate(columns)]
 
 
-def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout,
-          norms: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout
+          ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k).
 
-    The squares of b, of ``D^-½ b``, of the means and of the result are added to `norms` (4, k).
+    With both the squares (4, k) of the lengths of b, ``D^-½ b``, the means and the result, which
+    may overflow.
     """
-    W = project(F, b, dinv, K, layout, None if norms is None else norms[:2])
-    out = rows_from(F, dinv, b, W, K, layout, 1.0, True, None if norms is None else norms[2:])
-    return out, W
+    if parts.in_one_call(b, layout):
+        return parts.column(F, dinv, b, 1.0, True, layout, K)
+    squares = np.zeros((4, b.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        W = project(F, b, dinv, K, layout, squares[:2])
+        out = rows_from(F, dinv, b, W, K, layout, 1.0, True, squares[2:])
+    return out, W, squares
 
 
 def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, layout: Layout,

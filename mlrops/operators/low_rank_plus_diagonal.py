@@ -160,21 +160,19 @@ class LowRankPlusDiagonal(Factored):
         return self._F @ z
 
     def _once(self, b):
-        if not self._is_little(b):
-            squares, F, dinv, layout = np.zeros((4, b.shape[1])), self._F, self._dinv, self._layout
-            t = kernels.tree.project(F, b, dinv, None, layout, squares[:2])
-            z = self._explained(t)
-            x = kernels.tree.rows_from(F, dinv, b, z, None, layout, 1.0, True, squares[2:])
-            return x, z, squares
-        dinv = self._dinv[:, None]
-        x = b * dinv
-        squares = np.empty((4, b.shape[1]))
-        squares[0], squares[1] = column_dots(b), column_dots(b, x)
-        z = self._explained(self._F.T @ x)
-        np.matmul(self._F, z, out=x)
-        np.subtract(b, x, out=x)
-        x *= dinv
-        squares[2], squares[3] = column_dots(z), column_dots(x)
+        F, dinv, layout = self._F, self._dinv, self._layout
+        squares = np.zeros((4, b.shape[1]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not self._is_little(b):
+                z = self._explained(kernels.tree.project(F, b, dinv, None, layout, squares[:2]))
+                x = kernels.tree.rows_from(F, dinv, b, z, None, layout, 1.0, True, squares[2:])
+                return x, z, squares
+            x = b * dinv[:, None]
+            squares[0], squares[1] = column_dots(b), column_dots(b, x)
+            z = self._explained(F.T @ x)
+            x = b - F @ z
+            x *= dinv[:, None]
+            squares[2], squares[3] = column_dots(z), column_dots(x)
         return x, z, squares
 
     def _sample(self, size, rng):
