@@ -88,6 +88,19 @@ def test_squares_of_lengths(tree, dtype):
         np.testing.assert_allclose(found[way], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n, rank", [(50, 4), (1, 1), (5, 9), (30, 30)])
+def test_solves_of_one_leaf_by_the_factor_of_lapack(n, rank, dtype, calls):
+    rng = np.random.default_rng(4)
+    F, D = rng.standard_normal((n, rank)).astype(dtype), rng.uniform(1, 2, n).astype(dtype)
+    A, b = LowRankPlusDiagonal(F, D), rng.standard_normal((n, 2)).astype(dtype)
+    x = np.column_stack([A.solve(column) for column in b.T])
+    assert "column" in calls and x.dtype == dtype  # others where it is corrected
+    residual = (F.astype(float) @ (F.T @ x) + D[:, None] * x - b) / np.linalg.norm(A.toarray(), 2)
+    np.testing.assert_allclose(residual, 0, rtol=0, atol=DTYPES[dtype])
+    np.testing.assert_allclose(A.solve(b), x, rtol=0, atol=DTYPES[dtype] * np.abs(x).max() * 10)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_a_number_goes_through(tree, bad):
     """Where it stands, and without a warning or an error."""

@@ -317,7 +317,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
 
 def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout) -> FloatArray:
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
-    H, K = np.empty_like(F), np.ascontiguousarray(K)  # that of one node comes from LAPACK
+    H = np.empty_like(F)
 
     def small(i, j):
         _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)

@@ -173,17 +173,18 @@ def doubtful(squares: FloatArray, moved: float | FloatArray, norms: Sequence[flo
     `squares` (4, k) are those of the lengths of b, D^{-1/2} b, z and x; rounding in P moves P z by
     ``√moved ‖z‖`` units.
     """
-    parts: list[Any] = [*squares, moved, *norms]
-    if squares.shape[1] == 1:  # floats cost less, and overflow without a warning
-        parts = [part.item() if isinstance(part, np.ndarray) else part for part in parts]
-        return _NO_COLUMNS if _are_fine(*parts) or not math.isfinite(parts[0]) else _FIRST_COLUMN
+    if squares.shape[1] == 1:
+        parts = squares[:, 0].tolist()  # floats cost less, and overflow without a warning
+        fine = not math.isfinite(parts[0]) or _are_fine(parts, moved, norms)
+        return _NO_COLUMNS if fine else _FIRST_COLUMN
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.flatnonzero(~_are_fine(*parts) & np.isfinite(squares[0]))
+        return np.flatnonzero(~_are_fine(squares, moved, norms) & np.isfinite(squares[0]))
 
 
-def _are_fine(size: Any, scaled: Any, means: Any, length: Any, moved: Any, above: Any,
-              factors: Any, norm: Any) -> Any:
+def _are_fine(squares: Any, moved: Any, norms: Any) -> Any:
     """Whether rounding is small beside what is solved for; False where anything overflows."""
+    size, scaled, means, length = squares
+    above, factors, norm = norms
     bound = factors * ((moved * means)**0.5 + (above * scaled)**0.5)
     return bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
 
