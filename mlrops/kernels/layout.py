@@ -98,6 +98,11 @@ class Layout:
         return np.diff(self.leaf_off)
 
     @cached_property
+    def largest(self) -> int:
+        """Rows of the largest leaf."""
+        return int(self.sizes.max())
+
+    @cached_property
     def long(self) -> IntArray:
         """Numbers of the leaves that are cut into pieces."""
         return np.flatnonzero(self.sizes > self.long_rows)

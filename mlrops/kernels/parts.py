@@ -133,13 +133,15 @@ def factor_up(F: FloatArray, scale: FloatArray, x: FloatArray | None, layout: La
     passed = passing(layout, k, dtype, gram=True)
     long = leaf.long_gram(F, scale, layout, factor.losses[0, :1])
     long_x = leaf.long_tdot(F, x, layout, scale) if x is not None and k else None
+    small = not layout.long.size and not leaf.is_large(layout.largest, R, R)  # each and every leaf
 
     def task(lo, hi):
-        whole = leaf.all_small(layout, int(layout.top_leaf[lo]), int(layout.top_leaf[hi]))
+        first, last = layout.top_leaf[[lo, hi]].tolist()
+        whole = small or leaf.all_small(layout, first, last)
         stacks = np.zeros((layout.L, R, R), dtype), np.zeros((layout.L, R), dtype)
         rows = np.zeros((layout.L, R, k), dtype)
         items = k * R if whole else R * max(R, k)
-        for a, b in blocks(*layout.top_leaf[[lo, hi]].tolist(), items, CACHE_ITEMS):
+        for a, b in blocks(first, last, items, CACHE_ITEMS):
             G = none(dtype, 3)
             if not whole:
                 G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long,

@@ -42,7 +42,7 @@ def each_leaf(task: Callable[[int, int, int], object], layout: Layout, k: int) -
     share them too where BLAS keeps to one thread and no group holds most of the rows; else one task
     covers the tree and BLAS has all threads.
     """
-    at, longest = layout.top_leaf, int(layout.sizes.max())
+    at, longest = layout.top_leaf, layout.largest
     large = leaf.is_large(longest, layout.R, k)
     if longest > PIECE_ROWS and not large or large and not _evenly(layout, k):
         task(0, layout.n_leaves, BLOCK_ITEMS)
