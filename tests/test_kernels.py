@@ -143,7 +143,7 @@ def test_the_ways_of_computing_are_those_that_they_are_called():
     """What tests force by tuning constants is what small trees then do."""
     h = Hierarchy.balanced(24, [1, 4])
     plain = make_case(h, (1, 1), 0).A._layout
-    assert (plain.top, plain.long.size) == (0, 0)
+    assert (plain.top, plain.long.size, plain.in_one_piece) == (0, 0, True)
     with computing("subtrees shared by threads"):
         assert make_case(h, (1, 1), 0).A._layout.top == 1
     with computing("large leaves shared by pieces"):

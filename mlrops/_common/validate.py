@@ -86,8 +86,9 @@ def as_real(x: Any, what: str, dtype: Any = None, ndim: int | Sequence[int] | No
     x = plain(x, what)
     own = working_dtype(x.dtype, what)  # refuses, whatever dtype is asked for
     x = np.asarray(x, dtype=own if dtype is None else dtype)
-    if ndim is not None and x.ndim not in np.atleast_1d(ndim):
-        wanted = " or ".join(f"{d}-d" for d in np.atleast_1d(ndim))
+    allowed = (ndim,) if isinstance(ndim, int) else ndim
+    if allowed is not None and x.ndim not in allowed:
+        wanted = " or ".join(f"{d}-d" for d in allowed)
         raise ValueError(f"{what} must be {wanted}, got shape {x.shape}")
     return x
 

@@ -6,9 +6,9 @@ once on the way down, and nothing else of that size.  Columns go in vectors, see
 
 import numpy as np
 
-from ._compiled_rows import dot, plus_four
-from ._jit import jit, part
-from ._lanes import COUNT, add, axpy, fma, load, store, total, zeros
+from ._compiled_rows import dot, four_dots, plus_four
+from ._jit import as_written, jit, part
+from ._lanes import COUNT, add, axpy, fma, load, store, store_column, total, zeros
 
 _U = np.uint64  # for signed indices numba looks whether they count from the end
 _ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
@@ -136,7 +136,7 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
                 if eliminate:
                     for m in range(i):
                         v -= K[z0 + i, c0 + m] * W[z0 + m]
-                    v /= K[z0 + i, c0 + i]
+                    v *= 1 / K[z0 + i, c0 + i]
                 W[z0 + i] = v
                 squares += v * v
             i = z0 if eliminate else z0 + r
@@ -183,6 +183,7 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
     path, cols, zoff = tree
     L = path.shape[1]
     R = _U(cols[L])
+    width = _U(K.shape[1])  # of the whole tree, where this is the one above
     eliminate = K.size > 0
     for q in range(first, last):
         opens = max(begins[q], top)
@@ -194,14 +195,19 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
             z0 = _U(zoff[level]) + _U(path[q, level]) * r
+            i = _U(0)
+            while i < r and eliminate:
+                t = four_dots(z, _U(0), K, (z0 + i) * width, width, r - i, c0)
+                store_column(z, c0 + i, _ONE, min(r - i, V), t)
+                i += V
             for back in range(r):
                 i = r - _ONE - back
                 v = W[z0 + i]
                 if eliminate:
-                    v -= dot(K, (z0 + i) * _U(K.shape[1]), z, _U(0), c0)
+                    v -= z[c0 + i]
                     for m in range(i + _ONE, r):
                         v -= K[z0 + m, c0 + i] * z[c0 + m]
-                    v /= K[z0 + i, c0 + i]
+                    v *= 1 / K[z0 + i, c0 + i]
                     W[z0 + i] = v
                 z[c0 + i] = v
         if kept.size > 0:
@@ -209,3 +215,28 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
                 kept[_U(q - first), j] = z[j]
             continue
         rows_down(F, p, x, z, sign, solve, off[q], off[q + 1], out, norms)
+
+
+_up, _down = as_written(column_up), as_written(column_down)
+
+
+@jit
+def column(F, p, x, sign, solve, off, begins, tree, K, room, sums, W, out):
+    """`column_up` and `column_down` in one call: out = p x + sign F z, or p (x - F z) when `solve`.
+
+    For trees that are swept in one piece; when `solve`, p scales x on the way up, too.  W is left
+    with z.  The squares of x, ``diag(p)^½ x``, z and out are left in sums[:2].  room (L, R) and
+    sums (2 + groups of level 0, 2) are zero at the start.
+    """
+    first = np.int64(0)
+    last = begins.size - 1
+    nothing = room[:first]  # no level is above, no leaf is long
+    scale = p if solve else p[:first]
+    _up(F, scale, x, nothing, off, begins, tree, K, first, last, first, room, W, nothing, sums[2:],
+        sums[0])
+    _down(F, p, x, sign, solve, nothing, off, off, begins, tree, K, first, last, first, room[0],
+          W, nothing, out, sums[1])
+    squares = 0.0
+    for i in range(_U(W.size)):
+        squares += np.float64(W[i]) * np.float64(W[i])
+    sums[1, 0] = squares

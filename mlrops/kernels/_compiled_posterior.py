@@ -68,10 +68,10 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
 def sweep_second_moments(cov, Z, start, first, last, tree, N, stacks, kept, Winv):
     """kept[q - first] = W = N Cov + Z Zᵀ along the path of each leaf, Winv[q - first] = W⁻¹.
 
-    Only new nodes are worked on.  The stacks, zero at the start, carry W, the columns of its Cholesky
-    factor of coarser levels and those of a row's own level, and the inverse of that factor, (R, R)
-    each; and (L + 1, R, R) the inverse of each leading block of W before a level.  An empty
-    `kept` is left alone.
+    Only new nodes are worked on.  The stacks, zero at the start, carry W, the columns of its
+    Cholesky factor of coarser levels and those of a row's own level, and the inverse of that
+    factor, (R, R) each; and (L + 1, R, R) the inverse of each leading block of W before a level.
+    An empty `kept` is left alone.
     """
     W, chol, own, linv, winv = stacks
     path, cols, _ = tree

@@ -25,7 +25,7 @@ from numba.core.caching import NullCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.utils import stream_list
 
-__all__ = ["announcing", "cache_folders", "compiled", "jit", "part"]
+__all__ = ["announcing", "as_written", "cache_folders", "compiled", "jit", "part"]
 
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be regrouped; NaN and infinity keep their meaning
 
@@ -47,6 +47,11 @@ def part(function: Callable[..., Any]) -> Any:
     A call would cost as much as the work on a small node: an array is passed as seven numbers.
     """
     return _kept(function, forceinline=True, no_cpython_wrapper=True)
+
+
+def as_written(kernel: Any) -> Any:
+    """A kernel for others to take in before anything is compiled: none waits for the kernel."""
+    return _njit(inline="always")(kernel.py_func)
 
 
 def _kept(function, **options):

@@ -17,8 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["COUNT", "add", "axpy", "fma", "load", "store", "store_column", "times", "total", "totals",
-           "zeros"]
+__all__ = ["COUNT", "add", "axpy", "fma", "load", "store", "store_column", "times", "total",
+           "totals", "zeros"]
 
 COUNT = 4
 _FAST = "reassoc", "contract", "nsz"  # as of `_jit`

@@ -54,7 +54,12 @@ class Layout:
     @cached_property
     def top_leaf(self) -> IntArray:
         """The leaf at which each group of level `top` begins, and the number of leaves."""
-        return self.first_leaves(self.top)
+        return self.first_leaves[self.top]
+
+    @cached_property
+    def in_one_piece(self) -> bool:
+        """Whether one thread sweeps one column through the whole tree."""
+        return self.top == 0 and self.n * self.R < SHARED_ITEMS and not self.long.size
 
     @cached_property
     def n_groups(self) -> int:
@@ -93,6 +98,11 @@ class Layout:
         return np.diff(self.leaf_off)
 
     @cached_property
+    def largest(self) -> int:
+        """Rows of the largest leaf."""
+        return int(self.sizes.max())
+
+    @cached_property
     def long(self) -> IntArray:
         """Numbers of the leaves that are cut into pieces."""
         return np.flatnonzero(self.sizes > self.long_rows)
@@ -117,10 +127,10 @@ class Layout:
         start, m, p = self.leaf_off[self.long][owner], sizes[owner], count[owner]
         return start + within * m // p, start + (within + 1) * m // p, owner
 
-    def first_leaves(self, level: int) -> IntArray:
-        """The leaf at which each group of a level begins, and the number of leaves."""
-        groups = self.path[:, level]
-        return np.searchsorted(groups, np.arange(groups[-1] + 2))
+    @cached_property
+    def first_leaves(self) -> list[IntArray]:
+        """Of each level the leaf at which each group begins, and the number of leaves."""
+        return [np.searchsorted(groups, np.arange(groups[-1] + 2)) for groups in self.path.T]
 
     def node_rows(self, level: int) -> slice:
         """The node rows of a level."""

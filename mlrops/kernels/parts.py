@@ -17,8 +17,9 @@ from . import _compiled_column, _compiled_sweeps, leaf, threads
 from .layout import CACHE_ITEMS, Layout, blocks
 from .scratch import none, scratch
 
-__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column_down", "down", "factor_up",
-           "merge", "passing", "room_for_factor", "root", "share", "up", "up_with"]
+__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column", "column_down", "down",
+           "factor_up", "in_one_call", "merge", "passing", "room_for_factor", "root", "share", "up",
+           "up_with"]
 
 # Called with a range of leaves and an array with a block of each.
 Use: TypeAlias = Callable[[int, int, FloatArray], object]
@@ -76,8 +77,20 @@ def up_with(product: Use, layout: Layout, K: FloatArray, W: FloatArray, passed: 
     for a, b in blocks(first, last, k * R, CACHE_ITEMS):
         T = scratch("T", (b - a, R, k), dtype)
         product(a, b, T)
-        _compiled_sweeps.sweep_up(T, a, b, layout.begins, layout.tree, K, layout.top, stack, W,
-                                  passed.rows, passed.sums)
+        _sweep_up(T, a, b, layout.begins, layout.tree, K, layout.top, stack, W, passed.rows,
+                  passed.sums)
+
+
+def _sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums):
+    """`_compiled_sweeps.sweep_up`, for one column by the kernel that has no loop over columns."""
+    if not T.size:
+        return
+    if T.shape[2] > 1:
+        _compiled_sweeps.sweep_up(T, first, last, begins, tree, K, top, stack, W, U, sums)
+        return
+    rows, none_ = none(T.dtype), none(T.dtype, 1)  # which are asked for nothing
+    _compiled_column.column_up(rows, none_, none_, T[..., 0], begins, begins, tree, K, first, last,
+                               top, stack[..., 0], W[:, 0], U[..., 0], sums, np.zeros(2))
 
 
 def _column_up(F, scale, x, layout, K, W, passed, lo, hi, long, norms):
@@ -132,13 +145,15 @@ def factor_up(F: FloatArray, scale: FloatArray, x: FloatArray | None, layout: La
     passed = passing(layout, k, dtype, gram=True)
     long = leaf.long_gram(F, scale, layout, factor.losses[0, :1])
     long_x = leaf.long_tdot(F, x, layout, scale) if x is not None and k else None
+    small = not layout.long.size and not leaf.is_large(layout.largest, R, R)  # each and every leaf
 
     def task(lo, hi):
-        whole = leaf.all_small(layout, int(layout.top_leaf[lo]), int(layout.top_leaf[hi]))
+        first, last = layout.top_leaf[[lo, hi]].tolist()
+        whole = small or leaf.all_small(layout, first, last)
         stacks = np.zeros((layout.L, R, R), dtype), np.zeros((layout.L, R), dtype)
         rows = np.zeros((layout.L, R, k), dtype)
         items = k * R if whole else R * max(R, k)
-        for a, b in blocks(*layout.top_leaf[[lo, hi]].tolist(), items, CACHE_ITEMS):
+        for a, b in blocks(first, last, items, CACHE_ITEMS):
             G = none(dtype, 3)
             if not whole:
                 G = leaf.gram(F, scale, layout, a, b, scratch("G", (b - a, R, R), dtype), long,
@@ -151,8 +166,8 @@ def factor_up(F: FloatArray, scale: FloatArray, x: FloatArray | None, layout: La
                 return
             if k:
                 T = leaf.tdot(F, x, layout, a, b, scale, scratch("T", (b - a, R, k), dtype), long_x)
-                _compiled_sweeps.sweep_up(T, a, b, layout.begins, layout.tree, factor.K, layout.top,
-                                          rows, W, passed.rows, passed.sums)
+                _sweep_up(T, a, b, layout.begins, layout.tree, factor.K, layout.top, rows, W,
+                          passed.rows, passed.sums)
 
     share(task, layout, layout.n * R * max(R, k))
     return factor, W, passed
@@ -220,8 +235,8 @@ def root(passed: Passed, layout: Layout, K: FloatArray, W: FloatArray,
             return sums[0]
     if k:
         T = _by_parent(passed.place, passed.rows, parents)
-        _compiled_sweeps.sweep_up(T, 0, parents, begins, tree, K, 0, np.zeros((top, c, k), dtype),
-                                  W, np.empty((parents, 0, k), dtype), sums)
+        _sweep_up(T, 0, parents, begins, tree, K, 0, np.zeros((top, c, k), dtype), W,
+                  np.empty((parents, 0, k), dtype), sums)
     return sums.sum(axis=0)
 
 
@@ -233,9 +248,9 @@ def coarse_factors(layout: Layout, K: FloatArray, W: FloatArray) -> FloatArray:
     k, c, parents = W.shape[1], int(layout.cols[layout.top]), int(layout.parent[-1]) + 1
     coarse = np.empty((parents, c, k), W.dtype)
     if layout.top:
-        _compiled_sweeps.sweep_down(W, 0, parents, layout.begins_above, layout.above, K, 0,
-                                    np.empty((1, 0, k), W.dtype), np.zeros(parents, np.int64),
-                                    np.empty((c, k), W.dtype), coarse)
+        _sweep_down(W, 0, parents, layout.begins_above, layout.above, K, 0,
+                    np.empty((1, 0, k), W.dtype), np.zeros(parents, np.int64),
+                    np.empty((c, k), W.dtype), coarse)
     return coarse
 
 
@@ -252,11 +267,23 @@ def down(layout: Layout, K: FloatArray, W: FloatArray, coarse: FloatArray, use: 
     stack = np.empty((R, k), dtype)
     first, last = int(layout.top_leaf[lo]), int(layout.top_leaf[hi])
     for a, b in blocks(first, last, k * R, CACHE_ITEMS):
-        Z = scratch("Z", (b - a if use else 0, R, k), dtype)
-        _compiled_sweeps.sweep_down(W, a, b, layout.begins, layout.tree, K, layout.top, coarse,
-                                    layout.parent, stack, Z)
+        Z = scratch("Z", (b - a if use or k == 1 else 0, R, k), dtype)
+        _sweep_down(W, a, b, layout.begins, layout.tree, K, layout.top, coarse, layout.parent,
+                    stack, Z)
         if use:
             use(a, b, Z)
+
+
+def _sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z):
+    """`_compiled_sweeps.sweep_down`, for one column as in `_sweep_up`."""
+    if W.shape[1] > 1:
+        _compiled_sweeps.sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z)
+        return
+    if Z.size:
+        rows, none_ = none(W.dtype), none(W.dtype, 1)
+        _compiled_column.column_down(
+            rows, none_, none_, W.dtype.type(1), False, coarse[..., 0], parent, begins, begins,
+            tree, K, first, last, top, stack[:, 0], W[:, 0], Z[..., 0], none_, np.zeros(2))
 
 
 def column_down(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve: bool,
@@ -275,3 +302,23 @@ def column_down(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve:
         _compiled_column.column_down(F, p, x, F.dtype.type(sign), solve, above, layout.parent,
                                      layout.leaf_off, layout.begins, layout.tree, K, a, b,
                                      layout.top, z, w, place, out, norms)
+
+
+def in_one_call(x: FloatArray, layout: Layout) -> bool:
+    """Whether `column` takes x (n, k) up and down the tree."""
+    return x.shape[1] == 1 and layout.in_one_piece
+
+
+def column(F: FloatArray, p: FloatArray, x: FloatArray, sign: float, solve: bool, layout: Layout,
+           K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`up` and `column_down` for one column on a tree in one piece, in one call.
+
+    Returns the result, the factors, and the squares (4, 1) of the lengths of x, ``diag(p)^½ x``
+    (when `solve`, where p is the scale), of the factors and of the result.
+    """
+    dtype, sums = F.dtype, np.zeros((2 + layout.n_groups, 2))
+    room = np.zeros((layout.L, layout.R), dtype)
+    W, out = np.empty((layout.s, 1), dtype), np.empty((layout.n, 1), dtype)
+    _compiled_column.column(F, p, x.ravel(), dtype.type(sign), solve, layout.leaf_off,
+                            layout.begins, layout.tree, K, room, sums, W.ravel(), out.ravel())
+    return out, W, sums[:2].reshape(4, 1)

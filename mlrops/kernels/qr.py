@@ -316,7 +316,7 @@ def _first_children(layout: Layout, level: int) -> IntArray:
     child = layout.path[:, level]
     if level == 0:
         return np.array([0, int(child[-1]) + 1])
-    return np.append(child[layout.first_leaves(level - 1)[:-1]], int(child[-1]) + 1)
+    return np.append(child[layout.first_leaves[level - 1][:-1]], int(child[-1]) + 1)
 
 
 def _offsets(counts: IntArray) -> IntArray:

@@ -42,7 +42,7 @@ def each_leaf(task: Callable[[int, int, int], object], layout: Layout, k: int) -
     share them too where BLAS keeps to one thread and no group holds most of the rows; else one task
     covers the tree and BLAS has all threads.
     """
-    at, longest = layout.top_leaf, int(layout.sizes.max())
+    at, longest = layout.top_leaf, layout.largest
     large = leaf.is_large(longest, layout.R, k)
     if longest > PIECE_ROWS and not large or large and not _evenly(layout, k):
         task(0, layout.n_leaves, BLOCK_ITEMS)
@@ -151,6 +151,8 @@ def up(F: FloatArray, x: FloatArray, layout: Layout) -> FloatArray:
 def multiply(F: FloatArray, p: FloatArray, x: FloatArray, layout: Layout, sign: float = 1.0
              ) -> FloatArray:
     """``diag(p) x + sign F_spread F_spreadᵀ x`` for x (n, k)."""
+    if parts.in_one_call(x, layout):
+        return parts.column(F, p, x, sign, False, layout, none(F.dtype))[0]
     return spread(F, p, project(F, x, None, None, layout), x, layout, sign)
 
 
@@ -217,15 +219,20 @@ def pivots(K: FloatArray, layout: Layout) -> FloatArray:
     return K[np.arange(layout.s), np.concatenate(columns)]
 
 
-def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout,
-          norms: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+def solve(F: FloatArray, dinv: FloatArray, K: FloatArray, b: FloatArray, layout: Layout
+          ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """``Σ⁻¹ b`` and the factors' posterior means of the nodes, (s, k), for b (n, k).
 
-    The squares of b, of ``D^-½ b``, of the means and of the result are added to `norms` (4, k).
+    With both the squares (4, k) of the lengths of b, ``D^-½ b``, the means and the result, which
+    may overflow.
     """
-    W = project(F, b, dinv, K, layout, None if norms is None else norms[:2])
-    out = rows_from(F, dinv, b, W, K, layout, 1.0, True, None if norms is None else norms[2:])
-    return out, W
+    if parts.in_one_call(b, layout):
+        return parts.column(F, dinv, b, 1.0, True, layout, K)
+    squares = np.zeros((4, b.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        W = project(F, b, dinv, K, layout, squares[:2])
+        out = rows_from(F, dinv, b, W, K, layout, 1.0, True, squares[2:])
+    return out, W, squares
 
 
 def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, layout: Layout,
@@ -244,13 +251,13 @@ def posterior(F: FloatArray, dinv: FloatArray, K: FloatArray, Y: FloatArray, lay
 def add_nodes(T: FloatArray, W: FloatArray, layout: Layout, lo: int, hi: int) -> None:
     """Add the node rows W to leaf products T of the leaves lo:hi, each at its first leaf."""
     k = T.shape[2]
-    for level in range(layout.L):
+    for level, first in enumerate(layout.first_leaves):
         own = layout.columns(level)
-        groups, r = layout.path[lo:hi, level], own.stop - own.start
-        first = np.flatnonzero(np.diff(groups, prepend=layout.path[lo - 1, level] if lo else -1))
-        if first.size and r:
-            a, b = (int(layout.zoff[level] + g * r) for g in (groups[first[0]], groups[-1] + 1))
-            T[first, own] += W[a:b].reshape(first.size, r, k)
+        a, b = np.searchsorted(first[:-1], [lo, hi]).tolist()
+        if a < b and own.start < own.stop:
+            r = own.stop - own.start
+            rows = W[layout.zoff[level] + a * r : layout.zoff[level] + b * r]
+            T[first[a:b] - lo, own] += rows.reshape(b - a, r, k)
 
 
 def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:
@@ -311,7 +318,7 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
 
 def inverse_rows(F: FloatArray, dinv: FloatArray, K: FloatArray, layout: Layout) -> FloatArray:
     """H (n, R), of the sparsity of F, with ``Σ⁻¹ = diag(1/D) - H_spread H_spreadᵀ``."""
-    H, K = np.empty_like(F), np.ascontiguousarray(K)  # that of one node comes from LAPACK
+    H = np.empty_like(F)
 
     def small(i, j):
         _compiled_posterior.sweep_inverse_rows(F, dinv, i, j, layout.leaf_off, layout.tree, K, H)

@@ -54,7 +54,7 @@ def scales(A: Factored) -> Scales:
     factors, below = 0.0, 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for level, rank in enumerate(A._ranks):
-            F, first = A._F[:, layout.columns(level)], layout.first_leaves(level)[:-1]
+            F, first = A._F[:, layout.columns(level)], layout.first_leaves[level][:-1]
             squares = np.einsum("ij,ij->i", F, F, dtype=np.float64)
             trace = float(np.add.reduceat(squares, layout.leaf_off[first]).max())
             factors, below = factors + trace, max(below, trace / max(rank, 1))
@@ -122,7 +122,7 @@ def _times_transposed(levels: list[tuple[int, FloatArray, FloatArray]], u: Float
     for level, C, X in levels:
         own, lo = layout.node_rows(level), X.shape[2]
         if below is not None:  # gathered from the level below
-            starts = layout.path[layout.first_leaves(level)[:-1], level + 1]
+            starts = layout.path[layout.first_leaves[level][:-1], level + 1]
             below = np.add.reduceat(below, starts, axis=0)
         weights = u[own].reshape(C.shape[:2])
         found = np.einsum("gji,gi->gj", C, weights)

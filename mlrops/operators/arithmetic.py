@@ -44,6 +44,8 @@ def as_scalar(c: Any, what: str = "scalar") -> float:
 
 
 def _is_scalar(x: Any) -> bool:
+    if type(x) is np.ndarray:  # nothing else is to be asked of what most products are taken with
+        return x.ndim == 0
     return not is_operator(x) and not issparse(x) and np.ndim(x) == 0
 
 
@@ -213,6 +215,8 @@ class Arithmetic(LinearOperator):
         TypeError
             Not numeric.
         """
+        if type(x) is np.ndarray and x.ndim == 1:
+            return self.matvec(x)
         if is_operator(x):
             return matmul(self, x)
         if _is_scalar(x):

@@ -93,7 +93,7 @@ def expanded_cholesky(self: MLR) -> tuple[sp.csc_array, FloatArray, IntArray]:
         own = place[nodes].reshape(-1, r)
         a, b = np.triu_indices(r, 1)  # columns a of C, scaled to a unit diagonal
         enter(own[:, b], own[:, a], block[:, b, c0 + a] / diag[:, a])
-        ancestors = place[layout.path_rows(layout.first_leaves(level)[:-1])[:, :c0]]
+        ancestors = place[layout.path_rows(layout.first_leaves[level][:-1])[:, :c0]]
         enter(ancestors[:, None, :], own[:, :, None], block[:, :, :c0] / diag[:, :, None])  # Xᵀ
     i, j, v = (np.concatenate(part) for part in zip(*triplets, strict=True))
     lower = sp.coo_array((v, (i, j)), shape=(n + s, n + s)).tocsc()

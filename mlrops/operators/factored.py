@@ -48,7 +48,7 @@ class Factored(StructuredOperator):
         _hierarchy, _ranks, _F, _d     the tree, and F (n, R) and D (n,) in its order
         _cholesky()                    the factorization of P: see `kernels.tree.Factorization`
         _once(b)                       ``x = D⁻¹ (b - F z)`` and z; squares (4, k) of the lengths
-                                       of b, D^{-1/2} b, z and x
+                                       of b, D^{-1/2} b, z and x, which may overflow
         _explained(t)                  P⁻¹ t
     """
 
@@ -216,8 +216,7 @@ class Factored(StructuredOperator):
     def _solved(self, b: FloatArray) -> FloatArray:
         """``Σ⁻¹ b``, of columns of size one where their squares under- or overflow."""
         if not self._exactly:
-            with np.errstate(over="ignore", invalid="ignore"):
-                found = self._once(b)
+            found = self._once(b)
             if are_safe(found[2][0], b.dtype):  # which it tells without another pass over b
                 return self._corrected(b, found)
         return of_size_one(self._corrected, b)
@@ -231,11 +230,10 @@ class Factored(StructuredOperator):
         if not doubtful(squares, norms[0] * self._largest, norms).size:
             return x
         # An entry of P is off by eps √(P_ii P_jj): so much does rounding in P move of P z.
-        weighted = column_dots(z, weight=self._factor.sizes)
-        weighted /= np.where(squares[2] > 0, squares[2], 1)
+        squares[2] = column_dots(z, weight=self._factor.sizes)
         for name in ("_rough_norms", "_norms", "_sharper_norms"):  # in order of their price
             norms = getattr(self, name)
-            left = doubtful(squares, norms[0] * weighted, norms)
+            left = doubtful(squares, norms[0], norms)
             if not left.size:
                 return x
         return self._in_factor_space(b, x, z, left)

@@ -143,7 +143,7 @@ class LowRankPlusDiagonal(Factored):
         P, share = kernels.leaf.gram_of_all(self._F, self._dinv)
         np.einsum("ii->i", P)[...] += 1
         try:
-            C = linalg.cholesky(P, lower=True, check_finite=False)
+            C = np.ascontiguousarray(linalg.cholesky(P, lower=True, check_finite=False))
         except np.linalg.LinAlgError:
             C = None
         if C is None or not np.isfinite(C).all():
@@ -154,27 +154,27 @@ class LowRankPlusDiagonal(Factored):
         return kernels.tree.Factorization(C, float(gained), None, P.diagonal(), float(loss), share)
 
     def _explained(self, t):
-        return _POTRS[self.dtype](self._factor.K, t, lower=True)[0]
+        return _POTRS[self.dtype](self._factor.K.T, t, lower=False)[0]
 
     def _loadings(self, z):
         return self._F @ z
 
     def _once(self, b):
-        if not self._is_little(b):
-            squares, F, dinv, layout = np.zeros((4, b.shape[1])), self._F, self._dinv, self._layout
-            t = kernels.tree.project(F, b, dinv, None, layout, squares[:2])
-            z = self._explained(t)
-            x = kernels.tree.rows_from(F, dinv, b, z, None, layout, 1.0, True, squares[2:])
-            return x, z, squares
-        dinv = self._dinv[:, None]
-        x = b * dinv
-        squares = np.empty((4, b.shape[1]))
-        squares[0], squares[1] = column_dots(b), column_dots(b, x)
-        z = self._explained(self._F.T @ x)
-        np.matmul(self._F, z, out=x)
-        np.subtract(b, x, out=x)
-        x *= dinv
-        squares[2], squares[3] = column_dots(z), column_dots(x)
+        F, dinv, layout = self._F, self._dinv, self._layout
+        if kernels.parts.in_one_call(b, layout):
+            return kernels.tree.solve(F, dinv, self._factor.K, b, layout)
+        squares = np.zeros((4, b.shape[1]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not self._is_little(b):
+                z = self._explained(kernels.tree.project(F, b, dinv, None, layout, squares[:2]))
+                x = kernels.tree.rows_from(F, dinv, b, z, None, layout, 1.0, True, squares[2:])
+                return x, z, squares
+            scaled = b * dinv[:, None]
+            z = self._explained(F.T @ scaled)
+            x = b - F @ z
+            x *= dinv[:, None]
+            for part, pair in zip(squares, ((b, b), (b, scaled), (z, z), (x, x)), strict=True):
+                part[:] = column_dots(*pair)
         return x, z, squares
 
     def _sample(self, size, rng):

@@ -261,9 +261,7 @@ class MLR(Factored):
         return kernels.tree.factor(self._F, self._dinv, self._layout)
 
     def _once(self, b):
-        squares = np.zeros((4, b.shape[1]))
-        x, z = kernels.tree.solve(self._F, self._dinv, self._factor.K, b, self._layout, squares)
-        return x, z, squares
+        return kernels.tree.solve(self._F, self._dinv, self._factor.K, b, self._layout)
 
     def _explained(self, t):
         return kernels.tree.means(self._factor.K, t, self._layout)

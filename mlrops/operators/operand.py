@@ -20,6 +20,8 @@ def operand(x: Any, dtype: np.dtype, n_rows: int, verb: str) -> tuple[FloatArray
 
     In C order: no bit of a result depends on how the operand lies in memory.
     """
+    if _is_ready(x, dtype, n_rows):
+        return x, dtype
     if issparse(x):
         raise TypeError(f"{verb}: expected a dense array, got a sparse {type(x).__name__}")
     refuse_masked(x, verb)
@@ -28,6 +30,12 @@ def operand(x: Any, dtype: np.dtype, n_rows: int, verb: str) -> tuple[FloatArray
         raise ValueError(f"{verb}: expected {counted(n_rows, 'row')}, got an array of shape"
                          f" {x.shape}")
     return np.ascontiguousarray(x, dtype), np.result_type(dtype, x.dtype)
+
+
+def _is_ready(x, dtype, n_rows):
+    """Whether `x` is an operand already: all other checks take longer than a small product."""
+    return (type(x) is np.ndarray and x.dtype == dtype and x.ndim in (1, 2) and len(x) == n_rows
+            and x.flags.c_contiguous)
 
 
 def _real_columns(z):

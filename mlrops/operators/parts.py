@@ -149,7 +149,7 @@ def up(self: MLR, part: Part, b: Real | None = None) -> tuple[Swept, Passed]:
     found, W, passed = kernels.parts.factor_up(F, dinv, b, layout, np.ones(layout.s, dtype))
     if found.fail[0] >= 0:
         level, group = (int(i) for i in found.fail)
-        below = A._layout.path[A._layout.first_leaves(part.level)[part.groups.start], level]
+        below = A._layout.path[A._layout.first_leaves[part.level][part.groups.start], level]
         raise A._breakdown(level, group + int(below))
     # Of b what is left is counted with the sign of w²: so the root may go on adding w².
     off = layout.leaf_off[layout.top_leaf[:-1]]

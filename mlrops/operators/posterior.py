@@ -79,7 +79,7 @@ class FactorMoments:
         layout = self._sigma._layout
         level = range(layout.L)[level]
         own = layout.columns(level)
-        return self._path_covariance[layout.first_leaves(level)[:-1]][:, own, own]
+        return self._path_covariance[layout.first_leaves[level][:-1]][:, own, own]
 
     @cached_property
     def _path_covariance(self):

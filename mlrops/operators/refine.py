@@ -4,6 +4,7 @@ The measure is the backward error ``‖A x - b‖ / (‖A‖ ‖x‖ + ‖b‖)`
 and b that makes x exact.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -32,6 +33,7 @@ RTOL = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 _ALONE = 4096
 
 _NO_COLUMNS: IntArray = np.empty(0, np.intp)
+_FIRST_COLUMN: IntArray = np.zeros(1, np.intp)
 
 # Squared lengths that leave room for what is done with them.
 _SAFE = {info.dtype: (float(info.tiny / info.eps**2), float(info.max * info.eps**2))
@@ -54,16 +56,15 @@ def column_dots(x: FloatArray, y: FloatArray | None = None, weight: FloatArray |
     it.
     """
     y = x if y is None else y
-    if x.shape[1] == 1 and len(x) <= _ALONE and x.dtype == np.float64:
-        x, y = x[:, 0], y[:, 0]
-        return np.dot(x if weight is None else x * weight, y)[None]
     precise: dict[str, Any] = {} if x.dtype == np.float64 else {"dtype": np.float64}
-    if x.shape[1] == 1:  # the same, contiguous
-        x, y = x[:, 0], y[:, 0]
-        return (np.einsum("i,i->", x, y, **precise) if weight is None
-                else np.einsum("i,i,i->", x, y, weight, **precise))[None]
-    return (np.einsum("ik,ik->k", x, y, **precise) if weight is None
-            else np.einsum("ik,ik,i->k", x, y, weight, **precise))
+    if x.shape[1] != 1:
+        return (np.einsum("ik,ik->k", x, y, **precise) if weight is None
+                else np.einsum("ik,ik,i->k", x, y, weight, **precise))
+    x, y = x.ravel(), y.ravel()
+    if len(x) <= _ALONE and not precise:
+        return np.dot(x if weight is None else x * weight, y)[None]
+    return (np.einsum("i,i->", x, y, **precise) if weight is None
+            else np.einsum("i,i,i->", x, y, weight, **precise))[None]
 
 
 def exponents(x: FloatArray) -> IntArray:
@@ -172,16 +173,20 @@ def doubtful(squares: FloatArray, moved: float | FloatArray, norms: Sequence[flo
     `squares` (4, k) are those of the lengths of b, D^{-1/2} b, z and x; rounding in P moves P z by
     ``√moved ‖z‖`` units.
     """
-    above, factors, norm = norms
-    parts: Any = squares if squares.shape[1] > 1 else squares[:, 0].tolist()  # floats cost less
-    size, scaled, means, length = parts
+    if squares.shape[1] == 1:
+        parts = squares[:, 0].tolist()  # floats cost less, and overflow without a warning
+        fine = not math.isfinite(parts[0]) or _are_fine(parts, moved, norms)
+        return _NO_COLUMNS if fine else _FIRST_COLUMN
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = factors * ((moved * means)**0.5 + (above * scaled)**0.5)
-        # Not "greater": what overflows is looked at.
-        fine = bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
-        if np.all(fine):
-            return _NO_COLUMNS
-        return np.flatnonzero(np.logical_not(fine) & np.isfinite(size))
+        return np.flatnonzero(~_are_fine(squares, moved, norms) & np.isfinite(squares[0]))
+
+
+def _are_fine(squares: Any, moved: Any, norms: Any) -> Any:
+    """Whether rounding is small beside what is solved for; False where anything overflows."""
+    size, scaled, means, length = squares
+    above, factors, norm = norms
+    bound = factors * ((moved * means)**0.5 + (above * scaled)**0.5)
+    return bound <= BACKWARD_ERROR * (norm * length**0.5 + size**0.5)
 
 
 def check_reached(A: StructuredOperator, reached: FloatArray) -> None:

@@ -75,7 +75,7 @@ def hide(X, patterns, owner):
 
 def _own(layout):
     """(first leaves, columns) of the nodes of each level."""
-    return [(layout.first_leaves(level)[:-1], layout.columns(level)) for level in range(layout.L)]
+    return [(layout.first_leaves[level][:-1], layout.columns(level)) for level in range(layout.L)]
 
 
 def _squares(Z, layout):

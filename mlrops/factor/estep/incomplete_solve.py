@@ -347,7 +347,7 @@ def norms(F, d, dinv, patterns, layout):
         if c0 == c1:
             continue
         squares = np.einsum("ij,ij->i", F[:, c0:c1], F[:, c0:c1], dtype=float)[patterns.rows]
-        off = patterns.class_off[layout.first_leaves(level)]
+        off = patterns.class_off[layout.first_leaves[level]]
         traces = largest(np.add.reduceat(squares, first), off)
         plain += traces
         scaled += largest(np.add.reduceat(squares * dinv[patterns.rows], first), off)
@@ -363,7 +363,7 @@ def _gram_norm(F, scale, layout):
     total = 0.0
     for level, (c0, c1) in enumerate(zip(layout.cols[:-1], layout.cols[1:], strict=True)):
         if c0 < c1:
-            own = np.add.reduceat(G[:, c0:c1, c0:c1], layout.first_leaves(level)[:-1], axis=0)
+            own = np.add.reduceat(G[:, c0:c1, c0:c1], layout.first_leaves[level][:-1], axis=0)
             if not np.isfinite(own).all():
                 return np.inf
             total += float(np.linalg.eigvalsh(own)[:, -1].max())
