@@ -140,7 +140,7 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
                 W[z0 + i] = v
                 squares += v * v
             i = z0 if eliminate else z0 + r
-            while i < z0 + r:  # four own factors at a time; behind the last, some that weigh nothing
+            while i < z0 + r:  # four own factors at a time, some of which may weigh nothing
                 b = min(i + _ONE, z0 + r - _ONE)
                 c = min(i + _TWO, z0 + r - _ONE)
                 d = min(i + _THREE, z0 + r - _ONE)

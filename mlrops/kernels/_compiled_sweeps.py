@@ -246,24 +246,39 @@ def sweep_down(W, first, last, begins, tree, K, top, coarse, parent, stack, Z):
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
             z0 = _U(zoff[level]) + _U(path[q, level]) * r
-            c = _U(0)
-            while c < k:
-                n = k - c
-                for back in range(r):
-                    i = r - _ONE - back
-                    z = z0 + i
-                    t = load(W, z * k + c, n)
-                    if eliminate:
-                        for j in range(c0):
-                            t = axpy(t, -K[z, j], load(stack, j * k + c, n))
-                        for m in range(i + _ONE, r):
-                            t = axpy(t, -K[z0 + m, c0 + i], load(stack, (c0 + m) * k + c, n))
-                        t = times(1 / K[z, c0 + i], t)
-                        store(W, z * k + c, n, t)
-                    store(stack, (c0 + i) * k + c, n, t)
-                c += V
+            for back in range(r):
+                i = r - _ONE - back
+                z = z0 + i
+                if eliminate:
+                    j = _U(0)
+                    while j + _FOUR <= c0:
+                        f0 = K[z, j]
+                        f1 = K[z, j + _ONE]
+                        f2 = K[z, j + _TWO]
+                        f3 = K[z, j + _THREE]
+                        for c in range(k):
+                            W[z, c] -= (f0 * stack[j, c] + f1 * stack[j + _ONE, c]
+                                        + f2 * stack[j + _TWO, c] + f3 * stack[j + _THREE, c])
+                        j += _FOUR
+                    while j < c0:
+                        f0 = K[z, j]
+                        for c in range(k):
+                            W[z, c] -= f0 * stack[j, c]
+                        j += _ONE
+                    for m in range(i + _ONE, r):
+                        f0 = K[z0 + m, c0 + i]
+                        for c in range(k):
+                            W[z, c] -= f0 * W[z0 + m, c]
+                    f0 = 1 / K[z, c0 + i]
+                    for c in range(k):
+                        W[z, c] *= f0
+                for c in range(k):
+                    stack[c0 + i, c] = W[z, c]
         if Z.size > 0:
-            copied(stack, _U(0), _U(cols[L]) * k, Z, _U(q - first) * _U(cols[L]) * k)
+            given = _U(q - first)
+            for j in range(_U(cols[L])):
+                for c in range(k):
+                    Z[given, j, c] = stack[j, c]
 
 
 @jit
