@@ -6,9 +6,9 @@ once on the way down, and nothing else of that size.  Columns go in vectors, see
 
 import numpy as np
 
-from ._compiled_rows import dot, four_dots, plus_four
+from ._compiled_rows import four_dots, plus_four
 from ._jit import as_written, jit, part
-from ._lanes import COUNT, add, axpy, fma, load, store, store_column, total, zeros
+from ._lanes import COUNT, add, axpy, fma, kept, load, store, store_column, times, total, zeros
 
 _U = np.uint64  # for signed indices numba looks whether they count from the end
 _ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
@@ -45,28 +45,23 @@ def rows_up(F, scale, x, lo, hi, T, place, norms):
     while start < end:  # so many rows as stay in cache
         stop = min(start + ROWS, end)
         j = _U(0)
-        while j + V + V < R:
-            n = R - j - V - V
-            t = load(T, t0 + j, V)
-            u = load(T, t0 + j + V, V)
-            v = load(T, t0 + j + V + V, n)
+        while j < R:  # three vectors at a time, of which the last ones may be empty
+            n = R - j
+            m = n - min(n, V)
+            k = m - min(m, V)
+            t = load(T, t0 + j, n)
+            u = load(T, t0 + j + V, m)
+            v = load(T, t0 + j + V + V, k)
             for i in range(start, stop):
                 a = x[i] * scale[i] if scale.size > 0 else x[i]
                 f = i * R + j
-                t = axpy(t, a, load(F, f, V))
-                u = axpy(u, a, load(F, f + V, V))
-                v = axpy(v, a, load(F, f + V + V, n))
-            store(T, t0 + j, V, t)
-            store(T, t0 + j + V, V, u)
-            store(T, t0 + j + V + V, n, v)
+                t = axpy(t, a, load(F, f, n))
+                u = axpy(u, a, load(F, f + V, m))
+                v = axpy(v, a, load(F, f + V + V, k))
+            store(T, t0 + j, n, t)
+            store(T, t0 + j + V, m, u)
+            store(T, t0 + j + V + V, k, v)
             j += V + V + V
-        while j < R:
-            t = load(T, t0 + j, R - j)
-            for i in range(start, stop):
-                a = x[i] * scale[i] if scale.size > 0 else x[i]
-                t = axpy(t, a, load(F, i * R + j, R - j))
-            store(T, t0 + j, R - j, t)
-            j += V
         start = stop
     squared(x, scale, lo, hi, norms)
 
@@ -78,13 +73,22 @@ def rows_down(F, p, x, z, sign, solve, lo, hi, out, norms):
     The squares of the result are added to norms[1].
     """
     R = _U(F.shape[1])
-    squares = 0.0
-    for i in range(_U(lo), _U(hi)):
-        v = dot(F, i * R, z, _U(0), R)
-        v = p[i] * (x[i] - v) if solve else p[i] * x[i] + sign * v
-        out[i] = v
-        squares += v * v
-    norms[1] += squares
+    end = _U(hi)
+    squares = zeros(x)
+    one = F.dtype.type(1)
+    i = _U(lo)
+    while i < end:
+        n = end - i
+        t = four_dots(z, _U(0), F, i * R, R, n, R)
+        if solve:
+            t = fma(zeros(x), load(p, i, n), axpy(load(x, i, n), -one, t))
+        else:
+            t = fma(times(sign, t), load(p, i, n), load(x, i, n))
+        store(out, i, n, t)
+        t = kept(t, n)
+        squares = fma(squares, t, t)
+        i += V
+    norms[1] += total(squares)
 
 
 @jit

@@ -17,8 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["COUNT", "add", "axpy", "fma", "load", "store", "store_column", "times", "total",
-           "totals", "zeros"]
+__all__ = ["COUNT", "add", "axpy", "fma", "kept", "load", "store", "store_column", "times",
+           "total", "totals", "zeros"]
 
 COUNT = 4
 _FAST = "reassoc", "contract", "nsz"  # as of `_jit`
@@ -54,6 +54,11 @@ def _spread(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(first, blank, _constant(_I32, [0] * COUNT))
 
 
+def _first(builder: Any, n: Any) -> Any:
+    """Which lanes are among the first n."""
+    return builder.icmp_unsigned("<", _constant(_I64, range(COUNT)), _spread(builder, n))
+
+
 def _place(context: Any, builder: Any, kind: Any, x: Any, at: Any, vector: Any) -> Any:
     """Pointer to the vector at place `at` of an array."""
     data = context.make_array(kind)(context, builder, x).data
@@ -65,7 +70,7 @@ def _masked(builder: Any, name: str, vector: Any, n: Any, *args: Any) -> Any:
 
     The mask comes last, but for what a load gives the other lanes.
     """
-    mask = builder.icmp_unsigned("<", _constant(_I64, range(COUNT)), _spread(builder, n))
+    mask = _first(builder, n)
     rest = [_constant(vector.element, [0.0] * COUNT)] if name == "load" else []
     args = (*args, mask, *rest)
     short = f"v{COUNT}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
@@ -145,6 +150,16 @@ def zeros(typingctx, x):
         return _constant(kind.vector.element, [0.0] * COUNT)
 
     return kind(x), code
+
+
+@intrinsic
+def kept(typingctx, v, n):
+    """The first n lanes of a vector, and zeros."""
+    def code(context, builder, signature, args):
+        v, n = args
+        return builder.select(_first(builder, n), v, _constant(v.type.element, [0.0] * COUNT))
+
+    return v(v, _U64), code
 
 
 @intrinsic
