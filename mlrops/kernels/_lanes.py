@@ -21,7 +21,7 @@ __all__ = ["COUNT", "add", "axpy", "fma", "kept", "load", "store", "store_column
            "total", "totals", "zeros"]
 
 COUNT = 4
-_FAST = "reassoc", "contract", "nsz"  # as of `_jit`
+_FAST = ("contract",)  # a product and a sum may be one instruction; their order is as written
 _I1, _I32, _I64 = (ir.IntType(bits) for bits in (1, 32, 64))
 _U64: Any = types.uint64
 
