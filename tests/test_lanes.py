@@ -8,6 +8,7 @@ import pytest
 from trees import PATHS, close, computing, make_case, spread
 
 from mlrops import Hierarchy
+from mlrops.kernels import _compiled_rows
 from mlrops.kernels._jit import jit
 from mlrops.kernels._lanes import (
     COUNT,
@@ -97,7 +98,23 @@ def test_the_last_lanes_of_not_a_number(dtype):
     assert np.isnan(out[1]).all()
 
 
-RANKS = [(5, 6, 9), (1, 8, 4), (7, 0, 5), (0, 0, 6), (6, 5, 0), (13, 1, 2), (4, 4, 4), (2, 2, 13)]
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("R", range(1, 10))
+def test_gram_matrices_in_tiles(R, dtype):
+    """Of leaves of one row, of 16 rows and of more; nothing around them is written."""
+    off = np.array([0, 1, 17, 40])
+    rng = np.random.default_rng(R)
+    F, scale = rng.integers(-4, 5, (40, R)).astype(dtype), rng.integers(1, 4, 40).astype(dtype)
+    room = np.full((5, R, R), 77, dtype)
+    _compiled_rows.rows_gram(F, scale, off, 0, 0, 3, room[1:4])
+    for G, lo, hi in zip(room[1:4], off[:-1], off[1:], strict=True):
+        own = F[lo:hi]
+        np.testing.assert_array_equal(np.tril(G), np.tril(own.T @ (scale[lo:hi, None] * own)))
+    np.testing.assert_array_equal(room[[0, 4]], 77)
+
+
+RANKS = [(5, 6, 9), (3, 5, 3), (1, 8, 4), (7, 0, 5), (0, 0, 6), (6, 5, 0), (13, 1, 2), (4, 4, 4),
+         (2, 2, 13)]
 
 
 @pytest.mark.parametrize("path", ["as shipped", "loops for every leaf",

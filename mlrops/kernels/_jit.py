@@ -16,7 +16,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numba as nb
@@ -59,12 +60,26 @@ def _kept(function, **options):
                    **options)(function)
     try:
         kernel.enable_caching()
+        with suppress(AttributeError):  # of a numba that keeps its stamp elsewhere
+            file = kernel._cache._cache_file
+            file._source_stamp = file._source_stamp, *_shared()
         kernel._cache = _Cache(kernel._cache)
     except (RuntimeError, OSError) as error:
         kernel._cache = _Cache(NullCache(), error)
     kernel._compile_for_args = partial(_compile_whole, partial(_entry, kernel))
     _kernels.append(kernel)
     return kernel
+
+
+@cache
+def _shared() -> tuple[tuple[str, int, int], ...]:
+    """When the files here that kernels take parts from were written, and their sizes.
+
+    numba compiles anew what stands in a file that has changed, not what has taken in its parts.
+    """
+    files = sorted(Path(__file__).parent.glob("_*.py"))
+    found = ((file.name, file.stat()) for file in files)
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
 
 # ---------------------------------------------------------------- what was compiled, and saying so
