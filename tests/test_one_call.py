@@ -116,7 +116,7 @@ def test_not_a_number_goes_through(tree, bad):
         np.testing.assert_array_equal(np.isfinite(found), np.isfinite(other))
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in dot")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["MLR", "LowRankPlusDiagonal"])
 def test_squares_out_of_range(dtype, kind):

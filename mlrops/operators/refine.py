@@ -86,7 +86,8 @@ def of_size_one(solve: Callable[[FloatArray], Any], b: FloatArray, power: int = 
     Scaled by powers of two, which changes no bit of what stays in range.  `power` is the degree of
     `solve` in b; it may return a tuple.
     """
-    squares = np.dot(b, b) if b.ndim == 1 else column_dots(b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.dot(b, b) if b.ndim == 1 else column_dots(b)
     if are_safe(squares, b.dtype):
         return solve(b)
     low, high = _SAFE[b.dtype]
