@@ -17,6 +17,7 @@ from mlrops.kernels._lanes import (
     fma,
     kept,
     load,
+    product,
     store,
     store_column,
     times,
@@ -43,7 +44,7 @@ def combined(X, y, s, out, sums):
             m = n - j
             v = load(X, i * n + j, m)
             w = load(y, j, m)
-            store(out, i * n + j, m, add(axpy(v, s, fma(zeros(X), v, v)), w))
+            store(out, i * n + j, m, add(axpy(v, s, product(v, v)), w))
             a = add(a, v)
             b = fma(b, v, v)
             c = fma(c, v, kept(add(w, times(s, zeros(X))), m))

@@ -8,7 +8,20 @@ import numpy as np
 
 from ._compiled_rows import four_dots, plus_four
 from ._jit import as_written, jit, part
-from ._lanes import COUNT, add, axpy, fma, kept, load, store, store_column, times, total, zeros
+from ._lanes import (
+    COUNT,
+    add,
+    axpy,
+    fma,
+    kept,
+    load,
+    product,
+    store,
+    store_column,
+    times,
+    total,
+    zeros,
+)
 
 _U = np.uint64  # for signed indices numba looks whether they count from the end
 _ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
@@ -25,7 +38,7 @@ def squared(x, scale, lo, hi, norms):
     while i < end:
         v = load(x, i, end - i)
         if scale.size > 0:
-            weighted = fma(weighted, fma(zeros(x), v, load(scale, i, end - i)), v)
+            weighted = fma(weighted, product(v, load(scale, i, end - i)), v)
         plain = fma(plain, v, v)
         i += V
     norms[0] += total(plain)
@@ -81,7 +94,7 @@ def rows_down(F, p, x, z, sign, solve, lo, hi, out, norms):
         n = end - i
         t = four_dots(z, _U(0), F, i * R, R, n, R)
         if solve:
-            t = fma(zeros(x), load(p, i, n), axpy(load(x, i, n), -one, t))
+            t = product(load(p, i, n), axpy(load(x, i, n), -one, t))
         else:
             t = fma(times(sign, t), load(p, i, n), load(x, i, n))
         store(out, i, n, t)

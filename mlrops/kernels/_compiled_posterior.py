@@ -1,7 +1,6 @@
 """Compiled sweeps for what follows from a factorization: covariances, second moments, the inverse.
 
-All two- and three-dimensional arrays are C-contiguous.  The inner loops run along the columns of F
-or along the ancestors' columns, which are contiguous, so that they vectorize.
+All two- and three-dimensional arrays are C-contiguous.  Columns go in vectors, see `_lanes`.
 """
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from ._compiled_rows import dot, four_dots, plus_four
 from ._compiled_sweeps import copied
 from ._jit import jit
-from ._lanes import COUNT, axpy, fma, load, store, store_column, times, total, zeros
+from ._lanes import COUNT, axpy, load, product, store, store_column, times, total, zeros
 
 _U = np.uint64  # see `_compiled_column`
 _ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
@@ -54,7 +53,7 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
                 while j < c0:
                     n = min(c0 - j, V)
                     t = load(cov, row + j, n)
-                    v -= total(fma(zeros(K), t, load(K, z * R + j, n)))
+                    v -= total(product(t, load(K, z * R + j, n)))
                     store_column(cov, j * R + c0 + i, R, n, t)
                     j += V
                 for m in range(i + _ONE, r):

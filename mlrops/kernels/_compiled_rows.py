@@ -1,7 +1,7 @@
 """Compiled loops over the rows of F, leaf by leaf.
 
-All two- and three-dimensional arrays are C-contiguous.  The inner loops run along the columns of F
-or along the ancestors' columns, which are contiguous, so that they vectorize.
+All two- and three-dimensional arrays are C-contiguous.  Columns go in vectors, see `_lanes`; tiles
+of four of them are kept in registers while a loop runs along what is summed over.
 """
 
 import numpy as np

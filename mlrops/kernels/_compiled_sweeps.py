@@ -1,7 +1,7 @@
 """Compiled sweeps up and down the tree.
 
-All two- and three-dimensional arrays are C-contiguous.  The inner loops run along the columns of F
-or along the ancestors' columns, which are contiguous, so that they vectorize.
+All two- and three-dimensional arrays are C-contiguous.  Ancestors' columns of Gram matrices go in
+vectors, see `_lanes`; loops along many right-hand sides vectorize by themselves.
 
 Leaves are visited from left to right; a node is closed when its last leaf has been, opened when
 its first one is.  begins[q] is the coarsest level of which a group begins at leaf q, and 0 behind

@@ -17,8 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["COUNT", "add", "axpy", "fma", "kept", "load", "store", "store_column", "times",
-           "total", "totals", "zeros"]
+__all__ = ["COUNT", "add", "axpy", "fma", "kept", "load", "product", "store",
+           "store_column", "times", "total", "totals", "zeros"]
 
 COUNT = 4
 _FAST = ("contract",)  # a product and a sum may be one instruction; their order is as written
@@ -176,6 +176,12 @@ def _fused(builder, v, a, b):
 def fma(typingctx, v, a, b):
     """v + a b, lane by lane."""
     return v(v, v, v), lambda context, builder, signature, args: _fused(builder, *args)
+
+
+@intrinsic
+def product(typingctx, v, w):
+    """v w, lane by lane."""
+    return v(v, v), lambda context, builder, signature, args: builder.fmul(*args, flags=_FAST)
 
 
 @intrinsic

@@ -23,7 +23,7 @@ BLAS_WORK = 30_000
 BLAS_COLUMNS = 2
 # Rows of F that are scaled at a time: chunk, its scaled copy and the result stay in cache.
 CHUNK = 4096
-
+_NO_LEAVES = np.zeros(0, np.int64)
 
 
 def is_large(size: Any, R: int, k: int) -> Any:
@@ -33,12 +33,15 @@ def is_large(size: Any, R: int, k: int) -> Any:
 
 def _large(layout, lo, hi, k):
     """Numbers of the leaves in lo:hi that go to BLAS in products with k columns."""
-    sizes = layout.leaf_off[lo + 1 : hi + 1] - layout.leaf_off[lo:hi]
-    return lo + np.flatnonzero(is_large(sizes, layout.R, k))
+    if not is_large(layout.largest, layout.R, k):
+        return _NO_LEAVES
+    return lo + np.flatnonzero(is_large(layout.sizes[lo:hi], layout.R, k))
 
 
 def _apart(layout, lo, hi, k):
     """Numbers of the leaves in lo:hi that are too large for the loops over small ones."""
+    if not layout.long.size:
+        return _large(layout, lo, hi, k)
     sizes = layout.sizes[lo:hi]
     return lo + np.flatnonzero(is_large(sizes, layout.R, k) | (sizes > layout.long_rows))
 
@@ -50,6 +53,10 @@ def all_small(layout: Layout, lo: int, hi: int) -> bool:
 
 def _small_runs(large, lo, hi):
     """The ranges of leaves between the large ones."""
+    if not large.size:
+        if lo < hi:
+            yield lo, hi
+        return
     edges = np.concatenate([[lo - 1], large, [hi]])
     for a, b in zip(edges[:-1] + 1, edges[1:], strict=True):
         if a < b:

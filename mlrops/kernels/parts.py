@@ -145,11 +145,10 @@ def factor_up(F: FloatArray, scale: FloatArray, x: FloatArray | None, layout: La
     passed = passing(layout, k, dtype, gram=True)
     long = leaf.long_gram(F, scale, layout, factor.losses[0, :1])
     long_x = leaf.long_tdot(F, x, layout, scale) if x is not None and k else None
-    small = not layout.long.size and not leaf.is_large(layout.largest, R, R)  # each and every leaf
 
     def task(lo, hi):
         first, last = layout.top_leaf[[lo, hi]].tolist()
-        whole = small or leaf.all_small(layout, first, last)
+        whole = leaf.all_small(layout, first, last)
         stacks = np.zeros((layout.L, R, R), dtype), np.zeros((layout.L, R), dtype)
         rows = np.zeros((layout.L, R, k), dtype)
         items = k * R if whole else R * max(R, k)

@@ -4,6 +4,7 @@ A fresh array of a few megabytes is mapped and zeroed page by page by the operat
 costs as much as a pass of arithmetic over it.
 """
 
+import math
 import threading
 from typing import Any
 
@@ -27,7 +28,7 @@ def none(dtype: npt.DTypeLike, ndim: int = 2) -> Any:
 
 def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
     """An uninitialized array; the next call with the same name in this thread reuses its memory."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if size > KEEP_ITEMS:
         return np.empty(shape, dtype)
     key = f"{name} {np.dtype(dtype).char}"
