@@ -69,7 +69,8 @@ def test_cross_validation(weighted):
     found = select_ranks(BOTH, folds=mixed, sample_weight=np.repeat(weights, 2), **options)
     assert found.ranks == plain.ranks
     for a, b in zip(found.table, plain.table, strict=True):
-        assert a.cv_mean == pytest.approx(b.cv_mean, abs=1e-8)
+        # Fits end within a tolerance, to which what is held out is of first order.
+        assert a.cv_mean == pytest.approx(b.cv_mean, abs=1e-6)
         assert a.bic == pytest.approx(b.bic, abs=1e-6)
 
 

@@ -15,7 +15,7 @@ from mlrops.kernels._lanes import (
     add,
     axpy,
     fma,
-    kept,
+    leading,
     load,
     product,
     store,
@@ -47,7 +47,7 @@ def combined(X, y, s, out, sums):
             store(out, i * n + j, m, add(axpy(v, s, product(v, v)), w))
             a = add(a, v)
             b = fma(b, v, v)
-            c = fma(c, v, kept(add(w, times(s, zeros(X))), m))
+            c = fma(c, v, leading(add(w, times(s, zeros(X))), m))
             j += V
         store(sums, i * V, V, totals(a, b, c, zeros(X)))
         sums[i, U(3)] = total(a)

@@ -13,7 +13,7 @@ from ._lanes import (
     add,
     axpy,
     fma,
-    kept,
+    leading,
     load,
     product,
     store,
@@ -98,7 +98,7 @@ def rows_down(F, p, x, z, sign, solve, lo, hi, out, norms):
         else:
             t = fma(times(sign, t), load(p, i, n), load(x, i, n))
         store(out, i, n, t)
-        t = kept(t, n)
+        t = leading(t, n)
         squares = fma(squares, t, t)
         i += V
     norms[1] += total(squares)

@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["COUNT", "add", "axpy", "fma", "kept", "load", "product", "store",
+__all__ = ["COUNT", "add", "axpy", "fma", "leading", "load", "product", "store",
            "store_column", "times", "total", "totals", "zeros"]
 
 COUNT = 4
@@ -153,7 +153,7 @@ def zeros(typingctx, x):
 
 
 @intrinsic
-def kept(typingctx, v, n):
+def leading(typingctx, v, n):
     """The first n lanes of a vector, and zeros."""
     def code(context, builder, signature, args):
         v, n = args
