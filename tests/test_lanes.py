@@ -99,6 +99,25 @@ def test_the_last_lanes_of_not_a_number(dtype):
     assert np.isnan(out[1]).all()
 
 
+def test_precisions_may_differ():
+    """Samples in double precision meet factors in single precision, and the other way round."""
+    rng = np.random.default_rng(0)
+    off, F, x = np.array([0, 3, 10]), rng.integers(-4, 5, (10, 6)), rng.integers(-4, 5, (10, 7))
+    p, Z = rng.integers(1, 4, 10), rng.integers(-4, 5, (2, 6, 7))
+    none = np.empty((0, 0))
+    expected = np.stack([F[a:b].T @ (p[a:b, None] * x[a:b]) for a, b in ((0, 3), (3, 10))])
+    for one, other in ((np.float32, np.float64), (np.float64, np.float32)):
+        T, out = np.empty((2, 6, 7), one), np.empty((10, 7), other)
+        _compiled_rows.rows_tdot(F.astype(one), p.astype(other), x.astype(other), off, 0, 0, 2, T,
+                                 none)
+        np.testing.assert_array_equal(T, expected)
+        _compiled_rows.rows_dot(F.astype(one), Z.astype(other), 0, p.astype(other), x.astype(other),
+                                off, 0, 2, one(2), False, out, np.empty(0))
+        products = np.concatenate([F[a:b] @ z for (a, b), z in zip(
+            ((0, 3), (3, 10)), Z, strict=True)])
+        np.testing.assert_array_equal(out, p[:, None] * x + 2 * products)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("R", range(1, 10))
 def test_gram_matrices_in_tiles(R, dtype):

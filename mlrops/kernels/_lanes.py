@@ -15,7 +15,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, lower_cast, models, register_model
 
 __all__ = ["COUNT", "add", "axpy", "fma", "leading", "load", "product", "store",
            "store_column", "times", "total", "totals", "zeros"]
@@ -40,6 +40,13 @@ class Lanes(types.Type):
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, kind.vector)
+
+
+@lower_cast(Lanes, Lanes)
+def _converted(context, builder, given, wanted, v):
+    """A vector of one precision where one of the other is asked for, as numbers are converted."""
+    narrow = given.dtype.bitwidth > wanted.dtype.bitwidth
+    return (builder.fptrunc if narrow else builder.fpext)(v, wanted.vector)
 
 
 def _constant(number: Any, values: Any) -> Any:

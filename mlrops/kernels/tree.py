@@ -68,6 +68,7 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
     to `norms` (2, k).
     """
     k, dtype = x.shape[1], F.dtype
+    x = x.astype(dtype, copy=False)  # samples from streams are in double precision
     W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
     K = none(dtype) if K is None else K
     scale = none(dtype, 1) if scale is None else scale
