@@ -88,7 +88,8 @@ def test_every_kernel_is_compiled_for_one_signature(tmp_path):
                 importlib.import_module(module.name)
         from mlrops.kernels._jit import _kernels
         for kernel in _kernels:
-            print(kernel.py_func.__name__, len(kernel.signatures))
+            if not kernel.targetoptions.get("no_cpython_wrapper"):  # parts serve several
+                print(kernel.py_func.__name__, len(kernel.signatures))
     """
     said, _ = run("-W", "ignore", "-c", code, NUMBA_CACHE_DIR=str(tmp_path))
     counts = dict(line.split() for line in said.splitlines())

@@ -68,6 +68,8 @@ def _operators(room):
             A.inv() @ x
     tall = MLR(Hierarchy.flat(1200), [room.draw(1200, 6)], np.ones(1200, room.dtype))
     tall.solve(room.draw(1200, 6))  # leaves that go to BLAS
+    long = MLR(Hierarchy.flat(10_000), [room.draw(10_000, 2)], np.ones(10_000, room.dtype))
+    long.solve(room.draw(10_000))  # a leaf that is cut into pieces
     many = Hierarchy.balanced(256, (1, 8, 64))  # of many groups, where a path is a small part
     D = np.where(np.arange(256) % 7, 1, 1e-14).astype(room.dtype)
     MLR(many, [room.draw(256, 1) for _ in range(3)], D).inv().diagonal()
