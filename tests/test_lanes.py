@@ -11,7 +11,7 @@ from mlrops import Hierarchy
 from mlrops.kernels import _compiled_rows
 from mlrops.kernels._jit import jit
 from mlrops.kernels._lanes import (
-    COUNT,
+    V,
     add,
     axpy,
     fma,
@@ -28,7 +28,6 @@ from mlrops.kernels._lanes import (
 
 DTYPES = [np.float64, np.float32]
 U = np.uint64
-V = U(COUNT)
 
 
 @jit
@@ -116,6 +115,11 @@ def test_precisions_may_differ():
         products = np.concatenate([F[a:b] @ z for (a, b), z in zip(
             ((0, 3), (3, 10)), Z, strict=True)])
         np.testing.assert_array_equal(out, p[:, None] * x + 2 * products)
+        guarded = np.full((12, 7), 77, one)  # of the precision of F, which p x is not
+        _compiled_rows.rows_dot(F.astype(one), Z.astype(other), 0, p.astype(other), x.astype(other),
+                                off, 0, 2, one(2), False, guarded[:10], np.empty(0))
+        np.testing.assert_array_equal(guarded[:10], p[:, None] * x + 2 * products)
+        np.testing.assert_array_equal(guarded[10:], 77)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,10 +6,11 @@ once on the way down, and nothing else of that size.  Columns go in vectors, see
 
 import numpy as np
 
-from ._compiled_rows import four_dots, plus_four
+from ._compiled_rows import ROWS
+from ._compiled_short import copied, four_dots, plus_four
 from ._jit import as_written, jit, part
 from ._lanes import (
-    COUNT,
+    V,
     add,
     axpy,
     fma,
@@ -23,9 +24,8 @@ from ._lanes import (
     zeros,
 )
 
-_U = np.uint64  # for signed indices numba looks whether they count from the end
-_ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
-ROWS = _U(16)
+_U = np.uint64  # see `_compiled_short`
+_ONE, _TWO, _THREE = _U(1), _U(2), _U(3)
 
 
 @part
@@ -55,7 +55,7 @@ def rows_up(F, scale, x, lo, hi, T, place, norms):
     end = _U(hi)
     t0 = _U(place) * R
     start = _U(lo)
-    while start < end:  # so many rows as stay in cache
+    while start < end:
         stop = min(start + ROWS, end)
         j = _U(0)
         while j < R:  # three vectors at a time, of which the last ones may be empty
@@ -136,8 +136,7 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
     for q in range(first, last):
         group = _U(path[q, top])
         if given.size > 0:
-            for j in range(R):
-                stack[bottom, j] = given[_U(q - first), j]
+            copied(given, _U(q - first) * R, R, stack, bottom * R)
         else:
             rows_up(F, scale, x, off[q], off[q + 1], stack, bottom, norms)
         squares = 0.0
@@ -206,8 +205,7 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
         opens = max(begins[q], top)
         if opens == top:
             above = _U(parent[path[q, top]])
-            for j in range(_U(cols[top])):
-                z[j] = coarse[above, j]
+            copied(coarse, above * _U(cols[top]), _U(cols[top]), z, _U(0))
         for level in range(opens, L):
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
@@ -228,8 +226,7 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
                     W[z0 + i] = v
                 z[c0 + i] = v
         if kept.size > 0:
-            for j in range(R):
-                kept[_U(q - first), j] = z[j]
+            copied(z, _U(0), R, kept, _U(q - first) * R)
             continue
         rows_down(F, p, x, z, sign, solve, off[q], off[q + 1], out, norms)
 

@@ -5,13 +5,12 @@ All two- and three-dimensional arrays are C-contiguous.  Columns go in vectors, 
 
 import numpy as np
 
-from ._compiled_rows import dot, four_dots, plus_four
-from ._compiled_sweeps import copied
+from ._compiled_short import copied, dot, four_dots, plus_four
 from ._jit import jit
-from ._lanes import COUNT, axpy, load, product, store, store_column, times, total, zeros
+from ._lanes import V, axpy, load, product, store, store_column, times, total, zeros
 
-_U = np.uint64  # see `_compiled_column`
-_ONE, _TWO, _THREE, V = _U(1), _U(2), _U(3), _U(COUNT)
+_U = np.uint64  # see `_compiled_short`
+_ONE, _TWO, _THREE = _U(1), _U(2), _U(3)
 
 
 @jit

@@ -6,12 +6,13 @@ of four of them are kept in registers while a loop runs along what is summed ove
 
 import numpy as np
 
+from ._compiled_short import cleared, dot, store_rows, tile
 from ._jit import jit, part
-from ._lanes import COUNT, add, axpy, fma, load, store, times, total, totals, zeros
+from ._lanes import V, axpy, fma, load, store, times, totals, zeros
 
-_U = np.uint64  # see `_compiled_sweeps`
+_U = np.uint64  # see `_compiled_short`
 _ONE, _TWO, _THREE = _U(1), _U(2), _U(3)
-V, ROWS = _U(COUNT), _U(16)
+ROWS = _U(16)  # rows of F, of many columns, that stay in cache
 
 
 @jit
@@ -135,42 +136,6 @@ def put(p, x, i, c, n, sign, solve, t, out):
 
 
 @part
-def plus_four(t, f0, f1, f2, f3, X, x0, x1, x2, x3, n):
-    """t and the sum of four rows of X, which begin at places x0 to x3, with weights f0 to f3.
-
-    Loops of three or four rounds take longer to begin than to run.
-    """
-    t = axpy(t, f0, load(X, x0, n))
-    t = axpy(t, f1, load(X, x1, n))
-    t = axpy(t, f2, load(X, x2, n))
-    return axpy(t, f3, load(X, x3, n))
-
-
-@part
-def store_rows(X, at, width, rows, n, t0, t1, t2, t3):
-    """Store n numbers of each of four rows of X, which has `rows` of them from place `at` on."""
-    store(X, at, n, t0)
-    if rows > _ONE:
-        store(X, at + width, n, t1)
-    if rows > _TWO:
-        store(X, at + _TWO * width, n, t2)
-    if rows > _THREE:
-        store(X, at + _THREE * width, n, t3)
-
-
-@part
-def tile(G, at, R, rows, n, t0, t1, t2, t3):
-    """Add four rows of n numbers each, of which there are `rows`, to those of G from `at` on."""
-    store(G, at, n, add(load(G, at, n), t0))
-    if rows > _ONE:
-        store(G, at + R, n, add(load(G, at + R, n), t1))
-    if rows > _TWO:
-        store(G, at + _TWO * R, n, add(load(G, at + _TWO * R, n), t2))
-    if rows > _THREE:
-        store(G, at + _THREE * R, n, add(load(G, at + _THREE * R, n), t3))
-
-
-@part
 def add_gram(F, scale, lo, hi, G, place):
     """G[place] += Fᵀ diag(scale) F over the rows lo:hi, lower triangle.
 
@@ -179,7 +144,7 @@ def add_gram(F, scale, lo, hi, G, place):
     R = _U(F.shape[1])
     end = _U(hi)
     start = _U(lo)
-    while start < end:  # so many rows as stay in cache
+    while start < end:
         stop = min(start + ROWS, end)
         a = _U(0)
         while a < R:
@@ -210,47 +175,8 @@ def rows_gram(F, scale, off, first, lo, hi, G):
     R = _U(F.shape[1])
     for q in range(lo, hi):
         g = _U(q - first)
-        j = _U(0)
-        while j < R * R:
-            store(G, g * R * R + j, R * R - j, zeros(G))
-            j += V
+        cleared(G, g * R * R, R * R)
         add_gram(F, scale, off[q], off[q + 1], G, g)
-
-
-@part
-def dot(x, at, y, start, n):
-    """The inner product of n numbers of x from place `at` on with those of y from `start` on."""
-    s = zeros(x)
-    j = _U(0)
-    while j < n:
-        s = fma(s, load(x, at + j, n - j), load(y, start + j, n - j))
-        j += V
-    return total(s)
-
-
-@part
-def four_dots(x, at, Y, start, width, rows, n):
-    """Inner products of n numbers of x with rows of Y, from place `start` on: four, or `rows`.
-
-    Of fewer than four rows the last one stands for the others.
-    """
-    y1 = start + min(_ONE, rows - _ONE) * width
-    y2 = start + min(_TWO, rows - _ONE) * width
-    y3 = start + min(_THREE, rows - _ONE) * width
-    s0 = zeros(x)
-    s1 = zeros(x)
-    s2 = zeros(x)
-    s3 = zeros(x)
-    j = _U(0)
-    while j < n:
-        m = n - j
-        v = load(x, at + j, m)
-        s0 = fma(s0, v, load(Y, start + j, m))
-        s1 = fma(s1, v, load(Y, y1 + j, m))
-        s2 = fma(s2, v, load(Y, y2 + j, m))
-        s3 = fma(s3, v, load(Y, y3 + j, m))
-        j += V
-    return totals(s0, s1, s2, s3)
 
 
 @jit

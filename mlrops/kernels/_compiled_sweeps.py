@@ -16,32 +16,13 @@ leaves.  On the way down it starts from what that tree gives its leaves, `coarse
 
 import numpy as np
 
-from ._compiled_rows import add_gram, tile
-from ._jit import jit, part
-from ._lanes import COUNT, add, axpy, load, store, times, zeros
+from ._compiled_rows import add_gram
+from ._compiled_short import cleared, copied, taken, tile
+from ._jit import jit
+from ._lanes import V, axpy, load, store, times, zeros
 
-# Indices are unsigned: for signed ones numba looks whether they count from the end, which keeps
-# loops from being vectorized as they could be.
-_U = np.uint64
+_U = np.uint64  # see `_compiled_short`
 _ONE, _TWO, _THREE, _FOUR = _U(1), _U(2), _U(3), _U(4)
-V = _U(COUNT)
-
-
-@part
-def copied(x, at, n, y, start):
-    """Copy n numbers of x from place `at` on to y from `start` on."""
-    j = _U(0)
-    while j < n:
-        store(y, start + j, n - j, load(x, at + j, n - j))
-        j += V
-
-
-@part
-def taken(x, at, n, t):
-    """t and n numbers of x from `at` on, in place of which zeros are left."""
-    v = load(x, at, n)
-    store(x, at, n, zeros(x))
-    return add(v, t)
 
 
 @jit
@@ -118,10 +99,7 @@ def sweep_factor(F, scale, G, given, ridge, first, last, off, begins, tree, top,
                         t = axpy(t, -K[z, c0 + m], load(K, (z0 + m) * width + j, c0 - j))
                     store(K, z * width + j, c0 - j, times(scaling, t))
                     j += V
-                j = _U(0)
-                while j < c0 + r:
-                    store(stack, row + j, c0 + r - j, nothing)
-                    j += V
+                cleared(stack, row, c0 + r)
             # What is left of the ancestors' part goes up.
             a = _U(0)
             while a < c0:

@@ -1,9 +1,8 @@
 """Short vectors of numbers, "lanes", that a compiled loop computes with as one.
 
-Loops over the few columns of a small node are over before a compiler's own vector loop begins, and
-that one takes most of the time to compile.  So kernels say themselves what goes together: `load` a
-vector, combine it with others, `store` it.  A vector has four numbers whatever the processor, which
-takes as many registers for it as it needs.
+Loops over the few columns of a small node are over before a compiler's own vector loop begins.  So
+kernels say themselves what goes together: `load` a vector, combine it with others, `store` it.  A
+vector has four numbers whatever the processor, which takes as many registers for it as it needs.
 
 Arrays are C-contiguous; places in them are counted in numbers from the first one, unsigned.  Of the
 last vector of a row only `n` lanes belong to it: the others are zero when it is loaded, and stay as
@@ -12,17 +11,19 @@ they are in memory when it is stored.
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_cast, models, register_model
 
-__all__ = ["COUNT", "add", "axpy", "fma", "leading", "load", "product", "store",
-           "store_column", "times", "total", "totals", "zeros"]
+__all__ = ["V", "add", "axpy", "fma", "leading", "load", "product", "store", "store_column",
+           "times", "total", "totals", "zeros"]
 
 COUNT = 4
+V = np.uint64(COUNT)  # the same for kernels, which count without signs
 _FAST = ("contract",)  # a product and a sum may be one instruction; their order is as written
-_I1, _I32, _I64 = (ir.IntType(bits) for bits in (1, 32, 64))
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _U64: Any = types.uint64
 
 
@@ -119,10 +120,12 @@ def load(typingctx, x, at, n):
 @intrinsic
 def store(typingctx, x, at, n, v):
     """x[at : at + n] = v, of at most as many numbers as v has lanes."""
+    kind = Lanes(x.dtype)
+
     def code(context, builder, signature, args):
-        vector, (x, at, n, v) = signature.args[3].vector, args
+        vector, (x, at, n, v) = kind.vector, args
         place = _place(context, builder, signature.args[0], x, at, vector)
-        bytes_ = signature.args[3].dtype.bitwidth // 8
+        bytes_ = kind.dtype.bitwidth // 8
         with _whole(builder, n) as (whole, part):
             with whole:
                 builder.store(v, place, align=bytes_)
@@ -130,7 +133,7 @@ def store(typingctx, x, at, n, v):
                 _masked(builder, "store", vector, n, v, place, _I32(bytes_))
         return context.get_dummy_value()
 
-    return types.none(x, _U64, _U64, v), code
+    return types.none(x, _U64, _U64, kind), code
 
 
 @intrinsic
@@ -145,7 +148,7 @@ def store_column(typingctx, x, at, stride, n, v):
                 builder.store(builder.extract_element(v, _I32(lane)), builder.gep(data, [place]))
         return context.get_dummy_value()
 
-    return types.none(x, _U64, _U64, _U64, v), code
+    return types.none(x, _U64, _U64, _U64, Lanes(x.dtype)), code
 
 
 @intrinsic

@@ -19,9 +19,9 @@ from .parts import Use
 from .scratch import none, scratch
 
 __all__ = ["add_nodes", "broken", "each_leaf", "factor", "factor_and_project", "inverse_rows",
-           "means", "multiply", "path_covariance", "pivots", "posterior", "project",
-           "project_with", "regress", "rows_from", "solve", "spread", "spread_with", "transfer",
-           "up"]
+           "means", "moment_stacks", "multiply", "path_covariance", "pivots", "posterior",
+           "project", "project_with", "regress", "rows_from", "solve", "spread", "spread_with",
+           "transfer", "up"]
 
 
 class Factorization(NamedTuple):
@@ -280,6 +280,13 @@ def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
     return out
 
 
+def moment_stacks(layout: Layout, dtype: np.dtype) -> tuple[FloatArray, tuple[FloatArray, ...]]:
+    """What `sweep_covariance` and `sweep_second_moments` carry along, at their start."""
+    R = layout.R
+    covariance, *moments = np.zeros((5, R, R), dtype)
+    return covariance, (*moments, np.zeros((layout.L + 1, R, R), dtype))
+
+
 def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_samples: float,
             layout: Layout, F: FloatArray, D: FloatArray, keep: FloatArray | None = None,
             ridge: float = 0.0) -> None:
@@ -288,30 +295,25 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
     `keep`, two arrays (n_leaves, R, R), is given the second moments W of the leaves and W⁻¹.
     `ridge` is added to the diagonal of W.
     """
-    k, R, L, dtype = Y.shape[1], layout.R, layout.L, K.dtype
+    k, R, dtype = Y.shape[1], layout.R, K.dtype
     n_samples = float(n_samples)  # of one type, for kernels that are compiled once
     nothing = none(dtype)
     coarse = parts.coarse_factors(layout, nothing, means)
-
     kept, inverses = (none(dtype, 3),) * 2 if keep is None else keep
 
     def task(start, stop, limit):
-        cov_stack, *stacks = np.zeros((5, R, R), dtype)
-        moments = *stacks, np.zeros((L + 1, R, R), dtype)
-        z_stack = np.zeros((R, k), dtype)
+        (cov_stack, stacks), z_stack = moment_stacks(layout, dtype), np.zeros((R, k), dtype)
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
             Z = scratch("Z", (hi - lo, R, k), dtype)
             _compiled_sweeps.sweep_down(means, lo, hi, layout.begins, layout.tree, nothing,
                                         layout.top, coarse, layout.parent, z_stack, Z)
             cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
+            Winv = Winv if keep is None else inverses[lo:hi]
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
             if ridge:
                 np.einsum("qii->qi", cov)[...] += ridge / n_samples
             _compiled_posterior.sweep_second_moments(
-                cov, Z, start, lo, hi, layout.tree, n_samples, moments, kept[lo:hi],
-                Winv)
-            if keep is not None:
-                inverses[lo:hi] = Winv
+                cov, Z, start, lo, hi, layout.tree, n_samples, stacks, kept[lo:hi], Winv)
             leaf.regress(Y, Z, Winv, yy, n_samples, layout, lo, hi, F, D)
 
     each_leaf(task, layout, k)

@@ -15,7 +15,7 @@ from ...kernels import _compiled_posterior, residual, threads
 from ...kernels.layout import PIECE_ROWS, Layout, blocks
 from ...kernels.leaf import each, tdot
 from ...kernels.scratch import scratch
-from ...kernels.tree import each_leaf, project, project_with, spread_with
+from ...kernels.tree import each_leaf, moment_stacks, project, project_with, spread_with
 from ...operators.mlr import MLR
 from . import _compiled_moments as _loops
 
@@ -129,12 +129,10 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
     M is ``W / N``, ``W = N Cov + Σ z zᵀ + ridge I`` under the covariance A, or ``W⁻¹`` if `invert`.
     """
     layout, dtype = A._layout, S.dtype
-    R, L = layout.R, layout.L
-    K = A._factor.K if R else None
+    R, K = layout.R, A._factor.K if layout.R else None
 
     def task(start, stop, limit):
-        cov_stack, *stacks = np.zeros((5, R, R), dtype)
-        stacks = *stacks, np.zeros((L + 1, R, R), dtype)
+        cov_stack, stacks = moment_stacks(layout, dtype)
         for lo, hi in blocks(start, stop, R * R, limit):
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
