@@ -7,7 +7,7 @@ once on the way down, and nothing else of that size.  Columns go in vectors, see
 import numpy as np
 
 from ._compiled_rows import ROWS
-from ._compiled_short import copied, four_dots, plus_four
+from ._compiled_short import four_dots, plus_four
 from ._jit import as_written, jit, part
 from ._lanes import (
     V,
@@ -136,7 +136,8 @@ def column_up(F, scale, x, given, off, begins, tree, K, first, last, top, stack,
     for q in range(first, last):
         group = _U(path[q, top])
         if given.size > 0:
-            copied(given, _U(q - first) * R, R, stack, bottom * R)
+            for j in range(R):
+                stack[bottom, j] = given[_U(q - first), j]
         else:
             rows_up(F, scale, x, off[q], off[q + 1], stack, bottom, norms)
         squares = 0.0
@@ -205,7 +206,8 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
         opens = max(begins[q], top)
         if opens == top:
             above = _U(parent[path[q, top]])
-            copied(coarse, above * _U(cols[top]), _U(cols[top]), z, _U(0))
+            for j in range(_U(cols[top])):
+                z[j] = coarse[above, j]
         for level in range(opens, L):
             c0 = _U(cols[level])
             r = _U(cols[level + 1]) - c0
@@ -226,7 +228,8 @@ def column_down(F, p, x, sign, solve, coarse, parent, off, begins, tree, K, firs
                     W[z0 + i] = v
                 z[c0 + i] = v
         if kept.size > 0:
-            copied(z, _U(0), R, kept, _U(q - first) * R)
+            for j in range(R):
+                kept[_U(q - first), j] = z[j]
             continue
         rows_down(F, p, x, z, sign, solve, off[q], off[q + 1], out, norms)
 
