@@ -16,5 +16,5 @@ leaf is the slice ``leaf_off[q]:leaf_off[q + 1]``, and level l owns the columns
 from .._common.lazy import lazy_names
 
 __getattr__, __dir__ = lazy_names(__name__, modules=(
-    "curvature", "groups", "layout", "leaf", "paired", "parts", "qr", "residual", "root",
-    "scratch", "threads", "tree", "vectors"))
+    "curvature", "groups", "information", "layout", "leaf", "paired", "parts", "qr", "residual",
+    "root", "scratch", "threads", "tree", "vectors"))

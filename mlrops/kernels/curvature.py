@@ -1,7 +1,7 @@
-"""Gradient of the log-likelihood by F and D from an EM step, and EM's own scaling of a gradient.
+"""Products of the rows of each leaf with a matrix of its own, and what EM makes of them.
 
-EM goes from F to ``F1 = V W⁻¹``; with ``V = F1 W`` the gradient ``D⁻¹ (V - F W) / N`` needs no
-further pass over the data, and EM's step is ``N D · W⁻¹`` times it.
+EM goes from F to ``F1 = V W⁻¹``; with ``V = F1 W`` the gradient of the log-likelihood by F,
+``D⁻¹ (V - F W) / N``, needs no further pass over the data, and EM's step is ``N D · W⁻¹`` times it.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from . import _compiled_curvature, leaf, tree
 from .layout import Layout
 from .scratch import scratch
 
-__all__ = ["gradient", "precondition"]
+__all__ = ["gradient", "precondition", "rows_times"]
 
 # Numbers in the temporaries of the rows of small leaves that are worked on at a time.
 PART_ITEMS = 65_536
@@ -48,6 +48,17 @@ def _by_rows(use, M, layout):
 
     tree.each_leaf(lambda lo, hi, limit: leaf.each(layout, lo, hi, R, small, large, R * R),
                    layout, R)
+
+
+def rows_times(A: FloatArray, M: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArray]:
+    """``A_leaf M`` (n, R) and ``diag(A_leaf M A_leafᵀ)`` (n,), M (n_leaves, R, R) a matrix a leaf."""
+    out, forms = np.empty_like(A), np.empty(len(A), A.dtype)
+
+    def use(s, times):
+        out[s], forms[s] = times(A[s])
+
+    _by_rows(use, M, layout)
+    return out, forms
 
 
 def gradient(F: FloatArray, D: FloatArray, F1: FloatArray, D1: FloatArray, W: FloatArray,

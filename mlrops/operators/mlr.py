@@ -18,6 +18,7 @@ from .factored import Factored
 from .rules import GENERAL
 
 if TYPE_CHECKING:
+    from .information import FactorInformation
     from .posterior import FactorMoments, FactorPosterior
 
 __all__ = ["MLR"]
@@ -326,6 +327,18 @@ class MLR(Factored):
         if method not in kinds:
             raise ValueError(f"method must be 'posterior' or 'bartlett', got {method!r}")
         return kinds[method](self, X, check_finite=False)
+
+    def information(self) -> "FactorInformation":
+        """Expected information of F and D of normal samples with this covariance, a sample.
+
+        Returns
+        -------
+        FactorInformation, shape (n R + n, n R + n)
+            Operator on ``numpy.append(F, D)``, with ``times(dF, dD)`` for the two apart.
+        """
+        from .information import FactorInformation
+
+        return FactorInformation(self)
 
     def _relevel(self, change):
         """An MLR with ``change(l, F_l, boundaries_l)`` in place of each level's compact factors."""
