@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .deprecated import old_attribute
 from .validate import check_number, check_rank
 
-__all__ = ["CONVERGED", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate", "Iteration",
+__all__ = ["CONVERGED", "FELT", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate", "Iteration",
            "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
 
 # Why a fit may have stopped.
@@ -34,6 +34,8 @@ TERMINATIONS = {
     "interrupted": "the user pressed Ctrl-C"}
 # The reasons for which a fit counts as converged.
 CONVERGED = "gradient", "tol", "exact"
+# A gain of the log-likelihood of all samples, in nats, that no user of a likelihood feels.
+FELT = 2e-4
 # Words of version 0.1.0, which files of that version hold.
 OLD_TERMINATIONS = {"loglik": "tol", "exchanges": "tol"}
 
@@ -90,19 +92,26 @@ Callback: TypeAlias = Callable[[Iterate], object]
 class Stopping:
     """The rules by which a user lets a fit stop, checked."""
 
-    tol: float = 1e-9
+    tol: float | None = 1e-9
     gtol: float = 1e-5
     max_iter: int = 1000
 
     def __post_init__(self) -> None:
-        check_number(self.tol, "tol", below=1)
+        if self.tol is not None:
+            check_number(self.tol, "tol", below=1)
         check_number(self.gtol, "gtol", below=1)
         check_rank(self.max_iter, "max_iter")
 
-    def small_gains(self, trace: Sequence[float], scale: float, count: int) -> bool:
-        """Whether each of the last `count` gains is at most `tol` times `scale`."""
+    def small_gains(self, trace: Sequence[float], scale: float, count: int,
+                    n_samples: float = 1) -> bool:
+        """Whether each of the last `count` gains is at most `tol` times `scale`.
+
+        Without a `tol` at most `FELT` on the likelihood of all samples, of which the trace has the
+        average.
+        """
         gains = np.diff(trace[-count - 1 :])
-        return bool(gains.size == count and gains.max() <= self.tol * scale)
+        most = FELT / n_samples if self.tol is None else self.tol * scale
+        return bool(gains.size == count and gains.max() <= most)
 
 
 class Iteration:
@@ -166,8 +175,8 @@ class Run:
 class Watch(NamedTuple):
     """Who watches a fit: a progress bar, a callback, and an observer such as a checkpoint.
 
-    ``begin(iteration, trace)`` of the observer is called before the first step, ``visit`` after
-    every step, and ``finish`` at the end unless a step was broken off.
+    ``begin(iteration, run)`` of the observer is called before the first step, ``visit`` after every
+    step, and ``finish`` at the end unless a step was broken off.
     """
 
     progress: bool = False
@@ -179,21 +188,24 @@ UNWATCHED = Watch()
 
 
 def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATCHED,
-          trace: Sequence[float] = ()) -> Run:
+          earlier: Run | None = None) -> Run:
     """Take steps until a rule, the cap, the callback or the user stops them.
 
     Ctrl-C waits until the step is whole; a second one breaks it off.  Either way the iteration
     stands at the best parameters so far.  The callback gets an `Iterate` at the start and after
     every step; StopIteration from it ends the run.  `label` is what the progress bar calls the fit.
-    `trace` are the objectives of an earlier run which this one continues, without that of its last
-    parameters.
+    An `earlier` run, which ended where the iteration stands, is continued.
     """
-    observer, run, whole = watch.observer, Run([*trace], [*trace], []), True
-    run.add(iteration)
-    with tqdm(total=max_iter, initial=len(trace), desc=label, disable=not watch.progress) as bar:
+    observer, whole = watch.observer, True
+    if earlier is None:
+        run = Run([], [], [])
+        run.add(iteration)
+    else:
+        run = Run([*earlier.objectives], [*earlier.logliks], [*earlier.times])
+    with tqdm(total=max_iter, initial=run.n_iter, desc=label, disable=not watch.progress) as bar:
         try:
             if observer is not None:
-                observer.begin(iteration, run.objectives)
+                observer.begin(iteration, run)
             while not run.termination:
                 change = run.objectives[-1] - run.objectives[-2] if run.n_iter else math.nan
                 bar.set_postfix({
@@ -213,7 +225,7 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
                 if not run.termination:
                     bar.update()
                     if observer is not None:
-                        observer.visit(iteration, run.objectives)
+                        observer.visit(iteration, run)
         except KeyboardInterrupt:
             run.termination = "interrupted"
     if not whole:
@@ -223,7 +235,7 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
     elif observer is not None:
         try:
             with whole_step():
-                observer.finish(iteration, run.objectives)
+                observer.finish(iteration, run)
         except KeyboardInterrupt:
             run.termination = "interrupted"
     return run

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["import_narwhals", "import_pandas"]
+__all__ = ["import_joblib", "import_narwhals", "import_pandas"]
 
 
 def import_pandas() -> Any:
@@ -15,6 +15,11 @@ def import_narwhals() -> Any:
     """The module narwhals, or an error that says how to get it."""
     return _optional("narwhals", "frames of other libraries than pandas are read by narwhals",
                      "frames")
+
+
+def import_joblib() -> Any:
+    """The module joblib, or an error that says how to get it."""
+    return _optional("joblib", "n_jobs runs fits side by side by joblib", "sklearn")
 
 
 def _optional(module, purpose, extra):

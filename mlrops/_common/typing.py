@@ -13,7 +13,7 @@ else:
 
 __all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "FloatArray", "Frame",
            "Indices", "IntArray", "Labelled", "Labels", "Matrix", "Multiplies", "RandomState",
-           "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver", "Sparse", "Strategy",
+           "Optimizer", "Prior", "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver", "Sparse", "Strategy",
            "Vector"]
 
 
@@ -69,7 +69,10 @@ Callback: TypeAlias = Callable[[Any], object]
 # Options whose values are fixed words.
 CovType: TypeAlias = Literal["unadjusted", "robust", "clustered", "hac", "bootstrap"]
 Criterion: TypeAlias = Literal["bic", "aic", "cv"]
+Optimizer: TypeAlias = Literal["auto", "scoring", "bfgs", "em"]
 RotationMethod: TypeAlias = Literal["varimax", "quartimax", "promax"]
 ScoreMethod: TypeAlias = Literal["posterior", "bartlett"]
 Solver: TypeAlias = Literal["cg", "lsmr"]
+# A strength in pseudo-samples, True for one a factor, or "cv".
+Prior: TypeAlias = Literal["cv"] | float | bool | None
 Strategy: TypeAlias = Literal["greedy", "grid"]

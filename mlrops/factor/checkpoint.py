@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._common.driver import Iteration, Stopping, current_termination
+from .._common.driver import Iteration, Run, Stopping
 from .._common.validate import check_number, check_rank
 from .._common.wording import counted
 from ..io.archive import check_regular, read_archive, remove_leftovers, write_archive
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .ascent import MEMORY, Ascent, LikelihoodSurface
-from .em import Point
+from .ascent import Ascent, Jumps
+from .climb import FINALISTS, Climb, Tournament
 from .estep.protocol import Source
+from .likelihood import LikelihoodSurface
+from .point import Point
 
-__all__ = ["Checkpoint", "Checkpointing", "Outcome", "Restarts", "fingerprint", "to_resume"]
+__all__ = ["Checkpoint", "Checkpointing", "fingerprint", "to_resume"]
 
 KIND = "factor model checkpoint"
 
@@ -31,7 +33,9 @@ class Checkpointing(NamedTuple):
     seconds: float | None  # between two checkpoints; what comes first counts
     resume: bool
 
-    def check(self) -> None:
+    def check(self, n_jobs: int | None = None) -> None:
+        if self.path is not None and n_jobs is not None:
+            raise ValueError("a checkpoint holds climbs one after the other: leave n_jobs out")
         if self.path is None:
             if self.resume:
                 raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")
@@ -85,121 +89,62 @@ def _digest(*arrays: np.ndarray) -> str:
     return found.hexdigest()[:16]
 
 
-class Outcome(NamedTuple):
-    """Where the ascent from one start stopped, in tree order."""
-
-    point: Point
-    gradient_norm: float
-    trace: list[float]
-    termination: str
-    n_evaluations: int
-
-
-class Restarts:
-    """The ascents from several starts: which one is under way, and the best of those before it."""
-
-    def __init__(self, seeds: tuple[int, ...], number: int = 0, best: Outcome | None = None):
-        self.seeds, self.number, self.best = seeds, number, best
-
-    def finish(self, outcome: Outcome) -> None:
-        """Take what an ascent found and go on to the next one."""
-        if self.best is None or outcome.trace[-1] > self.best.trace[-1]:
-            self.best = outcome
-        self.number += 1
-
-    def meta(self) -> dict[str, Any]:
-        best = self.best and {"gradient_norm": self.best.gradient_norm,
-                              "termination": self.best.termination,
-                              "n_evaluations": self.best.n_evaluations}
-        return {"seeds": list(self.seeds), "number": self.number, "best": best}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        if self.best is None:
-            return {}
-        return {"best_trace": np.array(self.best.trace),
-                **{f"best_{name}": x for name, x in self.best.point._asdict().items()}}
-
-    @classmethod
-    def read(cls, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Restarts":
-        best = meta["best"]
-        if best is not None:
-            best = Outcome(Point(*(arrays[f"best_{name}"] for name in Point._fields)),
-                           best["gradient_norm"], arrays["best_trace"].tolist(),
-                           current_termination(best["termination"]), best["n_evaluations"])
-        return cls(tuple(meta["seeds"]), meta["number"], best)
-
-
-class Saved(NamedTuple):
-    """An ascent as it was left."""
-
-    point: Point
-    trace: list[float]
-    meta: dict[str, Any]
-    pairs: dict[str, np.ndarray]
-
-    def restore(self, ascent: Ascent) -> None:
-        """Give an ascent that stands at the point its memory back."""
-        ascent.n_evaluations, ascent.exhausted = self.meta["n_evaluations"], self.meta["exhausted"]
-        pairs, k = ascent.pairs, len(self.pairs["S"])
-        pairs.S[:k], pairs.Y[:k] = self.pairs["S"], self.pairs["Y"]
-        pairs.SY[...], pairs.count = self.pairs["SY"], self.meta["count"]
-
-
 class Checkpoint:
     """Writes a fit to one file from time to time, each time the whole file or nothing.
 
     It is the `Observer` of a fit that has an `ascent`; for `identity` see `fingerprint`.
     """
 
-    saved: Saved | None = None
+    saved: Climb | None = None
 
-    def __init__(self, wanted: Checkpointing, identity: dict[str, str], restarts: Restarts):
+    def __init__(self, wanted: Checkpointing, identity: dict[str, str], tournament: Tournament):
         self.path, self.every, self.seconds, self._is_resumed = wanted
-        self.identity, self.restarts = identity, restarts
+        self.identity, self.tournament = identity, tournament
         self._last = monotonic(), 0  # time and number of updates when it was last written
         remove_leftovers(self.path)
 
-    def resume(self, surface: LikelihoodSurface, accelerate: bool) -> Restarts:
+    def resume(self, surface: LikelihoodSurface, jumps: Jumps | None) -> Tournament:
         """The starts that are still to be climbed from: those of the file if it is to be used."""
         if self._is_resumed and os.path.exists(self.path):
-            self._read(surface, MEMORY + 1 if accelerate else 0)
-        return self.restarts
+            self._read(surface, {} if jumps is None else jumps.memory())
+        return self.tournament
 
-    def begin(self, iteration: Iteration, trace: list[float]) -> None:
+    def begin(self, iteration: Iteration, run: Run) -> None:
         """Write the start of an ascent; one that goes on from the file stands in it."""
         if self.saved is None:
-            self.finish(iteration, trace)
-        self._last = monotonic(), len(trace) - 1
+            self.finish(iteration, run)
+        self.saved = None
+        self._last = monotonic(), run.n_iter
 
-    def visit(self, iteration: Iteration, trace: list[float]) -> None:
+    def visit(self, iteration: Iteration, run: Run) -> None:
         """Write if it is time to."""
         then, n_iter = self._last
-        due = self.every is not None and len(trace) - 1 - n_iter >= self.every
+        due = self.every is not None and run.n_iter - n_iter >= self.every
         if due or (self.seconds is not None and monotonic() - then >= self.seconds):
-            self.finish(iteration, trace)
+            self.finish(iteration, run)
 
-    def finish(self, iteration: Any, trace: list[float]) -> None:
+    def finish(self, iteration: Any, run: Run) -> None:
         """Write."""
         ascent: Ascent = iteration.ascent
-        pairs, point, k = ascent.pairs, ascent.state.point, ascent.pairs.rows
-        meta = {"identity": self.identity, "restarts": self.restarts.meta(), "count": pairs.count,
-                "n_evaluations": ascent.n_evaluations, "exhausted": ascent.exhausted}
-        write_archive(self.path, KIND, meta, {
-            **point._asdict(), "trace": np.array(trace),
-            "S": pairs.S[:k], "Y": pairs.Y[:k], "SY": pairs.SY, **self.restarts.arrays()})
-        self._last = monotonic(), len(trace) - 1
+        climbs = [Climb.of(ascent, run), *self.tournament.kept]
+        arrays: dict[str, np.ndarray] = {}
+        for prefix, climb in zip(PREFIXES, climbs, strict=False):
+            arrays |= {prefix + name: x for name, x in _arrays(climb).items()}
+        meta = {"identity": self.identity, "seeds": list(self.tournament.seeds),
+                "number": self.tournament.number, "climbs": [_facts(climb) for climb in climbs]}
+        write_archive(self.path, KIND, meta, arrays)
+        self._last = monotonic(), run.n_iter
 
-    def _read(self, surface: LikelihoodSurface, rows: int) -> None:
+    def _read(self, surface: LikelihoodSurface, memory: dict[str, Any]) -> None:
         meta, arrays = read_archive(self.path, KIND)
         try:
+            _of_this_version(meta, arrays)
             self._check_identity(meta["identity"])
             self._check_meta(meta)
-            _check_arrays(arrays, surface, rows)
-            _expect(len(arrays["S"]) == min(meta["count"], rows), "S")
-            self.restarts = Restarts.read(meta["restarts"], arrays)
-            self.saved = Saved(
-                Point(*(arrays[name] for name in Point._fields)), arrays["trace"].tolist(), meta,
-                {name: arrays[name] for name in ("S", "Y", "SY")})
+            climbs = [_climb(facts, arrays, prefix, surface, memory)
+                      for prefix, facts in zip(PREFIXES, meta["climbs"], strict=False)]
+            self.tournament = Tournament(tuple(meta["seeds"]), meta["number"], climbs[1:])
+            self.saved = climbs[0]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{os.fsdecode(self.path)!r} is no checkpoint of this version: {error!r}") from None
@@ -215,32 +160,79 @@ class Checkpoint:
                 " choose another path")
 
     def _check_meta(self, meta: dict[str, Any]) -> None:
-        counts = meta["count"], meta["n_evaluations"], meta["restarts"]["number"]
-        _expect(all(type(x) is int and x >= 0 for x in counts), "a count")
-        _expect(type(meta["exhausted"]) is bool, "'exhausted'")
-        seeds, best = meta["restarts"]["seeds"], meta["restarts"]["best"]
-        _expect(str(len(seeds)) == self.identity["n_init"] and counts[2] < len(seeds), "'seeds'")
-        _expect(all(type(x) is int and x >= 0 for x in seeds), "'seeds'")
-        _expect((best is None) == (counts[2] == 0), "'best'")
-        if best is not None:
-            kinds = {"gradient_norm": float, "termination": str, "n_evaluations": int}
-            _expect({name: type(x) for name, x in best.items()} == kinds, "'best'")
+        seeds, number, climbs = meta["seeds"], meta["number"], meta["climbs"]
+        _expect(str(len(seeds)) == self.identity["n_init"], "'seeds'")
+        _expect(all(type(x) is int and x >= 0 for x in [*seeds, number]), "'seeds'")
+        at = Tournament(tuple(seeds), number)
+        _expect(not at.is_over, "'number'")
+        _expect(len(climbs) == 1 + (min(number, FINALISTS) if at.n_heats else 0), "'climbs'")
+        kinds = {"n_evaluations": int, "exhausted": bool, "gradient_norm": float,
+                 "termination": str}
+        for facts in climbs:
+            _expect({name: type(x) for name, x in facts.items()} == kinds, "'climbs'")
+            _expect(facts["n_evaluations"] >= 0, "a count")
 
 
-def _check_arrays(arrays: dict[str, np.ndarray], surface: LikelihoodSurface, rows: int) -> None:
-    """Refuse arrays of shapes, dtypes and values that no checkpoint of this model holds."""
-    (n, R), k = surface.shape, len(arrays["S"])
+# Names of the arrays of the climb under way, and of those that wait for it in a tournament.
+PREFIXES = "", "first_", "second_"
+FACTS = "n_evaluations", "exhausted", "gradient_norm", "termination"
+
+
+def _facts(climb: Climb) -> dict[str, Any]:
+    return {name: getattr(climb, name) for name in FACTS}
+
+
+def _arrays(climb: Climb) -> dict[str, np.ndarray]:
+    return {**climb.point._asdict(), "trace": np.array(climb.objectives),
+            "logliks": np.array(climb.logliks), **climb.memory}
+
+
+def _climb(facts: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str,
+           surface: LikelihoodSurface, memory: dict[str, Any]) -> Climb:
+    """A climb from the arrays of a file, checked; its jumps' memory is like `memory`."""
+    names = *Point._fields, "trace", "logliks", *memory
+    own = {name: arrays[prefix + name] for name in names}
+    _check_arrays(own, surface, memory)
+    return Climb(Point(*(own[name] for name in Point._fields)), own["trace"].tolist(),
+                 own["logliks"].tolist(), **facts, memory={name: own[name] for name in memory})
+
+
+def _of_this_version(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Give what version 0.2.0 wrote, of a fit from one start, the names that it has now."""
+    if "count" not in meta:
+        return
+    options = meta["identity"]
+    options["optimizer"] = "bfgs" if options.pop("accelerate") == "True" else "em"
+    options["prior"] = "None"
+    arrays["count"], arrays["logliks"] = np.array(meta.pop("count")), arrays["trace"]
+    restarts = meta.pop("restarts")
+    meta.update(seeds=restarts["seeds"], number=restarts["number"], climbs=[
+        {"n_evaluations": meta.pop("n_evaluations"), "exhausted": meta.pop("exhausted"),
+         "gradient_norm": float("nan"), "termination": ""}])
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], surface: LikelihoodSurface,
+                  memory: dict[str, Any]) -> None:
+    """Refuse arrays of shapes, dtypes and values that no checkpoint of this model holds.
+
+    `memory` is like that of the ascent, but that S and Y may have any number of rows up to SY's.
+    """
+    n, R = surface.shape
+    length = max(arrays["trace"].size, 1)
     shapes: dict[str, tuple[int, ...]] = {
-        "S": (k, surface.size), "Y": (k, surface.size), "SY": (rows, rows)}
-    for which in ("", "best_") if "best_F" in arrays else ("",):
-        shapes |= {which + "F": (n, R), which + "D": (n,), which + "mean": (n,),
-                   which + "trace": (max(arrays[which + "trace"].size, 1),)}
+        "F": (n, R), "D": (n,), "mean": (n,), "trace": (length,), "logliks": (length,)}
+    if memory:
+        rows = len(memory["SY"])
+        k = min(int(arrays["count"]), rows)
+        shapes |= {"S": (k, surface.size), "Y": (k, surface.size), "SY": (rows, rows)}
+        _expect(all(arrays[name].shape == () and bool(arrays[name] >= 0)
+                    for name in memory if name not in shapes), "a number")
     for name, shape in shapes.items():
         x = arrays[name]
-        exact = not name.endswith(("S", "Y", "mean"))
+        exact = name not in ("S", "Y", "mean")
         _expect(x.shape == shape and x.dtype.kind == "f" and bool(np.isfinite(x).all())
                 and (x.dtype == np.float64 or not exact)
-                and not (name.endswith("D") and bool((x <= 0).any())), name)
+                and not (name == "D" and bool((x <= 0).any())), name)
 
 
 def _expect(holds: bool, what: str) -> None:

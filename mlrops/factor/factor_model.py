@@ -8,35 +8,41 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.convergence import ConvergenceWarning
-from .._common.driver import CONVERGED, Callback, Iterate, Iteration, Run, Stopping, Watch, drive
-from .._common.typing import Data, FloatArray, Labels, RandomState, Ranks
+from .._common.driver import CONVERGED, Callback, Stopping, Watch
+from .._common.typing import Data, FloatArray, Labels, Optimizer, Prior, RandomState, Ranks
 from .._common.validate import check_number, check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
-from .ascent import Ascent, LikelihoodSurface, VanishingVariance, independent_loglik
-from .checkpoint import Checkpoint, Checkpointing, Outcome, Restarts, fingerprint, to_resume
-from .em import Point
+from .checkpoint import Checkpoint, Checkpointing, fingerprint, to_resume
+from .climb import Race, Tournament, best_of_starts, chosen_optimizer, expects, jumps_of
 from .estep.protocol import Source
 from .estep.sources import open_source
-from .limits import at_floor, check_scale, run_off, too_few_samples, warn_of_floor
+from .likelihood import LikelihoodSurface, VanishingVariance
+from .limits import (
+    at_floor,
+    check_scale,
+    run_off,
+    too_few_samples,
+    warn_of_floor,
+    warn_of_plateau,
+)
+from .prior import describe_prior, read_prior
 from .result import FactorModelResult
-from .start import capped_groups, start
+from .start import capped_groups
 
 __all__ = ["fit_factor_model"]
-
-# Updates whose gains must all be small: one small gain is no proof that the next is small, too.
-SMALL_GAINS = 3
-# Plain EM computes the gradient only at every so many updates; accelerated, it has it anyway.
-UPDATES_BETWEEN_GRADIENTS = 10
 
 
 def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
                      hierarchy: Hierarchy | Labels | None = None, *,
                      init: Literal["svd", "principal_factor", "frobenius", "random"] | MLR = "svd",
-                     n_init: int = 1, accelerate: bool = True, center: bool = True,
-                     missing: Literal["raise", "em"] = "raise", sample_weight: Labels | None = None,
-                     compress: bool | None = None, tol: float = 1e-9, gtol: float = 1e-5,
+                     n_init: int = 1, n_jobs: int | None = None,
+                     optimizer: Optimizer = "auto",
+                     prior: Prior = None, prior_variance: Labels | float | None = None,
+                     center: bool = True, missing: Literal["raise", "em"] = "raise",
+                     sample_weight: Labels | None = None, compress: bool | None = None,
+                     tol: float | None = None, gtol: float = 1e-5,
                      max_iter: int = 1000, variance_floor: float = 1e-6, progress: bool = False,
                      callback: Callback | None = None,
                      checkpoint: str | os.PathLike[str] | None = None,
@@ -198,110 +204,59 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     stopping = Stopping(tol=tol, gtol=gtol, max_iter=max_iter)
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    checkpointing.check()  # before the data are gone through
+    checkpointing.check(n_jobs)  # before the data are gone through
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
+    optimizer = chosen_optimizer(optimizer, source, sum(level_ranks))
+    penalty = read_prior(prior, prior_variance, source, hierarchy, level_ranks, names)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     surface = LikelihoodSurface(
-        source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance)
+        source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance,
+        linear=optimizer == "scoring", prior=penalty)
     # One seed a start; a later start does not change an earlier one's.
     seeds = np.random.default_rng(random_state).integers(2**63, size=n_init)
-    restarts, keeper = Restarts(tuple(map(int, seeds))), None
+    tournament, keeper, saved = Tournament(tuple(map(int, seeds))), None, None
     if checkpoint is not None:
         options = to_resume(
-            init, n_init, stopping, random_state, accelerate=bool(accelerate),
-            center=bool(center), variance_floor=float(variance_floor))
+            init, n_init, stopping, random_state, optimizer=optimizer, center=bool(center),
+            variance_floor=float(variance_floor), prior=describe_prior(penalty))
         keeper = Checkpoint(
-            checkpointing, fingerprint(hierarchy, level_ranks, source, **options), restarts)
-        restarts = keeper.resume(surface, accelerate)
+            checkpointing, fingerprint(hierarchy, level_ranks, source, **options), tournament)
+        tournament = keeper.resume(surface, jumps_of(optimizer, surface.size))
+        saved = keeper.saved
+    race = Race(surface, hierarchy, init, stopping, optimizer)
     try:
-        best = _best_of_starts(surface, hierarchy, init, restarts, stopping, accelerate,
-                               Watch(progress, callback, keeper))
+        best = best_of_starts(race, tournament, Watch(progress, callback, keeper), saved, n_jobs)
     except VanishingVariance as error:
         raise error.naming(hierarchy, names, "feature") from None
     place = at_floor(best.point.D, surface.floor)
     boundary = np.sort(hierarchy.permutation[place])
-    unbounded = (too_few_samples(hierarchy, level_ranks, source.n_samples, center)
-                 or run_off(source, hierarchy, level_ranks, best.point, place, names))
+    unbounded = None
+    if penalty is None:
+        unbounded = (too_few_samples(hierarchy, level_ranks, source.n_samples, center)
+                     or run_off(source, hierarchy, level_ranks, best.point, place, names))
     if best.termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
             ConvergenceWarning, stacklevel=2)
+    elif best.termination == "tol" and tol is None:
+        warn_of_plateau(source.n_samples * expects(best))
     warn_of_floor(boundary, names, variance_floor, unbounded)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
-    exact_mean, loglik = hierarchy._scatter(best.point.mean), best.trace[-1]
+    exact_mean, loglik = hierarchy._scatter(best.point.mean), best.logliks[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
         loglik = _rounded_loglik(source, hierarchy, covariance, mean, exact_mean)
     return FactorModelResult(
-        covariance=covariance, mean=mean, loglik=loglik, loglik_trace=np.array(best.trace),
-        n_iter=len(best.trace) - 1, converged=best.termination in CONVERGED,
+        covariance=covariance, mean=mean, loglik=loglik, loglik_trace=np.array(best.logliks),
+        n_iter=len(best.logliks) - 1, converged=best.termination in CONVERGED,
         termination=best.termination, boundary=boundary, n_samples=source.n_samples,
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
-        capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center))
-
-
-class FactorAscent(Iteration):
-    """The ascent of a factor model from one start, as `drive` takes it."""
-
-    def __init__(self, ascent: Ascent, stopping: Stopping, hierarchy: Hierarchy):
-        self.ascent, self.stopping, self.hierarchy = ascent, stopping, hierarchy
-        self._independent = independent_loglik(ascent.surface.source)
-
-    @property
-    def objective(self) -> float:
-        return self.ascent.state.loglik
-
-    def advance(self) -> str | None:
-        return None if not self.ascent.exhausted and self.ascent.advance() else "tol"
-
-    def reason(self, trace: list[float]) -> str | None:
-        n_iter = len(trace) - 1
-        if self.ascent.accelerate or n_iter % UPDATES_BETWEEN_GRADIENTS == 0:
-            if self.ascent.state.gradient_norm <= self.stopping.gtol:
-                return "gradient"
-        # The gain over independent features does not depend on units, as the log-likelihood does.
-        scale = max(trace[-1] - self._independent, self.hierarchy.n / 2)
-        return "tol" if self.stopping.small_gains(trace, scale, SMALL_GAINS) else None
-
-    def iterate(self, n_iter: int) -> Iterate:
-        state, surface = self.ascent.state, self.ascent.surface
-        covariance = state.point.operator(self.hierarchy, surface.ranks, surface.source.dtype)
-        return Iterate(n_iter, state.loglik, state.loglik, covariance, ranks=surface.ranks)
-
-    def outcome(self, run: Run) -> Outcome:
-        state = self.ascent.state
-        return Outcome(state.point, state.gradient_norm, run.objectives, run.termination,
-                       self.ascent.n_evaluations)
-
-
-def _best_of_starts(surface: LikelihoodSurface, hierarchy: Hierarchy, init: str | MLR,
-                    restarts: Restarts, stopping: Stopping, accelerate: bool, watch: Watch
-                   ) -> Outcome:
-    """Climb from each start, or go on from a checkpoint; a user who stops it gets the best."""
-    stopped = None
-    while restarts.number < len(restarts.seeds) and stopped is None:
-        saved = watch.observer.saved if watch.observer is not None else None
-        if saved is None:
-            kind = init if restarts.number == 0 else "random"
-            # Only random starts take a seed: sketches of the data are the same in every fit.
-            seed = restarts.seeds[restarts.number] if kind == "random" else None
-            F, D = start(kind, hierarchy, surface.ranks, surface.source, seed)
-            first = Point(F, np.maximum(D, surface.floor), surface.source.mean)
-        ascent = Ascent(surface, first if saved is None else saved.point, accelerate)
-        if saved is not None:
-            saved.restore(ascent)
-        climb = FactorAscent(ascent, stopping, hierarchy)
-        run = drive(climb, stopping.max_iter, "EM", watch,
-                    () if saved is None else saved.trace[:-1])
-        restarts.finish(climb.outcome(run))
-        if run.termination in ("callback", "interrupted"):
-            stopped = run.termination
-        if saved is not None:
-            watch.observer.saved = None
-    best: Any = restarts.best
-    return best if stopped is None else best._replace(termination=stopped)
+        capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center),
+        objective_trace=np.array(best.objectives), optimizer=optimizer,
+        prior=0.0 if penalty is None else penalty.strength,
+        prior_variance=None if penalty is None else hierarchy._scatter(penalty.variance))
 
 
 def _rounded_loglik(source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray,

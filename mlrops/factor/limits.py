@@ -15,13 +15,15 @@ from .._common.typing import FloatArray, IntArray
 from .._common.wording import agree, counted
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .ascent import LEAST
-from .em import Point
+from .point import Point
 from .estep.protocol import Source
+from .likelihood import LEAST
 
 __all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
-           "warn_of_floor"]
+           "warn_of_floor", "warn_of_plateau"]
 
+# Nats of the log-likelihood of all samples that a fit should not leave without a word.
+PLATEAU = 0.05
 # By how much D is lowered to see whether the likelihood goes on rising.
 LOWER = 0.01
 # How near to its floor a variance stands at it: a fit may stop before the last of the way.
@@ -132,3 +134,12 @@ def warn_of_floor(boundary: IntArray, names: Sequence[str] | None, variance_floo
             f"{counted(n, noun)} {agree(n, 'has', 'have')} a variance at the floor of"
             f" {variance_floor:g} of {agree(n, 'its', 'their')} {whole} (Heywood cases:"
             f" {named(boundary, names)}){advice}", ConvergenceWarning, stacklevel=stacklevel)
+
+
+def warn_of_plateau(expected: float, stacklevel: int = 3) -> None:
+    """Warn where small gains promise a further rise of the log-likelihood of all samples."""
+    if expected > PLATEAU:
+        warnings.warn(
+            f"gains are small but hardly fall: {expected:.2g} nats more may lie ahead (a plateau);"
+            " tol=0 goes on to the gradient, n_init tries other starts, and fit.check tells"
+            " whether this is a maximum", ConvergenceWarning, stacklevel=stacklevel)

@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 
 from .._common.labelled import Samples, like_rows, read_samples, with_names
-from .._common.stored import COUNT, FIT, FLAG, NAMES, Stored, check_fit, floats, maybe
+from .._common.stored import (
+    COUNT,
+    FIT,
+    FLAG,
+    NAMES,
+    NOT_NEGATIVE,
+    Stored,
+    check_fit,
+    floats,
+    maybe,
+    one_of,
+)
 from .._common.typing import (
     Data,
     FloatArray,
@@ -97,9 +108,15 @@ class FactorModelResult(Stored, Explained):
     feature_names: tuple[str, ...] | None = None
     capped: tuple[tuple[int, int, int], ...] = ()
     mean_is_estimated: bool = True
+    objective_trace: FloatArray | None = field(default=None, repr=False)
+    optimizer: str = "bfgs"
+    prior: float = 0.0
+    prior_variance: FloatArray | None = field(default=None, repr=False)
 
     stored_fields = FIT | {"mean": floats(1), "n_samples": COUNT, "feature_names": maybe(NAMES),
-                           "mean_is_estimated": FLAG}
+                           "mean_is_estimated": FLAG, "objective_trace": maybe(floats(1)),
+                           "optimizer": one_of("scoring", "bfgs", "em"), "prior": NOT_NEGATIVE,
+                           "prior_variance": maybe(floats(1))}
 
     @classmethod
     def from_fields(cls, *args: Any, **given: Any) -> "FactorModelResult":

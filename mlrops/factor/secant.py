@@ -1,11 +1,13 @@
 """Limited-memory quasi-Newton directions from pairs of steps and falls of the gradient."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from .._common.typing import FloatArray
+from .likelihood import State
 
 __all__ = ["SecantPairs"]
 
@@ -23,15 +25,15 @@ class SecantPairs:
     """
 
     def __init__(self, memory: int, size: int):
-        self.memory = memory
-        rows = memory + 1 if memory else 0  # one to write the next pair to
+        self.most = memory
+        rows = memory + 1  # one to write the next pair to
         self.S = np.zeros((rows, size))
         self.Y = np.zeros((rows, size))
         self.SY = np.zeros((rows, rows))  # s_i · y_j
         self.count = 0  # pairs taken since the last `clear`; pair t lies in row t modulo the rows
 
     def __len__(self) -> int:
-        return min(self.count, self.memory)
+        return min(self.count, self.most)
 
     def clear(self) -> None:
         self.count = 0
@@ -46,6 +48,13 @@ class SecantPairs:
         """The (s, y) to write the next pair to, for `add`."""
         row = self.count % len(self.S)
         return self.S[row], self.Y[row]
+
+    def take(self, before: State, after: State) -> None:
+        """Take the pair from one state to another."""
+        s, y = self.free
+        before.surface.difference(after.point, before.point, s)
+        np.subtract(before.gradient, after.gradient, out=y)
+        self.add()
 
     def add(self) -> None:
         """Take the pair in `free` unless ``s·y`` is not positive.
@@ -75,3 +84,36 @@ class SecantPairs:
         for i in ages:
             c[i] = alpha[i] - (yr[i] + c @ SY[:k, i]) / SY[i, i]
         return kernels.vectors.combine(c, S, d)
+
+    def corrected(self, B: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
+        """The BFGS matrix that satisfies ``B⁺ s = y`` for the newest pair, from a rough Hessian B.
+
+        In the compact form of R. Byrd, J. Nocedal, R. Schnabel (1994), which takes a product of B
+        with each pair.
+        """
+        ages = [t % len(self.S) for t in range(self.count - len(self), self.count)]
+        m, S, Y, SY = len(ages), self.S[ages], self.Y[ages], self.SY[np.ix_(ages, ages)]
+        BS = np.stack([B(s) for s in S])
+        SBS = np.stack([kernels.vectors.dots(S, b) for b in BS])
+        L = np.stack([kernels.vectors.dots(S, y) for y in Y], axis=1)
+        lower = np.tril(L, -1)
+        middle = np.block([[(SBS + SBS.T) / 2, lower], [lower.T, -np.diag(np.diag(SY))]])
+        both = np.concatenate([BS, Y])
+        inverse = np.linalg.pinv(middle)
+
+        def apply(v: FloatArray) -> FloatArray:
+            c = inverse @ kernels.vectors.dots(both, v)
+            return kernels.vectors.combine(-c, both, B(v))
+
+        return apply
+
+    def memory(self) -> dict[str, Any]:
+        """What the next direction depends on, for a checkpoint."""
+        k = self.rows
+        return {"S": self.S[:k], "Y": self.Y[:k], "SY": self.SY, "count": np.array(self.count)}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Go on with what `memory` gave."""
+        k = len(memory["S"])
+        self.S[:k], self.Y[:k] = memory["S"], memory["Y"]
+        self.SY[...], self.count = memory["SY"], int(memory["count"])

@@ -33,6 +33,7 @@ class EveryCell:
     sums_of_squares: FloatArray  # (n,) float64, of the centred and weighted samples
     weight: float  # Σ w_t
     mean_is_free = False
+    is_dear = False
     ridge = 0.0  # penalty ``ridge tr(Fᵀ D⁻¹ F) / 2`` of the log-likelihood of all samples
 
     @property
@@ -82,6 +83,11 @@ class CompleteData(EveryCell):
     ridge: float = 0.0
     names: tuple[str, ...] | None = None
     dtype: np.dtype = np.dtype(float)
+
+    @property
+    def width(self) -> int:
+        """Number of columns, after compression."""
+        return self.X.shape[1]
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples themselves."""

@@ -116,6 +116,12 @@ class IncompleteData:
     mean: FloatArray  # (n,) mean of the observed cells, or zeros where it is fixed
     mean_is_free: bool
     dtype: np.dtype = np.dtype(float)
+    is_dear = True
+
+    @property
+    def width(self) -> int:
+        """Number of samples."""
+        return self.samples.n_samples
 
     @property
     def n_samples(self) -> int:

@@ -94,6 +94,12 @@ class Streamed(EveryCell):
     """What the sources have in common whose samples pass by."""
 
     n_samples: int
+    is_dear = True
+
+    @property
+    def width(self) -> int:
+        """Number of samples."""
+        return self.n_samples
 
     def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
         """Add all samples to the moments V and S under the covariance A; returns ``Σ ‖w‖²``."""

@@ -15,7 +15,7 @@ from ..._common.stored import Stored
 from ..._common.typing import Data, Labels, Ranks, Solver
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted
-from ...factor.ascent import VanishingVariance
+from ...factor.likelihood import VanishingVariance
 from ...factor.limits import at_floor, run_off
 from ...factor.start import capped_groups
 from ...operators.base import StructuredOperator

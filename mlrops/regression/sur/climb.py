@@ -11,8 +11,10 @@ from ..._common.convergence import ConvergenceWarning
 from ..._common.driver import Iterate, Iteration, whole_step
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
-from ...factor.ascent import Ascent, LikelihoodSurface, independent_loglik
-from ...factor.em import Point
+from ...factor.ascent import Ascent
+from ...factor.likelihood import LikelihoodSurface, independent_loglik
+from ...factor.quasi_newton import QuasiNewton
+from ...factor.point import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
@@ -97,6 +99,11 @@ class Regressions:
         """The same system with other coefficients."""
         return Regressions(self.system, self.tree, self.options, coefficients, target)
 
+    @property
+    def shares(self) -> FloatArray:
+        """Share of the rows that show each equation."""
+        return self.data.shares
+
     @cached_property
     def data(self) -> Any:
         """The residuals of the coefficients as a source of EM."""
@@ -143,7 +150,8 @@ class Alternation(Iteration):
         floor = options.variance_floor * data.variance
         F, D = start("svd", tree, ranks, data, None)
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance))
-        self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean))
+        self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
+                             QuasiNewton(surface.size))
         self._independent = independent_loglik(data)
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
@@ -154,7 +162,7 @@ class Alternation(Iteration):
     @property
     def at(self) -> Regressions:
         """The system at the best coefficients so far."""
-        step: Any = self.ascent.state.mapped.step
+        step: Any = self.ascent.state.step
         return step.at
 
     @property
@@ -165,7 +173,7 @@ class Alternation(Iteration):
     @property
     def loglik(self) -> float:
         """Log-likelihood a row."""
-        covariance, ridge = self.ascent.state.mapped.covariance, self._options.factor_ridge
+        covariance, ridge = self.ascent.state.covariance, self._options.factor_ridge
         penalty = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
         return self.objective + self.at.penalty + penalty
 
@@ -215,7 +223,7 @@ class Alternation(Iteration):
     def _solve_coefficients(self) -> bool:
         """Take a β-step; whether it gained anything."""
         state, surface, before = self.ascent.state, self.ascent.surface, self.at
-        step = before.solve(state.mapped.covariance, self._target())
+        step = before.solve(state.covariance, self._target())
         self.n_cg.append(step.n_iter + surface.source.n_cg)
         self.solver_end = step.end if step.is_short else "target"
         surface.source.n_cg = 0
@@ -225,7 +233,7 @@ class Alternation(Iteration):
         slow = self._is_slow()
         source = before.over(step, self._target() if slow else None)
         # The curvature that the ascent has seen hardly depends on β.
-        ascent = Ascent(surface.over(source), state.point, pairs=self.ascent.pairs)
+        ascent = Ascent(surface.over(source), state.point, self.ascent.jumps)
         if ascent.state.loglik < state.loglik:
             self.normal_norm = step.first_norm
             return False

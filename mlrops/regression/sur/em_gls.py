@@ -7,7 +7,7 @@ import numpy as np
 
 from ..._common.driver import Iteration, Stopping, drive
 from ..._common.typing import Data, FloatArray, Labels, Ranks
-from ...factor.ascent import independent_loglik
+from ...factor.likelihood import independent_loglik
 from ...factor.limits import at_floor
 from ...factor.start import capped_groups, start
 from ...operators.elementary import Dense

@@ -1,4 +1,4 @@
-"""Parameters of a factor model, and what the EM map gives at them."""
+"""Parameters of a factor model."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,8 @@ import numpy as np
 
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .estep.protocol import EStep
 
-__all__ = ["Mapped", "Point"]
+__all__ = ["Point"]
 
 
 class Point(NamedTuple):
@@ -26,13 +25,3 @@ class Point(NamedTuple):
         """The covariance in the order of the features of a hierarchy."""
         F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (self.F, self.D))
         return MLR.from_compact(hierarchy, ranks, F, D, check_finite=False)
-
-
-class Mapped(NamedTuple):
-    """What one evaluation of the EM map at a point gives."""
-
-    loglik: float  # of the point, a sample
-    covariance: MLR  # of the point
-    image: Point  # where EM goes from it
-    raw: Point  # the same before its variances are clipped at the floor
-    step: EStep  # for its gradient

@@ -1,0 +1,250 @@
+"""The climb of a factor model from one start, or from several in a tournament."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._common.driver import CONVERGED, Iterate, Iteration, Run, Stopping, Watch, drive
+from .._common.optional import import_joblib
+from .._common.typing import FloatArray
+from ..operators.mlr import MLR
+from ..tree.hierarchy import Hierarchy
+from .ascent import Ascent, Jumps
+from .likelihood import LikelihoodSurface, independent_loglik
+from .point import Point
+from .quasi_newton import QuasiNewton
+from .scoring import Scoring
+from .start import start
+
+__all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Tournament", "best_of_starts", "chosen_optimizer",
+           "jumps_of", "starts_of"]
+
+# The ways to climb: how each finds steps longer than those of EM.
+OPTIMIZERS: dict[str, Callable[[int], Jumps] | None] = {
+    "scoring": Scoring, "bfgs": QuasiNewton, "em": None}
+# Products with the information are worth it where an evaluation takes as many flops as so many
+# samples or features for each factor make it.
+MANY = 15
+# Updates from each start before the best go on, and how many do: fewer rank the starts badly.
+HEAT, FINALISTS = 60, 2
+# Starts that a tournament tries before random ones.
+DETERMINED = "svd", "frobenius"
+# Updates whose gains must all be small: one small gain is no proof that the next is small, too.
+SMALL_GAINS = 3
+# Plain EM computes the gradient only at every so many updates; others have it anyway.
+UPDATES_BETWEEN_GRADIENTS = 10
+
+
+def chosen_optimizer(optimizer: str, source: Any, R: int) -> str:
+    """The name of the way to climb: the one given, or "auto" by what an evaluation costs."""
+    if optimizer != "auto":
+        if optimizer not in OPTIMIZERS:
+            raise ValueError('optimizer must be "auto", "scoring", "bfgs" or "em", got'
+                             f" {optimizer!r}")
+        return optimizer
+    width = min(source.width, source.variance.size)
+    return "scoring" if source.is_dear or width >= MANY * R else "bfgs"
+
+
+def jumps_of(optimizer: str, size: int) -> Jumps | None:
+    """What finds the steps, for vectors of so many parameters."""
+    kind = OPTIMIZERS[optimizer]
+    return None if kind is None else kind(size)
+
+
+class FactorAscent(Iteration):
+    """The ascent of a factor model from one start, as `drive` takes it."""
+
+    def __init__(self, ascent: Ascent, stopping: Stopping, hierarchy: Hierarchy):
+        self.ascent, self.stopping, self.hierarchy = ascent, stopping, hierarchy
+        self._independent = independent_loglik(ascent.surface.source)
+
+    @property
+    def objective(self) -> float:
+        return self.ascent.state.objective
+
+    @property
+    def loglik(self) -> float:
+        return self.ascent.state.loglik
+
+    def advance(self) -> str | None:
+        return None if not self.ascent.exhausted and self.ascent.advance() else "tol"
+
+    def reason(self, trace: list[float]) -> str | None:
+        n_iter = len(trace) - 1
+        if self.ascent.jumps is not None or n_iter % UPDATES_BETWEEN_GRADIENTS == 0:
+            if self.ascent.state.gradient_norm <= self.stopping.gtol:
+                return "gradient"
+        # The gain over independent features does not depend on units, as the log-likelihood does.
+        scale = max(trace[-1] - self._independent, self.hierarchy.n / 2)
+        small = self.stopping.small_gains(
+            trace, scale, SMALL_GAINS, self.ascent.surface.source.n_samples)
+        return "tol" if small else None
+
+    def iterate(self, n_iter: int) -> Iterate:
+        state, surface = self.ascent.state, self.ascent.surface
+        covariance = state.point.operator(self.hierarchy, surface.ranks, surface.source.dtype)
+        return Iterate(n_iter, state.objective, state.loglik, covariance, ranks=surface.ranks)
+
+
+class Climb(NamedTuple):
+    """An ascent as it was left, in tree order: enough to go on with it."""
+
+    point: Point
+    objectives: list[float]
+    logliks: list[float]
+    n_evaluations: int
+    exhausted: bool
+    gradient_norm: float
+    termination: str
+    memory: dict[str, FloatArray]
+
+    @classmethod
+    def of(cls, ascent: Ascent, run: Run) -> "Climb":
+        state = ascent.state
+        memory = {} if ascent.jumps is None else ascent.jumps.memory()
+        return cls(state.point, run.objectives, run.logliks, ascent.n_evaluations,
+                   ascent.exhausted, state.gradient_norm, run.termination, memory)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it converged, or was stopped: there is nothing to go on with."""
+        return self.termination not in ("", "max_iter")
+
+    def resumed(self, surface: LikelihoodSurface, jumps: Jumps | None) -> tuple[Ascent, Run]:
+        """An ascent that goes on where this one was left, and its run so far."""
+        ascent = Ascent(surface, self.point, jumps)
+        ascent.n_evaluations, ascent.exhausted = self.n_evaluations, self.exhausted
+        if jumps is not None:
+            jumps.remember(self.memory)
+        times = [np.nan] * len(self.objectives)
+        return ascent, Run(self.objectives, self.logliks, times)
+
+
+class Tournament:
+    """Climbs from several starts: `HEAT` updates from each, then the best go on to the end.
+
+    With one start there is nothing to compare, and it is climbed from to the end.
+    """
+
+    def __init__(self, seeds: tuple[int, ...], number: int = 0, kept: list[Climb] | None = None):
+        self.seeds = seeds
+        self.number = number  # of the climb that is next or under way: heats, then finals
+        self.kept: list[Climb] = [] if kept is None else kept  # best first in the heats
+
+    @property
+    def n_heats(self) -> int:
+        return len(self.seeds) if len(self.seeds) > 1 else 0
+
+    @property
+    def is_heat(self) -> bool:
+        return self.number < self.n_heats
+
+    @property
+    def is_over(self) -> bool:
+        finals = FINALISTS if self.n_heats else 1
+        return self.number >= self.n_heats + min(finals, len(self.seeds))
+
+    @property
+    def entrant(self) -> Climb | None:
+        """The climb that a final goes on with; None where it begins at a start."""
+        return self.kept[self.number - self.n_heats] if self.n_heats and not self.is_heat else None
+
+    def finish(self, climb: Climb) -> None:
+        """Take what a climb came to, and go on to the next one."""
+        if self.is_heat or not self.n_heats:
+            self.kept = sorted([*self.kept, climb], key=_height, reverse=True)[:FINALISTS]
+        else:
+            self.kept[self.number - self.n_heats] = climb
+        self.number += 1
+
+    @property
+    def best(self) -> Climb:
+        return max(self.kept, key=_height)
+
+
+def _height(climb: Climb) -> float:
+    return climb.objectives[-1]
+
+
+def starts_of(init: str | MLR, n_init: int) -> list[str | MLR]:
+    """The kinds of the starts of a tournament; further random ones differ by their seeds."""
+    if isinstance(init, str) and init == "random":
+        return ["random"] * n_init
+    others = [kind for kind in DETERMINED if isinstance(init, MLR) or kind != init]
+    return [init, *others, *["random"] * n_init][:n_init]
+
+
+class Race(NamedTuple):
+    """What the climbs of a fit have in common."""
+
+    surface: LikelihoodSurface
+    hierarchy: Hierarchy
+    init: str | MLR
+    stopping: Stopping
+    optimizer: str
+
+    def climb(self, tournament: Tournament, watch: Watch, saved: Climb | None = None) -> Climb:
+        """The climb that is next: from a start, from where a heat left it, or from a checkpoint."""
+        surface, number = self.surface, tournament.number
+        jumps, before = jumps_of(self.optimizer, surface.size), saved or tournament.entrant
+        if before is not None and before.is_over and saved is None:
+            return before
+        run = None
+        if before is None:
+            kind = starts_of(self.init, len(tournament.seeds))[number]
+            # Only random starts take a seed: sketches of the data are the same in every fit.
+            seed = tournament.seeds[number] if kind == "random" else None
+            F, D = start(kind, self.hierarchy, surface.ranks, surface.source, seed)
+            first = Point(F, np.maximum(D, surface.floor), surface.source.mean)
+            ascent = Ascent(surface, first, jumps)
+        else:
+            ascent, run = before.resumed(surface, jumps)
+        stopping, label = self.stopping, "EM" if self.optimizer == "em" else self.optimizer
+        most = stopping.max_iter
+        if tournament.is_heat:
+            most, label = min(HEAT, most), f"start {number + 1}"
+        climb = FactorAscent(ascent, replace(stopping, max_iter=most), self.hierarchy)
+        return Climb.of(ascent, drive(climb, most, label, watch, run))
+
+    def together(self, tournament: Tournament, n_jobs: int) -> None:
+        """The climbs that are next, of all heats or of all finals, in parallel."""
+        joblib = import_joblib()
+        first = tournament.number
+        last = tournament.n_heats if tournament.is_heat else first + len(tournament.kept)
+        found = joblib.Parallel(n_jobs=n_jobs)(
+            joblib.delayed(self.climb)(
+                Tournament(tournament.seeds, number, tournament.kept), Watch())
+            for number in range(first, last))
+        for climb in found:
+            tournament.finish(climb)
+
+
+def best_of_starts(race: Race, tournament: Tournament, watch: Watch, saved: Climb | None = None,
+                   n_jobs: int | None = None) -> Climb:
+    """Climb from each start, or go on from a checkpoint; a user who stops it gets the best."""
+    while not tournament.is_over:
+        if n_jobs is not None and tournament.n_heats:
+            race.together(tournament, n_jobs)
+            continue
+        climb, saved = race.climb(tournament, watch, saved), None
+        tournament.finish(climb)
+        if climb.termination in ("callback", "interrupted"):
+            return tournament.best._replace(termination=climb.termination)
+    return tournament.best
+
+
+def expects(climb: Climb) -> float:
+    """What the last gains let expect of further updates, if they fall off as they did so far."""
+    gains = np.diff(climb.objectives[-2 * WINDOW - 1 :])
+    if gains.size < 2 * WINDOW:
+        return 0.0
+    before, last = gains[:WINDOW].sum(), gains[WINDOW:].sum()
+    return float(last**2 / (before - last)) if 0 < last < before else 0.0
+
+
+# Updates whose gains are compared with those of as many before them.
+WINDOW = 6
+__all__ += ["CONVERGED", "Race", "expects"]
