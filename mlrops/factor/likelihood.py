@@ -136,6 +136,12 @@ class State:
         D = raw.D if surface.prior is None else surface.prior.shrink(raw.D)
         self.image = raw._replace(D=np.maximum(D, surface.floor))
 
+    def to(self, other: "State") -> FloatArray:
+        """The step from here to another state, in the coordinates v."""
+        step = np.empty(self.surface.size)
+        self.surface.difference(other.point, self.point, step)
+        return step
+
     @cached_property
     def gradient(self) -> FloatArray:
         """Derivatives of the objective by v; zero for a variance at the floor that would go lower.

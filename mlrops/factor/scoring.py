@@ -16,7 +16,7 @@ __all__ = ["Scoring", "scoring_step"]
 # Damping at the start and its bounds: a multiple of what EM divides by.
 FIRST, LEAST, MOST = 1.0, 1e-10, 64.0
 # Damping from which on the curvature that steps have seen corrects the information.
-CORRECTED = 1e-3
+CORRECTED = 1e-9
 MEMORY = 5
 # Tries of a step, each more damped, before EM's own is taken.
 TRIES = 5
@@ -52,7 +52,7 @@ class Scoring:
 
     def jump(self, ascent: Ascent) -> bool:
         """Try steps with growing damping."""
-        here, surface = ascent.state, ascent.surface
+        here = ascent.state
         g, answer, B = here.gradient, here.precondition(), here.information()
         if self.damping <= CORRECTED and len(self.pairs):
             B = self.pairs.corrected(B)
@@ -62,12 +62,10 @@ class Scoring:
             if trial is not None:
                 rise = trial.objective - here.objective
                 if rise >= 0:
-                    s, _ = self.pairs.free
-                    surface.difference(trial.point, here.point, s)
-                    share = rise / (0.5 * float(s @ g)) if s @ g > 0 else 0.0
+                    predicted = 0.5 * _dot(here.to(trial), g)
+                    self._damp(rise / predicted if predicted > 0 else 0.0)
                     ascent.gradient(trial)
                     self.pairs.take(here, trial)
-                    self._damp(share)
                     ascent.accept(trial)
                     return True
                 ascent.discard(trial)
