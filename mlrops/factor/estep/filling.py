@@ -26,7 +26,7 @@ def loglik_samples(covariance: MLR, mean: FloatArray, samples: IncompleteSamples
                                 patterns.row_off[:-1])
     constant = per_class @ patterns.seen
     out = np.zeros(samples.n_samples)
-    for batch, swept in samples._sweeps(A, mean, total=False):
+    for batch, swept in samples.sweeps(A, mean):
         p0, p1, starts = batch.shown
         left, here = np.empty_like(batch.X), slice(batch.first, batch.last)
         kernels.leaf.dot(A._F, swept.Z, batch.X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
@@ -50,7 +50,7 @@ def fill(covariance: MLR, mean: FloatArray, samples: IncompleteSamples, return_s
     out = np.empty_like(samples._X)
     std = np.empty_like(out if return_std else out[:0])
     zeros = np.zeros_like(A._d)
-    for batch, swept in samples._sweeps(A, mean, total=False):
+    for batch, swept in samples.sweeps(A, mean):
         fitted, here = np.empty_like(batch.X), slice(batch.first, batch.last)
         kernels.leaf.dot(A._F, swept.Z, batch.X, zeros, layout, 0, layout.n_leaves, fitted)
         known, columns = samples._X[:, here], samples._order[here]
