@@ -414,6 +414,26 @@ def test_data_that_change_between_passes(change, message):
         steps_at(p, [source])
 
 
+def test_cells_that_change_within_or_with_their_class():
+    """A feature whose others say what it should show, and one that has no others."""
+    p = tree_problem(blocks, N=60)
+    chunks = [p.Y]
+    source = incomplete_chunks_source(chunks, p.h, True)
+    classes, order = source.classes, p.h.permutation
+    several, single = (order[classes.first[classes.sizes == size][0]]
+                       for size in (classes.sizes.max(), 1))
+    hidden = np.isnan(p.Y)
+    moved = p.Y.copy()  # as many cells as before
+    gone, there = np.flatnonzero(~hidden[:, several])[0], np.flatnonzero(hidden[:, several])[0]
+    moved[[gone, there], several] = np.nan, 1.0
+    fewer = p.Y.copy()
+    fewer[np.flatnonzero(~hidden[:, single])[0], single] = np.nan
+    for other, feature in ((moved, several), (fewer, single)):
+        chunks[:] = [other]
+        with pytest.raises(RuntimeError, match=rf"missing among \d+ features? \(.*\b{feature}\b"):
+            steps_at(p, [source])
+
+
 def test_rows_that_were_empty_in_the_first_pass_are_no_room_for_others(small_blocks):
     p = tree_problem(N=60)
     p.Y[[7, 30]] = np.nan
