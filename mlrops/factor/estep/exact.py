@@ -13,12 +13,14 @@ import numpy as np
 from ... import kernels
 from ..._common.typing import BoolArray, FloatArray, IntArray
 from ...kernels import threads
+from ...kernels.layout import Layout
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from .. import estep
 from .patterns import Batch, Classes, Patterns, by_class, grams, products
 
-__all__ = ["Exact", "LongRows", "correct", "has_long_rows", "hide", "long_rows", "quads", "sweep"]
+__all__ = ["Exact", "LongRows", "correct", "has_long_rows", "hide", "long_rows", "own_blocks",
+           "quads", "sweep"]
 
 
 def has_long_rows(covariance: MLR) -> bool:
@@ -78,7 +80,7 @@ def hide(X, patterns, owner):
     return X
 
 
-def _own(layout):
+def own_blocks(layout: Layout) -> list[tuple[IntArray, slice]]:
     """(first leaves, columns) of the nodes of each level."""
     return [(layout.first_leaves[level][:-1], layout.columns(level)) for level in range(layout.L)]
 
@@ -86,7 +88,7 @@ def _own(layout):
 def _squares(Z, layout):
     """``‖z‖²`` (k,) over all nodes."""
     out = np.zeros(Z.shape[2])
-    for leaves, columns in _own(layout):
+    for leaves, columns in own_blocks(layout):
         own = Z[leaves, columns]
         out += np.einsum("grk,grk->k", own, own, dtype=np.float64)
     return out
@@ -109,7 +111,7 @@ def correct(A: MLR, patterns: Patterns, owner: IntArray, X: FloatArray, Z: Float
         if number == kernels.residual.CORRECTIONS or previous <= kernels.residual.LAST:
             break
         kernels.leaf.tdot(A._F, E, layout, 0, layout.n_leaves, A._dinv, T)
-        for leaves, columns in _own(layout):
+        for leaves, columns in own_blocks(layout):
             T[leaves, columns] -= Z[leaves, columns]
         gap = T.copy()
         solve(T)
