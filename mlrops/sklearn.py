@@ -207,7 +207,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             ``(I + Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (x - μ)`` with F spread out: level by level, group by group,
             the factors of a group side by side.
         """
-        levels = self.result_.scores(self._check(X))
+        data = self._check(X)
+        levels = self.result_.scores(data)
         return np.concatenate([z.reshape(len(z), z.shape[1] * z.shape[2]) for z in levels], axis=1)
 
     def inverse_transform(self, Z: Data) -> FloatArray:
