@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 from gaps import KINDS, at_random, blocks, nothing
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -484,3 +485,10 @@ def test_memory_does_not_grow_with_the_samples():
     peak(1)
     few, many = peak(2), peak(10)
     assert many < 1.05 * few < 0.5 * 8 * n * 2000  # of all samples together
+
+
+def test_ranks_of_sparse_data_which_have_no_missing_cells():
+    Y = np.random.default_rng(0).poisson(1.0, (60, 6)) * 1.0
+    options = dict(candidates=[0], criterion="bic")
+    found = select_ranks(scipy.sparse.coo_array(Y), missing="em", **options)
+    assert found.table[0].bic == pytest.approx(select_ranks(Y, **options).table[0].bic)
