@@ -206,15 +206,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Z : ndarray, shape (N, s)
             ``(I + Fᵀ D⁻¹ F)⁻¹ Fᵀ D⁻¹ (x - μ)`` with F spread out: level by level, group by group,
             the factors of a group side by side.
-
-        Notes
-        -----
-        Conditional means for the missing cells change no score: the scores are linear in the
-        sample, so those of the mean sample are the mean scores.
         """
         data = self._check(X)
-        if np.isnan(data).any():
-            data = self.result_.impute(data)
         levels = self.result_.scores(data)
         return np.concatenate([z.reshape(len(z), z.shape[1] * z.shape[2]) for z in levels], axis=1)
 

@@ -150,17 +150,19 @@ def test_many_blocks(monkeypatch, form):
 
 
 @pytest.mark.quick(3)
+@pytest.mark.parametrize("form", ["array", "chunks"])
 @pytest.mark.parametrize("small", SMALL)
 @pytest.mark.parametrize("place", PLACES)
-def test_missing_cells(place, small):
+def test_missing_cells(place, small, form):
     p = problem("tree", place, small, at_random, True)
-    check(p, source_of(p, "array"))
+    check(p, source_of(p, form))
 
 
+@pytest.mark.parametrize("form", ["array", "chunks"])
 @pytest.mark.parametrize("gaps", [k for k in KINDS if k.__name__ != "nothing"])
-def test_kinds_of_gaps(gaps):
+def test_kinds_of_gaps(gaps, form):
     p = problem("tree", "few", 1e-9, gaps)
-    check(p, source_of(p, "array"))
+    check(p, source_of(p, form))
 
 
 @settings(max_examples=40)
@@ -234,7 +236,8 @@ def test_the_update(place, form):
     assert np.abs(D / exact_D - 1).max() < 1e-10
 
 
-@pytest.mark.parametrize("form, gaps", [(form, None) for form in FORMS] + [("array", at_random)])
+@pytest.mark.parametrize("form, gaps", [*((form, None) for form in FORMS), ("array", at_random),
+                                        ("chunks", at_random)])
 def test_em_is_monotone_to_rounding(form, gaps):
     """Steps of EM itself, which nothing accepts or refuses, in a Heywood case."""
     p = problem("flat", "few", 1e-12, gaps)
@@ -355,7 +358,8 @@ def test_likelihoods_of_single_samples(place):
 
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning", "ignore::mlrops.UnboundedWarning")
 @pytest.mark.parametrize("dtype, floor", [(float, 1e-12), (np.float32, 1e-9)])
-@pytest.mark.parametrize("form, gaps", [(form, None) for form in FORMS] + [("array", at_random)])
+@pytest.mark.parametrize("form, gaps", [*((form, None) for form in FORMS), ("array", at_random),
+                                        ("chunks", at_random)])
 def test_fits_report_what_their_scores_say(form, gaps, dtype, floor):
     p = problem("flat", "few", 1e-9, gaps)
     make, options = FORMS[form]

@@ -103,8 +103,8 @@ def dense_update(h, ranks, F, D, mean, Y, weights, mean_is_free):
 def em(problem, updates, weights=None, center=True, mean=None):
     """Yield (parameters in feature order, log-likelihood, E-step) of the iterates."""
     h, ranks = problem.h, problem.ranks
-    gaps = np.isnan(problem.Y).any()
-    source = (open_source(problem.Y, h, center, "em", weights, None)[0] if gaps else
+    gaps, form = np.isnan(problem.Y).any(), getattr(problem, "form", np.asarray)
+    source = (open_source(form(problem.Y), h, center, "em", weights, None)[0] if gaps else
               incomplete_source(problem.Y, h, center, weights))
     begin = source.mean if mean is None else h._gather(mean)
     point = h._gather(problem.F), h._gather(problem.D), begin

@@ -296,7 +296,11 @@ def test_missing_cells_are_missing_in_every_form(form):
     assert fitted(data, missing="em").loglik == pytest.approx(fitted(plain, missing="em").loglik)
     np.testing.assert_allclose(FIT.score_samples(data), PLAIN.score_samples(plain), rtol=1e-9)
     np.testing.assert_allclose(FIT.impute(data), PLAIN.impute(plain), rtol=1e-9)
-    for refuse in (fitted, lambda data: fitted([data[:50], data[50:]]), FIT.scores):
+    np.testing.assert_allclose(np.reshape(FIT.scores(data, 1), (N, 2)),
+                               np.reshape(PLAIN.scores(plain, 1), (N, 2)), rtol=1e-9)
+    parts = [data[:50], data[50:]]
+    assert fitted(parts, missing="em").loglik == pytest.approx(fitted(plain, missing="em").loglik)
+    for refuse in (fitted, lambda data: fitted(parts)):
         with pytest.raises(ValueError, match="missing cell|finite"):
             refuse(data)
 
@@ -343,6 +347,6 @@ def test_bad_data(data, error, message):
 
 
 def test_cells_are_refused_by_name():
-    for bad, call in ((np.inf, FIT.score), (np.nan, FIT.scores), (np.inf, FIT.impute)):
+    for bad, call in ((np.inf, FIT.score), (np.inf, FIT.scores), (np.inf, FIT.impute)):
         with pytest.raises(ValueError, match=r"in 1 cell \(feature dog\)"):
             call(FRAME.mask((FRAME.index == ROWS[3])[:, None] & (FRAME.columns == "dog"), bad))

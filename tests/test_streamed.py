@@ -400,7 +400,7 @@ NAMES = [f"series {j}" for j in range(24)]
 
 
 @pytest.mark.parametrize("chunks, options, error, message", [
-    (changed(np.nan, (75, 3)), {}, ValueError, r"NaN.*chunk 3, row 5, feature 3$"),
+    (changed(np.nan, (75, 3)), {}, ValueError, r'NaN in chunk 3, row 5, feature 3; missing="em"'),
     (changed(np.inf, (2, 0)), {}, ValueError, "chunk 0, row 2, feature 0"),
     (changed(np.nan, (75, 3)), {"names": NAMES}, ValueError, "feature series 3"),
     (changed(4.0, (slice(None), [1, 5])), {}, ValueError, r"2 constant features \(1, 5\)"),

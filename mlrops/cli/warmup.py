@@ -94,6 +94,7 @@ def _use(fit, Y):
     """What is asked of a fit."""
     fit.score(Y)
     fit.scores(np.nan_to_num(Y))
+    fit.scores(np.where(np.arange(N) == 3, np.nan, Y), covariance=True)
     fit.impute(np.where(np.arange(N) == 3, np.nan, Y), return_std=True)
     fit.condition([0, 1]).covariance.logdet()
 
@@ -121,7 +122,9 @@ def _missing(room):
 
 def _streamed(room):
     """A factor model of samples that come in chunks."""
-    room.fit([room.Y[:30], room.Y[30:]], sample_weight=np.ones(len(room.Y)))
+    Y = np.where(room.rng.random(room.Y.shape) < 0.1, np.nan, room.Y).astype(room.dtype)
+    for data in (room.Y, Y):
+        room.fit([data[:30], data[30:]], sample_weight=np.ones(len(data)), missing="em")
 
 
 def _sparse(room):

@@ -65,7 +65,19 @@ def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covarian
     """See `FactorModelResult.scores`; `axes`, (p_l, r_l, r_l) a level, turn the factors."""
     A = fit.covariance
     levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
-    factors = A.scores((fit._samples(Y).values - fit.mean).T, method)
+    centred = (fit._samples(Y, missing=True).values - fit.mean).T
+    factors: Any
+    if method not in ("posterior", "bartlett") or not np.isnan(centred).any():
+        factors = A.scores(centred, method)  # refuses other methods
+    else:
+        samples = IncompleteSamples(A.hierarchy, centred.astype(A.dtype))
+        factors = filling.FactorsOfSome(A, samples, levels, covariance)
+        if method == "posterior":
+            filling.posterior(A, samples, factors)
+        else:
+            labels = labels_of(Y) if is_frame(Y) else None
+            filling.least_squares(A, samples, factors, lambda rows: list(
+                map(str, rows if labels is None else (labels[t] for t in rows))))
 
     def means(at: int) -> Any:
         z = np.moveaxis(factors.mean(at), 2, 0)

@@ -65,7 +65,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
           not stored are zeros.
         - *numpy.memmap*, *iterable of arrays (c, n)*, or *a function without arguments that returns
           an iterator over such*: one pass an iteration, in memory a block of samples about as
-          large as the factors.
+          large as the factors; with missing cells see `missing`.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group with fewer features than its level's rank gets as many factors as it has features
@@ -92,7 +92,9 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     missing : {"raise", "em"}, optional
         What to do about NaN and masked cells: an error that names the columns, or exact EM on the
         cells that are there.  Then rows without an observed cell are left out, and a column needs
-        two observed cells that differ.
+        two observed cells that differ.  Memory maps and chunks take one pass an iteration, too;
+        ``(R + 1)(R + 2) / 2`` numbers are kept in memory for each set of features of one leaf that
+        are missing in the same samples, and three blocks of samples about as large as those.
     sample_weight : array_like, Series or dict, shape (N,), optional
         Non-negative weights of the samples; only their ratios count.  Samples of weight 0 are left
         out, whatever they hold.  Labels are matched to the index of a DataFrame; rows of other data

@@ -104,8 +104,7 @@ def run_off(source: Source, hierarchy: Hierarchy, ranks: tuple[int, ...], point:
     `point`, with D at the floor in the places `place` of tree order; `noun` is what errors call a
     feature.
     """
-    shown, weights = source.shown(place)
-    share = weights @ (shown.sum(axis=1) > 1) / weights.sum()
+    share = source.share_of_pairs(place) if place.size > 1 else 0.0
     if share == 0 or (LOWER * point.D[place] < LEAST * source.variance[place]).any():
         return None
     tree, D = hierarchy._in_tree_order(), point.D.copy()

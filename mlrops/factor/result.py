@@ -182,6 +182,7 @@ class FactorModelResult(Stored, Explained):
         Parameters
         ----------
         Y : array_like or DataFrame, shape (N, n)
+            NaN marks a missing cell; scores are then those given the observed cells of each row.
         level : int, optional
             One level; default all of them.
         covariance : bool, optional
@@ -196,9 +197,10 @@ class FactorModelResult(Stored, Explained):
         scores : ndarray, shape (N, p_l, r_l), or DataFrame
             A tuple of L arrays for ``level=None``.  For a DataFrame they are DataFrames with its
             rows, and columns ``(group, factor)``, in the order of `Hierarchy.names`.
-        covariance : ndarray, shape (p_l, r_l, r_l)
-            The same for every sample: of the factors given the data, or of the error of the least
-            squares scores.  A tuple of L arrays for ``level=None``.  Only with ``covariance=True``.
+        covariance : ndarray, shape (p_l, r_l, r_l), or (N, p_l, r_l, r_l) if a cell is missing
+            Of the factors given the data, or of the error of the least squares scores.  It is the
+            same for all complete rows, and one a row where any cell of Y is missing.  A tuple of L
+            arrays for ``level=None``.  Only with ``covariance=True``.
 
         Raises
         ------
@@ -208,7 +210,12 @@ class FactorModelResult(Stored, Explained):
             ``method="bartlett"`` where ``Fᵀ D⁻¹ F`` is singular: a level's factors depend on those
             of finer levels.  The message names level and group.  Factors that a group does not use
             (columns of zeros, as in groups smaller than their rank) are left out: their score is 0
-            with variance 1.
+            with variance 1.  It names rows, too, whose observed cells are too few for all factors.
+
+        Notes
+        -----
+        A row without an observed cell has the posterior that the factors have without data: mean 0
+        and covariance I.  Each different pattern of missing cells takes one factorization.
 
         Examples
         --------

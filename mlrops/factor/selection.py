@@ -24,7 +24,7 @@ from .rank_table import CRITERIA, RankRecord, RankSelection
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "select_ranks"]
 
-BLOCK = 1000  # samples scored at a time
+BLOCK = 1000  # samples scored, or looked at, at a time
 
 
 def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
@@ -246,8 +246,10 @@ class FactorFits(RankedFits):
         if self._is_chunks:
             return None
         found = np.ones(np.shape(self._Y)[0], bool)
-        if self._options.get("missing") == "em":
-            found &= ~np.isnan(as_array(self._Y)).all(axis=1)
+        if self._options.get("missing") == "em" and not scipy.sparse.issparse(self._Y):
+            for first in range(0, found.size, BLOCK):  # of a memory map little at a time
+                block = slice(first, first + BLOCK)
+                found[block] = ~np.isnan(as_array(self._Y[block])).all(axis=1)
         if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
             found &= self._weight > 0
         return found

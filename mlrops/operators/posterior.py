@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import kernels
 from .._common.cached import cached_property, computed_once
-from .._common.typing import FloatArray, Real
+from .._common.typing import BoolArray, FloatArray, Real
 from .._common.validate import as_finite, as_real
 from .._common.wording import counted
 from ..kernels.layout import group_of
@@ -239,15 +239,19 @@ class LeastSquaresScores(FactorMoments):
     A factor whose loadings are all zero within a group has score 0 with the variance 1 of its
     prior.  Where ``Fᵀ D⁻¹ F`` is singular to working precision otherwise, LinAlgError names the
     level and group of the first factor that depends on finer ones.
+
+    Features that are not `shown` (n,) are left out, whatever finite number X has for them.
     """
 
-    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True) -> None:
+    def __init__(self, covariance: MLR, X: Real, check_finite: bool = True,
+                 shown: BoolArray | None = None) -> None:
         A, layout = covariance, covariance._layout
         X = _in_tree_order(A, X, check_finite)
-        K = _factor_without_prior(A) if layout.R else None
+        dinv = A._dinv if shown is None else np.where(A.hierarchy._gather(shown), A._dinv, 0)
+        K = _factor_without_prior(A, dinv) if layout.R else None
 
         def score(x):
-            return kernels.tree.posterior(A._F, A._dinv, K, x, layout)[0]
+            return kernels.tree.posterior(A._F, dinv, K, x, layout)[0]
 
         if layout.R and X.size:
             means = score(X)
@@ -258,14 +262,17 @@ class LeastSquaresScores(FactorMoments):
         super().__init__(A, K, means)
 
 
-def _factor_without_prior(A: MLR) -> FloatArray:
-    """Rows [X | C] of the nodes for ``Fᵀ D⁻¹ F``, with a pivot of 1 for factors that are zero."""
+def _factor_without_prior(A: MLR, dinv: FloatArray) -> FloatArray:
+    """Rows [X | C] of the nodes for ``Fᵀ D⁻¹ F``, with a pivot of 1 for factors that are zero.
+
+    The inverse of D is `dinv`, zero for features that are left out.
+    """
     layout, bounds = A._layout, A.hierarchy.boundaries
     levels = zip(np.split(A._F, layout.cols[1:-1], axis=1), bounds, strict=True)
     unused = np.concatenate([
         np.add.reduceat(np.square(F) * A._dinv[:, None], offsets[:-1], axis=0).ravel() == 0
         for F, offsets in levels])
-    factor = kernels.tree.factor(A._F, A._dinv, layout, unused.astype(A.dtype))
+    factor = kernels.tree.factor(A._F, dinv, layout, unused.astype(A.dtype))
     K, fail = factor.K, factor.fail
     if fail is None:
         pivots = np.square(kernels.tree.pivots(K, layout))

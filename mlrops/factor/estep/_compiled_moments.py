@@ -30,28 +30,46 @@ def rows_load(Y, place, mean, scale, root, at, lo, hi, X):
 
 
 @jit
-def rows_describe(X, weight, before, added, lo, hi, mean, squares, low, high):
+def rows_describe(X, weight, total, lo, hi, seen, cells, mean, squares, low, high):
     """Merge the first ``weight.size`` columns of X into the running moments of the features lo:hi.
 
-    `before` is the weight already seen, `added` the sum of `weight`.  Means and sums of squared
-    deviations of the block are formed in two passes and merged: T. Chan, G. Golub, R. LeVeque,
-    "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    Missing cells (NaN) are left out; `cells` counts the others, `seen` sums their weights, and
+    `total` is the sum of `weight`.  Means and sums of squared deviations of the block are formed in
+    two passes and merged: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances" (1979).
     """
     m = weight.size
-    after = before + added
     for i in range(lo, hi):
         s = 0.0
+        gaps = 0
         for t in range(m):
-            s += weight[t] * X[i, t]
-            low[i] = min(low[i], X[i, t])
-            high[i] = max(high[i], X[i, t])
+            x = X[i, t]
+            if x == x:
+                s += weight[t] * x
+                low[i] = min(low[i], x)
+                high[i] = max(high[i], x)
+            else:
+                gaps += 1
+        added = total
+        if gaps == m:
+            continue
+        if gaps:
+            added = 0.0
+            for t in range(m):
+                if X[i, t] == X[i, t]:
+                    added += weight[t]
         center = s / added
         s = 0.0
         for t in range(m):
-            s += weight[t] * (X[i, t] - center) * (X[i, t] - center)
+            if X[i, t] == X[i, t]:
+                s += weight[t] * (X[i, t] - center) * (X[i, t] - center)
+        before = seen[i]
+        after = before + added
         gap = center - mean[i]
         mean[i] += gap * (added / after)
         squares[i] += s + gap * gap * (before * added / after)
+        seen[i] = after
+        cells[i] += m - gaps
 
 
 @jit

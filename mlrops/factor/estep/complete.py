@@ -9,7 +9,7 @@ import scipy.linalg
 
 from ... import kernels
 from ..._common.labelled import named
-from ..._common.typing import BoolArray, FloatArray
+from ..._common.typing import FloatArray
 from ..._common.wording import counted
 from ...kernels.layout import BLOCK_ITEMS, Layout
 from ...operators.mlr import MLR
@@ -46,9 +46,9 @@ class EveryCell:
         """All samples show every feature."""
         return np.ones(self.mean.size)
 
-    def shown(self, features: np.ndarray) -> tuple[BoolArray, FloatArray]:
-        """All samples show these features together."""
-        return np.ones((1, features.size), bool), np.ones(1)
+    def share_of_pairs(self, features: np.ndarray) -> float:
+        """All samples show all features."""
+        return float(features.size > 1)
 
     def centred_blocks(self, layout: Layout) -> Iterator[Any]:
         """The centred and weighted samples, some at a time, for `ResidualStep`.

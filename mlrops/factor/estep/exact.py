@@ -13,12 +13,14 @@ import numpy as np
 from ... import kernels
 from ..._common.typing import BoolArray, FloatArray, IntArray
 from ...kernels import threads
+from ...kernels.layout import Layout
 from ...kernels.scratch import scratch
 from ...operators.mlr import MLR
 from .. import estep
-from .patterns import Batch, Patterns, by_class, grams, products
+from .patterns import Batch, Classes, Patterns, by_class, grams, products
 
-__all__ = ["Exact", "LongRows", "correct", "has_long_rows", "hide", "long_rows", "quads", "sweep"]
+__all__ = ["Exact", "LongRows", "correct", "has_long_rows", "hide", "long_rows", "own_blocks",
+           "quads", "sweep"]
 
 
 def has_long_rows(covariance: MLR) -> bool:
@@ -32,8 +34,13 @@ class LongRows(NamedTuple):
 
     rows: IntArray  # (b,) in tree order
     leaves: IntArray  # (b,)
-    seen: BoolArray  # (b, patterns)
+    classes: IntArray  # (b,)
     deviation: FloatArray  # (n,) roots of D
+    seen: BoolArray  # (b, patterns) which patterns show them
+
+    def among(self, patterns: Patterns) -> "LongRows":
+        """The same among samples of these patterns."""
+        return self._replace(seen=patterns.seen[self.classes])
 
     def add_to(self, K: FloatArray, leaves: Any, which: IntArray, A: MLR, fail: IntArray) -> bool:
         """Add them to the factors of a forest, of the patterns `which`; see `Leaves.factor`."""
@@ -56,14 +63,14 @@ class LongRows(NamedTuple):
                 leaves.tree, K, out)
 
 
-def long_rows(A: MLR, patterns: Patterns) -> tuple[LongRows, FloatArray]:
+def long_rows(A: MLR, classes: Classes) -> tuple[LongRows, FloatArray]:
     """The long rows of an MLR, and the precisions of features with zeros in their places."""
     rows, leaves = kernels.residual.long_rows(A._F, A._d, A._layout)
-    cls = np.empty(A.shape[0], np.int64)
-    cls[patterns.rows] = np.repeat(np.arange(patterns.sizes.size), patterns.sizes)
     others = A._dinv.copy()
     others[rows] = 0
-    return LongRows(rows, leaves, patterns.seen[cls[rows]], np.sqrt(A._d)), others
+    of_rows = classes.spread(np.arange(classes.number))[rows]
+    seen = np.zeros((rows.size, 0), bool)  # in no samples yet
+    return LongRows(rows, leaves, of_rows, np.sqrt(A._d), seen), others
 
 
 def hide(X, patterns, owner):
@@ -73,7 +80,7 @@ def hide(X, patterns, owner):
     return X
 
 
-def _own(layout):
+def own_blocks(layout: Layout) -> list[tuple[IntArray, slice]]:
     """(first leaves, columns) of the nodes of each level."""
     return [(layout.first_leaves[level][:-1], layout.columns(level)) for level in range(layout.L)]
 
@@ -81,7 +88,7 @@ def _own(layout):
 def _squares(Z, layout):
     """``‖z‖²`` (k,) over all nodes."""
     out = np.zeros(Z.shape[2])
-    for leaves, columns in _own(layout):
+    for leaves, columns in own_blocks(layout):
         own = Z[leaves, columns]
         out += np.einsum("grk,grk->k", own, own, dtype=np.float64)
     return out
@@ -104,7 +111,7 @@ def correct(A: MLR, patterns: Patterns, owner: IntArray, X: FloatArray, Z: Float
         if number == kernels.residual.CORRECTIONS or previous <= kernels.residual.LAST:
             break
         kernels.leaf.tdot(A._F, E, layout, 0, layout.n_leaves, A._dinv, T)
-        for leaves, columns in _own(layout):
+        for leaves, columns in own_blocks(layout):
             T[leaves, columns] -= Z[leaves, columns]
         gap = T.copy()
         solve(T)
@@ -214,10 +221,13 @@ class Exact:
         return S
 
 
-def sweep(covariance: MLR, batches: Iterable[Batch], patterns: Patterns
+def sweep(covariance: MLR, classes: Classes, batches: Iterable[Batch]
           ) -> Iterator[tuple[Batch, Exact]]:
     """Yield (batch, its `Exact`), good until the next one."""
-    long, others = long_rows(covariance, patterns)
-    outer = products(covariance._F, others, patterns)
+    long, others = long_rows(covariance, classes)
+    outer, patterns = products(covariance._F, others, classes), None
     for batch in batches:
+        if batch.patterns is not patterns:
+            patterns = batch.patterns
+            long = long.among(patterns)
         yield batch, Exact(covariance, long, outer, batch)

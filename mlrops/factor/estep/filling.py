@@ -1,18 +1,24 @@
-"""What a model says of samples with missing cells: likelihoods, filling in, conditioning."""
+"""What a model says of samples with missing cells: likelihoods, filling in, scores, conditioning.
+"""
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from ... import kernels
 from ..._common.cached import cached_property
-from ..._common.typing import FloatArray
+from ..._common.typing import FloatArray, IntArray
+from ..._common.wording import agree, name_some
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
+from ...operators.posterior import LeastSquaresScores
 from .. import estep
+from .exact import own_blocks
 from .incomplete import IncompleteSamples
 
-__all__ = ["ConditionalMap", "fill", "loglik_samples"]
+__all__ = ["ConditionalMap", "FactorsOfSome", "fill", "least_squares", "loglik_samples",
+           "posterior"]
 
 
 def loglik_samples(covariance: MLR, mean: FloatArray, samples: IncompleteSamples) -> FloatArray:
@@ -26,7 +32,7 @@ def loglik_samples(covariance: MLR, mean: FloatArray, samples: IncompleteSamples
                                 patterns.row_off[:-1])
     constant = per_class @ patterns.seen
     out = np.zeros(samples.n_samples)
-    for batch, swept in samples._sweeps(A, mean, total=False):
+    for batch, swept in samples.sweeps(A, mean):
         p0, p1, starts = batch.shown
         left, here = np.empty_like(batch.X), slice(batch.first, batch.last)
         kernels.leaf.dot(A._F, swept.Z, batch.X, A._dinv, A._layout, 0, A._layout.n_leaves, left,
@@ -50,7 +56,7 @@ def fill(covariance: MLR, mean: FloatArray, samples: IncompleteSamples, return_s
     out = np.empty_like(samples._X)
     std = np.empty_like(out if return_std else out[:0])
     zeros = np.zeros_like(A._d)
-    for batch, swept in samples._sweeps(A, mean, total=False):
+    for batch, swept in samples.sweeps(A, mean):
         fitted, here = np.empty_like(batch.X), slice(batch.first, batch.last)
         kernels.leaf.dot(A._F, swept.Z, batch.X, zeros, layout, 0, layout.n_leaves, fitted)
         known, columns = samples._X[:, here], samples._order[here]
@@ -69,6 +75,76 @@ def _missing_variance(A, swept, batch):
         starts, p0, lo, hi, out),
         layout.leaf_off, 0, layout.n_leaves, layout.n * (p1 - p0) * layout.R**2)
     return out
+
+
+class FactorsOfSome:
+    """Means of the factors in each of N samples, and if asked for their covariance in each pattern.
+
+    It is to samples with missing cells what `FactorMoments` is to complete ones, for some levels.
+    """
+
+    def __init__(self, A: MLR, samples: IncompleteSamples, levels: Iterable[int],
+                 covariance: bool):
+        N, P, counts = samples.n_samples, samples.n_patterns, A.hierarchy.group_counts
+        self.means: dict[int, FloatArray] = {}
+        self.covariances: dict[int, FloatArray] = {}
+        for level in levels:
+            p, r = counts[level], A.ranks[level]
+            self.means[level] = np.empty((p, r, N), A.dtype)
+            if covariance:
+                self.covariances[level] = np.empty((P, p, r, r), A.dtype)
+        self._owner = np.empty(N, int)
+        self._owner[samples._order] = samples._patterns.owner(0, N)
+
+    def mean(self, level: int) -> FloatArray:
+        """Means of the factors of one level, (p_l, r_l, N)."""
+        return self.means[level]
+
+    def covariance(self, level: int) -> FloatArray:
+        """Covariance of the factors within each group of a level, (N, p_l, r_l, r_l)."""
+        return self.covariances[level][self._owner]
+
+
+def posterior(A: MLR, samples: IncompleteSamples, found: FactorsOfSome) -> None:
+    """Fill in the factors given the observed cells of centred samples."""
+    blocks = own_blocks(A._layout)
+    for batch, swept in samples.sweeps(A, np.zeros_like(A._d)):
+        columns, (p0, p1, _) = samples._order[batch.first : batch.last], batch.shown
+        for level, means in found.means.items():
+            leaves, own = blocks[level]
+            means[:, :, columns] = swept.Z[leaves, own]
+        for level, covariances in found.covariances.items():
+            leaves, own = blocks[level]
+            a = np.arange(own.start, own.stop)
+            high, low = np.maximum.outer(a, a), np.minimum.outer(a, a)
+            packed = swept.S[leaves][:, :, high * (high + 1) // 2 + low]
+            covariances[p0:p1] = packed.swapaxes(0, 1)
+
+
+def least_squares(A: MLR, samples: IncompleteSamples, found: FactorsOfSome,
+                  name: Callable[[IntArray], list[str]]) -> None:
+    """Fill in the `LeastSquaresScores` of the observed cells of centred samples.
+
+    They are found pattern after pattern.  Where they are not determined, LinAlgError names the
+    samples by what ``name(numbers)`` calls them.
+    """
+    h, patterns = A.hierarchy, samples._patterns
+    seen = patterns.classes.spread(patterns.seen)
+    for p in range(samples.n_patterns):
+        part = slice(*patterns.starts[p : p + 2])
+        columns, X = samples._order[part], np.nan_to_num(samples._X[:, part])
+        try:
+            scores = LeastSquaresScores(A, h._scatter(X), False, h._scatter(seen[:, p]))
+        except np.linalg.LinAlgError as error:
+            verb = agree(columns.size, "shows", "show")
+            raise np.linalg.LinAlgError(
+                f"{agree(columns.size, 'row', 'rows')} {name_some(name(np.sort(columns)))} {verb}"
+                f" {np.count_nonzero(seen[:, p])} of {h.n} features, too few for all factors:"
+                f" {error}") from None
+        for level, means in found.means.items():
+            means[:, :, columns] = scores.mean(level)
+        for level, covariances in found.covariances.items():
+            covariances[p] = scores.covariance(level)
 
 
 class ConditionalMap(StructuredOperator):

@@ -7,14 +7,14 @@ tree.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..._common.cached import cached_property
 from ..._common.labelled import named
-from ..._common.typing import BoolArray, FloatArray, Real
+from ..._common.typing import FloatArray, IntArray, Real
 from ..._common.validate import as_real
 from ..._common.wording import agree, counted, name_some
 from ...operators.mlr import MLR
@@ -23,26 +23,29 @@ from .. import estep
 from . import exact
 from . import patterns as passes
 from .exact import has_long_rows
-from .patterns import Batch, Grouped, Swept
+from .patterns import Batch, Classes, Grouped, Swept
 from .protocol import Filled, Maybe, Moved, scaled
 
-__all__ = ["IncompleteData", "IncompleteSamples", "IncompleteStep", "incomplete_source"]
+__all__ = ["IncompleteData", "IncompleteSamples", "IncompleteStep", "SomeCells", "check_observed",
+           "incomplete_source", "sweeps"]
 
 
 class IncompleteSamples(Grouped):
     """Samples with missing cells, grouped by their patterns of missing cells, once and for all.
 
     X (n, N) has one sample a column and rows in feature order; NaN marks a missing cell.  The
-    weights (N,) are positive, ones by default.  A sorted copy of X is kept, and a bit for each pair
-    of a class of features and a pattern.  Work and memory of what follows go by the number of
+    weights (N,) are positive, ones by default.  A sorted copy of X is kept, and a boolean for each
+    pair of a class of features and a pattern.  Work and memory of what follows go by the number of
     patterns P and of *classes*, sets of features of one leaf that are missing in the same samples:
     a pattern costs one factorization, a class ``(R + 1)(R + 2) / 2`` numbers.  Cells missing at
-    random make P = N patterns and n classes; blocks and monotone missing data make few.
+    random make P = N patterns and n classes; blocks and monotone missing data make few.  Where
+    these are some of the samples that an E-step sums over, `classes` are those of all of them.
     """
 
-    def __init__(self, hierarchy: Hierarchy, X: FloatArray, weights: FloatArray | None = None):
+    def __init__(self, hierarchy: Hierarchy, X: FloatArray, weights: FloatArray | None = None,
+                 classes: Classes | None = None):
         X = hierarchy._gather(X)
-        super().__init__(hierarchy, ~np.isnan(X))
+        super().__init__(hierarchy, ~np.isnan(X), classes)
         self._X = np.take(X, self._order, axis=1)
         weights = np.ones(X.shape[1]) if weights is None else np.asarray(weights, float)
         self._roots = np.sqrt(weights[self._order]).astype(X.dtype)
@@ -80,7 +83,7 @@ class IncompleteSamples(Grouped):
         """Sum of the weights."""
         return float(self._pattern_weights.sum())
 
-    def _batches(self, covariance, mean):
+    def batches(self, covariance: MLR, mean: FloatArray) -> Iterator[Batch]:
         """The samples about a mean, batch after batch."""
         A, patterns = covariance, self._patterns
         mean = A.hierarchy._gather(np.asarray(mean, A.dtype))
@@ -88,27 +91,65 @@ class IncompleteSamples(Grouped):
             X = passes.centre(self._X, mean, self._roots, first, last)
             yield Batch(patterns, first, X, self._roots[first:last])
 
-    def _sweeps(self, covariance, mean, total=False):
-        """Yield (batch, swept): the E-step batch after batch of samples.
-
-        Unless the moments in `total` are asked for, it is exact whatever D.
-        """
-        A, layout, patterns = covariance, covariance._layout, self._patterns
-        if not total and has_long_rows(A):
-            for batch, found in exact.sweep(A, self._batches(A, mean), patterns):
-                S = found.covariances(np.ones(found.logdet.size, A.dtype))
-                yield batch, Swept(found.Z, S, found.logdet, np.stack([found.squares] * 2), None)
+    def sweeps(self, covariance: MLR, mean: FloatArray) -> Iterator[tuple[Batch, Swept]]:
+        """The E-step batch after batch, exact whatever D is; see `sweeps`."""
+        A, classes = covariance, self._patterns.classes
+        if not has_long_rows(A):
+            yield from sweeps(A, classes, self.batches(A, mean), total=False)
             return
-        outer = passes.products(A._F, A._dinv, patterns)
-        for batch in self._batches(A, mean):
-            swept = passes.sweep(A._F, A._dinv, outer, batch, layout, total)
-            if swept.fail is not None:
-                raise A._breakdown(*swept.fail)
-            yield batch, swept
+        for batch, found in exact.sweep(A, classes, self.batches(A, mean)):
+            S = found.covariances(np.ones(found.logdet.size, A.dtype))
+            yield batch, Swept(found.Z, S, found.logdet, np.stack([found.squares] * 2), None)
+
+
+def sweeps(A: MLR, classes: Classes, batches: Iterable[Batch], total: bool
+           ) -> Iterator[tuple[Batch, Swept]]:
+    """Yield (batch, swept): the E-step batch after batch of samples; `total` as in `sweep`."""
+    outer = passes.products(A._F, A._dinv, classes)
+    for batch in batches:
+        swept = passes.sweep(A._F, A._dinv, outer, batch, A._layout, total)
+        if swept.fail is not None:
+            raise A._breakdown(*swept.fail)
+        yield batch, swept
+
+
+class SomeCells:
+    """What the sources with missing cells have in common; all in tree order."""
+
+    mean_is_free: bool
+
+    @property
+    def classes(self) -> Classes:
+        """The features that are seen in the same samples, leaf by leaf."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of all samples."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> FloatArray | IntArray:
+        """Number, or weight, of the samples that show each feature, (n,)."""
+        raise NotImplementedError
+
+    def batches(self, covariance: MLR, mean: FloatArray) -> Iterator[Batch]:
+        """The samples about a mean, batch after batch, each sample in one of them."""
+        raise NotImplementedError
+
+    @property
+    def shares(self) -> FloatArray:
+        """Share of the samples, by weight, that show each feature, (n,)."""
+        return self.counts / self.weight
+
+    def evaluate(self, covariance: MLR, mean: FloatArray) -> "IncompleteStep":
+        """The E-step at a covariance and mean."""
+        kind = ResidualIncompleteStep if has_long_rows(covariance) else IncompleteStep
+        return kind(covariance, mean, self)
 
 
 @dataclass(frozen=True)
-class IncompleteData:
+class IncompleteData(SomeCells):
     """Data with missing cells, all in tree order; a `Source` of EM."""
 
     samples: IncompleteSamples  # relative to `mean`
@@ -129,15 +170,30 @@ class IncompleteData:
         return self.samples.n_samples
 
     @property
-    def shares(self) -> FloatArray:
-        """Share of the samples, by weight, that show each feature, (n,)."""
-        return self.samples.counts / self.samples.weight
+    def classes(self) -> Classes:
+        """The features that are seen in the same samples, leaf by leaf."""
+        return self.samples._patterns.classes
 
-    def shown(self, features: np.ndarray) -> tuple[BoolArray, FloatArray]:
-        """Which of k features each pattern shows, (P, k), and the weight of its samples, (P,)."""
-        patterns, cls = self.samples._patterns, np.empty(self.mean.size, int)
-        cls[patterns.rows] = np.repeat(np.arange(patterns.sizes.size), patterns.sizes)
-        return patterns.seen[cls[features]].T, self.samples._pattern_weights
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of all samples."""
+        return self.samples.weight
+
+    @property
+    def counts(self) -> FloatArray | IntArray:
+        """Number, or weight, of the samples that show each feature, (n,)."""
+        return self.samples._tree_counts
+
+    def batches(self, covariance: MLR, mean: FloatArray) -> Iterator[Batch]:
+        """The samples about a mean, batch after batch."""
+        return self.samples.batches(covariance, mean - self.mean)
+
+    def share_of_pairs(self, features: np.ndarray) -> float:
+        """Share of the samples, by weight, that show two or more of these features."""
+        patterns, weights = self.samples._patterns, self.samples._pattern_weights
+        of_feature = self.classes.spread(np.arange(self.classes.number))
+        pairs = np.count_nonzero(patterns.seen[of_feature[features]], axis=0) > 1
+        return float(weights @ pairs / weights.sum())
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """Missing cells at the mean, features scaled to the variance of their observed cells.
@@ -149,11 +205,6 @@ class IncompleteData:
                           self.n_samples)
         X *= np.sqrt(samples.weight / samples.counts)[:, None]
         return X
-
-    def evaluate(self, covariance: MLR, mean: FloatArray) -> "IncompleteStep":
-        """The E-step at a covariance and mean."""
-        kind = ResidualIncompleteStep if has_long_rows(covariance) else IncompleteStep
-        return kind(covariance, mean, self)
 
 
 class IncompleteStep:
@@ -167,14 +218,14 @@ class IncompleteStep:
     "Statistical Analysis with Missing Data", 1987, for EM with missing cells).
     """
 
-    def __init__(self, covariance: MLR, mean: FloatArray, data: IncompleteData):
+    def __init__(self, covariance: MLR, mean: FloatArray, data: SomeCells):
         self._sigma, self._mean, self._is_free = covariance, mean, data.mean_is_free
-        A, samples = covariance, data.samples
-        R, self._patterns, self._weight = A._layout.R, samples._patterns, samples.weight
+        A, R = covariance, covariance._layout.R
+        self._classes, self._weight = data.classes, data.weight
         self._V = np.zeros((A.shape[0], R + 1), A.dtype)
-        self._W = np.zeros((self._patterns.row_off.size - 1, (R + 1) * (R + 2) // 2), A.dtype)
+        self._W = np.zeros((self._classes.number, (R + 1) * (R + 2) // 2), A.dtype)
         squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
-        for batch, swept in samples._sweeps(A, mean - data.mean, total=True):
+        for batch, swept in sweeps(A, self._classes, data.batches(A, mean), total=True):
             passes.add_moments(swept.S, swept.Z, batch, A._layout, self._V, self._W)
             squares += np.einsum("ik,ik->i", batch.X, batch.X, dtype=np.float64)
             explained += swept.squares[0].sum()
@@ -182,20 +233,20 @@ class IncompleteStep:
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
             logdet += weights @ swept.logdet
         self._squares = squares.astype(A.dtype)
-        d, counts = A._d.astype(float), samples._tree_counts
+        d, counts = A._d.astype(float), data.counts
         logdet += counts @ np.log(d)
         twice = counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d) - explained
         self.loglik = -0.5 * float(twice) / self._weight
 
     def _regress(self, V, out=None):
         """F, D and the offset of the mean: each feature on its factors, and on a constant."""
-        A, W, patterns = self._sigma, self._W, self._patterns
+        A, W, classes = self._sigma, self._W, self._classes
         F, D = (np.empty_like(A._F), np.empty_like(A._d)) if out is None else out
         offset, m = np.empty_like(D), F.shape[1] + self._is_free
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_regress(
-            V, W, self._squares, patterns.rows, patterns.row_off, m, lo, hi,
+            V, W, self._squares, classes.rows, classes.row_off, m, lo, hi,
             np.empty((m, m), V.dtype), np.empty(m, V.dtype), F, D, offset),
-            patterns, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
+            classes, len(F) * (m + 1) ** 2 + len(W) * m**3 // 3)
         return F, D, offset
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
@@ -209,11 +260,11 @@ class IncompleteStep:
 
         They are those of the expected log-likelihood of samples and factors together.
         """
-        A, patterns = self._sigma, self._patterns
+        A, classes = self._sigma, self._classes
         dF, dD, dmean = np.empty_like(A._F), np.empty_like(A._d), np.empty_like(A._d)
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
-            A._F, A._d, self._V, self._W, self._squares, patterns.rows, patterns.row_off, lo, hi,
-            np.empty_like(self._V[0]), dF, dD, dmean), patterns, len(dF) * dF.shape[1] ** 2)
+            A._F, A._d, self._V, self._W, self._squares, classes.rows, classes.row_off, lo, hi,
+            np.empty_like(self._V[0]), dF, dD, dmean), classes, len(dF) * dF.shape[1] ** 2)
         for x in (dF, dD, dmean):
             x /= x.dtype.type(self._weight)
         return scaled(dF, scale, out), dD, dmean if self._is_free else np.zeros_like(dmean)
@@ -237,31 +288,31 @@ class ResidualIncompleteStep(IncompleteStep):
     the samples that show a feature, and its expected squares are ``Σ w (e² + f Cov fᵀ)``.
     """
 
-    def __init__(self, covariance: MLR, mean: FloatArray, data: IncompleteData):
+    def __init__(self, covariance: MLR, mean: FloatArray, data: SomeCells):
         self._sigma, self._mean, self._is_free = covariance, mean, data.mean_is_free
-        A, samples, layout = covariance, data.samples, covariance._layout
-        R, self._patterns, self._weight = layout.R, samples._patterns, samples.weight
-        patterns, classes = self._patterns, self._patterns.row_off.size - 1
+        A, layout, R = covariance, covariance._layout, covariance._layout.R
+        self._classes, self._weight = data.classes, data.weight
+        classes, C = self._classes, self._classes.number
         V, known = np.zeros((A.shape[0], R + 1), A.dtype), R * (R + 1) // 2
-        W, cov = np.zeros((classes, known + R + 1), A.dtype), np.zeros((classes, known), A.dtype)
+        W, cov = np.zeros((C, known + R + 1), A.dtype), np.zeros((C, known), A.dtype)
         squares, total = np.zeros(A.shape[0]), 0.0
-        long, _ = exact.long_rows(A, patterns)
+        long, _ = exact.long_rows(A, classes)
         lengths = np.zeros(long.rows.size)
-        for batch, found in exact.sweep(A, samples._batches(A, mean - data.mean), patterns):
+        for batch, found in exact.sweep(A, classes, data.batches(A, mean)):
             p0, p1, starts = batch.shown
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
             passes.add_moments(found.second_moments(), found.Z, batch._replace(X=found.E), layout,
                                V, W)
-            passes.add_by_class(found.covariances(weights.astype(A.dtype)), patterns, p0, p1, cov)
+            passes.add_by_class(found.covariances(weights.astype(A.dtype)), batch.patterns, p0, p1,
+                                cov)
             found.add_lengths(weights, lengths)
             squares += np.einsum("ik,ik->i", found.E, found.E, dtype=np.float64)
             total += weights @ found.logdet + found.quads().sum()
-        counts = samples._tree_counts
-        total += counts @ (math.log(2 * math.pi) + np.log(A._d, dtype=float))
+        total += float(data.counts @ (math.log(2 * math.pi) + np.log(A._d, dtype=float)))
         self.loglik = -0.5 * float(total) / self._weight
         explained = np.empty_like(A._d)
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
-            A._F, cov, patterns.rows, patterns.row_off, lo, hi, explained), patterns, V.size * R)
+            A._F, cov, classes.rows, classes.row_off, lo, hi, explained), classes, V.size * R)
         explained[long.rows] = lengths
         self._squares = (squares + explained).astype(A.dtype)
         W[:, :known] += cov
@@ -269,8 +320,8 @@ class ResidualIncompleteStep(IncompleteStep):
         cov = np.pad(cov, ((0, 0), (0, R + 1)))  # a constant has no variance
         U, shift, ones = np.empty_like(A._F), np.empty_like(A._d), np.ones_like(A._d)
         passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
-            A._F, ones, V, cov, self._squares, patterns.rows, patterns.row_off, lo, hi,
-            np.empty_like(V[0]), U, np.empty_like(shift), shift), patterns, V.size * R)
+            A._F, ones, V, cov, self._squares, classes.rows, classes.row_off, lo, hi,
+            np.empty_like(V[0]), U, np.empty_like(shift), shift), classes, V.size * R)
         self._V[:, :R], self._V[:, R] = U, shift
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
@@ -282,10 +333,9 @@ class ResidualIncompleteStep(IncompleteStep):
     def gradient(self, F: FloatArray, D: FloatArray, mean: FloatArray, scale: Maybe = None,
                  out: Maybe = None) -> Moved:
         """Derivatives by Fisher's identity; the outcome of `update` is not needed."""
-        d, patterns = self._sigma._d, self._patterns
+        d = self._sigma._d
         dF, dmean = (x / (self._weight * d) for x in (self._V[:, :-1].T, self._V[:, -1]))
-        counts = np.empty_like(d)
-        counts[patterns.rows] = np.repeat(self._W[:, -1], patterns.sizes)
+        counts = self._classes.spread(self._W[:, -1])
         dD = (self._squares / d - counts) / (2 * self._weight * d)
         return scaled(dF.T, scale, out), dD, dmean if self._is_free else np.zeros_like(dmean)
 
@@ -301,7 +351,9 @@ def incomplete_source(Y: FloatArray, hierarchy: Hierarchy, center: bool,
     """
     weights = np.ones(len(Y)) if weights is None else weights * (len(Y) / weights.sum())
     observed = ~np.isnan(Y)
-    _check_columns(Y, observed, names)
+    high = np.where(observed, Y, -np.inf).max(axis=0)
+    low = np.where(observed, Y, np.inf).min(axis=0)
+    check_observed(observed.sum(axis=0), low, high, names)
     counts = weights @ observed
     if center:
         # About a first value of each column: sums of large equal numbers lose digits.
@@ -316,15 +368,15 @@ def incomplete_source(Y: FloatArray, hierarchy: Hierarchy, center: bool,
     return IncompleteData(samples, variance, mean, bool(center), Y.dtype)
 
 
-def _check_columns(Y, observed, names):
-    n_observed = observed.sum(axis=0)
+def check_observed(n_observed: IntArray, low: FloatArray, high: FloatArray,
+                   names: Sequence[str] | None) -> None:
+    """Refuse columns of too few observed cells, or whose range (low, high) is a point."""
     few = np.flatnonzero(n_observed < 2)
     if few.size:
         raise ValueError(
             f"Y has {counted(few.size, 'column')} with fewer than 2 observed cells"
             f" ({named(few, names)}), for which no variance can be estimated; leave them out")
-    high = np.where(observed, Y, -np.inf).max(axis=0)
-    constant = np.flatnonzero(high == np.where(observed, Y, np.inf).min(axis=0))
+    constant = np.flatnonzero(low == high)
     if constant.size:
         raise ValueError(
             f"Y has {counted(constant.size, 'feature')} that {agree(constant.size, 'is', 'are')}"

@@ -134,7 +134,9 @@ class IncompletePrecision:
 
     @cached_property
     def _long(self):
-        return long_rows(self.covariance, self.cells._patterns)
+        patterns = self.cells._patterns
+        long, others = long_rows(self.covariance, patterns.classes)
+        return long.among(patterns), others
 
     @cached_property
     def _norms(self):

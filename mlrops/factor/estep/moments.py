@@ -38,14 +38,14 @@ def load(Y, place, mean, scale, root_weight, at, X):
                 X.shape[0], 4 * Y.size)
 
 
-def describe(X, weight, before, mean, squares, low, high):
-    """Merge samples X (n, k), weight (m ≤ k,), into mean, squared deviations and range (n,) each.
+def describe(X, weight, seen, cells, mean, squares, low, high):
+    """Merge samples X (n, k), weight (m ≤ k,), into what is known of each feature, (n,) each.
 
-    `before` is the total weight of the samples seen already.
+    Of its observed cells: their weight and their number, mean, squared deviations and range.
     """
-    added = float(weight.sum())
+    total = float(weight.sum())
     share_rows(lambda lo, hi: _loops.rows_describe(
-        X, weight, before, added, lo, hi, mean, squares, low, high),
+        X, weight, total, lo, hi, seen, cells, mean, squares, low, high),
         X.shape[0], 3 * X.shape[0] * weight.size)
 
 

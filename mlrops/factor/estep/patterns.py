@@ -25,11 +25,49 @@ from ...kernels.scratch import scratch
 from ...tree.hierarchy import Hierarchy
 from .. import estep
 
-__all__ = ["Batch", "Grouped", "Patterns", "add_by_class", "add_moments", "batches", "by_class",
-           "centre", "gather", "grams", "products", "sweep"]
+__all__ = ["Batch", "Classes", "Grouped", "Patterns", "add_by_class", "add_moments", "batches",
+           "by_class", "centre", "find_classes", "gather", "grams", "products", "sweep"]
 
 # Numbers in the temporary of a product that is added to a larger array.
 CHUNK_ITEMS = 500_000
+
+
+class Classes(NamedTuple):
+    """Features in tree order, grouped: those of one leaf that are seen in the same samples."""
+
+    class_off: np.ndarray  # (n_leaves + 1,) first class of each leaf
+    rows: np.ndarray  # (n,) the features, class after class
+    row_off: np.ndarray  # (classes + 1,)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of features of each class."""
+        return np.diff(self.row_off)
+
+    @property
+    def number(self) -> int:
+        """Number of classes."""
+        return self.row_off.size - 1
+
+    @property
+    def first(self) -> np.ndarray:
+        """The first feature of each class."""
+        return self.rows[self.row_off[:-1]]
+
+    def spread(self, x: np.ndarray) -> np.ndarray:
+        """What each class has, (classes, …), for each of its features, (n, …)."""
+        out = np.empty((self.rows.size, *x.shape[1:]), x.dtype)
+        out[self.rows] = np.repeat(x, self.sizes, axis=0)
+        return out
+
+    def group(self, observed: BoolArray) -> tuple["Patterns", np.ndarray]:
+        """(Patterns, order) of samples with the mask `observed` (n, N); `order` sorts them.
+
+        Features of one class must be seen in the same samples.
+        """
+        some = observed[self.first]
+        order, starts = _group_rows(np.packbits(some, axis=0).T)
+        return Patterns(np.ascontiguousarray(some[:, order[starts[:-1]]]), starts, *self), order
 
 
 class Patterns(NamedTuple):
@@ -42,9 +80,14 @@ class Patterns(NamedTuple):
     row_off: np.ndarray  # (classes + 1,)
 
     @property
+    def classes(self) -> Classes:
+        """The classes of features."""
+        return Classes(self.class_off, self.rows, self.row_off)
+
+    @property
     def sizes(self) -> np.ndarray:
         """Number of features of each class."""
-        return np.diff(self.row_off)
+        return self.classes.sizes
 
     def of(self, first: int, last: int) -> tuple[int, int, np.ndarray]:
         """Patterns p0:p1 of the samples first:last, and where their samples begin within them."""
@@ -66,27 +109,40 @@ def _group_rows(x):
     return order, np.concatenate([[0], np.flatnonzero(changes) + 1, [len(x)]])
 
 
-def _group(observed, leaf_off):
-    """(Patterns, order) of the mask `observed` (n, N): `order` sorts the samples by pattern."""
-    order, starts = _group_rows(np.packbits(observed, axis=0).T)
-    seen = observed[:, order[starts[:-1]]]  # (n, patterns)
-    n, n_leaves = len(seen), leaf_off.size - 1
+def find_classes(hierarchy: Hierarchy, keys: np.ndarray) -> Classes:
+    """The classes of features, from bytes (n, w) that are equal where features are seen together.
+
+    Rows of `keys` are in tree order.
+    """
+    leaf_off = np.asarray(hierarchy.boundaries[-1], np.int64)
+    n, n_leaves = len(keys), leaf_off.size - 1
     # Leaf numbers as big-endian bytes in front keep the classes of a leaf together, in tree order.
     leaves = np.repeat(np.arange(n_leaves, dtype=">i8"), np.diff(leaf_off))
     rows, row_off = _group_rows(np.concatenate(
-        [leaves.view(np.uint8).reshape(n, 8), np.packbits(seen, axis=1)], axis=1))
-    first = rows[row_off[:-1]]
-    class_off = np.searchsorted(leaves[first], np.arange(n_leaves + 1))
-    return Patterns(np.ascontiguousarray(seen[first]), starts, class_off, rows, row_off), order
+        [leaves.view(np.uint8).reshape(n, 8), keys], axis=1))
+    class_off = np.searchsorted(leaves[rows[row_off[:-1]]], np.arange(n_leaves + 1))
+    return Classes(class_off, rows, row_off)
+
+
+def _group(observed, hierarchy):
+    """(Patterns, order) of the mask `observed` (n, N): `order` sorts the samples by pattern."""
+    order, starts = _group_rows(np.packbits(observed, axis=0).T)
+    seen = observed[:, order[starts[:-1]]]  # (n, patterns)
+    classes = find_classes(hierarchy, np.packbits(seen, axis=1))
+    return Patterns(np.ascontiguousarray(seen[classes.first]), starts, *classes), order
 
 
 class Grouped:
-    """Samples grouped by their patterns of missing cells, from a mask (n, N) in tree order."""
+    """Samples grouped by their patterns of missing cells, from a mask (n, N) in tree order.
 
-    def __init__(self, hierarchy: Hierarchy, observed: BoolArray):
+    The classes of features are those of these samples, or the given ones.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, observed: BoolArray, classes: Classes | None = None):
         self.hierarchy = hierarchy
-        self._patterns, self._order = _group(
-            observed, np.asarray(hierarchy.boundaries[-1], np.int64))
+        found = _group(observed, hierarchy) if classes is None else classes.group(observed)
+        self._patterns: Patterns = found[0]
+        self._order: np.ndarray = found[1]
 
     @property
     def n_samples(self) -> int:
@@ -106,9 +162,8 @@ class Grouped:
     @cached_property
     def _tree_counts(self):
         """Number, or weight, of the samples that show each feature, (n,), tree order."""
-        patterns, counts = self._patterns, np.empty(self.hierarchy.n, self._pattern_weights.dtype)
-        counts[patterns.rows] = np.repeat(patterns.seen @ self._pattern_weights, patterns.sizes)
-        return counts
+        patterns = self._patterns
+        return patterns.classes.spread(patterns.seen @ self._pattern_weights)
 
     @property
     def counts(self) -> np.ndarray:
@@ -141,9 +196,9 @@ def centre(X, mean, roots, first, last):
     return out
 
 
-def by_class(kernel, patterns, work):
-    """Run a kernel of the classes ``lo:hi`` on all of them."""
-    threads.run(kernel, patterns.row_off, 0, patterns.row_off.size - 1, work)
+def by_class(kernel, classes, work):
+    """Run a kernel of the classes ``lo:hi`` on all of them; `Patterns` have classes, too."""
+    threads.run(kernel, classes.row_off, 0, classes.row_off.size - 1, work)
 
 
 def gather(X, row, column, patterns, owner, fill=0.0, out=None):
@@ -156,12 +211,12 @@ def gather(X, row, column, patterns, owner, fill=0.0, out=None):
     return out
 
 
-def products(F, dinv, patterns):
+def products(F, dinv, classes):
     """outer (classes, R (R + 1) / 2): ``Σ f fᵀ / D`` of each class, lower triangles."""
     n, R = F.shape
-    outer = np.empty((patterns.row_off.size - 1, R * (R + 1) // 2), F.dtype)
+    outer = np.empty((classes.row_off.size - 1, R * (R + 1) // 2), F.dtype)
     by_class(lambda lo, hi: estep._compiled_incomplete.class_products(
-        F, dinv, patterns.rows, patterns.row_off, lo, hi, outer), patterns, n * R * R // 2)
+        F, dinv, classes.rows, classes.row_off, lo, hi, outer), classes, n * R * R // 2)
     return outer
 
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from ..._common.typing import BoolArray, FloatArray
+from ..._common.typing import FloatArray
 from ...operators.mlr import MLR
 
 __all__ = ["EStep", "Filled", "Maybe", "Moved", "Source", "loading_penalty", "log_likelihood",
@@ -93,11 +93,8 @@ class Source(Protocol):
         The data themselves, or a random sketch of about `width` columns.
         """
 
-    def shown(self, features: np.ndarray) -> tuple[BoolArray, FloatArray]:
-        """Which of k features the samples show together, and how many samples do.
-
-        A boolean array (patterns, k), and the weights (patterns,) of the samples of each pattern.
-        """
+    def share_of_pairs(self, features: np.ndarray) -> float:
+        """Share of the samples, by weight, that show two or more of these features."""
 
     def evaluate(self, covariance: MLR, mean: FloatArray) -> EStep:
         """The E-step at a covariance and mean."""

@@ -14,6 +14,7 @@ from ...tree.reading import tree_of
 from .chunks import check_features, compress_chunks, memmap_chunks
 from .complete import complete_source
 from .incomplete import incomplete_source
+from .incomplete_chunks import incomplete_chunks_source
 from .protocol import Source
 from .streamed import chunked_source, sparse_source
 
@@ -46,10 +47,6 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
     has_names = not isinstance(hierarchy, Hierarchy) or hierarchy.feature_names is not None
     given = read_given(Y, weights, peek=has_names)
     streamed = given.kind in ("memmap", "chunks")
-    if streamed and missing == "em":
-        raise ValueError(
-            'missing="em" needs the data in memory, as an array or DataFrame: samples are grouped'
-            f" by their pattern of missing cells; got {type(Y).__name__}")
     if given.kind == "sparse" and compress:
         raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
     weights = given.relative_weights()
@@ -58,9 +55,14 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
     if given.kind != "chunks":
         check_features(values.shape, hierarchy)
     if streamed:
-        open_chunks = compress_chunks if compress else chunked_source
         chunks = memmap_chunks(values) if given.kind == "memmap" else values
-        source = open_chunks(chunks, hierarchy, center, weights, names)
+        source: Any
+        if compress:
+            source = compress_chunks(chunks, hierarchy, center, weights, names,
+                                     gaps=missing == "em")
+        else:
+            open_chunks = incomplete_chunks_source if missing == "em" else chunked_source
+            source = open_chunks(chunks, hierarchy, center, weights, names)
         return source, hierarchy._renamed(source.names), source.names
     if given.kind == "sparse":
         return (sparse_source(values, hierarchy, center, weights, names, given.dtype), hierarchy,

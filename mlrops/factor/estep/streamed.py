@@ -21,12 +21,13 @@ from ...kernels.layout import Layout
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .. import estep
-from .chunks import Chunks
+from .chunks import Chunks, FirstPass
 from .complete import EveryCell, check_enough, check_varies
 from .from_moments import FromMoments
-from .protocol import Filled, Maybe, Moved, log_likelihood, scaled
+from .protocol import Filled, Maybe, Moved, Source, log_likelihood, scaled
 
-__all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "sparse_source"]
+__all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "complete_chunks",
+           "dense_width", "sketch", "sparse_source"]
 
 # Columns of a block below which its products are slow, and numbers below which the calls around
 # them take longer than the products.
@@ -108,15 +109,36 @@ class Streamed(EveryCell):
     def _plain_step(self, covariance):
         return StreamedStep(covariance, self)
 
-    def _sketch_width(self, width):
-        """Columns of a sketch: with few features many, at no cost."""
-        return max(width, SKETCH_ITEMS // self.mean.size)
 
-    def _to_variance(self, X):
-        """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
-        lengths = np.einsum("ik,ik->i", X, X)
-        X *= np.sqrt(self.n_samples * self.variance / lengths)[:, None]
-        return X
+def _sketch_width(width, n):
+    """Columns of a sketch: with few features many, at no cost."""
+    return max(width, SKETCH_ITEMS // n)
+
+
+def _to_variance(X, source):
+    """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
+    lengths = np.einsum("ik,ik->i", X, X)
+    X *= np.sqrt(source.n_samples * source.variance / lengths)[:, None]
+    return X
+
+
+def sketch(source: Source, blocks: Callable[[int], Iterator[FloatArray]], width: int,
+           seed: int | None) -> FloatArray:
+    """`start_data` of samples that ``blocks(k)`` gives: all if they are few, else a sketch.
+
+    Blocks (n, k or less) are centred and weighted, each good until the next one is asked for.
+    """
+    n = source.mean.size
+    width = _sketch_width(width, n)
+    if source.n_samples <= width:
+        return _to_variance(next(blocks(source.n_samples)), source)
+    draw = _draws(width, seed)
+    out = np.zeros((n, width))
+    for X in blocks(max(width, LEAST_WIDTH)):
+        omega = draw(X.shape[1])
+        for a in range(0, n, 4096):  # the product stays in cache
+            out[a : a + 4096] += X[a : a + 4096] @ omega
+    return _to_variance(out, source)
 
 
 def _draws(width, seed):
@@ -152,13 +174,13 @@ class SparseData(Streamed):
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples if they are few, else a sketch of them."""
-        N, width = self.n_samples, self._sketch_width(width)
+        N, width = self.n_samples, _sketch_width(width, self.mean.size)
         draw = _draws(width, seed)
 
         def columns(start, stop):
             return np.eye(stop - start, N, start) if N <= width else draw(stop - start)
 
-        return self._to_variance(self.product(columns, min(N, width)))
+        return _to_variance(self.product(columns, min(N, width)), self)
 
     def product(self, draw: Callable[[int, int], FloatArray], width: int) -> FloatArray:
         """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
@@ -241,7 +263,7 @@ class ChunkedData(Streamed):
 
     def centred_blocks(self, layout: Layout) -> Iterator[Any]:
         """The samples, each array good until the next one is asked for."""
-        for X in self._blocks(_dense_width(layout), np.ones(self.mean.size)):
+        for X in self._blocks(dense_width(layout), np.ones(self.mean.size)):
             yield estep.moments.DenseBlock(X)
 
     def _blocks(self, width, scale):
@@ -251,17 +273,8 @@ class ChunkedData(Streamed):
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples if they are few, else a sketch of them."""
-        n, ones = self.mean.size, np.ones(self.mean.size)
-        width = self._sketch_width(width)
-        if self.n_samples <= width:
-            return self._to_variance(next(self._blocks(self.n_samples, ones)))
-        draw = _draws(width, seed)
-        out = np.zeros((n, width))
-        for X in self._blocks(max(width, LEAST_WIDTH), ones):
-            omega = draw(X.shape[1])
-            for a in range(0, n, 4096):  # the product stays in cache
-                out[a : a + 4096] += X[a : a + 4096] @ omega
-        return self._to_variance(out)
+        ones = np.ones(self.mean.size)
+        return sketch(self, lambda k: self._blocks(k, ones), width, seed)
 
     def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
         """Add all samples, block by block.
@@ -270,13 +283,13 @@ class ChunkedData(Streamed):
         means both need.  A block is about twice as large as the factors.
         """
         layout, explained = A._layout, 0.0
-        for P in self._blocks(_dense_width(layout), 1 / A._d.astype(np.float64)):
+        for P in self._blocks(dense_width(layout), 1 / A._d.astype(np.float64)):
             explained += estep.moments.accumulate(A._F, A._factor.K, P, layout, V, S)
         V *= A._d[:, None]
         return explained
 
 
-def _dense_width(layout):
+def dense_width(layout: Layout) -> int:
     """Samples of a block (n, k), which is about twice as large as the factors."""
     return max(2 * layout.R, LEAST_WIDTH, LEAST_ITEMS // (layout.n + layout.s))
 
@@ -293,6 +306,11 @@ def chunked_source(chunks: Any, hierarchy: Hierarchy, center: bool,
     chunks are, else float64.  The source is the same, bit for bit, however the rows are cut.
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype)
-    mean, squares = read.describe(center)
-    return ChunkedData(read, hierarchy._position, hierarchy._gather(squares),
-                       hierarchy._gather(mean), read.n_samples, read.weight, read.dtype, read.names)
+    return complete_chunks(read, hierarchy, read.describe(center))
+
+
+def complete_chunks(read: Chunks, hierarchy: Hierarchy, found: FirstPass) -> ChunkedData:
+    """The source that chunks without missing cells are, after their first pass."""
+    return ChunkedData(read, hierarchy._position, hierarchy._gather(found.squares),
+                       hierarchy._gather(found.mean), read.n_samples, read.weight, read.dtype,
+                       read.names)
