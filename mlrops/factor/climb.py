@@ -12,6 +12,7 @@ from .._common.typing import FloatArray
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, Jumps
+from .estep.protocol import Source
 from .likelihood import LikelihoodSurface, independent_loglik
 from .point import Point
 from .quasi_newton import QuasiNewton
@@ -24,9 +25,9 @@ __all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Tournament", "best_of_starts"
 # The ways to climb: how each finds steps longer than those of EM.
 OPTIMIZERS: dict[str, Callable[[int], Jumps] | None] = {
     "scoring": Scoring, "bfgs": QuasiNewton, "em": None}
-# Products with the information are worth it where an evaluation takes as many flops as so many
-# samples or features for each factor make it.
-MANY = 15
+# Scoring pays where there are so many samples, or features where these are fewer, for each factor:
+# a step takes about ten products with the information, each the flops of 2.5 samples a factor.
+MANY = 6
 # Updates from each start before the best go on, and how many do: fewer rank the starts badly.
 HEAT, FINALISTS = 60, 2
 # Starts that a tournament tries before random ones.
@@ -37,7 +38,7 @@ SMALL_GAINS = 3
 UPDATES_BETWEEN_GRADIENTS = 10
 
 
-def chosen_optimizer(optimizer: str, source: Any, R: int) -> str:
+def chosen_optimizer(optimizer: str, source: Source, R: int) -> str:
     """The name of the way to climb: the one given, or "auto" by what an evaluation costs."""
     if optimizer != "auto":
         if optimizer not in OPTIMIZERS:

@@ -42,6 +42,7 @@ class SUROptions(Stopping, Stored):
     variance_floor: float = 1e-6
     beta_ridge: float = 0.0
     factor_ridge: float = 0.0
+    optimizer: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,8 +12,8 @@ from ..._common.driver import Iterate, Iteration, whole_step
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
 from ...factor.ascent import Ascent
+from ...factor.climb import chosen_optimizer, jumps_of
 from ...factor.likelihood import LikelihoodSurface, independent_loglik
-from ...factor.quasi_newton import QuasiNewton
 from ...factor.point import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
@@ -149,9 +149,11 @@ class Alternation(Iteration):
         check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
         floor = options.variance_floor * data.variance
         F, D = start("svd", tree, ranks, data, None)
-        surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance))
+        optimizer = chosen_optimizer(options.optimizer, data, sum(ranks))
+        surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
+                                    optimizer == "scoring")
         self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
-                             QuasiNewton(surface.size))
+                             jumps_of(optimizer, surface.size))
         self._independent = independent_loglik(data)
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
@@ -233,7 +235,10 @@ class Alternation(Iteration):
         slow = self._is_slow()
         source = before.over(step, self._target() if slow else None)
         # The curvature that the ascent has seen hardly depends on β.
-        ascent = Ascent(surface.over(source), state.point, self.ascent.jumps)
+        jumps, surface = self.ascent.jumps, surface.over(source)
+        if slow and not self._profiled:
+            surface.linear, jumps = False, jumps_of("bfgs", surface.size)
+        ascent = Ascent(surface, state.point, jumps)
         if ascent.state.loglik < state.loglik:
             self.normal_norm = step.first_norm
             return False
