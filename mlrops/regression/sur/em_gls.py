@@ -9,7 +9,8 @@ from ..._common.driver import Iteration, Stopping, drive
 from ..._common.typing import Data, FloatArray, Labels, Ranks
 from ...factor.ascent import independent_loglik
 from ...factor.limits import at_floor
-from ...factor.start import capped_groups, start
+from ...factor.start import start
+from ...factor.usable import capped_groups
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy

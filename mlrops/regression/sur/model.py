@@ -324,8 +324,9 @@ class SUR:
 
         Notes
         -----
-        A group with fewer equations than its level's rank gets as many factors as it has equations,
-        which already give every covariance it can have; ``result.capped`` lists them.
+        A group gets as many factors as it has equations at most, which already give every
+        covariance it can have, at all levels together at which it stands; ``result.capped`` lists
+        the groups for which that is less than the rank.
 
         With R factors and N rows the likelihood has no maximum where R + 1 equations have N - R
         regressors or more in all: their errors can be made to depend on one another.  Such fits
