@@ -10,7 +10,7 @@ from ..fitting.factors import Factors
 from ..fitting.pairs import GroupPairs
 from ..fitting.residuals import GramResidual
 from ..tree.hierarchy import Hierarchy
-from .usable import usable_columns
+from .usable import fold, usable_columns
 
 __all__ = ["FrobeniusFit", "frobenius_start", "without_idle"]
 
@@ -96,12 +96,13 @@ def frobenius_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, s
 
 def without_idle(F: FloatArray, D: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]
                 ) -> FloatArray:
-    """Small random loadings for columns that could be used, but a fit has no use for.
+    """Small random loadings for columns that could be used, but that a fit has no use for.
 
     The residual of a group may have fewer positive eigenvalues than the group has factors, as that
     of a single feature has none next to D.  EM would leave a zero column at zero, although the
     likelihood may have a use for it.
     """
+    fold(F, hierarchy, ranks)
     rng, usable, col = np.random.default_rng(0), usable_columns(hierarchy, ranks), 0
     for level, r in enumerate(ranks):
         for rows in hierarchy._equal_groups(level) if r else ():

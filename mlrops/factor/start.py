@@ -13,7 +13,7 @@ from ..tree.hierarchy import Hierarchy
 from .estep.protocol import Source
 from .frobenius_start import frobenius_start, without_idle
 from .principal_start import PrincipalFactors
-from .usable import fold, usable_columns
+from .usable import fold
 
 __all__ = ["start"]
 
@@ -137,7 +137,7 @@ def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Sourc
     """Compact F (n, R) and D (n,) to start from, in tree order, writeable.
 
     They do not depend on the units of the features: times s, F is times s and D times s².  Columns
-    that a group cannot use are zero.
+    that a group cannot use are zero, at which EM leaves them.
     """
     if isinstance(init, MLR):
         own, names = init.hierarchy.feature_names, hierarchy.feature_names
@@ -150,11 +150,11 @@ def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Sourc
         if init.ranks != ranks:
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
         F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))
-        fold(F, hierarchy, ranks)  # the same covariance
+        fold(F, hierarchy, ranks)
     elif isinstance(init, str) and init in STARTS:
         standardized = _Standardized(source)
         F, D = STARTS[init](hierarchy, ranks, standardized, seed)
-        F[~usable_columns(hierarchy, ranks)] = 0  # EM leaves a zero column at zero
+        fold(F, hierarchy, ranks)
         F, D = F * standardized.sd[:, None], D * standardized.sd**2
     else:
         raise ValueError(
