@@ -15,7 +15,7 @@ FIRST_UNIQUENESS, LEAST_UNIQUENESS = 0.5, 0.01
 # many uniquenesses hardly move any more; elsewhere EM gets further at the cost of more.
 MANY_SWEEPS, SWEEPS = 20, 5
 # Directions beyond its rank that a group is searched in, and products with its block before it gets
-# its first factors: with one only, 4 of 8 trial fits ended at a lower maximum.
+# its first factors: with one only, 5 of 8 trial fits ended at a lower maximum.
 EXTRA, FIRST_PRODUCTS = 2, 3
 # The blocks of a level are formed where they are as small as the directions, or where the cubes of
 # their sizes add up to so little that their eigenvectors take a few milliseconds.

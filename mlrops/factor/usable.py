@@ -65,26 +65,20 @@ def fold(F: FloatArray, hierarchy: Hierarchy, ranks: Sequence[int]) -> None:
     in other columns stay as they are.
     """
     usable = usable_columns(hierarchy, ranks)
-    stray = ((F != 0) & ~usable).any(axis=1)
+    stray = (F != 0) & ~usable
     if not stray.any():
         return
-    ends, tops = np.cumsum([0, *ranks]), _tops(hierarchy)
-    for level, top in enumerate(tops):
-        last = np.ones(top.size, bool)  # whether no group of the next level is the same
-        if level + 1 < len(tops):
-            last[_parents(hierarchy, level + 1)[tops[level + 1] <= level]] = False
-        offsets = hierarchy.boundaries[level]
+    ends = np.cumsum([0, *ranks])
+    for level, top in enumerate(_tops(hierarchy)):
         for rows in hierarchy._equal_groups(level):
-            group = np.searchsorted(offsets, rows[:, 0])
-            for first in np.unique(top[group]):
-                here = rows[(top[group] == first) & last[group] & stray[rows].any(axis=1)]
+            tops = top[np.searchsorted(hierarchy.boundaries[level], rows[:, 0])]
+            for first in np.unique(tops):
                 columns = np.arange(ends[first], ends[level + 1])
-                if here.size == 0 or columns.size == 0:
-                    continue
-                at = np.ix_(here.ravel(), columns)
-                own = F[at].reshape(*here.shape, columns.size)
-                U, s, _ = np.linalg.svd(own, full_matrices=False)
-                free = np.flatnonzero(usable[here[0, 0], columns])
-                new = np.zeros_like(own)
-                new[:, :, free] = (U * s[:, None, :])[:, :, : free.size]
-                F[at] = new.reshape(-1, columns.size)
+                here = rows[tops == first]
+                here = here[stray[here[:, :, None], columns].any(axis=(1, 2))]
+                if here.size:
+                    at = here[:, :, None], columns
+                    U, s, _ = np.linalg.svd(F[at], full_matrices=False)
+                    free = columns[usable[here[0, 0], columns]]
+                    F[at] = 0
+                    F[here[:, :, None], free] = (U * s[:, None, :])[:, :, : free.size]

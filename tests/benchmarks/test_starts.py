@@ -45,7 +45,7 @@ def from_sklearn(name, k, standardized=False):
 
 
 def eight_levels():
-    h, ranks = Hierarchy.balanced(1024, [2**l for l in range(8)]), (4, 2, 2, 1, 1, 1, 1, 1)
+    h, ranks = Hierarchy.balanced(1024, [2**level for level in range(8)]), (4, 2, 2, 1, 1, 1, 1, 1)
     return simulate_mlr(h, ranks, n_samples=200, random_state=0).Y, ranks, h
 
 
