@@ -105,3 +105,30 @@ def test_where_starts_end(problem, benchmark, record_in):
         " / ".join(f"{seconds_of(init, Y, ranks, h):.4f}" for init in FIXED),
         " / ".join(f"{times[init]:.2f}" for init in FIXED))
     assert gaps["principal_factor"] < NEAR
+
+
+def test_short_windows_of_returns(benchmark, record_in):
+    """Problems with many maxima, on which nothing about the starts was chosen."""
+    Y, _, h = french()
+    windows = [(ranks, min(first, len(Y) - 100)) for ranks in ((3, 1, 1), (2, 1, 0), (3, 0, 1))
+               for first in range(0, 540, 60)]
+
+    def ends():
+        found = []
+        for ranks, first in windows:
+            options = [(init, None) for init in FIXED] + [("random", s) for s in range(8)]
+            found.append([fit_factor_model(
+                Y[first : first + 100], ranks, h, init=init, max_iter=2000, random_state=seed
+                ).loglik for init, seed in options])
+        return np.array(found)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        logliks = benchmark.pedantic(ends, rounds=1)
+    gaps = logliks.max(axis=1)[:, None] - logliks
+    near = (gaps < NEAR).sum(axis=0)
+    record_in("100 months of returns: fits that end near the best maximum known",
+              ("fits", *FIXED, "random, on average", "mean distances of the first three"),
+              str(len(windows)), *map(str, near[:3]), f"{near[3:].mean():.1f}",
+              " / ".join(f"{gap:.3f}" for gap in gaps[:, :3].mean(axis=0)))
+    assert near[0] >= near[1] and gaps[:, 0].mean() <= gaps[:, 1].mean()
