@@ -132,7 +132,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     n_features_in_: int
 
     def __init__(self, ranks: Ranks = 1, hierarchy: Hierarchy | Labels | None = None, *,
-                 init: Any = "svd", n_init: int = 1, accelerate: bool = True, center: bool = True,
+                 init: Any = "principal_factor", n_init: int = 1, accelerate: bool = True,
+                 center: bool = True,
                  missing: str = "raise", tol: float = 1e-9, gtol: float = 1e-5,
                  max_iter: int = 1000, variance_floor: float = 1e-6, random_state: Any = None):
         self.ranks = ranks

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
+from mlrops.factor.point import Point
 from trees import close, dense_mlr, hierarchies
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.ascent import LikelihoodSurface
-from mlrops.factor.em import Point
+from mlrops.factor.likelihood import LikelihoodSurface
 from mlrops.factor.estep.complete import CompleteData
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlrops.factor.point import Point
 from trees import close, dense_mlr, hierarchies, same_group
 
 from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.factor.ascent import SHORTER, Ascent, LikelihoodSurface, _shorter
-from mlrops.factor.em import Point
 from mlrops.factor.estep.sources import open_source
 from mlrops.factor.secant import SecantPairs
 from mlrops.factor.start import start

@@ -199,7 +199,7 @@ OTHERS = {
     "hierarchy": ({"h": problem(seed=1)[0]}, "hierarchy: "),
     "acceleration": ({"accelerate": False}, "accelerate: True there, False now"),
     "centring": ({"center": False}, "center: True there, False now"),
-    "start": ({"init": "random"}, "init: svd there, random now"),
+    "start": ({"init": "random"}, "init: principal_factor there, random now"),
     "restarts": ({"n_init": 2}, "n_init: 1 there, 2 now"),
     "floor": ({"variance_floor": 1e-3}, "variance_floor: 1e-06 there, 0.001 now"),
 }

@@ -173,7 +173,7 @@ def test_a_fit_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(factor_model, "fingerprint", lambda *args, **options: {
         **made(*args, **options), "data": data})
     fit = fit_factor_model(ARRAYS["checkpoint.Y"], (1, 1), Hierarchy.from_labels(list("aaabbb")),
-                           max_iter=9, tol=0, gtol=0, checkpoint=path, resume=True)
+                           init="svd", max_iter=9, tol=0, gtol=0, checkpoint=path, resume=True)
     assert fit.n_iter == 9
     close(fit.covariance.toarray(), ARRAYS["checkpoint.covariance"])
     assert math.isclose(fit.loglik, WORDS["checkpoint"]["fields"]["loglik"], rel_tol=1e-9)

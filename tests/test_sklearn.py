@@ -143,7 +143,7 @@ def test_the_options_reach_the_fit():
     # Each one makes a difference: the second start is the better one, the others matter to both.
     single = clone(model).set_params(n_init=1).fit(X).get_covariance()
     assert not np.allclose(model.get_covariance(), single, rtol=1e-7, atol=0)
-    for name, value in dict(init="svd", accelerate=True, center=True, tol=0.5, gtol=0.9,
+    for name, value in dict(init="frobenius", accelerate=True, center=True, tol=0.5, gtol=0.9,
                             max_iter=29, variance_floor=0.1, random_state=4).items():
         other = clone(model).set_params(n_init=1, **{name: value}).fit(X)
         assert not np.allclose(other.get_covariance(), single, rtol=1e-7, atol=0), name

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlrops.factor.point import Point
 from streams import (
     bitwise,
     check_gradient,
@@ -22,7 +23,6 @@ from test_streamed import random_weights
 from trees import PATHS, close, computing
 
 from mlrops import Hierarchy
-from mlrops.factor.em import Point
 from mlrops.factor.estep.sources import open_source
 from mlrops.factor.estep.streamed import sparse_source
 from mlrops.factor.start import start

@@ -1,15 +1,20 @@
 """Starting points: what each is, capped groups, restarts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from trees import close
+from trees import close, dense_mlr
 
 from mlrops import MLR, Hierarchy, fit_factor_model
+from mlrops.factor import principal_start
 from mlrops.factor.estep.complete import complete_source
 from mlrops.factor.estep.incomplete import incomplete_source
 from mlrops.factor.estep.sources import open_source
-from mlrops.factor.start import LEAST_SHARE, LEAST_UNIQUENESS, start
+from mlrops.factor.frobenius_start import IDLE
+from mlrops.factor.principal_start import LEAST_UNIQUENESS
+from mlrops.factor.start import LEAST_SHARE, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
@@ -118,6 +123,7 @@ def test_a_start_stands_at_or_above_the_floor():
 # ---------------------------------------------------------------- principal factors
 
 FLAT = Hierarchy.flat(20)
+HARMAN = Path(__file__).parent / "data" / "harman74.csv"
 
 
 @pytest.mark.parametrize("N", [12, 60, 500])
@@ -181,12 +187,97 @@ def test_principal_factors_of_any_rank(ranks):
     assert (np.diff(fit.loglik_trace) >= 0).all()
 
 
+def dense_principal_factors(Y, ranks, h, sweeps):
+    """The same on a tree, with the eigenvectors of dense blocks."""
+    sd, R = Y.std(axis=0), np.corrcoef(Y.T)
+    parts, psi = [np.zeros(R.shape) for _ in ranks], np.full(h.n, 0.5)
+    for _ in range(sweeps):
+        for level in np.flatnonzero(ranks):
+            parts[level] = np.zeros(R.shape)
+            left, root = R - sum(parts), np.sqrt(psi)
+            for g in range(h.group_counts[level]):
+                at = h.features(level, g)
+                values, V = np.linalg.eigh(left[np.ix_(at, at)] / np.outer(root[at], root[at]))
+                V, values = (x[..., ::-1][..., : ranks[level]] for x in (V, values))
+                L = root[at, None] * V * np.sqrt(np.maximum(values - 1, 0))
+                parts[level][np.ix_(at, at)] = L @ L.T
+            psi = np.clip(1 - np.diag(sum(parts)), LEAST_UNIQUENESS, 1)
+    return sum(parts) * np.outer(sd, sd), psi * sd**2
+
+
 @pytest.mark.parametrize("h, ranks", [
-    (H, RANKS), (Hierarchy(range(20), [[0, 10, 20]]), (1,)),
-    (Hierarchy(range(20), [[0, 20], [0, 20]]), (1, 1))])
-def test_principal_factors_are_for_one_level_of_one_group(h, ranks):
-    with pytest.raises(ValueError, match=r"single level of one group.*init=\"svd\" is for trees"):
-        fit_factor_model(samples(), ranks, h, init="principal_factor")
+    (H, (2, 1, 0)), (Hierarchy(range(20), [[0, 9, 20]]), (2,)),
+    (Hierarchy(range(20), [[0, 20], [0, 6, 13, 20]]), (1, 1))])
+def test_principal_factors_of_a_tree_by_the_book(h, ranks):
+    Y = samples(h, ranks, 300)
+    F, D = started(Y, ranks, h, "principal_factor")
+    found = dense_mlr(h, np.split(F, np.cumsum(ranks)[:-1], axis=1), np.zeros(20))
+    S, psi = dense_principal_factors(Y, ranks, h, 20)
+    close(D, psi, 1e-8)
+    idle = 2 * IDLE * np.sqrt(np.outer(D, D))  # instead of zeros
+    assert (np.abs(found - S) < idle + 1e-8).all()
+
+
+@pytest.mark.quick(2)
+@pytest.mark.parametrize("dtype", [float, np.float32])
+@pytest.mark.parametrize("h, ranks", [
+    (Hierarchy.balanced(400, [1, 4, 40]), (2, 1, 1)), (Hierarchy.flat(400), (3,))])
+def test_principal_factors_sought_in_few_directions(h, ranks, dtype, monkeypatch):
+    """Next to those of exact eigenvectors, and far nearer to the end than what an SVD gives."""
+    Y = samples(h, ranks, 300).astype(dtype)
+    found = begin(Y, ranks, h, "principal_factor")
+    assert found.dtype == dtype
+    at = {init: fit_factor_model(Y, ranks, h, init=init, max_iter=0).loglik
+          for init in ("principal_factor", "svd")}
+    monkeypatch.setattr(principal_start, "FEW", 10**9)
+    exact = fit_factor_model(Y, ranks, h, init="principal_factor", max_iter=0).loglik
+    best = fit_factor_model(Y, ranks, h).loglik
+    assert best - at["principal_factor"] < 0.25 * (best - at["svd"])
+    assert at["principal_factor"] > exact - 0.15 * (best - at["svd"])
+
+
+@pytest.mark.parametrize("form", ["sparse", "missing", "weights"])
+def test_principal_factors_of_data_of_any_kind(form):
+    Y = samples(N=60)
+    data, options = {"sparse": (sp.csr_array(Y), {}), "missing": (Y, {"missing": "em"}),
+                     "weights": (np.concatenate([Y, 1 + Y[:3]]),
+                                 {"sample_weight": np.repeat([2.0, 0.0], [60, 3])})}[form]
+    expected = begin(Y, RANKS, H, "principal_factor").toarray()
+    close(begin(data, RANKS, H, "principal_factor", **options).toarray(), expected, 1e-8)
+    if form == "missing":
+        gaps = np.where(np.random.default_rng(0).random(Y.shape) < 0.1, np.nan, Y)
+        fit = fit_factor_model(gaps, RANKS, H, missing="em", tol=1e-6)
+        assert (np.diff(fit.loglik_trace) >= 0).all() and fit.n_iter > 2
+
+
+@pytest.mark.parametrize("ranks", [(9, 9, 9), (0, 3, 0), (0, 0, 0), (25, 0, 1)])
+def test_principal_factors_of_any_ranks_on_a_tree(ranks):
+    for N in (4, 60):
+        A = begin(samples(N=N), ranks, H, "principal_factor")
+        assert np.isfinite(A.F).all() and (A.D > 0).all()
+        close(begin(samples(N=N) * 2.0**30, ranks, H, "principal_factor").toarray(),
+              A.toarray() * 2.0**60, 1e-10)
+    if not any(ranks):
+        close(A.D, samples(N=60).var(axis=0), 1e-12)
+
+
+def test_the_24_tests_of_holzinger_and_swineford():
+    """The test statistics that R documents for `factanal(covmat = Harman74.cor)`."""
+    R = np.loadtxt(HARMAN, delimiter=",", skiprows=5)
+    N, p = 145, 24
+    Z = np.random.default_rng(0).standard_normal((N, p))
+    Q = np.linalg.qr(Z - Z.mean(axis=0))[0]
+    Y = np.sqrt(N) * Q @ np.linalg.cholesky(R).T
+    close(np.corrcoef(Y.T), R, 1e-12)
+    whole = -0.5 * (p * np.log(2 * np.pi) + np.linalg.slogdet(R)[1] + p)
+    known = {1: (622.91, 252), 2: (420.24, 229), 3: (295.59, 207), 4: (226.68, 186),
+             5: (186.82, 166)}
+    for k, (chi_square, df) in known.items():
+        fit = fit_factor_model(Y, k, gtol=1e-7, tol=0)
+        found = (N - 1 - (2 * p + 5) / 6 - 2 * k / 3) * 2 * (whole - fit.loglik)
+        assert found == pytest.approx(chi_square, abs=0.006)
+        assert p * (p + 1) // 2 + p - fit.degrees_of_freedom == df
+        assert fit.boundary.size == 0
 
 
 # ---------------------------------------------------------------- random, operators
@@ -218,8 +309,9 @@ def test_random_starts_have_the_variance_of_the_data():
 
 @pytest.mark.parametrize("dtype", [np.float32, float])
 def test_operators_are_taken_as_they_are(dtype):
-    A = MLR(H, [np.random.default_rng(1).standard_normal((20, r)) for r in RANKS],
-            np.linspace(1, 2, 20))
+    factors = [np.random.default_rng(1).standard_normal((20, r)) for r in RANKS]
+    factors[2][H.features(2, 0), 1] = 0  # a single feature cannot use two
+    A = MLR(H, factors, np.linspace(1, 2, 20))
     F, D = A.F.copy(), A.D.copy()
     found = begin(samples().astype(dtype), init=A)
     assert np.array_equal(found.F, F.astype(dtype)) and np.array_equal(found.D, D.astype(dtype))
@@ -301,5 +393,5 @@ def test_later_starts_from_an_operator_are_random():
     Y = samples()
     A = MLR(H, [np.ones((20, r)) for r in RANKS], np.ones(20))
     several, _ = runs(Y, init=A, n_init=2, random_state=0)
-    assert np.array_equal(several[0][0].covariance.F, A.F)
+    close(several[0][0].covariance.toarray(), A.toarray(), 1e-12)
     assert not np.allclose(several[1][0].covariance.F, A.F)

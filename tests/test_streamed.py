@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlrops.factor.point import Point
 from streams import (
     bitwise,
     check_gradient,
@@ -24,7 +25,6 @@ from test_kernels import in_a_new_process
 from trees import PATHS, close, computing
 
 from mlrops import Hierarchy, fit_factor_model
-from mlrops.factor.em import Point
 from mlrops.factor.estep.chunks import Chunks, compress_chunks, memmap_chunks
 from mlrops.factor.estep.streamed import chunked_source
 from mlrops.factor.start import start

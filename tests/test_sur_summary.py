@@ -133,7 +133,7 @@ def test_heywood_cases_are_named():
 def test_small_groups_and_unfinished_fits_are_named():
     fit = named(ranks=(0, 2), hierarchy=Hierarchy.from_labels(["heavy", "heavy", "light"]))
     text = fit.summary()
-    assert "than the rank: 1 (level 1 group light)." in text
+    assert "for their rank: 1 (level 1 group light)." in text
     assert "0, 2" in [piece.strip() for piece in fact(text, "Ranks")]
     assert "1, 2" in [piece.strip() for piece in fact(text, "Groups   ")]
     short = als_gls(*grunfeld(5), 1, max_iter=1).summary()

@@ -62,9 +62,7 @@ def test_powers_of_two_change_no_bit():
 @pytest.mark.parametrize("init", STARTS)
 @pytest.mark.parametrize("missing", [False, True])
 def test_starts_are_equivariant(init, missing):
-    h = FLAT if init == "principal_factor" else H
-    ranks = (3,) if h is FLAT else RANKS
-    found = []
+    h, ranks, found = H, RANKS, []
     for s in (np.ones(24), DECADES):
         source, _, _ = open_source((GAPS if missing else Y) * s, h, True, "em", None, None)
         F, D = start(init, h, ranks, source, 0)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from .deprecated import old_attribute
 from .validate import check_number, check_rank
 
-__all__ = ["CONVERGED", "FELT", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate", "Iteration",
-           "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
+__all__ = ["CONVERGED", "FELT", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate",
+           "Iteration", "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
 
 # Why a fit may have stopped.
 TERMINATIONS = {
@@ -92,7 +92,7 @@ Callback: TypeAlias = Callable[[Iterate], object]
 class Stopping:
     """The rules by which a user lets a fit stop, checked."""
 
-    tol: float | None = 1e-9
+    tol: float | None = None  # gains are measured by what a user feels
     gtol: float = 1e-5
     max_iter: int = 1000
 

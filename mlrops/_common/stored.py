@@ -223,7 +223,8 @@ def check_fit(given: Mapping[str, Any], traces: Sequence[str], ranks: Sequence[i
         raise ValueError(f"field 'converged' is True, but field 'termination' is {word!r}")
     for entry in given.get("capped", ()):
         level, group, size = entry
-        if not (level < len(ranks) and group < group_counts[level] and size < ranks[level]):
+        if not (level < len(ranks) and group < group_counts[level] and ranks[level]
+                and size < sum(ranks[: level + 1])):
             raise ValueError(
-                "field 'capped' must hold (level, group, size) of groups smaller than"
-                f" their level's rank, got {entry}")
+                "field 'capped' must hold (level, group, size) of groups smaller than the ranks"
+                f" of their level and of coarser ones with the same group, got {entry}")

@@ -13,8 +13,8 @@ else:
 
 __all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "FloatArray", "Frame",
            "Indices", "IntArray", "Labelled", "Labels", "Matrix", "Multiplies", "RandomState",
-           "Optimizer", "Prior", "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver", "Sparse", "Strategy",
-           "Vector"]
+           "Optimizer", "Prior", "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver",
+           "Sparse", "Strategy", "Vector"]
 
 
 class Frame(Protocol):

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .point import Point
 from .likelihood import LikelihoodSurface, State
+from .point import Point
 
 __all__ = ["Ascent", "Jumps"]
 

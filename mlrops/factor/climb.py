@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .._common.driver import CONVERGED, Iterate, Iteration, Run, Stopping, Watch, drive
+from .._common.driver import Iterate, Iteration, Run, Stopping, Watch, drive
 from .._common.optional import import_joblib
 from .._common.typing import FloatArray
 from ..operators.mlr import MLR
@@ -19,8 +19,8 @@ from .quasi_newton import QuasiNewton
 from .scoring import Scoring
 from .start import start
 
-__all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Tournament", "best_of_starts", "chosen_optimizer",
-           "jumps_of", "starts_of"]
+__all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Race", "Tournament", "best_of_starts",
+           "chosen_optimizer", "expects", "jumps_of", "starts_of"]
 
 # The ways to climb: how each finds steps longer than those of EM.
 OPTIMIZERS: dict[str, Callable[[int], Jumps] | None] = {
@@ -31,9 +31,11 @@ MANY = 6
 # Updates from each start before the best go on, and how many do: fewer rank the starts badly.
 HEAT, FINALISTS = 60, 2
 # Starts that a tournament tries before random ones.
-DETERMINED = "svd", "frobenius"
+DETERMINED = "principal_factor", "svd", "frobenius"
 # Updates whose gains must all be small: one small gain is no proof that the next is small, too.
 SMALL_GAINS = 3
+# Updates whose gains are compared with those of as many before them.
+WINDOW = 6
 # Plain EM computes the gradient only at every so many updates; others have it anyway.
 UPDATES_BETWEEN_GRADIENTS = 10
 
@@ -245,7 +247,3 @@ def expects(climb: Climb) -> float:
     before, last = gains[:WINDOW].sum(), gains[WINDOW:].sum()
     return float(last**2 / (before - last)) if 0 < last < before else 0.0
 
-
-# Updates whose gains are compared with those of as many before them.
-WINDOW = 6
-__all__ += ["CONVERGED", "Race", "expects"]

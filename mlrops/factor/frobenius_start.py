@@ -10,8 +10,9 @@ from ..fitting.factors import Factors
 from ..fitting.pairs import GroupPairs
 from ..fitting.residuals import GramResidual
 from ..tree.hierarchy import Hierarchy
+from .usable import fold, usable_columns
 
-__all__ = ["FrobeniusFit", "frobenius_start"]
+__all__ = ["FrobeniusFit", "frobenius_start", "without_idle"]
 
 # Sweeps end where one adds less than this share to what factors have explained so far, or after so
 # many: further ones hardly save EM an update.
@@ -90,24 +91,25 @@ def frobenius_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, s
     X = X / X.dtype.type(np.sqrt(source.n_samples))
     fit = FrobeniusFit(X, hierarchy, ranks, least_share * source.variance)
     fit.run(LEAST_GAIN, MAX_SWEEPS)
-    return _without_idle(fit.F, fit.D, hierarchy, ranks), fit.D
+    return without_idle(fit.F, fit.D, hierarchy, ranks), fit.D
 
 
-def _without_idle(F: FloatArray, D: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]
-                 ) -> FloatArray:
-    """Small random loadings for columns that the fit has no use for.
+def without_idle(F: FloatArray, D: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]
+                ) -> FloatArray:
+    """Small random loadings for columns that could be used, but that a fit has no use for.
 
     The residual of a group may have fewer positive eigenvalues than the group has factors, as that
     of a single feature has none next to D.  EM would leave a zero column at zero, although the
     likelihood may have a use for it.
     """
-    rng, col = np.random.default_rng(0), 0
+    fold(F, hierarchy, ranks)
+    rng, usable, col = np.random.default_rng(0), usable_columns(hierarchy, ranks), 0
     for level, r in enumerate(ranks):
         for rows in hierarchy._equal_groups(level) if r else ():
             here = np.s_[rows, col : col + min(r, rows.shape[1])]
             mine, noise = F[here], D[rows]
             idle = np.square(mine).sum(axis=1) < IDLE * noise.mean(axis=1)[:, None]
             new = rng.standard_normal(mine.shape) * np.sqrt(IDLE * noise)[:, :, None]
-            F[here] = np.where(idle[:, None, :], new, mine)
+            F[here] = np.where(usable[here], np.where(idle[:, None, :], new, mine), 0)
         col += r
     return F

@@ -13,8 +13,8 @@ from .._common.typing import BoolArray, FloatArray, IntArray
 from .._common.wording import counted
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .point import Point
 from .estep.protocol import EStep, Source
+from .point import Point
 from .prior import Prior
 
 __all__ = ["LEAST", "LikelihoodSurface", "State", "VanishingVariance", "independent_loglik"]
@@ -57,8 +57,8 @@ class LikelihoodSurface:
     """What a fit climbs, and its EM map, in coordinates that units do not matter for.
 
     They are ``v = (F / sd, log D, mean / sd)``, sd the features' standard deviations, or with
-    `linear` ``D / sd²`` in place of log D.  The mean is part of v only where EM updates it.  What is
-    climbed is the average log-likelihood a sample, less what a `prior` takes off.
+    `linear` ``D / sd²`` in place of log D.  The mean is part of v only where EM updates it.  What
+    is climbed is the average log-likelihood a sample, less what a `prior` takes off.
     """
 
     def __init__(self, source: Any, tree: Hierarchy, ranks: tuple[int, ...], floor: FloatArray,
@@ -122,6 +122,7 @@ class State:
         self.loglik = step.loglik
         prior = surface.prior
         self.objective = step.loglik - (0.0 if prior is None else prior.penalty(point.D))
+        self.image: Any = None
         self.raw: Point | None = None  # where EM goes without prior and floor
 
     def map(self, out: Point, keep: bool) -> None:
@@ -150,7 +151,7 @@ class State:
         g = np.empty(surface.size)
         F, D, mean = surface.parts(g)
         raw: Any = self.raw
-        _, dD, dmean = self.step.gradient(*raw, scale=surface.sd, out=F)
+        _, dD, dmean = self.step.gradient(raw.F, raw.D, raw.mean, surface.sd, F)
         if surface.prior is not None:
             dD = dD + surface.prior.derivative(point.D)
         np.multiply(dD, surface.sd**2 if surface.linear else point.D, out=D)

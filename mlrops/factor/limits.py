@@ -15,9 +15,10 @@ from .._common.typing import FloatArray, IntArray
 from .._common.wording import agree, counted
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
-from .point import Point
 from .estep.protocol import Source
 from .likelihood import LEAST
+from .point import Point
+from .usable import usable_ranks
 
 __all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
            "warn_of_floor", "warn_of_plateau"]
@@ -78,11 +79,11 @@ def too_few_samples(hierarchy: Hierarchy, ranks: Sequence[int], n_samples: int, 
     """
     N = n_samples - bool(center)
     factors = np.zeros(hierarchy.n, int)
-    for level, (r, offsets) in enumerate(zip(ranks, hierarchy.boundaries, strict=True)):
-        sizes, labels = np.diff(offsets), hierarchy.labels(level)
-        factors += np.minimum(r, sizes)[labels]
+    for level, usable in enumerate(usable_ranks(hierarchy, ranks)):
+        sizes, labels = hierarchy.group_sizes(level), hierarchy.labels(level)
+        factors += usable[labels]
         excess = np.minimum(factors, sizes[labels] - 1)
-        if r and (excess.max() >= N or excess.max() > share * N):
+        if ranks[level] and (excess.max() >= N or excess.max() > share * N):
             i = int(excess.argmax())
             where = (f"the {counted(sizes[labels[i]], 'feature')} of group {labels[i]} of level"
                      f" {level}" if hierarchy.group_counts[level] > 1 else

@@ -25,6 +25,7 @@ from ..tree.hierarchy import Hierarchy
 from .folds import make_folds
 from .limits import useful_ranks
 from .rank_table import CRITERIA, RankRecord, RankSelection, merit
+from .usable import capped_groups
 
 __all__ = ["RankOptions", "RankedFits", "choose_ranks", "in_new_order", "order_in_errors"]
 
@@ -336,7 +337,7 @@ class Search:
             cv_se=(float(np.std(held_out, ddof=1) / math.sqrt(n_folds)) if n_folds > 1
                    else math.nan),
             n_iter=sum(fit.n_iter for fit in fits), converged=all(fit.converged for fit in fits),
-            n_capped=sum(int((h.group_sizes(level) < r).sum()) for level, r in enumerate(ranks)),
+            n_capped=len(capped_groups(h, ranks)),
             refused=refused)
 
     def warn(self, stacklevel):

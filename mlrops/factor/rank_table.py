@@ -33,7 +33,7 @@ class RankRecord(NamedTuple):
     converged : bool
         Whether all its fits converged.
     n_capped : int
-        Groups with fewer features than their level's rank.
+        Groups with too few features to use their level's rank.
     refused : str
         The reason where it cannot be chosen because the likelihood of a fit has no maximum, else
         empty.  NaN then stands for its likelihoods, which would depend on the floor of D alone.

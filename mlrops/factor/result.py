@@ -77,7 +77,9 @@ class FactorModelResult(Stored, Explained):
         Column names of the data where it had some, else those of the hierarchy.  Arrays of the
         result are in their order.
     capped : tuple of (int, int, int)
-        ``(level, group, features)`` of groups that have fewer features than their level's rank.
+        ``(level, group, features)`` of groups that can use fewer factors than their level's rank:
+        m features have no use for more than m, at all the levels together at which they are a group
+        of their own.  Coarser levels get theirs first; further columns are zero.
     mean_is_estimated : bool
         Whether `mean` was fitted to the data, and counts among the parameters.
 

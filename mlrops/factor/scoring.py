@@ -89,7 +89,7 @@ class Scoring:
 
 def scoring_step(B: Matrix, answer: Matrix, g: FloatArray, damping: float = 0.0,
                  most: int = MOST_PRODUCTS, ratio: float = RATIO) -> FloatArray:
-    """d with ``(B + damping M) d = g`` about, by conjugate gradients; ``answer(q)`` is ``M⁻¹ q``."""
+    """d with ``(B + damping M) d = g``, roughly, by conjugate gradients; answer is ``M⁻¹``."""
     d, r = np.zeros_like(g), g.copy()
     z = answer(r)
     p, Mp = z.copy(), r.copy()

@@ -85,14 +85,15 @@ class SecantPairs:
             c[i] = alpha[i] - (yr[i] + c @ SY[:k, i]) / SY[i, i]
         return kernels.vectors.combine(c, S, d)
 
-    def corrected(self, B: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:
+    def corrected(self, B: Callable[[FloatArray], FloatArray]
+                  ) -> Callable[[FloatArray], FloatArray]:
         """The BFGS matrix that satisfies ``B⁺ s = y`` for the newest pair, from a rough Hessian B.
 
         In the compact form of R. Byrd, J. Nocedal, R. Schnabel (1994), which takes a product of B
         with each pair.
         """
         ages = [t % len(self.S) for t in range(self.count - len(self), self.count)]
-        m, S, Y, SY = len(ages), self.S[ages], self.Y[ages], self.SY[np.ix_(ages, ages)]
+        S, Y, SY = self.S[ages], self.Y[ages], self.SY[np.ix_(ages, ages)]
         BS = np.stack([B(s) for s in S])
         SBS = np.stack([kernels.vectors.dots(S, b) for b in BS])
         L = np.stack([kernels.vectors.dots(S, y) for y in Y], axis=1)

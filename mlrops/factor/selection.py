@@ -109,7 +109,8 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     Notes
     -----
     *Degrees of freedom* are counted with rotations out, level by level; a group smaller than its
-    rank counts as many factors as it can have, and is counted in the table (``n_capped``).
+    rank counts as many factors as it can have, at all levels at which it stands together, and is
+    counted in the table (``n_capped``).
 
     *The greedy search* tries one more factor at each level and takes the best; where none helps,
     one factor less, or one moved from a level to another; it ends where no move lowers the

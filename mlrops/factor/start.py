@@ -1,6 +1,6 @@
 """Starting points of EM for factor models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,17 +11,15 @@ from .._common.typing import FloatArray
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .estep.protocol import Source
-from .frobenius_start import frobenius_start
+from .frobenius_start import frobenius_start, without_idle
+from .principal_start import PrincipalFactors
+from .usable import fold
 
-__all__ = ["capped_groups", "start"]
+__all__ = ["start"]
 
 # A start leaves at least this share of a feature's variance in D: where D is small, it and the
 # loadings move slowly.  With 0.01, 18 trial fits of 300 updates fell 15 times as far short.
 LEAST_SHARE = 0.1
-# The same for principal factors, which settle on D and loadings together.
-LEAST_UNIQUENESS = 0.01
-# Iterations of principal factors: D hardly moves any more; EM goes on from there.
-PRINCIPAL_ITERATIONS = 20
 # Truncated SVDs of blocks whose smaller side is more than MANY times the directions asked for, with
 # EXTRA ones for good measure, take POWERS subspace iterations.
 MANY, EXTRA, POWERS = 8, 10, 3
@@ -110,34 +108,10 @@ def svd_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: i
 
 def principal_factor_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any,
                            seed: int | None) -> tuple[FloatArray, FloatArray]:
-    """Iterated principal factors of the correlations R, for a single level of one group.
-
-    In the metric of the uniquenesses Ψ: the leading eigenpairs (λ, v) of ``Ψ^-½ R Ψ^-½`` give the
-    loadings ``Ψ^½ v √(λ - 1)``, the best for this Ψ, and what these leave of the diagonal is the
-    next Ψ (D. Lawley, A. Maxwell, "Factor analysis as a statistical method", 1971).
-    """
-    if hierarchy.group_counts != (1,):
-        raise ValueError(
-            'init="principal_factor" is for a single level of one group, got group counts'
-            f' {hierarchy.group_counts}; init="svd" is for trees')
-    X = _data(source, ranks, seed)
-    r, n = min(ranks[0], *X.shape), hierarchy.n
-    psi = np.full(n, 0.5)
-    F = np.zeros((n, ranks[0]))
-    for _ in range(PRINCIPAL_ITERATIONS if r else 0):
-        scaled = (X / np.sqrt(psi)[:, None]).astype(float)
-        V, s = _left_singular(scaled, r)
-        F[:, :r] = np.sqrt(psi)[:, None] * V * np.sqrt(np.maximum(s**2 - 1, 0))
-        psi = np.clip(1 - np.square(F).sum(axis=1), LEAST_UNIQUENESS, 1)
-    return F, psi
-
-
-def _left_singular(X: FloatArray, r: int) -> tuple[FloatArray, FloatArray]:
-    """The r leading left singular vectors (n, r) and singular values of X."""
-    n, k = X.shape
-    V = _right_vectors(X.T[None], r)[0] if k >= n else X @ _right_vectors(X[None], r)[0]
-    s = np.linalg.norm(X.T @ V if k >= n else V, axis=0)
-    return (V if k >= n else V / np.where(s > 0, s, 1)), s
+    """Iterated principal factors, level by level; see `PrincipalFactors`."""
+    fit = PrincipalFactors(_data(source, ranks, seed), hierarchy, ranks)
+    fit.run()
+    return without_idle(fit.F, fit.psi, hierarchy, ranks), fit.psi
 
 
 def random_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed: int | None
@@ -151,8 +125,8 @@ def random_start(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, seed
 
 
 STARTS: dict[str, Callable[..., tuple[FloatArray, FloatArray]]] = {
-    "svd": svd_start,
     "principal_factor": principal_factor_start,
+    "svd": svd_start,
     # D leaves EM room to move.
     "frobenius": partial(frobenius_start, least_share=LEAST_SHARE),
     "random": random_start}
@@ -162,7 +136,8 @@ def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Sourc
          ) -> tuple[FloatArray, FloatArray]:
     """Compact F (n, R) and D (n,) to start from, in tree order, writeable.
 
-    They do not depend on the units of the features: times s, F is times s and D times s².
+    They do not depend on the units of the features: times s, F is times s and D times s².  Columns
+    that a group cannot use are zero, at which EM leaves them.
     """
     if isinstance(init, MLR):
         own, names = init.hierarchy.feature_names, hierarchy.feature_names
@@ -175,29 +150,13 @@ def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Sourc
         if init.ranks != ranks:
             raise ValueError(f"init must have the ranks of the model, {ranks}, got {init.ranks}")
         F, D = (np.array(hierarchy._gather(x)) for x in (init.F, init.D))
+        fold(F, hierarchy, ranks)
     elif isinstance(init, str) and init in STARTS:
         standardized = _Standardized(source)
         F, D = STARTS[init](hierarchy, ranks, standardized, seed)
-        _cap(F, hierarchy, ranks)
+        fold(F, hierarchy, ranks)
         F, D = F * standardized.sd[:, None], D * standardized.sd**2
     else:
         raise ValueError(
             f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
     return F.astype(float, copy=False), D.astype(float, copy=False)
-
-
-def capped_groups(hierarchy: Hierarchy, ranks: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    """(level, group, features) of the groups that have fewer features than their level's rank."""
-    return tuple((level, g, int(size)) for level, r in enumerate(ranks)
-                 for g, size in enumerate(hierarchy.group_sizes(level)) if size < r)
-
-
-def _cap(F: FloatArray, hierarchy: Hierarchy, ranks: tuple[int, ...]) -> None:
-    """Zero the columns that a group cannot use: EM leaves a zero column at zero."""
-    col = 0
-    for level, r in enumerate(ranks):
-        for rows in hierarchy._equal_groups(level) if r else ():
-            m = rows.shape[1]
-            if m < r:
-                F[rows, col + m : col + r] = 0
-        col += r

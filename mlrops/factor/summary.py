@@ -63,7 +63,7 @@ def _levels(fit):
 
 
 def _remarks(fit):
-    """Variances at the floor, and groups too small for their rank."""
+    """Variances at the floor, and groups that cannot use their rank."""
     names = fit.feature_names
     if len(fit.boundary):
         at_floor = [i if names is None else short(names[i]) for i in fit.boundary]
@@ -71,7 +71,7 @@ def _remarks(fit):
                               f" ({name_some(at_floor)})")
     if fit.capped:
         groups = [f"level {level} group {g}" for level, g, _ in fit.capped]
-        yield from paragraph(f"Groups of fewer features than the rank: {len(groups):,}"
+        yield from paragraph(f"Groups with too few features for their rank: {len(groups):,}"
                               f" ({name_some(groups)})")
 
 

@@ -51,7 +51,7 @@ def _by_rows(use, M, layout):
 
 
 def rows_times(A: FloatArray, M: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArray]:
-    """``A_leaf M`` (n, R) and ``diag(A_leaf M A_leafᵀ)`` (n,), M (n_leaves, R, R) a matrix a leaf."""
+    """``A_leaf M`` (n, R) and ``diag(A_leaf M A_leafᵀ)`` (n,), M (n_leaves, R, R)."""
     out, forms = np.empty_like(A), np.empty(len(A), A.dtype)
 
     def use(s, times):

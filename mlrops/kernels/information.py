@@ -78,7 +78,7 @@ class InformationAt:
         return out, forms / (2 * d**2)
 
     def _sweep(self, T: FloatArray, S: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The blocks of E and Z on the paths of the leaves, (n_leaves, R, R), from those of T, S."""
+        """Blocks of E and Z on the paths of the leaves, (n_leaves, R, R), from those of T, S."""
         kept = []
         for at in reversed(self._levels):
             a = at.B.shape[2]

@@ -30,8 +30,9 @@ class FactorInformation(StructuredOperator):
 
     Notes
     -----
-    A product takes about ``10 n R²`` flops and the memory of a few arrays of the size of F, whatever
-    the number of groups; no n×n and no s×s matrix is formed.  What a point needs is computed once.
+    A product takes about ``10 n R²`` flops and the memory of a few arrays of the size of F,
+    whatever the number of groups; no n×n and no s×s matrix is formed.  What a point needs is
+    computed once.
     Rotations of the factors of a group leave Σ as it is, so the matrix is singular: along them, and
     along columns of zeros, as groups smaller than their rank have.  It is positive semidefinite,
     and `solve` finds the shortest solution where there is one.

@@ -5,9 +5,9 @@ monotone: where a jump lets the log-likelihood fall, the plain EM step is taken.
 """
 
 import numpy as np
+from mlrops.factor.point import Point
 
-from mlrops.factor.ascent import LikelihoodSurface
-from mlrops.factor.em import Point
+from mlrops.factor.likelihood import LikelihoodSurface
 from mlrops.factor.estep.sources import open_source
 from mlrops.factor.start import start
 

@@ -117,6 +117,7 @@ class SomeCells:
     """What the sources with missing cells have in common; all in tree order."""
 
     mean_is_free: bool
+    is_dear = True
 
     @property
     def classes(self) -> Classes:
@@ -157,7 +158,6 @@ class IncompleteData(SomeCells):
     mean: FloatArray  # (n,) mean of the observed cells, or zeros where it is fixed
     mean_is_free: bool
     dtype: np.dtype = np.dtype(float)
-    is_dear = True
 
     @property
     def width(self) -> int:

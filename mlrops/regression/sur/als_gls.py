@@ -17,7 +17,7 @@ from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted
 from ...factor.likelihood import VanishingVariance
 from ...factor.limits import at_floor, run_off
-from ...factor.start import capped_groups
+from ...factor.usable import capped_groups
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
@@ -64,7 +64,7 @@ class SUROptions(Stopping, Stored):
 def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks | None = None,
             hierarchy: Hierarchy | Labels | None = None, *,
             covariance: StructuredOperator | Data | None = None,
-            solver: Solver = "cg", tol: float = 1e-9, gtol: float = 1e-5,
+            solver: Solver = "cg", tol: float | None = None, gtol: float = 1e-5,
             max_iter: int = 200, maxiter: int = 1000, variance_floor: float = 1e-6,
             beta_ridge: float = 0.0, factor_ridge: float = 0.0, progress: bool = False,
             callback: Callback | None = None) -> SURResult:
@@ -85,8 +85,9 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         Dependent variables, one equation a column.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
-        group with fewer equations than its level's rank gets as many factors as it has equations
-        (``result.capped`` lists them), and no level gets more than there are rows.
+        group gets as many factors as it has equations at most, at all levels together at which it
+        stands (``result.capped`` lists those with fewer than the rank), and no level gets more than
+        there are rows.
     hierarchy : Hierarchy or labels, optional
         Tree of the equations, as for `SUR.fit`; default one level with one group.
     covariance : StructuredOperator, array_like or DataFrame, shape (K, K), optional

@@ -13,12 +13,12 @@ from ..._common.typing import FloatArray
 from ..._common.wording import counted
 from ...factor.ascent import Ascent
 from ...factor.climb import chosen_optimizer, jumps_of
-from ...factor.likelihood import LikelihoodSurface, independent_loglik
-from ...factor.point import Point
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
+from ...factor.likelihood import LikelihoodSurface, independent_loglik
 from ...factor.limits import check_scale, warn_of_floor
+from ...factor.point import Point
 from ...factor.start import start
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
@@ -260,9 +260,10 @@ class Alternation(Iteration):
         gain = (trace[-1] - trace[-2]) / scale
         # With many parameters small derivatives can still add up to a gain.
         still = max(self.ascent.state.gradient_norm, self.normal_norm) <= gtol
-        if still and (not self._moved or gain <= max(tol, LEAST_GAIN)):
+        if still and (not self._moved or gain <= max(tol or 0, LEAST_GAIN)):
             return "gradient"
-        if not self._moved or self._options.small_gains(trace, scale, SMALL_GAINS):
+        if not self._moved or self._options.small_gains(
+                trace, scale, SMALL_GAINS, self.system.N):
             # Gains are no measure of coefficients that the solver leaves on their way.  Where it
             # stalls at a residual whose square no likelihood shows, they are there.
             most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5

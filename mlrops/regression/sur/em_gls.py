@@ -9,7 +9,8 @@ from ..._common.driver import Iteration, Stopping, drive
 from ..._common.typing import Data, FloatArray, Labels, Ranks
 from ...factor.likelihood import independent_loglik
 from ...factor.limits import at_floor
-from ...factor.start import capped_groups, start
+from ...factor.start import start
+from ...factor.usable import capped_groups
 from ...operators.elementary import Dense
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
@@ -28,7 +29,8 @@ SMALL_GAINS = 3
 
 
 def em_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
-           hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
+           hierarchy: Hierarchy | Labels | None = None, *, tol: float | None = None,
+           gtol: float = 1e-5,
            max_iter: int = 5000, variance_floor: float = 1e-6) -> SURResult:
     """Fit the model of `als_gls` the dense way: same likelihood, same maximum.
 
@@ -122,14 +124,18 @@ class _DenseEM(Iteration):
         new = self.state.em_step(self._floor).gls_step()
         if new.loglik < self.state.loglik:  # rounding is all that is left, of the gain or of Σ
             lost = (self.state.loglik - new.loglik) / self._scale()
-            return "tol" if lost <= max(self._stopping.tol, LEAST_GAIN) else "rounding"
+            return "tol" if lost <= max(self._stopping.tol or 0, LEAST_GAIN) else "rounding"
         self.state = new
         return None
 
     def reason(self, trace: list[float]) -> str | None:
         if len(trace) > 1 and self.state.gradient_norm(self._floor) <= self._stopping.gtol:
             return "gradient"
-        return "tol" if self._stopping.small_gains(trace, self._scale(), SMALL_GAINS) else None
+        return "tol" if self._is_small(trace) else None
+
+    def _is_small(self, trace: list[float]) -> bool:
+        N = self.state.system.N
+        return self._stopping.small_gains(trace, self._scale(), SMALL_GAINS, N)
 
 
 class _State:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..._common.wording import counted, name_some
+from ...factor.usable import usable_ranks
 from ...operators.mlr import check_ranks
 from ...tree.hierarchy import Hierarchy
 from .data import SURData
@@ -21,8 +22,8 @@ def check_carried(data: SURData, hierarchy: Hierarchy, ranks: Any) -> tuple[int,
     ranks = check_ranks(ranks, hierarchy)
     if data.K == 1:
         return (0,) * len(ranks)
-    factors = sum(np.minimum(r, hierarchy.group_sizes(level))[hierarchy.labels(level)]
-                  for level, r in enumerate(ranks))
+    factors = np.sum([usable[hierarchy.labels(level)]
+                      for level, usable in enumerate(usable_ranks(hierarchy, ranks))], axis=0)
     needed = data.p + factors
     bad = np.flatnonzero(data.nobs <= needed)
     if bad.size:
@@ -46,11 +47,11 @@ def check_bounded(data: SURData, hierarchy: Hierarchy, ranks: tuple[int, ...]) -
     """
     if data.observed is not None:  # a row then constrains the equations that it has
         return
-    p, labels = data.p, hierarchy.labels(-1)
+    p, labels, usable = data.p, hierarchy.labels(-1), usable_ranks(hierarchy, ranks)
     for leaf in range(hierarchy.group_counts[-1]):
         equations = np.flatnonzero(labels == leaf)
-        R = sum(min(r, hierarchy.group_sizes(level)[hierarchy.labels(level)[equations[0]]])
-                for level, r in enumerate(ranks))
+        R = sum(int(usable[level][hierarchy.labels(level)[equations[0]]])
+                for level in range(hierarchy.n_levels))
         if R == 0 or equations.size <= R:
             continue
         most = equations[np.argsort(-p[equations], kind="stable")[: R + 1]]

@@ -272,7 +272,7 @@ class SUR:
             covariance: Any = None, cov_type: CovType = "unadjusted",
             cov_kwds: Mapping[str, Any] | None = None,
             rank_options: Mapping[str, Any] | None = None, solver: Solver = "cg",
-            tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
+            tol: float | None = None, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
             variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
             progress: bool = False, callback: Callback | None = None) -> SURResult:
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
@@ -324,8 +324,9 @@ class SUR:
 
         Notes
         -----
-        A group with fewer equations than its level's rank gets as many factors as it has equations,
-        which already give every covariance it can have; ``result.capped`` lists them.
+        A group gets as many factors as it has equations at most, which already give every
+        covariance it can have, at all levels together at which it stands; ``result.capped`` lists
+        the groups for which that is less than the rank.
 
         With R factors and N rows the likelihood has no maximum where R + 1 equations have N - R
         regressors or more in all: their errors can be made to depend on one another.  Such fits

@@ -59,7 +59,7 @@ class SURResult(StoredSystem, CoefficientResults):
     boundary : ndarray of int, shape (number of them,)
         Equations whose variance in D stands at the floor (Heywood cases).
     capped : tuple of (int, int, int)
-        ``(level, group, equations)`` of groups with fewer equations than their level's rank.
+        ``(level, group, equations)`` of groups with too few equations to use their level's rank.
     selection : RankSelection or None
         How ``SUR.fit(ranks="bic")`` or ``"cv"`` chose the ranks, with the table of candidates.
     cov_type, cov_kwds : str, dict

@@ -128,7 +128,7 @@ def _notes(fit: SystemFit) -> Iterator[str]:
         h = fit.covariance.hierarchy
         groups = [f"level {level} group {short((h.names(level) or range(g + 1))[g])}"
                   for level, g, _ in fit.capped]
-        notes.append(f"Groups of fewer equations than the rank: {len(groups):,}"
+        notes.append(f"Groups with too few equations for their rank: {len(groups):,}"
                      f" ({name_some(groups)}).")
     for note in notes:
         yield from textwrap.wrap(note, WIDTH, subsequent_indent="  ")
