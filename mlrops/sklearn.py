@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._common.deprecated import replaced_option
 from ._common.given import align_weights
 from ._common.typing import Data, FloatArray, Labels, Ranks
 from ._common.validate import as_real
@@ -51,7 +52,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     hierarchy : Hierarchy or labels, optional
         Tree of the features that `fit` sees, as in `fit_factor_model`; default one level with one
         group.
-    init, n_init, accelerate, center
+    init, n_init, n_jobs, optimizer, prior, prior_variance, center
         As in `fit_factor_model`.
     missing : {"raise", "em"}, optional
         What to do about NaN: refuse it, or leave out the cells it marks, in `fit` as in what is
@@ -131,16 +132,21 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     n_iter_: int
     n_features_in_: int
 
+    @replaced_option("accelerate", "optimizer", {True: "auto", False: "em"})
     def __init__(self, ranks: Ranks = 1, hierarchy: Hierarchy | Labels | None = None, *,
-                 init: Any = "principal_factor", n_init: int = 1, accelerate: bool = True,
-                 center: bool = True,
-                 missing: str = "raise", tol: float = 1e-9, gtol: float = 1e-5,
-                 max_iter: int = 1000, variance_floor: float = 1e-6, random_state: Any = None):
+                 init: Any = "principal_factor", n_init: int = 1, n_jobs: int | None = None,
+                 optimizer: str = "auto", prior: Any = None, prior_variance: Any = None,
+                 center: bool = True, missing: str = "raise", tol: float | None = None,
+                 gtol: float = 1e-5, max_iter: int = 1000, variance_floor: float = 1e-6,
+                 random_state: Any = None):
         self.ranks = ranks
         self.hierarchy = hierarchy
         self.init = init
         self.n_init = n_init
-        self.accelerate = accelerate
+        self.n_jobs = n_jobs
+        self.optimizer = optimizer
+        self.prior = prior
+        self.prior_variance = prior_variance
         self.center = center
         self.missing = missing
         self.tol = tol

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
-from mlrops.factor.point import Point
 from trees import close, dense_mlr, hierarchies
 
 from mlrops import MLR, Hierarchy
-from mlrops.factor.likelihood import LikelihoodSurface
 from mlrops.factor.estep.complete import CompleteData
+from mlrops.factor.likelihood import LikelihoodSurface
+from mlrops.factor.point import Point
 
 
 def dense_data(Y, h, center=True, weights=None):
@@ -39,10 +39,11 @@ def run(source, h, ranks, updates=3, point=None):
     surface = LikelihoodSurface(source, h._in_tree_order(), ranks, np.zeros(h.n, source.dtype))
     out = []
     for _ in range(updates):
-        mapped = surface.evaluate(point, Point.empty_like(point), False)
-        point = mapped.image
+        state = surface.evaluate(point)
+        state.map(Point.empty_like(point), False)
+        point = state.image
         assert point.F.dtype == point.D.dtype == source.dtype
-        out.append((mapped.loglik, point.F, point.D))
+        out.append((state.loglik, point.F, point.D))
     return out
 
 

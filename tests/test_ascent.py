@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlrops.factor.point import Point
 from trees import close, dense_mlr, hierarchies, same_group
 
 from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.factor.ascent import SHORTER, Ascent, LikelihoodSurface, _shorter
 from mlrops.factor.estep.sources import open_source
+from mlrops.factor.point import Point
 from mlrops.factor.secant import SecantPairs
 from mlrops.factor.start import start
 from mlrops.kernels import vectors
@@ -250,8 +250,8 @@ def climb(problem, first, accelerate, steps, breaks=None):
 
 
 @pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("accelerate", [True, False])
-def test_what_is_alive_is_never_written(missing, accelerate):
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
+def test_what_is_alive_is_never_written(missing, optimizer):
     Y = samples(TREE, (2, 1, 1), 60)
     problem, first = open_problem(gappy(Y) if missing else Y, (2, 1, 1), TREE)
     climb(problem, first, accelerate, 60)
@@ -292,7 +292,7 @@ def test_no_finite_value_at_a_plain_step_is_an_error():
 def test_it_stops_where_rounding_ends_all_gains():
     Y = samples(TREE, (1, 1, 0), 200)
     problem, first = open_problem(Y, (1, 1, 0), TREE)
-    for accelerate in (True, False):
+    for optimizer in ("bfgs", "em"):
         ascent = climb(problem, first, accelerate, 4000)[0]
         assert ascent.exhausted and ascent.state.gradient_norm < 1e-5
 
@@ -368,8 +368,8 @@ def test_accelerated_fits_reach_what_plain_fits_reach(seed, missing):
     h = Hierarchy(np.random.default_rng(seed).permutation(30), [[0, 30], [0, 12, 30]])
     Y = samples(h, (1, 1), 300, seed=seed)
     Y = gappy(Y) if missing else Y
-    fast, slow = (fit_factor_model(Y, (1, 1), h, missing="em", accelerate=accelerate)
-                  for accelerate in (True, False))
+    fast, slow = (fit_factor_model(Y, (1, 1), h, missing="em", optimizer=optimizer)
+                  for optimizer in ("bfgs", "em"))
     assert fast.converged and slow.converged
     assert fast.loglik > slow.loglik - 1e-8
     assert fast.n_evaluations <= slow.n_evaluations

@@ -48,7 +48,7 @@ def path(tmp_path):
 
 KINDS = {
     "accelerated": (Y, {}),
-    "plain": (Y, {"accelerate": False}),
+    "plain": (Y, {"optimizer": "em"}),
     "float32": (Y.astype(np.float32), {}),
     "missing cells": (GAPS, {"missing": "em"}),
     "missing cells, mean fixed": (GAPS - 1, {"missing": "em", "center": False}),
@@ -197,7 +197,7 @@ OTHERS = {
     "weights": ({"sample_weight": np.arange(60.0) + 1}, "data: "),
     "ranks": ({"ranks": (1, 1, 1)}, r"ranks: \(2, 1, 1\) there, \(1, 1, 1\) now"),
     "hierarchy": ({"h": problem(seed=1)[0]}, "hierarchy: "),
-    "acceleration": ({"accelerate": False}, "accelerate: True there, False now"),
+    "acceleration": ({"optimizer": "em"}, "optimizer: bfgs there, em now"),
     "centring": ({"center": False}, "center: True there, False now"),
     "start": ({"init": "random"}, "init: principal_factor there, random now"),
     "restarts": ({"n_init": 2}, "n_init: 1 there, 2 now"),

@@ -293,11 +293,11 @@ TIMES = np.random.default_rng(5).integers(0, 4, N)
 
 
 @pytest.mark.parametrize("center", [True, False])
-@pytest.mark.parametrize("accelerate", [True, False])
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_kinds_agree(kind, accelerate, center):
-    found = fit(KINDS[kind](Y), accelerate=accelerate, center=center, **OPTIONS.get(kind, {}))
-    same(found, reference(accelerate=accelerate, center=center))
+def test_kinds_agree(kind, optimizer, center):
+    found = fit(KINDS[kind](Y), optimizer=optimizer, center=center, **OPTIONS.get(kind, {}))
+    same(found, reference(optimizer=optimizer, center=center))
     assert center or not found.mean.any()
 
 
@@ -373,8 +373,8 @@ def converged():
 def test_compression_changes_no_iterate(compress):
     seen, expected = [], []
     assert open_source(Y, H, True, "raise", None, compress)[0].X.shape == (n, n if compress else N)
-    fit(Y, accelerate=False, compress=compress, callback=seen.append)
-    fit([Y], accelerate=False, callback=expected.append)
+    fit(Y, optimizer="em", compress=compress, callback=seen.append)
+    fit([Y], optimizer="em", callback=expected.append)
     for one, other in zip(seen, expected, strict=True):
         assert one.loglik == pytest.approx(other.loglik, abs=1e-10)
         close(one.covariance.F, other.covariance.F, 1e-9)
@@ -390,7 +390,7 @@ def test_a_fit_from_a_sketch_is_the_same_every_time(kind):
 
 
 def test_large_means():
-    start = {"init": "svd", "accelerate": False}
+    start = {"init": "svd", "optimizer": "em"}
     expected = fit(Y, **start)
     for kind in ("array", "not compressed"):
         found = fit(KINDS[kind](Y + 1e8), **start, **OPTIONS.get(kind, {}))

@@ -24,15 +24,15 @@ def path(tmp_path):
 # ---------------------------------------------------------------- Ctrl-C
 
 
-@pytest.mark.parametrize("accelerate", [True, False])
-def test_interrupt_from_the_callback(accelerate, path, recwarn):
-    full = fit(accelerate=accelerate, tol=1e-5)
-    part = fit(accelerate=accelerate, tol=1e-5, checkpoint=path, max_iter=6,
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
+def test_interrupt_from_the_callback(optimizer, path, recwarn):
+    full = fit(optimizer=optimizer, tol=1e-5)
+    part = fit(optimizer=optimizer, tol=1e-5, checkpoint=path, max_iter=6,
                callback=stop_after(7, KeyboardInterrupt))
     assert part.termination == "interrupted" and not part.converged
     assert part.n_iter == 6 and part.loglik == full.loglik_trace[6]
     assert not recwarn.list
-    same(fit(accelerate=accelerate, tol=1e-5, checkpoint=path, resume=True), full)
+    same(fit(optimizer=optimizer, tol=1e-5, checkpoint=path, resume=True), full)
 
 
 def breaking(at, monkeypatch):

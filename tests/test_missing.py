@@ -421,7 +421,7 @@ def test_fit_leaves_out_missing_cells():
     options = {"missing": "em", "init": init}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        plain = fit_factor_model(Y, ranks, h, accelerate=False, max_iter=5, tol=0, **options)
+        plain = fit_factor_model(Y, ranks, h, optimizer="em", max_iter=5, tol=0, **options)
         fit = fit_factor_model(Y, ranks, h, **options)
     for t, found in enumerate(em(problem, 5)):
         assert plain.loglik_trace[t] == pytest.approx(found.loglik, rel=1e-9)

@@ -233,11 +233,11 @@ def fits(p, data, **options):
 
 
 @pytest.mark.parametrize("form", ["memmap", "list", "function", "frames"])
-@pytest.mark.parametrize("accelerate", [True, False])
-def test_fits_are_those_in_memory(form, accelerate, tmp_path):
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
+def test_fits_are_those_in_memory(form, optimizer, tmp_path):
     p = tree_problem(N=80)
     p.Y[[4, 60]] = np.nan
-    memory, stream = fits(p, FORMS[form](p.Y, tmp_path), accelerate=accelerate, max_iter=12,
+    memory, stream = fits(p, FORMS[form](p.Y, tmp_path), optimizer=optimizer, max_iter=12,
                           tol=0, gtol=0)
     close(stream.loglik_trace, memory.loglik_trace, 1e-10)
     close(stream.covariance.toarray(), memory.covariance.toarray(), 1e-7)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
 @pytest.mark.quick(24)
 @parametrize_with_checks([FactorModel(), FactorModel(missing="em"),
-                          FactorModel(2, accelerate=False, center=False)])
+                          FactorModel(2, optimizer="em", center=False)])
 def test_scikit_learn_accepts_it(estimator, check):
     check(estimator)
 
@@ -132,7 +132,7 @@ def test_no_factors():
 
 def test_the_options_reach_the_fit():
     h, ranks, X = tree_data()
-    options = dict(init="random", n_init=2, accelerate=False, center=False, tol=1e-12, gtol=1e-12,
+    options = dict(init="random", n_init=2, optimizer="em", center=False, tol=1e-12, gtol=1e-12,
                    max_iter=30, variance_floor=0.6, random_state=3)
     model, fit = FactorModel(ranks, h, **options).fit(X), fit_factor_model(X, ranks, h, **options)
     close(model.result_.loglik_trace, fit.loglik_trace, 1e-9)
@@ -143,7 +143,7 @@ def test_the_options_reach_the_fit():
     # Each one makes a difference: the second start is the better one, the others matter to both.
     single = clone(model).set_params(n_init=1).fit(X).get_covariance()
     assert not np.allclose(model.get_covariance(), single, rtol=1e-7, atol=0)
-    for name, value in dict(init="frobenius", accelerate=True, center=True, tol=0.5, gtol=0.9,
+    for name, value in dict(init="frobenius", optimizer="bfgs", center=True, tol=0.5, gtol=0.9,
                             max_iter=29, variance_floor=0.1, random_state=4).items():
         other = clone(model).set_params(n_init=1, **{name: value}).fit(X)
         assert not np.allclose(other.get_covariance(), single, rtol=1e-7, atol=0), name

@@ -7,7 +7,6 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlrops.factor.point import Point
 from streams import (
     bitwise,
     check_gradient,
@@ -25,6 +24,7 @@ from trees import PATHS, close, computing
 from mlrops import Hierarchy
 from mlrops.factor.estep.sources import open_source
 from mlrops.factor.estep.streamed import sparse_source
+from mlrops.factor.point import Point
 from mlrops.factor.start import start
 
 RANKS = (2, 0, 3)

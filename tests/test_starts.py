@@ -330,15 +330,15 @@ def test_a_fit_can_go_on_from_its_result():
 
 
 @pytest.mark.quick(8)
-@pytest.mark.parametrize("accelerate", [True, False])
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
 @pytest.mark.parametrize("init", ["svd", "frobenius", "random"])
 @pytest.mark.parametrize("form", ["array", "sparse", "missing"])
-def test_capped_groups(init, accelerate, form):
+def test_capped_groups(init, optimizer, form):
     """Columns that a small group cannot use are zero from the start to the end, and reported."""
     Y, ranks, seen = samples(N=80), (1, 7, 5), []
     Y = {"array": Y, "sparse": sp.csr_array(Y),
          "missing": np.where(np.random.default_rng(0).random(Y.shape) < 0.1, np.nan, Y)}[form]
-    fit = fit_factor_model(Y, ranks, H, init=init, accelerate=accelerate, max_iter=25,
+    fit = fit_factor_model(Y, ranks, H, init=init, optimizer=optimizer, max_iter=25,
                            missing="em", random_state=0, callback=seen.append)
     assert fit.capped == ((1, 0, 6), (2, 0, 1))
     assert len(seen) == 26

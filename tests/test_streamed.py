@@ -8,7 +8,6 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlrops.factor.point import Point
 from streams import (
     bitwise,
     check_gradient,
@@ -27,6 +26,7 @@ from trees import PATHS, close, computing
 from mlrops import Hierarchy, fit_factor_model
 from mlrops.factor.estep.chunks import Chunks, compress_chunks, memmap_chunks
 from mlrops.factor.estep.streamed import chunked_source
+from mlrops.factor.point import Point
 from mlrops.factor.start import start
 
 RANKS = (2, 0, 3)

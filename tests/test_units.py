@@ -26,7 +26,7 @@ KINDS = {
     "sparse": (sp.csr_array(Y), {}), "chunks": ([Y[:100], Y[100:]], {}),
     "compressed chunks": ([Y[:100], Y[100:]], {"compress": True}),
     "as they are": (Y, {"center": False}), "frobenius": (Y, {"init": "frobenius"}),
-    "random": (Y, {"init": "random", "random_state": 0}), "plain": (Y, {"accelerate": False}),
+    "random": (Y, {"init": "random", "random_state": 0}), "plain": (Y, {"optimizer": "em"}),
 }
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 __all__ = ["OldName", "moved_names", "old_attribute", "other_name", "renamed_options",
-           "warn_old"]
+           "replaced_option", "warn_old"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,6 +68,28 @@ def _new_names(function: str, renamed: Mapping[str, str], options: dict[str, Any
         warn_old(f"{function}({old}=)", f"{new}=", stacklevel=4)
         options[new] = options.pop(old)
     return options
+
+
+def replaced_option(old: str, new: str, words: Mapping[bool, str]) -> Callable[[F], F]:
+    """Decorator of a function whose option `old`, on or off, became a word of the option `new`."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            if old in options:
+                value = bool(options.pop(old))
+                if new in options:
+                    raise TypeError(f"{function.__name__} got both {new}= and {old}=, which it"
+                                    f" replaces: give {new}=")
+                warnings.warn(
+                    f"{old}={value} is {new}={words[value]!r} since version 0.3.0; the old option"
+                    " goes in 0.4.0", DeprecationWarning, stacklevel=2)
+                options[new] = words[value]
+            return function(*args, **options)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def moved_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.convergence import ConvergenceWarning
+from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Stopping, Watch
 from .._common.typing import Data, FloatArray, Labels, Optimizer, Prior, RandomState, Ranks
 from .._common.validate import check_number, check_rank
@@ -34,6 +35,7 @@ from .usable import capped_groups
 __all__ = ["fit_factor_model"]
 
 
+@replaced_option("accelerate", "optimizer", {True: "auto", False: "em"})
 def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
                      hierarchy: Hierarchy | Labels | None = None, *,
                      init: Literal["principal_factor", "svd", "frobenius", "random"] | MLR

@@ -5,10 +5,10 @@ monotone: where a jump lets the log-likelihood fall, the plain EM step is taken.
 """
 
 import numpy as np
-from mlrops.factor.point import Point
 
-from mlrops.factor.likelihood import LikelihoodSurface
 from mlrops.factor.estep.sources import open_source
+from mlrops.factor.likelihood import LikelihoodSurface
+from mlrops.factor.point import Point
 from mlrops.factor.start import start
 
 
