@@ -15,8 +15,11 @@ __all__ = ["Scoring", "scoring_step"]
 
 # Damping at the start and its bounds: a multiple of what EM divides by.
 FIRST, LEAST, MOST = 1.0, 1e-10, 64.0
-# Damping from which on the curvature that steps have seen corrects the information.
-CORRECTED = 1e-9
+# What damping is divided by after a good step, and multiplied by after a bad and a refused one.
+LESS, MORE, MUCH_MORE = 4.0, 2.0, 30.0
+# Damping from which on the curvature that steps have seen corrects the information: so many steps
+# rose as predicted before.
+CORRECTED = 1e-8
 MEMORY = 5
 # Tries of a step, each more damped, before EM's own is taken.
 TRIES = 5
@@ -34,10 +37,11 @@ class Scoring:
 
     D is a coordinate as it is, not its logarithm: of one variance scoring in D is exact, and in log
     D the curvature vanishes as D goes to zero.  Variances at the floor whose derivative is negative
-    are held.  Once damping is small B is corrected by the last pairs of steps and falls of the
+    are held.  Once damping is tiny B is corrected by the last pairs of steps and falls of the
     gradient, to the matrix of BFGS (R. Byrd, J. Nocedal, R. Schnabel, "Representations of
-    quasi-Newton matrices and their use in limited memory methods", 1994).  A try that is refused
-    costs an E-step, and no M-step.
+    quasi-Newton matrices and their use in limited memory methods", 1994): where the model does not
+    fit the data, the information is not the curvature.  A try that is refused costs an E-step, and
+    no M-step.
     """
 
     linear = True
@@ -53,12 +57,11 @@ class Scoring:
     def jump(self, ascent: Ascent) -> bool:
         """Try steps with growing damping."""
         here = ascent.state
-        g, answer, B = here.gradient, here.precondition(), here.information()
-        if self.damping <= CORRECTED and len(self.pairs):
-            B = self.pairs.corrected(B)
+        g, answer, plain = here.gradient, here.precondition(), here.information()
         for _ in range(TRIES):
-            d = scoring_step(B, answer, g, self.damping)
-            trial = ascent.at(d)
+            corrected = self.damping <= CORRECTED and len(self.pairs) > 0
+            B = self.pairs.corrected(plain) if corrected else plain
+            trial = ascent.at(scoring_step(B, answer, g, self.damping))
             if trial is not None:
                 rise = trial.objective - here.objective
                 if rise >= 0:
@@ -69,15 +72,18 @@ class Scoring:
                     ascent.accept(trial)
                     return True
                 ascent.discard(trial)
-            self.damping = min(8 * self.damping, MOST)
+            if corrected:
+                self.pairs.clear()
+            else:
+                self.damping = min(MUCH_MORE * self.damping, MOST)
         return False
 
     def _damp(self, share: float) -> None:
         """Less damping where a step rose as predicted, more where it did not."""
         if share > GOOD:
-            self.damping = max(self.damping / 4, LEAST)
+            self.damping = max(self.damping / LESS, LEAST)
         elif share < BAD:
-            self.damping = min(2 * self.damping, MOST)
+            self.damping = min(MORE * self.damping, MOST)
 
     def memory(self) -> dict[str, Any]:
         return self.pairs.memory() | {"damping": np.array(self.damping)}
