@@ -33,12 +33,12 @@ FIRST_UPDATES, MOST_UPDATES = 8, 128
 # After this many iterations the Σ-step takes the coefficients along, once an iteration no longer
 # brings the gradient below this share of what the one before it left: with 12 equations of 2 to 4
 # regressors, N = 20 and 3 factors the alternation took 21 to 31, and then 9 to 13 are enough.
-SEPARATE, SLOW = 6, 0.3
+SEPARATE, SLOW = 6, 0.8
 # A half-step goes on until its gradient is this share of what the other one left; a smaller one
 # where the log-likelihood of inexact coefficients hides gains.
 SHARE, LEAST_SHARE = 0.1, 1e-4
 # Iterations whose gains must all be small: one small gain is no proof that the next is small, too.
-SMALL_GAINS = 2
+SMALL_GAINS = 3
 # A gain, relative as `tol` is, that does not keep a fit with a small gradient from stopping.
 LEAST_GAIN = 1e-9
 
@@ -148,7 +148,7 @@ class Alternation(Iteration):
         data = source.data
         check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
         floor = options.variance_floor * data.variance
-        F, D = start("svd", tree, ranks, data, None)
+        F, D = start("principal_factor", tree, ranks, data, None)
         optimizer = chosen_optimizer(options.optimizer, data, sum(ranks))
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
                                     optimizer == "scoring")
@@ -157,6 +157,7 @@ class Alternation(Iteration):
         self._independent = independent_loglik(data)
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
+        self._arrived = False  # whether the last Σ-step reached its goal
         self._norms: list[float] = []  # of the gradient that Σ-steps left
         self.n_cg: list[int] = []  # iterations of the solver, by iteration
         self.normal_norm, self.solver_end = np.inf, "target"  # of the last β-step
@@ -170,7 +171,7 @@ class Alternation(Iteration):
     @property
     def objective(self) -> float:
         """Log-likelihood a row less penalties."""
-        return self.ascent.state.loglik + self.system.log_weights / self.system.N
+        return self.ascent.state.objective + self.system.log_weights / self.system.N
 
     @property
     def loglik(self) -> float:
@@ -211,12 +212,14 @@ class Alternation(Iteration):
             self.ascent.surface.source.target = self._target()
         # The exponent is capped only to keep the integer small.
         most = min(FIRST_UPDATES * 2 ** min(len(self.n_cg), 30), MOST_UPDATES)
-        moved = False
+        trace, moved = [self.objective], False
         for _ in range(most):
             with whole_step():
-                if self.ascent.state.gradient_norm <= goal or not self.ascent.advance():
+                self._arrived = self.ascent.state.gradient_norm <= goal
+                if self._arrived or self._is_small(trace) or not self.ascent.advance():
                     break
                 moved = True
+                trace.append(self.objective)
         if self._profiled and self.ascent.exhausted and self._share > LEAST_SHARE:
             self._share *= SHARE  # another try, with coefficients whose inexactness hides less
             return True
@@ -239,31 +242,42 @@ class Alternation(Iteration):
         if slow and not self._profiled:
             surface.linear, jumps = False, jumps_of("bfgs", surface.size)
         ascent = Ascent(surface, state.point, jumps)
-        if ascent.state.loglik < state.loglik:
+        if ascent.state.objective < state.objective:
             self.normal_norm = step.first_norm
             return False
         self.ascent, self._profiled, self.normal_norm = ascent, slow, step.norm
         return True
 
     def _is_slow(self) -> bool:
-        """Whether the half-steps hold each other back; once that is so, it stays so."""
+        """Whether the half-steps hold each other back; once that is so, it stays so.
+
+        A Σ-step that its cap ended says nothing of that.
+        """
         self._norms.append(self.ascent.state.gradient_norm)
         slow = len(self._norms) >= SEPARATE and self._norms[-1] > SLOW * self._norms[-2]
-        return slow or self._profiled
+        return self._profiled or slow and self._arrived
+
+    def _scale(self, trace: list[float]) -> float:
+        """What gains are measured by.
+
+        The gain over independent errors does not depend on units, as the log-likelihood does.
+        """
+        return max(trace[-1] - self._independent, self.system.K / 2)
+
+    def _is_small(self, trace: list[float]) -> bool:
+        """Whether the last gains were small, of rounds or of updates of Σ."""
+        return self._options.small_gains(trace, self._scale(trace), SMALL_GAINS, self.system.N)
 
     def reason(self, trace: list[float]) -> str | None:
         if len(trace) == 1:
             return None
         tol, gtol = self._options.tol, self._options.gtol
-        # The gain over independent errors does not depend on units, as the log-likelihood does.
-        scale = max(trace[-1] - self._independent, self.system.K / 2)
-        gain = (trace[-1] - trace[-2]) / scale
+        gain = (trace[-1] - trace[-2]) / self._scale(trace)
         # With many parameters small derivatives can still add up to a gain.
         still = max(self.ascent.state.gradient_norm, self.normal_norm) <= gtol
         if still and (not self._moved or gain <= max(tol or 0, LEAST_GAIN)):
             return "gradient"
-        if not self._moved or self._options.small_gains(
-                trace, scale, SMALL_GAINS, self.system.N):
+        if not self._moved or self._is_small(trace):
             # Gains are no measure of coefficients that the solver leaves on their way.  Where it
             # stalls at a residual whose square no likelihood shows, they are there.
             most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
