@@ -20,7 +20,7 @@ from .scoring import Scoring
 from .start import start
 
 __all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Race", "Tournament", "best_of_starts",
-           "chosen_optimizer", "expects", "jumps_of", "starts_of"]
+           "check_optimizer", "chosen_optimizer", "expects", "jumps_of", "starts_of"]
 
 # The ways to climb: how each finds steps longer than those of EM.
 OPTIMIZERS: dict[str, Callable[[int], Jumps] | None] = {
@@ -40,12 +40,17 @@ WINDOW = 6
 UPDATES_BETWEEN_GRADIENTS = 10
 
 
+def check_optimizer(optimizer: object) -> None:
+    """Refuse a name that is no way to climb."""
+    if optimizer != "auto" and optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f'optimizer must be "auto", "scoring", "bfgs" or "em", got {optimizer!r}')
+
+
 def chosen_optimizer(optimizer: str, source: Source, R: int) -> str:
     """The name of the way to climb: the one given, or "auto" by what an evaluation costs."""
+    check_optimizer(optimizer)
     if optimizer != "auto":
-        if optimizer not in OPTIMIZERS:
-            raise ValueError('optimizer must be "auto", "scoring", "bfgs" or "em", got'
-                             f" {optimizer!r}")
         return optimizer
     width = min(source.width, source.variance.size)
     return "scoring" if source.is_dear or width >= MANY * R else "bfgs"

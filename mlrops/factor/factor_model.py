@@ -85,10 +85,18 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         seeded random draw; or an operator on the same hierarchy with the same ranks, matched by
         name where its hierarchy has names.
     n_init : int, optional
-        Number of starts, of which the best outcome is kept: the first one as `init` says, further
-        ones random.
-    accelerate : bool, optional
-        False takes plain EM steps only; see Notes.
+        Number of starts of a tournament: the first as `init` says, then those of
+        ``"principal_factor"``, ``"svd"`` and ``"frobenius"`` that it is not, then random ones (all
+        random with ``init="random"``).  Each is climbed from for 60 updates, the best two go on,
+        and the better one is returned.
+    n_jobs : int, optional
+        Climb from the starts side by side in so many processes by joblib, -1 for all cores; as
+        `joblib.parallel_config` says.  Callback, progress bar and checkpoint are for one process.
+    optimizer : {"auto", "scoring", "bfgs", "em"}, optional
+        How steps are found: Fisher scoring, limited-memory BFGS directions, or plain EM steps only;
+        see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
+        streamed data) or samples and features are six or more for each of the R factors, else BFGS;
+        ``result.optimizer`` says which.
     center : bool, optional
         Estimate the mean; False fixes it at zero.
     missing : {"raise", "em"}, optional
@@ -109,6 +117,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         Stop when three updates in a row raise the average log-likelihood a sample by no more than
         `tol` times its distance from that of independent features (or n/2 where that is larger).
         Unlike the log-likelihood itself, this measure does not depend on the units of the data.
+        Default: when they raise the log-likelihood of all samples by no more than 2e-4 each, which
+        no test or criterion feels.  Where such gains hardly fall off, a warning says so.
     gtol : float, optional
         Stop when no derivative of the average log-likelihood by a loading or a mean, in units of
         the square root of the feature's D, or by log D is larger.  Plain EM computes them at
@@ -152,7 +162,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     Warns
     -----
     ConvergenceWarning
-        The iteration cap was reached, or variances stand at the floor (Heywood cases).  A
+        The iteration cap was reached, small gains hardly fall off (a plateau), or variances stand
+        at the floor (Heywood cases).  A
         likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
         features than that (``N - 1`` with ``center=False``), and features that determine one
         another, such as duplicates, run off too.
@@ -161,19 +172,27 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     -----
     An EM update costs about ``4 n R min(N, n)`` flops: one product of the factors with the data,
     one of the data with the factors' posterior means, and sweeps over the tree.  With
-    ``accelerate=False`` what runs is exactly EM: from the same start, the same iterates (D. Rubin,
+    ``optimizer="em"`` what runs is exactly EM: from the same start, the same iterates (D. Rubin,
     D. Thayer, "EM algorithms for ML factor analysis", 1982; T. Parshakova et al., "Fitting
     multilevel factor models", 2024, for the multilevel case).
 
-    *Acceleration.*  An evaluation of the EM map also gives the gradient, for ``2 n R²`` flops.
-    Updates go along limited-memory BFGS directions whose initial inverse Hessian is EM's own answer
-    to a gradient (after M. Jamshidian, R. Jennrich, "Acceleration of the EM algorithm by using
-    quasi-Newton methods", 1997).  A jump that would let the log-likelihood fall is shortened once;
-    then a plain EM step, which cannot fall, is taken instead.  To get where 400 plain iterations
-    get took 33 to 72 evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``;
-    SQUAREM took 69 to 141, damped Anderson acceleration 55 to 196, parameter-expanded EM 198 and
-    more.  It needs about eighteen more arrays of the size of F, and where there are few samples for
-    each factor an update takes up to two and a half times as long as a plain one.
+    *Scoring.*  An evaluation of the EM map also gives the gradient, for ``2 n R²`` flops.  Steps
+    solve ``(I + λ M) d = g``: I the expected information (`MLR.information`, which no data are
+    needed for), M⁻¹ EM's own answer to a gradient, λ a damping that falls as steps rise as
+    predicted; by conjugate gradients, at most 30 products of ``10 n R²`` flops, ten as a rule.
+    Variances are coordinates as they are, the floor is a bound.  A step that would let the
+    log-likelihood fall is damped more, at the price of an E-step, up to five times; then a plain
+    EM step, which cannot fall, is taken instead.  To within 1e-4 of the maximum it takes a fifth to
+    a half of the evaluations of BFGS directions: ``tests/benchmarks/test_evaluations.py``.
+
+    *BFGS.*  Updates go along limited-memory BFGS directions whose initial inverse Hessian is EM's
+    answer to a gradient (after M. Jamshidian, R. Jennrich, "Acceleration of the EM algorithm by
+    using quasi-Newton methods", 1997).  A jump that would let the log-likelihood fall is shortened
+    once, and then left for a plain EM step.  To get where 400 plain iterations get took 33 to 72
+    evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``; SQUAREM took 69
+    to 141, damped Anderson acceleration 55 to 196, parameter-expanded EM 198 and more.
+
+    Both need about twenty more arrays of the size of F.
 
     *Principal factors.*  Levels in turn, coarse to fine, get the leading eigenpairs (λ, v) of their
     groups' blocks of ``Ψ^-½ (S - O) Ψ^-½``, as factors ``Ψ^½ v √(λ - 1)``: S are the correlations,

@@ -68,7 +68,8 @@ class FactorModelResult(Stored, Explained):
     n_samples : int
         Number of samples fitted to.
     n_evaluations : int
-        Number of evaluations of the EM map, rejected jumps of the acceleration included.
+        Number of evaluations of the likelihood from the start that was kept, those of refused steps
+        included.
     gradient_norm : float
         Largest derivative of the log-likelihood a sample by a loading or a mean, in units of the
         square root of the feature's D, or by log D; variances at the floor count only where they
@@ -82,6 +83,14 @@ class FactorModelResult(Stored, Explained):
         of their own.  Coarser levels get theirs first; further columns are zero.
     mean_is_estimated : bool
         Whether `mean` was fitted to the data, and counts among the parameters.
+    objective_trace : ndarray, shape (n_iter + 1,)
+        What was climbed: `loglik_trace`, less what a prior takes off.
+    optimizer : str
+        How steps were found: ``"scoring"``, ``"bfgs"`` or ``"em"``.
+    prior : float
+        Strength of the prior on the variances, in pseudo-samples; 0 for none.
+    prior_variance : ndarray, shape (n,), or None
+        Variances that the prior draws D to.
 
     Examples
     --------

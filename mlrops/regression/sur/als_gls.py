@@ -12,9 +12,10 @@ from ..._common.convergence import ConvergenceWarning
 from ..._common.deprecated import renamed_options
 from ..._common.driver import Callback, Stopping, Watch, drive
 from ..._common.stored import Stored
-from ..._common.typing import Data, Labels, Ranks, Solver
+from ..._common.typing import Data, Labels, Optimizer, Ranks, Solver
 from ..._common.validate import check_number, check_rank
 from ..._common.wording import counted
+from ...factor.climb import check_optimizer
 from ...factor.likelihood import VanishingVariance
 from ...factor.limits import at_floor, run_off
 from ...factor.usable import capped_groups
@@ -51,6 +52,7 @@ class SUROptions(Stopping, Stored):
             raise ValueError("maxiter must be at least 1, got 0")
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be "cg" or "lsmr", got {self.solver!r}')
+        check_optimizer(self.optimizer)
         check_number(self.beta_ridge, "beta_ridge", below=math.inf)
         check_number(self.factor_ridge, "factor_ridge", below=math.inf)
 
@@ -66,8 +68,8 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
             covariance: StructuredOperator | Data | None = None,
             solver: Solver = "cg", tol: float | None = None, gtol: float = 1e-5,
             max_iter: int = 200, maxiter: int = 1000, variance_floor: float = 1e-6,
-            beta_ridge: float = 0.0, factor_ridge: float = 0.0, progress: bool = False,
-            callback: Callback | None = None) -> SURResult:
+            beta_ridge: float = 0.0, factor_ridge: float = 0.0, optimizer: Optimizer = "auto",
+            progress: bool = False, callback: Callback | None = None) -> SURResult:
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 
     The model is :math:`y_{tj} = x_{tj}^T \beta_j + e_{tj}`, K equations j with regressors of their
@@ -99,8 +101,9 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         the whitened stacked operator, which does not square its condition number (Σ must know
         `whiten`).
     tol : float, optional
-        Stop after two iterations in a row that each gain at most `tol` times the gain in average
-        log-likelihood over independent errors, or `tol` K / 2 where that is more.
+        Stop after three iterations in a row that each gain at most `tol` times the gain in average
+        log-likelihood over independent errors, or `tol` K / 2 where that is more.  Default: that
+        gain at most 2e-4 in the log-likelihood of all rows, which no test or criterion feels.
     gtol : float, optional
         Stop where neither ``gradient_norm`` nor ``normal_norm`` of the result exceeds this.
     max_iter : int, optional
@@ -114,6 +117,8 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         Penalties taken off the log-likelihood of all rows: ``beta_ridge Σ_j ‖β_j‖² / 2``, in the
         units of the regressors, and ``factor_ridge tr(Fᵀ D⁻¹ F) / 2``, which has no units and keeps
         variances from the floor.
+    optimizer : {"auto", "scoring", "bfgs", "em"}, optional
+        How steps of Σ are found, as in `fit_factor_model`.
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
@@ -154,16 +159,17 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     GLS for every Σ (A. Zellner, "An efficient method of estimating seemingly unrelated regressions
     and tests for aggregation bias", 1962): it is where the iteration starts and stays.
 
-    *Σ-step.*  Accelerated EM updates on the residuals, as `fit_factor_model` takes them, to a tenth
-    of the gradient before it: up to 8 in the first iteration, twice as many in each later one, at
-    most 128.  The curvature that one step has seen serves the next.
+    *Σ-step.*  Updates on the residuals, as `fit_factor_model` takes them, to a tenth of the
+    gradient before it or until gains are small: up to 8 in the first iteration, twice as many in
+    each later one, at most 128.  What one step has learnt serves the next.
 
     A half-step that would let the log-likelihood fall is not taken.  Coefficients and covariance
     are orthogonal in Fisher's information (T. Breusch, "Useful invariance results for generalized
     regression models", 1980), so few iterations are needed when N is large, five or so at N = 300.
-    When it is small, or variances run to the floor, each half-step holds the other back.  From the
-    sixth iteration on the Σ-step therefore climbs the likelihood *maximized over β*: every update
-    takes a β-step of its own.  Where likelihoods of inexact β hide its gains it asks for more exact
+    When it is small, or variances run to the floor, each half-step can hold the other back: the
+    gradient falls by less than a fifth an iteration.  Then, from the sixth iteration on, the Σ-step
+    climbs the likelihood *maximized over β* by BFGS directions: every update takes a β-step of its
+    own.  Where likelihoods of inexact β hide its gains it asks for more exact
     ones.  Iterating to the maximum gives the estimates of W. Oberhofer, J. Kmenta, "A general
     procedure for obtaining maximum likelihood estimates in generalized regression models" (1974).
 
@@ -189,7 +195,8 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     """
     options = SUROptions(
         solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
-        variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
+        variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
+        optimizer=optimizer)
     data = read_equations(Xs, Y)
     return fit_system(data, ranks, read_tree(hierarchy, data), options, progress=progress,
                       covariance=read_covariance(covariance, data.equations, data.K),

@@ -1,4 +1,4 @@
-"""The alternation of `als_gls`: Σ-steps by accelerated EM, β-steps by conjugate gradients."""
+"""The alternation of `als_gls`: Σ-steps climb a factor model, β-steps are conjugate gradients."""
 
 import warnings
 from typing import Any, NamedTuple

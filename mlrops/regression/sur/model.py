@@ -9,7 +9,7 @@ import numpy as np
 from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
-from ..._common.typing import Callback, Labelled, Labels, Ranks, Solver
+from ..._common.typing import Callback, Labelled, Labels, Optimizer, Ranks, Solver
 from ..._common.wording import counted, name_some
 from ...factor.selection import CRITERIA, RankOptions, RankSelection
 from ...tree.hierarchy import Hierarchy
@@ -274,7 +274,8 @@ class SUR:
             rank_options: Mapping[str, Any] | None = None, solver: Solver = "cg",
             tol: float | None = None, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
             variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
-            progress: bool = False, callback: Callback | None = None) -> SURResult:
+            optimizer: Optimizer = "auto", progress: bool = False,
+            callback: Callback | None = None) -> SURResult:
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
 
         Parameters
@@ -300,7 +301,7 @@ class SUR:
             ``random_state``, ...
         solver, tol, gtol, max_iter, maxiter, variance_floor
             As for `als_gls`.
-        beta_ridge, factor_ridge, progress, callback
+        beta_ridge, factor_ridge, optimizer, progress, callback
             As for `als_gls`.
 
         Returns
@@ -334,7 +335,8 @@ class SUR:
         """
         options = SUROptions(
             solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
-            variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge)
+            variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
+            optimizer=optimizer)
         cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
         tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)
