@@ -28,6 +28,8 @@ OPTIMIZERS: dict[str, Callable[[int], Jumps] | None] = {
 # Scoring pays where there are so many samples, or features where these are fewer, for each factor:
 # a step takes about ten products with the information, each the flops of 2.5 samples a factor.
 MANY = 6
+# Numbers in F up to which scoring is taken in any case: no step takes long.
+FEW = 10_000
 # Updates from each start before the best go on, and how many do: fewer rank the starts badly.
 HEAT, FINALISTS = 60, 2
 # Starts that a tournament tries before random ones.
@@ -52,8 +54,9 @@ def chosen_optimizer(optimizer: str, source: Source, R: int) -> str:
     check_optimizer(optimizer)
     if optimizer != "auto":
         return optimizer
-    width = min(source.width, source.variance.size)
-    return "scoring" if source.is_dear or width >= MANY * R else "bfgs"
+    n = source.variance.size
+    pays = source.is_dear or n * R <= FEW or min(source.width, n) >= MANY * R
+    return "scoring" if pays else "bfgs"
 
 
 def jumps_of(optimizer: str, size: int) -> Jumps | None:

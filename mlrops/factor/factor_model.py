@@ -95,8 +95,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
         How steps are found: Fisher scoring, limited-memory BFGS directions, or plain EM steps only;
         see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
-        streamed data) or samples and features are six or more for each of the R factors, else BFGS;
-        ``result.optimizer`` says which.
+        streamed data), F has 10,000 numbers or fewer, or samples and features are six or more for
+        each of the R factors; else BFGS.  ``result.optimizer`` says which.
     center : bool, optional
         Estimate the mean; False fixes it at zero.
     missing : {"raise", "em"}, optional
