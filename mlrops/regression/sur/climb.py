@@ -37,8 +37,9 @@ SEPARATE, SLOW = 6, 0.8
 # A half-step goes on until its gradient is this share of what the other one left; a smaller one
 # where the log-likelihood of inexact coefficients hides gains.
 SHARE, LEAST_SHARE = 0.1, 1e-4
-# Iterations whose gains must all be small: one small gain is no proof that the next is small, too.
-SMALL_GAINS = 3
+# Updates of Σ, and iterations, whose gains must all be small: one small gain is no proof that the
+# next is small, too.  Of iterations in which Σ-steps end by small gains two are enough.
+SMALL_GAINS, QUIET = 3, 2
 # A gain, relative as `tol` is, that does not keep a fit with a small gradient from stopping.
 LEAST_GAIN = 1e-9
 
@@ -157,7 +158,9 @@ class Alternation(Iteration):
         self._independent = independent_loglik(data)
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
-        self._arrived = False  # whether the last Σ-step reached its goal
+        # Whether the last Σ-step reached its goal, or ended by small gains; and iterations in a row
+        # in which it did, and the β-step gained as little.
+        self._arrived, self._ended_small, self._quiet = False, False, 0
         self._norms: list[float] = []  # of the gradient that Σ-steps left
         self.n_cg: list[int] = []  # iterations of the solver, by iteration
         self.normal_norm, self.solver_end = np.inf, "target"  # of the last β-step
@@ -199,7 +202,10 @@ class Alternation(Iteration):
     def advance(self) -> None:
         """Take a Σ-step and a β-step."""
         moved = self._climb_covariance()
+        between = self.objective
         self._moved = self._solve_coefficients() or moved
+        quiet = self._ended_small and self._is_small([between, self.objective], 1)
+        self._quiet = self._quiet + 1 if quiet else 0
 
     def _target(self) -> float:
         """The residual of the normal equations at which a β-step stops now."""
@@ -216,7 +222,8 @@ class Alternation(Iteration):
         for _ in range(most):
             with whole_step():
                 self._arrived = self.ascent.state.gradient_norm <= goal
-                if self._arrived or self._is_small(trace) or not self.ascent.advance():
+                self._ended_small = self._is_small(trace)
+                if self._arrived or self._ended_small or not self.ascent.advance():
                     break
                 moved = True
                 trace.append(self.objective)
@@ -264,9 +271,9 @@ class Alternation(Iteration):
         """
         return max(trace[-1] - self._independent, self.system.K / 2)
 
-    def _is_small(self, trace: list[float]) -> bool:
-        """Whether the last gains were small, of rounds or of updates of Σ."""
-        return self._options.small_gains(trace, self._scale(trace), SMALL_GAINS, self.system.N)
+    def _is_small(self, trace: list[float], count: int = SMALL_GAINS) -> bool:
+        """Whether the last gains were small, of iterations or of updates of Σ."""
+        return self._options.small_gains(trace, self._scale(trace), count, self.system.N)
 
     def reason(self, trace: list[float]) -> str | None:
         if len(trace) == 1:
@@ -277,7 +284,7 @@ class Alternation(Iteration):
         still = max(self.ascent.state.gradient_norm, self.normal_norm) <= gtol
         if still and (not self._moved or gain <= max(tol or 0, LEAST_GAIN)):
             return "gradient"
-        if not self._moved or self._is_small(trace):
+        if not self._moved or self._quiet >= QUIET or self._is_small(trace):
             # Gains are no measure of coefficients that the solver leaves on their way.  Where it
             # stalls at a residual whose square no likelihood shows, they are there.
             most = 0.0 if self.solver_end == "max_iter" else LEAST_GAIN**0.5
