@@ -14,8 +14,6 @@ node o and its ancestors a, after all that is below it has been eliminated, with
 
     C_(a,o) = M C_a Mᵀ + (0 ⊕ Q),    M = [I; -B]
     S passes up Mᵀ S M, T passes up the ancestors' columns of Mᵀ T
-
-A level is one product of stacks of small matrices.
 """
 
 from typing import NamedTuple
@@ -23,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
-from . import curvature, leaf
+from . import _compiled_information, curvature, leaf, threads
 from .layout import Layout
 
 __all__ = ["InformationAt"]
@@ -33,7 +31,7 @@ class _Nodes(NamedTuple):
     """The nodes of a level: stacks of p matrices, r own factors, a of ancestors."""
 
     parent: IntArray  # (p,)
-    first: IntArray  # where the children of each parent begin
+    first: IntArray  # (parents + 1,) where the children of each parent begin
     B: FloatArray  # (p, r, a)
     Q: FloatArray  # (p, r, r)
     C: FloatArray  # (p, a, a), covariances of the ancestors' factors
@@ -51,7 +49,7 @@ class InformationAt:
             nodes = K[layout.node_rows(level)].reshape(p, own.stop - own.start, layout.R)
             root = np.linalg.inv(nodes[:, :, own])
             parent = layout.path[first[:-1], level - 1] if level else np.zeros(p, np.int64)
-            begin = np.searchsorted(parent, np.arange(parent[-1] + 1))
+            begin = np.searchsorted(parent, np.arange(parent[-1] + 2))
             at = _Nodes(parent, begin, _t(root) @ nodes[:, :, : own.start], _t(root) @ root,
                         C[parent])
             self._levels.append(at)
@@ -81,23 +79,34 @@ class InformationAt:
         """Blocks of E and Z on the paths of the leaves, (n_leaves, R, R), from those of T, S."""
         kept = []
         for at in reversed(self._levels):
-            a = at.B.shape[2]
-            T_own, S_own = T[:, a:], S[:, a:, a:]
-            T = T[:, :a] - _t(at.B) @ T_own
-            along = S[:, a:, :a] - S_own @ at.B
-            S = S[:, :a, :a] - _t(at.B) @ S[:, a:, :a] - _t(along) @ at.B
-            kept.append((T_own, T[:, :, a:], at.Q @ along, at.Q @ S_own @ at.Q))
-            T, S = (np.add.reduceat(x, at.first, axis=0) for x in (T[:, :, :a], S))
+            own, T, S = _up(at, T, S)
+            kept.append(own)
         E = Z = np.empty((1, 0, 0), T.dtype)
         for at in self._levels:
-            T_own, T_above, dB, dQ = kept.pop()
-            E, Z = E[at.parent], Z[at.parent]
-            above = np.concatenate([E, at.C @ T_above], axis=2)
-            E = np.concatenate([above, at.Q @ T_own - at.B @ above], axis=1)
-            moved = dB @ at.C
-            across = moved - at.B @ Z
-            Z = _bordered(Z, across, dQ - across @ _t(at.B) - at.B @ _t(moved))
+            E, Z = _down(at, E, Z, kept.pop())
         return E, Z
+
+
+def _up(at: _Nodes, T: FloatArray, S: FloatArray
+        ) -> tuple[list[FloatArray], FloatArray, FloatArray]:
+    """What the nodes of a level keep of their T and S, and what their parents are passed."""
+    (p, r, a), parents = at.B.shape, at.first.size - 1
+    own = [np.empty((p, *shape), T.dtype) for shape in ((r, a + r), (a, r), (r, a), (r, r))]
+    passed = np.empty((2, parents, a, a), T.dtype)
+    threads.run(lambda lo, hi: _compiled_information.level_up(
+        T, S, at.B, at.Q, at.first, lo, hi, *own, *passed), at.first, 0, parents, 4 * r * T.size)
+    return own, passed[0], passed[1]
+
+
+def _down(at: _Nodes, E: FloatArray, Z: FloatArray, own: list[FloatArray]
+          ) -> tuple[FloatArray, FloatArray]:
+    """E and Z of the nodes of a level from those of their parents and what `_up` kept."""
+    p, r, a = at.B.shape
+    found = np.empty((2, p, a + r, a + r), E.dtype)
+    threads.run(lambda lo, hi: _compiled_information.level_down(
+        E, Z, at.parent, at.B, at.Q, at.C, *own, lo, hi, *found), np.arange(p + 1), 0, p,
+        2 * a * found.size)
+    return found[0], found[1]
 
 
 def _t(x: FloatArray) -> FloatArray:

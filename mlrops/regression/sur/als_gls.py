@@ -118,7 +118,7 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         units of the regressors, and ``factor_ridge tr(Fᵀ D⁻¹ F) / 2``, which has no units and keeps
         variances from the floor.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
-        How steps of Σ are found, as in `fit_factor_model`.
+        How steps of Σ are found, as in `fit_factor_model`; ``"auto"`` is BFGS here.
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
