@@ -254,10 +254,10 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     if best.termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=2)
+            ConvergenceWarning, stacklevel=3)  # through the decorator
     elif best.termination == "tol" and tol is None:
-        warn_of_plateau(source.n_samples * expects(best))
-    warn_of_floor(boundary, names, variance_floor, unbounded)
+        warn_of_plateau(source.n_samples * expects(best), stacklevel=4)
+    warn_of_floor(boundary, names, variance_floor, unbounded, stacklevel=4)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.logliks[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
