@@ -11,7 +11,6 @@ from mlrops.factor.scoring import scoring_step
 from mlrops.factor.secant import SecantPairs
 from mlrops.kernels import vectors
 
-
 # ---------------------------------------------------------------- directions
 
 
