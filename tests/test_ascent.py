@@ -312,7 +312,7 @@ def test_a_refused_try_of_scoring_takes_no_m_step(how):
     seen.move = move
     assert ascent.advance() and seen.maps == 5 and ascent.n_evaluations == 7
     assert len(steps) == 3 and steps[0] > steps[1] > steps[2]
-    assert ascent.jumps.damping in (64 * damping / 4, 64 * damping, 2 * 64 * damping)
+    assert ascent.jumps.damping > damping
     assert ascent.advance() and seen.maps == 6 and ascent.n_evaluations == 7 + TRIES + 1
     assert seen.kinds[-1] == (False, None)  # of the image: EM's own step
     assert len(ascent.jumps.pairs) == 0
