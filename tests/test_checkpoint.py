@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
-from mlrops.factor import checkpoint
+from mlrops.factor import checkpoint, climb
 from mlrops.factor.checkpoint import KIND
 from mlrops.io.archive import read_archive, remove_leftovers, write_archive
 
@@ -31,11 +31,12 @@ def fit(data=Y, **options):
 
 def same(found, expected):
     """Every number of two results, bit for bit."""
-    for name in ("mean", "loglik_trace", "boundary"):
+    for name in ("mean", "loglik_trace", "objective_trace", "boundary"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     np.testing.assert_array_equal(found.covariance.F, expected.covariance.F)
     np.testing.assert_array_equal(found.covariance.D, expected.covariance.D)
-    for name in ("loglik", "n_iter", "n_evaluations", "termination", "converged", "gradient_norm"):
+    for name in ("loglik", "n_iter", "n_evaluations", "termination", "converged", "gradient_norm",
+                 "optimizer", "prior"):
         assert getattr(found, name) == getattr(expected, name), name
 
 
@@ -44,23 +45,35 @@ def path(tmp_path):
     return tmp_path / "fit.npz"
 
 
+@pytest.fixture
+def short_heats(monkeypatch):
+    """Heats so short that there is something left for the finals."""
+    monkeypatch.setattr(climb, "HEAT", 5)
+
+
 # ---------------------------------------------------------------- cut and resumed
 
 KINDS = {
-    "accelerated": (Y, {}),
+    "scoring": (Y, {"optimizer": "scoring"}),
+    "bfgs": (Y, {"optimizer": "bfgs"}),
     "plain": (Y, {"optimizer": "em"}),
+    "scoring, a prior": (Y, {"optimizer": "scoring", "prior": True}),
+    "bfgs, a prior": (Y, {"optimizer": "bfgs", "prior": 3.0, "prior_variance": 2.0}),
+    "plain, a prior": (Y, {"optimizer": "em", "prior": True}),
     "float32": (Y.astype(np.float32), {}),
     "missing cells": (GAPS, {"missing": "em"}),
+    "missing cells, bfgs": (GAPS, {"missing": "em", "optimizer": "bfgs"}),
     "missing cells, mean fixed": (GAPS - 1, {"missing": "em", "center": False}),
     "sparse": (sp.csr_array(Y), {}),
     "chunks": ([Y[:20], Y[20:]], {}),
     "weights": (Y, {"sample_weight": np.arange(60.0)}),
     "rank 0": (Y, {"ranks": (0, 0, 0)}),
     "random": (Y, {"init": "random", "random_state": 0, "tol": 1e-5}),
+    "stopped by what is felt": (Y, {"tol": None}),
 }
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(7)
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_after_a_cut(kind, path):
@@ -97,37 +110,6 @@ def stop_after(calls, how=StopIteration):
     return callback
 
 
-@pytest.fixture(scope="module")
-def three_runs():
-    calls = []
-    full = fit(**RUNS, callback=lambda iterate: calls.append(iterate.n_iter))
-    assert len(calls) > 60 and calls.count(0) == 3 and calls.index(0, 1) > 3
-    return full, calls
-
-
-RUNS = {"n_init": 3, "init": "random", "random_state": 5, "tol": 1e-5}
-
-
-@pytest.mark.quick(5)
-@pytest.mark.parametrize("run", [0, 1, 2])
-@pytest.mark.parametrize("how, after", [
-    (StopIteration, 1), (KeyboardInterrupt, 1), (KeyboardInterrupt, 5)])
-def test_restarts_resume_within_any_run(run, how, after, three_runs, path):
-    full, calls = three_runs
-    at = [i for i, n_iter in enumerate(calls) if n_iter == 0][run] + after
-    part = fit(**RUNS, checkpoint=path, callback=stop_after(at, how))
-    assert part.termination == ("callback" if how is StopIteration else "interrupted")
-    assert not part.converged
-    same(fit(**RUNS, checkpoint=path, resume=True), full)
-
-
-def test_a_stop_in_a_later_run_returns_the_best_of_all():
-    first = fit()
-    part = fit(n_init=3, random_state=5, callback=stop_after(first.n_iter + 3, KeyboardInterrupt))
-    assert part.termination == "interrupted" and not part.converged
-    assert part.loglik == first.loglik
-
-
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 def test_how_often_it_is_written(path, monkeypatch):
     written = []
@@ -137,22 +119,26 @@ def test_how_often_it_is_written(path, monkeypatch):
         write_archive(path, kind, meta, arrays)
 
     monkeypatch.setattr(checkpoint, "write_archive", write)
-    full = fit(checkpoint=path, checkpoint_every=np.int64(10), checkpoint_seconds=None)
+    options = {"optimizer": "bfgs"}
+    full = fit(checkpoint=path, checkpoint_every=np.int64(10), checkpoint_seconds=None, **options)
     end = full.n_iter
     assert end > 20 and written == [*range(0, end + 1, 10), *([end] if end % 10 else [end])]
     written.clear()
-    fit(checkpoint=path, checkpoint_seconds=0)
+    fit(checkpoint=path, checkpoint_seconds=0, **options)
     assert written == [*range(end + 1), end]
     written.clear()
-    fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=None)
+    fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=None, **options)
     assert written == [0, end]
     written.clear()
+    monkeypatch.setattr(climb, "HEAT", 25)
     runs = fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=10, n_init=2,
-               random_state=0, max_iter=25, tol=0, gtol=0)
-    assert runs.n_iter == 25 and written == [0, 10, 20, 25] * 2
+               random_state=0, max_iter=40, tol=0, gtol=0, **options)
+    # Two heats, and the finals that go on from them.
+    assert runs.n_iter == 40 and written == [0, 10, 20, 25] * 2 + [25, 35, 40] * 2
     written.clear()
-    fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=10, max_iter=5)
-    fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=10, max_iter=17, resume=True)
+    fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=10, max_iter=5, **options)
+    fit(checkpoint=path, checkpoint_seconds=None, checkpoint_every=10, max_iter=17, resume=True,
+        **options)
     assert written == [0, 5, 15, 17]
 
 
@@ -197,7 +183,9 @@ OTHERS = {
     "weights": ({"sample_weight": np.arange(60.0) + 1}, "data: "),
     "ranks": ({"ranks": (1, 1, 1)}, r"ranks: \(2, 1, 1\) there, \(1, 1, 1\) now"),
     "hierarchy": ({"h": problem(seed=1)[0]}, "hierarchy: "),
-    "acceleration": ({"optimizer": "em"}, "optimizer: bfgs there, em now"),
+    "optimizer": ({"optimizer": "em"}, "optimizer: scoring there, em now"),
+    "another optimizer": ({"optimizer": "bfgs"}, "optimizer: scoring there, bfgs now"),
+    "prior": ({"prior": 2.0}, "prior: None there, strength 2.0, variances .* now"),
     "centring": ({"center": False}, "center: True there, False now"),
     "start": ({"init": "random"}, "init: principal_factor there, random now"),
     "restarts": ({"n_init": 2}, "n_init: 1 there, 2 now"),
@@ -208,10 +196,27 @@ OTHERS = {
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_fits_are_refused(other, path):
     changed, message = OTHERS[other]
-    fit(checkpoint=path)
+    fit(checkpoint=path, optimizer="scoring")
     with pytest.raises(ValueError, match=message) as caught:
-        fit(**changed, checkpoint=path, resume=True)
+        fit(**{"optimizer": "scoring", **changed}, checkpoint=path, resume=True)
     assert str(path) in str(caught.value)
+
+
+def test_other_priors_are_refused(path):
+    one = {"prior": 2.0, "prior_variance": 1.0}
+    fit(**one, checkpoint=path)
+    same(fit(**one, checkpoint=path, resume=True), fit(**one))
+    for other in ({}, {"prior": 2.0}, {"prior": 1.0, "prior_variance": 1.0},
+                  {"prior": 2.0, "prior_variance": np.linspace(1, 2, 24)}):
+        with pytest.raises(ValueError, match="another fit.*prior: strength 2.0"):
+            fit(**other, checkpoint=path, resume=True)
+
+
+def test_the_optimizer_that_auto_chose_may_be_named(path):
+    full = fit()
+    assert full.optimizer == "scoring"
+    fit(checkpoint=path, callback=stop_after(4))
+    same(fit(checkpoint=path, resume=True, optimizer="scoring"), full)
 
 
 @pytest.mark.parametrize("data", [sp.csr_array(Y), [Y]], ids=["sparse", "chunks"])
@@ -279,22 +284,44 @@ ARRAYS = [
     ("F", lambda x: x + np.nan), ("D", grown), ("D", lambda x: -x), ("D", lambda x: x * np.inf),
     ("D", lambda x: x[:, None]), ("mean", grown), ("mean", lambda x: x > 0),
     ("trace", lambda x: x[:0]), ("trace", lambda x: x[None]), ("trace", lambda x: x * np.nan),
+    ("logliks", grown), ("logliks", None), ("damping", None), ("damping", lambda x: -x),
+    ("damping", lambda x: x + np.nan), ("damping", lambda x: x[None]),
     ("S", lambda x: x[:, 1:]), ("Y", lambda x: x[1:]), ("Y", grown),
     ("SY", lambda x: x[1:, 1:]), ("S", None), ("F", None), ("trace", None),
-    ("best_F", grown), ("best_D", lambda x: x[1:]), ("best_mean", grown), ("best_trace", None),
+    ("count", None), ("count", lambda x: x - 10**6), ("count", lambda x: 0 * x),
+    ("count", lambda x: x * np.inf), ("count", lambda x: x[None]),
+    ("first_F", grown), ("first_D", lambda x: x[1:]), ("first_mean", grown),
+    ("first_trace", None), ("first_damping", lambda x: -x), ("second_D", lambda x: -x),
+    ("second_SY", None), ("second_logliks", lambda x: x[1:]), ("second_S", grown),
 ]
+IN_A_FINAL = {"n_init": 2, "random_state": 0, "optimizer": "scoring"}
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("name, change", ARRAYS)
-def test_arrays_that_do_not_fit_the_model(name, change, path):
-    options = {"n_init": 2, "random_state": 0, "checkpoint": path}
-    fit(**options)
+def test_arrays_that_do_not_fit_the_model(name, change, path, short_heats):
+    fit(**IN_A_FINAL, checkpoint=path, callback=final_of(2))
     meta, arrays = read_archive(path, KIND)
-    arrays.pop(name) if change is None else arrays.update({name: change(arrays[name])})
+    assert len(meta["climbs"]) == 3
+    arrays.pop(name) if change is None else arrays.update(
+        {name: np.asarray(change(arrays[name]))})
     write_archive(path, KIND, meta, arrays)
-    with pytest.raises(ValueError, match=f"{path}' is no checkpoint of this version: .*{name}"):
-        fit(**options, resume=True)
+    what = "(count|S|Y)" if name == "count" else name.split("_")[-1]
+    message = rf"{path}' is no checkpoint of this version: .*{what}\b"
+    with pytest.raises(ValueError, match=message):
+        fit(**IN_A_FINAL, checkpoint=path, resume=True)
+
+
+def final_of(heats):
+    """A callback that stops the fit two updates into the first final."""
+    seen = []
+
+    def callback(iterate):
+        seen.append(iterate.n_iter)
+        if seen.count(0) == heats and seen[-1] == climb.HEAT + 2:
+            raise StopIteration
+
+    return callback
 
 
 def put(value, *keys):
@@ -306,23 +333,35 @@ def put(value, *keys):
     return change
 
 
-@pytest.mark.quick(8)
+def pop(*keys):
+    def change(meta):
+        for key in keys[:-1]:
+            meta = meta[key]
+        meta.pop(keys[-1])
+
+    return change
+
+
+@pytest.mark.quick(14)
 @pytest.mark.parametrize("change", [
-    put(-1, "count"), put(2, "count"), put("9", "count"), put(True, "count"),
-    put(None, "n_evaluations"), put(1, "exhausted"), put([], "restarts", "seeds"),
-    put(["a", "b"], "restarts", "seeds"), put(2, "restarts", "number"),
-    put(0, "restarts", "number"), put(None, "restarts", "best"), put({}, "restarts", "best"),
-    put([1], "restarts", "best"), put(None, "restarts"), put([1], "identity"),
-    lambda meta: meta.pop("count"), lambda meta: meta.pop("identity"),
+    put([], "seeds"), put(["a", "b"], "seeds"), put([1], "seeds"), put([-1, 2], "seeds"),
+    put(None, "seeds"), put(0, "number"), put(1, "number"), put(4, "number"), put(-1, "number"),
+    put(True, "number"), put("2", "number"), put(None, "climbs"), put([], "climbs"),
+    put({}, "climbs"), put([1, 2, 3], "climbs"), pop("climbs", 2), pop("climbs", 0),
+    put(None, "climbs", 0, "n_evaluations"), put(-1, "climbs", 1, "n_evaluations"),
+    put(1, "climbs", 2, "exhausted"), put(None, "climbs", 0, "gradient_norm"),
+    put(3, "climbs", 1, "termination"), put(0, "climbs", 1, "more"),
+    pop("climbs", 0, "termination"), pop("seeds"), pop("number"), pop("climbs"), pop("identity"),
+    put([1], "identity"), put({}, "identity"), put("3", "identity", "n_init"),
 ])
-def test_entries_that_do_not_fit_the_model(change, path):
-    options = {"n_init": 2, "random_state": 0, "checkpoint": path}
-    fit(**options)
+def test_entries_that_do_not_fit_the_model(change, path, short_heats):
+    fit(**IN_A_FINAL, checkpoint=path, callback=final_of(2))
     meta, arrays = read_archive(path, KIND)
+    assert meta["number"] == 2
     change(meta)
     write_archive(path, KIND, meta, arrays)
     with pytest.raises(ValueError, match=str(path)):
-        fit(**options, resume=True)
+        fit(**IN_A_FINAL, checkpoint=path, resume=True)
 
 
 @pytest.mark.parametrize("options, error, message", [

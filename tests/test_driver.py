@@ -14,6 +14,7 @@ from mlrops._common.driver import (
     CONVERGED,
     OLD_TERMINATIONS,
     TERMINATIONS,
+    UNWATCHED,
     Iteration,
     Stopping,
     Watch,
@@ -128,22 +129,40 @@ def test_an_observer_follows_the_run(capsys):
         def __init__(self):
             self.seen = []
 
-        def begin(self, fit, trace):
-            self.seen.append(("begin", len(trace)))
+        def begin(self, fit, run):
+            self.seen.append(("begin", run.n_iter))
 
-        def visit(self, fit, trace):
-            self.seen.append(("visit", len(trace)))
+        def visit(self, fit, run):
+            self.seen.append(("visit", run.n_iter))
+            assert run.objectives[-1] == fit.objective and run.logliks[-1] == fit.loglik
 
-        def finish(self, fit, trace):
-            self.seen.append(("finish", len(trace)))
+        def finish(self, fit, run):
+            self.seen.append(("finish", run.n_iter))
+            assert run.termination
 
-    observer = Observer()
-    drive(Halving(), 2, "halves", Watch(observer=observer), trace=[-4.0, -2.0])
-    assert observer.seen == [("begin", 3), ("finish", 3)]  # two steps were taken before
     observer = Observer()
     drive(Halving({2: 2}), 9, "halves", Watch(progress=True, observer=observer))
-    assert observer.seen == [("begin", 1), ("visit", 2)]  # what is broken off is not finished
+    assert observer.seen == [("begin", 0), ("visit", 1)]  # what is broken off is not finished
     assert "halves" in capsys.readouterr().err
+    observer = Observer()
+    drive(Halving(), 2, "halves", Watch(observer=observer))
+    assert observer.seen == [("begin", 0), ("visit", 1), ("visit", 2), ("finish", 2)]
+
+
+def test_an_earlier_run_is_continued():
+    fit, seen = Halving(), []
+    first = drive(fit, 4, "halves")
+    kept = dataclasses.replace(first, objectives=[*first.objectives], logliks=[*first.logliks])
+    run = drive(fit, 7, "halves", Watch(callback=lambda it: seen.append(it.n_iter)), first)
+    assert run.n_iter == 7 and seen == [4, 5, 6, 7] and run.termination == "max_iter"
+    whole = drive(Halving(), 7, "halves")
+    assert run.objectives == whole.objectives and run.logliks == whole.logliks
+    assert run.times[:5] == first.times and len(run.times) == 8
+    assert first.objectives == kept.objectives and first.logliks == kept.logliks  # left alone
+    again = drive(fit, 7, "halves", UNWATCHED, run)
+    assert again.n_iter == 7 and again.termination == "max_iter"
+    end = drive(fit, 100, "halves", UNWATCHED, run)
+    assert end.termination == "gradient" and end.n_iter == 10
 
 
 def test_rules_of_stopping():

@@ -332,7 +332,11 @@ def test_progress_bar(capsys):
     assert quiet.out == quiet.err == ""
     fit_factor_model(Y, (2, 1, 1), h, max_iter=3, tol=0, progress=True)
     shown = capsys.readouterr()
-    assert shown.out == "" and "EM" in shown.err and "3/3" in shown.err and "loglik" in shown.err
+    assert shown.out == "" and "scoring" in shown.err
+    assert "3/3" in shown.err and "loglik" in shown.err
+    for way, word in (("bfgs", "bfgs"), ("em", "EM")):
+        fit_factor_model(Y, (2, 1, 1), h, max_iter=3, tol=0, progress=True, optimizer=way)
+        assert word in capsys.readouterr().err
 
 
 def test_variances_at_the_floor_are_named():

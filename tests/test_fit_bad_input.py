@@ -108,7 +108,7 @@ def test_units_within_range():
     scale = np.ones(n)
     scale[2], scale[3] = 1e28, 1e-28
     found, expected = (fit_factor_model(
-        Y * s, (1, 0), H, init=MLR(H, [s[:, None], np.empty((n, 0))], s**2))
+        Y * s, (1, 0), H, init=MLR(H, [s[:, None], np.empty((n, 0))], s**2), tol=0)
         for s in (scale, np.ones(n)))
     assert found.termination == expected.termination == "gradient"
     close(found.communalities, expected.communalities, 1e-4)
@@ -262,7 +262,8 @@ def test_bad_ranks(form, ranks, error, message):
 
 
 @pytest.mark.parametrize("options, error, message", [
-    ({"tol": None}, TypeError, "tol must be a number, got None"),
+    ({"tol": "small"}, TypeError, "tol must be a number, got 'small'"),
+    ({"gtol": None}, TypeError, "gtol must be a number, got None"),
     ({"gtol": "small"}, TypeError, "gtol must be a number, got 'small'"),
     ({"variance_floor": 1j}, TypeError, "variance_floor must be a number"),
     ({"missing": "drop"}, ValueError, "missing must be \"raise\" or \"em\", got 'drop'"),
@@ -344,13 +345,15 @@ def test_duplicated_columns():
 def test_warnings_come_once_and_point_here():
     twice = changed(Y[:, 2], (slice(None), 7))
     with pytest.warns(ConvergenceWarning) as caught:
-        found = fit_factor_model(twice, RANKS, H, max_iter=30, gtol=0, tol=0, variance_floor=0.1)
+        found = fit_factor_model(twice, RANKS, H, optimizer="em", max_iter=30, gtol=0, tol=0,
+                                 variance_floor=0.1)
     assert found.boundary.size and len(caught) == 2
     assert [("did not converge" in str(w.message), "Heywood cases" in str(w.message))
             for w in caught] == [(True, False), (False, True)]
     assert {w.filename for w in caught} == {__file__}
     with pytest.warns(ConvergenceWarning) as caught:
-        fit_factor_model(twice, RANKS, H, max_iter=30, gtol=0, tol=0, n_init=3, random_state=0)
+        fit_factor_model(twice, RANKS, H, optimizer="em", max_iter=30, gtol=0, tol=0, n_init=3,
+                         random_state=0)
     assert {w.filename for w in caught} == {__file__}
     assert sum("did not converge in 30 updates" in str(w.message) for w in caught) == 1
 

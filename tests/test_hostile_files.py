@@ -103,7 +103,8 @@ def test_every_class_is_here():
 
 def arrays_instead(x):
     """What an array is put to."""
-    yield x[:-1]
+    if x.ndim:
+        yield x[:-1]
     yield x[None]
     yield np.zeros((0,) * x.ndim, x.dtype)
     yield np.zeros((), x.dtype)
@@ -117,15 +118,16 @@ def arrays_instead(x):
                 other.flat[other.size // 2] = value
             yield other.astype(x.dtype)
         yield x.astype(np.float16)
-        yield x * 0
+        yield np.asarray(x * 0)
     elif x.dtype.kind in "iu":
         for value in (-1, 2**30, -(2**62) if x.dtype.itemsize == 8 else -(2**30)):
             other = x.copy()
             if other.size:
                 other.flat[other.size // 2] = value
             yield other
-        yield x[::-1].copy()
-        yield x * 0
+        if x.ndim:
+            yield x[::-1].copy()
+        yield np.asarray(x * 0)
         yield x.astype(np.uint64)
 
 
@@ -327,15 +329,21 @@ def test_names_of_groups(node, reason, path):
 # ---------------------------------------------------------------- checkpoints
 
 
-def test_checkpoints_with_any_field_put_to_something(path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs"])
+def test_checkpoints_with_any_field_put_to_something(optimizer, path, monkeypatch):
     """A fit that goes on from a damaged one refuses it, or finds numbers as others would be."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    fit(checkpoint=path, max_iter=5, n_init=2)
+    options = {"checkpoint": path, "max_iter": 5, "n_init": 2, "optimizer": optimizer}
+    fit(**options)
+    assert fit(**options, resume=True).n_iter == 5  # the one that is not damaged goes on
     meta, arrays = read_archive(path, KIND)
     cases = [(meta | {name: other}, arrays) for name in meta
              for other in (None, "x", -1, float("nan"), [], {"x": 1})]
-    cases += [(meta | {"restarts": meta["restarts"] | {name: other}}, arrays)
-              for name in meta["restarts"] for other in ("x", -1, 7, float("nan"), [-1], {"x": 1})]
+    cases += [(meta | {"climbs": [climb | {name: other}, *meta["climbs"][1:]]}, arrays)
+              for climb in meta["climbs"][:1] for name in climb
+              for other in ("x", -1, 7, float("nan"), [-1], {"x": 1})]
+    cases += [(meta | {"climbs": [*meta["climbs"][:2], other]}, arrays)
+              for other in (None, "x", {}, [], -1, meta["climbs"])]
     cases += [(meta, arrays | {name: other}) for name, x in arrays.items()
               for other in arrays_instead(x)]
     refusals = 0
@@ -344,7 +352,7 @@ def test_checkpoints_with_any_field_put_to_something(path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                found = fit(checkpoint=path, resume=True, max_iter=6, n_init=2)
+                found = fit(**options, resume=True)
             except ValueError as error:
                 assert str(path) in str(error)
                 refusals += 1

@@ -49,16 +49,19 @@ def breaking(at, monkeypatch):
     monkeypatch.setattr(ascent.LikelihoodSurface, "evaluate", broken)
 
 
+@pytest.mark.quick(5)
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
 @pytest.mark.parametrize("at", [2, 3, 10, 17])
-def test_an_update_that_is_broken_off_is_not_written(at, path, monkeypatch):
-    full = fit()
+def test_an_update_that_is_broken_off_is_not_written(at, optimizer, path, monkeypatch):
+    options = {"optimizer": optimizer, "tol": 1e-12}
+    full = fit(**options)
     with monkeypatch.context() as patch:
         breaking(at, patch)
-        part = fit(checkpoint=path, checkpoint_every=1)
+        part = fit(**options, checkpoint=path, checkpoint_every=1)
     assert part.termination == "interrupted" and 0 <= part.n_iter < at
     np.testing.assert_array_equal(part.loglik_trace, full.loglik_trace[: part.n_iter + 1])
     assert fit(init=part.covariance, max_iter=0, gtol=0.9).loglik == pytest.approx(part.loglik)
-    same(fit(checkpoint=path, resume=True), full)
+    same(fit(**options, checkpoint=path, resume=True), full)
 
 
 def test_an_interrupt_of_the_first_evaluation_goes_through(path, monkeypatch):
@@ -68,42 +71,56 @@ def test_an_interrupt_of_the_first_evaluation_goes_through(path, monkeypatch):
     assert not path.exists()
 
 
-def test_a_signal_waits_for_the_update(path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
+def test_a_signal_waits_for_the_update(optimizer, path, monkeypatch):
     """Ctrl-C in the middle of an update: the update is whole, and what is written goes on."""
-    full, learn = fit(), ascent.Ascent._learn
+    options = {"optimizer": optimizer}
+    full, accept = fit(**options), ascent.Ascent.accept
 
     def signalled(self, trial):
         if self.n_evaluations == 9:
             signal.raise_signal(signal.SIGINT)
-        learn(self, trial)
+        accept(self, trial)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ascent.Ascent, "_learn", signalled)
-        part = fit(checkpoint=path, checkpoint_seconds=None)
+        patch.setattr(ascent.Ascent, "accept", signalled)
+        part = fit(**options, checkpoint=path, checkpoint_seconds=None)
     assert part.termination == "interrupted" and part.n_evaluations == 9
+    assert not part.converged and part.n_iter < full.n_iter
     meta, arrays = read_archive(path, KIND)
-    assert meta["n_evaluations"] == 9 and np.array_equal(arrays["trace"], part.loglik_trace)
+    assert meta["climbs"][0]["n_evaluations"] == 9
+    assert meta["climbs"][0]["termination"] == "interrupted"
+    assert np.array_equal(arrays["logliks"], part.loglik_trace)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    same(fit(checkpoint=path, resume=True), full)
+    same(fit(**options, checkpoint=path, resume=True), full)
 
 
-def test_a_second_signal_breaks_the_update_off(path, monkeypatch):
-    full, learn, reached = fit(), ascent.Ascent._learn, []
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs", "em"])
+def test_a_second_signal_breaks_the_update_off(optimizer, first, path, monkeypatch):
+    """Before the step is taken, or after: what is returned is the best so far."""
+    options = {"optimizer": optimizer}
+    full, accept, reached = fit(**options), ascent.Ascent.accept, []
 
     def signalled(self, trial):
-        learn(self, trial)
+        if not first:
+            accept(self, trial)
         if self.n_evaluations == 9:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             reached.append(1)
+        if first:
+            accept(self, trial)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ascent.Ascent, "_learn", signalled)
-        part = fit(checkpoint=path, checkpoint_every=3)
+        patch.setattr(ascent.Ascent, "accept", signalled)
+        part = fit(**options, checkpoint=path, checkpoint_every=3)
     assert part.termination == "interrupted" and not reached
-    assert read_archive(path, KIND)[1]["trace"].size - 1 in (part.n_iter - 2, part.n_iter - 1,
-                                                             part.n_iter)
-    same(fit(checkpoint=path, resume=True), full)
+    np.testing.assert_array_equal(part.loglik_trace, full.loglik_trace[: part.n_iter + 1])
+    again = fit(init=part.covariance, max_iter=0, gtol=0.9)
+    assert again.loglik == pytest.approx(part.loglik, rel=1e-9)
+    assert read_archive(path, KIND)[1]["trace"].size - 1 in range(part.n_iter - 3, part.n_iter + 1)
+    same(fit(**options, checkpoint=path, resume=True), full)
 
 
 def test_a_signal_while_the_end_is_written(path, monkeypatch):
@@ -152,11 +169,11 @@ h = Hierarchy.balanced(160, [1, 4, 16])
 Y = rng.standard_normal((120, 12)) @ rng.standard_normal((12, 160))
 Y += rng.standard_normal((120, 160))
 
-def fit(path, number, updates, delay):
+def fit(path, optimizer, number, updates, delay):
     seen = []
 
     def tell(iterate):
-        print(iterate.n_iter, flush=True)
+        os.write(1, b"%d\\n" % iterate.n_iter)  # a line is whole whenever the signal comes
         seen.append(iterate.n_iter)
         if len(seen) == updates:
             threading.Timer(delay, os.kill, (os.getpid(), number)).start()
@@ -164,17 +181,17 @@ def fit(path, number, updates, delay):
             threading.Event().wait()
 
     fit = fit_factor_model(
-        Y, (3, 2, 1), h, checkpoint=path, resume=True, tol=0, gtol=0, max_iter=600,
-        checkpoint_every=1, checkpoint_seconds=None, callback=tell)
+        Y, (3, 2, 1), h, optimizer=optimizer, checkpoint=path, resume=True, tol=0, gtol=0,
+        max_iter=600, init="svd", checkpoint_every=1, checkpoint_seconds=None, callback=tell)
     np.savez(path + ".result.npz", F=fit.covariance.F, D=fit.covariance.D, mean=fit.mean,
              trace=fit.loglik_trace, n_evaluations=fit.n_evaluations)
     print(fit.termination, fit.converged, fit.loglik == fit.loglik_trace.max(), flush=True)
 
 for line in sys.stdin:
-    path, number, updates, delay = line.rstrip().split("|")
+    path, optimizer, number, updates, delay = line.rstrip().split("|")
     child = os.fork()
     if child == 0:
-        fit(path, int(number), int(updates), float(delay))
+        fit(path, optimizer, int(number), int(updates), float(delay))
         os._exit(0)
     print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -191,9 +208,9 @@ def host():
         process.stdin.close()
 
 
-def run(host, path, number=0, updates=0, delay=0.0):
+def run(host, path, optimizer, number=0, updates=0, delay=0.0):
     """What a fit in a process of its own prints; it sends itself a signal."""
-    host.stdin.write(f"{path}|{int(number)}|{updates}|{delay}\n")
+    host.stdin.write(f"{path}|{optimizer}|{int(number)}|{updates}|{delay}\n")
     host.stdin.flush()
     said = []
     for line in iter(host.stdout.readline, ""):
@@ -210,11 +227,14 @@ def result(path):
 
 @pytest.fixture(scope="module")
 def uninterrupted(host, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fit") / "fit.npz"
-    said = run(host, path)
-    assert said[-1] == "exit 0" and said[-2] == "tol True True"
-    assert result(path)["trace"].size > 90  # room for ten kills
-    return result(path)
+    """What a whole fit comes to, by its optimizer."""
+    found = {}
+    for optimizer in ("bfgs", "scoring"):
+        path = tmp_path_factory.mktemp("fit") / "fit.npz"
+        said = run(host, path, optimizer)
+        assert said[-1] == "exit 0" and said[-2] == "tol True True"
+        found[optimizer] = result(path)
+    return found
 
 
 def equal(found, expected):
@@ -227,30 +247,33 @@ FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked process
 
 @FORKS
 @pytest.mark.slow
-def test_killed_at_ten_moments(host, uninterrupted, tmp_path):
-    path = tmp_path / "fit.npz"
+@pytest.mark.parametrize("optimizer, kills", [("bfgs", 10), ("scoring", 3)])
+def test_killed_at_many_moments(optimizer, kills, host, uninterrupted, tmp_path):
+    path, expected = tmp_path / "fit.npz", uninterrupted[optimizer]
+    assert expected["trace"].size > 9 * kills  # room for them
     rng, reached = np.random.default_rng(7), []
-    for _ in range(10):
+    for _ in range(kills):
         # The checkpoint of the update is being written: most are killed within.
-        said = run(host, path, signal.SIGKILL, rng.integers(3, 7), rng.uniform(0, 0.004))
+        said = run(host, path, optimizer, signal.SIGKILL, rng.integers(3, 7), rng.uniform(0, 0.004))
         assert said[-1] == "exit -9"
         meta, arrays = read_archive(path, KIND)  # never unreadable
         reached.append(arrays["trace"].size - 1)
         assert int(said[-2]) - 1 <= reached[-1] <= int(said[-2]) + 1
         assert len(list(tmp_path.glob(".*.tmp"))) <= 1
-    assert np.all(np.diff(reached) > 0) and reached[-1] < uninterrupted["trace"].size - 1
-    assert run(host, path)[-1] == "exit 0"
-    assert equal(result(path), uninterrupted)
+    assert np.all(np.diff(reached) > 0) and reached[-1] < expected["trace"].size - 1
+    assert run(host, path, optimizer)[-1] == "exit 0"
+    assert equal(result(path), expected)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 @pytest.mark.slow
 @FORKS
-def test_a_process_that_is_interrupted(host, uninterrupted, tmp_path):
-    path = tmp_path / "fit.npz"
-    said = run(host, path, signal.SIGINT, 20, 0.001)
+@pytest.mark.parametrize("optimizer", ["bfgs", "scoring"])
+def test_a_process_that_is_interrupted(optimizer, host, uninterrupted, tmp_path):
+    path, expected = tmp_path / "fit.npz", uninterrupted[optimizer]
+    said = run(host, path, optimizer, signal.SIGINT, 9, 0.001)
     assert said[-1] == "exit 0" and said[-2] == "interrupted False True"
-    assert 20 <= result(path)["trace"].size <= 23 < uninterrupted["trace"].size
-    said = run(host, path)
+    assert 9 <= result(path)["trace"].size <= 12 < expected["trace"].size
+    said = run(host, path, optimizer)
     assert said[-1] == "exit 0" and said[-2] == "tol True True"
-    assert equal(result(path), uninterrupted)
+    assert equal(result(path), expected)

@@ -279,7 +279,8 @@ def test_a_fit_that_ends_at_the_floor(small_blocks):
     for data in (p.Y, split_rows(p.Y, 1)):
         with pytest.warns(UnboundedWarning, match="likelihood has no maximum") as told:
             fit = fit_factor_model(data, p.ranks, p.h, missing="em", variance_floor=1e-10,
-                                   init=MLR.from_compact(p.h, p.ranks, p.F, p.D), max_iter=150)
+                                   init=MLR.from_compact(p.h, p.ranks, p.F, p.D), max_iter=150,
+                                   optimizer="bfgs", tol=1e-9)
         found.append((fit, [str(w.message) for w in told if w.category is UnboundedWarning]))
     (memory, one), (stream, two) = found
     assert one == two and np.array_equal(memory.boundary, stream.boundary)

@@ -1,6 +1,7 @@
 """Files that version 0.1.0 wrote, in ``data/v0.1``: each loads, with every number it had.
 
 What they held stands beside them: numbers in ``expected.json``, arrays in ``expected_arrays.npz``.
+Checkpoints of version 0.2.0, in ``data/v0.2``, go on to where its fits went.
 """
 
 import json
@@ -161,19 +162,75 @@ def test_fits_of_matrices(name):
     assert str(fit.summary())
 
 
+def known_data(path, monkeypatch):
+    """Let a fit know its data again: another processor may round the last bits of their digest."""
+    data = read_archive(path, checkpoint.KIND)[0]["identity"]["data"]
+    made = factor_model.fingerprint
+    monkeypatch.setattr(factor_model, "fingerprint", lambda *args, **options: {
+        **made(*args, **options), "data": data})
+
+
 @pytest.mark.filterwarnings("ignore:EM did not converge")
 def test_a_fit_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     """It reaches what the whole fit reached."""
     path = tmp_path / "checkpoint.npz"
     shutil.copy(FOLDER / "checkpoint.npz", path)
-    # Data are known again by what LAPACK makes of them, of which another processor may round the
-    # last bits otherwise.
-    data = read_archive(path, checkpoint.KIND)[0]["identity"]["data"]
-    made = factor_model.fingerprint
-    monkeypatch.setattr(factor_model, "fingerprint", lambda *args, **options: {
-        **made(*args, **options), "data": data})
+    known_data(path, monkeypatch)
     fit = fit_factor_model(ARRAYS["checkpoint.Y"], (1, 1), Hierarchy.from_labels(list("aaabbb")),
-                           init="svd", max_iter=9, tol=0, gtol=0, checkpoint=path, resume=True)
+                           init="svd", optimizer="bfgs", max_iter=9, tol=0, gtol=0,
+                           checkpoint=path, resume=True)
     assert fit.n_iter == 9
     close(fit.covariance.toarray(), ARRAYS["checkpoint.covariance"])
     assert math.isclose(fit.loglik, WORDS["checkpoint"]["fields"]["loglik"], rel_tol=1e-9)
+
+
+LATER = FOLDER.parent / "v0.2"
+GROUPS = list("aaaaabbbbccc")
+RULES = {"tol": 0, "gtol": 0}
+
+
+@pytest.mark.filterwarnings("ignore:EM did not converge")
+@pytest.mark.parametrize("optimizer", ["bfgs", "em"])
+def test_a_fit_goes_on_from_a_checkpoint_of_version_0_2_0(optimizer, tmp_path, monkeypatch):
+    """Written after 12 updates; what whole fits of that version came to in 18 stands beside."""
+    path = tmp_path / "checkpoint.npz"
+    shutil.copy(LATER / f"checkpoint_{optimizer}.npz", path)
+    known_data(path, monkeypatch)
+    with np.load(LATER / "expected_arrays.npz") as arrays:
+        expected = dict(arrays)
+    seen = []
+
+    def resume(**options):
+        options = {"init": "svd", "optimizer": optimizer, **RULES, **options}
+        return fit_factor_model(expected["Y"], (1, 1), Hierarchy.from_labels(GROUPS), max_iter=18,
+                                checkpoint=path, resume=True, **options)
+
+    other = "em" if optimizer == "bfgs" else "bfgs"
+    with pytest.raises(ValueError, match=f"optimizer: {optimizer} there, {other} now"):
+        resume(optimizer=other)
+    with pytest.raises(ValueError, match="init: svd there, principal_factor now"):
+        resume(init="principal_factor")
+    with pytest.raises(ValueError, match="prior: None there, strength 2.0"):
+        resume(prior=True)
+    fit = resume(callback=lambda iterate: seen.append(iterate.n_iter))
+    assert seen == list(range(12, 19)) and fit.n_iter == 18
+    np.testing.assert_allclose(fit.loglik_trace, expected[f"{optimizer}.trace"], rtol=1e-9)
+    np.testing.assert_array_equal(fit.loglik_trace[:13], expected[f"{optimizer}.trace"][:13])
+    np.testing.assert_array_equal(fit.objective_trace, fit.loglik_trace)
+    np.testing.assert_allclose(fit.covariance.toarray(), expected[f"{optimizer}.covariance"],
+                               rtol=1e-6, atol=1e-8)
+    assert fit.n_evaluations == expected[f"{optimizer}.n_evaluations"]
+    again = resume()  # what is written now goes on, too
+    assert np.array_equal(again.loglik_trace, fit.loglik_trace)
+
+
+def test_a_checkpoint_of_version_0_2_0_is_resumed_by_its_old_word(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.npz"
+    shutil.copy(LATER / "checkpoint_em.npz", path)
+    known_data(path, monkeypatch)
+    with np.load(LATER / "expected_arrays.npz") as arrays:
+        Y = arrays["Y"]
+    with pytest.warns(DeprecationWarning, match="accelerate=False is optimizer='em'"):
+        fit = fit_factor_model(Y, (1, 1), Hierarchy.from_labels(GROUPS), max_iter=12, gtol=0.9,
+                               init="svd", accelerate=False, checkpoint=path, resume=True)
+    assert fit.n_iter == 12

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 
 @pytest.mark.quick(24)
 @parametrize_with_checks([FactorModel(), FactorModel(missing="em"),
-                          FactorModel(2, optimizer="em", center=False)])
+                          FactorModel(2, init="svd", optimizer="em", center=False, tol=1e-9)])
 def test_scikit_learn_accepts_it(estimator, check):
     check(estimator)
 

@@ -1,4 +1,4 @@
-"""Starting points: what each is, capped groups, restarts."""
+"""Starting points: what each is, capped groups."""
 
 from pathlib import Path
 
@@ -341,7 +341,7 @@ def test_capped_groups(init, optimizer, form):
     fit = fit_factor_model(Y, ranks, H, init=init, optimizer=optimizer, max_iter=25,
                            missing="em", random_state=0, callback=seen.append)
     assert fit.capped == ((1, 0, 6), (2, 0, 1))
-    assert len(seen) == 26
+    assert len(seen) == fit.n_iter + 1 > 9
     sizes = [H.group_sizes(level)[H.labels(level)] for level in range(3)]
     for A in [it.covariance for it in seen] + [fit.covariance]:
         for F, size, r in zip(A.factors, sizes, ranks, strict=True):
@@ -353,45 +353,3 @@ def test_capped_groups(init, optimizer, form):
 def test_nothing_is_capped_where_there_is_room():
     assert fit_factor_model(samples(), (2, 1, 1), H, max_iter=1).capped == ()
     assert fit_factor_model(samples(), 21, max_iter=1).capped == ((0, 0, 20),)
-
-
-# ---------------------------------------------------------------- restarts
-
-
-def runs(Y, **options):
-    """The iterates of a fit run by run, and its result."""
-    seen = []
-    fit = fit_factor_model(Y, RANKS, H, callback=seen.append, max_iter=12, **options)
-    starts = [i for i, it in enumerate(seen) if it.n_iter == 0]
-    return [seen[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)], fit
-
-
-@pytest.mark.quick(1)
-@pytest.mark.parametrize("init", ["svd", "frobenius", "random"])
-def test_restarts_keep_the_best(init):
-    Y = samples()
-    several, fit = runs(Y, init=init, n_init=4, random_state=7)
-    assert len(several) == 4
-    ends = [run[-1].loglik for run in several]
-    assert fit.loglik == max(ends) and len(set(ends)) == 4
-    best = several[int(np.argmax(ends))]
-    assert np.array_equal(fit.loglik_trace, [it.loglik for it in best])
-    close(fit.covariance.toarray(), best[-1].covariance.toarray(), 1e-12)
-    (alone,), one = runs(Y, init=init, n_init=1, random_state=7)
-    assert [it.loglik for it in alone] == [it.loglik for it in several[0]]
-    assert fit.loglik >= one.loglik
-    again = runs(Y, init=init, n_init=4, random_state=7)[1]
-    assert np.array_equal(again.covariance.F, fit.covariance.F)
-    fewer = runs(Y, init=init, n_init=3, random_state=7)[0]
-    for one, other in zip(fewer, several, strict=False):
-        assert [it.loglik for it in one] == [it.loglik for it in other]
-    other = runs(Y, init=init, n_init=4, random_state=8)[0]
-    assert other[1][0].loglik != several[1][0].loglik
-
-
-def test_later_starts_from_an_operator_are_random():
-    Y = samples()
-    A = MLR(H, [np.ones((20, r)) for r in RANKS], np.ones(20))
-    several, _ = runs(Y, init=A, n_init=2, random_state=0)
-    close(several[0][0].covariance.toarray(), A.toarray(), 1e-12)
-    assert not np.allclose(several[1][0].covariance.F, A.F)

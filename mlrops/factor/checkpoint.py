@@ -221,12 +221,13 @@ def _check_arrays(arrays: dict[str, np.ndarray], surface: LikelihoodSurface,
     length = max(arrays["trace"].size, 1)
     shapes: dict[str, tuple[int, ...]] = {
         "F": (n, R), "D": (n,), "mean": (n,), "trace": (length,), "logliks": (length,)}
+    for name in memory.keys() - {"S", "Y", "SY"}:
+        x = arrays[name]
+        _expect(x.shape == () and x.dtype.kind in "iuf" and bool(np.isfinite(x) and x >= 0), name)
     if "SY" in memory:
         rows = len(memory["SY"])
         k = min(int(arrays["count"]), rows)
         shapes |= {"S": (k, surface.size), "Y": (k, surface.size), "SY": (rows, rows)}
-    _expect(all(arrays[name].shape == () and bool(arrays[name] >= 0)
-                for name in memory if name not in shapes), "a number")
     for name, shape in shapes.items():
         x = arrays[name]
         exact = name not in ("S", "Y", "mean")

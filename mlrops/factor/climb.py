@@ -125,8 +125,12 @@ class Climb(NamedTuple):
         return self.termination not in ("", "max_iter")
 
     def resumed(self, surface: LikelihoodSurface, jumps: Jumps | None) -> tuple[Ascent, Run]:
-        """An ascent that goes on where this one was left, and its run so far."""
-        ascent = Ascent(surface, self.point, jumps)
+        """An ascent that goes on where this one was left, and its run so far.
+
+        It writes to the arrays of the point that it begins at: not to ours, which stand in
+        checkpoints and come to other processes as memory that cannot be written to.
+        """
+        ascent = Ascent(surface, Point(*map(np.copy, self.point)), jumps)
         ascent.n_evaluations, ascent.exhausted = self.n_evaluations, self.exhausted
         if jumps is not None:
             jumps.remember(self.memory)

@@ -239,6 +239,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     checkpointing.check(n_jobs)  # before the data are gone through
+    if n_jobs is not None and callback is not None:
+        raise ValueError("a callback follows climbs one after the other: leave n_jobs out")
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
@@ -273,10 +275,10 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     if best.termination == "max_iter":
         warnings.warn(
             f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=2)
+            ConvergenceWarning, stacklevel=3)  # through the decorator
     elif best.termination == "tol" and tol is None:
-        warn_of_plateau(source.n_samples * expects(best))
-    warn_of_floor(boundary, names, variance_floor, unbounded)
+        warn_of_plateau(source.n_samples * expects(best), stacklevel=4)
+    warn_of_floor(boundary, names, variance_floor, unbounded, stacklevel=4)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.logliks[-1]
     mean = exact_mean.astype(source.dtype, copy=False)

@@ -33,14 +33,14 @@ class Map:
     def __call__(self, v):
         """(log-likelihood at v, where EM goes from v)."""
         F, D = self.unpack(v)
-        point = Point(F, D, self.problem.source.mean)
-        mapped = self.problem.evaluate(point, Point.empty_like(point), False)
-        F, D, _ = mapped.image
-        return mapped.loglik, self.pack(self.expand(F, mapped) if self.expanded else F, D)
+        state = self.problem.evaluate(Point(F, D, self.problem.source.mean))
+        state.map(Point.empty_like(state.point), False)
+        F, D, _ = state.image
+        return state.loglik, self.pack(self.expand(F, state) if self.expanded else F, D)
 
-    def expand(self, F, mapped):
+    def expand(self, F, state):
         """The factors' second moments, group by group, are moved into F (PX-EM)."""
-        posterior, h, col, F = mapped.step._posterior, self.problem.tree, 0, F.copy()
+        posterior, h, col, F = state.step._posterior, self.problem.tree, 0, F.copy()
         for level, r in enumerate(self.problem.ranks):
             if r:
                 Z = posterior.mean(level)

@@ -11,7 +11,8 @@ from mlrops import ConvergenceWarning, Hierarchy, fit_factor_model
 from mlrops.datasets import load_french, simulate_mlr
 
 LIMIT = 250
-COLUMNS = "plain log-likelihood at 400", "PX-EM", "SQUAREM", "damped Anderson", "ours", "aim"
+COLUMNS = ("plain log-likelihood at 400", "PX-EM", "SQUAREM", "damped Anderson", "bfgs", "scoring",
+           "aim")
 
 
 def five_levels():
@@ -51,22 +52,25 @@ def test_evaluations_to_400_plain_iterations(problem, benchmark, record_in):
     counts = [first_at(list(itertools.islice(scheme, LIMIT)), goal)
               for scheme in (plain(PX, LIMIT), squarem(G, LIMIT), daarem(G, LIMIT))]
 
-    def ours():
+    def ours(optimizer, max_iter=LIMIT):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             return fit_factor_model(Y, ranks, h, init=init, random_state=0, tol=0, gtol=0,
-                                    max_iter=LIMIT)
+                                    optimizer=optimizer, max_iter=max_iter)
 
-    fit = benchmark.pedantic(ours, rounds=1)
-    n_iter = first_at(fit.loglik_trace, goal) - 1
-    # Rejected jumps count as well: fit again up to there and ask.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        upto = fit_factor_model(Y, ranks, h, init=init, random_state=0, tol=0, gtol=0,
-                                max_iter=int(n_iter))
+    used = []
+    for optimizer in ("bfgs", "scoring"):
+        first = optimizer == "bfgs"
+        fit = benchmark.pedantic(ours, (optimizer,), rounds=1) if first else ours(optimizer)
+        n_entries = first_at(fit.loglik_trace, goal)
+        if n_entries is None and not first:  # it climbed to the top of another hill
+            assert fit.gradient_norm < 1e-4 and goal - fit.loglik < 0.02
+            used.append(None)
+        else:  # rejected jumps count as well: fit again up to there and ask
+            used.append(ours(optimizer, int(n_entries) - 1).n_evaluations)
     name = (f"{problem.__name__.replace('_', ' ')}: n = {h.n}, N = {len(Y)},"
             f" ranks {', '.join(map(str, ranks))}")
     shown = [f"> {LIMIT}" if count is None else str(count) for count in counts]
     record_in("evaluations of the EM map", ("problem", *COLUMNS), name, f"{goal:.4f}", *shown,
-              str(upto.n_evaluations), "80")
-    assert upto.n_evaluations <= 80
+              *("another maximum" if count is None else str(count) for count in used), "80")
+    assert max(count for count in used if count is not None) <= 80
