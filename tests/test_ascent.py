@@ -284,9 +284,9 @@ def test_jumps_that_fail_fall_back(hows, missing, optimizer):
         while True:
             yield hows[rng.integers(len(hows))] if rng.random() < 0.7 else None
 
-    ascent, trace = climb(surface, first, optimizer, 80, breaks())
+    ascent, trace = climb(surface, first, optimizer, 400, breaks())
     assert ascent.surface.broken > 10
-    expected = climb(surface, first, optimizer, 80)[1]
+    expected = climb(surface, first, optimizer, 400)[1]
     assert trace[-1] == pytest.approx(expected[-1], abs=2e-3)
     assert ascent.n_evaluations > len(trace) + ascent.surface.broken - 2
 
