@@ -314,6 +314,26 @@ def test_ctrl_c_returns_the_best_so_far(monkeypatch, when):
     assert fit.objective == fit.objective_trace[-1] and (np.diff(fit.loglik_trace) >= 0).all()
 
 
+@pytest.mark.quick(3)
+@pytest.mark.parametrize("kind", ["complete", "gaps", "ridges"])
+@pytest.mark.parametrize("optimizer", ["scoring", "em"])
+def test_all_ways_to_climb_reach_the_same_maximum(optimizer, kind):
+    data, _ = draw(N=80)
+    data = with_gaps(data, vary(data)[1]) if kind == "gaps" else data
+    options = {"tol": 0.0, "gtol": 1e-7, "max_iter": 500}
+    if kind == "ridges":
+        options |= {"beta_ridge": 2.0, "factor_ridge": 3.0}
+    found, expected = (SUROptions(optimizer=way, **options).fit(data, (1, 1, 0), TREE)
+                       for way in (optimizer, "bfgs"))
+    for fit in (found, expected):
+        assert fit.converged and (np.diff(fit.objective_trace) >= 0).all()
+    assert np.isclose(found.objective, expected.objective, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(np.concatenate(found.coefficients),
+                               np.concatenate(expected.coefficients), atol=1e-5)
+    np.testing.assert_allclose(found.covariance.toarray(), expected.covariance.toarray(),
+                               atol=1e-4)
+
+
 def test_progress_is_shown(capsys):
     data, _ = draw()
     als_gls(data.Xs, data.Y, (1, 0, 0), TREE, progress=True)

@@ -97,13 +97,14 @@ def test_as_likely_as_without_the_redundant_columns(init):
     """A level that repeats the groups above it, and one of single features, need no evaluation."""
     h = Hierarchy.from_boundaries([[0, 12], [0, 5, 12]])
     Y = make_case(h, (2, 1), 3).A.sample(300, random_state=1)
-    plain = fit_factor_model(Y, (2, 1), h, init=init)
+    options = {"init": init, "optimizer": "bfgs"}  # scoring blows rounding up near the floor
+    plain = fit_factor_model(Y, (2, 1), h, **options)
     twice = Hierarchy.from_boundaries([[0, 12], [0, 12], [0, 5, 12], [0, 5, 12]])
-    parted = fit_factor_model(Y, (1, 1, 0, 1), twice, init=init)
+    parted = fit_factor_model(Y, (1, 1, 0, 1), twice, **options)
     # Five features hold no more than five columns, of which the coarser level has all.
-    full = fit_factor_model(Y, (2, 12), h, init=init)
+    full = fit_factor_model(Y, (2, 12), h, **options)
     more = fit_factor_model(Y, (2, 12, 3), Hierarchy.from_boundaries([*h.boundaries, [0, 5, 12]]),
-                            init=init)
+                            **options)
     for one, other in ((plain, parted), (full, more)):
         assert other.loglik == pytest.approx(one.loglik, abs=2e-6)
         assert other.degrees_of_freedom == one.degrees_of_freedom
