@@ -28,7 +28,8 @@ from .limits import (
     warn_of_floor,
     warn_of_plateau,
 )
-from .prior import describe_prior, read_prior
+from .prior import describe_prior, prior_fields, read_prior
+from .prior_search import search_prior
 from .result import FactorModelResult
 from .usable import capped_groups
 
@@ -220,11 +221,19 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     checkpointing.check(n_jobs)  # before the data are gone through
+    prior_scores = None
+    if isinstance(prior, str) and prior == "cv":
+        prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {
+            "init": init, "n_init": n_init, "n_jobs": n_jobs, "optimizer": optimizer,
+            "prior_variance": prior_variance, "center": center, "missing": missing,
+            "compress": compress, "tol": tol, "gtol": gtol, "max_iter": max_iter,
+            "variance_floor": variance_floor, "random_state": random_state}, progress)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
     way = chosen_optimizer(optimizer, source, sum(level_ranks))
-    penalty = read_prior(prior, prior_variance, source, hierarchy, level_ranks, names)
+    penalty = read_prior(prior, prior_variance, source.n_samples, source.shares, source.variance,
+                         hierarchy, level_ranks, names)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     surface = LikelihoodSurface(
         source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance,
@@ -270,8 +279,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
         capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center),
         objective_trace=np.array(best.objectives), optimizer=way,
-        prior=0.0 if penalty is None else penalty.strength,
-        prior_variance=None if penalty is None else hierarchy._scatter(penalty.variance))
+        prior_scores=prior_scores, **prior_fields(penalty, hierarchy))
 
 
 def _rounded_loglik(source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray,

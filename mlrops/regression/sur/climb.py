@@ -17,7 +17,7 @@ from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
 from ...factor.likelihood import LikelihoodSurface, independent_loglik
-from ...factor.limits import check_scale, warn_of_floor
+from ...factor.limits import FEWER, check_scale, warn_of_floor
 from ...factor.point import Point
 from ...factor.start import start
 from ...operators.base import StructuredOperator
@@ -306,7 +306,7 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
     warn_of_floor(fit.boundary, label, options.variance_floor, unbounded, "equation",
-                  "residual variance", "" if alike else "; fewer factors may do", stacklevel + 1)
+                  "residual variance", "" if alike else FEWER, stacklevel + 1)
 
 
 def _alike(E: FloatArray) -> list[tuple[int, int]]:
