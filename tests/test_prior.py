@@ -336,3 +336,51 @@ def test_checkpoints_know_the_prior(Y, tmp_path):
     resumed = fit_factor_model(Y, RANKS, TREE, **options, checkpoint=path, resume=True)
     assert resumed.objective_trace.tolist() == whole.objective_trace.tolist()
     assert resumed.loglik_trace.tolist() == whole.loglik_trace.tolist()
+
+
+# ---------------------------------------------------------------- what the summary says
+
+
+def test_the_summary_of_a_prior(Y):
+    fit = fit_factor_model(gappy(Y), RANKS, TREE, prior="cv", missing="em")
+    text = fit.summary()
+    low, high = fit.prior_share.min(), fit.prior_share.max()
+    assert f"{low:.1%} to {high:.1%}" in text and high > low
+    assert f"{fit.n_samples * fit.objective:,.2f}" in text
+    assert f"{fit.n_samples * fit.loglik:,.2f}" in text
+    for record in fit.prior_table:
+        mark = "*" if record.strength == fit.prior else " "
+        assert any(line.startswith(mark) and f" {record.strength:g} " in line
+                   and f"{record.cv_mean:.6g}" in line for line in text.splitlines())
+    one = fit_factor_model(Y, RANKS, TREE, prior=3).summary()
+    assert "Prior, pseudo-samples" in one and f"{3 / 33:.1%}" in one and " to " not in one[:1400]
+    bare = fit_factor_model(Y, (1, 0), TREE).summary()
+    assert "rior" not in bare
+
+
+def test_the_summary_suggests_a_prior_at_the_floor():
+    Y = np.random.default_rng(0).standard_normal((40, 6))
+    Y[:, 1] = Y[:, 0] + 1e-5 * Y[:, 1]
+    with pytest.warns(ConvergenceWarning):
+        fit = fit_factor_model(Y, 2)
+    assert "prior=True" in fit.summary().replace("\n", " ")
+
+
+def test_a_prior_that_rules_is_named():
+    """Tiny uniquenesses of many samples, of two features only."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((300, 1))
+    Y = z + 0.5 * rng.standard_normal((300, 6))
+    Y[:, 4:] = z + 0.02 * rng.standard_normal((300, 2))
+    frame = pd.DataFrame(Y, columns=list("abcdef"))
+    with pytest.warns(ConvergenceWarning, match=r"of 2 of 6 features \(e, f\).*prior=\"cv\""):
+        fit = fit_factor_model(frame, 1, prior=True)
+    said = fit.summary().replace("\n", " ")
+    assert "Variances that the prior sets rather than the many samples" in said
+    assert "2 of 6 (e, f)" in said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for few_or_weak in (fit_factor_model(frame[:25], 1, prior=True),
+                            fit_factor_model(frame, 1, prior=0.01),
+                            fit_factor_model(frame.iloc[:, :4], 1, prior=True)):
+            assert "sets rather than" not in few_or_weak.summary().replace("\n", " ")

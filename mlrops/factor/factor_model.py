@@ -27,8 +27,9 @@ from .limits import (
     too_few_samples,
     warn_of_floor,
     warn_of_plateau,
+    warn_of_prior,
 )
-from .prior import describe_prior, prior_fields, read_prior
+from .prior import describe_prior, prior_fields, read_prior, ruled_by_prior
 from .prior_search import search_prior
 from .result import FactorModelResult
 from .usable import capped_groups
@@ -268,6 +269,10 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         warn_of_plateau(source.n_samples * expects(best))
     warn_of_floor(boundary, names, variance_floor, unbounded)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
+    of_prior = prior_fields(penalty, hierarchy)
+    if prior_scores is None:
+        warn_of_prior(ruled_by_prior(hierarchy._scatter(best.point.D), of_prior), hierarchy.n,
+                      names)
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.logliks[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
@@ -279,7 +284,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
         capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center),
         objective_trace=np.array(best.objectives), optimizer=way,
-        prior_scores=prior_scores, **prior_fields(penalty, hierarchy))
+        prior_scores=prior_scores, **of_prior)
 
 
 def _rounded_loglik(source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray,

@@ -21,7 +21,7 @@ from .point import Point
 from .usable import usable_ranks
 
 __all__ = ["FEWER", "at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
-           "warn_of_floor", "warn_of_plateau"]
+           "warn_of_floor", "warn_of_plateau", "warn_of_prior"]
 
 # Nats of the log-likelihood of all samples that a fit should not leave without a word.
 PLATEAU = 0.05
@@ -136,6 +136,17 @@ def warn_of_floor(boundary: IntArray, names: Sequence[str] | None, variance_floo
             f"{counted(n, noun)} {agree(n, 'has', 'have')} a variance at the floor of"
             f" {variance_floor:g} of {agree(n, 'its', 'their')} {whole} (Heywood cases:"
             f" {named(boundary, names)}){advice}", ConvergenceWarning, stacklevel=stacklevel)
+
+
+def warn_of_prior(ruled: IntArray, n: int, names: Sequence[str] | None, noun: str = "feature",
+                  advice: str = 'a weaker prior, prior="cv" or none', stacklevel: int = 3) -> None:
+    """Warn of variances that the prior sets, not the data, though there are many samples."""
+    if ruled.size:
+        warnings.warn(
+            f"the prior, not the data, sets variances though samples are many: it makes up a"
+            f" quarter or more of those of {ruled.size} of {counted(n, noun)}"
+            f" ({named(ruled, names)}); {advice} may predict better", ConvergenceWarning,
+            stacklevel=stacklevel)
 
 
 def warn_of_plateau(expected: float, stacklevel: int = 3) -> None:

@@ -17,7 +17,7 @@ from .._common.stored import (
     one_of,
 )
 
-__all__ = ["FIELDS", "checked"]
+__all__ = ["FIELDS", "STRENGTH", "check_prior", "checked"]
 
 STRENGTH = Check("a finite number that is not negative",
                  lambda x: FINITE.holds(x) and x >= 0)
@@ -44,11 +44,12 @@ def checked(given: dict[str, Any]) -> dict[str, Any]:
     if given.get("objective_trace") is None:  # versions before 0.3.0 had no prior
         given["objective_trace"] = given["loglik_trace"].copy()
     check_fit(given, ["loglik_trace", "objective_trace"], A.ranks, A.hierarchy.group_counts)
-    _check_prior(given, n)
+    check_prior(given, n)
     return given
 
 
-def _check_prior(given: dict[str, Any], n: int) -> None:
+def check_prior(given: dict[str, Any], n: int) -> None:
+    """Refuse what fits no prior on n variances."""
     strength = given.get("prior", 0.0)
     for name, most in (("prior_variance", np.inf), ("prior_share", 1.0)):
         x = given.get(name)

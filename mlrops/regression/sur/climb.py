@@ -16,9 +16,10 @@ from ...factor.climb import chosen_optimizer, jumps_of
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
-from ...factor.likelihood import LikelihoodSurface, independent_loglik
-from ...factor.limits import FEWER, check_scale, warn_of_floor
+from ...factor.likelihood import LikelihoodSurface
+from ...factor.limits import FEWER, check_scale, warn_of_floor, warn_of_prior
 from ...factor.point import Point
+from ...factor.prior import read_prior, ruled_by_prior
 from ...factor.start import start
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
@@ -150,11 +151,13 @@ class Alternation(Iteration):
         floor = options.variance_floor * data.variance
         F, D = start("svd", tree, ranks, data, None)
         optimizer = chosen_optimizer(options.optimizer, data, sum(ranks))
+        prior = read_prior(options.prior, options.prior_variance, system.N, data.shares,
+                           data.variance, hierarchy, ranks, None, "equation")
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
-                                    optimizer == "scoring")
+                                    optimizer == "scoring", prior)
         self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
                              jumps_of(optimizer, surface.size))
-        self._independent = independent_loglik(data)
+        self._independent = surface.over(data).independent
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
         self._norms: list[float] = []  # of the gradient that Σ-steps left
@@ -170,14 +173,15 @@ class Alternation(Iteration):
     @property
     def objective(self) -> float:
         """Log-likelihood a row less penalties."""
-        return self.ascent.state.loglik + self.system.log_weights / self.system.N
+        return self.ascent.state.objective + self.system.log_weights / self.system.N
 
     @property
     def loglik(self) -> float:
         """Log-likelihood a row."""
         covariance, ridge = self.ascent.state.covariance, self._options.factor_ridge
         penalty = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
-        return self.objective + self.at.penalty + penalty
+        state = self.ascent.state
+        return self.objective + (state.loglik - state.objective) + self.at.penalty + penalty
 
     @property
     def params(self) -> list[FloatArray]:
@@ -239,7 +243,7 @@ class Alternation(Iteration):
         if slow and not self._profiled:
             surface.linear, jumps = False, jumps_of("bfgs", surface.size)
         ascent = Ascent(surface, state.point, jumps)
-        if ascent.state.loglik < state.loglik:
+        if ascent.state.objective < state.objective:
             self.normal_norm = step.first_norm
             return False
         self.ascent, self._profiled, self.normal_norm = ascent, slow, step.norm
@@ -305,6 +309,8 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
+    warn_of_prior(ruled_by_prior(fit.covariance.D, vars(fit)) if fit.prior else fit.boundary[:0],
+                  fit.n_equations, label, "equation", "a weaker prior or none", stacklevel + 1)
     warn_of_floor(fit.boundary, label, options.variance_floor, unbounded, "equation",
                   "residual variance", "" if alike else FEWER, stacklevel + 1)
 
