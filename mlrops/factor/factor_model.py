@@ -91,6 +91,16 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         ones random.
     accelerate : bool, optional
         False takes plain EM steps only; see Notes.
+    prior : None, True, float or "cv", optional
+        Strength α, in pseudo-samples, of a prior that keeps the entries of D away from zero: a fit
+        to few samples is then good for the next sample, too, see Notes.  True is one pseudo-sample
+        for each factor that a feature sees.  "cv" chooses α by the log-likelihood of held-out
+        samples: they are cut into five contiguous parts, so shuffle rows whose order groups them;
+        the strongest of nine within one standard error of the best is taken, None among them
+        where the likelihood has a maximum.  It needs data in memory and about 45 fits.
+    prior_variance : float, array_like, Series or dict, shape (n,), optional
+        Variances t that the prior pulls D to; default each feature's own variance.  One number
+        where features share a scale that is known; names are matched to the features.
     center : bool, optional
         Estimate the mean; False fixes it at zero.
     missing : {"raise", "em"}, optional
@@ -154,7 +164,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     Warns
     -----
     ConvergenceWarning
-        The iteration cap was reached, or variances stand at the floor (Heywood cases).  A
+        The iteration cap was reached, or variances stand at the floor (Heywood cases), or a prior
+        sets variances rather than the many samples there are.  A
         likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
         features than that (``N - 1`` with ``center=False``), and features that determine one
         another, such as duplicates, run off too.
@@ -199,6 +210,18 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     means.  Columns that a group has no use for, as the factor of a single feature, begin small and
     random.
 
+    *Prior.*  D has an inverse-gamma prior, after J. Martin, R. McDonald, "Bayesian estimation in
+    unrestricted factor analysis: a treatment for Heywood cases", 1975.  Climbed is the average
+    log-likelihood a sample less ``α / (2 N) Σ_i (log D_i + t_i / D_i)``; `objective_trace` is what
+    that came to, `loglik_trace` the likelihood alone.  The M-step stays exact: what it gives
+    without a prior becomes ``(N_i D_i + α t_i) / (N_i + α)``, N_i the weight of the samples that
+    show feature i.  So D_i stays above ``α t_i / (N_i + α)``, there are no Heywood cases, and there
+    is a maximum whatever the ranks.  It depends neither on rotations nor, with the features' own
+    variances, on their units.  Held out it gained up to 160 nats a sample where N < n, little from
+    N = 2 n on.  It loses where many samples tell of variances far below α t / N: 0.03 to 0.14 nats
+    a feature on 569 samples of 30 measures of breast cancer.  A warning then names the features.
+    See ``tests/benchmarks/test_prior_held_out.py``.
+
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
     the checkpoint stays as last written.
@@ -214,6 +237,12 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     >>> fit.converged, fit.covariance.ranks
     (True, (1, 1))
     >>> bool((np.diff(fit.loglik_trace) >= 0).all())
+    True
+
+    Few samples, and how well what they give describes the distribution they come from:
+
+    >>> bare, shrunk = (fit_factor_model(sim.Y[:20], (1, 1), h, prior=p) for p in (None, True))
+    >>> bool(shrunk.expected_loglik(sim.covariance) > bare.expected_loglik(sim.covariance) + 1)
     True
     """
     if check_rank(n_init, "n_init") < 1:

@@ -125,6 +125,14 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     more than ``m + ½ - (2 m + ¼)^½`` factors have more parameters than covariances (Ledermann,
     1937); a pair gets one.  With it, one factor less than features is the most.
 
+    *Fewer samples than features.*  Choose ranks by ``criterion="cv"`` with ``prior=True``.  With
+    a prior there is a maximum whatever the ranks, so no candidate is refused; held-out samples say
+    what they are worth, and generated ones go up to the dimensions that the training samples have,
+    since further factors would be zeros.  BIC at the bare maximum is of no use there: on 20 months
+    of 30 returns it takes as many factors as there may be, see
+    ``tests/benchmarks/test_prior_held_out.py``.  ``prior="cv"`` chooses a strength for every
+    candidate, about 45 fits each.
+
     *Starts.*  A listed or grid candidate is fitted as `fit_factor_model` does by itself.  A greedy
     candidate starts from its neighbour's fit (each fold from that fold's): the last principal axis
     of a level (of correlations) is dropped, or a column added.  A zero column would be a stationary
