@@ -97,7 +97,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         for each factor that a feature sees.  "cv" chooses α by the log-likelihood of held-out
         samples: they are cut into five contiguous parts, so shuffle rows whose order groups them;
         the strongest of nine within one standard error of the best is taken, None among them
-        where the likelihood has a maximum.  It needs data in memory and about 45 fits.
+        where the likelihood has a maximum.  It needs data in memory and about 45 fits, which stop
+        at ``tol=1e-5`` unless another is given.
     prior_variance : float, array_like, Series or dict, shape (n,), optional
         Variances t that the prior pulls D to; default each feature's own variance.  One number
         where features share a scale that is known; names are matched to the features.

@@ -47,8 +47,9 @@ def expected(train, sigma, mean, ranks, hierarchy):
     scores = [fit.expected_loglik(sigma, mean) for fit in fits]
     dense = sigma.toarray()
     for other in others:
-        P = other.get_covariance()
-        at = other.mean_ if hasattr(other, "mean_") else other.location_
+        by_factors = isinstance(other, FactorAnalysis)
+        P = other.get_covariance() if by_factors else other.covariance_
+        at = other.mean_ if by_factors else other.location_
         quad = np.trace(np.linalg.solve(P, dense)) + (mean - at) @ np.linalg.solve(P, mean - at)
         scores.append(-0.5 * (np.linalg.slogdet(2 * np.pi * P)[1] + quad))
     return scores
