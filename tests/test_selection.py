@@ -10,6 +10,7 @@ import scipy.sparse
 
 from mlrops import ConvergenceWarning, Hierarchy, RankSelection, fit_factor_model, select_ranks
 from mlrops.datasets import simulate_factor_model, simulate_mlr
+from mlrops.factor import rows
 from mlrops.factor import selection as rank_selection
 from mlrops.factor.criteria import degrees_of_freedom
 
@@ -390,7 +391,7 @@ def test_sparse_data(kind, monkeypatch):
     options = dict(candidates=[(1, 0), (1, 1)], criterion="cv", n_folds=3, random_state=0,
                    tol=1e-9)
     dense = select_ranks(Y, hierarchy=SMALL, **options)
-    monkeypatch.setattr(rank_selection, "BLOCK", 10)
+    monkeypatch.setattr(rows, "BLOCK", 10)
     sparse = select_ranks(getattr(scipy.sparse, kind)(Y), hierarchy=SMALL, **options)
     for a, b in zip(sparse.table, dense.table, strict=True):
         assert a.cv_mean == pytest.approx(b.cv_mean, rel=1e-4)
@@ -400,7 +401,7 @@ def test_sparse_data(kind, monkeypatch):
 def test_scoring_in_blocks_changes_nothing(small, monkeypatch):
     options = dict(candidates=[(1, 1)], criterion="cv", n_folds=3, random_state=0)
     whole = select_ranks(small, hierarchy=SMALL, **options).table[0]
-    monkeypatch.setattr(rank_selection, "BLOCK", 4)
+    monkeypatch.setattr(rows, "BLOCK", 4)
     blocks = select_ranks(small, hierarchy=SMALL, **options).table[0]
     assert blocks.cv_mean == pytest.approx(whole.cv_mean, rel=1e-12)
 

@@ -13,7 +13,7 @@ from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, Jumps
 from .estep.protocol import Source
-from .likelihood import LikelihoodSurface, independent_loglik
+from .likelihood import LikelihoodSurface
 from .point import Point
 from .quasi_newton import QuasiNewton
 from .scoring import Scoring
@@ -70,7 +70,7 @@ class FactorAscent(Iteration):
 
     def __init__(self, ascent: Ascent, stopping: Stopping, hierarchy: Hierarchy):
         self.ascent, self.stopping, self.hierarchy = ascent, stopping, hierarchy
-        self._independent = independent_loglik(ascent.surface.source)
+        self._independent = ascent.surface.independent
 
     @property
     def objective(self) -> float:

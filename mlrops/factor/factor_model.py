@@ -27,8 +27,10 @@ from .limits import (
     too_few_samples,
     warn_of_floor,
     warn_of_plateau,
+    warn_of_prior,
 )
-from .prior import describe_prior, read_prior
+from .prior import describe_prior, prior_fields, read_prior, ruled_by_prior
+from .prior_search import search_prior
 from .result import FactorModelResult
 from .usable import capped_groups
 
@@ -97,6 +99,17 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
         streamed data), F has 10,000 numbers or fewer, or samples and features are six or more for
         each of the R factors; else BFGS.  ``result.optimizer`` says which.
+    prior : None, True, float or "cv", optional
+        Strength α, in pseudo-samples, of a prior that keeps the entries of D away from zero: a fit
+        to few samples is then good for the next sample, too, see Notes.  True is one pseudo-sample
+        for each factor that a feature sees.  "cv" chooses α by the log-likelihood of held-out
+        samples: they are cut into five contiguous parts, so shuffle rows whose order groups them;
+        the strongest of nine within one standard error of the best is taken, None among them
+        where the likelihood has a maximum.  It needs data in memory and about 45 fits, which stop
+        at ``tol=1e-5`` unless another is given.
+    prior_variance : float, array_like, Series or dict, shape (n,), optional
+        Variances t that the prior pulls D to; default each feature's own variance.  One number
+        where features share a scale that is known; names are matched to the features.
     center : bool, optional
         Estimate the mean; False fixes it at zero.
     missing : {"raise", "em"}, optional
@@ -162,8 +175,9 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     Warns
     -----
     ConvergenceWarning
-        The iteration cap was reached, small gains hardly fall off (a plateau), or variances stand
-        at the floor (Heywood cases).  A
+        The iteration cap was reached, small gains hardly fall off (a plateau), variances stand at
+        the floor (Heywood cases), or a prior sets variances rather than the many samples there are.
+        A
         likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
         features than that (``N - 1`` with ``center=False``), and features that determine one
         another, such as duplicates, run off too.
@@ -216,6 +230,18 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     means.  Columns that a group has no use for, as the factor of a single feature, begin small and
     random.
 
+    *Prior.*  D has an inverse-gamma prior, after J. Martin, R. McDonald, "Bayesian estimation in
+    unrestricted factor analysis: a treatment for Heywood cases", 1975.  Climbed is the average
+    log-likelihood a sample less ``α / (2 N) Σ_i (log D_i + t_i / D_i)``; `objective_trace` is what
+    that came to, `loglik_trace` the likelihood alone.  The M-step stays exact: what it gives
+    without a prior becomes ``(N_i D_i + α t_i) / (N_i + α)``, N_i the weight of the samples that
+    show feature i.  So D_i stays above ``α t_i / (N_i + α)``, there are no Heywood cases, and there
+    is a maximum whatever the ranks.  It depends neither on rotations nor, with the features' own
+    variances, on their units.  Held out it gained up to 160 nats a sample where N < n, little from
+    N = 2 n on.  It loses where many samples tell of variances far below α t / N: 0.03 to 0.14 nats
+    a feature on 569 samples of 30 measures of breast cancer.  A warning then names the features.
+    See ``tests/benchmarks/test_prior_held_out.py``.
+
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
     the checkpoint stays as last written.
@@ -232,6 +258,12 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     (True, (1, 1))
     >>> bool((np.diff(fit.loglik_trace) >= 0).all())
     True
+
+    Few samples, and how well what they give describes the distribution they come from:
+
+    >>> bare, shrunk = (fit_factor_model(sim.Y[:20], (1, 1), h, prior=p) for p in (None, True))
+    >>> bool(shrunk.expected_loglik(sim.covariance) > bare.expected_loglik(sim.covariance) + 1)
+    True
     """
     if check_rank(n_init, "n_init") < 1:
         raise ValueError("n_init must be at least 1, got 0")
@@ -241,11 +273,19 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     checkpointing.check(n_jobs)  # before the data are gone through
     if n_jobs is not None and callback is not None:
         raise ValueError("a callback follows climbs one after the other: leave n_jobs out")
+    prior_scores = None
+    if isinstance(prior, str) and prior == "cv":
+        prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {
+            "init": init, "n_init": n_init, "n_jobs": n_jobs, "optimizer": optimizer,
+            "prior_variance": prior_variance, "center": center, "missing": missing,
+            "compress": compress, "tol": tol, "gtol": gtol, "max_iter": max_iter,
+            "variance_floor": variance_floor, "random_state": random_state}, progress)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
     way = chosen_optimizer(optimizer, source, sum(level_ranks))
-    penalty = read_prior(prior, prior_variance, source, hierarchy, level_ranks, names)
+    penalty = read_prior(prior, prior_variance, source.n_samples, source.shares, source.variance,
+                         hierarchy, level_ranks, names)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     surface = LikelihoodSurface(
         source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance,
@@ -280,6 +320,10 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         warn_of_plateau(source.n_samples * expects(best), stacklevel=4)
     warn_of_floor(boundary, names, variance_floor, unbounded, stacklevel=4)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
+    of_prior = prior_fields(penalty, hierarchy)
+    if prior_scores is None:
+        warn_of_prior(ruled_by_prior(hierarchy._scatter(best.point.D), of_prior), hierarchy.n,
+                      names, stacklevel=4)
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.logliks[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
@@ -291,8 +335,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,
         capped=capped_groups(hierarchy, level_ranks), mean_is_estimated=bool(center),
         objective_trace=np.array(best.objectives), optimizer=way,
-        prior=0.0 if penalty is None else penalty.strength,
-        prior_variance=None if penalty is None else hierarchy._scatter(penalty.variance))
+        prior_scores=prior_scores, **of_prior)
 
 
 def _rounded_loglik(source: Source, hierarchy: Hierarchy, covariance: MLR, mean: FloatArray,

@@ -1,5 +1,7 @@
 """Splitting samples into folds for cross-validation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from .._common.typing import IntArray
 from .._common.validate import check_rank
 from .._common.wording import counted
 
-__all__ = ["make_folds"]
+__all__ = ["make_folds", "naming_part"]
 
 
 def make_folds(folds: Any, n_folds: int, shuffle: bool, n_samples: int, rng: np.random.Generator,
@@ -62,3 +64,12 @@ def _check_fold(k, pair, samples, row_labels):
         raise ValueError(f"fold {k} tests on {both.size} of the samples it trains on, {both[0]}"
                          " the first")
     return train, test
+
+
+@contextmanager
+def naming_part(what: str, advice: str = "use fewer folds, or shuffle them") -> Iterator[None]:
+    """Errors say of which part of the data they are."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}; {advice}") from error

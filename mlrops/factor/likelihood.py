@@ -70,6 +70,12 @@ class LikelihoodSurface:
         self.shape, self.cuts = (n, R), (n * R, n * R + n)
         self.size = n * R + n + n * source.mean_is_free
 
+    @property
+    def independent(self) -> float:
+        """What is climbed, of independent features with the variances of the data."""
+        loglik = independent_loglik(self.source)
+        return loglik if self.prior is None else loglik - self.prior.penalty(self.sd**2)
+
     def over(self, source: Any) -> "LikelihoodSurface":
         """That of other data in the same coordinates."""
         return LikelihoodSurface(source, self.tree, self.ranks, self.floor, self.sd, self.linear,

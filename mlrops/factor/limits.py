@@ -20,13 +20,15 @@ from .likelihood import LEAST
 from .point import Point
 from .usable import usable_ranks
 
-__all__ = ["at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
-           "warn_of_floor", "warn_of_plateau"]
+__all__ = ["FEWER", "at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
+           "warn_of_floor", "warn_of_plateau", "warn_of_prior"]
 
 # Nats of the log-likelihood of all samples that a fit should not leave without a word.
 PLATEAU = 0.05
 # By how much D is lowered to see whether the likelihood goes on rising.
 LOWER = 0.01
+# What to do about variances at the floor.
+FEWER = "; fewer factors may do, or a prior on the variances: prior=True"
 # How near to its floor a variance stands at it: a fit may stop before the last of the way.
 NEAR = 2.0
 
@@ -122,18 +124,29 @@ def run_off(source: Source, hierarchy: Hierarchy, ranks: tuple[int, ...], point:
 
 def warn_of_floor(boundary: IntArray, names: Sequence[str] | None, variance_floor: float,
                   unbounded: str | None, noun: str = "feature", whole: str = "total",
-                  advice: str = "; fewer factors may do", stacklevel: int = 3) -> None:
+                  advice: str = FEWER, stacklevel: int = 3) -> None:
     """Warn of variances at the floor, or give the reason why the likelihood is unbounded."""
     if unbounded is not None:
-        warnings.warn(f"{unbounded}; lower the ranks or leave {noun}s out, all figures depend on"
-                      f" the variance_floor of {variance_floor:g}", UnboundedWarning,
-                      stacklevel=stacklevel)
+        warnings.warn(f"{unbounded}; lower the ranks, leave {noun}s out or take a prior on the"
+                      " variances (prior=True), all figures depend on the variance_floor of"
+                      f" {variance_floor:g}", UnboundedWarning, stacklevel=stacklevel)
     elif boundary.size:
         n = boundary.size
         warnings.warn(
             f"{counted(n, noun)} {agree(n, 'has', 'have')} a variance at the floor of"
             f" {variance_floor:g} of {agree(n, 'its', 'their')} {whole} (Heywood cases:"
             f" {named(boundary, names)}){advice}", ConvergenceWarning, stacklevel=stacklevel)
+
+
+def warn_of_prior(ruled: IntArray, n: int, names: Sequence[str] | None, noun: str = "feature",
+                  advice: str = 'a weaker prior, prior="cv" or none', stacklevel: int = 3) -> None:
+    """Warn of variances that the prior sets, not the data, though there are many samples."""
+    if ruled.size:
+        warnings.warn(
+            f"the prior, not the data, sets variances though samples are many: it makes up a"
+            f" quarter or more of those of {ruled.size} of {counted(n, noun)}"
+            f" ({named(ruled, names)}); {advice} may predict better", ConvergenceWarning,
+            stacklevel=stacklevel)
 
 
 def warn_of_plateau(expected: float, stacklevel: int = 3) -> None:

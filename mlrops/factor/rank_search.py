@@ -22,7 +22,7 @@ from .._common.validate import check_rank
 from .._common.wording import counted, name_some
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
-from .folds import make_folds
+from .folds import make_folds, naming_part
 from .limits import useful_ranks
 from .rank_table import CRITERIA, RankRecord, RankSelection, merit
 from .usable import capped_groups
@@ -78,6 +78,7 @@ class RankedFits(Protocol):
 
     hierarchy: Hierarchy
     row_labels: Any = None
+    is_bounded: bool = False  # whether a prior gives what is climbed a maximum, whatever the ranks
 
     def n_rows(self) -> int: ...
     def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any) -> Any: ...
@@ -177,7 +178,9 @@ class Search:
     def __init__(self, model, options, parts, budget):
         self.model, self.options, self.parts, self.budget = model, options, parts, budget
         unbounded = options.candidates is None and not options.generating
-        self.share = DEFAULT_SHARE if unbounded else 1.0
+        # Held-out samples and a prior need no further limit.
+        is_safe = options.criterion == "cv" and model.is_bounded
+        self.share = DEFAULT_SHARE if unbounded and not is_safe else 1.0
         self.bar = tqdm(disable=True)
         self.records, self.fits = {}, {}  # by ranks
         self.n_fits, self.unconverged, self.at_floor, self.refused = 0, [], [], []
@@ -292,7 +295,7 @@ class Search:
                 refused = part.within + refused
                 break
             if part.test is not None:
-                with _naming(f"the test samples of {part.name} cannot be scored"):
+                with naming_part(f"the test samples of {part.name} cannot be scored"):
                     held_out.append(self.model.score(fit, part.test))
         self.fits[ranks] = fits
         self.records[ranks] = self._record(ranks, fits, held_out, refused)
@@ -301,7 +304,7 @@ class Search:
 
     def _fit(self, ranks, part, near):
         """The fit of one candidate to one part, and why it has no maximum ("" where it has)."""
-        what = (nullcontext() if part.train is None else _naming(
+        what = (nullcontext() if part.train is None else naming_part(
             f"the {part.train.size} training samples of {part.name} cannot be fitted"))
         with what, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
@@ -350,15 +353,6 @@ class Search:
         if parts:
             warnings.warn(f"of {counted(self.n_fits, 'fit')}, {'; '.join(parts)}",
                           ConvergenceWarning, stacklevel=stacklevel)
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Errors say of which part of the data they are."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}; use fewer folds, or shuffle them") from error
 
 
 def _check_candidates(candidates: Iterable[Ranks], hierarchy: Hierarchy) -> list[tuple[int, ...]]:

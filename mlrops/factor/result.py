@@ -5,21 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from .._common.labelled import Samples, like_rows, read_samples, with_names
-from .._common.stored import (
-    COUNT,
-    FIT,
-    FLAG,
-    NAMES,
-    NOT_NEGATIVE,
-    Stored,
-    check_fit,
-    floats,
-    maybe,
-    one_of,
-)
+from .._common.stored import Stored
 from .._common.typing import (
     Data,
     FloatArray,
@@ -35,7 +22,9 @@ from .._common.wording import counted
 from ..operators.mlr import MLR
 from . import conditional, divergence
 from .explained import Explained
+from .prior_search import PriorRecord
 from .rotation import RotatedLoadings, loadings_frame, rotate
+from .stored import FIELDS, checked
 from .summary import summarize
 
 __all__ = ["FactorModelResult"]
@@ -84,13 +73,16 @@ class FactorModelResult(Stored, Explained):
     mean_is_estimated : bool
         Whether `mean` was fitted to the data, and counts among the parameters.
     objective_trace : ndarray, shape (n_iter + 1,)
-        What was climbed: `loglik_trace`, less what a prior takes off.
+        What was climbed: `loglik_trace`, less what a prior takes off.  It never falls;
+        with a prior the log-likelihood may.
     optimizer : str
         How steps were found: ``"scoring"``, ``"bfgs"`` or ``"em"``.
     prior : float
-        Strength of the prior on the variances, in pseudo-samples; 0 for none.
-    prior_variance : ndarray, shape (n,), or None
-        Variances that the prior draws D to.
+        Strength α of the prior on D in pseudo-samples; 0 without one.
+    prior_variance, prior_share : ndarray, shape (n,), or None
+        The prior's variances t, and its share ``α / (N_i + α)`` of each variance in D.
+    prior_scores : ndarray, shape (k, 3), or None
+        With ``prior="cv"``: strengths, strongest first, and the numbers of `prior_table`.
 
     Examples
     --------
@@ -123,29 +115,30 @@ class FactorModelResult(Stored, Explained):
     optimizer: str = "bfgs"
     prior: float = 0.0
     prior_variance: FloatArray | None = field(default=None, repr=False)
+    prior_share: FloatArray | None = field(default=None, repr=False)
+    prior_scores: FloatArray | None = field(default=None, repr=False)
 
-    stored_fields = FIT | {"mean": floats(1), "n_samples": COUNT, "feature_names": maybe(NAMES),
-                           "mean_is_estimated": FLAG, "objective_trace": maybe(floats(1)),
-                           "optimizer": one_of("scoring", "bfgs", "em"), "prior": NOT_NEGATIVE,
-                           "prior_variance": maybe(floats(1))}
+    stored_fields = FIELDS
 
     @classmethod
     def from_fields(cls, *args: Any, **given: Any) -> "FactorModelResult":
-        fit, A, n = cls(**given), given["covariance"], given["covariance"].shape[0]
-        if fit.mean.shape != (n,) or not np.isfinite(fit.mean).all():
-            raise ValueError(f"mean must hold {n} finite floats, got {fit.mean.dtype} of shape"
-                             f" {fit.mean.shape}")
-        if fit.feature_names is not None and len(fit.feature_names) != n:
-            raise ValueError(f"feature_names must be {n}, got {len(fit.feature_names)}")
-        if fit.boundary.size and fit.boundary.max() >= n:
-            raise ValueError(f"boundary must hold features, integers from 0 to {n - 1}")
-        check_fit(given, ["loglik_trace"], A.ranks, A.hierarchy.group_counts)
-        return fit
+        return cls(**checked(given))
 
     @property
     def n_features(self) -> int:
         """Number of features n."""
         return self.mean.size
+
+    @property
+    def objective(self) -> float:
+        """What was maximized: the average log-likelihood a sample, less what a prior takes off."""
+        return self.loglik if self.objective_trace is None else float(self.objective_trace[-1])
+
+    @property
+    def prior_table(self) -> tuple[PriorRecord, ...]:
+        """Strengths that ``prior="cv"`` compared; empty where there was nothing to compare."""
+        return tuple(PriorRecord(*x) for x in ([] if self.prior_scores is None
+                                               else self.prior_scores.tolist()))
 
     def _samples(self, Y: Any, missing: bool = False) -> Samples:
         """Data as `Samples`; every method that takes data takes it from here."""

@@ -1,30 +1,28 @@
 """`select_ranks`: ranks by information criteria or held-out likelihood."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from .._common.cached import cached_property
-from .._common.given import as_array, read_given
+from .._common.given import read_given
 from .._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
-from .._common.validate import as_real
 from .._common.wording import name_some
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from ..tree.reading import tree_of
-from .conditional import average, loglik_samples
 from .criteria import degrees_of_freedom
 from .estep.sources import Opened, open_source
 from .factor_model import fit_factor_model
 from .limits import too_few_samples
+from .prior import has_prior
 from .rank_search import RankedFits, RankOptions, choose_ranks, in_new_order, order_in_errors
 from .rank_table import CRITERIA, RankRecord, RankSelection
+from .rows import Rows
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "select_ranks"]
-
-BLOCK = 1000  # samples scored, or looked at, at a time
 
 
 def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
@@ -127,6 +125,14 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     more than ``m + ½ - (2 m + ¼)^½`` factors have more parameters than covariances (Ledermann,
     1937); a pair gets one.  With it, one factor less than features is the most.
 
+    *Fewer samples than features.*  Choose ranks by ``criterion="cv"`` with ``prior=True``.  With
+    a prior there is a maximum whatever the ranks, so no candidate is refused; held-out samples say
+    what they are worth, and generated ones go up to the dimensions that the training samples have,
+    since further factors would be zeros.  BIC at the bare maximum is of no use there: on 20 months
+    of 30 returns it takes as many factors as there may be, see
+    ``tests/benchmarks/test_prior_held_out.py``.  ``prior="cv"`` chooses a strength for every
+    candidate, about 45 fits each.
+
     *Starts.*  A listed or grid candidate is fitted as `fit_factor_model` does by itself.  A greedy
     candidate starts from its neighbour's fit (each fold from that fold's): the last principal axis
     of a level (of correlations) is dropped, or a column added.  A zero column would be a stationary
@@ -177,9 +183,9 @@ class FactorFits(RankedFits):
             raise ValueError(
                 f"{name_some(single)}: an option of one fit, not of a choice among many")
         given = read_given(Y, options.get("sample_weight"), peek=False)
-        self._Y, self._is_chunks = given.values, given.kind == "chunks"
+        self._Y, self._is_chunks, self._rows = given.values, given.kind == "chunks", Rows(given)
         self._options, self._rng, self.row_labels = options, rng, given.labels
-        self._weight = None if given.weights is None else as_real(given.weights, "sample_weight")
+        self.is_bounded = has_prior(options.get("prior"))
         if not self._is_chunks:
             with order_in_errors(hierarchy):
                 hierarchy = tree_of(hierarchy, given.names, given.n)
@@ -197,63 +203,54 @@ class FactorFits(RankedFits):
                 " by BIC or AIC") from None
         return N
 
-    def _take(self, rows):
-        Y = self._Y
-        return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else np.asarray(Y)[rows]
-
     @cached_property
     def _opened(self):
-        """All samples, read, checked and compressed once for all ranks; chunks as they are."""
-        if self._is_chunks:
+        """All samples, read, checked and compressed once for all ranks.
+
+        Chunks are left as they are, and samples of which each fit holds out some, too.
+        """
+        if self._is_chunks or self._options.get("prior") == "cv":
             return self._Y
         given = {"center": True, "missing": "raise", "compress": None} | self._options
         return Opened(*open_source(self._Y, self.hierarchy, given["center"], given["missing"],
-                                   self._weight, given["compress"]))
+                                   self._rows.weights, given["compress"]))
 
     def fit(self, ranks, rows=None, near=None):
-        options = dict(self._options)
-        if near is not None and not {"init", "n_init"} & options.keys():
+        options = self._options | self._rows.weights_of(rows)
+        # A neighbour's fit has seen the rows that a search for the prior holds out.
+        own_start = {"init", "n_init"} & options.keys() or options.get("prior") == "cv"
+        if near is not None and not own_start:
             options["init"] = _beside(near, ranks, self._rng)
-        if self._weight is not None:
-            options["sample_weight"] = self._weight if rows is None else self._weight[rows]
-        Y = self._opened if rows is None else self._take(rows)
+        Y = self._opened if rows is None else self._rows.take(rows)
         return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
 
     def score(self, fit, rows):
-        """Average log-likelihood of samples, some rows at a time: they are made dense."""
-        loglik, cells = np.empty(rows.size), np.zeros((rows.size, 1))
-        for first in range(0, rows.size, BLOCK):
-            block = slice(first, first + BLOCK)
-            Y = self._take(rows[block])
-            Y = fit._samples(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
-            loglik[block] = loglik_samples(fit.covariance, fit.mean, Y)
-            cells[block][np.isnan(Y).all(axis=1)] = np.nan
-        return average(loglik, cells, None if self._weight is None else self._weight[rows])
+        return self._rows.score(fit, rows)
 
     def degrees_of_freedom(self, ranks):
         return degrees_of_freedom(self.hierarchy, ranks, mean=self._options.get("center", True))
 
     def refusal(self, ranks, rows=None, share=1.0):
-        counted_in = self._counted_in
-        if counted_in is None:
+        if self._is_chunks or self.is_bounded and share == 1:
             return None
-        n_samples = np.count_nonzero(counted_in if rows is None else counted_in[rows])
         center = self._options.get("center", True)
-        return too_few_samples(self.hierarchy, ranks, n_samples, center, share)
+        return too_few_samples(self.hierarchy, ranks, self._n_counted(rows), center, share)
+
+    def largest_total(self, parts):
+        """With a prior, the dimensions that samples have: further factors would be zeros."""
+        if self._is_chunks or not self.is_bounded:
+            return math.inf
+        fewest = min(map(self._n_counted, parts))
+        return max(fewest - bool(self._options.get("center", True)), 0)
+
+    def _n_counted(self, rows):
+        """How many samples have a cell and a positive weight."""
+        counted_in = self._counted_in
+        return int(np.count_nonzero(counted_in if rows is None else counted_in[rows]))
 
     @cached_property
     def _counted_in(self):
-        """Which samples have a cell and a positive weight; None for chunks, still to be read."""
-        if self._is_chunks:
-            return None
-        found = np.ones(np.shape(self._Y)[0], bool)
-        if self._options.get("missing") == "em" and not scipy.sparse.issparse(self._Y):
-            for first in range(0, found.size, BLOCK):  # of a memory map little at a time
-                block = slice(first, first + BLOCK)
-                found[block] = ~np.isnan(as_array(self._Y[block])).all(axis=1)
-        if self._weight is not None and np.size(self._weight) == found.size:  # else fits refuse it
-            found &= self._weight > 0
-        return found
+        return self._rows.counted_in(self._options.get("missing", "raise"))
 
     def n_samples(self, fit):
         return fit.n_samples

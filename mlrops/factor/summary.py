@@ -9,6 +9,7 @@ import numpy as np
 
 from .._common.text import WIDTH, paragraph, short, side_by_side, title
 from .._common.wording import name_some
+from .prior import PRIOR_HELPS, summary_facts, summary_remark
 
 __all__ = ["summarize"]
 
@@ -18,7 +19,8 @@ FactorModelResult: TypeAlias = Any  # its file imports this one
 def summarize(fit: FactorModelResult, max_factors: int, top: int) -> str:
     """The text of `FactorModelResult.summary`."""
     rule = "=" * WIDTH
-    parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit), *_remarks(fit)]
+    parts = [*title("Factor model"), *_facts(fit), rule, *_levels(fit), *_remarks(fit),
+             *_strengths(fit)]
     if max_factors:
         parts += _factors(fit, max_factors, top)
     return "\n".join([*parts, rule])
@@ -44,6 +46,9 @@ def _facts(fit):
         ("Stopped on", fit.termination),
         ("Gradient norm", "not known" if math.isnan(fit.gradient_norm)
          else f"{fit.gradient_norm:.2g}")]
+    if fit.prior:
+        right.insert(2, ("less the prior's penalty", f"{fit.n_samples * fit.objective:,.2f}"))
+        left += summary_facts(fit)
     return side_by_side(left, right)
 
 
@@ -68,11 +73,26 @@ def _remarks(fit):
     if len(fit.boundary):
         at_floor = [i if names is None else short(names[i]) for i in fit.boundary]
         yield from paragraph(f"Variances at the floor (Heywood cases): {len(at_floor):,}"
-                              f" ({name_some(at_floor)})")
+                              f" ({name_some(at_floor)}). {PRIOR_HELPS}")
+    labels = [str(i) if names is None else short(names[i]) for i in range(fit.n_features)]
+    if (remark := summary_remark(fit, labels, "feature")) is not None:
+        yield from paragraph(remark)
     if fit.capped:
         groups = [f"level {level} group {g}" for level, g, _ in fit.capped]
         yield from paragraph(f"Groups with too few features for their rank: {len(groups):,}"
                               f" ({name_some(groups)})")
+
+
+def _strengths(fit):
+    """A line a strength of the prior that cross-validation compared."""
+    if not fit.prior_table:
+        return
+    yield "-" * WIDTH
+    form = "{:<2}{:>18}{:>24}{:>34}"
+    yield form.format("", "prior's strength", "held out, a sample", "standard error to the best")
+    for strength, mean, error in fit.prior_table:
+        mark = "*" if strength == fit.prior else ""
+        yield form.format(mark, f"{strength:g}", f"{mean:.6g}", f"{error:.2g}")
 
 
 def _factors(fit, max_factors, top):

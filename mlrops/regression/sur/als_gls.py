@@ -18,6 +18,7 @@ from ..._common.wording import counted
 from ...factor.climb import check_optimizer
 from ...factor.likelihood import VanishingVariance
 from ...factor.limits import at_floor, run_off
+from ...factor.prior import NEEDS_PRIOR, prior_fields, read_strength, read_variance
 from ...factor.usable import capped_groups
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
@@ -44,6 +45,8 @@ class SUROptions(Stopping, Stored):
     beta_ridge: float = 0.0
     factor_ridge: float = 0.0
     optimizer: str = "auto"
+    prior: float | bool | None = None  # strength, or True for the number of factors
+    prior_variance: float | tuple[float, ...] | None = None  # of all, or of each equation
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +58,20 @@ class SUROptions(Stopping, Stored):
         check_optimizer(self.optimizer)
         check_number(self.beta_ridge, "beta_ridge", below=math.inf)
         check_number(self.factor_ridge, "factor_ridge", below=math.inf)
+        if isinstance(self.prior, str) and self.prior == "cv":
+            raise ValueError('prior="cv" chooses the strength for factor models; for regressions'
+                             " give prior=True or a number")
+        object.__setattr__(self, "prior", read_strength(self.prior))
+        if self.prior_variance is not None and self.prior is None:
+            raise ValueError(NEEDS_PRIOR)
+
+    def with_variances(self, variance: Any, data: SURData) -> "SUROptions":
+        """The same with variances of the prior, matched to the equations by name."""
+        if variance is None:
+            return self
+        label = None if data.names is None else data.names.equations
+        known = read_variance(variance, label, data.K, "equation")
+        return replace(self, prior_variance=tuple(known.tolist()))
 
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> SURResult:
@@ -69,6 +86,7 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
             solver: Solver = "cg", tol: float | None = None, gtol: float = 1e-5,
             max_iter: int = 200, maxiter: int = 1000, variance_floor: float = 1e-6,
             beta_ridge: float = 0.0, factor_ridge: float = 0.0, optimizer: Optimizer = "auto",
+            prior: float | bool | None = None, prior_variance: Labels | float | None = None,
             progress: bool = False, callback: Callback | None = None) -> SURResult:
     r"""Fit seemingly unrelated regressions with structured error covariance, by maximum likelihood.
 
@@ -119,6 +137,13 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         variances from the floor.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
         How steps of Σ are found, as in `fit_factor_model`; ``"auto"`` is BFGS here.
+    prior : None, True or float, optional
+        Strength α, in pseudo-samples, of an inverse-gamma prior on D, as in `fit_factor_model`:
+        ``α Σ_j (log D_j + t_j / D_j) / 2`` is taken off the log-likelihood of all rows.  True is
+        one for each factor that an equation sees.
+    prior_variance : float, array_like, Series or dict, shape (K,), optional
+        Its variances t: one number, or one an equation, matched by name.  Default the residual
+        variances of least squares equation by equation.
     progress : bool, optional
         Show a progress bar.
     callback : callable, optional
@@ -196,8 +221,9 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     options = SUROptions(
         solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
         variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
-        optimizer=optimizer)
+        optimizer=optimizer, prior=prior)
     data = read_equations(Xs, Y)
+    options = options.with_variances(prior_variance, data)
     return fit_system(data, ranks, read_tree(hierarchy, data), options, progress=progress,
                       covariance=read_covariance(covariance, data.equations, data.K),
                       callback=callback)
@@ -220,7 +246,7 @@ def fit_system(data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *
         raise ValueError('missing samples need solver="cg"')
     hierarchy = check_hierarchy(hierarchy, data.K)
     ranks = check_carried(data, hierarchy, ranks)
-    if not options.factor_ridge:
+    if not options.factor_ridge and not options.prior:
         check_bounded(data, hierarchy, ranks)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     order = hierarchy.permutation
@@ -232,14 +258,16 @@ def fit_system(data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *
         raise error.naming(hierarchy, label, "equation") from None
     state, floor = fit.ascent.state, fit.ascent.surface.floor
     place = at_floor(state.point.D, floor)
-    unbounded = run_off(fit.at.data, hierarchy, ranks, state.point, place, label, "equation")
+    prior = fit.ascent.surface.prior
+    unbounded = None if prior is not None else run_off(
+        fit.at.data, hierarchy, ranks, state.point, place, label, "equation")
     result = SURResult(
         data=data, coefficients=data.exact(fit.params), covariance=fit.covariance.principal(),
         loglik=run.logliks[-1], loglik_trace=np.array(run.logliks),
         objective_trace=np.array(run.objectives), n_iter=run.n_iter, converged=run.converged,
         termination=run.termination, n_cg=fit.n_cg, gradient_norm=state.gradient_norm,
         normal_norm=fit.normal_norm, boundary=np.sort(order[place]),
-        capped=capped_groups(hierarchy, ranks), options=options)
+        capped=capped_groups(hierarchy, ranks), options=options, **prior_fields(prior, hierarchy))
     if data.Y.dtype != np.float64:
         result = replace(result, loglik=average_loglik(result, data))
     warn_of(result, fit.solver_end, unbounded)

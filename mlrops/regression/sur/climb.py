@@ -16,9 +16,10 @@ from ...factor.climb import jumps_of
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
-from ...factor.likelihood import LikelihoodSurface, independent_loglik
-from ...factor.limits import check_scale, warn_of_floor
+from ...factor.likelihood import LikelihoodSurface
+from ...factor.limits import FEWER, check_scale, warn_of_floor, warn_of_prior
 from ...factor.point import Point
+from ...factor.prior import read_prior, ruled_by_prior
 from ...factor.start import start
 from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
@@ -153,11 +154,13 @@ class Alternation(Iteration):
         # What BFGS directions have learnt at one β serves for the next: 469 equations took them
         # half the time of scoring, 60 with missing rows a quarter.
         optimizer = "bfgs" if options.optimizer == "auto" else options.optimizer
+        prior = read_prior(options.prior, options.prior_variance, system.N, data.shares,
+                           data.variance, hierarchy, ranks, None, "equation")
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
-                                    optimizer == "scoring")
+                                    optimizer == "scoring", prior)
         self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
                              jumps_of(optimizer, surface.size))
-        self._independent = independent_loglik(data)
+        self._independent = surface.over(data).independent
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
         # Whether the last Σ-step reached its goal, or ended by small gains; and iterations in a row
@@ -183,7 +186,8 @@ class Alternation(Iteration):
         """Log-likelihood a row."""
         covariance, ridge = self.ascent.state.covariance, self._options.factor_ridge
         penalty = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
-        return self.objective + self.at.penalty + penalty
+        state = self.ascent.state
+        return self.objective + (state.loglik - state.objective) + self.at.penalty + penalty
 
     @property
     def params(self) -> list[FloatArray]:
@@ -328,8 +332,10 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
         pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
         warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
              " them out")
+    warn_of_prior(ruled_by_prior(fit.covariance.D, vars(fit)) if fit.prior else fit.boundary[:0],
+                  fit.n_equations, label, "equation", "a weaker prior or none", stacklevel + 1)
     warn_of_floor(fit.boundary, label, options.variance_floor, unbounded, "equation",
-                  "residual variance", "" if alike else "; fewer factors may do", stacklevel + 1)
+                  "residual variance", "" if alike else FEWER, stacklevel + 1)
 
 
 def _alike(E: FloatArray) -> list[tuple[int, int]]:

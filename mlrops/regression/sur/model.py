@@ -274,7 +274,8 @@ class SUR:
             rank_options: Mapping[str, Any] | None = None, solver: Solver = "cg",
             tol: float | None = None, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
             variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
-            optimizer: Optimizer = "auto", progress: bool = False,
+            optimizer: Optimizer = "auto", prior: float | bool | None = None,
+            prior_variance: Labels | float | None = None, progress: bool = False,
             callback: Callback | None = None) -> SURResult:
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
 
@@ -301,7 +302,7 @@ class SUR:
             ``random_state``, ...
         solver, tol, gtol, max_iter, maxiter, variance_floor
             As for `als_gls`.
-        beta_ridge, factor_ridge, optimizer, progress, callback
+        beta_ridge, factor_ridge, optimizer, prior, prior_variance, progress, callback
             As for `als_gls`.
 
         Returns
@@ -332,11 +333,12 @@ class SUR:
         With R factors and N rows the likelihood has no maximum where R + 1 equations have N - R
         regressors or more in all: their errors can be made to depend on one another.  Such fits
         take long and end at the floor of D, with a warning; ranks that are chosen stay below.
+        With a `prior` there is a maximum.
         """
         options = SUROptions(
             solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
             variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
-            optimizer=optimizer)
+            optimizer=optimizer, prior=prior).with_variances(prior_variance, self.data)
         cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
         tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)

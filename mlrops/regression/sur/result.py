@@ -70,6 +70,10 @@ class SURResult(StoredSystem, CoefficientResults):
         `params` as arrays, whatever has names.
     options : SUROptions
         How it was fitted: tolerances, caps, ridges.
+    prior : float
+        Strength α of the prior on D in pseudo-samples; 0 without one.
+    prior_variance, prior_share : ndarray, shape (K,), or None
+        The prior's variances t, and its share ``α / (N_j + α)`` of each variance in D.
 
     Examples
     --------

@@ -98,11 +98,13 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
     """
     candidates, hierarchy = rank_search.in_new_order("select_sur_ranks", candidates, hierarchy,
                                                      stacklevel=4)
+    prior_variance = fit_options.pop("prior_variance", None)
     fit_with = SUROptions(**fit_options)
     options = rank_search.RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
         shuffle, folds, one_standard_error, refit, progress)
     data = read_equations(Xs, Y)
+    fit_with = fit_with.with_variances(prior_variance, data)
     with rank_search.order_in_errors(hierarchy):
         tree = read_tree(hierarchy, data)
     return select_system_ranks(data, tree, options, fit_with, random_state=random_state,
@@ -145,12 +147,15 @@ class SystemFits(rank_search.RankedFits):
         """Largest total rank with which the likelihood of all parts (rows, or None) has a maximum.
 
         With R factors it has none where R + 1 equations have as many regressors in all as there are
-        rows beyond R: coefficients can then make their errors depend on one another.
+        rows beyond R: coefficients can then make their errors depend on one another.  With a prior
+        an equation only needs more cells than it has regressors and factors.
         """
         observed = self.data.observed
         rows = min(int(self.data.nobs.min()) if part is None
                    else part.size if observed is None else int(observed[part].sum(axis=0).min())
                    for part in parts)
+        if self._fit_with.prior:
+            return max(0, rows - int(self.data.p.max()) - 1)
         widths = sorted({id(X): X.shape[1] for X in self.data.Xs}.values(), reverse=True)
         total = np.cumsum(widths + [0] * (rows - len(widths)))[:rows]  # of R + 1 equations
         return max(0, int(np.count_nonzero(np.arange(rows) + total < rows)) - 1)

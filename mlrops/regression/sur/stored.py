@@ -28,6 +28,7 @@ from ..._common.stored import (
 from ..._common.validate import as_finite, as_positive
 from ..._common.wording import counted
 from ...factor.selection import CRITERIA, RankRecord, RankSelection
+from ...factor.stored import STRENGTH, check_prior
 from ...operators.mlr import MLR
 from .covariance import KINDS, read_kwds
 from .data import SURData, SystemNames
@@ -58,7 +59,8 @@ PLAIN = {name: FIT[name] for name in (
     "loglik", "loglik_trace", "n_iter", "converged", "termination", "gradient_norm", "boundary",
     "capped")} | {
     "covariance": OPERATOR, "covariance_is_known": FLAG, "normal_norm": NOT_NEGATIVE,
-    "objective_trace": maybe(FIT["objective_trace"]),
+    "objective_trace": maybe(FIT["objective_trace"]), "prior": maybe(STRENGTH),
+    "prior_variance": maybe(floats(1)), "prior_share": maybe(floats(1)),
     "n_cg": Check("a list of integers that are not negative",
                   lambda x: type(x) is list and all(map(COUNT.holds, x)))}
 
@@ -118,6 +120,8 @@ class StoredSystem(Stored, SystemFit):
             raise ValueError("field 'capped' must be empty where the covariance is no MLR")
         if given["objective_trace"] is None:  # version 0.1.0 kept it in the place of the other one
             given["objective_trace"] = given["loglik_trace"].copy()
+        given["prior"] = given["prior"] or 0.0  # which version 0.2.0 did not know
+        check_prior(given, K)
         check_fit(given, ["loglik_trace", "objective_trace"], *(
             (A.ranks, A.hierarchy.group_counts) if isinstance(A, MLR) else ((), ())))
         result = cls(

@@ -8,6 +8,7 @@ import numpy as np
 from ..._common.text import NAME, WIDTH, coefficient_lines, number, short, side_by_side, title
 from ..._common.validate import check_rank
 from ..._common.wording import name_some
+from ...factor.prior import PRIOR_HELPS, summary_facts, summary_remark
 from . import measures
 from .covariance import inference_of
 from .hypotheses import breusch_pagan
@@ -58,6 +59,7 @@ def _facts(fit: SystemFit) -> Iterator[str]:
         h, ranks = fit.covariance.hierarchy, fit.covariance.ranks
         left += [("Ranks", _few(ranks)), ("Groups", _few(h.group_counts))]
         right.append(("Iterations", f"{fit.n_iter:,}"))
+        right += summary_facts(fit)
     right.append(("Converged", f"{'yes' if fit.converged else 'no'} ({fit.termination})"))
     return side_by_side(left, right)
 
@@ -121,9 +123,14 @@ def _notes(fit: SystemFit) -> Iterator[str]:
         if value := getattr(fit.options, name):
             notes.append(f"Penalty of the {what}: {name} {value:g}; the log-likelihood is without"
                          " it.")
+    if fit.prior:
+        notes.append(f"Prior on the variances; the log-likelihood is without it, what was"
+                     f" maximized is {fit.nobs * fit.objective:,.2f}.")
+    if (remark := summary_remark(fit, list(map(short, names)), "equation")) is not None:
+        notes.append(f"{remark}.")
     if len(fit.boundary):
         notes.append(f"Variances at the floor (Heywood cases): {len(fit.boundary):,}"
-                     f" ({name_some(short(names[j]) for j in fit.boundary)}).")
+                     f" ({name_some(short(names[j]) for j in fit.boundary)}). {PRIOR_HELPS}.")
     if fit.capped:
         h = fit.covariance.hierarchy
         groups = [f"level {level} group {short((h.names(level) or range(g + 1))[g])}"

@@ -60,6 +60,9 @@ class SystemFit:
     selection: Any = None
     cov_type: Any = "unadjusted"
     cov_kwds: dict[str, Any] = field(default_factory=dict)
+    prior: float = 0.0
+    prior_variance: FloatArray | None = None
+    prior_share: FloatArray | None = None
 
     @property
     def nobs(self) -> int:
