@@ -52,13 +52,15 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     hierarchy : Hierarchy or labels, optional
         Tree of the features that `fit` sees, as in `fit_factor_model`; default one level with one
         group.
-    init, n_init, n_jobs, optimizer, center
+    init, n_init, n_jobs, optimizer
         As in `fit_factor_model`.
     prior : None, True, float or "cv", optional
         Strength of a prior that keeps the entries of D away from zero, as in `fit_factor_model`:
         for few samples.
     prior_variance : float, array_like, Series or dict, shape (n,), optional
         Variances that it pulls D to; default each feature's own variance.
+    center : bool, optional
+        As in `fit_factor_model`.
     missing : {"raise", "em"}, optional
         What to do about NaN: refuse it, or leave out the cells it marks, in `fit` as in what is
         done with the fitted model.

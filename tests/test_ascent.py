@@ -38,7 +38,8 @@ def open_problem(Y, ranks, h, floor=1e-6, center=True, optimizer="bfgs", prior=N
     source, h, _ = open_source(Y, h, center, "em", None, None)
     surface = LikelihoodSurface(
         source, h._in_tree_order(), ranks, floor * source.variance, linear=optimizer == "scoring",
-        prior=read_prior(prior, None, source, h, ranks, None))
+        prior=read_prior(prior, None, source.n_samples, source.shares, source.variance, h, ranks,
+                         None))
     F, D = start("svd", h, ranks, source, None)
     return surface, Point(F, np.maximum(D, surface.floor), source.mean)
 

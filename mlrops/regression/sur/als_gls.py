@@ -38,6 +38,7 @@ __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 class SUROptions(Stopping, Stored):
     """How a system is fitted, checked."""
 
+    tol: float | None = 1e-9
     max_iter: int = 200
     solver: str = "cg"
     maxiter: int = 1000
@@ -83,7 +84,7 @@ class SUROptions(Stopping, Stored):
 def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks | None = None,
             hierarchy: Hierarchy | Labels | None = None, *,
             covariance: StructuredOperator | Data | None = None,
-            solver: Solver = "cg", tol: float | None = None, gtol: float = 1e-5,
+            solver: Solver = "cg", tol: float = 1e-9, gtol: float = 1e-5,
             max_iter: int = 200, maxiter: int = 1000, variance_floor: float = 1e-6,
             beta_ridge: float = 0.0, factor_ridge: float = 0.0, optimizer: Optimizer = "auto",
             prior: float | bool | None = None, prior_variance: Labels | float | None = None,
@@ -120,8 +121,7 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         `whiten`).
     tol : float, optional
         Stop after three iterations in a row that each gain at most `tol` times the gain in average
-        log-likelihood over independent errors, or `tol` K / 2 where that is more.  Default: that
-        gain at most 2e-4 in the log-likelihood of all rows, which no test or criterion feels.
+        log-likelihood over independent errors, or `tol` K / 2 where that is more.
     gtol : float, optional
         Stop where neither ``gradient_norm`` nor ``normal_norm`` of the result exceeds this.
     max_iter : int, optional

@@ -39,8 +39,8 @@ SEPARATE, SLOW = 6, 0.8
 # where the log-likelihood of inexact coefficients hides gains.
 SHARE, LEAST_SHARE = 0.1, 1e-4
 # Updates of Σ, and iterations, whose gains must all be small: one small gain is no proof that the
-# next is small, too.  Of iterations in which Σ-steps end by small gains two are enough.
-SMALL_GAINS, QUIET = 3, 2
+# next is small, too.  The same of iterations in which Σ-steps end by small gains.
+SMALL_GAINS, QUIET = 3, 3
 # A gain, relative as `tol` is, that does not keep a fit with a small gradient from stopping.
 LEAST_GAIN = 1e-9
 

@@ -29,8 +29,7 @@ SMALL_GAINS = 3
 
 
 def em_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Ranks,
-           hierarchy: Hierarchy | Labels | None = None, *, tol: float | None = None,
-           gtol: float = 1e-5,
+           hierarchy: Hierarchy | Labels | None = None, *, tol: float = 1e-9, gtol: float = 1e-5,
            max_iter: int = 5000, variance_floor: float = 1e-6) -> SURResult:
     """Fit the model of `als_gls` the dense way: same likelihood, same maximum.
 

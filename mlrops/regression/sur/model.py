@@ -272,7 +272,7 @@ class SUR:
             covariance: Any = None, cov_type: CovType = "unadjusted",
             cov_kwds: Mapping[str, Any] | None = None,
             rank_options: Mapping[str, Any] | None = None, solver: Solver = "cg",
-            tol: float | None = None, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
+            tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
             variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
             optimizer: Optimizer = "auto", prior: float | bool | None = None,
             prior_variance: Labels | float | None = None, progress: bool = False,
