@@ -41,6 +41,8 @@ SHARE, LEAST_SHARE = 0.1, 1e-4
 # Updates of Σ, and iterations, whose gains must all be small: one small gain is no proof that the
 # next is small, too.  The same of iterations in which Σ-steps end by small gains.
 SMALL_GAINS, QUIET = 3, 3
+# Updates of Σ are small by this share of what iterations are: many small ones make a large one.
+SMALLER = 0.01
 # A gain, relative as `tol` is, that does not keep a fit with a small gradient from stopping.
 LEAST_GAIN = 1e-9
 
@@ -228,7 +230,7 @@ class Alternation(Iteration):
         for _ in range(most):
             with whole_step():
                 self._arrived = self.ascent.state.gradient_norm <= goal
-                self._ended_small = self._is_small(trace)
+                self._ended_small = self._is_small(trace, share=SMALLER)
                 if self._arrived or self._ended_small or not self.ascent.advance():
                     break
                 moved = True
@@ -277,9 +279,9 @@ class Alternation(Iteration):
         """
         return max(trace[-1] - self._independent, self.system.K / 2)
 
-    def _is_small(self, trace: list[float], count: int = SMALL_GAINS) -> bool:
-        """Whether the last gains were small, of iterations or of updates of Σ."""
-        return self._options.small_gains(trace, self._scale(trace), count, self.system.N)
+    def _is_small(self, trace: list[float], count: int = SMALL_GAINS, share: float = 1.0) -> bool:
+        """Whether the last gains were small, of iterations or, to a share of that, of updates."""
+        return self._options.small_gains(trace, share * self._scale(trace), count)
 
     def reason(self, trace: list[float]) -> str | None:
         if len(trace) == 1:
