@@ -1,5 +1,6 @@
 """Fisher scoring by truncated conjugate gradients: steps that the expected information shapes."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,15 @@ CORRECTED = 1e-9
 MEMORY = 5
 # Tries of a step, each more damped, before EM's own is taken.
 TRIES = 5
+# Shares of a corrected step that failed within which its second, interpolated try may lie: damping
+# would have to grow a millionfold to shorten it.
+SHORTER = 0.1, 0.6
 # Conjugate gradients end after so many products, or where what is left of the gradient is this
 # share of it, both in the lengths that EM's answer gives.
 MOST_PRODUCTS, RATIO = 30, 0.1
 # Shares of the predicted rise above and below which damping falls and grows.
 GOOD, BAD = 0.7, 0.3
+EASE = 4.0  # by which damping falls
 
 Matrix = Callable[[FloatArray], FloatArray]
 
@@ -37,7 +42,8 @@ class Scoring:
     are held.  Once damping is small B is corrected by the last pairs of steps and falls of the
     gradient, to the matrix of BFGS (R. Byrd, J. Nocedal, R. Schnabel, "Representations of
     quasi-Newton matrices and their use in limited memory methods", 1994).  A try that is refused
-    costs an E-step, and no M-step.
+    costs an E-step, and no M-step; a corrected step that is too long is shortened once, and
+    then the pairs are forgotten.
     """
 
     linear = True
@@ -51,31 +57,51 @@ class Scoring:
         self.pairs.clear()
 
     def jump(self, ascent: Ascent) -> bool:
-        """Try steps with growing damping."""
+        """Try a corrected step, also a shorter one, then steps with growing damping."""
         here = ascent.state
         g, answer, B = here.gradient, here.precondition(), here.information()
         if self.damping <= CORRECTED and len(self.pairs):
-            B = self.pairs.corrected(B)
+            if self._try_corrected(ascent, scoring_step(
+                    self.pairs.corrected(B), answer, g, self.damping)):
+                return True
+            self.pairs.clear()
+            self.damping = CORRECTED * EASE**MEMORY  # as many plain steps until there are new ones
         for _ in range(TRIES):
-            d = scoring_step(B, answer, g, self.damping)
-            trial = ascent.at(d)
-            if trial is not None:
-                rise = trial.objective - here.objective
-                if rise >= 0:
-                    predicted = 0.5 * _dot(here.to(trial), g)
-                    self._damp(rise / predicted if predicted > 0 else 0.0)
-                    ascent.gradient(trial)
-                    self.pairs.take(here, trial)
-                    ascent.accept(trial)
-                    return True
-                ascent.discard(trial)
+            if self._try(ascent, scoring_step(B, answer, g, self.damping)) >= 0:
+                return True
             self.damping = min(8 * self.damping, MOST)
         return False
+
+    def _try_corrected(self, ascent: Ascent, d: FloatArray) -> bool:
+        """Go by d, or by the share of it where the parabola through what is known has its top."""
+        slope, rise = _dot(d, ascent.state.gradient), self._try(ascent, d)
+        if -math.inf < rise < 0:
+            share = min(max(0.5 * slope / (slope - rise), SHORTER[0]), SHORTER[1])
+            rise = self._try(ascent, d, share)
+        return rise >= 0
+
+    def _try(self, ascent: Ascent, d: FloatArray, share: float = 1.0) -> float:
+        """Go by a share of d if the objective rises, and say by how much it does."""
+        here = ascent.state
+        trial = ascent.at(d, share)
+        if trial is None:
+            return -math.inf
+        rise = trial.objective - here.objective
+        if rise < 0:
+            ascent.discard(trial)
+            return rise
+        if share == 1:
+            predicted = 0.5 * _dot(here.to(trial), here.gradient)
+            self._damp(rise / predicted if predicted > 0 else 0.0)
+        ascent.gradient(trial)
+        self.pairs.take(here, trial)
+        ascent.accept(trial)
+        return rise
 
     def _damp(self, share: float) -> None:
         """Less damping where a step rose as predicted, more where it did not."""
         if share > GOOD:
-            self.damping = max(self.damping / 4, LEAST)
+            self.damping = max(self.damping / EASE, LEAST)
         elif share < BAD:
             self.damping = min(2 * self.damping, MOST)
 
