@@ -64,6 +64,23 @@ def dense_general(rows, cols, left, right):
     return out
 
 
+def dense_information(A, dense):
+    """``½ tr(Σ⁻¹ dΣ_u Σ⁻¹ dΣ_v)`` for all pairs of entries of F, row by row, and of D."""
+    h, n = A.hierarchy, len(dense)
+    inverse, parts = np.linalg.inv(dense), []
+    columns = [(level, k) for level, r in enumerate(A.ranks) for k in range(r)]
+    for i in range(n):
+        for c, (level, _) in enumerate(columns):
+            part = np.zeros((n, n))
+            part[i] = np.where(h.labels(level) == h.labels(level)[i], A.F[:, c], 0)
+            parts.append(inverse @ (part + part.T))
+    for i in range(n):
+        part = np.zeros((n, n))
+        part[i, i] = 1
+        parts.append(inverse @ part)
+    return np.einsum("uij,vji->uv", np.array(parts), np.array(parts), optimize=True) / 2
+
+
 def tree_pairs():
     """Name and (rows, cols, ranks): permuted unlike, unequal groups, rank 0, one-wide groups."""
     p = [4, 0, 7, 2, 6, 1, 5, 3]
@@ -267,6 +284,7 @@ def market(dtype=np.float64):
         A, dense = bench.mlr(hierarchy, ranks)
         put(f"mlr {name}", A, dense)
         put(f"mlr inverse {name}", A.inv(), np.linalg.inv(dense))
+        put(f"information {name}", A.information(), dense_information(A, dense))
     hierarchy, ranks = trees()["permuted"]
     A, dense = bench.mlr(hierarchy, ranks)
     H = bench.normal(8, 2)

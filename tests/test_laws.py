@@ -19,7 +19,8 @@ REGULAR = [name for name in SQUARE
 SINGULAR = [name for name in SQUARE if name not in REGULAR]
 POSITIVE = [name for name in SQUARE if PAIRS[np.float64][name].operator.positive_definite]
 NO_DETERMINANT = {"sum", "sum symmetric", "sum positive", "product rectangular inside",
-                  "wrapped sparse", "wrapped positive", "wrapped operator"}
+                  "wrapped sparse", "wrapped positive", "wrapped operator",
+                  *(name for name in NAMES if name.startswith("information"))}
 NO_ROOT = {"sum positive", "wrapped positive"}
 NO_ADJOINT = {"wrapped without adjoint"}
 

@@ -28,6 +28,7 @@ RETURNED = {  # classes that nobody builds, but everybody holds
     "mlrops.datasets.simulate": ("Simulation",),
     "mlrops.datasets.simulate_regression": ("GLSSimulation", "SURSimulation"),
     "mlrops.factor.conditional": ("Conditional",),
+    "mlrops.factor.maximum": ("Curvature", "MaximumCheck", "OtherStart"),
     "mlrops.factor.rank_table": ("RankRecord",),
     "mlrops.factor.rotation": ("RotatedLoadings",),
     "mlrops.regression.sur.bootstrap": ("Bootstrap",),

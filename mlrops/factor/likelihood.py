@@ -83,8 +83,8 @@ class LikelihoodSurface:
 
     def parts(self, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Views of v: (n, R), (n,) and (n,), the last one empty where the mean is fixed."""
-        F, D, mean = np.split(v, self.cuts)
-        return F.reshape(self.shape), D, mean
+        a, b = self.cuts
+        return v[:a].reshape(self.shape), v[a:b], v[b:]
 
     def evaluate(self, point: Point) -> "State":
         """The E-step at a point."""

@@ -21,6 +21,7 @@ from .._common.validate import check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR
 from . import conditional, divergence
+from .check import Checked
 from .explained import Explained
 from .prior_search import PriorRecord
 from .rotation import RotatedLoadings, loadings_frame, rotate
@@ -31,7 +32,7 @@ __all__ = ["FactorModelResult"]
 
 
 @dataclass(frozen=True, repr=False)
-class FactorModelResult(Stored, Explained):
+class FactorModelResult(Stored, Explained, Checked):
     """A fitted factor model; what `fit_factor_model` returns.
 
     Attributes

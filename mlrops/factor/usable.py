@@ -7,10 +7,10 @@ import numpy as np
 from .._common.typing import BoolArray, FloatArray, IntArray
 from ..tree.hierarchy import Hierarchy
 
-__all__ = ["capped_groups", "fold", "usable_columns", "usable_ranks"]
+__all__ = ["capped_groups", "fold", "tops_of", "usable_columns", "usable_ranks"]
 
 
-def _tops(hierarchy: Hierarchy) -> list[IntArray]:
+def tops_of(hierarchy: Hierarchy) -> list[IntArray]:
     """Coarsest level at which each group of each level is a group, one array (p_l,) a level."""
     found: list[IntArray] = []
     for level, offsets in enumerate(hierarchy.boundaries):
@@ -37,7 +37,7 @@ def usable_ranks(hierarchy: Hierarchy, ranks: Sequence[int]) -> list[IntArray]:
     """
     before = np.cumsum([0, *ranks])  # columns of all coarser levels
     return [np.clip(hierarchy.group_sizes(level) - (before[level] - before[top]), 0, ranks[level])
-            for level, top in enumerate(_tops(hierarchy))]
+            for level, top in enumerate(tops_of(hierarchy))]
 
 
 def usable_columns(hierarchy: Hierarchy, ranks: Sequence[int]) -> BoolArray:
@@ -69,7 +69,7 @@ def fold(F: FloatArray, hierarchy: Hierarchy, ranks: Sequence[int]) -> None:
     if not stray.any():
         return
     ends = np.cumsum([0, *ranks])
-    for level, top in enumerate(_tops(hierarchy)):
+    for level, top in enumerate(tops_of(hierarchy)):
         for rows in hierarchy._equal_groups(level):
             tops = top[np.searchsorted(hierarchy.boundaries[level], rows[:, 0])]
             for first in np.unique(tops):

@@ -23,9 +23,9 @@ T = TypeVar("T")
 # Module of the package: the classes that it has.
 _HOMES = {
     "operators": (
-        "MLR BlockDiagonal Dense Diagonal GeneralMLR Identity Inverse Kronecker LowRank "
-        "LowRankPlusDiagonal MLRInverse Permutation Product Scaled Sum Transposed "
-        "Woodbury Wrapped"
+        "MLR BlockDiagonal Dense Diagonal FactorInformation GeneralMLR Identity Inverse "
+        "Kronecker LowRank LowRankPlusDiagonal MLRInverse Permutation Product Scaled Sum "
+        "Transposed Woodbury Wrapped"
     ),
     "operators.woodbury": "WoodburyInverse",
     "tree.hierarchy": "Hierarchy",

@@ -56,8 +56,8 @@ class InformationAt:
             moved = -at.B @ at.C
             C = _bordered(at.C, moved, at.Q - moved @ _t(at.B))
         self._covariance = C
-        self._FC, forms = curvature.rows_times(F, C, layout)
-        self._share = 1 - 2 * forms / d
+        self._FC, self._forms = curvature.rows_times(F, C, layout)
+        self._share = 1 - 2 * self._forms / d
 
     def times(self, dF: FloatArray, dD: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The information times a direction, (n, R) and (n,)."""
@@ -74,6 +74,17 @@ class InformationAt:
         out /= d[:, None]
         forms = 2 * np.einsum("ij,ij->i", dF, self._FC) + dD * self._share - forms
         return out, forms / (2 * d**2)
+
+    def diagonal(self) -> tuple[FloatArray, FloatArray]:
+        """The diagonal entries of F (n, R) and of D (n,).
+
+        With ``u = diag Σ⁻¹`` they are ``u_i (1 - C_jj) + (D⁻¹ F C)_ij²`` and ``½ u²``.
+        """
+        u = (1 - self._forms / self.d) / self.d
+        unseen = 1 - np.einsum("qrr->qr", self._covariance)
+        out = unseen.repeat(self.layout.sizes, axis=0) * u[:, None]
+        out += np.square(self._FC / self.d[:, None])
+        return out, u**2 / 2
 
     def _sweep(self, T: FloatArray, S: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Blocks of E and Z on the paths of the leaves, (n_leaves, R, R), from those of T, S."""

@@ -10,6 +10,7 @@ from .composed import Inverse, Product, Scaled, Sum, Transposed
 from .elementary import Dense, Diagonal, Identity, LowRank
 from .general.mlr import GeneralMLR
 from .general.solve import LstsqInfo
+from .information import FactorInformation
 from .low_rank_plus_diagonal import LowRankPlusDiagonal
 from .mlr import MLR
 from .mlr_inverse import MLRInverse
@@ -23,6 +24,7 @@ __all__ = [
     "BlockDiagonal",
     "Dense",
     "Diagonal",
+    "FactorInformation",
     "GeneralMLR",
     "Identity",
     "Inverse",

@@ -6,12 +6,19 @@ import numpy as np
 
 from .. import kernels
 from .._common.cached import cached_property
+from .._common.stored import Check
 from .._common.typing import FloatArray
+from .._common.validate import as_real
 from .base import StructuredOperator
+from .factored import Factored
 
 __all__ = ["FactorInformation"]
 
 MLR: TypeAlias = Any  # its file imports this one
+
+
+def _is_mlr(x: Any) -> bool:
+    return isinstance(x, Factored) and hasattr(x, "information")
 
 
 class FactorInformation(StructuredOperator):
@@ -27,6 +34,11 @@ class FactorInformation(StructuredOperator):
     Parameters
     ----------
     covariance : MLR
+
+    Raises
+    ------
+    TypeError
+        `covariance` is not an `MLR`.
 
     Notes
     -----
@@ -52,9 +64,13 @@ class FactorInformation(StructuredOperator):
     """
 
     def __init__(self, covariance: MLR) -> None:
+        if not _is_mlr(covariance):
+            raise TypeError(f"FactorInformation expects an MLR, got {type(covariance).__name__}")
         n, R = covariance.shape[0], sum(covariance.ranks)
         super().__init__(covariance.dtype, (n * (R + 1),) * 2, symmetric=True)
         self._sigma = covariance
+
+    stored_fields = {"covariance": Check("of type MLR", _is_mlr)}
 
     @property
     def _semidefinite(self) -> bool:
@@ -84,16 +100,33 @@ class FactorInformation(StructuredOperator):
         Returns
         -------
         tuple of ndarray, shapes (n, R) and (n,)
+
+        Raises
+        ------
+        ValueError, TypeError
+            Other shapes, or entries that are no real numbers.
         """
         A, h = self._sigma, self._sigma.hierarchy
-        dF, dD = (np.ascontiguousarray(h._gather(np.asarray(x, A.dtype))) for x in (dF, dD))
+        given = []
+        for x, what, shape in ((dF, "dF", A._F.shape), (dD, "dD", A._d.shape)):
+            x = as_real(x, what, dtype=A.dtype)
+            if x.shape != shape:
+                raise ValueError(f"{what} must have shape {shape}, got {x.shape}")
+            given.append(np.ascontiguousarray(h._gather(x)))
+        dF, dD = given
         if not A._layout.R:
             return h._scatter(dF), h._scatter(dD / (2 * A._d**2))
         F, D = self._at.times(dF, dD)
         return h._scatter(F), h._scatter(D)
 
+    def _diagonal(self):
+        A, h = self._sigma, self._sigma.hierarchy
+        if not A._layout.R:
+            return h._scatter(1 / (2 * A._d**2))
+        return np.append(*map(h._scatter, self._at.diagonal()))
+
     def _mul(self, x):
-        n, R = self._sigma.F.shape
+        n, R = self._sigma._F.shape
 
         def one(v):  # a product with one direction is work for BLAS by itself
             return np.append(*self.times(v[: n * R].reshape(n, R), v[n * R :]))
