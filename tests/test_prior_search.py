@@ -159,6 +159,22 @@ def test_progress(sim, capsys):
     assert "prior: 100%" in shown and "45/45" in shown
 
 
+def test_checkpoints(sim, tmp_path):
+    """The search is run again, to the same strength, and the fit goes on."""
+    options = {"prior": "cv", "optimizer": "bfgs"}
+
+    def stop(iterate):
+        if iterate.n_iter == 3:
+            raise StopIteration
+
+    whole = fit_factor_model(sim.Y, (1, 1), TREE, **options)
+    path = tmp_path / "check.mlr"
+    fit_factor_model(sim.Y, (1, 1), TREE, **options, checkpoint=path, callback=stop)
+    resumed = fit_factor_model(sim.Y, (1, 1), TREE, **options, checkpoint=path, resume=True)
+    assert resumed.objective_trace.tolist() == whole.objective_trace.tolist()
+    np.testing.assert_array_equal(resumed.prior_scores, whole.prior_scores)
+
+
 def test_estimator(sim):
     model = FactorModel((1, 1), TREE, prior="cv", prior_variance=1.0).fit(sim.Y)
     fit = fit_factor_model(sim.Y, (1, 1), TREE, prior="cv", prior_variance=1.0)

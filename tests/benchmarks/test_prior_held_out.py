@@ -110,11 +110,17 @@ REAL = {"breast cancer": (load_breast_cancer, 8), "wine": (load_wine, 3),
 @pytest.mark.parametrize("N", [20, 60, None])
 @pytest.mark.parametrize("name", REAL)
 def test_real_data(name, N, benchmark, record_in):
-    """Five shuffled fifths in turn, N of the other rows to fit to."""
+    """Five shuffled fifths in turn, N of the other rows to fit to.
+
+    "cv" takes the strongest prior within one standard error, which is large where samples have
+    heavy tails: on breast cancer it loses as much as a prior that nobody chose.
+    """
     load, rank = REAL[name]
     X = load().data.astype(float)
     if name == "digits":  # pixels that are almost never on have no variance in few samples
         X = X[:, (X > 0).mean(axis=0) > 0.4]
+    else:  # a scale that features share, which Ledoit and Wolf's target needs
+        X = X / X.std(axis=0)
     order = np.random.default_rng(0).permutation(len(X))
     runs = []
     for test in np.array_split(order, 5):
