@@ -136,7 +136,8 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         units of the regressors, and ``factor_ridge tr(Fᵀ D⁻¹ F) / 2``, which has no units and keeps
         variances from the floor.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
-        How steps of Σ are found, as in `fit_factor_model`; ``"auto"`` is BFGS here.
+        How steps of Σ are found, as in `fit_factor_model`; ``"auto"`` is scoring up to
+        1000 numbers in F, else BFGS.
     prior : None, True or float, optional
         Strength α, in pseudo-samples, of an inverse-gamma prior on D, as in `fit_factor_model`:
         ``α Σ_j (log D_j + t_j / D_j) / 2`` is taken off the log-likelihood of all rows.  True is

@@ -34,7 +34,12 @@ FIRST_UPDATES, MOST_UPDATES = 8, 128
 # After this many iterations the Σ-step takes the coefficients along, once an iteration no longer
 # brings the gradient below this share of what the one before it left: with 12 equations of 2 to 4
 # regressors, N = 20 and 3 factors the alternation took 21 to 31, and then 9 to 13 are enough.
-SEPARATE, SLOW = 6, 0.8
+# After LATE iterations it does so in any case.
+SEPARATE, SLOW, LATE = 6, 0.8, 15
+# Numbers in F up to which Σ climbs by scoring: it is what gets small systems whose variances run to
+# the floor to their maximum.  In larger ones what BFGS directions have learnt at one β serves for
+# the next: 469 equations took them half the time.
+FEW = 1000
 # A half-step goes on until its gradient is this share of what the other one left; a smaller one
 # where the log-likelihood of inexact coefficients hides gains.
 SHARE, LEAST_SHARE = 0.1, 1e-4
@@ -153,9 +158,9 @@ class Alternation(Iteration):
         check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
         floor = options.variance_floor * data.variance
         F, D = start("principal_factor", tree, ranks, data, None)
-        # What BFGS directions have learnt at one β serves for the next: 469 equations took them
-        # half the time of scoring, 60 with missing rows a quarter.
-        optimizer = "bfgs" if options.optimizer == "auto" else options.optimizer
+        optimizer = options.optimizer
+        if optimizer == "auto":
+            optimizer = "scoring" if hierarchy.n * sum(ranks) <= FEW else "bfgs"
         prior = read_prior(options.prior, options.prior_variance, system.N, data.shares,
                            data.variance, hierarchy, ranks, None, "equation")
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
@@ -270,7 +275,7 @@ class Alternation(Iteration):
         """
         self._norms.append(self.ascent.state.gradient_norm)
         slow = len(self._norms) >= SEPARATE and self._norms[-1] > SLOW * self._norms[-2]
-        return self._profiled or slow and self._arrived
+        return self._profiled or slow and self._arrived or len(self._norms) >= LATE
 
     def _scale(self, trace: list[float]) -> float:
         """What gains are measured by.
