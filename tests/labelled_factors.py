@@ -115,6 +115,10 @@ def _estimator(change):
     return outcome(model.result_)
 
 
+def _checked(found):
+    return [found.objective, found.gradient_norm]
+
+
 CALLS = {
     "Hierarchy.from_labels": lambda change: tree(
         Hierarchy.from_labels(change(GROUPS), change(TABLE["fine"]))),
@@ -145,6 +149,8 @@ CALLS = {
     "FactorModelResult.score_samples": lambda change: fit().score_samples(change(GAPS)),
     "FactorModelResult.scores": lambda change: [
         fit().scores(change(NEW)), fit().scores(change(NEW), 0, method="bartlett")],
+    "FactorModelResult.check": lambda change: _checked(fit().check(
+        change(Y), n_directions=0, n_init=0)),
     "FactorModelResult.impute": lambda change: fit().impute(change(GAPS), return_std=True),
     "FactorModelResult.condition": _condition,
     "FactorModelResult.condition, dict": lambda change: fit().condition(

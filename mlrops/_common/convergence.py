@@ -17,7 +17,7 @@ class ConvergenceWarning(UserWarning):
     >>> Y = np.random.default_rng(0).standard_normal((50, 6))
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     fit = fit_factor_model(Y, ranks=1, max_iter=2)
+    ...     fit = fit_factor_model(Y, ranks=1, max_iter=1)
     >>> issubclass(caught[0].category, ConvergenceWarning), fit.converged
     (True, False)
     """

@@ -123,7 +123,7 @@ def _missing(room):
 def _streamed(room):
     """A factor model of samples that come in chunks."""
     Y = np.where(room.rng.random(room.Y.shape) < 0.1, np.nan, room.Y).astype(room.dtype)
-    for data in (room.Y, Y):
+    for data in map(np.ascontiguousarray, (room.Y, Y)):
         room.fit([data[:30], data[30:]], sample_weight=np.ones(len(data)), missing="em")
 
 
