@@ -9,7 +9,7 @@ import scipy.sparse
 from trees import dense_mlr
 
 from mlrops import MLR, Hierarchy, fit_factor_model
-from mlrops.datasets import simulate_mlr
+from mlrops.datasets import load_french, simulate_mlr
 from mlrops.factor.check import _Look
 from mlrops.factor.limits import PLATEAU
 from mlrops.factor.probe import Probe
@@ -341,3 +341,15 @@ def test_the_fit_is_left_alone():
     _Look(opened, state, Probe(state, np.random.default_rng(0)), False).ahead()
     assert all((a == b).all() for a, b in zip(opened.point, before, strict=True))
     assert (fit.covariance.F == F).all() and (fit.covariance.D == D).all()
+
+
+def test_columns_that_fade_promise_nothing():
+    """A prior makes columns fade: the information knows no curvature of them, differences do."""
+    data = load_french()
+    Y, h = 100 * data.excess[:60], data.hierarchy
+    fit = fit_factor_model(Y, (2, 1, 1), h, prior=8.0)
+    found = fit.check(Y, n_init=0, random_state=0)
+    more = fit_factor_model(Y, (2, 1, 1), h, prior=8.0, init=fit.covariance, tol=0, gtol=1e-7)
+    real = len(Y) * (more.objective_trace[-1] - fit.objective_trace[-1])
+    assert found.zero_columns and found.verdict == "maximum"
+    assert real / 10 < found.expected_gain < 10 * real + 1e-4

@@ -28,7 +28,7 @@ UPDATES = 30
 # Nats of all samples from which on an expected gain is looked into.
 WORTH = 0.1 * PLATEAU
 # A column is zero whose squares in units of D sum to less; the size of a random one in its place.
-ZERO, SMALL = 1e-8, 0.1
+ZERO, SMALL = 1e-4, 0.1
 # Lengths of steps from a saddle, in the units of `Probe.size`.
 LENGTHS = 0.1, 0.3, 1.0
 # Nats of all samples by which the likelihood must tell two covariances apart to call them two.
@@ -108,12 +108,12 @@ def check_maximum(fit: Any, Y: Any, sample_weight: Any, missing: str, n_directio
     rng = as_generator(random_state)
     opened = reopen(fit, Y, sample_weight, missing)
     state, N = opened.state(), opened.source.n_samples
-    looked = _Look(opened, state, Probe(state, rng), progress)
+    zero = _zero_columns(opened)
+    looked = _Look(opened, state, Probe(state, rng, zero), progress)
     expected = N * looked.probe.expected_gain
     ahead = looked.ahead() if expected > WORTH else expected
     curvatures, least, down = looked.curvatures(n_directions)
     saddle = looked.from_saddle(down) if least < -CURVED else 0.0
-    zero = _zero_columns(opened)
     empty = looked.from_small_columns(zero, rng) if zero.any() else 0.0
     others = tuple(_from_other_start(opened, state, int(seed), progress)
                    for seed in rng.integers(2**63, size=n_init))
@@ -148,7 +148,8 @@ class _Look:
     def ahead(self) -> float:
         """What some updates gain, and what is expected of those after them."""
         there = self.climb(self.state.point)
-        return self.gain(there) + self.N * Probe(there, self.probe.rng).expected_gain
+        zero = _zero_columns(self.opened)
+        return self.gain(there) + self.N * Probe(there, self.probe.rng, zero).expected_gain
 
     def curvatures(self, n: int) -> tuple[tuple[Curvature, ...], float, FloatArray]:
         """Along n directions; the smallest one relative to M, and the direction that has it."""

@@ -48,12 +48,14 @@ class Ritz(NamedTuple):
 class Probe:
     """Looks around a state, in the coordinates of its surface, which are linear in D.
 
-    Variances at the floor that would go lower are held.
+    Variances at the floor that would go lower are held.  ``zero`` (n, R) marks loadings of columns
+    that are zero, for which the information is zero whatever the curvature: the step to the maximum
+    leaves them alone.
     """
 
-    def __init__(self, state: State, rng: np.random.Generator):
+    def __init__(self, state: State, rng: np.random.Generator, zero: BoolArray | None = None):
         surface = state.surface
-        self.state, self.rng = state, rng
+        self.state, self.rng, self._zero = state, rng, zero
         self.free = LikelihoodSurface(
             surface.source, surface.tree, surface.ranks, np.zeros_like(surface.floor), surface.sd,
             surface.linear, surface.prior)
@@ -99,17 +101,26 @@ class Probe:
     def _maximum(self, low: BoolArray) -> FloatArray:
         """The step to the maximum of the quadratic, some variances left where they are."""
         def admitted(q: FloatArray) -> FloatArray:
-            q = self._admitted(q)
+            q = self._admitted(q, self._zero)
             self.state.surface.parts(q)[1][low] = 0
             return q
 
         return scoring_step(lambda d: admitted(self.information(d)), self._em,
                             admitted(self.state.gradient), most=PRODUCTS, ratio=RATIO)
 
-    @property
+    @cached_property
     def expected_gain(self) -> float:
-        """What this quadratic lets expect of the objective a sample."""
-        return 0.5 * float(self.state.gradient @ self.step)
+        """What is expected of the objective a sample at the top of the line along the step.
+
+        The quadratic's own figure, unless the line is more curved by differences: of small columns
+        the information knows no curvature.
+        """
+        slope = float(self.state.gradient @ self.step)
+        if not slope > 0:
+            return 0.0
+        d = self.admissible(self.step)
+        curvature = float(d @ self.hessian(d)) if d.any() else 0.0
+        return 0.5 * slope * min(1.0, slope / curvature if curvature > 0 else 1.0)
 
     def admissible(self, d: FloatArray) -> FloatArray:
         """d without the variances that are to be left alone."""
