@@ -9,6 +9,7 @@ from trees import close
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
 from mlrops._common.driver import FELT, Stopping
+from mlrops.datasets import simulate_factor_model
 from mlrops.factor import factor_model
 from mlrops.factor.climb import SMALL_GAINS, WINDOW, Climb, expects
 from mlrops.factor.limits import PLATEAU, warn_of_plateau
@@ -173,3 +174,13 @@ def test_other_ends_are_not_warned_of(monkeypatch):
     with pytest.warns(ConvergenceWarning, match="did not converge in 2 updates") as told:
         fit_factor_model(Y, (2, 1, 0), H, max_iter=2, **options)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["scoring", "bfgs"])
+@pytest.mark.parametrize("init", ["principal_factor", "svd"])
+def test_variances_on_their_way_to_the_floor_get_there(optimizer, init):
+    """They gain less than is felt, and are listed and warned of nevertheless."""
+    Y = simulate_factor_model(8, 1, n_samples=60, random_state=5).Y
+    with pytest.warns(ConvergenceWarning, match="1 feature has a variance at the floor"):
+        fit = fit_factor_model(Y, 2, optimizer=optimizer, init=init)
+    assert fit.boundary.tolist() == [0]

@@ -36,6 +36,9 @@ HEAT, FINALISTS = 60, 2
 DETERMINED = "principal_factor", "svd", "frobenius"
 # Updates whose gains must all be small: one small gain is no proof that the next is small, too.
 SMALL_GAINS = 3
+# Variances that are a smaller share of the feature's own and go lower are on their way to the
+# floor; and the `tol` that then ends a fit to which none was given: such variances gain little.
+LOW, FADED = 1e-3, 1e-9
 # Updates whose gains are compared with those of as many before them.
 WINDOW = 6
 # Plain EM computes the gradient only at every so many updates; others have it anyway.
@@ -90,9 +93,18 @@ class FactorAscent(Iteration):
                 return "gradient"
         # The gain over independent features does not depend on units, as the log-likelihood does.
         scale = max(trace[-1] - self._independent, self.hierarchy.n / 2)
-        small = self.stopping.small_gains(
-            trace, scale, SMALL_GAINS, self.ascent.surface.source.n_samples)
+        N = self.ascent.surface.source.n_samples
+        small = self.stopping.small_gains(trace, scale, SMALL_GAINS, N)
+        if small and self.stopping.tol is None and self._fade():
+            small = replace(self.stopping, tol=FADED).small_gains(trace, scale, SMALL_GAINS)
         return "tol" if small else None
+
+    def _fade(self) -> bool:
+        """Whether variances are on their way to the floor, where results list them."""
+        state = self.ascent.state
+        D, surface = state.point.D, state.surface
+        low = (D < LOW * surface.sd**2) & (D > surface.floor)
+        return bool((surface.parts(state.gradient)[1][low] < 0).any())
 
     def iterate(self, n_iter: int) -> Iterate:
         state, surface = self.ascent.state, self.ascent.surface

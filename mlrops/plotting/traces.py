@@ -71,7 +71,7 @@ def plot_loglik(results: Any, ax: Axes | None = None, *,
         if x.size:
             ends[label] = x[-1], y[-1], color
     _name_traces(ax, traces, ends, (seconds is None, gap))
-    ax.set_xlabel("EM iteration + 1" if seconds is None else "seconds")
+    ax.set_xlabel("update + 1" if seconds is None else "seconds")
     ax.set_ylabel("log-likelihood a sample, below the best" if gap else "log-likelihood a sample")
     ax.grid(color=_axes.GRID, linewidth=0.5)
     _axes.hide_spines(ax, "top", "right")
