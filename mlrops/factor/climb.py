@@ -23,7 +23,7 @@ __all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Race", "Tournament", "best_of
            "check_optimizer", "chosen_optimizer", "expects", "jumps_of", "starts_of"]
 
 # The ways to climb: how each finds steps longer than those of EM.
-OPTIMIZERS: dict[str, Callable[[int], Jumps] | None] = {
+OPTIMIZERS: dict[str, Callable[[int, bool], Jumps] | None] = {
     "scoring": Scoring, "bfgs": QuasiNewton, "em": None}
 # Scoring pays where there are so many samples, or features where these are fewer, for each factor:
 # a step takes about ten products with the information, each the flops of 2.5 samples a factor.
@@ -62,10 +62,10 @@ def chosen_optimizer(optimizer: str, source: Source, R: int) -> str:
     return "scoring" if pays else "bfgs"
 
 
-def jumps_of(optimizer: str, size: int) -> Jumps | None:
-    """What finds the steps, for vectors of so many parameters."""
+def jumps_of(optimizer: str, size: int, far: bool = False) -> Jumps | None:
+    """What finds the steps, for vectors of so many parameters; `far` from a maximum or not."""
     kind = OPTIMIZERS[optimizer]
-    return None if kind is None else kind(size)
+    return None if kind is None else kind(size, far)
 
 
 class FactorAscent(Iteration):
@@ -216,19 +216,20 @@ class Race(NamedTuple):
     def climb(self, tournament: Tournament, watch: Watch, saved: Climb | None = None) -> Climb:
         """The climb that is next: from a start, from where a heat left it, or from a checkpoint."""
         surface, number = self.surface, tournament.number
-        jumps, before = jumps_of(self.optimizer, surface.size), saved or tournament.entrant
+        before = saved or tournament.entrant
         if before is not None and before.is_over and saved is None:
             return before
         run = None
         if before is None:
             kind = starts_of(self.init, len(tournament.seeds))[number]
+            far = isinstance(kind, str) and kind == "random"
             # Only random starts take a seed: sketches of the data are the same in every fit.
-            seed = tournament.seeds[number] if kind == "random" else None
+            seed = tournament.seeds[number] if far else None
             F, D = start(kind, self.hierarchy, surface.ranks, surface.source, seed)
             first = Point(F, np.maximum(D, surface.floor), surface.source.mean)
-            ascent = Ascent(surface, first, jumps)
+            ascent = Ascent(surface, first, jumps_of(self.optimizer, surface.size, far))
         else:
-            ascent, run = before.resumed(surface, jumps)
+            ascent, run = before.resumed(surface, jumps_of(self.optimizer, surface.size))
         stopping, label = self.stopping, "EM" if self.optimizer == "em" else self.optimizer
         most = stopping.max_iter
         if tournament.is_heat:

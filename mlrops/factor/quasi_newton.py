@@ -23,7 +23,7 @@ class QuasiNewton:
 
     linear = False  # the coordinates of D are logarithms
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, far: bool = False):
         self.pairs = SecantPairs(MEMORY, size)
 
     def learn(self, before: State, after: State) -> None:

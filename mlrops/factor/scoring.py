@@ -15,6 +15,10 @@ __all__ = ["Scoring", "scoring_step"]
 
 # Damping at the start and its bounds: a multiple of what EM divides by.
 FIRST, LEAST, MOST = 1.0, 1e-10, 64.0
+# Damping at a random start, which is far from any maximum.  With FIRST, steps there took variances
+# to the floor before others had moved, and 4 of 16 fits to 546 months of returns ended within 1e-3
+# nats of the best; with this 13 do.
+FAR = MOST
 # What damping is divided by after a good step, and multiplied by after a bad and a refused one.
 LESS, MORE, MUCH_MORE = 4.0, 2.0, 30.0
 # Damping from which on the curvature that steps have seen corrects the information: so many steps
@@ -46,9 +50,9 @@ class Scoring:
 
     linear = True
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, far: bool = False):
         self.pairs = SecantPairs(MEMORY, size)
-        self.damping = FIRST
+        self.damping = FAR if far else FIRST
 
     def learn(self, before: State, after: State) -> None:
         """An EM step was needed: what was learnt of curvature does not hold here."""
