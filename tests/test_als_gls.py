@@ -367,3 +367,11 @@ def test_bad_arguments():
         als_gls(Xs, Y, 1, solver="lu")
     with pytest.raises(ValueError, match="maxiter must be at least 1"):
         als_gls(Xs, Y, 1, maxiter=0)
+
+
+def test_a_tolerance_is_a_number():
+    """Only factor models have a rule of their own where none is given."""
+    Xs, Y, _, _ = draw(N=30)
+    for fit in (als_gls, em_gls):
+        with pytest.raises(TypeError, match="tol must be a number, got None"):
+            fit(Xs, Y, 1, tol=None)

@@ -173,7 +173,7 @@ def test_rules_of_stopping():
     for wrong in ({"tol": -1}, {"tol": 1}, {"gtol": np.nan}, {"max_iter": -1}):
         with pytest.raises(ValueError, match="must"):
             Stopping(**wrong)
-    for wrong in ({"tol": "x"}, {"gtol": None}, {"max_iter": 1.5}):
+    for wrong in ({"tol": "x"}, {"tol": None}, {"gtol": None}, {"max_iter": 1.5}):
         with pytest.raises(TypeError, match="must"):
             Stopping(**wrong)
 

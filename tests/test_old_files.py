@@ -170,7 +170,7 @@ def known_data(path, monkeypatch):
         **made(*args, **options), "data": data})
 
 
-@pytest.mark.filterwarnings("ignore:EM did not converge")
+@pytest.mark.filterwarnings("ignore:the fit did not converge")
 def test_a_fit_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     """It reaches what the whole fit reached."""
     path = tmp_path / "checkpoint.npz"
@@ -189,7 +189,7 @@ GROUPS = list("aaaaabbbbccc")
 RULES = {"tol": 0, "gtol": 0}
 
 
-@pytest.mark.filterwarnings("ignore:EM did not converge")
+@pytest.mark.filterwarnings("ignore:the fit did not converge")
 @pytest.mark.parametrize("optimizer", ["bfgs", "em"])
 def test_a_fit_goes_on_from_a_checkpoint_of_version_0_2_0(optimizer, tmp_path, monkeypatch):
     """Written after 12 updates; what whole fits of that version came to in 18 stands beside."""

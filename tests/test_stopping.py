@@ -8,10 +8,9 @@ import pytest
 from trees import close
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
-from mlrops._common.driver import FELT, Stopping
 from mlrops.datasets import simulate_factor_model
 from mlrops.factor import factor_model
-from mlrops.factor.climb import SMALL_GAINS, WINDOW, Climb, expects
+from mlrops.factor.climb import FELT, SMALL_GAINS, WINDOW, Climb, FactorStopping, expects
 from mlrops.factor.limits import PLATEAU, warn_of_plateau
 
 WAYS = "scoring", "bfgs", "em"
@@ -40,24 +39,26 @@ def test_gains_that_nobody_feels(n_samples):
     below, above = 0.999 * most, 1.001 * most
     trace = np.cumsum([0.0, 1.0, below, above, below, below, below])
 
+    rules = FactorStopping(felt=most)
+
     def ends(length, count):
-        return Stopping().small_gains(list(trace[:length]), 1e9, count, n_samples)
+        return rules.small_gains(list(trace[:length]), 1e9, count)
 
     assert [ends(length, 3) for length in range(1, 8)] == [False] * 6 + [True]
     assert [ends(length, 2) for length in range(1, 8)] == [False] * 5 + [True, True]
-    assert not Stopping().small_gains([0.0, below], 1e9, 2, n_samples)  # too few
+    assert not rules.small_gains([0.0, below], 1e9, 2)  # too few
 
 
 @pytest.mark.parametrize("tol", [0.0, 1e-6, 1e-2])
 def test_a_tol_keeps_its_meaning(tol):
-    """Relative to the scale, whatever the number of samples."""
+    """Relative to the scale."""
     scale = 40.0
     trace = np.cumsum([0.0, 1.0, *[0.999 * tol * scale] * 3])
-    for n_samples in (1, 10**9):
-        assert Stopping(tol=tol).small_gains(list(trace), scale, 3, n_samples)
-        assert not Stopping(tol=tol).small_gains(list(trace), 0.9 * scale, 3, n_samples) or not tol
-        assert not Stopping(tol=tol).small_gains(list(trace[:-1]), scale, 3, n_samples)
-    assert not Stopping(tol=0.0).small_gains([0.0, 0.0, 0.0, 1e-300], scale, 3)
+    rules = FactorStopping(tol=tol)
+    assert rules.small_gains(list(trace), scale, 3)
+    assert not rules.small_gains(list(trace), 0.9 * scale, 3) or not tol
+    assert not rules.small_gains(list(trace[:-1]), scale, 3)
+    assert not FactorStopping(tol=0.0).small_gains([0.0, 0.0, 0.0, 1e-300], scale, 3)
 
 
 # ---------------------------------------------------------------- fits

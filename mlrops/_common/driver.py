@@ -20,8 +20,8 @@ from tqdm import tqdm
 from .deprecated import old_attribute
 from .validate import check_number, check_rank
 
-__all__ = ["CONVERGED", "FELT", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate",
-           "Iteration", "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
+__all__ = ["CONVERGED", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate", "Iteration",
+           "Run", "Stopping", "Watch", "current_termination", "drive", "whole_step"]
 
 # Why a fit may have stopped.
 TERMINATIONS = {
@@ -34,8 +34,6 @@ TERMINATIONS = {
     "interrupted": "the user pressed Ctrl-C"}
 # The reasons for which a fit counts as converged.
 CONVERGED = "gradient", "tol", "exact"
-# A gain of the log-likelihood of all samples, in nats, that no user of a likelihood feels.
-FELT = 2e-4
 # Words of version 0.1.0, which files of that version hold.
 OLD_TERMINATIONS = {"loglik": "tol", "exchanges": "tol"}
 
@@ -92,26 +90,23 @@ Callback: TypeAlias = Callable[[Iterate], object]
 class Stopping:
     """The rules by which a user lets a fit stop, checked."""
 
-    tol: float | None = None  # gains are measured by what a user feels
+    tol: float = 1e-9
     gtol: float = 1e-5
     max_iter: int = 1000
 
     def __post_init__(self) -> None:
-        if self.tol is not None:
-            check_number(self.tol, "tol", below=1)
+        check_number(self.tol, "tol", below=1)
         check_number(self.gtol, "gtol", below=1)
         check_rank(self.max_iter, "max_iter")
 
-    def small_gains(self, trace: Sequence[float], scale: float, count: int,
-                    n_samples: float = 1) -> bool:
-        """Whether each of the last `count` gains is at most `tol` times `scale`.
+    def largest_small(self, scale: float) -> float:
+        """The largest gain that is small: `tol` times `scale`."""
+        return self.tol * scale
 
-        Without a `tol` at most `FELT` on the likelihood of all samples, of which the trace has the
-        average.
-        """
+    def small_gains(self, trace: Sequence[float], scale: float, count: int) -> bool:
+        """Whether each of the last `count` gains is small."""
         gains = np.diff(trace[-count - 1 :])
-        most = FELT / n_samples if self.tol is None else self.tol * scale
-        return bool(gains.size == count and gains.max() <= most)
+        return bool(gains.size == count and gains.max() <= self.largest_small(scale))
 
 
 class Iteration:

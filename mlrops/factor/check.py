@@ -5,11 +5,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._common.driver import Stopping, Watch, drive
+from .._common.driver import Watch, drive
 from .._common.typing import BoolArray, Data, FloatArray, IntArray, Labels, RandomState
 from .._common.validate import as_generator, check_rank
 from .ascent import Ascent
-from .climb import FactorAscent, Race, Tournament, chosen_optimizer, jumps_of
+from .climb import (
+    FELT,
+    FactorAscent,
+    FactorStopping,
+    Race,
+    Tournament,
+    chosen_optimizer,
+    is_linear,
+    jumps_of,
+)
 from .divergence import kl_divergence
 from .likelihood import State
 from .limits import PLATEAU, at_floor, run_off, too_few_samples
@@ -138,7 +147,8 @@ class _Look:
         surface = self.state.surface
         first = Point(*(x.copy() for x in first))  # an ascent writes to what it has left
         ascent = Ascent(surface, first, jumps_of("scoring", surface.size))
-        climb = FactorAscent(ascent, Stopping(gtol=1e-9), self.opened.hierarchy)
+        rules = FactorStopping(gtol=1e-9, felt=FELT / self.N)
+        climb = FactorAscent(ascent, rules, self.opened.hierarchy)
         drive(climb, UPDATES, "look around", Watch(self.progress))
         return ascent.state
 
@@ -245,8 +255,8 @@ def _by_group(opened: Reopened, zero: BoolArray) -> tuple[tuple[int, int, int], 
 def _from_other_start(opened: Reopened, state: State, seed: int, progress: bool) -> OtherStart:
     """Climb from a random start to the end."""
     optimizer = chosen_optimizer("auto", opened.source, sum(opened.ranks))
-    race = Race(opened.surface(optimizer == "scoring"), opened.hierarchy, "random", Stopping(),
-                optimizer)
+    race = Race(opened.surface(is_linear(optimizer)), opened.hierarchy, "random",
+                FactorStopping(felt=FELT / opened.source.n_samples), optimizer)
     climb = race.climb(Tournament((seed,)), Watch(progress))
     objective = climb.objectives[-1]
     here, there = (opened.covariance(point) for point in (state.point, climb.point))

@@ -19,8 +19,9 @@ from .climb import FINALISTS, Climb, Tournament
 from .estep.protocol import Source
 from .likelihood import LikelihoodSurface
 from .point import Point
+from .prior import Prior
 
-__all__ = ["Checkpoint", "Checkpointing", "fingerprint", "to_resume"]
+__all__ = ["Checkpoint", "Checkpointing", "describe_prior", "fingerprint", "to_resume"]
 
 KIND = "factor model checkpoint"
 
@@ -78,6 +79,13 @@ def to_resume(init: object, n_init: int, stopping: Stopping, random_state: objec
         seeded = isinstance(random_state, (int, np.integer))
         options["random_state"] = random_state if seeded else "no integer"
     return options
+
+
+def describe_prior(prior: Prior | None) -> str:
+    """A short text that differs for priors that differ."""
+    if prior is None:
+        return "None"
+    return f"strength {prior.strength!r}, variances {_digest(prior.variance)}"
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -1,7 +1,7 @@
 """The climb of a factor model from one start, or from several in a tournament."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,9 @@ from .quasi_newton import QuasiNewton
 from .scoring import Scoring
 from .start import start
 
-__all__ = ["OPTIMIZERS", "Climb", "FactorAscent", "Race", "Tournament", "best_of_starts",
-           "check_optimizer", "chosen_optimizer", "expects", "jumps_of", "starts_of"]
+__all__ = ["FELT", "OPTIMIZERS", "Climb", "FactorAscent", "FactorStopping", "Race", "Tournament",
+           "best_of_starts", "check_optimizer", "chosen_optimizer", "expects", "is_linear",
+           "jumps_of", "starts_of"]
 
 # The ways to climb: how each finds steps longer than those of EM.
 OPTIMIZERS: dict[str, Callable[[int, bool], Jumps] | None] = {
@@ -36,9 +37,11 @@ HEAT, FINALISTS = 60, 2
 DETERMINED = "principal_factor", "svd", "frobenius"
 # Updates whose gains must all be small: one small gain is no proof that the next is small, too.
 SMALL_GAINS = 3
+# A gain of the log-likelihood of all samples, in nats, that no user of a likelihood feels.
+FELT = 2e-4
 # Variances that are a smaller share of the feature's own and go lower are on their way to the
-# floor; and the `tol` that then ends a fit to which none was given: such variances gain little.
-LOW, FADED = 1e-3, 1e-9
+# floor, where they gain less than is felt.
+LOW = 1e-3
 # Updates whose gains are compared with those of as many before them.
 WINDOW = 6
 # Plain EM computes the gradient only at every so many updates; others have it anyway.
@@ -58,8 +61,13 @@ def chosen_optimizer(optimizer: str, source: Source, R: int) -> str:
     if optimizer != "auto":
         return optimizer
     n = source.variance.size
-    pays = source.is_dear or n * R <= FEW or min(source.width, n) >= MANY * R
+    pays = source.is_dear or n * R <= FEW or min(source.n_samples, n) >= MANY * R
     return "scoring" if pays else "bfgs"
+
+
+def is_linear(optimizer: str) -> bool:
+    """Whether the coordinates of D are not its logarithms."""
+    return getattr(OPTIMIZERS[optimizer], "linear", False)
 
 
 def jumps_of(optimizer: str, size: int, far: bool = False) -> Jumps | None:
@@ -68,10 +76,20 @@ def jumps_of(optimizer: str, size: int, far: bool = False) -> Jumps | None:
     return None if kind is None else kind(size, far)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FactorStopping(Stopping):
+    """The rules of a factor model: where `felt` is given, no larger gain is small."""
+
+    felt: float | None = None  # of the average log-likelihood a sample
+
+    def largest_small(self, scale: float) -> float:
+        return super().largest_small(scale) if self.felt is None else self.felt
+
+
 class FactorAscent(Iteration):
     """The ascent of a factor model from one start, as `drive` takes it."""
 
-    def __init__(self, ascent: Ascent, stopping: Stopping, hierarchy: Hierarchy):
+    def __init__(self, ascent: Ascent, stopping: FactorStopping, hierarchy: Hierarchy):
         self.ascent, self.stopping, self.hierarchy = ascent, stopping, hierarchy
         self._independent = ascent.surface.independent
 
@@ -93,10 +111,10 @@ class FactorAscent(Iteration):
                 return "gradient"
         # The gain over independent features does not depend on units, as the log-likelihood does.
         scale = max(trace[-1] - self._independent, self.hierarchy.n / 2)
-        N = self.ascent.surface.source.n_samples
-        small = self.stopping.small_gains(trace, scale, SMALL_GAINS, N)
-        if small and self.stopping.tol is None and self._fade():
-            small = replace(self.stopping, tol=FADED).small_gains(trace, scale, SMALL_GAINS)
+        rule = self.stopping
+        small = rule.small_gains(trace, scale, SMALL_GAINS)
+        if small and rule.felt is not None and self._fade():
+            small = replace(rule, felt=None).small_gains(trace, scale, SMALL_GAINS)
         return "tol" if small else None
 
     def _fade(self) -> bool:
@@ -210,7 +228,7 @@ class Race(NamedTuple):
     surface: LikelihoodSurface
     hierarchy: Hierarchy
     init: str | MLR
-    stopping: Stopping
+    stopping: FactorStopping
     optimizer: str
 
     def climb(self, tournament: Tournament, watch: Watch, saved: Climb | None = None) -> Climb:

@@ -3,20 +3,31 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from .._common.convergence import ConvergenceWarning
 from .._common.deprecated import replaced_option
-from .._common.driver import CONVERGED, Callback, Stopping, Watch
+from .._common.driver import CONVERGED, Callback, Watch
 from .._common.typing import Data, FloatArray, Labels, Optimizer, Prior, RandomState, Ranks
 from .._common.validate import check_number, check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
-from .checkpoint import Checkpoint, Checkpointing, fingerprint, to_resume
-from .climb import Race, Tournament, best_of_starts, chosen_optimizer, expects, jumps_of
+from .checkpoint import Checkpoint, Checkpointing, describe_prior, fingerprint, to_resume
+from .climb import (
+    FELT,
+    FactorStopping,
+    Race,
+    Tournament,
+    best_of_starts,
+    chosen_optimizer,
+    expects,
+    is_linear,
+    jumps_of,
+)
 from .estep.protocol import Source
 from .estep.sources import open_source
 from .likelihood import LikelihoodSurface, VanishingVariance
@@ -29,7 +40,7 @@ from .limits import (
     warn_of_plateau,
     warn_of_prior,
 )
-from .prior import describe_prior, prior_fields, read_prior, ruled_by_prior
+from .prior import prior_fields, read_prior, ruled_by_prior
 from .prior_search import search_prior
 from .result import FactorModelResult
 from .usable import capped_groups
@@ -196,8 +207,10 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     predicted; by conjugate gradients, at most 30 products of ``10 n R²`` flops, ten as a rule.
     Variances are coordinates as they are, the floor is a bound.  A step that would let the
     log-likelihood fall is damped more, at the price of an E-step, up to five times; then a plain
-    EM step, which cannot fall, is taken instead.  To within 1e-4 of the maximum it takes a fifth to
-    a half of the evaluations of BFGS directions: ``tests/benchmarks/test_evaluations.py``.
+    EM step, which cannot fall, is taken instead.  To within 1e-4 of the maximum it takes a tenth to
+    a half of the evaluations of BFGS directions from the same start on eight of the nine problems
+    of ``tests/benchmarks/test_evaluations.py``, on three of them to a lower maximum, as BFGS does
+    on two of the three.
 
     *BFGS.*  Updates go along limited-memory BFGS directions whose initial inverse Hessian is EM's
     answer to a gradient (after M. Jamshidian, R. Jennrich, "Acceleration of the EM algorithm by
@@ -206,7 +219,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     evaluations on the four problems of ``tests/benchmarks/test_acceleration.py``; SQUAREM took 69
     to 141, damped Anderson acceleration 55 to 196, parameter-expanded EM 198 and more.
 
-    Both need about twenty more arrays of the size of F.
+    At its peak a fit held 45 arrays of the size of F by scoring and 35 by BFGS, start and data of
+    20 samples included (n = 200,000, R = 12).
 
     *Principal factors.*  Levels in turn, coarse to fine, get the leading eigenpairs (λ, v) of their
     groups' blocks of ``Ψ^-½ (S - O) Ψ^-½``, as factors ``Ψ^½ v √(λ - 1)``: S are the correlations,
@@ -271,7 +285,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     """
     if check_rank(n_init, "n_init") < 1:
         raise ValueError("n_init must be at least 1, got 0")
-    stopping = Stopping(tol=tol, gtol=gtol, max_iter=max_iter)
+    rules = {} if tol is None else {"tol": tol}
+    stopping = FactorStopping(**rules, gtol=gtol, max_iter=max_iter)
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     checkpointing.check(n_jobs)  # before the data are gone through
@@ -287,13 +302,15 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
+    if tol is None:
+        stopping = replace(stopping, felt=FELT / source.n_samples)
     way = chosen_optimizer(optimizer, source, sum(level_ranks))
     penalty = read_prior(prior, prior_variance, source.n_samples, source.shares, source.variance,
                          hierarchy, level_ranks, names)
     # In tree order nothing has to be permuted during the iteration, only its result at the end.
     surface = LikelihoodSurface(
         source, hierarchy._in_tree_order(), level_ranks, variance_floor * source.variance,
-        linear=way == "scoring", prior=penalty)
+        linear=is_linear(way), prior=penalty)
     # One seed a start; a later start does not change an earlier one's.
     seeds = np.random.default_rng(random_state).integers(2**63, size=n_init)
     tournament, keeper, saved = Tournament(tuple(map(int, seeds))), None, None
@@ -318,7 +335,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
                      or run_off(source, hierarchy, level_ranks, best.point, place, names))
     if best.termination == "max_iter":
         warnings.warn(
-            f"EM did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
+            f"the fit did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
             ConvergenceWarning, stacklevel=3)  # through the decorator
     elif best.termination == "tol" and tol is None:
         warn_of_plateau(source.n_samples * expects(best), stacklevel=4)

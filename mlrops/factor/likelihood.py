@@ -76,9 +76,10 @@ class LikelihoodSurface:
         loglik = independent_loglik(self.source)
         return loglik if self.prior is None else loglik - self.prior.penalty(self.sd**2)
 
-    def over(self, source: Any) -> "LikelihoodSurface":
-        """That of other data in the same coordinates."""
-        return LikelihoodSurface(source, self.tree, self.ranks, self.floor, self.sd, self.linear,
+    def over(self, source: Any, linear: bool | None = None) -> "LikelihoodSurface":
+        """That of other data, in the same coordinates unless `linear` says which of D's."""
+        linear = self.linear if linear is None else linear
+        return LikelihoodSurface(source, self.tree, self.ranks, self.floor, self.sd, linear,
                                  self.prior)
 
     def parts(self, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

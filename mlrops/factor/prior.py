@@ -1,6 +1,5 @@
 """An inverse-gamma prior on the variances D of a factor model, against Heywood cases."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -15,7 +14,7 @@ from .._common.validate import as_finite, check_number
 from .._common.wording import counted, name_some
 from ..tree.hierarchy import Hierarchy
 
-__all__ = ["NEEDS_PRIOR", "PRIOR_HELPS", "Prior", "describe_prior", "has_prior", "prior_fields",
+__all__ = ["NEEDS_PRIOR", "PRIOR_HELPS", "Prior", "has_prior", "prior_fields",
            "read_prior", "read_strength", "read_variance", "ruled_by_prior", "summary_facts",
            "summary_remark"]
 
@@ -120,14 +119,6 @@ def read_variance(variance: Any, names: Sequence[Any] | None, n: int, noun: str)
         raise ValueError(f"prior_variance must be positive, got {t[bad[0]]:.3g}"
                          f" ({counted(bad.size, noun)}: {named(bad, names)})")
     return t
-
-
-def describe_prior(prior: Prior | None) -> str:
-    """A short text that differs for priors that differ."""
-    if prior is None:
-        return "None"
-    variances = hashlib.sha256(np.ascontiguousarray(prior.variance).data).hexdigest()[:16]
-    return f"strength {prior.strength!r}, variances {variances}"
 
 
 def prior_fields(prior: Prior | None, hierarchy: Hierarchy) -> dict[str, Any]:

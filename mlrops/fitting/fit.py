@@ -7,7 +7,6 @@ import numpy as np
 
 from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
 from .._common.typing import Labels, Matrix, RandomState, Ranks, Real
-from .._common.validate import check_number
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
@@ -161,7 +160,6 @@ def fit_mlr(
             raise ValueError('method="als" moves one side at a time and leaves symmetric matrices;'
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
-    check_number(tol, "tol", below=1)
     stopping = Stopping(tol=tol, max_iter=max_iter)
     target = Target(A, rows, cols, symmetric, psd)
     level_ranks = check_ranks(ranks, target.pairs.rows)

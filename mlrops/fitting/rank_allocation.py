@@ -7,7 +7,7 @@ import numpy as np
 
 from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
 from .._common.typing import FloatArray, Labels, Matrix, RandomState
-from .._common.validate import check_number, check_rank
+from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
 from .bcd import improve
@@ -135,7 +135,6 @@ def allocate_ranks(
     if max_failures is None:
         max_failures = 2 * tree.n_levels
     max_failures = check_rank(max_failures, "max_failures")
-    check_number(tol, "tol", below=1)
     stopping = Stopping(tol=tol, max_iter=max_iter)
     descent = Descent(target, ranks, random_state, range(tree.n_levels))
     search = _Search(descent, max_failures, tol)

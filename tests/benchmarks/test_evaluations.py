@@ -5,6 +5,8 @@ scoring; what "auto" chooses, from the same start; and "auto" from principal fac
 start.  What has an aim is "auto" from the start that is named, else from the default one.
 """
 
+import subprocess
+import sys
 import time
 import warnings
 from typing import NamedTuple
@@ -178,3 +180,39 @@ def test_evaluations_to_the_maximum(problem, benchmark, record_in, monkeypatch):
     assert at is not None and judged.evaluations[at] <= given.aim
     reached = before.reached(best)
     assert reached is None or judged.evaluations[at] <= before.evaluations[reached]
+
+
+MEMORY = """
+import resource, sys, warnings
+import numpy as np
+from mlrops import Hierarchy, fit_factor_model
+
+def fit(n, groups):
+    Y = rng.standard_normal((20, n)) + rng.standard_normal((20, 1))
+    fit_factor_model(Y, (6, 4, 2), Hierarchy.balanced(n, groups), optimizer=sys.argv[1],
+                     init="random", random_state=0, max_iter=12, tol=0)
+
+def peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(0)
+fit(2000, (1, 20, 200))  # compiled kernels are read from disk
+before = peak()
+fit(200_000, (1, 20, 20_000))
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["bfgs", "scoring"])
+def test_memory_of_a_fit(optimizer, benchmark, record_in):
+    """n = 200,000, R = 12 and 20 samples in a process of its own."""
+    out = benchmark.pedantic(
+        lambda: subprocess.run([sys.executable, "-c", MEMORY, optimizer], capture_output=True,
+                               text=True, check=True).stdout, rounds=1)
+    arrays = float(out) / (200_000 * 12 * 8)
+    record_in("peak memory of a fit, n = 200,000, R = 12, N = 20",
+              ("optimizer", "GB", "arrays of F"), optimizer, f"{float(out) / 1e9:.2f}",
+              f"{arrays:.0f}")
+    assert arrays < 60

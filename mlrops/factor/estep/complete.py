@@ -84,11 +84,6 @@ class CompleteData(EveryCell):
     names: tuple[str, ...] | None = None
     dtype: np.dtype = np.dtype(float)
 
-    @property
-    def width(self) -> int:
-        """Number of columns, after compression."""
-        return self.X.shape[1]
-
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples themselves."""
         same = self.weight == self.n_samples

@@ -160,11 +160,6 @@ class IncompleteData(SomeCells):
     dtype: np.dtype = np.dtype(float)
 
     @property
-    def width(self) -> int:
-        """Number of samples."""
-        return self.samples.n_samples
-
-    @property
     def n_samples(self) -> int:
         """Number of samples with an observed cell."""
         return self.samples.n_samples

@@ -48,11 +48,6 @@ class IncompleteChunks(SomeCells):
         return self._classes
 
     @property
-    def width(self) -> int:
-        """Number of samples."""
-        return self.n_samples
-
-    @property
     def weight(self) -> float:
         """Sum of the weights of all samples."""
         return self._chunks.weight

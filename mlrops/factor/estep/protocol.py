@@ -69,10 +69,6 @@ class Source(Protocol):
         """Where the mean starts, (n,)."""
 
     @property
-    def width(self) -> int:
-        """Number of columns of samples that an evaluation works on."""
-
-    @property
     def is_dear(self) -> bool:
         """Whether an evaluation takes much more than the products with samples in memory."""
 

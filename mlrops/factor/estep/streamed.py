@@ -97,11 +97,6 @@ class Streamed(EveryCell):
     n_samples: int
     is_dear = True
 
-    @property
-    def width(self) -> int:
-        """Number of samples."""
-        return self.n_samples
-
     def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
         """Add all samples to the moments V and S under the covariance A; returns ``Σ ‖w‖²``."""
         raise NotImplementedError

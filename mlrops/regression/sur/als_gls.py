@@ -38,7 +38,6 @@ __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 class SUROptions(Stopping, Stored):
     """How a system is fitted, checked."""
 
-    tol: float | None = 1e-9
     max_iter: int = 200
     solver: str = "cg"
     maxiter: int = 1000

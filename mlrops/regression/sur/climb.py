@@ -12,7 +12,7 @@ from ..._common.driver import Iterate, Iteration, whole_step
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
 from ...factor.ascent import Ascent
-from ...factor.climb import jumps_of
+from ...factor.climb import is_linear, jumps_of
 from ...factor.estep.complete import CompleteData
 from ...factor.estep.incomplete import IncompleteData
 from ...factor.estep.protocol import EStep, loading_penalty
@@ -164,7 +164,7 @@ class Alternation(Iteration):
         prior = read_prior(options.prior, options.prior_variance, system.N, data.shares,
                            data.variance, hierarchy, ranks, None, "equation")
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
-                                    optimizer == "scoring", prior)
+                                    is_linear(optimizer), prior)
         self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
                              jumps_of(optimizer, surface.size))
         self._independent = surface.over(data).independent
@@ -258,10 +258,10 @@ class Alternation(Iteration):
         slow = self._is_slow()
         source = before.over(step, self._target() if slow else None)
         # The curvature that the ascent has seen hardly depends on β.
-        jumps, surface = self.ascent.jumps, surface.over(source)
+        jumps, linear = self.ascent.jumps, surface.linear
         if slow and not self._profiled:
-            surface.linear, jumps = False, jumps_of("bfgs", surface.size)
-        ascent = Ascent(surface, state.point, jumps)
+            jumps, linear = jumps_of("bfgs", surface.size), is_linear("bfgs")
+        ascent = Ascent(surface.over(source, linear), state.point, jumps)
         if ascent.state.objective < state.objective:
             self.normal_norm = step.first_norm
             return False
@@ -271,10 +271,11 @@ class Alternation(Iteration):
     def _is_slow(self) -> bool:
         """Whether the half-steps hold each other back; once that is so, it stays so.
 
-        A Σ-step that its cap ended says nothing of that.
+        A Σ-step that its cap ended says nothing of that, nor does one that went as far as `gtol`.
         """
         self._norms.append(self.ascent.state.gradient_norm)
-        slow = len(self._norms) >= SEPARATE and self._norms[-1] > SLOW * self._norms[-2]
+        slow = len(self._norms) >= SEPARATE and self._norms[-1] > max(
+            SLOW * self._norms[-2], self._options.gtol)
         return self._profiled or slow and self._arrived or len(self._norms) >= LATE
 
     def _scale(self, trace: list[float]) -> float:
@@ -295,7 +296,7 @@ class Alternation(Iteration):
         gain = (trace[-1] - trace[-2]) / self._scale(trace)
         # With many parameters small derivatives can still add up to a gain.
         still = max(self.ascent.state.gradient_norm, self.normal_norm) <= gtol
-        if still and (not self._moved or gain <= max(tol or 0, LEAST_GAIN)):
+        if still and (not self._moved or gain <= max(tol, LEAST_GAIN)):
             return "gradient"
         if not self._moved or self._quiet >= QUIET or self._is_small(trace):
             # Gains are no measure of coefficients that the solver leaves on their way.  Where it

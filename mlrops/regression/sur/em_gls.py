@@ -123,18 +123,14 @@ class _DenseEM(Iteration):
         new = self.state.em_step(self._floor).gls_step()
         if new.loglik < self.state.loglik:  # rounding is all that is left, of the gain or of Σ
             lost = (self.state.loglik - new.loglik) / self._scale()
-            return "tol" if lost <= max(self._stopping.tol or 0, LEAST_GAIN) else "rounding"
+            return "tol" if lost <= max(self._stopping.tol, LEAST_GAIN) else "rounding"
         self.state = new
         return None
 
     def reason(self, trace: list[float]) -> str | None:
         if len(trace) > 1 and self.state.gradient_norm(self._floor) <= self._stopping.gtol:
             return "gradient"
-        return "tol" if self._is_small(trace) else None
-
-    def _is_small(self, trace: list[float]) -> bool:
-        N = self.state.system.N
-        return self._stopping.small_gains(trace, self._scale(), SMALL_GAINS, N)
+        return "tol" if self._stopping.small_gains(trace, self._scale(), SMALL_GAINS) else None
 
 
 class _State:
