@@ -3,8 +3,9 @@
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from .._common.typing import IntArray
 
-__all__ = ["blas_columns", "blas_keeps_to_one", "blas_rows", "count", "run"]
+__all__ = ["alone", "blas_columns", "blas_keeps_to_one", "blas_rows", "count", "run"]
 
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
 MIN_WORK = 4_000_000
@@ -34,6 +35,16 @@ def count() -> int:
         return int(asked)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it calls of `run` keep to the thread they are in, as others use the other cores."""
+    before, _local.inside = _local.inside, True
+    try:
+        yield
+    finally:
+        _local.inside = before
 
 
 def _forget() -> None:
