@@ -6,13 +6,16 @@ itself: when a worker is lost the scheduler repeats those whose results went wit
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["check_workers", "in_pairs", "is_dask", "on_workers", "results", "task", "task_of"]
+__all__ = ["check_workers", "in_pairs", "is_dask", "is_remote", "on_workers", "result_beside",
+           "results", "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
@@ -62,6 +65,11 @@ def _client() -> Any:
     return owner if hasattr(owner, "scheduler_info") else None
 
 
+def is_remote() -> bool:
+    """Whether dask computes by a cluster, whose workers may be lost."""
+    return _client() is not None
+
+
 def results(*nodes: Any) -> tuple[Any, ...]:
     """What tasks give, computed together by the cluster, or here where there is none.
 
@@ -71,13 +79,42 @@ def results(*nodes: Any) -> tuple[Any, ...]:
     client = _client()
     if client is None:
         return tuple(import_dask().compute(*nodes))
-    import distributed
-    from distributed.scheduler import KilledWorker
     futures: list[Any] = []
     try:
-        futures = client.compute(list(nodes))
+        with _in_words(client):
+            futures = client.compute(list(nodes))
+            _wait(client, futures)
+            return tuple(client.gather(futures))
+    finally:
+        if client.status == "running":
+            client.cancel(futures)  # what is done is forgotten, what a user broke off is not begun
+
+
+def result_beside(stay: Sequence[Any], node: Any) -> tuple[list[Any], Any]:
+    """The tasks `stay`, whose results stay where they were computed, and what `node` gives here.
+
+    They are computed together.  What stays is there as long as the tasks that are returned are: if
+    it is lost with a worker, it is computed again from what its tasks began with.
+    """
+    dask, client = import_dask(), _client()
+    if client is None:
+        *kept, last = dask.persist(*stay, node)
+        return kept, dask.compute(last)[0]
+    from distributed import futures_of
+    with _in_words(client):
+        *kept, last = client.persist([*stay, node])
+        futures = futures_of(last)
         _wait(client, futures)
-        return tuple(client.gather(futures))
+        return kept, client.gather(futures)[0]
+
+
+@contextmanager
+def _in_words(client: Any) -> Iterator[None]:
+    """Say in words what is wrong with a cluster; errors of tasks are raised as they are."""
+    import distributed
+    from distributed.scheduler import KilledWorker
+    try:
+        yield
     except KilledWorker as error:
         raise RuntimeError(
             "workers were lost again and again at the same task, most likely for want of memory:"
@@ -91,9 +128,6 @@ def results(*nodes: Any) -> tuple[Any, ...]:
         if type(error).__name__ == "ClosedClientError":
             raise ConnectionError(_gone(client)) from error
         raise
-    finally:
-        if client.status == "running":
-            client.cancel(futures)  # what is done is forgotten, what a user broke off is not begun
 
 
 def _gone(client):
@@ -142,11 +176,12 @@ def on_workers(collection: Any) -> Any:
     return client.persist(collection)
 
 
-def check_workers(version: str) -> None:
+def check_workers() -> None:
     """Refuse a cluster with workers that lack this package, or have another version of it."""
     client = _client()
     if client is None:
         return
+    version = import_module("mlrops").__version__
     try:
         # By a function of Python's own: one of this package's could not be read without it.
         found = client.run(eval, "__import__('mlrops').__version__", on_error="return")

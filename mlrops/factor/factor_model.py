@@ -320,7 +320,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
             variance_floor=float(variance_floor), prior=describe_prior(penalty))
         keeper = Checkpoint(
             checkpointing, fingerprint(hierarchy, level_ranks, source, **options), tournament)
-        tournament = keeper.resume(surface, jumps_of(way, surface.size))
+        tournament = keeper.resume(surface, jumps_of(way, surface.vectors))
         saved = keeper.saved
     race = Race(surface, hierarchy, init, stopping, way)
     try:

@@ -13,13 +13,16 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
-from . import _compiled_column, _compiled_sweeps, leaf, threads
+from . import _compiled_column, _compiled_posterior, _compiled_sweeps, leaf, threads
 from .layout import CACHE_ITEMS, Layout, blocks
 from .scratch import none, scratch
 
-__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column", "column_down", "down",
-           "factor_up", "in_one_call", "merge", "passing", "room_for_factor", "root", "share", "up",
-           "up_with"]
+__all__ = ["NOTHING_ABOVE", "Factor", "Passed", "Use", "coarse_covariance", "coarse_factors",
+           "column", "column_down", "down", "factor_up", "in_one_call", "merge", "passing",
+           "room_for_factor", "root", "share", "up", "up_with"]
+
+# What `sweep_covariance` takes where no levels are above: `top`, their covariances, parents.
+NOTHING_ABOVE = 0, none(np.float64, 3), np.zeros(0, np.int64)
 
 # Called with a range of leaves and an array with a block of each.
 Use: TypeAlias = Callable[[int, int, FloatArray], object]
@@ -251,6 +254,16 @@ def coarse_factors(layout: Layout, K: FloatArray, W: FloatArray) -> FloatArray:
                     np.empty((1, 0, k), W.dtype), np.zeros(parents, np.int64),
                     np.empty((c, k), W.dtype), coarse)
     return coarse
+
+
+def coarse_covariance(layout: Layout, K: FloatArray) -> FloatArray:
+    """Posterior covariances (parents, c, c) of the factors along the path of each parent."""
+    c, parents = int(layout.cols[layout.top]), int(layout.parent[-1]) + 1
+    out = np.empty((parents, c, c), K.dtype)
+    if c:
+        _compiled_posterior.sweep_covariance(0, 0, parents, layout.above, K, *NOTHING_ABOVE,
+                                             np.zeros((c, c), K.dtype), out)
+    return out
 
 
 # ---------------------------------------------------------------- down

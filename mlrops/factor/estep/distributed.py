@@ -192,8 +192,7 @@ def distributed_source(given: Given, hierarchy: Hierarchy, center: bool, missing
 
     What its first pass finds is checked here, where features have names; see `fit_factor_model`.
     """
-    from ... import __version__
-    check_workers(__version__)
+    check_workers()
     gaps = missing == "em"
     template = Chunks(_none, hierarchy, None, hierarchy.feature_names, once=bool(compress),
                       gaps=gaps)

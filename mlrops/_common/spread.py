@@ -1,0 +1,157 @@
+"""What is cut in parts that stay on the workers of a cluster, and files that cut their lineage.
+
+A `Spread` is a value in parts: part i is what task i gives, and stays where it was computed.  Work
+on it makes further tasks, which run once a number is asked for: then everything that is alive is
+computed with it.  A lost worker costs what its parts were made of, back to the last files: now and
+then a `Shelf` writes all that is alive, and tasks that load the files take the place of those that
+computed it.  So neither what a loss costs nor what the scheduler remembers grows with the number of
+steps.
+"""
+
+import os
+import pickle
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .cluster import in_pairs, is_remote, result_beside, task
+from .optional import import_dask
+
+__all__ = ["Shelf", "Spread"]
+
+
+class Shelf:
+    """Keeps account of what is spread over the workers, and where it is written to.
+
+    `anchors` are tasks, one a part: what is loaded again is loaded where these gave their results.
+    The files go with the shelf, which everything spread on it holds.
+    """
+
+    def __init__(self, anchors: Sequence[Any]):
+        self.anchors = list(anchors)
+        self._alive: weakref.WeakSet[Spread] = weakref.WeakSet()
+        self._number = 0
+        self._files: dict[int, list[str]] = {}  # by the number of what is written
+        self._directory = ""
+
+    def spread(self, parts: Iterable[Any]) -> "Spread":
+        """Parts that tasks give."""
+        found = Spread(self, parts)
+        self._alive.add(found)
+        return found
+
+    def result(self, node: Any) -> Any:
+        """What a task gives, with everything alive computed where it belongs."""
+        pending = [x for x in self._alive if not x.stays]
+        kept, result = result_beside([part for x in pending for part in x.parts], node)
+        for x in pending:
+            x.parts, kept = kept[: len(x.parts)], kept[len(x.parts) :]
+            x.stays = True
+        return result
+
+    @property
+    def directory(self) -> str:
+        """Where the files are, by dask's setting temporary-directory."""
+        if not self._directory:
+            base = import_dask().config.get("temporary-directory", None)
+            self._directory = tempfile.mkdtemp(prefix="mlrops-", dir=base)
+            weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
+        return self._directory
+
+    def settle(self, anchored: bool = True) -> None:
+        """Write what is alive to files, from which on it is computed again if it is lost.
+
+        Without anchors what is loaded again does not keep the anchors in memory.
+        """
+        if not is_remote():
+            return
+        new = [x for x in self._alive if not x.written]
+        writes = []
+        for x in new:
+            self._number += 1
+            x.written = self._number
+            self._files[x.written] = [os.path.join(self.directory, f"{x.written}-{i}")
+                                      for i in range(len(x.parts))]
+            writes += [task(_write, *pair) for pair in
+                       zip(self._files[x.written], x.parts, strict=True)]
+        if writes:
+            self.result(in_pairs(_nothing, writes))
+        for x in self._alive if not anchored else new:
+            paths = self._files[x.written]
+            x.parts = [task(_read, path, anchor) for path, anchor in
+                       zip(paths, self.anchors if anchored else [None] * len(paths), strict=True)]
+            x.stays = False
+        if writes or not anchored:
+            self.result(task(_nothing))
+        # Only now nothing that is alive goes back to what is not.
+        held = {x.written for x in self._alive}
+        for number in [number for number in self._files if number not in held]:
+            for path in self._files.pop(number):
+                os.unlink(path)
+
+
+class Spread:
+    """A value in parts, each the result of a task.
+
+    It is filled again like an array: what was made of it before keeps the old parts.
+    """
+
+    def __init__(self, shelf: Shelf, parts: Iterable[Any]):
+        self.shelf, self.parts = shelf, list(parts)
+        self.stays = False  # whether the parts have been computed and are kept
+        self.written = 0  # the number under which they are on the shelf, if they are
+
+    def fill(self, other: "Spread") -> "Spread":
+        """Take the parts of another."""
+        self.parts, self.stays, self.written = other.parts, other.stays, 0
+        return self
+
+    def copy(self) -> "Spread":
+        """The same parts, to be filled apart."""
+        return self.shelf.spread(()).fill(self)
+
+    def map(self, function: Callable[..., Any], *given: Any) -> "Spread":
+        """``function(part, *given)`` of each part; of what is spread among `given` its part, too.
+
+        Other things are sent with each task: they should be small.
+        """
+        return self.shelf.spread(self._tasks(function, given))
+
+    def total(self, merge: Callable[[Any, Any], Any], function: Callable[..., Any], *given: Any
+              ) -> Any:
+        """The same merged in fixed pairs, here."""
+        return self.shelf.result(in_pairs(merge, self._tasks(function, given)))
+
+    def _tasks(self, function: Callable[..., Any], given: tuple[Any, ...]) -> list[Any]:
+        columns = [x.parts if isinstance(x, Spread) else [x] * len(self.parts) for x in given]
+        return [task(function, *row) for row in zip(self.parts, *columns, strict=True)]
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _write(path, value):
+    """Write a file whole or not at all; what a lost worker wrote is written again."""
+    own = f"{path}.{os.getpid()}"
+    try:
+        with open(own, "wb") as file:
+            pickle.dump(value, file, protocol=5)
+        os.replace(own, path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_unseen(path)) from error
+
+
+def _read(path, anchor):
+    try:
+        with open(path, "rb") as file:
+            return pickle.load(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_unseen(path)) from error
+
+
+def _unseen(path):
+    return (f"a worker does not see {path}: parts of a fit are written to a directory that all"
+            " workers and the client must share; name one in dask's setting temporary-directory")

@@ -1,0 +1,226 @@
+"""The likelihood of a factor model whose parts lie on workers, for those who climb it.
+
+Points, states and vectors are cut like the features.  They have the few operations that `Ascent`
+and its jumps ask of them, so that what climbs is the same as on one machine; what comes here are
+numbers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..._common.cached import cached_property
+from ..._common.cluster import in_pairs, task
+from ..._common.spread import Shelf, Spread
+from ..._common.typing import FloatArray
+from ...operators.cut import Cut
+from ...operators.parts import Coarse, merge, sweep_root
+from ...tree.hierarchy import Hierarchy
+from ..estep import columns
+from ..estep.columns import Bench, Facts, alone
+
+__all__ = ["SpreadPoint", "SpreadState", "SpreadSurface", "SpreadVector", "SpreadVectors"]
+
+# Evaluations after which what is alive is written to files: what a lost worker costs at most.
+EVALUATIONS_BETWEEN_FILES = 10
+
+
+class SpreadVector:
+    """A step or a gradient in parts, to be filled again and again as an array would be."""
+
+    def __init__(self, parts: Spread | None = None):
+        self.parts: Any = parts
+
+    def copy(self) -> "SpreadVector":
+        return SpreadVector(self.parts)
+
+    def __matmul__(self, other: "SpreadVector") -> float:
+        return float(SpreadVectors().dots([self], other)[0])
+
+
+class SpreadVectors:
+    """What `SecantPairs` asks of vectors; see `kernels.vectors.Arrays`."""
+
+    def rows(self, count: int) -> list[SpreadVector]:
+        """Room for so many vectors, to be filled one by one."""
+        return [SpreadVector() for _ in range(count)]
+
+    def dots(self, M: Sequence[SpreadVector], x: SpreadVector) -> FloatArray:
+        """The inner products of some vectors with x: one number of each part, summed in pairs."""
+        return x.parts.total(_add, alone(columns.dots), *(row.parts for row in M))
+
+    def combine(self, c: FloatArray, M: Sequence[SpreadVector], out: SpreadVector
+                ) -> SpreadVector:
+        """``out += c M``."""
+        out.parts = out.parts.map(alone(columns.combined), c.tolist(), *(row.parts for row in M))
+        return out
+
+
+class SpreadPoint:
+    """Parameters of a factor model in parts, each a `Point`."""
+
+    def __init__(self, parts: Spread):
+        self.parts = parts
+
+    def room(self) -> None:
+        """Nothing: where results of tasks lie is not ours to say."""
+
+    def copy(self) -> "SpreadPoint":
+        return self
+
+    def shares(self, other: "SpreadPoint") -> bool:
+        """Always: so nobody writes to it."""
+        return True
+
+
+class SpreadState:
+    """A point whose likelihood is known, and what else follows; see `State`."""
+
+    is_mapped = True
+
+    def __init__(self, surface: "SpreadSurface", point: SpreadPoint, loglik: float, facts: Facts,
+                 found: Spread):
+        self.surface, self.point, self.loglik, self._facts = surface, point, loglik, facts
+        self.objective = loglik - facts.penalty
+        self._found = found
+
+    @cached_property
+    def image(self) -> SpreadPoint:
+        """Where EM goes."""
+        return SpreadPoint(self._found.map(_image))
+
+    @cached_property
+    def _kept(self) -> "SpreadState":
+        """A state that keeps what jumps ask of it; plain EM seldom does."""
+        if not math.isnan(self._facts.gradient_norm):
+            return self
+        return self.surface.evaluate(self.point, keep=True)
+
+    @cached_property
+    def gradient(self) -> SpreadVector:
+        """Derivatives of the objective by the coordinates."""
+        return SpreadVector(self._kept._found.map(_gradient))
+
+    @property
+    def gradient_norm(self) -> float:
+        return self._kept._facts.gradient_norm
+
+    @property
+    def fades(self) -> bool:
+        return self._kept._facts.fades
+
+    def precondition(self) -> Callable[[SpreadVector], SpreadVector]:
+        """EM's answer to a gradient, as a function."""
+        kept = self._kept
+
+        def apply(q: SpreadVector) -> SpreadVector:
+            return SpreadVector(kept.surface.benches.map(
+                alone(columns.preconditioned), kept.point.parts, kept._found, q.parts))
+
+        return apply
+
+    def to(self, other: "SpreadState", out: SpreadVector) -> None:
+        """The step from here to another state."""
+        out.parts = self.surface.benches.map(
+            alone(columns.difference), other.point.parts, self.point.parts)
+
+    def fall(self, other: "SpreadState", out: SpreadVector) -> None:
+        """By how much the gradient falls from here to another state."""
+        out.parts = self.gradient.parts.map(columns.fall, other.gradient.parts)
+
+
+class Constants(NamedTuple):
+    """What the likelihood is made of, beside what the sweeps give."""
+
+    n: int
+    weight: float
+
+
+class SpreadSurface:
+    """What a fit climbs, with its parts on workers; see `LikelihoodSurface`.
+
+    An evaluation is one graph of tasks: every part sweeps up, what it passes is merged in fixed
+    pairs, a task sweeps the levels above the parts and gives each parent what it needs, and every
+    part sweeps down and takes its M-step.
+    """
+
+    def __init__(self, benches: Spread, source: Any, crown: Any, cut: Cut, ranks: tuple[int, ...],
+                 keep: bool):
+        self.benches, self.source, self.ranks, self._keep = benches, source, ranks, keep
+        self.shelf: Shelf = benches.shelf
+        self.cut, self.level = cut, cut.level
+        self._crown, self._parents = crown, cut.parents()
+        self._evaluations = 0
+        self.vectors = SpreadVectors()
+
+    @cached_property
+    def independent(self) -> float:
+        """What is climbed, of independent features with the variances of the data."""
+        return float(self.benches.total(_add, _independent))
+
+    def evaluate(self, point: SpreadPoint, keep: bool | None = None) -> SpreadState:
+        """The E-step at a point, and the M-step."""
+        self._evaluations += 1
+        if self._evaluations % EVALUATIONS_BETWEEN_FILES == 0:
+            self.shelf.settle()
+        keep = self._keep if keep is None else keep
+        swept = self.benches.map(alone(columns.up), point.parts)
+        passed = in_pairs(alone(merge), [task(_second, one) for one in swept.parts])
+        coarse = task(alone(sweep_root), self._crown, passed, True)
+        own = self.shelf.spread(task(_own, coarse, *place) for place in self._parents)
+        both = self.benches.map(alone(columns.down), point.parts, swept.map(_first), own, keep)
+        found = both.map(_first)
+        facts = in_pairs(Facts.merged, [task(_second, one) for one in both.parts])
+        del swept, own, both  # which nobody asks for again
+        constants = Constants(self.source.n_features, self.source.weight)
+        loglik, facts = self.shelf.result(task(_likelihood, coarse, facts, constants))
+        return SpreadState(self, point, loglik, facts, found)
+
+    def move(self, point: SpreadPoint, d: SpreadVector, share: float, out: Any) -> SpreadPoint:
+        """The point at ``v + share d``, D clipped at the floor."""
+        return SpreadPoint(self.benches.map(alone(columns.moved), point.parts, d.parts, share))
+
+    def first(self, init: Any, hierarchy: Hierarchy, seed: int | None) -> SpreadPoint:
+        """The point that a start of a kind gives."""
+        from .start import first_point
+
+        return SpreadPoint(first_point(self, init, hierarchy, seed))
+
+
+def _add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def _first(pair):
+    return pair[0]
+
+
+def _second(pair):
+    return pair[1]
+
+
+def _image(found):
+    return found.image
+
+
+def _gradient(found):
+    return found.gradient
+
+
+def _own(coarse: Coarse, lo: int, hi: int) -> Coarse:
+    """What a part needs of the levels above."""
+    cov: Any = coarse.covariances
+    return coarse._replace(factors=coarse.factors[lo:hi], first=lo, covariances=cov[lo:hi],
+                           inv_quad=np.zeros(0))
+
+
+def _likelihood(coarse: Coarse, facts: Facts, of: Constants) -> tuple[float, Facts]:
+    quad = float(coarse.inv_quad.sum())
+    return -0.5 * (of.n * math.log(2 * math.pi) + coarse.logdet + quad / of.weight), facts
+
+
+def _independent(bench: Bench) -> float:
+    return bench.surface.independent
+
