@@ -14,8 +14,8 @@ from typing import Any
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["check_workers", "in_pairs", "is_dask", "is_remote", "on_workers", "result_beside",
-           "results", "task", "task_of"]
+__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "on_workers",
+           "result_beside", "results", "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
@@ -27,6 +27,13 @@ LARGE = 1 << 16
 def is_dask(x: object) -> bool:
     """Whether x is a collection of dask, which nothing may compute unasked."""
     return hasattr(x, "__dask_graph__")
+
+
+def import_array() -> Any:
+    """The module dask.array."""
+    import_dask()
+    from dask import array
+    return array
 
 
 class _Sealed:

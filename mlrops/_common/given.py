@@ -15,8 +15,8 @@ from .typing import FloatArray
 from .validate import as_real, in_memory, plain, working_dtype
 from .wording import counted, name_some
 
-__all__ = ["Given", "align_weights", "as_array", "check_weights", "is_chunks", "read_given",
-           "wrong_weights"]
+__all__ = ["Given", "align_weights", "as_array", "check_weights", "check_whole_rows", "is_chunks",
+           "read_given", "wrong_weights"]
 
 
 class Given(NamedTuple):
@@ -34,7 +34,7 @@ class Given(NamedTuple):
         """Checked weights of mean 1 over those that are positive: only their ratios count."""
         if self.weights is None:
             return None
-        N = None if self.kind == "chunks" else self.values.shape[0]
+        N = None if self.kind in ("chunks", "dask") else self.values.shape[0]
         weights = check_weights(self.weights, N, self.labels)
         weights = weights / weights.max()
         return weights * (np.count_nonzero(weights) / weights.sum())
@@ -76,18 +76,25 @@ def _read_dask(Y, weights):
         raise TypeError("sample_weight has labels, and Y is a dask DataFrame, whose labels are with"
                         " its chunks: give a dask Series with the partitions of Y, or an array of"
                         " the weights in the order of the rows")
-    names = data_names(Y)
-    if names is None and hasattr(Y, "chunks"):
+    if hasattr(Y, "chunks"):
         rows, columns = Y.chunks
         if np.isnan([*map(float, rows), *map(float, columns)]).any():
             raise ValueError("Y has chunks of unknown sizes: call Y.compute_chunk_sizes() first")
-        if len(rows) > 1 and len(columns) > 1:
-            raise ValueError(
-                f"Y is chunked both ways, into {len(rows)} by {len(columns)}: make the chunks"
-                " whole rows, Y.rechunk({1: -1}), to split the samples, or whole columns,"
-                " Y.rechunk({0: -1}), to split the features")
+        if len(rows) > 1:
+            check_whole_rows(Y)
         working_dtype(Y.dtype, "Y")
-    return Given(Y, None, "dask", names, Y.shape[1], None, weights)
+    return Given(Y, None, "dask", data_names(Y), Y.shape[1], None, weights)
+
+
+def check_whole_rows(Y: Any) -> None:
+    """Refuse an array of dask that is cut between the features of a sample."""
+    rows, columns = getattr(Y, "numblocks", (1, 1))
+    if columns > 1:
+        ways = "both ways, into {rows} by {columns} chunks" if rows > 1 else "by columns"
+        raise ValueError(
+            f"Y is cut {ways.format(rows=rows, columns=columns)}: make the chunks whole rows,"
+            " Y.rechunk({1: -1}), to split the samples"
+            + (", or whole columns, Y.rechunk({0: -1}), to split the features" if rows > 1 else ""))
 
 
 def is_chunks(Y: Any) -> bool:

@@ -24,7 +24,7 @@ def import_joblib() -> Any:
 
 def import_dask() -> Any:
     """The module dask, or an error that says how to get it."""
-    return _optional("dask", "collections of dask are computed by it", "dask")
+    return _optional("dask", "collections of dask are computed by dask", "dask")
 
 
 def _optional(module, purpose, extra):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._common.cached import cached_property
+from .._common.cluster import is_dask
 from .._common.given import read_given
 from .._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from .._common.wording import name_some
@@ -20,7 +21,7 @@ from .limits import too_few_samples
 from .prior import has_prior
 from .rank_search import RankedFits, RankOptions, choose_ranks, in_new_order, order_in_errors
 from .rank_table import CRITERIA, RankRecord, RankSelection
-from .rows import Rows
+from .rows import rows_of
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "select_ranks"]
 
@@ -183,7 +184,7 @@ class FactorFits(RankedFits):
             raise ValueError(
                 f"{name_some(single)}: an option of one fit, not of a choice among many")
         given = read_given(Y, options.get("sample_weight"), peek=False)
-        self._Y, self._is_chunks, self._rows = given.values, given.kind == "chunks", Rows(given)
+        self._Y, self._is_chunks, self._rows = given.values, given.kind == "chunks", rows_of(given)
         self._options, self._rng, self.row_labels = options, rng, given.labels
         self.is_bounded = has_prior(options.get("prior"))
         if not self._is_chunks:
@@ -195,13 +196,14 @@ class FactorFits(RankedFits):
 
     def n_rows(self):
         try:
-            N, _ = np.shape(self._Y)
-        except (TypeError, ValueError):
+            return self._rows.number
+        except (TypeError, AttributeError, ValueError):
+            if is_dask(self._Y):
+                raise
             raise ValueError(
                 "Y must be an array, DataFrame or sparse matrix of samples by features, got"
                 f" {type(self._Y).__name__}; chunks of rows can be compared on a given hierarchy,"
                 " by BIC or AIC") from None
-        return N
 
     @cached_property
     def _opened(self):

@@ -6,7 +6,7 @@ to the workers and the ``n R + s R`` numbers of moments from them.  A chunk is g
 very sources that streams have, with random numbers that hang on its number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +48,10 @@ class Part(NamedTuple):
 class Parts:
     """Chunks of rows on workers; the options of each are those of `template`."""
 
-    def __init__(self, parts: Sequence[Part], template: Chunks):
-        self.parts, self.template = list(parts), template
+    def __init__(self, given: Given, template: Chunks):
+        # Held as long as its chunks are: what workers keep of it is forgotten with it.
+        self.collection = on_workers(given.values)
+        self.parts, self.template = _parts_of(given._replace(values=self.collection)), template
 
     def total(self, merge: Callable[[Any, Any], Any], work: Callable[..., Any], *given: Any
               ) -> Any:
@@ -196,7 +198,7 @@ def distributed_source(given: Given, hierarchy: Hierarchy, center: bool, missing
     gaps = missing == "em"
     template = Chunks(_none, hierarchy, None, hierarchy.feature_names, once=bool(compress),
                       gaps=gaps)
-    parts = Parts(_parts_of(given), template)
+    parts = Parts(given, template)
     if compress:
         return compressed(template, parts.first(triangle, center), hierarchy)
     found = template.checked(parts.first(Chunks.scan), center)
@@ -212,8 +214,7 @@ def _none() -> Any:
 
 def _parts_of(given: Given) -> list[Part]:
     """The chunks of a collection and their weights, as tasks."""
-    chunks = on_workers(given.values).to_delayed()
-    chunks = list(np.ravel(np.array(chunks, object)))
+    chunks = list(np.ravel(np.array(given.values.to_delayed(), object)))
     weights = given.weights
     if weights is None:
         return [Part(chunk, None) for chunk in chunks]
@@ -246,7 +247,8 @@ def _weighted(chunks: list[Any], weights: Any, Y: Any) -> list[Part]:
         raise ValueError(
             f"sample_weight must have the chunks of Y, {counted(len(chunks), 'chunk')},"
             f" got {len(own)}; give an array in memory, or repartition it")
-    read = [task(_read_weights, *pair) for pair in zip(own, chunks, strict=True)]
+    starts = np.cumsum([0, *rows[0][:-1]]) if rows is not None else [None] * len(own)
+    read = [task(_read_weights, *each) for each in zip(own, chunks, starts, strict=True)]
     largest, = results(in_pairs(max, [task(_largest, w) for w in read]))
     if not largest > 0:
         raise ValueError("weights must not all be zero")
@@ -255,12 +257,14 @@ def _weighted(chunks: list[Any], weights: Any, Y: Any) -> list[Part]:
             for chunk, w in zip(chunks, read, strict=True)]
 
 
-def _read_weights(weights, chunk):
+def _read_weights(weights, chunk, start):
     """Weights of the rows of a chunk, checked but for a positive one."""
     labels = labels_of(chunk)
     values = by_label(weights, labels, "sample_weight", "sample")
     values = np.append(np.asarray(values), 1)  # all of a chunk's may be zero
-    return check_weights(values, len(chunk) + 1, None if labels is None else [*labels, ""])[:-1]
+    if labels is None:
+        labels = range(start, start + len(chunk))
+    return check_weights(values, len(chunk) + 1, [*labels, ""])[:-1]
 
 
 def _largest(weights):
