@@ -199,5 +199,5 @@ def check_workers() -> None:
         what = sorted({f"version {x}" if isinstance(x, str) else str(x) for x in wrong.values()})
         raise RuntimeError(
             f"workers need mlrops {version}, the version here, but {counted(len(wrong), 'worker')}"
-            f" of {len(found)} ({name_some(sorted(wrong))}) gave {name_some(what)}: install it"
+            f" of {len(found)} ({name_some(sorted(wrong))}) said {name_some(what)}: install it"
             " where they run")

@@ -6,6 +6,7 @@ to the workers and the ``n R + s R`` numbers of moments from them.  A chunk is g
 very sources that streams have, with random numbers that hang on its number.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -221,7 +222,7 @@ def _parts_of(given: Given) -> list[Part]:
     if hasattr(weights, "__dask_graph__"):
         return _weighted(chunks, weights, given.values)
     lengths = given.values.chunks[0] if hasattr(given.values, "chunks") else results(
-        in_pairs(_add, [task(_length, chunk) for chunk in chunks]))[0]
+        in_pairs(operator.add, [task(_length, chunk) for chunk in chunks]))[0]
     N = sum(lengths)
     relative: Any = given.relative_weights()
     if relative.size != N:
