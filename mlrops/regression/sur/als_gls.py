@@ -24,7 +24,7 @@ from ...operators.base import StructuredOperator
 from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .beta_step import SOLVERS, BetaStep, beta_step
-from .climb import Alternation, warn_of
+from .climb import alternation, warn_of
 from .data import SURData, read_equations
 from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
@@ -252,7 +252,7 @@ def fit_system(data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *
     order = hierarchy.permutation
     label: Any = list(range(data.K) if data.names is None else data.names.equations)
     try:
-        fit = Alternation(data.system(order, options.beta_ridge), hierarchy, ranks, options)
+        fit = alternation(data.system(order, options.beta_ridge), hierarchy, ranks, options)
         run = drive(fit, max(options.max_iter, 1), "ALS", Watch(progress, callback))
     except VanishingVariance as error:
         raise error.naming(hierarchy, label, "equation") from None

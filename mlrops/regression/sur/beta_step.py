@@ -1,7 +1,7 @@
 """The β-step: generalized least squares for all coefficients of a stacked system, given Σ."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
@@ -11,7 +11,7 @@ from ...operators.base import StructuredOperator
 from ...operators.iterations import cg_of_one
 from .system import StackedSystem, inverse_diagonal
 
-__all__ = ["SOLVERS", "BetaStep", "beta_step"]
+__all__ = ["RTOL", "SOLVERS", "BetaStep", "Evaluation", "beta_step", "descend"]
 
 SOLVERS = "cg", "lsmr"
 # A round solves for what the true residual of the round before says is left; each takes off RTOL.
@@ -25,8 +25,8 @@ ROUNDING = 100
 class BetaStep(NamedTuple):
     """Where a β-step went."""
 
-    gamma: FloatArray  # (P,)
-    residuals: FloatArray  # (K, N)
+    gamma: Any  # (P,), or parts of it on workers
+    residuals: Any  # (K, N), or parts
     quad: float  # Σ_t e_tᵀ Σ⁻¹ e_t, and the penalty of a ridge
     norm: float  # of the normal equations' residual
     first_norm: float  # the same for the γ that came in
@@ -39,11 +39,11 @@ class BetaStep(NamedTuple):
         return self.end in ("max_iter", "stalled")
 
 
-class _Evaluation(NamedTuple):
+class Evaluation(NamedTuple):
     """Coefficients, and what they leave of the data and of the normal equations."""
 
-    gamma: FloatArray
-    residuals: FloatArray
+    gamma: Any  # an array, or parts of it on workers
+    residuals: Any
     quad: float
     score: FloatArray  # along the directions that constraints allow
     size: float  # its length
@@ -66,19 +66,22 @@ def beta_step(system: StackedSystem, covariance: StructuredOperator, gamma: Floa
     operator ("cg", a round takes no more than there are free coefficients) or on the whitened
     stacked one ("lsmr").  Where the quadratic form could not be lowered, the γ that came in stays.
     """
-    equations = _NormalEquations(system, covariance)
-    here, used = equations.evaluate(gamma), 0
-    goal, first_norm = target * math.sqrt(system.N), here.size / math.sqrt(system.N)
+    return descend(_NormalEquations(system, covariance, solver), gamma, target, maxiter)
+
+
+def descend(equations: Any, gamma: Any, target: float, maxiter: int) -> BetaStep:
+    """`beta_step` for normal equations in memory, or in parts on the workers of a cluster."""
+    here, used, root = equations.evaluate(gamma), 0, math.sqrt(equations.N)
+    goal, first_norm = target * root, here.size / root
     noise = equations.rounding(here) if goal < equations.rtol * here.size else None
     enough = max(goal, noise or 0.0)
-    method = _cg if solver == "cg" else _lsmr
-    eps = np.finfo(system.dtype).eps
+    eps = equations.eps
     for _ in range(ROUNDS):
         if here.size <= enough or used >= maxiter:
             break
-        step, n = method(equations, here, enough / 2, maxiter - used)
+        closer, n = equations.closer(here, enough / 2, maxiter - used)
         used += n
-        trial = equations.evaluate(here.gamma + equations.expand(step))
+        trial = equations.evaluate(closer)
         # CG lowers the quadratic form in every step, the residual only in the end.
         falls = trial.quad < here.quad * (1 - 4 * eps)
         if not (falls or trial.size < here.size and trial.quad <= here.quad * (1 + SLACK * eps)):
@@ -96,8 +99,7 @@ def beta_step(system: StackedSystem, covariance: StructuredOperator, gamma: Floa
         end = "rounding"
     else:
         end = "max_iter" if used >= maxiter else "stalled"
-    norm = here.size / math.sqrt(system.N)
-    return BetaStep(here.gamma, here.residuals, here.quad, norm, first_norm, used, end)
+    return BetaStep(here.gamma, here.residuals, here.quad, here.size / root, first_norm, used, end)
 
 
 class _NormalEquations:
@@ -106,13 +108,15 @@ class _NormalEquations:
     M, which scaling by `unit` gives a diagonal of ones, where Z is the identity.
     """
 
-    def __init__(self, system: StackedSystem, covariance: StructuredOperator):
+    def __init__(self, system: StackedSystem, covariance: StructuredOperator, solver: str = "cg"):
         self.system, self.covariance = system, covariance
+        self.N, self.eps = system.N, float(np.finfo(system.dtype).eps)
+        self._method = _cg if solver == "cg" else _lsmr
         self.weighting = system.weigh(covariance)
         diagonal = system.spread(inverse_diagonal(covariance)) + system.penalty
         self.unit = (1 / np.sqrt(diagonal)).astype(system.dtype)
         self.allowed = system.allowed(self.unit)
-        self.rtol = max(RTOL, 10 * np.finfo(system.dtype).eps)
+        self.rtol = max(RTOL, 10 * self.eps)
 
     def expand(self, v: FloatArray) -> FloatArray:
         """The step of γ that v stands for."""
@@ -125,7 +129,7 @@ class _NormalEquations:
     def weigh(self, E: FloatArray) -> FloatArray:
         return self.weighting.solve(E).astype(self.system.dtype, copy=False)
 
-    def evaluate(self, gamma: FloatArray) -> _Evaluation:
+    def evaluate(self, gamma: FloatArray) -> Evaluation:
         system, E = self.system, self.system.residuals(gamma)
         V = self.weigh(E)
         quad = float(np.einsum("kt,kt->", E, V, dtype=np.float64))
@@ -134,7 +138,7 @@ class _NormalEquations:
             pull = system.penalty * gamma
             quad, score = quad + float(gamma @ pull), score - pull
         score = self.reduce(score)
-        return _Evaluation(gamma, E, quad, score, float(np.linalg.norm(score)))
+        return Evaluation(gamma, E, quad, score, float(np.linalg.norm(score)))
 
     def normal(self, v: FloatArray) -> FloatArray:
         """The matrix times v."""
@@ -144,7 +148,7 @@ class _NormalEquations:
             out += self.system.penalty * step
         return self.reduce(out)
 
-    def rounding(self, at: _Evaluation) -> float:
+    def rounding(self, at: Evaluation) -> float:
         """About the length that rounding alone gives the score.
 
         Cells of Y and of the fitted values are off by eps times their sizes, and a solve with Σ
@@ -163,16 +167,21 @@ class _NormalEquations:
         sums = self.unit * system.spread(np.linalg.norm(V, axis=1))
         pull = self.unit * system.penalty * at.gamma
         parts = sum(float(np.linalg.norm(x)) for x in (score, sums, pull))
-        return np.finfo(system.dtype).eps * parts
+        return self.eps * parts
+
+    def closer(self, here: Evaluation, goal: float, maxiter: int) -> tuple[FloatArray, int]:
+        """γ whose residual is to be no larger than a goal, and iterations of the solver."""
+        step, n = self._method(self, here, goal, maxiter)
+        return here.gamma + self.expand(step), n
 
 
-def _cg(equations: _NormalEquations, here: _Evaluation, goal: float,
+def _cg(equations: _NormalEquations, here: Evaluation, goal: float,
         maxiter: int) -> tuple[FloatArray, int]:
     """The step v by conjugate gradients, and their number."""
     return cg_of_one(equations.normal, here.score, max(goal, equations.rtol * here.size), maxiter)
 
 
-def _lsmr(equations: _NormalEquations, here: _Evaluation, goal: float,
+def _lsmr(equations: _NormalEquations, here: Evaluation, goal: float,
           maxiter: int) -> tuple[FloatArray, int]:
     """The same by LSMR on ``W X``; with ``Σ = S Sᵀ`` and ``W = S⁻¹`` its adjoint is Σ⁻¹S.
 

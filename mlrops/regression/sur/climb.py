@@ -27,7 +27,7 @@ from ...tree.hierarchy import Hierarchy
 from .beta_step import BetaStep, beta_step
 from .system import StackedSystem
 
-__all__ = ["LEAST_GAIN", "Alternation", "residual_source", "warn_of"]
+__all__ = ["LEAST_GAIN", "Alternation", "alternation", "residual_source", "warn_of"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -98,20 +98,29 @@ class Regressions:
 
     mean_is_free = False
 
-    def __init__(self, system: StackedSystem, tree: Hierarchy, options: Any,
+    def __init__(self, system: StackedSystem, hierarchy: Hierarchy, tree: Hierarchy, options: Any,
                  coefficients: Coefficients | BetaStep, target: float | None = None):
-        self.system, self.tree, self.options = system, tree, options
+        self.system, self.hierarchy, self.tree, self.options = system, hierarchy, tree, options
         self.coefficients, self.target = coefficients, target
         self.n_cg = 0  # iterations of the solver so far
+        self.n_equations = system.K
+        # What weights add to the average log-likelihood a row.
+        self.log_weights = system.log_weights / system.N
 
     def over(self, coefficients: BetaStep, target: float | None = None) -> "Regressions":
         """The same system with other coefficients."""
-        return Regressions(self.system, self.tree, self.options, coefficients, target)
+        return Regressions(self.system, self.hierarchy, self.tree, self.options, coefficients,
+                           target)
 
     @property
     def shares(self) -> FloatArray:
         """Share of the rows that show each equation."""
         return self.data.shares
+
+    @property
+    def variance(self) -> FloatArray:
+        """Mean squares of the residuals of each equation."""
+        return self.data.variance
 
     @cached_property
     def data(self) -> Any:
@@ -127,6 +136,12 @@ class Regressions:
         gamma = self.coefficients.gamma
         return 0.5 * float(gamma @ (self.system.penalty * gamma)) / self.system.N
 
+    def taken_off(self, covariance: MLR) -> float:
+        """What ridges of both kinds take off."""
+        ridge = self.options.factor_ridge
+        of_loadings = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
+        return self.penalty + of_loadings
+
     def solve(self, covariance: StructuredOperator, target: float) -> BetaStep:
         """The best coefficients for a covariance, from those there are."""
         return beta_step(self.system, covariance, self.coefficients.gamma, target,
@@ -139,35 +154,50 @@ class Regressions:
         self.n_cg += best.n_iter
         return self.over(best).evaluate(covariance, mean)
 
+    @property
+    def params(self) -> list[FloatArray]:
+        """Coefficients of each equation, in the order of the data."""
+        in_order = self.system.coefficients(self.coefficients.gamma)
+        return [in_order[i] for i in self.hierarchy._position]
+
+    def operator(self, point: Point, ranks: tuple[int, ...]) -> MLR:
+        """Σ at a point, in the order of the data."""
+        return point.operator(self.hierarchy, ranks, self.system.dtype)
+
+
+def alternation(system: StackedSystem, hierarchy: Hierarchy, ranks: tuple[int, ...], options: Any
+                ) -> "Alternation":
+    """The `Alternation` for a system in tree order, from least squares equation by equation."""
+    tree = hierarchy._in_tree_order()
+    first = Coefficients(system.ols, system.residuals(system.ols))
+    system.check_errors(first.residuals)
+    source = Regressions(system, hierarchy, tree, options, first)
+    data = source.data
+    check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
+    floor = options.variance_floor * data.variance
+    F, D = start("principal_factor", tree, ranks, data, None)
+    optimizer = options.optimizer
+    if optimizer == "auto":
+        optimizer = "scoring" if hierarchy.n * sum(ranks) <= FEW else "bfgs"
+    prior = read_prior(options.prior, options.prior_variance, system.N, data.shares,
+                       data.variance, hierarchy, ranks, None, "equation")
+    surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
+                                is_linear(optimizer), prior)
+    return Alternation(surface, Point(F, np.maximum(D, floor), data.mean), optimizer, options)
+
 
 class Alternation(Iteration):
-    """Σ-steps and β-steps in turn; arrays in tree order, always at the best parameters so far.
+    """Σ-steps and β-steps in turn; always at the best parameters so far.
 
     The Σ-step is the ascent of a factor model on one of two sources: the residuals of the
-    coefficients that the last β-step gave, or those of the best coefficients for each Σ.
+    coefficients that the last β-step gave, or those of the best coefficients for each Σ.  What is
+    climbed is a `surface` over `Regressions`, in memory or in parts on the workers of a cluster.
     """
 
-    def __init__(self, system: StackedSystem, hierarchy: Hierarchy, ranks: tuple[int, ...],
-                 options: Any):
-        tree = hierarchy._in_tree_order()
-        self.system, self.hierarchy, self._options = system, hierarchy, options
-        first = Coefficients(system.ols, system.residuals(system.ols))
-        system.check_errors(first.residuals)
-        source = Regressions(system, tree, options, first)
-        data = source.data
-        check_scale(data, hierarchy, [system.numbers[i] for i in hierarchy._position], "equation")
-        floor = options.variance_floor * data.variance
-        F, D = start("principal_factor", tree, ranks, data, None)
-        optimizer = options.optimizer
-        if optimizer == "auto":
-            optimizer = "scoring" if hierarchy.n * sum(ranks) <= FEW else "bfgs"
-        prior = read_prior(options.prior, options.prior_variance, system.N, data.shares,
-                           data.variance, hierarchy, ranks, None, "equation")
-        surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
-                                    is_linear(optimizer), prior)
-        self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
-                             jumps_of(optimizer, surface.vectors))
-        self._independent = surface.over(data).independent
+    def __init__(self, surface: Any, first: Any, optimizer: str, options: Any):
+        self._options = options
+        self.ascent = Ascent(surface, first, jumps_of(optimizer, surface.vectors))
+        self._independent = surface.independent
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
         # Whether the last Σ-step reached its goal, or ended by small gains; and iterations in a row
@@ -186,27 +216,24 @@ class Alternation(Iteration):
     @property
     def objective(self) -> float:
         """Log-likelihood a row less penalties."""
-        return self.ascent.state.objective + self.system.log_weights / self.system.N
+        return self.ascent.state.objective + self.at.log_weights
 
     @property
     def loglik(self) -> float:
         """Log-likelihood a row."""
-        covariance, ridge = self.ascent.state.covariance, self._options.factor_ridge
-        penalty = loading_penalty(covariance, ridge) / self.system.N if ridge else 0.0
         state = self.ascent.state
-        return self.objective + (state.loglik - state.objective) + self.at.penalty + penalty
+        return (self.objective + (state.loglik - state.objective)
+                + self.at.taken_off(state.covariance))
 
     @property
     def params(self) -> list[FloatArray]:
         """Coefficients of each equation, in the order of the data."""
-        in_order = self.system.coefficients(self.at.coefficients.gamma)
-        return [in_order[i] for i in self.hierarchy._position]
+        return self.at.params
 
     @property
     def covariance(self) -> MLR:
         """Σ, in the order of the data."""
-        return self.ascent.state.point.operator(
-            self.hierarchy, self.ascent.surface.ranks, self.system.dtype)
+        return self.at.operator(self.ascent.state.point, self.ascent.surface.ranks)
 
     def iterate(self, n_iter: int) -> Iterate:
         return Iterate(n_iter, self.objective, self.loglik, self.covariance, self.params,
@@ -283,7 +310,7 @@ class Alternation(Iteration):
 
         The gain over independent errors does not depend on units, as the log-likelihood does.
         """
-        return max(trace[-1] - self._independent, self.system.K / 2)
+        return max(trace[-1] - self._independent, self.at.n_equations / 2)
 
     def _is_small(self, trace: list[float], count: int = SMALL_GAINS, share: float = 1.0) -> bool:
         """Whether the last gains were small, of iterations or, to a share of that, of updates."""
