@@ -63,8 +63,10 @@ class Shelf:
     def settle(self, anchored: bool = True) -> None:
         """Write what is alive to files, from which on it is computed again if it is lost.
 
-        Without anchors what is loaded again does not keep the anchors in memory.
+        If it is no longer to be `anchored`, the anchors are let go.
         """
+        if not anchored:
+            self.anchors = []
         if not is_remote():
             return
         new = [x for x in self._alive if not x.written]
@@ -79,9 +81,9 @@ class Shelf:
         if writes:
             self.result(in_pairs(_nothing, writes))
         for x in self._alive if not anchored else new:
-            paths = self._files[x.written]
-            x.parts = [task(_read, path, anchor) for path, anchor in
-                       zip(paths, self.anchors if anchored else [None] * len(paths), strict=True)]
+            paths, nowhere = self._files[x.written], [None] * len(x.parts)
+            anchors = self.anchors if len(self.anchors) == len(paths) else nowhere
+            x.parts = [task(_read, *pair) for pair in zip(paths, anchors, strict=True)]
             x.stays = False
         if writes or not anchored:
             self.result(task(_nothing))

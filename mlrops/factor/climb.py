@@ -1,24 +1,28 @@
 """The climb of a factor model from one start, or from several in a tournament."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._common.convergence import ConvergenceWarning
 from .._common.driver import Iterate, Iteration, Run, Stopping, Watch, drive
 from .._common.optional import import_joblib
 from .._common.typing import FloatArray
+from .._common.wording import counted
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, Jumps
 from .estep.protocol import Source
+from .limits import warn_of_plateau
 from .quasi_newton import QuasiNewton
 from .scoring import Scoring
 
 __all__ = ["FELT", "OPTIMIZERS", "Climb", "FactorAscent", "FactorStopping", "Race", "Tournament",
-           "best_of_starts", "check_optimizer", "chosen_optimizer", "expects", "is_linear",
-           "jumps_of", "starts_of"]
+           "best_of_starts", "check_optimizer", "chosen_optimizer", "expects", "felt_by",
+           "is_linear", "jumps_of", "starts_of", "warn_of_end"]
 
 # The ways to climb: how each finds steps longer than those of EM.
 OPTIMIZERS: dict[str, Callable[[Any, bool], Jumps] | None] = {
@@ -266,6 +270,21 @@ def best_of_starts(race: Race, tournament: Tournament, watch: Watch, saved: Clim
         if climb.termination in ("callback", "interrupted"):
             return tournament.best._replace(termination=climb.termination)
     return tournament.best
+
+
+def felt_by(stopping: FactorStopping, tol: float | None, n_samples: int) -> FactorStopping:
+    """The rules with that of gains that are felt, where no `tol` is given."""
+    return replace(stopping, felt=FELT / n_samples) if tol is None else stopping
+
+
+def warn_of_end(best: Climb, n_samples: int, stopping: FactorStopping, stacklevel: int = 3) -> None:
+    """Warn where a climb came to the cap, or ended by the rule of felt gains on a plateau."""
+    if best.termination == "max_iter":
+        warnings.warn(
+            f"the fit did not converge in {counted(stopping.max_iter, 'update')}; raise max_iter or"
+            " tol", ConvergenceWarning, stacklevel=stacklevel)
+    elif best.termination == "tol" and stopping.felt is not None:
+        warn_of_plateau(n_samples * expects(best), stacklevel=stacklevel + 1)
 
 
 def expects(climb: Climb) -> float:

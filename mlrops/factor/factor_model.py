@@ -1,33 +1,31 @@
 """`fit_factor_model`: maximum likelihood factor models, single-level or on a tree, by EM."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .._common.convergence import ConvergenceWarning
 from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Watch
+from .._common.given import cut_by_columns, read_given
 from .._common.typing import Data, FloatArray, Labels, Optimizer, Prior, RandomState, Ranks
 from .._common.validate import check_number, check_rank
-from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
 from .checkpoint import Checkpoint, Checkpointing, describe_prior, fingerprint, to_resume
 from .climb import (
-    FELT,
     FactorStopping,
     Race,
     Tournament,
     best_of_starts,
     chosen_optimizer,
-    expects,
+    felt_by,
     is_linear,
     jumps_of,
+    warn_of_end,
 )
+from .columns.fit import fit_columns
 from .estep.protocol import Source
 from .estep.sources import open_source
 from .likelihood import LikelihoodSurface, VanishingVariance
@@ -37,7 +35,6 @@ from .limits import (
     run_off,
     too_few_samples,
     warn_of_floor,
-    warn_of_plateau,
     warn_of_prior,
 )
 from .prior import prior_fields, read_prior, ruled_by_prior
@@ -292,6 +289,13 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     checkpointing.check(n_jobs)  # before the data are gone through
     if n_jobs is not None and callback is not None:
         raise ValueError("a callback follows climbs one after the other: leave n_jobs out")
+    if cut_by_columns(Y):
+        return fit_columns(
+            read_given(Y, sample_weight), ranks, hierarchy, init=init, n_init=n_init, n_jobs=n_jobs,
+            optimizer=optimizer, prior=prior, prior_variance=prior_variance, center=center,
+            missing=missing, compress=compress, stopping=stopping, tol=tol,
+            variance_floor=variance_floor, watch=Watch(progress, callback),
+            checkpoint=checkpoint, random_state=random_state)
     prior_scores = None
     if isinstance(prior, str) and prior == "cv":
         prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {
@@ -302,8 +306,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
-    if tol is None:
-        stopping = replace(stopping, felt=FELT / source.n_samples)
+    stopping = felt_by(stopping, tol, source.n_samples)
     way = chosen_optimizer(optimizer, source, sum(level_ranks))
     penalty = read_prior(prior, prior_variance, source.n_samples, source.shares, source.variance,
                          hierarchy, level_ranks, names)
@@ -333,12 +336,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     if penalty is None:
         unbounded = (too_few_samples(hierarchy, level_ranks, source.n_samples, center)
                      or run_off(source, hierarchy, level_ranks, best.point, place, names))
-    if best.termination == "max_iter":
-        warnings.warn(
-            f"the fit did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=3)  # through the decorator
-    elif best.termination == "tol" and tol is None:
-        warn_of_plateau(source.n_samples * expects(best), stacklevel=4)
+    warn_of_end(best, source.n_samples, stopping, stacklevel=4)  # through the decorator
     warn_of_floor(boundary, names, variance_floor, unbounded, stacklevel=4)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
     of_prior = prior_fields(penalty, hierarchy)

@@ -67,22 +67,10 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
     For K None they are the plain sums of t.  The squares of x and of ``diag(scale)^½ x`` are added
     to `norms` (2, k).
     """
-    k, dtype = x.shape[1], F.dtype
-    x = x.astype(dtype, copy=False)  # samples from streams are in double precision
-    W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
-    K = none(dtype) if K is None else K
-    scale = none(dtype, 1) if scale is None else scale
-    found = []  # one array a thread
-    long = leaf.long_tdot(F, x, layout, scale, norms)
-
-    def task(lo, hi):
-        found.append(own := None if norms is None else np.zeros((2, k)))
-        parts.up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
-
-    parts.share(task, layout, layout.n * layout.R * k)
+    x = x.astype(F.dtype, copy=False)  # samples from streams are in double precision
+    K = none(F.dtype) if K is None else K
+    W, passed = parts.sweep(F, none(F.dtype, 1) if scale is None else scale, x, layout, K, norms)
     parts.root(passed, layout, K, W)
-    if norms is not None:
-        norms += sum(found)
     return W
 
 

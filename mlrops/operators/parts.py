@@ -32,6 +32,16 @@ class Part(NamedTuple):
     D: FloatArray  # (m,)
     layout: Layout
 
+    def breakdown(self, level: int, group: int) -> np.linalg.LinAlgError:
+        """The error at one of its groups, which it names by its number in the whole tree."""
+        first, last = self.layout.first_leaves[level][group : group + 2]
+        size = int(self.layout.leaf_off[last] - self.layout.leaf_off[first])
+        return np.linalg.LinAlgError(
+            f"factorization broke down at level {level}, group {group + int(self.begins[level])}"
+            f" ({counted(size, 'feature')}): I + Fᵀ D⁻¹ F overflows {self.F.dtype}, or D is too"
+            f" small beside F for its precision: entries of F reach {np.abs(self.F).max():.3g}"
+            f" there and of D fall to {self.D.min():.3g}; rescale the features")
+
 
 class Swept(NamedTuple):
     """What a part keeps from its sweep up for its sweep down."""
@@ -166,7 +176,7 @@ def sweep_up(part: Part, b: FloatArray, squares: FloatArray | None = None
     dinv = 1 / d
     found, W, passed = kernels.parts.factor_up(F, dinv, b, layout, np.ones(layout.s, F.dtype))
     if found.fail[0] >= 0:
-        raise _breakdown(part, *(int(i) for i in found.fail))
+        raise part.breakdown(*(int(i) for i in found.fail))
     # Of b what is left is counted with the sign of w²: so the root may go on adding w².
     off = layout.leaf_off[layout.top_leaf[:-1]]
     passed.sums[:, 0] += np.add.reduceat(np.log(d, dtype=np.float64), off) / 2
@@ -177,17 +187,6 @@ def sweep_up(part: Part, b: FloatArray, squares: FloatArray | None = None
         explained = passed.sums[:, 1:].sum(axis=1) - np.add.reduceat(squares * dinv, off)
         passed = passed._replace(sums=np.column_stack([passed.sums[:, 0], explained]))
     return Swept(found.K, W, b, False), merge(passed)
-
-
-def _breakdown(part, level, group):
-    """The error at one of the part's groups, by its number in the whole tree."""
-    first, last = part.layout.first_leaves[level][group : group + 2]
-    size = int(part.layout.leaf_off[last] - part.layout.leaf_off[first])
-    return np.linalg.LinAlgError(
-        f"factorization broke down at level {level}, group {group + int(part.begins[level])}"
-        f" ({counted(size, 'feature')}): I + Fᵀ D⁻¹ F overflows {part.F.dtype}, or D is too small"
-        f" beside F for its precision: entries of F reach {np.abs(part.F).max():.3g} there and of D"
-        f" fall to {part.D.min():.3g}; rescale the features")
 
 
 def merge(*passed: Passed) -> Passed:
@@ -252,11 +251,9 @@ def sweep_root(layout: Layout, passed: Passed, covariances: bool = False) -> Coa
     s, k, dtype = int(layout.zoff[layout.top]), passed.rows.shape[2], passed.rows.dtype
     found = kernels.parts.room_for_factor(layout, dtype, s)
     K, W = found.K, np.empty((s, k), dtype)
-    passed = passed._replace(**{name: array.copy() for name, array in passed._asdict().items()
-                                if name not in ("level", "place")})  # they are overwritten
     summed = max(0, k + 1 - passed.sums.shape[1])  # columns that `sweep_up` has summed up
     passed = passed._replace(sums=np.pad(passed.sums, ((0, 0), (0, summed))))
-    sums = kernels.parts.root(passed, layout, K, W, np.ones(s, dtype), found)
+    sums = kernels.parts.root(passed.copy(), layout, K, W, np.ones(s, dtype), found)
     if found.fail[0] >= 0:
         level, group = (int(i) for i in found.fail)
         raise np.linalg.LinAlgError(

@@ -13,9 +13,10 @@ from ..._common.typing import BoolArray, FloatArray
 from ..._common.validate import plain, working_dtype
 from ..._common.wording import counted
 from ...operators.cut import Cut
+from ...operators.part_sweeps import alone
 from ...operators.parts import Part
 from ...tree.hierarchy import Hierarchy
-from ..estep.columns import Bench, alone
+from ..estep.columns import Bench
 from ..estep.complete import complete_source
 from ..likelihood import LikelihoodSurface
 from ..limits import check_scale

@@ -8,8 +8,9 @@ from ..._common.cluster import in_pairs, task, task_of
 from ..._common.spread import Spread
 from ..._common.typing import FloatArray
 from ...operators.mlr import MLR
+from ...operators.part_sweeps import alone
 from ...tree.hierarchy import Hierarchy
-from ..estep.columns import Bench, alone
+from ..estep.columns import Bench
 from ..point import Point
 from ..start import EXTRA, POWERS, start
 
@@ -37,7 +38,7 @@ def first_point(surface: Any, init: Any, hierarchy: Hierarchy, seed: int | None)
                  zip(ends[:-1], ends[1:], strict=True)]
         return benches.map(_given, benches.shelf.spread(given))
     if init == "random":
-        return benches.map(alone(_random), surface.ranks, seed)
+        return benches.map(alone(_random), surface.cut.ranks, seed)
     left = benches.map(alone(_standardized))
     found = benches.map(_no_factors)
     for level, r in enumerate(surface.ranks[: surface.level]):

@@ -16,10 +16,13 @@ from ..._common.cluster import in_pairs, task
 from ..._common.spread import Shelf, Spread
 from ..._common.typing import FloatArray
 from ...operators.cut import Cut
-from ...operators.parts import Coarse, merge, sweep_root
+from ...operators.distributed import DistributedMLR
+from ...operators.part_sweeps import alone, own_factors
+from ...operators.parts import Coarse, Part, merge, sweep_root
 from ...tree.hierarchy import Hierarchy
 from ..estep import columns
-from ..estep.columns import Bench, Facts, alone
+from ..estep.columns import Bench, Facts
+from ..point import Point
 
 __all__ = ["SpreadPoint", "SpreadState", "SpreadSurface", "SpreadVector", "SpreadVectors"]
 
@@ -61,8 +64,14 @@ class SpreadVectors:
 class SpreadPoint:
     """Parameters of a factor model in parts, each a `Point`."""
 
-    def __init__(self, parts: Spread):
-        self.parts = parts
+    def __init__(self, surface: "SpreadSurface", parts: Spread):
+        self.surface, self.parts = surface, parts
+
+    def operator(self, hierarchy: Hierarchy, ranks: tuple[int, ...], dtype: np.dtype
+                 ) -> DistributedMLR:
+        """The covariance in the order of the features of a hierarchy."""
+        parts = self.surface.benches.map(_part_at, self.parts, dtype)
+        return DistributedMLR(hierarchy, self.surface.cut, parts, dtype)
 
     def room(self) -> None:
         """Nothing: where results of tasks lie is not ours to say."""
@@ -89,7 +98,7 @@ class SpreadState:
     @cached_property
     def image(self) -> SpreadPoint:
         """Where EM goes."""
-        return SpreadPoint(self._found.map(_image))
+        return SpreadPoint(self.surface, self._found.map(_image))
 
     @cached_property
     def _kept(self) -> "SpreadState":
@@ -169,7 +178,7 @@ class SpreadSurface:
         swept = self.benches.map(alone(columns.up), point.parts)
         passed = in_pairs(alone(merge), [task(_second, one) for one in swept.parts])
         coarse = task(alone(sweep_root), self._crown, passed, True)
-        own = self.shelf.spread(task(_own, coarse, *place) for place in self._parents)
+        own = self.shelf.spread(task(own_factors, coarse, *place) for place in self._parents)
         both = self.benches.map(alone(columns.down), point.parts, swept.map(_first), own, keep)
         found = both.map(_first)
         facts = in_pairs(Facts.merged, [task(_second, one) for one in both.parts])
@@ -180,13 +189,14 @@ class SpreadSurface:
 
     def move(self, point: SpreadPoint, d: SpreadVector, share: float, out: Any) -> SpreadPoint:
         """The point at ``v + share d``, D clipped at the floor."""
-        return SpreadPoint(self.benches.map(alone(columns.moved), point.parts, d.parts, share))
+        return SpreadPoint(
+            self, self.benches.map(alone(columns.moved), point.parts, d.parts, share))
 
     def first(self, init: Any, hierarchy: Hierarchy, seed: int | None) -> SpreadPoint:
         """The point that a start of a kind gives."""
         from .start import first_point
 
-        return SpreadPoint(first_point(self, init, hierarchy, seed))
+        return SpreadPoint(self, first_point(self, init, hierarchy, seed))
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -209,16 +219,14 @@ def _gradient(found):
     return found.gradient
 
 
-def _own(coarse: Coarse, lo: int, hi: int) -> Coarse:
-    """What a part needs of the levels above."""
-    cov: Any = coarse.covariances
-    return coarse._replace(factors=coarse.factors[lo:hi], first=lo, covariances=cov[lo:hi],
-                           inv_quad=np.zeros(0))
-
-
 def _likelihood(coarse: Coarse, facts: Facts, of: Constants) -> tuple[float, Facts]:
     quad = float(coarse.inv_quad.sum())
     return -0.5 * (of.n * math.log(2 * math.pi) + coarse.logdet + quad / of.weight), facts
+
+
+def _part_at(bench: Bench, point: Point, dtype: np.dtype) -> Part:
+    return bench.part._replace(F=point.F.astype(dtype, copy=False),
+                               D=point.D.astype(dtype, copy=False))
 
 
 def _independent(bench: Bench) -> float:

@@ -6,15 +6,15 @@ ends it: then the M-step, derivatives and EM's answer to them are matters of the
 the `State` and the coordinates that a fit on one machine has.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import kernels
 from ..._common.typing import BoolArray, FloatArray
-from ...kernels import threads
 from ...operators.part_posterior import PartPosterior, precondition
+from ...operators.part_sweeps import alone
 from ...operators.parts import Coarse, Part, Passed, Swept, sweep_up
 from ...tree.hierarchy import Hierarchy
 from ..likelihood import LikelihoodSurface, State, VanishingVariance
@@ -113,22 +113,6 @@ class _Known(NamedTuple):
 
     def _rough_partial_variance(self):
         return self.partial_variance
-
-
-def alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, computed by the one thread that a worker has for a task."""
-    return _Alone(function)
-
-
-class _Alone:
-    """Not a closure: tasks are pickled."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.function, self.__name__ = function, function.__name__
-
-    def __call__(self, *args: Any) -> Any:
-        with threads.alone():
-            return self.function(*args)
 
 
 # ---------------------------------------------------------------- the E-step in two halves
