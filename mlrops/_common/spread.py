@@ -21,6 +21,9 @@ from .optional import import_dask
 
 __all__ = ["Shelf", "Spread"]
 
+# Steps after which what is alive is written to files: what a lost worker costs at most.
+STEPS_BETWEEN_FILES = 10
+
 
 class Shelf:
     """Keeps account of what is spread over the workers, and where it is written to.
@@ -32,7 +35,7 @@ class Shelf:
     def __init__(self, anchors: Sequence[Any]):
         self.anchors = list(anchors)
         self._alive: weakref.WeakSet[Spread] = weakref.WeakSet()
-        self._number = 0
+        self._number = self._steps = 0
         self._files: dict[int, list[str]] = {}  # by the number of what is written
         self._directory = ""
 
@@ -41,6 +44,20 @@ class Shelf:
         found = Spread(self, parts)
         self._alive.add(found)
         return found
+
+    def derived(self, function: Callable[..., Any], *given: Any) -> "Spread":
+        """``function(*parts)`` of what is spread, to be made anew from these rather than written.
+        """
+        found = self.spread(())
+        found.recipe = function, given
+        found.renew()
+        return found
+
+    def step(self) -> None:
+        """Count an evaluation or a product; now and then write what is alive."""
+        self._steps += 1
+        if self._steps % STEPS_BETWEEN_FILES == 0:
+            self.settle()
 
     def result(self, node: Any) -> Any:
         """What a task gives, with everything alive computed where it belongs."""
@@ -69,7 +86,8 @@ class Shelf:
             self.anchors = []
         if not is_remote():
             return
-        new = [x for x in self._alive if not x.written]
+        made = [x for x in self._alive if x.recipe is not None]
+        new = [x for x in self._alive if not x.written and x.recipe is None]
         writes = []
         for x in new:
             self._number += 1
@@ -80,11 +98,14 @@ class Shelf:
                        zip(self._files[x.written], x.parts, strict=True)]
         if writes:
             self.result(in_pairs(_nothing, writes))
-        for x in self._alive if not anchored else new:
+        for x in set(self._alive).difference(made) if not anchored else new:
             paths, nowhere = self._files[x.written], [None] * len(x.parts)
             anchors = self.anchors if len(self.anchors) == len(paths) else nowhere
             x.parts = [task(_read, *pair) for pair in zip(paths, anchors, strict=True)]
             x.stays = False
+        for x in made:
+            if x.recipe is not None and any(source in new for source in x.recipe[1]):
+                x.renew()
         if writes or not anchored:
             self.result(task(_nothing))
         # Only now nothing that is alive goes back to what is not.
@@ -104,6 +125,8 @@ class Spread:
         self.shelf, self.parts = shelf, list(parts)
         self.stays = False  # whether the parts have been computed and are kept
         self.written = 0  # the number under which they are on the shelf, if they are
+        # What makes the parts of others, where that is done again rather than parts written.
+        self.recipe: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
     def fill(self, other: "Spread") -> "Spread":
         """Take the parts of another."""
@@ -113,6 +136,12 @@ class Spread:
     def copy(self) -> "Spread":
         """The same parts, to be filled apart."""
         return self.shelf.spread(()).fill(self)
+
+    def renew(self) -> None:
+        """Make the parts by the recipe, of what it is made of now."""
+        assert self.recipe is not None
+        function, (first, *others) = self.recipe
+        self.parts, self.stays = first._tasks(function, others), False
 
     def map(self, function: Callable[..., Any], *given: Any) -> "Spread":
         """``function(part, *given)`` of each part; of what is spread among `given` its part, too.
@@ -126,7 +155,7 @@ class Spread:
         """The same merged in fixed pairs, here."""
         return self.shelf.result(in_pairs(merge, self._tasks(function, given)))
 
-    def _tasks(self, function: Callable[..., Any], given: tuple[Any, ...]) -> list[Any]:
+    def _tasks(self, function: Callable[..., Any], given: Sequence[Any]) -> list[Any]:
         columns = [x.parts if isinstance(x, Spread) else [x] * len(self.parts) for x in given]
         return [task(function, *row) for row in zip(self.parts, *columns, strict=True)]
 

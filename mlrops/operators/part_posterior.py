@@ -10,7 +10,7 @@ from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 from .parts import Coarse, Part, Swept
 
-__all__ = ["PartPosterior", "precondition"]
+__all__ = ["PartPosterior", "partial_variance", "precondition"]
 
 
 class PartPosterior:
@@ -59,12 +59,19 @@ class PartPosterior:
     @cached_property
     def partial_variance(self) -> FloatArray:
         """Variance (m,) of each feature given all others, at most D / eps."""
-        F, d, layout = self.part.F, self.part.D, self.part.layout
-        if not layout.R:
-            return d
-        cov = kernels.tree.path_covariance(self._K, layout, self._coarse[1])
-        left = 1 - kernels.curvature.forms(F, cov, layout) / d
-        return d / np.maximum(left, np.finfo(d.dtype).eps)
+        return partial_variance(self.part, self._K, self._coarse[1])
+
+
+def partial_variance(part: Part, K: FloatArray, covariances: FloatArray | None) -> FloatArray:
+    """`PartPosterior.partial_variance`, from the factors of the nodes, and of the levels above the
+    covariances at the part's parents.
+    """
+    F, d, layout = part.F, part.D, part.layout
+    if not layout.R:
+        return d
+    cov = kernels.tree.path_covariance(K, layout, covariances)
+    left = 1 - kernels.curvature.forms(F, cov, layout) / d
+    return d / np.maximum(left, np.finfo(d.dtype).eps)
 
 
 def precondition(G: FloatArray, scale: FloatArray, inverses: FloatArray, n_samples: float,

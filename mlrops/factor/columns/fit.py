@@ -33,7 +33,7 @@ from .result import DistributedFactorModel
 from .source import Options, open_columns
 from .surface import SpreadPoint, SpreadSurface
 
-__all__ = ["fit_columns"]
+__all__ = ["fit_columns", "places"]
 
 
 def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: int, n_jobs: Any,
@@ -59,7 +59,7 @@ def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: 
         best = best_of_starts(race, Tournament(tuple(map(int, seeds))), watch)
     except VanishingVariance as error:
         raise error.naming(hierarchy, hierarchy.feature_names, "feature") from None
-    place, ruled = _places(surface, best.point, strength)
+    place, ruled = places(surface, best.point, strength)
     boundary, names = np.sort(hierarchy.permutation[place]), hierarchy.feature_names
     unbounded = None
     if not strength:
@@ -110,7 +110,7 @@ def _prior(prior, variance, hierarchy, ranks):
 # ---------------------------------------------------------------- the end of a fit
 
 
-def _places(surface: SpreadSurface, point: SpreadPoint, strength: float
+def places(surface: SpreadSurface, point: SpreadPoint, strength: float
             ) -> tuple[IntArray, IntArray]:
     """Places of the variances at the floor, and of those that the prior sets."""
     many = surface.source.n_samples >= MANY * surface.source.n_features

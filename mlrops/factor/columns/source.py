@@ -24,7 +24,7 @@ from ..prior import Prior
 from ..usable import usable_ranks
 from .surface import SpreadSurface
 
-__all__ = ["ColumnSource", "Options", "open_columns"]
+__all__ = ["ColumnSource", "Options", "open_columns", "usable_parts"]
 
 
 class Options(NamedTuple):
@@ -76,7 +76,7 @@ def open_columns(given: Given, cut: Cut, options: Options, prior_variance: Float
     collection = on_workers(given.values)  # to be held until the benches are there
     chunks = list(np.ravel(np.array(collection.to_delayed(), object)))
     weights = task_of(given.relative_weights())
-    plans = _plans(cut, options.ranks, prior_variance)
+    plans = _plans(cut, prior_variance)
     benches = [task(alone(_open), chunk, weights, plan, options)
                for chunk, plan in zip(chunks, plans, strict=True)]
     sizes = in_pairs(_Size.merged, [task(_size, bench) for bench in benches])
@@ -87,23 +87,28 @@ def open_columns(given: Given, cut: Cut, options: Options, prior_variance: Float
     return SpreadSurface(parts, source, crown, cut, options.ranks, keep)
 
 
-def _plans(cut, ranks, prior_variance):
+def _plans(cut, prior_variance):
     h, names = cut.hierarchy, cut.hierarchy.feature_names
     names = range(h.n) if names is None else names
-    usable, plans = usable_ranks(h, cut.ranks), []
-    for number, (part, tree) in enumerate(zip(cut.parts(), cut.trees(), strict=True)):
+    plans = []
+    for number, (part, tree, usable) in enumerate(zip(cut.parts(), cut.trees(), usable_parts(cut),
+                                                      strict=True)):
         lo, hi = int(cut.ends[number]), int(cut.ends[number + 1])
-        leaves = _leaves(cut, part)
-        columns = [np.arange(r) < count[path][:, None]
-                   for r, count, path in zip(ranks, usable, leaves.T, strict=False)]
         t = None if prior_variance is None else prior_variance[part.features]
-        plans.append(_Plan(number, part, lo, tree, np.concatenate(columns, axis=1), names[lo:hi],
-                           t))
+        plans.append(_Plan(number, part, lo, tree, usable, names[lo:hi], t))
     return plans
 
 
+def usable_parts(cut: Cut) -> list[BoolArray]:
+    """Which columns of F the leaves of each part can use, (leaves, R)."""
+    usable = usable_ranks(cut.hierarchy, cut.ranks)
+    return [np.concatenate([np.arange(r) < count[path][:, None] for r, count, path in
+                            zip(cut.ranks, usable, _leaves(cut, part).T, strict=True)], axis=1)
+            for part in cut.parts()]
+
+
 def _leaves(cut, part):
-    """The groups of each level on the way to each leaf of a part."""
+    """The groups of each level on the way to each leaf of a part (leaves, L)."""
     layout = cut.layout
     first, last = (int(layout.top_leaf[g]) for g in (part.groups.start, part.groups.stop))
     return layout.path[first:last]

@@ -26,9 +26,6 @@ from ..point import Point
 
 __all__ = ["SpreadPoint", "SpreadState", "SpreadSurface", "SpreadVector", "SpreadVectors"]
 
-# Evaluations after which what is alive is written to files: what a lost worker costs at most.
-EVALUATIONS_BETWEEN_FILES = 10
-
 
 class SpreadVector:
     """A step or a gradient in parts, to be filled again and again as an array would be."""
@@ -100,11 +97,13 @@ class SpreadState:
         """Where EM goes."""
         return SpreadPoint(self.surface, self._found.map(_image))
 
-    @cached_property
+    @property
     def _kept(self) -> "SpreadState":
         """A state that keeps what jumps ask of it; plain EM seldom does."""
-        if not math.isnan(self._facts.gradient_norm):
-            return self
+        return self._again if math.isnan(self._facts.gradient_norm) else self
+
+    @cached_property
+    def _again(self) -> "SpreadState":
         return self.surface.evaluate(self.point, keep=True)
 
     @cached_property
@@ -161,7 +160,6 @@ class SpreadSurface:
         self.shelf: Shelf = benches.shelf
         self.cut, self.level = cut, cut.level
         self._crown, self._parents = crown, cut.parents()
-        self._evaluations = 0
         self.vectors = SpreadVectors()
 
     @cached_property
@@ -171,9 +169,7 @@ class SpreadSurface:
 
     def evaluate(self, point: SpreadPoint, keep: bool | None = None) -> SpreadState:
         """The E-step at a point, and the M-step."""
-        self._evaluations += 1
-        if self._evaluations % EVALUATIONS_BETWEEN_FILES == 0:
-            self.shelf.settle()
+        self.shelf.step()
         keep = self._keep if keep is None else keep
         swept = self.benches.map(alone(columns.up), point.parts)
         passed = in_pairs(alone(merge), [task(_second, one) for one in swept.parts])

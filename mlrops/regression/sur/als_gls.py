@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._common.cluster import is_dask
 from ..._common.convergence import ConvergenceWarning
 from ..._common.deprecated import renamed_options
 from ..._common.driver import Callback, Stopping, Watch, drive
@@ -29,6 +30,7 @@ from .data import SURData, read_equations
 from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
 from .measures import average_loglik
+from .parts.fit import fit_in_parts
 from .result import SURResult
 
 __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
@@ -222,6 +224,11 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
         variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
         optimizer=optimizer, prior=prior)
+    if is_dask(Y) or is_dask(Xs):
+        found: Any = fit_in_parts(Xs, Y, ranks, hierarchy, options, covariance=covariance,
+                                  prior_variance=prior_variance, progress=progress,
+                                  callback=callback)
+        return found
     data = read_equations(Xs, Y)
     options = options.with_variances(prior_variance, data)
     return fit_system(data, ranks, read_tree(hierarchy, data), options, progress=progress,

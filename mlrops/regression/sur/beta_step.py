@@ -45,7 +45,7 @@ class Evaluation(NamedTuple):
     gamma: Any  # an array, or parts of it on workers
     residuals: Any
     quad: float
-    score: FloatArray  # along the directions that constraints allow
+    score: Any  # along the directions that constraints allow
     size: float  # its length
 
 

@@ -27,7 +27,8 @@ from ...tree.hierarchy import Hierarchy
 from .beta_step import BetaStep, beta_step
 from .system import StackedSystem
 
-__all__ = ["LEAST_GAIN", "Alternation", "alternation", "residual_source", "warn_of"]
+__all__ = ["LEAST_GAIN", "Alternation", "alternation", "residual_source", "warn_of",
+           "warn_of_end"]
 
 # Updates of Σ in the first iteration, and in any; each later one may take twice as many.
 FIRST_UPDATES, MOST_UPDATES = 8, 128
@@ -75,8 +76,8 @@ def residual_source(E: FloatArray, system: StackedSystem | None = None, tree: An
 class Coefficients(NamedTuple):
     """Coefficients of a stacked system, and what they leave of the data."""
 
-    gamma: FloatArray  # (P,)
-    residuals: FloatArray  # (K, N)
+    gamma: Any  # (P,), or parts of it on workers
+    residuals: Any  # (K, N), or None
 
 
 class StepAt:
@@ -340,14 +341,29 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
             stacklevel: int = 5) -> None:
     """Warn of what makes a `SURResult` doubtful.
 
-    That is a cap that was reached, rounding where coefficients are not yet right (`solver_end` says
-    how the last β-step ended), equations with the same residuals, variances at the floor, or the
-    reason why the likelihood is `unbounded`.
+    That is a bad end, equations with the same residuals, variances at the floor, or the reason why
+    the likelihood is `unbounded`.
     """
     names, options = fit.data.names, fit.options
     label = list(range(fit.n_equations) if names is None else names.equations)
     alike = _alike(np.nan_to_num(fit.errors.T)) if any(fit.covariance.ranks) else []
+    warn_of_end(fit, options, solver_end, stacklevel + 1)
+    if alike:
+        pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
+        warnings.warn(
+            f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
+            " them out", ConvergenceWarning, stacklevel=stacklevel)
+    warn_of_prior(ruled_by_prior(fit.covariance.D, vars(fit)) if fit.prior else fit.boundary[:0],
+                  fit.n_equations, label, "equation", "a weaker prior or none", stacklevel + 1)
+    warn_of_floor(fit.boundary, label, options.variance_floor, unbounded, "equation",
+                  "residual variance", "" if alike else FEWER, stacklevel + 1)
 
+
+def warn_of_end(fit: Any, options: Any, solver_end: str, stacklevel: int = 3) -> None:
+    """Warn of a cap that was reached, or of rounding where coefficients are not yet right.
+
+    `solver_end` says how the last β-step ended.
+    """
     def warn(message: str) -> None:
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
@@ -363,14 +379,6 @@ def warn_of(fit: Any, solver_end: str = "target", unbounded: str | None = None,
              f" {options.gtol:.0e} was asked for: Σ is too close to singular; raise"
              " variance_floor or gtol" + ("" if options.solver == "lsmr" or not fit.n_cg
                                           else ", or try solver='lsmr'"))
-    if alike:
-        pairs = " and of ".join(f"equations {label[i]} and {label[j]}" for i, j in alike[:5])
-        warn(f"the residuals of {pairs} are the same up to a factor, so Σ is singular: leave one of"
-             " them out")
-    warn_of_prior(ruled_by_prior(fit.covariance.D, vars(fit)) if fit.prior else fit.boundary[:0],
-                  fit.n_equations, label, "equation", "a weaker prior or none", stacklevel + 1)
-    warn_of_floor(fit.boundary, label, options.variance_floor, unbounded, "equation",
-                  "residual variance", "" if alike else FEWER, stacklevel + 1)
 
 
 def _alike(E: FloatArray) -> list[tuple[int, int]]:

@@ -1,0 +1,185 @@
+"""A part of the equations of a system: what a worker computes for it.
+
+Products with the normal matrix go like E-steps: fitted values of the part are swept up, what all
+parts pass goes through the levels of the tree above them, and what these send down ends in the
+part's own rows of ``Σ⁻¹ V``, whose products with the regressors are a matter of the part.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .... import kernels
+from ...._common.typing import FloatArray
+from ....factor.estep.columns import Bench
+from ....factor.estep.complete import CompleteData
+from ....factor.point import Point
+from ....kernels.layout import Layout
+from ....operators.part_posterior import partial_variance
+from ....operators.part_sweeps import crown_factor, factor, rows, sweep
+from ....operators.parts import Coarse, Part, Passed
+from ..system import StackedSystem
+
+__all__ = ["Equations", "Metric", "Swept", "crown", "direction", "expanded", "factored",
+           "fitted_up", "metric", "noise_down", "noise_up", "normal_down", "residual_bench",
+           "residual_up", "score_down", "sizes_of_cells", "step", "weighed"]
+
+
+class Equations(NamedTuple):
+    """A part of the equations where it is fitted."""
+
+    bench: Bench  # its place in the tree and the coordinates of F and D, with no data
+    system: StackedSystem  # in the order of the part
+
+
+class Metric(NamedTuple):
+    """What Σ is to a part."""
+
+    part: Part
+    K: FloatArray  # the factors of its nodes
+    unit: FloatArray  # (P,) with which the normal matrix gets a diagonal of ones
+
+
+class Swept(NamedTuple):
+    """What a part keeps from a sweep up."""
+
+    E: FloatArray  # (m, N) what went up
+    W: FloatArray  # (s, N)
+
+
+# ---------------------------------------------------------------- Σ
+
+
+def residual_bench(own: Equations, gamma: FloatArray) -> Bench:
+    """The part of a factor model's data that the residuals are; their mean is fixed at 0."""
+    system = own.system
+    E = system.residuals(gamma).astype(float, copy=False)
+    data = CompleteData(E, np.einsum("kt,kt->k", E, E), np.zeros(system.K), system.N,
+                        float(system.N), dtype=system.dtype)
+    return own.bench._replace(surface=own.bench.surface.over(data))
+
+
+def factored(own: Equations, point: Point) -> tuple[tuple[Part, FloatArray], Passed]:
+    """The part of Σ and the factors of its nodes, and what it passes."""
+    part = own.bench.at(point)
+    K, passed = factor(part)
+    return (part, K), passed
+
+
+def crown(layout: Layout, passed: Passed) -> tuple[FloatArray, FloatArray]:
+    """The factors of the nodes above, and the covariances of their factors given data."""
+    K, _ = crown_factor(layout, passed)
+    return K, kernels.parts.coarse_covariance(layout, K)
+
+
+def metric(own: Equations, found: tuple[Part, FloatArray], covariances: FloatArray) -> Metric:
+    """What Σ is to the part, from the covariances at its parents."""
+    (part, K), system = found, own.system
+    diagonal = system.spread(1 / partial_variance(part, K, covariances)) + system.penalty
+    return Metric(part, K, (1 / np.sqrt(diagonal)).astype(system.dtype))
+
+
+# ---------------------------------------------------------------- the normal equations
+
+
+def _up(of: Metric, E: FloatArray) -> tuple[Swept, Passed]:
+    E = np.ascontiguousarray(E, of.part.F.dtype)
+    W, passed = sweep(of.part, E, of.K)
+    return Swept(E, W), passed
+
+
+def weighed(of: Metric, swept: Swept, coarse: Coarse) -> FloatArray:
+    """The part's rows (m, N) of ``Σ⁻¹ E``."""
+    return rows(of.part, swept.E, swept.W, coarse, of.K)
+
+
+def _score(own: Equations, of: Metric, V: FloatArray) -> FloatArray:
+    return of.unit * own.system.adjoint(V.astype(own.system.dtype, copy=False))
+
+
+def residual_up(own: Equations, of: Metric, gamma: FloatArray) -> tuple[Swept, Passed]:
+    """The sweep up of the residuals."""
+    return _up(of, own.system.residuals(gamma))
+
+
+def score_down(own: Equations, of: Metric, gamma: FloatArray, swept: Swept, coarse: Coarse
+               ) -> tuple[FloatArray, FloatArray]:
+    """The part's derivatives by the scaled γ; what it adds to the quadratic form and to ``‖r‖²``.
+    """
+    V, penalty = weighed(of, swept, coarse), own.system.penalty
+    pull = penalty * gamma
+    score = _score(own, of, V) - of.unit * pull
+    quad = float(np.einsum("kt,kt->", swept.E, V)) + float(gamma @ pull)
+    return score, np.array([quad, _square(score)])
+
+
+def fitted_up(own: Equations, of: Metric, v: FloatArray) -> tuple[Swept, Passed]:
+    """The sweep up of what steps v of the scaled γ fit."""
+    return _up(of, own.system.fitted(of.unit * v))
+
+
+def normal_down(own: Equations, of: Metric, v: FloatArray, swept: Swept, coarse: Coarse
+                ) -> tuple[FloatArray, float]:
+    """The part's rows of ``M v``, M the scaled normal matrix, and its share of ``vᵀ M v``."""
+    product = _score(own, of, weighed(of, swept, coarse))
+    product += of.unit * (own.system.penalty * (of.unit * v))
+    return product, _dot(v, product)
+
+
+# ---------------------------------------------------------------- conjugate gradients
+
+
+def step(x: FloatArray, r: FloatArray, p: FloatArray, q: FloatArray, rho: float, curvature: float
+         ) -> tuple[tuple[FloatArray, FloatArray], float]:
+    """x and r after a step along p, ``q = M p``, and the part's share of ``‖r‖²``."""
+    alpha = x.dtype.type(rho / curvature if curvature > 0 else 0)
+    r = r - alpha * q
+    return (x + alpha * p, r), _square(r)
+
+
+def direction(p: FloatArray, r: FloatArray, squares: float, rho: float) -> FloatArray:
+    """The next direction, conjugate to those before it."""
+    return r + r.dtype.type(squares / rho) * p
+
+
+def expanded(gamma: FloatArray, of: Metric, x: FloatArray) -> FloatArray:
+    """γ after a step x of the scaled one."""
+    return gamma + of.unit * x
+
+
+def _dot(x: FloatArray, y: FloatArray) -> float:
+    return float(np.einsum("i,i->", x, y, dtype=np.float64))
+
+
+def _square(x: FloatArray) -> float:
+    return _dot(x, x)
+
+
+# ---------------------------------------------------------------- rounding
+
+
+def sizes_of_cells(of: Metric, V: FloatArray) -> FloatArray:
+    """The part's share (N,) of ``Σ_k sd_k |V_kt|``."""
+    return _sd(of.part) @ np.abs(V)
+
+
+def noise_up(own: Equations, of: Metric, gamma: FloatArray, sizes: FloatArray
+             ) -> tuple[Swept, Passed]:
+    """The sweep up of cells of the size that rounding moves, with signs at random."""
+    Y, fitted = own.system.Y, own.system.fitted(gamma)
+    cells = np.abs(Y) + np.abs(fitted) + _sd(of.part)[:, None] * sizes
+    signs = np.random.default_rng([0, own.bench.number]).integers(0, 2, cells.shape) * 2 - 1
+    return _up(of, signs * cells)
+
+
+def noise_down(own: Equations, of: Metric, gamma: FloatArray, V: FloatArray, swept: Swept,
+               coarse: Coarse) -> FloatArray:
+    """Shares of the squares of the three terms of rounding; see `_NormalEquations.rounding`."""
+    system: Any = own.system
+    score = _score(own, of, weighed(of, swept, coarse))
+    sums = of.unit * system.spread(np.linalg.norm(V, axis=1))
+    return np.array([_square(score), _square(sums), _square(of.unit * system.penalty * gamma)])
+
+
+def _sd(part: Part) -> FloatArray:
+    return np.sqrt(part.D + np.einsum("ij,ij->i", part.F, part.F))

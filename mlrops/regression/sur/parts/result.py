@@ -1,0 +1,227 @@
+"""`DistributedSURResult`: a fitted system whose equations lie in parts on workers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...._common.cluster import import_array, is_dask
+from ...._common.typing import FloatArray, IntArray
+from ...._common.wording import counted
+from ....factor import criteria
+from ..data import SURData
+from ..result import SURResult
+
+__all__ = ["DistributedSURResult"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DistributedSURResult:
+    """A fitted system of K equations with N rows, in parts; what `als_gls` returns for dask arrays.
+
+    Nothing of the size of the data or of Σ is ever here.  Arrays with an entry or a column for each
+    equation are dask arrays, cut like the equations of Y; they are computed when they are asked
+    for.  What the result in memory can do beyond that is there after `gather`.
+
+    Attributes
+    ----------
+    params : dask array, shape (K, p)
+        Coefficients.
+    covariance : DistributedMLR, shape (K, K)
+        Covariance of the errors across equations.
+    loglik : float
+        Average log-likelihood a row; `llf` is that of all rows.
+    loglik_trace, objective_trace : ndarray, shape (n_iter + 1,)
+        The log-likelihood at the start and after every iteration; and the same less penalties.
+    n_iter, converged, termination, n_cg, gradient_norm, normal_norm, boundary, capped, options
+        As of `SURResult`.
+    prior : float
+        Strength of the prior on D in pseudo-samples; 0 without one.
+    Y, X : dask array or ndarray
+        The data as they were given.
+
+    Examples
+    --------
+    >>> import dask, numpy as np
+    >>> import dask.array as da
+    >>> from mlrops import als_gls
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 12, 2))
+    >>> E = rng.standard_normal((100, 1)) + 0.3 * rng.standard_normal((100, 12))
+    >>> Y = X @ [1.0, -2.0] + E
+    >>> with dask.config.set(scheduler="threads"):
+    ...     fit = als_gls(da.from_array(X, chunks=(-1, 6, -1)), da.from_array(Y, chunks=(-1, 6)), 1)
+    ...     whole = fit.gather()
+    >>> fit.params.chunks, fit.resid.shape, fit.covariance.widths
+    (((6, 6), (2,)), (100, 12), (6, 6))
+    >>> whole.n_equations, bool(np.isclose(whole.loglik, fit.loglik))
+    (12, True)
+    """
+
+    params: Any
+    covariance: Any
+    loglik: float
+    loglik_trace: FloatArray
+    objective_trace: FloatArray
+    n_iter: int
+    converged: bool
+    termination: str
+    n_cg: list[int]
+    gradient_norm: float
+    normal_norm: float
+    boundary: IntArray
+    capped: tuple[tuple[int, int, int], ...]
+    options: Any
+    prior: float
+    Y: Any
+    X: Any
+
+    covariance_is_known = False
+
+    @property
+    def nobs(self) -> int:
+        """Number of rows (int)."""
+        return int(self.Y.shape[0])
+
+    @property
+    def n_equations(self) -> int:
+        """Number of equations (int)."""
+        return int(self.Y.shape[1])
+
+    @property
+    def n_params(self) -> int:
+        """Number of coefficients in all (int)."""
+        return int(self.params.size)
+
+    @property
+    def objective(self) -> float:
+        """Log-likelihood a row less penalties, which is what was maximized (float)."""
+        return float(self.objective_trace[-1])
+
+    @property
+    def llf(self) -> float:
+        """Log-likelihood of all rows (float)."""
+        return self.nobs * self.loglik
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Number of free parameters (int); see `SURResult`."""
+        A = self.covariance
+        return self.n_params + criteria.degrees_of_freedom(A.hierarchy, A.ranks, mean=False)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion of all rows, ``-2 llf + 2 df`` (float); smaller is better."""
+        return -2 * self.llf + 2 * self.degrees_of_freedom
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion of all rows, ``-2 llf + df log N`` (float)."""
+        return -2 * self.llf + float(np.log(self.nobs)) * self.degrees_of_freedom
+
+    @property
+    def fittedvalues(self) -> Any:
+        """Fitted values, a dask array (N, K) in the chunks of Y."""
+        return self.predict(self.X)
+
+    @property
+    def resid(self) -> Any:
+        """Residuals, a dask array (N, K) in the chunks of Y."""
+        return self.Y - self.fittedvalues
+
+    @property
+    def bse(self) -> Any:
+        """Standard errors of the coefficients, a dask array (K, p).
+
+        Of regressors that all equations share, where least squares equation by equation is GLS:
+        ``√(Σ_jj (XᵀX)⁻¹_ii)``, those of ``with_cov("unadjusted", debiased=False)`` in memory.
+
+        Raises
+        ------
+        AttributeError
+            The equations have regressors of their own, or there is a ridge: then blocks of the
+            inverse of the normal matrix are needed, which only the result in memory forms.
+        """
+        if not self._is_least_squares:
+            raise AttributeError(
+                "bse is known in parts for regressors that all equations share, without a ridge;"
+                " for others gather() gives a result in memory, which has it")
+        return self._bse()
+
+    @property
+    def _is_least_squares(self) -> bool:
+        return self.X.ndim == 2 and not self.options.beta_ridge
+
+    def _bse(self) -> Any:
+        R = np.linalg.qr(np.asarray(self.X, float), mode="r")
+        inverse = np.linalg.inv(R)
+        root = np.sqrt(np.square(inverse).sum(axis=1))
+        found = import_array().sqrt(self.covariance.diagonal())[:, None] * root
+        return found.astype(self.params.dtype)
+
+    @property
+    def tvalues(self) -> Any:
+        """`params` in units of `bse`, a dask array (K, p)."""
+        return self.params / self.bse
+
+    def predict(self, X: Any) -> Any:
+        """Predictions for new rows.
+
+        Parameters
+        ----------
+        X : array_like, shape (M, p), or dask array, shape (M, K, p)
+            Regressors of all equations, or of each of them in the chunks of the fit.
+
+        Returns
+        -------
+        dask array, shape (M, K)
+
+        Raises
+        ------
+        ValueError
+            Another number of equations or regressors.
+        """
+        K, p = self.params.shape
+        X = X if is_dask(X) else np.asarray(X)
+        if X.ndim not in (2, 3) or X.shape[1:] not in ((p,), (K, p)):
+            raise ValueError(f"X must have shape (M, {p}) or (M, {K}, {p}), got {X.shape}")
+        array = import_array()
+        if X.ndim == 2:
+            return array.map_blocks(_of_all, self.params, X, dtype=self.params.dtype,
+                                    drop_axis=1, new_axis=0, chunks=(
+                                        (X.shape[0],), self.params.chunks[0]))
+        return array.einsum("mkp,kp->mk", X, self.params)
+
+    def gather(self) -> SURResult:
+        """The same result in the memory here, where it fits.
+
+        Returns
+        -------
+        SURResult
+        """
+        Y, X, params = (x.compute() if is_dask(x) else np.asarray(x)
+                        for x in (self.Y, self.X, self.params))
+        dtype = params.dtype
+        X = X.astype(dtype, copy=False)
+        Xs = [X] * len(params) if X.ndim == 2 else list(np.moveaxis(X, 1, 0))
+        kept = ("loglik", "loglik_trace", "objective_trace", "n_iter", "converged", "termination",
+                "n_cg", "gradient_norm", "normal_norm", "boundary", "capped", "options", "prior")
+        return SURResult(data=SURData(Xs, Y.astype(dtype, copy=False)), coefficients=list(params),
+                         covariance=self.covariance.gather(),
+                         **{name: getattr(self, name) for name in kept})
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(SURResult, name):
+            raise AttributeError(f"a fit in parts has no {name!r}: where one memory holds it,"
+                                 " gather() gives a SURResult, which has")
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    def __repr__(self) -> str:
+        return (f"<DistributedSURResult: {counted(self.n_equations, 'equation')},"
+                f" {counted(self.n_params, 'coefficient')}, {counted(self.nobs, 'row')},"
+                f" {counted(len(self.covariance.widths), 'part')},"
+                f" loglik {self.loglik:.6g} a row, {self.termination}>")
+
+
+def _of_all(params: FloatArray, X: FloatArray) -> FloatArray:
+    return X @ params.T
