@@ -75,8 +75,8 @@ class LikelihoodSurface:
         self.size = n * R + n + n * source.mean_is_free
 
     @property
-    def vectors(self) -> kernels.vectors.Arrays:
-        """What steps and gradients are."""
+    def vectors(self) -> Any:
+        """What steps and gradients are: `kernels.vectors.Arrays` of `size` numbers."""
         return kernels.vectors.Arrays(self.size)
 
     def first(self, init: Any, hierarchy: Hierarchy, seed: int | None) -> Point:
