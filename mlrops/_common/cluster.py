@@ -14,8 +14,8 @@ from typing import Any
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "on_workers",
-           "result_beside", "results", "task", "task_of"]
+__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "merged",
+           "on_workers", "results", "results_beside", "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
@@ -59,9 +59,14 @@ def task_of(value: Any) -> Any:
 
 def in_pairs(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
     """One task that merges what several give, in pairs that depend on nothing but their order."""
+    return merged(lambda a, b: task(merge, a, b), parts)
+
+
+def merged(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
+    """What several merge to here, in the same pairs."""
     parts = list(parts)
     while len(parts) > 1:
-        pairs = [task(merge, a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        pairs = [merge(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = pairs + parts[2 * len(pairs) :]
     return parts[0]
 
@@ -97,22 +102,22 @@ def results(*nodes: Any) -> tuple[Any, ...]:
             client.cancel(futures)  # what is done is forgotten, what a user broke off is not begun
 
 
-def result_beside(stay: Sequence[Any], node: Any) -> tuple[list[Any], Any]:
-    """The tasks `stay`, whose results stay where they were computed, and what `node` gives here.
+def results_beside(stay: Sequence[Any], nodes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The tasks `stay`, whose results stay where they were computed, and what `nodes` give here.
 
     They are computed together.  What stays is there as long as the tasks that are returned are: if
     it is lost with a worker, it is computed again from what its tasks began with.
     """
     dask, client = import_dask(), _client()
     if client is None:
-        *kept, last = dask.persist(*stay, node)
-        return kept, dask.compute(last)[0]
+        kept = list(dask.persist(*stay, *nodes))
+        return kept[: len(stay)], list(dask.compute(*kept[len(stay) :]))
     from distributed import futures_of
     with _in_words(client):
-        *kept, last = client.persist([*stay, node])
-        futures = futures_of(last)
+        kept = client.persist([*stay, *nodes])
+        futures = [futures_of(x)[0] for x in kept[len(stay) :]]
         _wait(client, futures)
-        return kept, client.gather(futures)[0]
+        return kept[: len(stay)], client.gather(futures)
 
 
 @contextmanager

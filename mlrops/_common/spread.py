@@ -14,9 +14,10 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from .cluster import in_pairs, is_remote, result_beside, task
+from .cluster import in_pairs, is_remote, merged, results_beside, task
 from .optional import import_dask
 
 __all__ = ["Shelf", "Spread"]
@@ -59,14 +60,14 @@ class Shelf:
         if self._steps % STEPS_BETWEEN_FILES == 0:
             self.settle()
 
-    def result(self, node: Any) -> Any:
-        """What a task gives, with everything alive computed where it belongs."""
+    def results(self, *nodes: Any) -> list[Any]:
+        """What tasks give here, with everything alive computed where it belongs."""
         pending = [x for x in self._alive if not x.stays]
-        kept, result = result_beside([part for x in pending for part in x.parts], node)
+        kept, found = results_beside([part for x in pending for part in x.parts], nodes)
         for x in pending:
             x.parts, kept = kept[: len(x.parts)], kept[len(x.parts) :]
             x.stays = True
-        return result
+        return found
 
     @property
     def directory(self) -> str:
@@ -76,6 +77,9 @@ class Shelf:
             self._directory = tempfile.mkdtemp(prefix="mlrops-", dir=base)
             weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         return self._directory
+
+    def _path(self, number: int, part: int) -> str:
+        return os.path.join(self.directory, f"{number}-{part}")
 
     def settle(self, anchored: bool = True) -> None:
         """Write what is alive to files, from which on it is computed again if it is lost.
@@ -87,32 +91,41 @@ class Shelf:
         if not is_remote():
             return
         made = [x for x in self._alive if x.recipe is not None]
-        new = [x for x in self._alive if not x.written and x.recipe is None]
-        writes = []
-        for x in new:
-            self._number += 1
-            x.written = self._number
-            self._files[x.written] = [os.path.join(self.directory, f"{x.written}-{i}")
-                                      for i in range(len(x.parts))]
-            writes += [task(_write, *pair) for pair in
-                       zip(self._files[x.written], x.parts, strict=True)]
-        if writes:
-            self.result(in_pairs(_nothing, writes))
-        for x in set(self._alive).difference(made) if not anchored else new:
-            paths, nowhere = self._files[x.written], [None] * len(x.parts)
-            anchors = self.anchors if len(self.anchors) == len(paths) else nowhere
-            x.parts = [task(_read, *pair) for pair in zip(paths, anchors, strict=True)]
+        alive = [x for x in self._alive if x.recipe is None]
+        new = {self._number + 1 + i: x for i, x in enumerate(x for x in alive if not x.written)}
+        self._number += len(new)
+        paths = {number: [self._path(number, i) for i in range(len(x.parts))]
+                 for number, x in new.items()}
+        self._files |= paths
+        self._write({number: x.parts for number, x in new.items()}, paths)
+        for number, x in new.items():
+            x.written = number
+        for x in alive if not anchored else new.values():
+            files, nowhere = self._files[x.written], [None] * len(x.parts)
+            anchors = self.anchors if len(self.anchors) == len(files) else nowhere
+            x.parts = [task(_read, *pair) for pair in zip(files, anchors, strict=True)]
             x.stays = False
+        renewed = set(new.values())
         for x in made:
-            if x.recipe is not None and any(source in new for source in x.recipe[1]):
+            if x.recipe is not None and not renewed.isdisjoint(x.recipe[1]):
                 x.renew()
-        if writes or not anchored:
-            self.result(task(_nothing))
+        self.results()
         # Only now nothing that is alive goes back to what is not.
         held = {x.written for x in self._alive}
         for number in [number for number in self._files if number not in held]:
             for path in self._files.pop(number):
-                os.unlink(path)
+                with suppress(OSError):
+                    os.unlink(path)
+
+    def _write(self, parts: dict[int, list[Any]], paths: dict[int, list[str]]) -> None:
+        """Write what some tasks give, one task for all that is of one part."""
+        writes = []
+        for i in range(max(map(len, parts.values()), default=0)):
+            own = [number for number in parts if i < len(parts[number])]
+            writes.append(task(_write, [paths[number][i] for number in own],
+                               *(parts[number][i] for number in own)))
+        if writes:
+            self.results(in_pairs(_nothing, writes))
 
 
 class Spread:
@@ -152,8 +165,8 @@ class Spread:
 
     def total(self, merge: Callable[[Any, Any], Any], function: Callable[..., Any], *given: Any
               ) -> Any:
-        """The same merged in fixed pairs, here."""
-        return self.shelf.result(in_pairs(merge, self._tasks(function, given)))
+        """The same, which should be small, merged here in fixed pairs."""
+        return merged(merge, self.shelf.results(*self._tasks(function, given)))
 
     def _tasks(self, function: Callable[..., Any], given: Sequence[Any]) -> list[Any]:
         columns = [x.parts if isinstance(x, Spread) else [x] * len(self.parts) for x in given]
@@ -164,15 +177,16 @@ def _nothing(*_: Any) -> None:
     return None
 
 
-def _write(path, value):
-    """Write a file whole or not at all; what a lost worker wrote is written again."""
-    own = f"{path}.{os.getpid()}"
-    try:
-        with open(own, "wb") as file:
-            pickle.dump(value, file, protocol=5)
-        os.replace(own, path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(_unseen(path)) from error
+def _write(paths, *values):
+    """Write files, each whole or not at all; what a lost worker wrote is written again."""
+    for path, value in zip(paths, values, strict=True):
+        own = f"{path}.{os.getpid()}"
+        try:
+            with open(own, "wb") as file:
+                pickle.dump(value, file, protocol=5)
+            os.replace(own, path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(_unseen(path)) from error
 
 
 def _read(path, anchor):

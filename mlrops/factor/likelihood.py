@@ -1,6 +1,7 @@
 """The log-likelihood of a factor model as a function of its parameters, for those who climb it."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,9 +76,13 @@ class LikelihoodSurface:
         self.size = n * R + n + n * source.mean_is_free
 
     @property
-    def vectors(self) -> kernels.vectors.Arrays:
-        """What steps and gradients are."""
+    def vectors(self) -> Any:
+        """What steps and gradients are: `kernels.vectors.Arrays` of `size` numbers."""
         return kernels.vectors.Arrays(self.size)
+
+    def __sizeof__(self) -> int:
+        """Bytes, by which a cluster knows what it would cost to move it."""
+        return self.floor.nbytes + self.sd.nbytes + sys.getsizeof(self.source)
 
     def first(self, init: Any, hierarchy: Hierarchy, seed: int | None) -> Point:
         """The point that a start of a kind gives, for features in the order of a hierarchy."""

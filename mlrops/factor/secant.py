@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from .._common.typing import FloatArray
-from ..kernels.vectors import Arrays
 from .likelihood import State
 
 __all__ = ["SecantPairs"]
@@ -19,13 +18,13 @@ class SecantPairs:
     matrix that satisfies ``H y = s`` for the newest pair (J. Nocedal, "Updating quasi-Newton
     matrices with limited storage", 1980).  The recursion runs on the inner products of the pairs,
     so that a direction reads every vector a fixed number of times.  The vectors are arrays in
-    memory (`Arrays`), or lie elsewhere: what the recursion asks of them `vectors` does.
+    memory (`kernels.vectors.Arrays`) or lie elsewhere: `vectors` does what is asked of them.
 
     Pairs are held in double precision.  Rounded to single they would blow up differences of 1e-16
     between two machines, or two units of the data, to 1e-8 in a few steps.
     """
 
-    def __init__(self, memory: int, vectors: Arrays):
+    def __init__(self, memory: int, vectors: Any):
         self.most, self.vectors = memory, vectors
         rows = memory + 1  # one to write the next pair to
         self.S, self.Y = vectors.rows(rows), vectors.rows(rows)

@@ -154,7 +154,7 @@ class DistributedMLR:
         DistributedMLR
             The object itself.
         """
-        self._parts.shelf.result(task(_nothing))
+        self._parts.shelf.results(task(_nothing))
         return self
 
     def gather(self) -> MLR:
@@ -359,7 +359,7 @@ class DistributedMLR:
         root = task(alone(part_sweeps.crown_factor), self._crown.parts[0], passed)
         own = shelf.spread(map(_first_of, found))
         above = shelf.spread([_first_of(root)])
-        return own, above, float(shelf.result(task(_second, root)))
+        return own, above, float(shelf.results(task(_second, root))[0])
 
     def _operand(self, x: Any) -> tuple[list[Any], tuple[int, ...], np.dtype]:
         """An operand in parts, in their order; its shape behind the first axis; its dtype."""

@@ -111,7 +111,7 @@ def _prior(prior, variance, hierarchy, ranks):
 
 
 def places(surface: SpreadSurface, point: SpreadPoint, strength: float
-            ) -> tuple[IntArray, IntArray]:
+           ) -> tuple[IntArray, IntArray]:
     """Places of the variances at the floor, and of those that the prior sets."""
     many = surface.source.n_samples >= MANY * surface.source.n_features
     return surface.benches.total(_joined, _place, point.parts, strength if many else 0.0)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._common.cluster import check_workers, in_pairs, on_workers, result_beside, task, task_of
+from ..._common.cluster import check_workers, in_pairs, on_workers, results_beside, task, task_of
 from ..._common.given import Given
 from ..._common.labelled import named
 from ..._common.spread import Shelf, Spread
@@ -80,7 +80,8 @@ def open_columns(given: Given, cut: Cut, options: Options, prior_variance: Float
     benches = [task(alone(_open), chunk, weights, plan, options)
                for chunk, plan in zip(chunks, plans, strict=True)]
     sizes = in_pairs(_Size.merged, [task(_size, bench) for bench in benches])
-    (crown, *benches), size = result_beside([task_of(cut.layout.crown()), *benches], sizes)
+    (crown, *benches), (size,) = results_beside(
+        [task_of(cut.layout.crown()), *benches], [sizes])
     parts = Spread(Shelf(benches), benches)  # the shelf does not write data
     parts.stays = True
     source = ColumnSource(size.n_samples, cut.hierarchy.n, size.weight, size.dtype)

@@ -48,7 +48,7 @@ def first_point(surface: Any, init: Any, hierarchy: Hierarchy, seed: int | None)
             found = found.map(alone(_beside), both.map(_first))
             left = both.map(_second)
     point = benches.map(alone(_own_levels), found, left, surface.ranks, surface.level, init)
-    surface.shelf.result(in_pairs(_nothing, point.parts))
+    surface.shelf.results(in_pairs(_nothing, point.parts))
     return point
 
 

@@ -7,12 +7,12 @@ numbers.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..._common.cached import cached_property
-from ..._common.cluster import in_pairs, task
+from ..._common.cluster import in_pairs, merged, task
 from ..._common.spread import Shelf, Spread
 from ..._common.typing import FloatArray
 from ...operators.cut import Cut
@@ -74,11 +74,23 @@ class SpreadPoint:
         """Nothing: where results of tasks lie is not ours to say."""
 
     def copy(self) -> "SpreadPoint":
+        """Itself: nobody writes to it."""
         return self
 
     def shares(self, other: "SpreadPoint") -> bool:
-        """Always: so nobody writes to it."""
+        """Always: so nobody takes it for free room."""
         return True
+
+
+class SpreadImage(SpreadPoint):
+    """Where EM goes from a state; its parts are apart from those of the state once asked for."""
+
+    def __init__(self, surface: "SpreadSurface", found: Spread):
+        self.surface, self._found = surface, found
+
+    @cached_property
+    def parts(self) -> Spread:
+        return self._found.map(_image)
 
 
 class SpreadState:
@@ -95,7 +107,7 @@ class SpreadState:
     @cached_property
     def image(self) -> SpreadPoint:
         """Where EM goes."""
-        return SpreadPoint(self.surface, self._found.map(_image))
+        return SpreadImage(self.surface, self._found)
 
     @property
     def _kept(self) -> "SpreadState":
@@ -139,13 +151,6 @@ class SpreadState:
         out.parts = self.gradient.parts.map(columns.fall, other.gradient.parts)
 
 
-class Constants(NamedTuple):
-    """What the likelihood is made of, beside what the sweeps give."""
-
-    n: int
-    weight: float
-
-
 class SpreadSurface:
     """What a fit climbs, with its parts on workers; see `LikelihoodSurface`.
 
@@ -174,14 +179,17 @@ class SpreadSurface:
         swept = self.benches.map(alone(columns.up), point.parts)
         passed = in_pairs(alone(merge), [task(_second, one) for one in swept.parts])
         coarse = task(alone(sweep_root), self._crown, passed, True)
-        own = self.shelf.spread(task(own_factors, coarse, *place) for place in self._parents)
-        both = self.benches.map(alone(columns.down), point.parts, swept.map(_first), own, keep)
-        found = both.map(_first)
-        facts = in_pairs(Facts.merged, [task(_second, one) for one in both.parts])
-        del swept, own, both  # which nobody asks for again
-        constants = Constants(self.source.n_features, self.source.weight)
-        loglik, facts = self.shelf.result(task(_likelihood, coarse, facts, constants))
-        return SpreadState(self, point, loglik, facts, found)
+        # Where there is but one parent, every part needs all.
+        one = len(set(self._parents)) == 1
+        own = self.shelf.spread(coarse if one else task(own_factors, coarse, *place)
+                                for place in self._parents)
+        found = self.benches.map(alone(columns.down), point.parts, swept, own, keep)
+        del swept, own  # which nobody asks for again
+        (logdet, quad), *facts = self.shelf.results(
+            task(_sums, coarse), *(task(_second, one) for one in found.parts))
+        n, weight = self.source.n_features, self.source.weight
+        loglik = -0.5 * (n * math.log(2 * math.pi) + logdet + quad / weight)
+        return SpreadState(self, point, loglik, merged(Facts.merged, facts), found)
 
     def move(self, point: SpreadPoint, d: SpreadVector, share: float, out: Any) -> SpreadPoint:
         """The point at ``v + share d``, D clipped at the floor."""
@@ -199,25 +207,20 @@ def _add(a: Any, b: Any) -> Any:
     return a + b
 
 
-def _first(pair):
-    return pair[0]
-
-
 def _second(pair):
     return pair[1]
 
 
-def _image(found):
-    return found.image
+def _image(both):
+    return both[0].image
 
 
-def _gradient(found):
-    return found.gradient
+def _gradient(both):
+    return both[0].gradient
 
 
-def _likelihood(coarse: Coarse, facts: Facts, of: Constants) -> tuple[float, Facts]:
-    quad = float(coarse.inv_quad.sum())
-    return -0.5 * (of.n * math.log(2 * math.pi) + coarse.logdet + quad / of.weight), facts
+def _sums(coarse: Coarse) -> tuple[float, float]:
+    return coarse.logdet, float(coarse.inv_quad.sum())
 
 
 def _part_at(bench: Bench, point: Point, dtype: np.dtype) -> Part:

@@ -128,10 +128,13 @@ def up(bench: Bench, point: Point) -> tuple[Swept, Passed]:
     return swept._replace(b=np.empty((0, 0))), passed
 
 
-def down(bench: Bench, point: Point, swept: Swept, coarse: Coarse, keep: bool
+def down(bench: Bench, point: Point, swept: tuple[Swept, Passed], coarse: Coarse, keep: bool
          ) -> tuple[Found, Facts]:
-    """The rest of the E-step, and the M-step; with `keep` what quasi-Newton steps ask for."""
-    posterior = PartPosterior(bench.at(point), swept, coarse, bench.data.X)
+    """The rest of the E-step after `up`, and the M-step.
+
+    With `keep` it gives what quasi-Newton steps ask for.
+    """
+    posterior = PartPosterior(bench.at(point), swept[0], coarse, bench.data.X)
     step = PartStep(bench, posterior)
     nowhere: Any = None  # one machine has the whole covariance
     state = State(bench.surface, point, nowhere, step)
@@ -154,9 +157,10 @@ def _state(bench: Bench, point: Point, found: Found) -> State:
 # ---------------------------------------------------------------- vectors
 
 
-def preconditioned(bench: Bench, point: Point, found: Found, q: FloatArray) -> FloatArray:
+def preconditioned(bench: Bench, point: Point, found: tuple[Found, Facts], q: FloatArray
+                   ) -> FloatArray:
     """EM's answer to the part of a gradient."""
-    return _state(bench, point, found).precondition()(q)
+    return _state(bench, point, found[0]).precondition()(q)
 
 
 def moved(bench: Bench, point: Point, d: FloatArray, share: float) -> Point:

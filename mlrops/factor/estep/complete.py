@@ -88,6 +88,10 @@ class CompleteData(EveryCell):
     names: tuple[str, ...] | None = None
     dtype: np.dtype = np.dtype(float)
 
+    def __sizeof__(self) -> int:
+        """Bytes, by which a cluster knows what it would cost to move it."""
+        return self.X.nbytes + self.sums_of_squares.nbytes + self.mean.nbytes
+
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples themselves."""
         same = self.weight == self.n_samples

@@ -87,6 +87,11 @@ class StackedSystem:
             self._limits = _Limits(self.pull((R / size[:, None]).T), q / size, self.dtype,
                                    constraint_names)
 
+    def __sizeof__(self) -> int:
+        """Bytes, by which a cluster knows what it would cost to move it."""
+        Q = sum((b.Q[:1] if self.shared else b.Q).nbytes for b in self.batches)
+        return Q + self.Y.nbytes
+
     def parts(self, gamma: Any) -> Iterator[tuple[_Batch, Any]]:
         """(batch, γ of its equations (K_p, p)) one after the other; γ (P,) or (P, m)."""
         for batch, part in zip(self.batches, np.split(gamma, self._cuts), strict=True):

@@ -20,9 +20,9 @@ from ....operators.part_sweeps import crown_factor, factor, rows, sweep
 from ....operators.parts import Coarse, Part, Passed
 from ..system import StackedSystem
 
-__all__ = ["Equations", "Metric", "Swept", "crown", "direction", "expanded", "factored",
+__all__ = ["Equations", "Metric", "Place", "Swept", "crown", "expanded", "factored", "first_place",
            "fitted_up", "metric", "noise_down", "noise_up", "normal_down", "residual_bench",
-           "residual_up", "score_down", "sizes_of_cells", "step", "weighed"]
+           "residual_up", "score_down", "sizes_of_cells", "step", "turned", "weighed"]
 
 
 class Equations(NamedTuple):
@@ -45,6 +45,17 @@ class Swept(NamedTuple):
 
     E: FloatArray  # (m, N) what went up
     W: FloatArray  # (s, N)
+
+
+Up = tuple[Swept, Passed]  # beside what it passes
+
+
+class Place(NamedTuple):
+    """Where conjugate gradients are in a part; all (P,)."""
+
+    x: FloatArray
+    r: FloatArray
+    p: FloatArray
 
 
 # ---------------------------------------------------------------- Σ
@@ -72,9 +83,10 @@ def crown(layout: Layout, passed: Passed) -> tuple[FloatArray, FloatArray]:
     return K, kernels.parts.coarse_covariance(layout, K)
 
 
-def metric(own: Equations, found: tuple[Part, FloatArray], covariances: FloatArray) -> Metric:
+def metric(own: Equations, found: tuple[tuple[Part, FloatArray], Passed], covariances: FloatArray
+           ) -> Metric:
     """What Σ is to the part, from the covariances at its parents."""
-    (part, K), system = found, own.system
+    (part, K), system = found[0], own.system
     diagonal = system.spread(1 / partial_variance(part, K, covariances)) + system.penalty
     return Metric(part, K, (1 / np.sqrt(diagonal)).astype(system.dtype))
 
@@ -82,69 +94,75 @@ def metric(own: Equations, found: tuple[Part, FloatArray], covariances: FloatArr
 # ---------------------------------------------------------------- the normal equations
 
 
-def _up(of: Metric, E: FloatArray) -> tuple[Swept, Passed]:
+def _up(of: Metric, E: FloatArray) -> Up:
     E = np.ascontiguousarray(E, of.part.F.dtype)
     W, passed = sweep(of.part, E, of.K)
     return Swept(E, W), passed
 
 
-def weighed(of: Metric, swept: Swept, coarse: Coarse) -> FloatArray:
+def weighed(of: Metric, up: Up, coarse: Coarse) -> FloatArray:
     """The part's rows (m, N) of ``Σ⁻¹ E``."""
-    return rows(of.part, swept.E, swept.W, coarse, of.K)
+    return rows(of.part, *up[0], coarse, of.K)
 
 
 def _score(own: Equations, of: Metric, V: FloatArray) -> FloatArray:
     return of.unit * own.system.adjoint(V.astype(own.system.dtype, copy=False))
 
 
-def residual_up(own: Equations, of: Metric, gamma: FloatArray) -> tuple[Swept, Passed]:
+def residual_up(own: Equations, of: Metric, gamma: FloatArray) -> Up:
     """The sweep up of the residuals."""
     return _up(of, own.system.residuals(gamma))
 
 
-def score_down(own: Equations, of: Metric, gamma: FloatArray, swept: Swept, coarse: Coarse
+def score_down(own: Equations, of: Metric, gamma: FloatArray, up: Up, coarse: Coarse
                ) -> tuple[FloatArray, FloatArray]:
     """The part's derivatives by the scaled γ; what it adds to the quadratic form and to ``‖r‖²``.
     """
-    V, penalty = weighed(of, swept, coarse), own.system.penalty
+    V, penalty = weighed(of, up, coarse), own.system.penalty
     pull = penalty * gamma
     score = _score(own, of, V) - of.unit * pull
-    quad = float(np.einsum("kt,kt->", swept.E, V)) + float(gamma @ pull)
+    quad = float(np.einsum("kt,kt->", up[0].E, V)) + float(gamma @ pull)
     return score, np.array([quad, _square(score)])
 
 
-def fitted_up(own: Equations, of: Metric, v: FloatArray) -> tuple[Swept, Passed]:
-    """The sweep up of what steps v of the scaled γ fit."""
-    return _up(of, own.system.fitted(of.unit * v))
+def fitted_up(own: Equations, of: Metric, at: Place) -> Up:
+    """The sweep up of what the direction p of the scaled γ fits."""
+    return _up(of, own.system.fitted(of.unit * at.p))
 
 
-def normal_down(own: Equations, of: Metric, v: FloatArray, swept: Swept, coarse: Coarse
+def normal_down(own: Equations, of: Metric, at: Place, up: Up, coarse: Coarse
                 ) -> tuple[FloatArray, float]:
-    """The part's rows of ``M v``, M the scaled normal matrix, and its share of ``vᵀ M v``."""
-    product = _score(own, of, weighed(of, swept, coarse))
-    product += of.unit * (own.system.penalty * (of.unit * v))
-    return product, _dot(v, product)
+    """The part's rows of ``M p``, M the scaled normal matrix, and its share of ``pᵀ M p``."""
+    product = _score(own, of, weighed(of, up, coarse))
+    product += of.unit * (own.system.penalty * (of.unit * at.p))
+    return product, _dot(at.p, product)
 
 
 # ---------------------------------------------------------------- conjugate gradients
 
 
-def step(x: FloatArray, r: FloatArray, p: FloatArray, q: FloatArray, rho: float, curvature: float
-         ) -> tuple[tuple[FloatArray, FloatArray], float]:
-    """x and r after a step along p, ``q = M p``, and the part's share of ``‖r‖²``."""
-    alpha = x.dtype.type(rho / curvature if curvature > 0 else 0)
-    r = r - alpha * q
-    return (x + alpha * p, r), _square(r)
+def first_place(score: FloatArray) -> Place:
+    """Where they begin."""
+    return Place(np.zeros_like(score), score, score)
 
 
-def direction(p: FloatArray, r: FloatArray, squares: float, rho: float) -> FloatArray:
+def step(at: Place, product: tuple[FloatArray, float], rho: float, curvature: float
+         ) -> tuple[Place, float]:
+    """x and r after a step along p, and the part's share of ``‖r‖²``."""
+    alpha = at.x.dtype.type(rho / curvature if curvature > 0 else 0)
+    r = at.r - alpha * product[0]
+    return at._replace(x=at.x + alpha * at.p, r=r), _square(r)
+
+
+def turned(moved: tuple[Place, float], squares: float, rho: float) -> Place:
     """The next direction, conjugate to those before it."""
-    return r + r.dtype.type(squares / rho) * p
+    at, _ = moved
+    return at._replace(p=at.r + at.r.dtype.type(squares / rho) * at.p)
 
 
-def expanded(gamma: FloatArray, of: Metric, x: FloatArray) -> FloatArray:
-    """γ after a step x of the scaled one."""
-    return gamma + of.unit * x
+def expanded(gamma: FloatArray, of: Metric, at: Place) -> FloatArray:
+    """γ after the steps of the scaled one."""
+    return gamma + of.unit * at.x
 
 
 def _dot(x: FloatArray, y: FloatArray) -> float:
@@ -163,8 +181,7 @@ def sizes_of_cells(of: Metric, V: FloatArray) -> FloatArray:
     return _sd(of.part) @ np.abs(V)
 
 
-def noise_up(own: Equations, of: Metric, gamma: FloatArray, sizes: FloatArray
-             ) -> tuple[Swept, Passed]:
+def noise_up(own: Equations, of: Metric, gamma: FloatArray, sizes: FloatArray) -> Up:
     """The sweep up of cells of the size that rounding moves, with signs at random."""
     Y, fitted = own.system.Y, own.system.fitted(gamma)
     cells = np.abs(Y) + np.abs(fitted) + _sd(of.part)[:, None] * sizes
@@ -172,11 +189,11 @@ def noise_up(own: Equations, of: Metric, gamma: FloatArray, sizes: FloatArray
     return _up(of, signs * cells)
 
 
-def noise_down(own: Equations, of: Metric, gamma: FloatArray, V: FloatArray, swept: Swept,
-               coarse: Coarse) -> FloatArray:
+def noise_down(own: Equations, of: Metric, gamma: FloatArray, V: FloatArray, up: Up, coarse: Coarse
+               ) -> FloatArray:
     """Shares of the squares of the three terms of rounding; see `_NormalEquations.rounding`."""
     system: Any = own.system
-    score = _score(own, of, weighed(of, swept, coarse))
+    score = _score(own, of, weighed(of, up, coarse))
     sums = of.unit * system.spread(np.linalg.norm(V, axis=1))
     return np.array([_square(score), _square(sums), _square(of.unit * system.penalty * gamma)])
 

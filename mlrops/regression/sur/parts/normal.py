@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...._common.cluster import in_pairs, task
+from ...._common.cluster import in_pairs, merged, task
 from ...._common.spread import Spread
 from ....operators.part_sweeps import alone, crown_sweep, own_factors
 from ....operators.parts import merge
@@ -31,18 +31,16 @@ class SpreadNormalEquations:
         passed = in_pairs(alone(merge), [task(_second, one) for one in found.parts])
         above = task(alone(own.crown), system.crown, passed)
         self._above = system.shelf.spread([task(_first, above)])  # factors of the nodes
-        covariances = system.shelf.spread(
-            task(_between, above, *place) for place in system.parents)
-        self.metric = system.equations.map(alone(own.metric), found.map(_first), covariances)
+        covariances = system.between(above, _between)
+        self.metric = system.equations.map(alone(own.metric), found, covariances)
 
     def _sweep(self, up: Callable[..., Any], *given: Any) -> tuple[Spread, Spread]:
-        """What parts keep from a sweep up, and what comes down to them."""
+        """What parts keep from a sweep up and pass, and what comes down to them."""
         system = self.system
-        both = system.equations.map(alone(up), self.metric, *given)
-        passed = in_pairs(alone(merge), [task(_second, one) for one in both.parts])
+        swept = system.equations.map(alone(up), self.metric, *given)
+        passed = in_pairs(alone(merge), [task(_second, one) for one in swept.parts])
         coarse = task(alone(crown_sweep), system.crown, passed, self._above.parts[0])
-        return both.map(_first), system.shelf.spread(
-            task(own_factors, coarse, *place) for place in system.parents)
+        return swept, system.between(coarse, own_factors)
 
     def evaluate(self, gamma: Spread) -> Evaluation:
         """Where γ stands; the residuals are not kept."""
@@ -50,37 +48,34 @@ class SpreadNormalEquations:
         system.shelf.step()
         both = system.equations.map(alone(own.score_down), self.metric, gamma,
                                     *self._sweep(own.residual_up, gamma))
-        score, sums = both.map(_first), in_pairs(_add, [task(_second, x) for x in both.parts])
+        score, sums = both.map(_first), [task(_second, one) for one in both.parts]
         del both  # which nobody asks for again
-        quad, squares = system.shelf.result(sums)
+        quad, squares = merged(np.add, system.shelf.results(*sums))
         return Evaluation(gamma, None, float(quad), score, math.sqrt(squares))
 
     def closer(self, here: Evaluation, goal: float, maxiter: int) -> tuple[Spread, int]:
         """γ after conjugate gradients to a residual no larger than a goal, and their number."""
-        goal, count = max(goal, self.rtol * here.size), 0
-        x, r, p, rho = here.score.map(np.zeros_like), here.score, here.score, here.size**2
+        goal, count, rho = max(goal, self.rtol * here.size), 0, here.size**2
+        at = here.score.map(own.first_place)
         while math.sqrt(rho) > goal and count < maxiter:
-            x, r, p, curvature, rho = self._iteration(x, r, p, rho)
+            at, curvature, rho = self._iteration(at, rho)
             count += 1
-            if not curvature > 0:  # then x has not moved
+            if not curvature > 0:  # then nothing has moved
                 break
-        return here.gamma.map(own.expanded, self.metric, x), count
+        return here.gamma.map(own.expanded, self.metric, at), count
 
-    def _iteration(self, x: Spread, r: Spread, p: Spread, rho: float
-                   ) -> tuple[Spread, Spread, Spread, float, float]:
+    def _iteration(self, at: Spread, rho: float) -> tuple[Spread, float, float]:
         """One step of conjugate gradients, whose scalars are computed on workers, too."""
         system = self.system
         system.shelf.step()
-        product = system.equations.map(alone(own.normal_down), self.metric, p,
-                                       *self._sweep(own.fitted_up, p))
+        product = system.equations.map(alone(own.normal_down), self.metric, at,
+                                       *self._sweep(own.fitted_up, at))
         curvature = in_pairs(_add, [task(_second, one) for one in product.parts])
-        moved = x.map(own.step, r, p, product.map(_first), rho, curvature)
+        moved = at.map(own.step, product, rho, curvature)
         squares = in_pairs(_add, [task(_second, one) for one in moved.parts])
-        both = moved.map(_first)
-        x, r = both.map(_first), both.map(_second)
-        p = p.map(own.direction, r, squares, rho)
-        del product, moved, both
-        return x, r, p, *system.shelf.result(task(_pair, curvature, squares))
+        at = moved.map(own.turned, squares, rho)
+        del product, moved
+        return at, *system.shelf.results(curvature, squares)
 
     def rounding(self, at: Evaluation) -> float:
         """About the length that rounding alone gives the score; see `_NormalEquations`."""
@@ -89,17 +84,13 @@ class SpreadNormalEquations:
         sizes = in_pairs(_add, self.metric.map(alone(own.sizes_of_cells), V).parts)
         swept = self._sweep(own.noise_up, at.gamma, sizes)
         shares = system.equations.map(alone(own.noise_down), self.metric, at.gamma, V, *swept)
-        squares = in_pairs(_add, shares.parts)
+        squares = shares.parts
         del V, swept, shares
-        return self.eps * float(np.sqrt(system.shelf.result(squares)).sum())
+        return self.eps * float(np.sqrt(merged(np.add, system.shelf.results(*squares))).sum())
 
 
 def _add(a: Any, b: Any) -> Any:
     return a + b
-
-
-def _pair(a: Any, b: Any) -> tuple[Any, Any]:
-    return a, b
 
 
 def _first(pair: Sequence[Any]) -> Any:

@@ -1,6 +1,6 @@
 """From arrays of dask in chunks of equations to a system in parts, each on a worker."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +8,9 @@ import numpy as np
 from ...._common.cluster import (
     check_workers,
     import_array,
-    in_pairs,
     is_dask,
     on_workers,
-    result_beside,
+    results_beside,
     task,
     task_of,
 )
@@ -90,7 +89,13 @@ class SpreadSystem(NamedTuple):
 
     @property
     def shelf(self) -> Shelf:
+        """Where vectors and parameters are written now and then."""
         return self.equations.shelf
+
+    def between(self, coarse: Any, own: Callable[[Any, int, int], Any]) -> Spread:
+        """What parts need of the result of a task that stands for all parents."""
+        found = {place: task(own, coarse, *place) for place in set(self.parents)}
+        return self.shelf.spread(found[place] for place in self.parents)
 
 
 # ---------------------------------------------------------------- what is given
@@ -201,8 +206,7 @@ def open_system(given: Given, cut: Cut, hierarchy: Hierarchy, rules: Rules,
                   list(np.ravel(np.array(X.to_delayed(), object))))
     parts = [task(alone(_open), chunk, x, plan, rules, given.dtype)
              for chunk, x, plan in zip(chunks, regressors, plans, strict=True)]
-    (crown, *parts), _ = result_beside(
-        [task_of(cut.layout.crown()), *parts], in_pairs(_nothing, parts))
+    (crown, *parts), _ = results_beside([task_of(cut.layout.crown()), *parts], [])
     equations = Spread(Shelf(parts), parts)  # the shelf does not write data
     equations.stays = True
     N, p = given.Y.shape[0], given.X.shape[-1]
@@ -270,7 +274,3 @@ def _check_finite(x: FloatArray, what: str, plan: _Plan) -> None:
             f" {plan.number}, in {counted(columns.size, 'equation')}"
             f" ({named(columns, plan.names)}); cells may be missing in memory only, in the"
             " equations of a SUR")
-
-
-def _nothing(*_: Any) -> None:
-    return None
