@@ -84,4 +84,4 @@ def check_bounded(data: SURData, hierarchy: Hierarchy, ranks: tuple[int, ...],
                 f"with {counted(R, 'factor')} the likelihood has no maximum: equations"
                 f" {name_some([label[j] for j in most], limit=R + 1)} have {rank} independent"
                 f" regressors, and {counted(data.N, 'row')} allow {data.N - R - 1} for {R + 1}"
-                " equations; lower the ranks or take a factor_ridge")
+                " equations; lower the ranks, or take a prior or a factor_ridge")

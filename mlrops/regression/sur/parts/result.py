@@ -138,12 +138,12 @@ class DistributedSURResult:
 
         Raises
         ------
-        AttributeError
+        ValueError
             The equations have regressors of their own, or there is a ridge: then blocks of the
             inverse of the normal matrix are needed, which only the result in memory forms.
         """
         if not self._is_least_squares:
-            raise AttributeError(
+            raise ValueError(
                 "bse is known in parts for regressors that all equations share, without a ridge;"
                 " for others gather() gives a result in memory, which has it")
         return self._bse()
