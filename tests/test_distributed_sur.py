@@ -8,7 +8,7 @@ import clusters
 import numpy as np
 import pytest
 
-from mlrops import MLR, ConvergenceWarning, Hierarchy, als_gls
+from mlrops import MLR, SUR, ConvergenceWarning, Hierarchy, als_gls
 from mlrops.regression.sur import climb
 
 dask = pytest.importorskip("dask")
@@ -158,7 +158,8 @@ def test_what_one_step_holds_back_is_climbed_together(threads):
         warnings.simplefilter("ignore", ConvergenceWarning)
         fit = als_gls(*cut(X, Y, (5, 7)), 3, **options)
         one = als_gls(listed(X, 12), Y, 3, **options)
-    assert fit.n_iter > climb.SEPARATE and max(fit.n_cg[:7]) < min(fit.n_cg[7:])  # β-steps within Σ-steps
+    n = climb.SEPARATE + 1
+    assert fit.n_iter > n and max(fit.n_cg[:n]) < min(fit.n_cg[n:])  # β-steps within Σ-steps
     assert abs(fit.objective - one.objective) < 1e-8
 
 
@@ -372,3 +373,13 @@ def test_cells_and_regressors_that_are_wrong_are_named(threads):
 def test_options_for_one_machine_are_refused_by_name(options, words, threads):
     refused(f"Y is a dask array: {words}.*in memory", *cut(*draw(), (20, 28)),
             None if "covariance" in options else 2, **options)
+
+
+def test_SUR_says_what_takes_dask_arrays():
+    X, Y = cut(*draw(), (20, 28))
+    words = r"als_gls\(Xs, Y, ranks, hierarchy\) takes a dask array"
+    for equation in ((Y[:, 0], X[:, 0]), {"dependent": Y[:, 0], "exog": np.ones(N)}):
+        with pytest.raises(TypeError, match=words):
+            SUR({"a": equation})
+    with pytest.raises(TypeError, match=words):
+        SUR.multivariate_ls(Y, np.ones(N))

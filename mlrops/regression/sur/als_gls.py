@@ -102,9 +102,11 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     Xs : list of K array_like or DataFrame, shapes (N, p_j), or dict of them, or DataFrame
         Regressors; an intercept is a column of ones.  ``N > p_j``, full column rank.  A list is in
         the order of the columns of Y, a dict has them by the names of the equations, and one frame
-        is for all equations.
-    Y : array_like or DataFrame, shape (N, K)
-        Dependent variables, one equation a column.
+        is for all equations.  Beside a dask array Y: an array (N, p) for all equations, a list of
+        arrays of one shape, or a dask array (N, K, p) in the chunks of Y.
+    Y : array_like, DataFrame or dask array, shape (N, K)
+        Dependent variables, one equation a column.  A dask array in chunks of whole columns is
+        fitted where its chunks are, see *Beyond one machine*.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group gets as many factors as it has equations at most, at all levels together at which it
@@ -156,13 +158,17 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     Returns
     -------
     SURResult
+        Of a dask array a `DistributedSURResult`, whose arrays are dask arrays; its ``gather()`` is
+        a SURResult, where one memory holds it.
 
     Raises
     ------
     ValueError, TypeError
         NaN, masked cells or infinity, regressors that depend on one another (equation and columns
         are named), too few rows, shapes or labels that do not fit, equations that their regressors
-        fit exactly, bad ranks; a covariance that is not positive definite.
+        fit exactly, bad ranks; a covariance that is not positive definite.  Of a dask array also
+        chunks of rows or of unknown sizes, of Xs that are not those of Y, or that are no runs of
+        whole groups in the order of the hierarchy, and options that are for data in memory.
 
     Warns
     -----
@@ -202,6 +208,20 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
 
     In memory: the regressors once more, a few arrays of the size of Y, about fifteen of the size
     of F.
+
+    *Beyond one machine.*  A dask array Y in chunks of columns, ``Y.rechunk({0: -1})``, each a run
+    of equations in the order of the hierarchy, stays where its chunks are, and so do regressors,
+    residuals, coefficients and covariance: the same alternation climbs with points and vectors cut
+    by equations.  A product with the normal matrix is a sweep up the tree in each part, one through
+    the levels above the parts, and one down; parts exchange ``R_c N`` numbers a parent and product,
+    and ``R_c² + R_c N`` an update of Σ, R_c the ranks above.  The bits of the result depend on the
+    chunks, not on the workers; one that is lost costs the work since the last files, which are
+    written every ten products or updates to dask's ``temporary-directory``, where all must see it.
+    Where Σ climbs it climbs by BFGS or EM.  A covariance to keep, ``solver="lsmr"``,
+    ``optimizer="scoring"``, ``factor_ridge``, names and missing cells are for data in memory.
+    100,000 equations with N = 200, p = 3 and 5 factors took 35 s and 1 GB on each of two workers
+    with a thread each, 0.13 GB where the fit was called, and moved 0.4 MB an iteration (ten chunks,
+    7 iterations; ``tests/benchmarks/test_distributed_sur.py``).
 
     Examples
     --------

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..._common.cluster import is_dask
 from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
@@ -141,6 +142,8 @@ class SUR:
     def __init__(self, equations: Mapping[str, Any], *, constraints: Any = None,
                  missing: Literal["cells", "drop", "raise"] = "cells") -> None:
         self.missing = missing
+        if isinstance(equations, Mapping):
+            _refuse_dask(equations.values())
         self.data, self.dropped = read_system(equations, missing)
         if constraints is not None:
             self.add_constraints(constraints)
@@ -175,6 +178,7 @@ class SUR:
         >>> model.param_names
         ['y0_x0', 'y1_x0', 'y2_x0']
         """
+        _refuse_dask([dependent, exog])
         Y = read_columns(dependent, "dependent")
         if np.ndim(dependent) == 1:
             raise ValueError("dependent must be a table of rows by equations, got shape"
@@ -375,3 +379,15 @@ class SUR:
         choice = RankOptions(**given, criterion=criterion, progress=progress)
         return select_system_ranks(self.data, hierarchy, choice, options,
                                    random_state=random_state, callback=callback, stacklevel=7)
+
+
+def _refuse_dask(given: Any) -> None:
+    """Refuse collections of dask, which have no names of equations, by what takes them."""
+    for value in given:
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(
+            value, (tuple, list)) else [value]
+        if any(map(is_dask, parts)):
+            raise TypeError(
+                "SUR reads equations by their names, and in memory: als_gls(Xs, Y, ranks,"
+                " hierarchy) takes a dask array Y (N, K) in chunks of columns, with an array (N, p) for all"
+                " equations or a dask array (N, K, p)")
