@@ -78,6 +78,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         - *numpy.memmap*, *iterable of arrays (c, n)*, or *a function without arguments that returns
           an iterator over such*: one pass an iteration, in memory a block of samples about as
           large as the factors; with missing cells see `missing`.
+        - *dask array in chunks of whole columns*: F, D and the data stay in parts on the workers,
+          see Notes; complete data only.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group gets as many factors as it has features at most, at all levels together at which it
@@ -170,6 +172,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     Returns
     -------
     FactorModelResult
+        For chunks of columns a `DistributedFactorModel`, whose `covariance` is a `DistributedMLR`.
 
     Raises
     ------
@@ -256,6 +259,21 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     features.  "cv" loses there, too: where samples have heavy tails one standard error is much, and
     `prior_table` shows what weaker priors came to.  See
     ``tests/benchmarks/test_prior_held_out.py``.
+
+    *Chunks of columns.*  A dask array ``Y.rechunk((-1, widths))`` says how F, D and the data are
+    cut: chunk by chunk, in the order of the tree (``Y[:, hierarchy.permutation]`` where that is
+    another).  The levels above the coarsest one whose groups no chunk cuts are swept at one place;
+    with ranks R_c there, an evaluation moves ``R_c² + R_c N`` numbers for each of their groups and
+    each part up, and as many down: so N should not be many times the features of a part.  Chunks
+    that cut the finest groups do so with all R.  Steps are those of BFGS, or of EM, to the same
+    iterates as on one machine; vectors stay in parts, and their inner products come here.  Results
+    have the same bits for any number of workers, and go on when some or all are lost: every tenth
+    evaluation what the next one needs is written to files, in a directory that all workers must
+    share (dask's setting temporary-directory).  Levels above the parts start from principal factors
+    of what coarser levels leave of the data, where ``init="principal_factor"``, else from the
+    singular directions; the parts' own levels as in memory.  There is no scoring, no missing cell,
+    no checkpoint, and no correction for variances below 2e-7 of a feature's own.  It pays where one
+    memory does not hold F, or an iteration takes workers a second and more.
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
