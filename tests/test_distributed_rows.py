@@ -105,7 +105,7 @@ FITS = {
     "compressed": lambda Y, **k: fit_factor_model(Y, RANKS, H, compress=True, max_iter=6, **k)}
 
 
-@pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning", "ignore:Running on a single")
 @pytest.mark.parametrize("kind", FITS)
 def test_bits_do_not_depend_on_the_number_of_workers(Y, two, kind):
     cut = da.from_array(gaps_in(Y) if kind == "missing" else Y, chunks=(110, 40))

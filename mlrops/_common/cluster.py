@@ -91,12 +91,8 @@ def results(*nodes: Any) -> tuple[Any, ...]:
             "workers were lost again and again at the same task, most likely for want of memory:"
             " take smaller chunks, or workers with more memory and fewer threads"
             f" ({error})") from error
-    except (distributed.CancelledError, distributed.TimeoutError, OSError) as error:
-        if client.status == "running" and not isinstance(error, distributed.CancelledError):
-            raise
-        raise ConnectionError(_gone(client)) from error
-    except Exception as error:
-        if type(error).__name__ == "ClosedClientError":
+    except (Exception, distributed.CancelledError) as error:
+        if client.status != "running" or isinstance(error, distributed.CancelledError):
             raise ConnectionError(_gone(client)) from error
         raise
     finally:
