@@ -1,4 +1,4 @@
-"""From what users hold, arrays, frames, sparse matrices, maps or chunks, to a source of EM."""
+"""From what users hold, in memory, on disk or in chunks, to a source of EM."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from ..._common.typing import FloatArray
 from ..._common.wording import agree, counted
 from ...tree.hierarchy import Hierarchy
 from ...tree.reading import tree_of
-from .chunks import check_features, compress_chunks, memmap_chunks
+from .chunks import check_features, compress_chunks
 from .complete import complete_source
 from .incomplete import incomplete_source
 from .incomplete_chunks import incomplete_chunks_source
@@ -46,7 +46,7 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
                         " only once: it tells the number of features")
     has_names = not isinstance(hierarchy, Hierarchy) or hierarchy.feature_names is not None
     given = read_given(Y, weights, peek=has_names)
-    streamed = given.kind in ("memmap", "chunks")
+    streamed = given.kind in ("disk", "chunks")
     if given.kind == "sparse" and compress:
         raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
     weights = given.relative_weights()
@@ -55,14 +55,13 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
     if given.kind != "chunks":
         check_features(values.shape, hierarchy)
     if streamed:
-        chunks = memmap_chunks(values) if given.kind == "memmap" else values
         source: Any
         if compress:
-            source = compress_chunks(chunks, hierarchy, center, weights, names,
+            source = compress_chunks(values, hierarchy, center, weights, names,
                                      gaps=missing == "em")
         else:
             open_chunks = incomplete_chunks_source if missing == "em" else chunked_source
-            source = open_chunks(chunks, hierarchy, center, weights, names)
+            source = open_chunks(values, hierarchy, center, weights, names)
         return source, hierarchy._renamed(source.names), source.names
     if given.kind == "sparse":
         return (sparse_source(values, hierarchy, center, weights, names, given.dtype), hierarchy,
