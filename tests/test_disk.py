@@ -186,7 +186,7 @@ def as_array(x):
 @pytest.mark.parametrize("values", [Y, GAPS], ids=["complete", "missing"])
 def test_results_are_those_in_memory(kind, values, tmp_path):
     data = KINDS[kind](values, tmp_path)
-    found = fit(data, missing="em")
+    found = fit(data, missing="em", prior=True)
     assert found.score(data) == pytest.approx(found.score(as_frame(values, found)), rel=1e-12)
     memory = as_frame(values, found)
     close(as_array(found.score_samples(data)), np.asarray(found.score_samples(memory)), 1e-12)

@@ -51,10 +51,9 @@ def on_disk(x: Any) -> OnDisk | None:
     try:
         if not (isinstance(x, np.memmap) or _is_stored_array(x)):
             return None
-        shape = check_2d(x).shape
-    except RuntimeError as error:  # of h5py
+    except (RuntimeError, ValueError) as error:  # of h5py
         raise ValueError(f"Y cannot be read, is its file closed? {error}") from error
-    return OnDisk(shape, working_dtype(x.dtype, "Y"), None, partial(_slices, x))
+    return OnDisk(check_2d(x).shape, working_dtype(x.dtype, "Y"), None, partial(_slices, x))
 
 
 # What arrays in memory, columns of frames, operators, sparse matrices and dask's arrays have.
