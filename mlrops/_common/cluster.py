@@ -5,6 +5,7 @@ scheduler holds does not grow with the passes.  Everything a task needs, paramet
 itself: when a worker is lost the scheduler repeats those whose results went with it.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -146,11 +147,12 @@ def on_workers(collection: Any) -> Any:
     return client.persist(collection)
 
 
-def check_workers(version: str) -> None:
+def check_workers() -> None:
     """Refuse a cluster with workers that lack this package, or have another version of it."""
     client = _client()
     if client is None:
         return
+    version = sys.modules["mlrops"].__version__
     try:
         # By a function of Python's own: one of this package's could not be read without it.
         found = client.run(eval, "__import__('mlrops').__version__", on_error="return")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.driver import Watch, drive
-from .._common.typing import BoolArray, Data, FloatArray, IntArray, Labels, RandomState
+from .._common.typing import BoolArray, FloatArray, IntArray, Labels, RandomState, RowData
 from .._common.validate import as_generator, check_rank
 from .ascent import Ascent
 from .climb import (
@@ -47,20 +47,21 @@ APART = 1.0
 class Checked:
     """The method of a result that asks whether it is a maximum."""
 
-    def check(self, Y: Data, *, sample_weight: Labels | None = None,
+    def check(self, Y: RowData, *, sample_weight: Labels | None = None,
               missing: Literal["raise", "em"] = "em", n_directions: int = 5, n_init: int = 1,
               random_state: RandomState = None, progress: bool = False) -> MaximumCheck:
         """Look around the end of the fit, to see whether it is a maximum of what was climbed.
 
         Parameters
         ----------
-        Y : array_like, DataFrame, sparse matrix, memmap or row chunks, shape (N, n)
+        Y : array_like, DataFrame, sparse matrix, data on disk or row chunks, shape (N, n)
             The data that were fitted to, of any kind that `fit_factor_model` takes: a result does
             not keep them.
         sample_weight : array_like, Series or dict, shape (N,), optional
             Those of the fit.
         missing : {"raise", "em"}, optional
-            What to do about missing cells; complete memory maps and chunks are faster with "raise".
+            What to do about missing cells; complete data on disk and chunks are faster with
+            "raise".
         n_directions : int, optional
             Directions along which curvatures are computed, by the expected information and by
             differences of the gradient: the least and the most curved one that twelve steps of

@@ -11,7 +11,7 @@ import numpy as np
 from .._common.convergence import ConvergenceWarning
 from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Watch
-from .._common.typing import Data, FloatArray, Labels, Optimizer, Prior, RandomState, Ranks
+from .._common.typing import FloatArray, Labels, Optimizer, Prior, RandomState, Ranks, RowData
 from .._common.validate import check_number, check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
@@ -49,7 +49,7 @@ __all__ = ["fit_factor_model"]
 
 
 @replaced_option("accelerate", "optimizer", {True: "auto", False: "em"})
-def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
+def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
                      hierarchy: Hierarchy | Labels | None = None, *,
                      init: Literal["principal_factor", "svd", "frobenius", "random"] | MLR
                      = "principal_factor",
@@ -71,16 +71,20 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
 
     Parameters
     ----------
-    Y : array_like, DataFrame, sparse matrix, memmap or iterable of row chunks, shape (N, n)
+    Y : array_like, DataFrame, sparse matrix, data on disk or iterable of row chunks, shape (N, n)
         Data, one sample a row; N at least 2, no constant features.
 
         - *DataFrame*: its column names are kept and stand in results and errors; those of other
           libraries (polars, pyarrow) are read by narwhals.
         - *scipy.sparse*: only products with it are taken, centring is implicit.  Entries that are
           not stored are zeros.
-        - *numpy.memmap*, *iterable of arrays (c, n)*, or *a function without arguments that returns
-          an iterator over such*: one pass an iteration, in memory a block of samples about as
-          large as the factors; with missing cells see `missing`.
+        - *On disk*, a numpy.memmap, an array of zarr, h5py or netCDF4, a ParquetFile or Dataset of
+          pyarrow (``pip install "mlrops[disk]"``): one pass an iteration, 16 MB at a time or, up to
+          256 MB, the rows of one of its own chunks; in memory a block of samples about as large as
+          the factors, and what the reader holds, for parquet a row group.  Columns of tables have
+          names as those of DataFrames; those that pandas takes as labels of rows are left out.
+        - *iterable of arrays (c, n)*, or *a function without arguments that returns an iterator
+          over such*: the same, chunk by chunk; with missing cells see `missing`.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group gets as many factors as it has features at most, at all levels together at which it
@@ -104,7 +108,8 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         and the better one is returned.
     n_jobs : int, optional
         Climb from the starts side by side in so many processes by joblib, -1 for all cores; as
-        `joblib.parallel_config` says.  Callback, progress bar and checkpoint are for one process.
+        `joblib.parallel_config` says.  Callback, progress bar and checkpoint are for one process,
+        and so are open files of h5py and pyarrow: a function may open them for each pass.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
         How steps are found: Fisher scoring, limited-memory BFGS directions, or plain EM steps only;
         see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
@@ -126,7 +131,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     missing : {"raise", "em"}, optional
         What to do about NaN and masked cells: an error that names the columns, or exact EM on the
         cells that are there.  Then rows without an observed cell are left out, and a column needs
-        two observed cells that differ.  Memory maps and chunks take one pass an iteration, too;
+        two observed cells that differ.  Data on disk and chunks take one pass an iteration, too;
         ``(R + 1)(R + 2) / 2`` numbers are kept in memory for each set of features of one leaf that
         are missing in the same samples, and three blocks of samples about as large as those.
     sample_weight : array_like, Series or dict, shape (N,), optional
@@ -135,7 +140,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         have none but their numbers, in chunks counted through.
     compress : bool, optional
         Replace N > n complete samples by n with the same second moments (one QR factorization).
-        The iterates stay the same.  Default: for arrays and frames.  For memory maps and chunks
+        The iterates stay the same.  Default: for arrays and frames.  For data on disk and chunks
         True takes about ``6 n²`` numbers of memory and reads the data once in all.
     tol : float, optional
         Stop when three updates in a row raise the average log-likelihood a sample by no more than

@@ -69,8 +69,8 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
     `fit_factor_model`, and `options` are those of all fits.
     """
     given = read_given(Y, weights, peek=False)
-    if given.kind in ("memmap", "chunks"):
-        kind = "a memory map" if given.kind == "memmap" else "chunks of rows"
+    if given.kind in ("disk", "chunks"):
+        kind = "data on disk" if given.kind == "disk" else "chunks of rows"
         raise ValueError(f'prior="cv" holds out rows of data in memory, got {kind}; {ADVICE}')
     hierarchy = tree_of(hierarchy, given.names, given.n)
     check_features(given.values.shape, hierarchy)
@@ -87,10 +87,11 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
         for k, (train, test) in enumerate(folds):
             warm = options | {"tol": ROUGH if options["tol"] is None else options["tol"]}
             for i, strength in enumerate(strengths):
+                Y, weights = rows.part(train)
                 with naming_part(f"the {train.size} samples outside fold {k}, of {kept.size},"
                                  " cannot be fitted", ADVICE):
-                    found = _quiet(fit, rows.take(train), level_ranks, hierarchy,
-                                   prior=strength, **warm, **rows.weights_of(train))
+                    found = _quiet(fit, Y, level_ranks, hierarchy, prior=strength, **warm,
+                                   **weights)
                 if found.termination == "interrupted":
                     raise KeyboardInterrupt
                 unconverged += not found.converged

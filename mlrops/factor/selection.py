@@ -42,8 +42,9 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     Parameters
     ----------
     Y : array_like, DataFrame or sparse matrix, shape (N, n)
-        Data, one sample a row.  With a hierarchy, BIC and AIC take whatever `fit_factor_model`
-        takes; held-out likelihood takes data whose rows can be selected.
+        Data, one sample a row, also on disk.  With a hierarchy, BIC and AIC take whatever
+        `fit_factor_model` takes; held-out likelihood takes data whose rows can be selected, and
+        reads those on disk whole for each fit: it gives the samples left out the weight 0.
     candidates : sequence of (sequence of int), optional
         Rank vectors to compare, coarsest level first; for one level also plain numbers, such as
         ``range(10)``.  Excludes the options that generate candidates.
@@ -218,12 +219,13 @@ class FactorFits(RankedFits):
                                    self._rows.weights, given["compress"]))
 
     def fit(self, ranks, rows=None, near=None):
-        options = self._options | self._rows.weights_of(rows)
+        Y, weights = ((self._opened, self._rows.weights_of_all()) if rows is None else
+                      self._rows.part(rows))
+        options = self._options | weights
         # A neighbour's fit has seen the rows that a search for the prior holds out.
         own_start = {"init", "n_init"} & options.keys() or options.get("prior") == "cv"
         if near is not None and not own_start:
             options["init"] = _beside(near, ranks, self._rng)
-        Y = self._opened if rows is None else self._rows.take(rows)
         return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
 
     def score(self, fit, rows):

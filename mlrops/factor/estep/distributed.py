@@ -35,7 +35,7 @@ from .streamed import (
     to_variance,
 )
 
-__all__ = ["DistributedChunks", "DistributedRows", "distributed_source"]
+__all__ = ["DistributedChunks", "DistributedRows", "by_one_thread", "distributed_source"]
 
 
 class Part(NamedTuple):
@@ -87,9 +87,14 @@ def _merged(a: _First, b: _First) -> _First:
 
 
 def _visit(number, chunk, weights, known, work, template, *given):
-    """What a chunk gives, computed by the one thread that the worker has for it."""
+    """What a chunk gives."""
+    return by_one_thread(work, template.part(number, chunk, weights, known), *given)
+
+
+def by_one_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function on the one thread that a worker has for a task."""
     with threads.alone():
-        return work(template.part(number, chunk, weights, known), *given)
+        return function(*args, **options)
 
 
 # ---------------------------------------------------------------- what a chunk gives
@@ -195,8 +200,7 @@ def distributed_source(given: Given, hierarchy: Hierarchy, center: bool, missing
 
     What its first pass finds is checked here, where features have names; see `fit_factor_model`.
     """
-    from ... import __version__
-    check_workers(__version__)
+    check_workers()
     gaps = missing == "em"
     template = Chunks(_none, hierarchy, None, hierarchy.feature_names, once=bool(compress),
                       gaps=gaps)
