@@ -60,8 +60,7 @@ class FactorModelResult(Stored, Explained, Checked):
     n_samples : int
         Number of samples fitted to.
     n_evaluations : int
-        Number of evaluations of the likelihood from the start that was kept, those of refused steps
-        included.
+        Evaluations of the likelihood from the start that was kept, those of refused steps included.
     gradient_norm : float
         Largest derivative of the log-likelihood a sample by a loading or a mean, in units of the
         square root of the feature's D, or by log D; variances at the floor count only where they
@@ -160,9 +159,8 @@ class FactorModelResult(Stored, Explained, Checked):
 
         Returns
         -------
-        loglik : ndarray or Series, shape (N,)
-            A Series for a DataFrame, a column of pyarrow for a table on disk; 0 for a sample
-            without an observed cell.  Chunks of dask give chunks of dask, here and below.
+        loglik : ndarray, Series, column of pyarrow for a table on disk, or dask array, shape (N,)
+            0 for a sample without an observed cell.
         """
         if is_dask(Y):
             return by_chunks.score_samples(self, Y)
@@ -173,7 +171,7 @@ class FactorModelResult(Stored, Explained, Checked):
 
         Parameters
         ----------
-        Y : array_like, DataFrame or data on disk, shape (N, n)
+        Y : as in `score_samples`
 
         Returns
         -------
