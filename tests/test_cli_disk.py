@@ -134,8 +134,8 @@ def test_tables_that_are_refused(files, capsys):
         capsys, "sur", "--data", "text.parquet", *spec)
     x = [1.0, 2.0, 3.0]
     assert "has column names but no rows" in message(pa.table({"x": x, "y": x}).slice(0, 0))
-    assert "not a table in parquet format: Can't unify schema with duplicate" in message(pa.Table.from_arrays(
-        [pa.array(x)] * 3, names=["x", "y", "x"]))
+    twice = pa.Table.from_arrays([pa.array(x)] * 3, names=["x", "y", "x"])
+    assert "not a table in parquet format: Can't unify schema with duplicate" in message(twice)
     assert "has no column y; did you mean Y" in message({"x": x, "Y": x})
     assert "d.parquet, row 2, column y: 'word' is not a finite number" in message(
         {"x": x, "y": ["1", "word", "2"]})
