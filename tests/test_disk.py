@@ -4,95 +4,38 @@ import warnings
 
 import numpy as np
 import pytest
-from gaps import at_random
+from disks import (
+    GAPS,
+    KINDS,
+    NAMES,
+    RANKS,
+    TABLES,
+    WEIGHTS,
+    H,
+    N,
+    Watched,
+    Y,
+    as_frame,
+    each,
+    fit,
+    memmap,
+    n,
+    parquet_file,
+    same,
+    zarr_array,
+)
 from streams import split_rows
+from test_kernels import in_a_new_process
 from trees import close
 
-from mlrops import ConvergenceWarning, Diagonal, Hierarchy, fit_factor_model, select_ranks
+from mlrops import ConvergenceWarning, Diagonal, select_ranks
 from mlrops._common.disk import OnDisk, on_disk
-from mlrops.datasets import simulate_mlr
-
-N, n = 90, 12
-H, RANKS = Hierarchy.balanced(n, (1, 3)), (1, 1)
-Y = simulate_mlr(H, RANKS, N, random_state=0).Y
-NAMES = tuple(f"gene {i}" for i in range(n))
-GAPS = np.where(at_random(Y.shape, np.random.default_rng(1), 0.15), np.nan, Y)
-GAPS[[4, 60]] = np.nan
-WEIGHTS = np.random.default_rng(2).uniform(0, 2, N) * (np.arange(N) % 4 > 0)
-
-
-def memmap(Y, path):
-    disk = np.memmap(path / "map", Y.dtype, "w+", shape=Y.shape)
-    disk[:] = Y
-    return disk
-
-
-def zarr_array(Y, path, chunks=(7, 5)):
-    zarr = pytest.importorskip("zarr")
-    out = zarr.open(str(path / "y.zarr"), mode="w", shape=Y.shape, dtype=Y.dtype, chunks=chunks)
-    out[:] = Y
-    return out
-
-
-def h5_dataset(Y, path, chunks=(7, 5)):
-    h5py = pytest.importorskip("h5py")
-    return h5py.File(path / "y.h5", "a").create_dataset(
-        "a/y", data=Y, chunks=chunks and Y.size > 0 and tuple(
-            map(min, chunks, Y.shape)) or None)
-
-
-def write_parquet(Y, path):
-    """Missing cells are nulls in one half of the columns, NaN in the other."""
-    pyarrow, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    pytest.importorskip("narwhals")
-    columns = {name: pyarrow.array(y, from_pandas=i % 2 == 0)
-               for i, (name, y) in enumerate(zip(NAMES, Y.T, strict=False))}
-    pq.write_table(pyarrow.table(columns), path / "y.parquet", row_group_size=25)
-    return pq
-
-
-def parquet_file(Y, path):
-    return write_parquet(Y, path).ParquetFile(path / "y.parquet")
-
-
-def parquet_dataset(Y, path):
-    folder = path / "parts"
-    for k, part in enumerate(np.split(Y, [20, 20, 61][: len(Y) // 20])):
-        (folder / str(k)).mkdir(parents=True)
-        write_parquet(part, folder / str(k))
-    return pytest.importorskip("pyarrow.dataset").dataset(
-        [str(folder / str(k) / "y.parquet") for k in range(k + 1)])
-
-
-ARRAYS = {"zarr": zarr_array, "h5py": h5_dataset,
-          "contiguous h5py": lambda Y, path: h5_dataset(Y, path, None)}
-TABLES = {"parquet": parquet_file, "dataset": parquet_dataset}
-KINDS = ARRAYS | TABLES
-each = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of at most ten rows of doubles, or of one chunk."""
     monkeypatch.setattr("mlrops._common.disk.READ_BYTES", 10 * 8 * n)
-
-
-def fit(data, hierarchy=H, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit_factor_model(data, RANKS, hierarchy, **{"max_iter": 6, "tol": 0} | options)
-
-
-def same(found, expected, bits=True):
-    for a, b in ((found.loglik_trace, expected.loglik_trace), (found.mean, expected.mean),
-                 (found.covariance.F, expected.covariance.F),
-                 (found.covariance.D, expected.covariance.D)):
-        assert a.dtype == b.dtype
-        if bits:
-            np.testing.assert_array_equal(a, b)
-        else:
-            close(a, b, 1e-12)
-    assert found.n_samples == expected.n_samples
 
 
 # ---------------------------------------------------------------- fits
@@ -212,13 +155,6 @@ def test_results_are_those_in_memory(kind, values, tmp_path):
         found.n_samples
 
 
-def as_frame(values, fit):
-    """The data in memory, with the names of a fit."""
-    if fit.feature_names is None:
-        return values
-    return pytest.importorskip("pandas").DataFrame(values, columns=fit.feature_names)
-
-
 def test_some_blocks_complete(tmp_path):
     """Covariances are one a row where any row lacks a cell, whatever block it is in."""
     values = Y.copy()
@@ -276,27 +212,6 @@ def test_the_estimator(kind, tmp_path):
 # ---------------------------------------------------------------- what is read
 
 
-class Watched:
-    """An array on disk by its structure only, that tells how many rows were asked for at a time."""
-
-    ndim, chunks = 2, (4, 3)
-
-    def __init__(self, values):
-        self._values, self.read = values, []
-        self.shape, self.dtype = values.shape, values.dtype
-
-    def __getitem__(self, rows):
-        assert isinstance(rows, slice)
-        self.read.append((rows.start, min(rows.stop, len(self._values))))
-        return self._values[rows]
-
-    def __array__(self, *args, **kwargs):
-        raise AssertionError("pulled into memory")
-
-    def __iter__(self):
-        raise AssertionError("gone through row by row")
-
-
 class WatchedTable:
     """A parquet file of which nothing but batches can be read."""
 
@@ -304,8 +219,8 @@ class WatchedTable:
         self._file, self.read = file, []
         self.metadata, self.schema_arrow = file.metadata, file.schema_arrow
 
-    def iter_batches(self, batch_size, columns=None):
-        for batch in self._file.iter_batches(batch_size, columns=columns):
+    def iter_batches(self, batch_size, row_groups, columns=None):
+        for batch in self._file.iter_batches(batch_size, row_groups, columns):
             self.read.append((0, batch.num_rows))
             yield batch
 
@@ -345,6 +260,27 @@ def test_a_few_rows_are_read_at_a_time(make, values, tmp_path):
             assert max(stop - start for start, stop in data.read) <= 10
 
 
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_reader_of_tables_holds_a_few_row_groups(kind, tmp_path):
+    """By default, or by the user's own options, it may fetch a file at once."""
+    pyarrow, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    values = np.random.default_rng(0).standard_normal((40_000, 100))
+    table = pyarrow.table({f"x{i}": column for i, column in enumerate(values.T)})
+    pq.write_table(table, tmp_path / "y.parquet", row_group_size=1000)
+    most = in_a_new_process(f"""
+        import pyarrow
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+        from mlrops._common.disk import on_disk
+
+        path = {str(tmp_path / "y.parquet")!r}
+        data = pq.ParquetFile(path, pre_buffer=True) if {kind == "parquet"} else ds.dataset(path)
+        assert sum(len(block) for block in on_disk(data)) == 40_000
+        print(pyarrow.default_memory_pool().max_memory())
+    """)
+    assert 0 < int(most) < values.nbytes
+
+
 def test_rows_of_whole_chunks_are_read(monkeypatch):
     data = Watched(Y)
     assert [len(block) for block in on_disk(data)] == [8] * 11 + [2]
@@ -381,100 +317,3 @@ def test_what_is_not_on_disk():
     assert on_disk(pa.table({"a": [1.0]})) is None
     da = pytest.importorskip("dask.array")
     assert on_disk(da.from_array(Y)) is None
-
-
-# ---------------------------------------------------------------- bad data
-
-
-@each
-def test_bad_numbers(kind, tmp_path):
-    values = Y.copy()
-    values[77, 5] = np.inf
-    feature = NAMES[5] if kind in TABLES else 5
-    data = KINDS[kind](values, tmp_path)
-    with pytest.raises(ValueError, match=f"got infinity in row 77, feature {feature}"):
-        fit(data)
-    with pytest.raises(ValueError, match=f"infinity.*feature {feature}"):
-        fit(as_frame(Y, fit(KINDS[kind](Y, new(tmp_path))))).score(data)
-    values[:, 5] = 3
-    with pytest.raises(ValueError, match=f"constant.*{feature}"):
-        fit(KINDS[kind](values, new(tmp_path)))
-
-
-def new(path):
-    for name in map(str, range(100)):
-        if not (path / name).exists():
-            (path / name).mkdir()
-            return path / name
-
-
-@each
-@pytest.mark.parametrize("shape, ranks, message", [
-    ((0, n), 1, "at least 2 samples"), ((1, n), 1, "at least 2 samples"),
-    ((N, 3), 1, None), ((N, 1), 0, None)])
-def test_sizes(kind, shape, ranks, message, tmp_path):
-    values = Y[: shape[0], : shape[1]]
-    data = KINDS[kind](values, tmp_path)
-    if message is None:
-        found, expected = (fit_factor_model(x, ranks) for x in (data, memmap(values, tmp_path)))
-        same(found, expected)
-        return
-    with pytest.raises(ValueError, match=message):
-        fit_factor_model(data, ranks)
-    memory = fit(as_frame(Y, fit(KINDS[kind](Y, new(tmp_path)))))
-    assert len(memory.score_samples(data)) == shape[0]
-
-
-@pytest.mark.parametrize("kind", ARRAYS)
-def test_other_shapes(kind, tmp_path):
-    for k, values in enumerate((Y[0], Y.reshape(9, 10, n))):
-        (tmp_path / str(k)).mkdir()
-        data = KINDS[kind](values, tmp_path / str(k), *(
-            [(3,) * values.ndim] if kind != "contiguous h5py" else []))
-        for task in (fit, fit(Y).score, lambda data: select_ranks(data, [1])):
-            with pytest.raises(ValueError, match="must be 2-d, samples by features, got shape"):
-                task(data)
-    with pytest.raises(ValueError, match=r"12 features, got shape \(90, 5\)"):
-        fit(KINDS[kind](Y[:, :5], tmp_path))
-
-
-@pytest.mark.parametrize("kind", ARRAYS)
-def test_arrays_of_other_things(kind, tmp_path):
-    for k, dtype in enumerate(("S3", "c16")):
-        (tmp_path / str(k)).mkdir()
-        data = KINDS[kind](Y.astype(dtype), tmp_path / str(k))
-        with pytest.raises(TypeError, match="must be (numeric|real), got"):
-            fit(data)
-        with pytest.raises(TypeError, match="must be (numeric|real), got"):
-            fit(Y).score(data)
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_columns_of_text_are_named(kind, tmp_path):
-    values = Y.astype(object)
-    values[:, 3], values[:, 7] = "word", "other"
-    data = KINDS[kind](values, tmp_path)
-    message = r"Y must be numeric, got .* in 2 columns \(gene 3, gene 7\)"
-    FactorModel = pytest.importorskip("mlrops.sklearn").FactorModel
-    for task in (fit, fit(as_frame(Y, fit(KINDS[kind](Y, new(tmp_path))))).score,
-                 FactorModel(RANKS, H).fit):
-        with pytest.raises(TypeError, match=message):
-            task(data)
-
-
-def test_files_that_are_closed(tmp_path):
-    data = h5_dataset(Y, tmp_path)
-    found = fit(data)
-    data.file.close()
-    for task in (fit, found.score):
-        with pytest.raises(ValueError, match="Y cannot be read, is its file closed"):
-            task(data)
-
-
-@each
-def test_what_needs_data_in_memory(kind, tmp_path):
-    data = KINDS[kind](Y, tmp_path)
-    with pytest.raises(ValueError, match='prior="cv" holds out rows of data in memory, got data'):
-        fit(data, prior="cv")
-    with pytest.raises(ValueError, match="one entry for each of the 90 samples, got 3"):
-        fit(data, sample_weight=np.ones(3))

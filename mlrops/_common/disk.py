@@ -43,11 +43,9 @@ def on_disk(x: Any) -> OnDisk | None:
     if isinstance(x, OnDisk):
         return x
     if hasattr(x, "iter_batches") and hasattr(x, "schema_arrow"):
-        return _table(x.schema_arrow, x.metadata.num_rows, x.iter_batches)
+        return _table(x.schema_arrow, x.metadata.num_rows, partial(_row_groups, x))
     if hasattr(x, "to_batches") and hasattr(x, "count_rows"):
-        # By default a scanner reads ahead 64 batches.
-        return _table(x.schema, x.count_rows(), partial(
-            x.to_batches, batch_readahead=1, fragment_readahead=1))
+        return _table(x.schema, x.count_rows(), partial(x.to_batches, **_unhurried(x)))
     try:
         if not (isinstance(x, np.memmap) or _is_stored_array(x)):
             return None
@@ -94,6 +92,22 @@ def _table(schema, n_rows, batches):
                 yield pyarrow.Table.from_batches([batch])
 
     return OnDisk((n_rows, len(names)), None, tuple(names), read)
+
+
+def _row_groups(file, **options):
+    """The batches of a parquet file; those of all row groups at once would be fetched at once."""
+    for group in range(file.metadata.num_row_groups):
+        yield from file.iter_batches(row_groups=[group], **options)
+
+
+def _unhurried(dataset):
+    """Options of a scan that does not read ahead, where the user has set none: by default it does
+    so by 64 batches, and fetches what it needs of a parquet file at once."""
+    options = {"batch_readahead": 1, "fragment_readahead": 1}
+    own = getattr(getattr(dataset, "format", None), "default_fragment_scan_options", None)
+    if hasattr(own, "pre_buffer") and own == type(own)():
+        options["fragment_scan_options"] = type(own)(pre_buffer=False)
+    return options
 
 
 def by_blocks(function: Callable[[Any, int], Any], Y: Any) -> Any:

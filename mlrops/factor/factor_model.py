@@ -81,8 +81,8 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
         - *On disk*, a numpy.memmap, an array of zarr, h5py or netCDF4, a ParquetFile or Dataset of
           pyarrow (``pip install "mlrops[disk]"``): one pass an iteration, 16 MB at a time or, up to
           256 MB, the rows of one of its own chunks; in memory a block of samples about as large as
-          the factors, and what the reader holds, for parquet a row group.  Columns of tables have
-          names as those of DataFrames; those that pandas takes as labels of rows are left out.
+          the factors, and what the reader holds, for parquet some row groups.  Columns of tables
+          have names as those of DataFrames; those that pandas takes as labels of rows are left out.
         - *iterable of arrays (c, n)*, or *a function without arguments that returns an iterator
           over such*: the same, chunk by chunk; with missing cells see `missing`.
     ranks : int or sequence of int
