@@ -71,7 +71,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
 
     Parameters
     ----------
-    Y : array_like, DataFrame, sparse matrix, data on disk or iterable of row chunks, shape (N, n)
+    Y : array_like, DataFrame, sparse matrix, data on disk, row chunks or of dask, shape (N, n)
         Data, one sample a row; N at least 2, no constant features.
 
         - *DataFrame*: its column names are kept and stand in results and errors; those of other
@@ -85,6 +85,9 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
           have names as those of DataFrames; those that pandas takes as labels of rows are left out.
         - *iterable of arrays (c, n)*, or *a function without arguments that returns an iterator
           over such*: the same, chunk by chunk; with missing cells see `missing`.
+        - *Array or DataFrame of dask in chunks of rows* (``pip install "mlrops[dask]"``): chunks
+          are gone through where they are, on the workers of the `distributed.Client` there is,
+          else by threads here; see Notes.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group gets as many factors as it has features at most, at all levels together at which it
@@ -137,7 +140,8 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     sample_weight : array_like, Series or dict, shape (N,), optional
         Non-negative weights of the samples; only their ratios count.  Samples of weight 0 are left
         out, whatever they hold.  Labels are matched to the index of a DataFrame; rows of other data
-        have none but their numbers, in chunks counted through.
+        have none but their numbers, in chunks counted through.  With dask they may be a dask array,
+        or for a DataFrame a Series with its partitions.
     compress : bool, optional
         Replace N > n complete samples by n with the same second moments (one QR factorization).
         The iterates stay the same.  Default: for arrays and frames.  For data on disk and chunks
@@ -181,6 +185,10 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
 
     Raises
     ------
+    ConnectionError, RuntimeError
+        A cluster without a scheduler, or without workers for a minute (or as long as dask's
+        ``distributed.scheduler.no-workers-timeout``); workers without this package, with another
+        version of it, or lost again and again.  Checkpoints stay.
     ValueError, TypeError
         NaN or infinity in Y (the features are named), constant features, fewer than 2 samples,
         shapes that do not fit the hierarchy, bad ranks or weights, complex data; a checkpoint that
@@ -250,6 +258,16 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     and streamed data with many samples S is that of a random sketch, missing cells stand at their
     means.  Columns that a group has no use for, as the factor of a single feature, begin small and
     random.
+
+    *Chunks of rows on a cluster.*  F, D and the search are in this process, chunks and E-steps on
+    the workers.  An iteration sends F, D and mean, ``n (R + 2)`` numbers, once to each worker, and
+    adds up ``n R + s R`` moments a chunk, s the number of factors of all groups, in pairs that the
+    order of the chunks fixes: the same chunks give the same bits on any number of workers, also
+    when workers are lost, whose chunks are loaded anew.  Chunks are read again in every pass unless
+    ``Y.persist()`` keeps them in the workers' memory; those of `dask.array.from_array` are sent
+    once.  A chunk should be many times as large as the moments, ``N_chunk >> R``, and a worker's
+    share of an iteration take a second or more: below that one machine is faster.
+    ``compress=True`` is one pass in all, and leaves n rows here.
 
     *Prior.*  D has an inverse-gamma prior, after J. Martin, R. McDonald, "Bayesian estimation in
     unrestricted factor analysis: a treatment for Heywood cases", 1975.  Climbed is the average
