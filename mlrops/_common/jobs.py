@@ -1,0 +1,174 @@
+"""Tasks that do not depend on one another, one after the other or side by side by joblib.
+
+What a task gives depends on its arguments alone: whatever is random comes with them.  So results
+are the same for any number of jobs.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .cores import at_most, count
+from .optional import import_joblib
+from .warned import InTurn, Warned, kept_warnings, pass_on
+
+__all__ = ["Jobs"]
+
+# Backends of joblib whose workers are on this machine, and share its cores.
+LOCAL = {"LokyBackend", "MultiprocessingBackend", "ThreadingBackend"}
+
+
+class _Local(threading.local):
+    within = False
+
+
+_local = _Local()
+
+
+class Jobs:
+    """Where tasks run, by the option `n_jobs` of the functions that have it.
+
+    A number is that of joblib, -1 all cores.  None is what a `joblib.parallel_config` around the
+    call says, as in scikit-learn, and one task after the other without.  `watcher` is what has to
+    see each task in this process ("a callback").
+    """
+
+    def __init__(self, n_jobs: int | None = None, watcher: str = ""):
+        if n_jobs is not None:
+            expected = "n_jobs must be the number of tasks at a time, -1 for all cores, or None"
+            if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)):
+                raise TypeError(f"{expected}, got {n_jobs!r}")
+            if n_jobs == 0:
+                raise ValueError(f"{expected}, got 0")
+            if watcher and n_jobs != 1:
+                raise ValueError(f"{watcher} follows fits one after the other: leave n_jobs out")
+        self.n_jobs = 1 if watcher else n_jobs
+
+    @property
+    def at_once(self) -> int:
+        """How many tasks run at a time."""
+        # Tasks of a task would wait for workers that wait for them.
+        if self.n_jobs == 1 or _local.within or self.n_jobs is None and "joblib" not in sys.modules:
+            return 1
+        return int(import_joblib().effective_n_jobs(self.n_jobs))
+
+    @property
+    def here(self) -> bool:
+        """Whether tasks run in this process, one after the other."""
+        return self.at_once == 1
+
+    def run(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]],
+            wanted: Callable[..., bool] = lambda *task: True
+            ) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """Each task with ``function(*task)``, in their order, as soon as it is there.
+
+        Errors and warnings of a task come when it is its turn.  Tasks may turn out not to be wanted
+        by what earlier ones gave: those are left out.
+        """
+        at_once = self.at_once
+        if at_once == 1:
+            for task in tasks:
+                if wanted(*task):
+                    with _task():
+                        value = function(*task)
+                    yield task, value
+            return
+        joblib = import_joblib()
+        call, sent = _Call(function, _threads(joblib, at_once)), deque[tuple[Any, ...]]()
+
+        def calls():
+            for task in tasks:
+                if wanted(*task):
+                    sent.append(task)
+                    yield joblib.delayed(_outcome)(call, task)
+
+        outcomes = joblib.Parallel(self.n_jobs, return_as="generator")(calls())
+        try:
+            for outcome in outcomes:
+                task = sent.popleft()
+                if wanted(*task):
+                    yield task, outcome.given()
+        finally:
+            with kept_warnings():  # that tasks are left undone is meant
+                outcomes.close()
+
+
+def _threads(joblib: Any, at_once: int) -> int:
+    """Threads of each task: tasks share those of this process, or take one where they are not."""
+    backend, _ = joblib.parallel.get_active_backend()
+    asked: int | None = getattr(backend, "inner_max_num_threads", None)
+    if asked is not None:
+        return asked
+    return max(1, count() // at_once) if type(backend).__name__ in LOCAL else 1
+
+
+@contextmanager
+def _task() -> Iterator[None]:
+    before, _local.within = _local.within, True
+    try:
+        yield
+    finally:
+        _local.within = before
+
+
+class _Call:
+    """What all tasks call, with all its data."""
+
+    def __init__(self, function: Callable[..., Any], threads: int):
+        self.function, self.threads, self.caller = function, threads, os.getpid()
+
+    def __sizeof__(self) -> int:
+        return 1_000_000  # dask sends a worker what is large once, and the rest with every task
+
+
+class _Elsewhere(Exception):
+    """Where in another process an error was raised."""
+
+
+class _Outcome(NamedTuple):
+    """What came of a task in a worker."""
+
+    value: Any
+    warned: list[Warned]
+    error: Exception | None = None
+    trace: str = ""
+
+    def given(self) -> Any:
+        pass_on(self.warned)
+        if self.error is None:
+            return self.value
+        if self.error.__traceback__ is None:  # which processes do not send
+            self.error.__cause__ = _Elsewhere(f"\n{self.trace}")
+        raise self.error
+
+
+def _outcome(call: _Call, task: tuple[Any, ...]) -> _Outcome:
+    with _task(), at_most(call.threads), _blas(call), kept_warnings() as warned:
+        try:
+            return _Outcome(call.function(*task), warned)
+        except Exception as error:
+            return _Outcome(None, warned, error, traceback.format_exc())
+
+
+def _blas(call: _Call) -> AbstractContextManager[Any]:
+    """Threads of BLAS are for workers to limit, but in the caller's process for the caller."""
+    return nullcontext() if os.getpid() == call.caller else _limited(call.threads)
+
+
+@InTurn
+def _limited(threads: int) -> AbstractContextManager[Any]:
+    try:
+        controller = import_module("threadpoolctl").ThreadpoolController()
+    except ImportError:  # then they are as joblib or dask began the worker with
+        return nullcontext()
+    limits = {lib.prefix: min(lib.num_threads, threads) for lib in controller.lib_controllers}
+    limited: AbstractContextManager[Any] = controller.limit(limits=limits)
+    return limited
