@@ -56,7 +56,8 @@ class Jobs:
     def at_once(self) -> int:
         """How many tasks run at a time."""
         # Tasks of a task would wait for workers that wait for them.
-        if self.n_jobs == 1 or _local.within or self.n_jobs is None and "joblib" not in sys.modules:
+        unasked = self.n_jobs is None and sys.modules.get("joblib") is None  # nobody configured it
+        if self.n_jobs == 1 or _local.within or unasked:
             return 1
         return int(import_joblib().effective_n_jobs(self.n_jobs))
 
@@ -82,7 +83,8 @@ class Jobs:
                     yield task, value
             return
         joblib = import_joblib()
-        call, sent = _Call(function, _threads(joblib, at_once)), deque[tuple[Any, ...]]()
+        backend, _ = joblib.parallel.get_active_backend()
+        call, sent = _Call(function, _threads(backend, at_once)), deque[tuple[Any, ...]]()
 
         def calls():
             for task in tasks:
@@ -90,7 +92,9 @@ class Jobs:
                     sent.append(task)
                     yield joblib.delayed(_outcome)(call, task)
 
-        outcomes = joblib.Parallel(self.n_jobs, return_as="generator")(calls())
+        # Backends that do not give results one by one give a list at the end.
+        found = "generator" if backend.supports_return_generator else "list"
+        outcomes = (outcome for outcome in joblib.Parallel(self.n_jobs, return_as=found)(calls()))
         try:
             for outcome in outcomes:
                 task = sent.popleft()
@@ -101,9 +105,8 @@ class Jobs:
                 outcomes.close()
 
 
-def _threads(joblib: Any, at_once: int) -> int:
-    """Threads of each task: tasks share those of this process, or take one where they are not."""
-    backend, _ = joblib.parallel.get_active_backend()
+def _threads(backend: Any, at_once: int) -> int:
+    """Threads of each task: tasks share those of this process, and take one on other machines."""
     asked: int | None = getattr(backend, "inner_max_num_threads", None)
     if asked is not None:
         return asked
