@@ -39,8 +39,8 @@ def squared(i, wait=0.0):
 
 
 def broken(i):
+    time.sleep(0.3 if i == 2 else 0.05)  # the later one is there first
     if i in (2, 3):
-        time.sleep(0.3 * (i == 2))  # the later one is there first
         raise Odd(i)
     return i
 
@@ -171,7 +171,7 @@ def test_what_watches_needs_this_process():
 def test_the_first_error_comes_when_it_is_its_turn(backend, recwarn):
     seen = []
     with joblib.parallel_config(backend=backend), pytest.raises(Odd, match="task 2") as caught:
-        for _, value in Jobs(2).run(broken, ones(6)):
+        for _, value in Jobs(2).run(broken, ones(30)):
             seen.append(value)
     assert seen == [0, 1] and caught.value.i == 2
     assert not recwarn.list  # of tasks that are left undone
@@ -357,7 +357,7 @@ def test_a_cluster(cluster, monkeypatch):
 @pytest.mark.slow
 def test_errors_and_warnings_of_a_cluster(cluster, recwarn):
     with pytest.raises(Odd, match="task 2 is odd"):
-        results(broken, ones(6), None)
+        results(broken, ones(30), None)
     assert not recwarn.list
     here = [w for w in warned(1, *FILTERS[0]) if w[0].startswith("number")]
     assert [w for w in warned(None, *FILTERS[0]) if w[0].startswith("number")] == here

@@ -39,7 +39,8 @@ def system():
 def of(fit):
     """All numbers of a fit, of either kind."""
     found = [fit.covariance.F, fit.covariance.D, fit.objective_trace]
-    return [x.tobytes() for x in [*found, *getattr(fit, "coefficients", [fit.loglik_trace])]]
+    others = getattr(fit, "coefficients", [fit.loglik_trace])
+    return [*(x.tobytes() for x in [*found, *others]), repr(getattr(fit, "prior_scores", None))]
 
 
 def chosen(selection):
