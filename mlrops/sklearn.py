@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._common.cluster import is_dask
 from ._common.deprecated import replaced_option
 from ._common.given import align_weights
 from ._common.typing import Data, FloatArray, Labels, Ranks
@@ -181,6 +182,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         -------
         self : FactorModel
         """
+        _refuse_dask(X)
         # NaN and infinity are left to fit_factor_model, which names their columns.
         data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
         names = getattr(self, "feature_names_in_", None)
@@ -201,6 +203,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _check(self, X: Data) -> FloatArray:
         """Data for a fitted model, as an array."""
         check_is_fitted(self)
+        _refuse_dask(X)
         return validate_data(self, X, reset=False, dtype=FLOATS,
                              ensure_all_finite="allow-nan" if self.missing == "em" else True)
 
@@ -338,6 +341,13 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _more_tags(self) -> dict[str, Any]:  # the same before scikit-learn 1.6
         return {"allow_nan": self.missing == "em", "preserves_dtype": FLOATS}
+
+
+def _refuse_dask(X: Data) -> None:
+    """Refuse what would be computed to become an array: nobody asked for that."""
+    if is_dask(X):
+        raise TypeError(f"X must be in memory, got a dask {type(X).__name__}, which is not computed"
+                        " unasked: give X.compute(), or fit by fit_factor_model, which takes it")
 
 
 def _groups(hierarchy: Hierarchy, level: int) -> list[str]:

@@ -157,11 +157,16 @@ def test_bad_numbers_are_refused(n_jobs, error):
 
 
 def test_what_watches_needs_this_process():
-    with pytest.raises(ValueError, match="a callback follows fits one after the other: leave n_j"):
-        Jobs(2, "a callback")
-    assert Jobs(1, "a callback").here
-    with joblib.parallel_config(n_jobs=2):
-        assert Jobs(None, "a callback").here
+    collection = pytest.importorskip("dask.array").ones((4, 2))
+    for name, value, reason in (
+            ("callback", print, "a callback follows fits one after the other: leave n_jobs out"),
+            ("checkpoint", "path", "a checkpoint follows fits one after the other: leave n_jobs"),
+            ("data", collection, "each fit to data of dask has all workers: leave n_jobs out")):
+        with pytest.raises(ValueError, match=reason):
+            Jobs(2, **{name: value})
+        assert Jobs(1, **{name: value}).here
+        with joblib.parallel_config(n_jobs=2):
+            assert Jobs(None, **{name: value}).here
 
 
 # ---------------------------------------------------------------- errors

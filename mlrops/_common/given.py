@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from .cluster import is_dask
 from .frames import frame_values, is_frame
 from .labelled import data_names
 from .labels import by_label, labels_of
@@ -14,8 +15,8 @@ from .typing import FloatArray
 from .validate import as_real, in_memory, plain, working_dtype
 from .wording import counted, name_some
 
-__all__ = ["Given", "align_weights", "as_array", "check_weights", "is_chunks", "read_given",
-           "wrong_weights"]
+__all__ = ["Given", "align_weights", "as_array", "check_weights", "check_whole_rows", "is_chunks",
+           "read_given", "wrong_weights"]
 
 
 class Given(NamedTuple):
@@ -23,7 +24,7 @@ class Given(NamedTuple):
 
     values: Any  # ndarray (N, n) of float32 or float64 in C order; else what was given
     dtype: Any  # to give results in: float32 or float64; None for chunks
-    kind: str  # "array", "sparse", "memmap" or "chunks"
+    kind: str  # "array", "sparse", "memmap", "chunks" or "dask"
     names: tuple[str, ...] | None  # of the features
     n: int | None  # number of features; None for chunks that were not opened
     labels: Any  # of the rows, where they have some
@@ -33,7 +34,7 @@ class Given(NamedTuple):
         """Checked weights of mean 1 over those that are positive: only their ratios count."""
         if self.weights is None:
             return None
-        N = None if self.kind == "chunks" else self.values.shape[0]
+        N = None if self.kind in ("chunks", "dask") else self.values.shape[0]
         weights = check_weights(self.weights, N, self.labels)
         weights = weights / weights.max()
         return weights * (np.count_nonzero(weights) / weights.sum())
@@ -48,10 +49,8 @@ def read_given(Y: Any, weights: Any = None, peek: bool = True) -> Given:
     if isinstance(Y, (str, bytes, Mapping, Set)) and not scipy.sparse.issparse(Y):
         raise TypeError("Y must be an array, DataFrame, sparse matrix or iterable of row chunks,"
                         f" got {type(Y).__name__}")
-    if hasattr(Y, "__dask_graph__"):
-        raise TypeError(f"Y must be in memory, got a dask {type(Y).__name__}, which is not computed"
-                        " unasked: give Y.compute(), or a function that returns an iterator over"
-                        " computed chunks of rows")
+    if is_dask(Y):
+        return _read_dask(Y, weights)
     kind = "sparse"
     if not scipy.sparse.issparse(Y):
         in_memory(Y, "Y")
@@ -64,6 +63,38 @@ def read_given(Y: Any, weights: Any = None, peek: bool = True) -> Given:
         values, names = np.ascontiguousarray(as_array(Y)) if kind == "array" else Y, data_names(Y)
         n, dtype = _check_2d(values).shape[1], working_dtype(values.dtype, "Y")
     return Given(values, dtype, kind, names, n, labels, weights)
+
+
+def _read_dask(Y, weights):
+    """`Given` an array or a DataFrame of dask, of which nothing is computed."""
+    if getattr(Y, "ndim", 0) != 2:
+        raise ValueError("Y must be 2-d, samples by features, got a dask"
+                         f" {type(Y).__name__} of {getattr(Y, 'ndim', 'no')} dimensions")
+    if is_dask(weights) or not hasattr(Y, "columns"):
+        weights = weights if is_dask(weights) else align_weights(weights, Y)
+    elif labels_of(weights) is not None:
+        raise TypeError("sample_weight has labels, and Y is a dask DataFrame, whose labels are with"
+                        " its chunks: give a dask Series with the partitions of Y, or an array of"
+                        " the weights in the order of the rows")
+    if hasattr(Y, "chunks"):
+        rows, columns = Y.chunks
+        if np.isnan([*map(float, rows), *map(float, columns)]).any():
+            raise ValueError("Y has chunks of unknown sizes: call Y.compute_chunk_sizes() first")
+        if len(rows) > 1:
+            check_whole_rows(Y)
+        working_dtype(Y.dtype, "Y")
+    return Given(Y, None, "dask", data_names(Y), Y.shape[1], None, weights)
+
+
+def check_whole_rows(Y: Any) -> None:
+    """Refuse an array of dask that is cut between the features of a sample."""
+    rows, columns = getattr(Y, "numblocks", (1, 1))
+    if columns > 1:
+        ways = "both ways, into {rows} by {columns} chunks" if rows > 1 else "by columns"
+        raise ValueError(
+            f"Y is cut {ways.format(rows=rows, columns=columns)}: make the chunks whole rows,"
+            " Y.rechunk({1: -1}), to split the samples"
+            + (", or whole columns, Y.rechunk({0: -1}), to split the features" if rows > 1 else ""))
 
 
 def is_chunks(Y: Any) -> bool:

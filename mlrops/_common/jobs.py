@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .cluster import is_dask
 from .cores import at_most, count
 from .optional import import_joblib
 from .warned import InTurn, Warned, kept_warnings, pass_on
@@ -37,20 +38,24 @@ class Jobs:
     """Where tasks run, by the option `n_jobs` of the functions that have it.
 
     A number is that of joblib, -1 all cores.  None is what a `joblib.parallel_config` around the
-    call says, as in scikit-learn, and one task after the other without.  `watcher` is what has to
-    see each task in this process ("a callback").
+    call says, as in scikit-learn, and one task after the other without.  A `callback` and a
+    `checkpoint` of the tasks and `data` that are on a cluster need this process.
     """
 
-    def __init__(self, n_jobs: int | None = None, watcher: str = ""):
+    def __init__(self, n_jobs: int | None = None, *, callback: Any = None, checkpoint: Any = None,
+                 data: Any = None):
+        here = ("a callback follows fits one after the other" if callback is not None else
+                "a checkpoint follows fits one after the other" if checkpoint is not None else
+                "each fit to data of dask has all workers" if is_dask(data) else "")
         if n_jobs is not None:
             expected = "n_jobs must be the number of tasks at a time, -1 for all cores, or None"
             if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)):
                 raise TypeError(f"{expected}, got {n_jobs!r}")
             if n_jobs == 0:
                 raise ValueError(f"{expected}, got 0")
-            if watcher and n_jobs != 1:
-                raise ValueError(f"{watcher} follows fits one after the other: leave n_jobs out")
-        self.n_jobs = 1 if watcher else n_jobs
+            if here and n_jobs != 1:
+                raise ValueError(f"{here}: leave n_jobs out")
+        self.n_jobs = 1 if here else n_jobs
 
     @property
     def at_once(self) -> int:

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["import_joblib", "import_narwhals", "import_pandas"]
+__all__ = ["import_dask", "import_joblib", "import_narwhals", "import_pandas"]
 
 
 def import_pandas() -> Any:
@@ -20,6 +20,11 @@ def import_narwhals() -> Any:
 def import_joblib() -> Any:
     """The module joblib, or an error that says how to get it."""
     return _optional("joblib", "n_jobs runs tasks side by side by joblib", "sklearn")
+
+
+def import_dask() -> Any:
+    """The module dask, or an error that says how to get it."""
+    return _optional("dask", "collections of dask are computed by dask", "dask")
 
 
 def _optional(module, purpose, extra):

@@ -113,8 +113,8 @@ class Checked:
         >>> stopped.check(Y, random_state=0).verdict.startswith("not a maximum: going on gains")
         True
         """
-        return check_maximum(self, Y, sample_weight, missing, n_directions, n_init, Jobs(n_jobs),
-                             random_state, progress)
+        return check_maximum(self, Y, sample_weight, missing, n_directions, n_init,
+                             Jobs(n_jobs, data=Y), random_state, progress)
 
 
 def check_maximum(fit: Any, Y: Any, sample_weight: Any, missing: str, n_directions: int,

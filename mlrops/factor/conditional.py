@@ -18,7 +18,8 @@ from ..operators.mlr import MLR
 from .estep import filling
 from .estep.incomplete import IncompleteSamples
 
-__all__ = ["Conditional", "average", "condition", "factor_scores", "impute", "loglik_samples"]
+__all__ = ["Conditional", "average", "condition", "factor_scores", "impute", "loglik_samples",
+           "nothing_to_average"]
 
 
 def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArray:
@@ -42,9 +43,14 @@ def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None
     counted_in = ~np.isnan(Y).all(axis=1)
     weight = counted_in if weights is None else np.where(counted_in, weights, 0)
     if not weight.any():
-        raise ValueError(f"none of {counted(len(Y), 'sample')} has an observed cell and a positive"
-                         " weight: there is nothing to average the log-likelihood over")
+        raise ValueError(nothing_to_average(len(Y)))
     return float(weight @ loglik / weight.sum())
+
+
+def nothing_to_average(N: int) -> str:
+    """What is wrong with N samples of which none counts."""
+    return (f"none of {counted(N, 'sample')} has an observed cell and a positive weight: there is"
+            " nothing to average the log-likelihood over")
 
 
 def impute(covariance: MLR, mean: FloatArray, Y: FloatArray,
@@ -85,7 +91,8 @@ def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covarian
             z = np.einsum("tgr,grs->tgs", z, axes[at])
         if not is_frame(Y):
             return z
-        return like_rows(Y, z.reshape(len(z), -1), factor_columns(A.hierarchy, at, A.ranks[at]))
+        columns = factor_columns(A.hierarchy, at, A.ranks[at])
+        return like_rows(Y, z.reshape(len(z), len(columns)), columns)
 
     found = [tuple(map(means, levels))]
     if covariance:

@@ -107,7 +107,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         How many fits run at a time, each in a worker of joblib: -1 is one for each core, None is
         one unless a `joblib.parallel_config` around the call says otherwise.  The result is the
         same, see Notes.  It is for the starts of `n_init` and the folds of ``prior="cv"``; a
-        callback and a checkpoint need one at a time.
+        callback, a checkpoint and data of dask need one at a time.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
         How steps are found: Fisher scoring, limited-memory BFGS directions, or plain EM steps only;
         see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
@@ -301,8 +301,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     checkpointing.check()  # before the data are gone through
-    jobs = Jobs(n_jobs, "a callback" if callback is not None
-                else "a checkpoint" if checkpoint is not None else "")
+    jobs = Jobs(n_jobs, callback=callback, checkpoint=checkpoint, data=Y)
     prior_scores = None
     if isinstance(prior, str) and prior == "cv":
         prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {

@@ -20,7 +20,7 @@ from ..tree.reading import tree_of
 from .estep.chunks import check_features
 from .folds import make_folds, naming_part
 from .limits import too_few_samples
-from .rows import Rows
+from .rows import Rows, rows_of
 
 __all__ = ["PriorRecord", "search_prior"]
 
@@ -77,7 +77,7 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
         raise ValueError(f'prior="cv" holds out rows of data in memory, got {kind}; {ADVICE}')
     hierarchy = tree_of(hierarchy, given.names, given.n)
     check_features(given.values.shape, hierarchy)
-    rows = Rows(given)
+    rows = rows_of(given)
     level_ranks = check_ranks(ranks, hierarchy)
     kept = np.flatnonzero(rows.counted_in(options["missing"]))
     if kept.size < 3:

@@ -82,7 +82,6 @@ class RankedFits(Protocol):
 
     hierarchy: Hierarchy
     row_labels: Any = None
-    callback: Any = None
     is_bounded: bool = False  # whether a prior gives what is climbed a maximum, whatever the ranks
 
     def n_rows(self) -> int: ...
@@ -93,6 +92,9 @@ class RankedFits(Protocol):
     def degrees_of_freedom(self, ranks: tuple[int, ...]) -> int: ...
     def n_samples(self, fit: Any) -> int: ...
     def ready(self) -> None: ...
+
+    def jobs(self, n_jobs: int | None) -> Jobs:
+        return Jobs(n_jobs)
 
     def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float) -> str | None:
         return None
@@ -177,7 +179,7 @@ def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generato
         if getattr(options, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got"
                              f" {getattr(options, name)!r}")
-    jobs = Jobs(options.n_jobs, "a callback" if fits.callback is not None else "")
+    jobs = fits.jobs(options.n_jobs)
     parts = _parts(fits, options, rng)
     budget = None if options.candidates is not None else _budget(fits, options, parts)
     search = Search(fits, options, parts, budget, jobs, rng)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._common.cluster import is_dask
 from .._common.labelled import Samples, like_rows, read_samples, with_names
 from .._common.stored import Stored
 from .._common.typing import (
@@ -20,7 +21,7 @@ from .._common.typing import (
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..operators.mlr import MLR
-from . import conditional, divergence
+from . import by_chunks, conditional, divergence
 from .check import Checked
 from .explained import Explained
 from .prior_search import PriorRecord
@@ -159,13 +160,17 @@ class FactorModelResult(Stored, Explained, Checked):
         Returns
         -------
         loglik : ndarray or Series, shape (N,)
-            A Series for a DataFrame; 0 for a sample without an observed cell.
+            A Series for a DataFrame; 0 for a sample without an observed cell.  Here, in `scores`
+            and in `impute` a dask array for one of dask in chunks of rows, and a dask DataFrame or
+            Series for a dask DataFrame: computed chunk by chunk where the chunks are.
         """
+        if is_dask(Y):
+            return by_chunks.score_samples(self, Y)
         in_order = self._samples(Y, missing=True).values
         return like_rows(Y, conditional.loglik_samples(self.covariance, self.mean, in_order),
                          "loglik")
 
-    def score(self, Y: Data) -> float:
+    def score(self, Y: Data) -> Any:
         """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
@@ -175,7 +180,10 @@ class FactorModelResult(Stored, Explained, Checked):
         Returns
         -------
         float
+            For a collection of dask a dask array without dimensions.
         """
+        if is_dask(Y):
+            return by_chunks.score(self, Y)
         in_order = self._samples(Y, missing=True).values
         loglik = conditional.loglik_samples(self.covariance, self.mean, in_order)
         return conditional.average(loglik, in_order)
@@ -236,6 +244,8 @@ class FactorModelResult(Stored, Explained, Checked):
         >>> bool(abs(r) > 0.95), cov.shape
         (True, (1, 1, 1))
         """
+        if is_dask(Y):
+            return by_chunks.scores(self, Y, level, method, covariance)
         return conditional.factor_scores(self, Y, level, method, covariance=covariance)
 
     def sample(self, size: int | None = None, random_state: RandomState = None) -> Any:
@@ -444,6 +454,8 @@ class FactorModelResult(Stored, Explained, Checked):
         >>> bool(np.isclose(((filled - Y)[gone] / std[gone]).std(), 1, atol=0.1))
         True
         """
+        if is_dask(Y):
+            return by_chunks.impute(self, Y, return_std)
         samples = self._samples(Y, missing=True)
         found = conditional.impute(self.covariance, self.mean, samples.values, return_std)
         found = tuple(map(samples.back, found if return_std else (found,)))

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from .._common.cached import cached_property
+from .._common.cluster import is_dask
 from .._common.given import read_given
+from .._common.jobs import Jobs
 from .._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from .._common.wording import name_some
 from ..operators.mlr import MLR
@@ -20,7 +22,7 @@ from .limits import too_few_samples
 from .prior import has_prior
 from .rank_search import RankedFits, RankOptions, choose_ranks, in_new_order, order_in_errors
 from .rank_table import CRITERIA, RankRecord, RankSelection
-from .rows import Rows
+from .rows import rows_of
 
 __all__ = ["CRITERIA", "RankOptions", "RankRecord", "RankSelection", "select_ranks"]
 
@@ -81,7 +83,7 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
         How many fits run at a time, each in a worker of joblib: -1 is one for each core, None is
         one unless a `joblib.parallel_config` around the call says otherwise.  The result is the
         same, see the notes of `fit_factor_model`.  It is for candidates that do not start from one
-        another's fits, and for folds; a callback needs one at a time.
+        another's fits, and for folds; a callback and data of dask need one at a time.
     progress : bool, optional
         Show a progress bar.
     random_state : None, int or numpy.random.Generator, optional
@@ -188,9 +190,8 @@ class FactorFits(RankedFits):
             raise ValueError(
                 f"{name_some(single)}: an option of one fit, not of a choice among many")
         given = read_given(Y, options.get("sample_weight"), peek=False)
-        self._Y, self._is_chunks, self._rows = given.values, given.kind == "chunks", Rows(given)
+        self._Y, self._is_chunks, self._rows = given.values, given.kind == "chunks", rows_of(given)
         self._options, self.row_labels = options, given.labels
-        self.callback = options.get("callback")
         self.is_bounded = has_prior(options.get("prior"))
         if not self._is_chunks:
             with order_in_errors(hierarchy):
@@ -201,13 +202,14 @@ class FactorFits(RankedFits):
 
     def n_rows(self):
         try:
-            N, _ = np.shape(self._Y)
-        except (TypeError, ValueError):
+            return self._rows.number
+        except (TypeError, AttributeError, ValueError):
+            if is_dask(self._Y):
+                raise
             raise ValueError(
                 "Y must be an array, DataFrame or sparse matrix of samples by features, got"
                 f" {type(self._Y).__name__}; chunks of rows can be compared on a given hierarchy,"
                 " by BIC or AIC") from None
-        return N
 
     @cached_property
     def _opened(self):
@@ -220,6 +222,9 @@ class FactorFits(RankedFits):
         given = {"center": True, "missing": "raise", "compress": None} | self._options
         return Opened(*open_source(self._Y, self.hierarchy, given["center"], given["missing"],
                                    self._rows.weights, given["compress"]))
+
+    def jobs(self, n_jobs):
+        return Jobs(n_jobs, callback=self._options.get("callback"), data=self._Y)
 
     def ready(self):
         _ = self._opened

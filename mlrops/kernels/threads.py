@@ -3,8 +3,9 @@
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from .._common.cores import count
 from .._common.typing import IntArray
 
-__all__ = ["blas_columns", "blas_keeps_to_one", "blas_rows", "count", "run"]
+__all__ = ["alone", "blas_columns", "blas_keeps_to_one", "blas_rows", "count", "run"]
 
 # Multiply-adds below which handing work to another thread costs more than it saves (about 0.3 ms).
 MIN_WORK = 4_000_000
@@ -26,6 +27,16 @@ class _Local(threading.local):
 _local = _Local()
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it calls of `run` keep to the thread they are in, as others use the other cores."""
+    before, _local.inside = _local.inside, True
+    try:
+        yield
+    finally:
+        _local.inside = before
 
 
 def _forget() -> None:

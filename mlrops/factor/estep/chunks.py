@@ -1,5 +1,6 @@
 """Data that come in chunks of rows: checked, and cut into blocks of samples in tree order."""
 
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,13 +20,22 @@ from .. import estep
 from .complete import CompleteData, check_enough, check_varies
 from .incomplete import check_observed
 
-__all__ = ["Chunks", "FirstPass", "changed", "check_features", "compress_chunks", "memmap_chunks"]
+__all__ = ["Chunks", "FirstPass", "Known", "Triangle", "changed", "check_features",
+           "compress_chunks", "compressed", "memmap_chunks", "triangle"]
 
 # Bytes that are read from a memory map at a time.
 READ_BYTES = 16_000_000
 # Samples in a block of the first pass at least, and the numbers that it has room for at least.
 FIRST_WIDTH = 64
 FIRST_ITEMS = 262_144
+
+
+class Known(NamedTuple):
+    """What a pass has found of chunks, which every later one must find again."""
+
+    rows: int
+    samples: int  # rows that count
+    weight: float  # of the samples together
 
 
 class FirstPass(NamedTuple):
@@ -36,6 +46,18 @@ class FirstPass(NamedTuple):
     seen: FloatArray  # (n,) weight of the observed cells
     cells: IntArray  # (n,) their number
     codes: np.ndarray  # (n, 2) equal where features are missing in the same samples
+    low: FloatArray  # (n,) the smallest and the largest observed cell
+    high: FloatArray
+
+    def merged(self, other: "FirstPass") -> "FirstPass":
+        """What is found of two runs of chunks together."""
+        seen = self.seen + other.seen
+        share = np.divide(other.seen, seen, out=np.zeros_like(seen), where=seen > 0)
+        gap = other.mean - self.mean
+        return FirstPass(
+            self.mean + share * gap, self.squares + other.squares + share * self.seen * gap**2,
+            seen, self.cells + other.cells, self.codes + other.codes,
+            np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 class Chunks:
@@ -61,10 +83,31 @@ class Chunks:
                 " new one each time it is called")
         self._hierarchy, self._weights = hierarchy, check_weights(weights)
         self._wanted, self._common, self._gaps, self._once = dtype, None, gaps, once
-        self._count = -1  # rows of a pass, known after the first one
         self.names = None if names is None else tuple(names)
-        self.n_samples = 0  # rows that count
-        self.weight = 0.0  # of all samples together
+        self.number = 0  # of the first chunk, where these are part of more
+        self.known = Known(-1, 0, 0.0)  # after the first pass
+
+    def part(self, number: int, chunk: Any, weights: FloatArray | None,
+             known: Known | None = None) -> "Chunks":
+        """One chunk of many, with the options of these and checked weights of its own."""
+        own = copy.copy(self)
+        own._open, own._weights, own.number = lambda: iter([chunk]), weights, number
+        own.known = self.known if known is None else known
+        return own
+
+    def learn(self, known: Known, dtype: Any) -> None:
+        """Take over what a first pass over the parts has found."""
+        self.known, self._common = known, dtype
+
+    @property
+    def n_samples(self) -> int:
+        """Rows that count."""
+        return self.known.samples
+
+    @property
+    def weight(self) -> float:
+        """That of all samples together."""
+        return self.known.weight
 
     @property
     def dtype(self) -> Any:
@@ -75,18 +118,18 @@ class Chunks:
                ) -> Iterator[tuple[int, np.ndarray, FloatArray]]:
         """Yield (at, rows, weights): rows for the places `at` and on of a block of `width`."""
         at = count = kept = 0
-        weight = 0.0
-        for number, chunk in enumerate(self._open()):
+        weight, before = 0.0, self.known
+        for number, chunk in enumerate(self._open(), self.number):
             rows = self._check_chunk(chunk, number, first)
             end = count + len(rows)
-            if not first and end > self._count:
-                raise RuntimeError(changed(f"more than {counted(self._count, 'row')}"))
+            if not first and end > before.rows:
+                raise RuntimeError(changed(f"more than {counted(before.rows, 'row')}"))
             weights = np.ones(len(rows)) if self._weights is None else self._weights[count:end]
             keep = np.flatnonzero(weights)
             if self._gaps:
                 keep = keep[shows_a_cell(rows[keep] if len(keep) < len(rows) else rows)]
-            if not first and kept + len(keep) > self.n_samples:
-                raise RuntimeError(changed(f"more than {counted(self.n_samples, 'row')} with an"
+            if not first and kept + len(keep) > before.samples:
+                raise RuntimeError(changed(f"more than {counted(before.samples, 'row')} with an"
                                            " observed cell"))
             count, pos, weight = end, 0, weight + weights[keep].sum()
             while pos < len(keep):
@@ -100,14 +143,14 @@ class Chunks:
                 at, pos = (at + len(part)) % width, pos + len(part)
             kept += len(keep)
         if first:
-            self._count, self.n_samples = count, kept
-            self.weight = float(weight if self._gaps or self._weights is None else
-                                self._weights[self._weights > 0].sum())
-        elif count != self._count:
-            raise RuntimeError(changed(f"{counted(count, 'row')} after {self._count}"))
-        elif kept != self.n_samples:
+            self.known = Known(count, kept, float(
+                weight if self._gaps or self._weights is None else
+                self._weights[self._weights > 0].sum()))
+        elif count != before.rows:
+            raise RuntimeError(changed(f"{counted(count, 'row')} after {before.rows}"))
+        elif kept != before.samples:
             raise RuntimeError(changed(
-                f"{counted(kept, 'row')} with an observed cell after {self.n_samples}"))
+                f"{counted(kept, 'row')} with an observed cell after {before.samples}"))
 
     def blocks(self, width: int, place: np.ndarray, mean: FloatArray, scale: FloatArray,
                first: bool = False, weighted: bool = True
@@ -139,7 +182,12 @@ class Chunks:
 
     def describe(self, center: bool) -> FirstPass:
         """The first pass: mean (zero unless `center`), sums of squares about it, missing cells."""
-        n, rng = self._hierarchy.n, np.random.default_rng(0)
+        return self.checked(self.scan(), center)
+
+    def scan(self) -> FirstPass:
+        """The first pass, unchecked, with means whether these are to be estimated or not."""
+        # Chunks have numbers of their own, wherever they are gone through.
+        n, rng = self._hierarchy.n, np.random.default_rng(self.number)
         mean, squares, seen = np.zeros((3, n))
         low, high = np.full(n, np.inf), np.full(n, -np.inf)
         cells, codes = np.zeros(n, int), np.zeros((n, 2), np.uint64)
@@ -152,15 +200,20 @@ class Chunks:
             some = np.flatnonzero(cells - before < weights.size)
             numbers = rng.integers(2**64, size=(weights.size, 2), dtype=np.uint64)
             codes[some] += np.isnan(X[some, : weights.size]).astype(np.uint64) @ numbers
-        self.check_first_pass(cells, low, high)
-        if not center:
-            mean, squares = np.zeros(n), squares + seen * np.square(mean)
-        return FirstPass(mean, squares, seen, cells, codes)
+        return FirstPass(mean, squares, seen, cells, codes, low, high)
+
+    def checked(self, found: FirstPass, center: bool) -> FirstPass:
+        """What a `scan` found, with a mean of zero unless it is to be estimated."""
+        self.check_first_pass(found.cells, found.low, found.high)
+        if center:
+            return found
+        return found._replace(mean=np.zeros_like(found.mean),
+                              squares=found.squares + found.seen * np.square(found.mean))
 
     def check_first_pass(self, cells: IntArray, low: FloatArray, high: FloatArray) -> None:
         """Check what is known only after the pass: numbers of rows and cells, constant features."""
-        if self._weights is not None and self._weights.size != self._count:
-            raise ValueError(wrong_weights(self._weights.size, self._count))
+        if self._weights is not None and self._weights.size != self.known.rows:
+            raise ValueError(wrong_weights(self._weights.size, self.known.rows))
         check_enough(self.n_samples)
         if (cells < self.n_samples).any():
             check_observed(cells, low, high, self.names)
@@ -247,10 +300,35 @@ def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
     Hoemmen, J. Langou, "Communication-optimal parallel and sequential QR", 2012).
     """
     read = Chunks(chunks, hierarchy, weights, names, dtype=dtype, once=True, gaps=gaps)
-    n, width = hierarchy.n, max(2 * hierarchy.n, FIRST_WIDTH)
+    return compressed(read, triangle(read, center), hierarchy)
+
+
+class Triangle(NamedTuple):
+    """The triangular factor R of samples, and the range of each feature."""
+
+    R: FloatArray  # of the weighted samples ``y - shift``; a first column of √w if these count
+    shift: FloatArray | None  # (n,) near the mean; None where the mean is zero
+    low: FloatArray  # (n,)
+    high: FloatArray
+
+    def merged(self, other: "Triangle") -> "Triangle":
+        """That of the samples of two runs of chunks together."""
+        a, b, shift = self.R, other.R, self.shift
+        if shift is None or other.shift is None:
+            shift = other.shift if shift is None else shift
+        elif shift is not other.shift:
+            b = b.copy()
+            b[:, 1:] += b[:, :1] * (other.shift - shift)
+        R = scipy.linalg.qr(np.vstack([a, b]), mode="r", check_finite=False)[0][: a.shape[1]]
+        return Triangle(R, shift, np.minimum(self.low, other.low),
+                        np.maximum(self.high, other.high))
+
+
+def triangle(read: Chunks, center: bool) -> Triangle:
+    """The `Triangle` of chunks, in one pass."""
+    n = read._hierarchy.n
+    width, ones, shift = max(2 * n, FIRST_WIDTH), 1 if center else 0, None
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
-    shift = np.zeros(n)
-    ones = 1 if center else 0
     stack = np.empty((n + ones + width, ones + n))
     above = filled = 0
 
@@ -261,22 +339,30 @@ def compress_chunks(chunks: Any, hierarchy: Hierarchy, center: bool,
         return len(R)
 
     for at, piece, weight in read.pieces(width, first=True):
-        if above == filled == 0 and center:
+        if shift is None and center:
             shift = np.ascontiguousarray(piece).mean(axis=0, dtype=np.float64)
         np.minimum(low, piece.min(axis=0), out=low)
         np.maximum(high, piece.max(axis=0), out=high)
         root = np.sqrt(weight)[:, None]
         block = stack[above + at : above + at + len(piece)]
         block[:, :ones] = root
-        np.multiply(piece - shift, root, out=block[:, ones:])
+        np.multiply(piece if shift is None else piece - shift, root, out=block[:, ones:])
         filled = at + len(piece)
         if filled == width:
             above, filled = reduce(), 0
     if filled:
         above = reduce()
-    read.check_first_pass(np.full(n, read.n_samples), low, high)
-    X = np.ascontiguousarray(hierarchy._gather(stack[ones:above, ones:].T))
-    mean = shift + stack[0, 1:] / stack[0, 0] if center else shift
+    return Triangle(stack[:above].copy(), shift, low, high)
+
+
+def compressed(read: Chunks, found: Triangle, hierarchy: Hierarchy) -> CompleteData:
+    """The samples that the factor of all samples stands for, after checks of these."""
+    read.check_first_pass(np.full(hierarchy.n, read.n_samples), found.low, found.high)
+    R, mean = found.R, np.zeros(hierarchy.n)
+    if found.shift is not None:
+        mean = found.shift + R[0, 1:] / R[0, 0]
+        R = R[1:, 1:]
+    X = np.ascontiguousarray(hierarchy._gather(R.T))
     return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean),
                         read.n_samples, read.weight, names=read.names, dtype=read.dtype)
 

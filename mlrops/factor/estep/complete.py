@@ -17,7 +17,7 @@ from ...operators.posterior import FactorPosterior
 from ...tree.hierarchy import Hierarchy
 from .. import estep
 from .protocol import EStep, Filled, Maybe, Moved, loading_penalty, log_likelihood
-from .residual import ResidualStep
+from .residual import ResidualStep, SplitMoments, split_moments
 
 __all__ = ["CompleteData", "CompleteStep", "EveryCell", "check_enough", "check_varies",
            "complete_source"]
@@ -51,11 +51,15 @@ class EveryCell:
         return float(features.size > 1)
 
     def centred_blocks(self, layout: Layout) -> Iterator[Any]:
-        """The centred and weighted samples, some at a time, for `ResidualStep`.
+        """The centred and weighted samples, some at a time.
 
         A `DenseBlock` or the like, good until the next one is asked for.
         """
         raise NotImplementedError
+
+    def split_moments(self, covariance: MLR, split: Any) -> SplitMoments:
+        """The samples summed up, for `ResidualStep`."""
+        return split_moments(covariance, split, self.centred_blocks(covariance._layout))
 
     def _plain_step(self, covariance: MLR) -> EStep:
         """The E-step where D is not far below the variances."""

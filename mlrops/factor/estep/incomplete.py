@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -145,8 +146,15 @@ class SomeCells:
 
     def evaluate(self, covariance: MLR, mean: FloatArray) -> "IncompleteStep":
         """The E-step at a covariance and mean."""
-        kind = ResidualIncompleteStep if has_long_rows(covariance) else IncompleteStep
-        return kind(covariance, mean, self)
+        return _kind_of_step(covariance)(covariance, mean, self)
+
+    def moments(self, covariance: MLR, mean: FloatArray) -> tuple[Any, ...]:
+        """What the E-step sums over the samples."""
+        return _kind_of_step(covariance).moments(covariance, mean, self)
+
+
+def _kind_of_step(covariance: MLR) -> "type[IncompleteStep]":
+    return ResidualIncompleteStep if has_long_rows(covariance) else IncompleteStep
 
 
 @dataclass(frozen=True)
@@ -215,23 +223,30 @@ class IncompleteStep:
 
     def __init__(self, covariance: MLR, mean: FloatArray, data: SomeCells):
         self._sigma, self._mean, self._is_free = covariance, mean, data.mean_is_free
-        A, R = covariance, covariance._layout.R
+        A = covariance
         self._classes, self._weight = data.classes, data.weight
-        self._V = np.zeros((A.shape[0], R + 1), A.dtype)
-        self._W = np.zeros((self._classes.number, (R + 1) * (R + 2) // 2), A.dtype)
-        squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
-        for batch, swept in sweeps(A, self._classes, data.batches(A, mean), total=True):
-            passes.add_moments(swept.S, swept.Z, batch, A._layout, self._V, self._W)
-            squares += np.einsum("ik,ik->i", batch.X, batch.X, dtype=np.float64)
-            explained += swept.squares[0].sum()
-            starts = batch.shown[2]
-            weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
-            logdet += weights @ swept.logdet
+        self._V, self._W, squares, logdet, explained = data.moments(A, mean)
         self._squares = squares.astype(A.dtype)
         d, counts = A._d.astype(float), data.counts
         logdet += counts @ np.log(d)
         twice = counts.sum() * math.log(2 * math.pi) + logdet + squares @ (1 / d) - explained
         self.loglik = -0.5 * float(twice) / self._weight
+
+    @staticmethod
+    def moments(A: MLR, mean: FloatArray, data: "SomeCells") -> tuple[Any, ...]:
+        """V, W, sums of squares, log-determinants and what factors explain, over the samples."""
+        R, classes = A._layout.R, data.classes
+        V = np.zeros((A.shape[0], R + 1), A.dtype)
+        W = np.zeros((classes.number, (R + 1) * (R + 2) // 2), A.dtype)
+        squares, logdet, explained = np.zeros(A.shape[0]), 0.0, 0.0
+        for batch, swept in sweeps(A, classes, data.batches(A, mean), total=True):
+            passes.add_moments(swept.S, swept.Z, batch, A._layout, V, W)
+            squares += np.einsum("ik,ik->i", batch.X, batch.X, dtype=np.float64)
+            explained += swept.squares[0].sum()
+            starts = batch.shown[2]
+            weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
+            logdet += weights @ swept.logdet
+        return V, W, squares, float(logdet), float(explained)
 
     def _regress(self, V, out=None):
         """F, D and the offset of the mean: each feature on its factors, and on a constant."""
@@ -285,14 +300,35 @@ class ResidualIncompleteStep(IncompleteStep):
 
     def __init__(self, covariance: MLR, mean: FloatArray, data: SomeCells):
         self._sigma, self._mean, self._is_free = covariance, mean, data.mean_is_free
-        A, layout, R = covariance, covariance._layout, covariance._layout.R
-        self._classes, self._weight = data.classes, data.weight
-        classes, C = self._classes, self._classes.number
+        A, R = covariance, covariance._layout.R
+        classes = self._classes = data.classes
+        self._weight, long = data.weight, exact.long_rows(A, classes)[0]
+        V, W, cov, lengths, squares, total = data.moments(A, mean)
+        total += float(data.counts @ (math.log(2 * math.pi) + np.log(A._d, dtype=float)))
+        self.loglik = -0.5 * float(total) / self._weight
+        explained = np.empty_like(A._d)
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
+            A._F, cov, classes.rows, classes.row_off, lo, hi, explained), classes, V.size * R)
+        explained[long.rows] = lengths
+        self._squares = (squares + explained).astype(A.dtype)
+        W[:, : cov.shape[1]] += cov
+        self._W, self._V = W, np.empty_like(V)
+        cov = np.pad(cov, ((0, 0), (0, R + 1)))  # a constant has no variance
+        U, shift, ones = np.empty_like(A._F), np.empty_like(A._d), np.ones_like(A._d)
+        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
+            A._F, ones, V, cov, self._squares, classes.rows, classes.row_off, lo, hi,
+            np.empty_like(V[0]), U, np.empty_like(shift), shift), classes, V.size * R)
+        self._V[:, :R], self._V[:, R] = U, shift
+
+    @staticmethod
+    def moments(A: MLR, mean: FloatArray, data: SomeCells) -> tuple[Any, ...]:
+        """V, W, covariances, lengths of long rows, sums of squares and the rest, over the samples.
+        """
+        layout, classes, R = A._layout, data.classes, A._layout.R
         V, known = np.zeros((A.shape[0], R + 1), A.dtype), R * (R + 1) // 2
-        W, cov = np.zeros((C, known + R + 1), A.dtype), np.zeros((C, known), A.dtype)
-        squares, total = np.zeros(A.shape[0]), 0.0
-        long, _ = exact.long_rows(A, classes)
-        lengths = np.zeros(long.rows.size)
+        W = np.zeros((classes.number, known + R + 1), A.dtype)
+        cov, squares, total = np.zeros((classes.number, known), A.dtype), np.zeros(A.shape[0]), 0.0
+        lengths = np.zeros(exact.long_rows(A, classes)[0].rows.size)
         for batch, found in exact.sweep(A, classes, data.batches(A, mean)):
             p0, p1, starts = batch.shown
             weights = np.add.reduceat(np.square(batch.roots, dtype=float), starts[:-1])
@@ -303,21 +339,7 @@ class ResidualIncompleteStep(IncompleteStep):
             found.add_lengths(weights, lengths)
             squares += np.einsum("ik,ik->i", found.E, found.E, dtype=np.float64)
             total += weights @ found.logdet + found.quads().sum()
-        total += float(data.counts @ (math.log(2 * math.pi) + np.log(A._d, dtype=float)))
-        self.loglik = -0.5 * float(total) / self._weight
-        explained = np.empty_like(A._d)
-        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_forms(
-            A._F, cov, classes.rows, classes.row_off, lo, hi, explained), classes, V.size * R)
-        explained[long.rows] = lengths
-        self._squares = (squares + explained).astype(A.dtype)
-        W[:, :known] += cov
-        self._W, self._V = W, np.empty_like(V)
-        cov = np.pad(cov, ((0, 0), (0, R + 1)))  # a constant has no variance
-        U, shift, ones = np.empty_like(A._F), np.empty_like(A._d), np.ones_like(A._d)
-        passes.by_class(lambda lo, hi: estep._compiled_incomplete.class_gradient(
-            A._F, ones, V, cov, self._squares, classes.rows, classes.row_off, lo, hi,
-            np.empty_like(V[0]), U, np.empty_like(shift), shift), classes, V.size * R)
-        self._V[:, :R], self._V[:, R] = U, shift
+        return V, W, cov, lengths, squares, float(total)
 
     def update(self, out: Filled = None, keep: bool = False) -> Moved:
         """The M-step: F, D (not clipped) and mean.  The moments are there in any case."""

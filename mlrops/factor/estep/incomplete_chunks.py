@@ -9,13 +9,14 @@ beside a chunk and three copies of a block.  A block is as large as the moments,
 costs as much as R samples do.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..._common.labelled import named
-from ..._common.typing import FloatArray
+from ..._common.typing import FloatArray, IntArray
 from ..._common.wording import counted
 from ...kernels.layout import Layout
 from ...operators.mlr import MLR
@@ -34,6 +35,9 @@ class IncompleteChunks(SomeCells):
     `found` is what the first pass over the chunks has found out.
     """
 
+    cells: IntArray  # (n,) numbers of observed cells that the last pass has found
+    _is_part = False
+
     def __init__(self, chunks: Chunks, hierarchy: Hierarchy, found: FirstPass, center: bool):
         self._chunks, self._hierarchy, self.mean_is_free = chunks, hierarchy, center
         gather = hierarchy._gather
@@ -41,6 +45,12 @@ class IncompleteChunks(SomeCells):
         self.variance: FloatArray = gather(found.squares / found.seen)
         self._classes = find_classes(hierarchy, gather(found.codes).view(np.uint8))
         self.n_samples, self.dtype, self.names = chunks.n_samples, chunks.dtype, chunks.names
+
+    def of(self, chunks: Chunks) -> "IncompleteChunks":
+        """The same of a part of the chunks; `cells` counts those that a pass has found."""
+        own = copy.copy(self)
+        own._chunks, own._is_part = chunks, True
+        return own
 
     @property
     def classes(self) -> Classes:
@@ -66,10 +76,14 @@ class IncompleteChunks(SomeCells):
 
     def share_of_pairs(self, features: np.ndarray) -> float:
         """Share of the samples, by weight, that show two or more of these features."""
+        return self.weight_of_pairs(features) / self.weight
+
+    def weight_of_pairs(self, features: np.ndarray) -> float:
+        """Weight of the samples that show two or more of these features."""
         pairs = 0.0
         for X, weights in self._blocks(max(FIRST_WIDTH, FIRST_ITEMS // self.mean.size)):
             pairs += weights @ (np.count_nonzero(~np.isnan(X[features]), axis=0) > 1)
-        return float(pairs / self.weight)
+        return float(pairs)
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples if they are few, else a sketch of them, missing cells at the mean.
@@ -77,12 +91,13 @@ class IncompleteChunks(SomeCells):
         Features are scaled to the variance of their observed cells.  It is a place to start from
         and nothing more: EM itself fills in nothing.
         """
-        def blocks(k):
-            for X, _ in self._blocks(k):
-                X[np.isnan(X)] = 0
-                yield X
+        return sketch(self, self.start_blocks, width, seed)
 
-        return sketch(self, blocks, width, seed)
+    def start_blocks(self, width: int) -> Iterator[FloatArray]:
+        """Centred and weighted samples, (n, k) at a time, k at most `width`, zero where missing."""
+        for X, _ in self._blocks(width):
+            X[np.isnan(X)] = 0
+            yield X
 
     def _width(self, layout: Layout) -> int:
         """Samples of a block."""
@@ -104,7 +119,9 @@ class IncompleteChunks(SomeCells):
             self._expect((observed == others).all(axis=1))
             cells += np.count_nonzero(observed, axis=1)
             yield X, weights
-        self._expect(cells == self._cells)
+        self.cells = cells
+        if not self._is_part:
+            self._expect(cells == self._cells)
 
     def _expect(self, same):
         if not same.all():

@@ -12,12 +12,11 @@ as such, and res is a sum of squares.  The other features have the plain forms o
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..._common.typing import FloatArray
-from ...kernels.layout import Layout
 from ...operators.mlr import MLR
 from ...operators.posterior import factor_without_loss
 from .. import estep
@@ -27,7 +26,7 @@ from .protocol import Filled, Maybe, Moved, loading_penalty, log_likelihood, sca
 if TYPE_CHECKING:
     from ...kernels.residual import Split
 
-__all__ = ["ResidualStep"]
+__all__ = ["ResidualStep", "SplitMoments", "split_moments"]
 
 
 class Samples(Protocol):
@@ -38,8 +37,27 @@ class Samples(Protocol):
     weight: float
     ridge: float
 
-    def centred_blocks(self, layout: Layout) -> Iterator[Any]:
-        """The samples, centred and weighted: a `DenseBlock` or the like at a time."""
+    def split_moments(self, covariance: MLR, split: "Split") -> "SplitMoments":
+        """The samples summed up; the covariance is factored without loss."""
+
+
+class SplitMoments(NamedTuple):
+    """What the step needs of the samples."""
+
+    V: FloatArray  # (n, R) cross moments of samples and factors
+    S: FloatArray  # (s, R) second moments of the factors
+    U: FloatArray  # (b, R) cross moments of the residuals of long rows
+    squares: FloatArray  # (b,) sums of squares of these
+    quad: float  # Σ xᵀΣ⁻¹x without Σ x²/D of the other rows
+
+
+def split_moments(A: MLR, split: "Split", blocks: Iterator[Any]) -> SplitMoments:
+    """The `SplitMoments` of centred and weighted samples, a `DenseBlock` or the like at a time."""
+    V, U, squares = np.zeros_like(A._F), np.zeros_like(split.F), np.zeros(split.rows.size)
+    S, quad = np.zeros((A._layout.s, A._layout.R), A.dtype), 0.0
+    for block in blocks:
+        quad += estep.moments.accumulate_split(A, split, block, V, S, U, squares)
+    return SplitMoments(V, S, U, squares, quad)
 
 
 class ResidualStep(FromMoments):
@@ -51,14 +69,10 @@ class ResidualStep(FromMoments):
 
     def __init__(self, covariance: MLR, data: Samples, split: "Split"):
         A = self._sigma = covariance
-        self._data, self._rows, layout, N = data, split.rows, A._layout, data.weight
+        self._data, self._rows, N, rows = data, split.rows, data.weight, split.rows
         factor_without_loss(A)
-        rows, ridge, squares = split.rows, data.ridge, np.zeros(split.rows.size)
-        V, U = np.zeros_like(A._F), np.zeros_like(split.F)
-        S = np.zeros((layout.s, layout.R), A.dtype)
-        quad = float(data.sums_of_squares @ split.others)
-        for block in data.centred_blocks(layout):
-            quad += estep.moments.accumulate_split(A, split, block, V, S, U, squares)
+        ridge, (V, S, U, squares, quad) = data.ridge, data.split_moments(A, split)
+        quad += float(data.sums_of_squares @ split.others)
         self.loglik = log_likelihood(A, quad, N)
         if ridge:
             self.loglik -= loading_penalty(A, ridge) / N

@@ -13,6 +13,7 @@ from ...tree.hierarchy import Hierarchy
 from ...tree.reading import tree_of
 from .chunks import check_features, compress_chunks, memmap_chunks
 from .complete import complete_source
+from .distributed import distributed_source
 from .incomplete import incomplete_source
 from .incomplete_chunks import incomplete_chunks_source
 from .protocol import Source
@@ -46,17 +47,20 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
                         " only once: it tells the number of features")
     has_names = not isinstance(hierarchy, Hierarchy) or hierarchy.feature_names is not None
     given = read_given(Y, weights, peek=has_names)
+    source: Any
     streamed = given.kind in ("memmap", "chunks")
     if given.kind == "sparse" and compress:
         raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
-    weights = given.relative_weights()
+    weights = None if given.kind == "dask" else given.relative_weights()
     hierarchy = tree_of(hierarchy, given.names, given.n)
     values, names = given.values, hierarchy.feature_names
     if given.kind != "chunks":
         check_features(values.shape, hierarchy)
+    if given.kind == "dask":
+        source = distributed_source(given, hierarchy, center, missing, compress)
+        return source, hierarchy._renamed(source.names), source.names
     if streamed:
         chunks = memmap_chunks(values) if given.kind == "memmap" else values
-        source: Any
         if compress:
             source = compress_chunks(chunks, hierarchy, center, weights, names,
                                      gaps=missing == "em")

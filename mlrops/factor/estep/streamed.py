@@ -8,7 +8,7 @@ for the s factors of all groups: their factorization and second moments (s, R) a
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from .from_moments import FromMoments
 from .protocol import Filled, Maybe, Moved, Source, log_likelihood, scaled
 
 __all__ = ["ChunkedData", "SparseData", "StreamedStep", "chunked_source", "complete_chunks",
-           "dense_width", "sketch", "sparse_source"]
+           "dense_width", "first_of", "sketch", "sketch_of", "sketch_width", "sparse_source",
+           "to_variance"]
 
 # Columns of a block below which its products are slow, and numbers below which the calls around
 # them take longer than the products.
@@ -53,12 +54,7 @@ class StreamedStep(FromMoments):
 
     def __init__(self, covariance: MLR, data: "Streamed"):
         self._sigma, self._data = covariance, data
-        layout = covariance._layout
-        self._cross = np.zeros_like(covariance._F)
-        self._second = np.zeros((layout.s, layout.R), covariance.dtype)
-        explained = 0.0
-        if layout.R:
-            explained = data.accumulate(covariance, self._cross, self._second)
+        self._cross, self._second, explained = data.moments(covariance)
         quad = float(data.sums_of_squares @ (1 / covariance._d.astype(float)) - explained)
         self.loglik = log_likelihood(covariance, quad, data.weight)
 
@@ -97,20 +93,26 @@ class Streamed(EveryCell):
     n_samples: int
     is_dear = True
 
+    def moments(self, A: MLR) -> tuple[FloatArray, FloatArray, float]:
+        """V (n, R) and S (s, R) of all samples under the covariance A, and ``Σ ‖w‖²``."""
+        layout = A._layout
+        V, S = np.zeros_like(A._F), np.zeros((layout.s, layout.R), A.dtype)
+        return V, S, self.accumulate(A, V, S) if layout.R else 0.0
+
     def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
-        """Add all samples to the moments V and S under the covariance A; returns ``Σ ‖w‖²``."""
+        """Add all samples to the moments V and S; returns ``Σ ‖w‖²``."""
         raise NotImplementedError
 
     def _plain_step(self, covariance):
         return StreamedStep(covariance, self)
 
 
-def _sketch_width(width, n):
+def sketch_width(width: int, n: int) -> int:
     """Columns of a sketch: with few features many, at no cost."""
     return max(width, SKETCH_ITEMS // n)
 
 
-def _to_variance(X, source):
+def to_variance(X: FloatArray, source: Source) -> FloatArray:
     """Scale the rows of a sketch so that the diagonal of ``X Xᵀ / n_samples`` is exact."""
     lengths = np.einsum("ik,ik->i", X, X)
     X *= np.sqrt(source.n_samples * source.variance / lengths)[:, None]
@@ -124,16 +126,26 @@ def sketch(source: Source, blocks: Callable[[int], Iterator[FloatArray]], width:
     Blocks (n, k or less) are centred and weighted, each good until the next one is asked for.
     """
     n = source.mean.size
-    width = _sketch_width(width, n)
+    width = sketch_width(width, n)
     if source.n_samples <= width:
-        return _to_variance(next(blocks(source.n_samples)), source)
-    draw = _draws(width, seed)
-    out = np.zeros((n, width))
+        return to_variance(next(blocks(source.n_samples)), source)
+    return to_variance(sketch_of(blocks, n, width, first_of(seed)), source)
+
+
+def first_of(seed: int | None) -> int:
+    """The seed of a sketch."""
+    return 0 if seed is None else seed
+
+
+def sketch_of(blocks: Callable[[int], Iterator[FloatArray]], n: int, width: int, seed: Any
+              ) -> FloatArray:
+    """The product X Ω (n, width) of samples X with random numbers."""
+    draw, out = _draws(width, seed), np.zeros((n, width))
     for X in blocks(max(width, LEAST_WIDTH)):
         omega = draw(X.shape[1])
         for a in range(0, n, 4096):  # the product stays in cache
             out[a : a + 4096] += X[a : a + 4096] @ omega
-    return _to_variance(out, source)
+    return out
 
 
 def _draws(width, seed):
@@ -142,7 +154,7 @@ def _draws(width, seed):
     The sketch X Ω has the covariance of the data in expectation: N. Halko, P. Martinsson, J. Tropp,
     "Finding structure with randomness" (2011).
     """
-    rng = np.random.default_rng(0 if seed is None else seed)
+    rng = np.random.default_rng(seed)
     return lambda count: rng.standard_normal((count, width)) / math.sqrt(width)
 
 
@@ -169,13 +181,13 @@ class SparseData(Streamed):
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples if they are few, else a sketch of them."""
-        N, width = self.n_samples, _sketch_width(width, self.mean.size)
-        draw = _draws(width, seed)
+        N, width = self.n_samples, sketch_width(width, self.mean.size)
+        draw = _draws(width, first_of(seed))
 
         def columns(start, stop):
             return np.eye(stop - start, N, start) if N <= width else draw(stop - start)
 
-        return _to_variance(self.product(columns, min(N, width)), self)
+        return to_variance(self.product(columns, min(N, width)), self)
 
     def product(self, draw: Callable[[int, int], FloatArray], width: int) -> FloatArray:
         """``X Ω`` (n, width); ``draw(start, stop)`` returns the rows start:stop of Ω (N, width)."""
@@ -256,6 +268,10 @@ class ChunkedData(Streamed):
     dtype: np.dtype
     names: tuple[str, ...] | None = None
 
+    def of(self, chunks: Chunks) -> "ChunkedData":
+        """The same of other chunks, of which these may be a part."""
+        return replace(self, chunks=chunks)
+
     def centred_blocks(self, layout: Layout) -> Iterator[Any]:
         """The samples, each array good until the next one is asked for."""
         for X in self._blocks(dense_width(layout), np.ones(self.mean.size)):
@@ -268,8 +284,11 @@ class ChunkedData(Streamed):
 
     def start_data(self, width: int, seed: int | None) -> FloatArray:
         """The samples if they are few, else a sketch of them."""
-        ones = np.ones(self.mean.size)
-        return sketch(self, lambda k: self._blocks(k, ones), width, seed)
+        return sketch(self, self.start_blocks, width, seed)
+
+    def start_blocks(self, width: int) -> Iterator[FloatArray]:
+        """The centred and weighted samples, (n, k) at a time, k at most `width`."""
+        return self._blocks(width, np.ones(self.mean.size))
 
     def accumulate(self, A: MLR, V: FloatArray, S: FloatArray) -> float:
         """Add all samples, block by block.

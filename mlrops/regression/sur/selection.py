@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..._common.deprecated import renamed_options
+from ..._common.jobs import Jobs
 from ..._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from ...factor import rank_search
 from ...factor.criteria import degrees_of_freedom
@@ -134,16 +135,19 @@ class SystemFits(rank_search.RankedFits):
 
     def __init__(self, data, hierarchy, fit_with, callback=None):
         self.data, self.hierarchy, self._fit_with = data, hierarchy, fit_with
-        self.callback = callback
+        self._callback = callback
         self._take = Shared(partial(_rows_of, data))
         self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
 
     def n_rows(self):
         return self.data.N
 
+    def jobs(self, n_jobs):
+        return Jobs(n_jobs, callback=self._callback)
+
     def fit(self, ranks, rows, near, rng):
         return fit_system(self._take(rows), ranks, self.hierarchy, self._fit_with,
-                          callback=self.callback)
+                          callback=self._callback)
 
     def score(self, fit, rows):
         return average_loglik(fit, self._take(rows))

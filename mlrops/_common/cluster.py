@@ -1,0 +1,165 @@
+"""Tasks on a cluster, by dask: what runs where chunks of data are, and one result that comes back.
+
+A pass over chunks is a graph of tasks that is gone once its result has come, so that what the
+scheduler holds does not grow with the passes.  Everything a task needs, parameters too, is a task
+itself: when a worker is lost the scheduler repeats those whose results went with it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .optional import import_dask
+from .wording import counted, name_some
+
+__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "on_workers", "results", "task",
+           "task_of"]
+
+# Seconds between two looks at a cluster that does not answer, and without any worker before a fit
+# gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
+LOOK, PATIENCE = 1.0, 60.0
+# Bytes of an array in a graph that are worth sending once only.
+LARGE = 1 << 16
+
+
+def is_dask(x: object) -> bool:
+    """Whether x is a collection of dask, which nothing may compute unasked."""
+    return hasattr(x, "__dask_graph__")
+
+
+def import_array() -> Any:
+    """The module dask.array."""
+    import_dask()
+    from dask import array
+    return array
+
+
+class _Sealed:
+    """A value that dask does not look into for collections."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def _opened(sealed: _Sealed) -> Any:
+    return sealed.value
+
+
+def task(function: Callable[..., Any], *args: Any) -> Any:
+    """The call of a function as a task; tasks among the arguments come to it as their results."""
+    return import_dask().delayed(function, pure=False, traverse=False)(*args)
+
+
+def task_of(value: Any) -> Any:
+    """A value as the result of a task: it travels once to each worker that needs it."""
+    return task(_opened, _Sealed(value))
+
+
+def in_pairs(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
+    """One task that merges what several give, in pairs that depend on nothing but their order."""
+    parts = list(parts)
+    while len(parts) > 1:
+        pairs = [task(merge, a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[2 * len(pairs) :]
+    return parts[0]
+
+
+def _client() -> Any:
+    """The client of a cluster that dask computes with, or None where it computes here."""
+    owner = getattr(import_dask().base.get_scheduler(), "__self__", None)
+    return owner if hasattr(owner, "scheduler_info") else None
+
+
+def results(*nodes: Any) -> tuple[Any, ...]:
+    """What tasks give, computed together by the cluster, or here where there is none.
+
+    An error of a task is raised as it is.  Workers that are lost are waited for; that none is left,
+    or the scheduler, is an error.
+    """
+    client = _client()
+    if client is None:
+        return tuple(import_dask().compute(*nodes))
+    import distributed
+    from distributed.scheduler import KilledWorker
+    futures: list[Any] = []
+    try:
+        futures = client.compute(list(nodes))
+        _wait(client, futures)
+        return tuple(client.gather(futures))
+    except KilledWorker as error:
+        raise RuntimeError(
+            "workers were lost again and again at the same task, most likely for want of memory:"
+            " take smaller chunks, or workers with more memory and fewer threads"
+            f" ({error})") from error
+    except (Exception, distributed.CancelledError) as error:
+        if client.status != "running" or isinstance(error, distributed.CancelledError):
+            raise ConnectionError(_gone(client)) from error
+        raise
+    finally:
+        if client.status == "running":
+            client.cancel(futures)  # what is done is forgotten, what a user broke off is not begun
+
+
+def _gone(client):
+    address = getattr(client.scheduler, "address", None) or "of this client"
+    return (f"the scheduler {address} cannot be reached any more; start it and its workers again,"
+            " make a new dask.distributed.Client, and fit again (with a checkpoint: resume=True)")
+
+
+def _wait(client, futures):
+    """Wait for futures as long as the cluster has a scheduler and, now and then, a worker."""
+    import distributed
+    last = time.monotonic()
+    while True:
+        try:
+            distributed.wait(futures, timeout=LOOK)
+            return
+        except distributed.TimeoutError:
+            pass
+        if client.status not in ("running", "connecting"):
+            raise ConnectionError(_gone(client))
+        if client.status == "running" and client.scheduler_info()["workers"]:
+            last = time.monotonic()
+        elif time.monotonic() - last > _patience():
+            raise ConnectionError(
+                f"the cluster has had no workers for {_patience():.0f} seconds; start some and fit"
+                " again (with a checkpoint: resume=True), or raise dask's setting"
+                " distributed.scheduler.no-workers-timeout")
+
+
+def _patience():
+    dask = import_dask()
+    asked = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+    return PATIENCE if asked is None else dask.utils.parse_timedelta(asked)
+
+
+def on_workers(collection: Any) -> Any:
+    """A collection that tasks on a cluster may read again and again.
+
+    One whose numbers stand in the graph itself, as `dask.array.from_array` leaves them, would be
+    sent with every pass: its chunks go to the workers now, to stay there.
+    """
+    client = _client()
+    if client is None or not any(getattr(x, "nbytes", 0) > LARGE or (
+            hasattr(x, "memory_usage")) for x in dict(collection.__dask_graph__()).values()):
+        return collection
+    return client.persist(collection)
+
+
+def check_workers(version: str) -> None:
+    """Refuse a cluster with workers that lack this package, or have another version of it."""
+    client = _client()
+    if client is None:
+        return
+    try:
+        # By a function of Python's own: one of this package's could not be read without it.
+        found = client.run(eval, "__import__('mlrops').__version__", on_error="return")
+    except OSError as error:
+        raise ConnectionError(_gone(client)) from error
+    wrong = {address: given for address, given in found.items() if given != version}
+    if wrong:
+        what = sorted({f"version {x}" if isinstance(x, str) else str(x) for x in wrong.values()})
+        raise RuntimeError(
+            f"workers need mlrops {version}, the version here, but {counted(len(wrong), 'worker')}"
+            f" of {len(found)} ({name_some(sorted(wrong))}) said {name_some(what)}: install it"
+            " where they run")
