@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -99,15 +99,19 @@ class Jobs:
 
         # Backends that do not give results one by one give a list at the end.
         found = "generator" if backend.supports_return_generator else "list"
-        outcomes = (outcome for outcome in joblib.Parallel(self.n_jobs, return_as=found)(calls()))
+        outcomes = joblib.Parallel(self.n_jobs, return_as=found)(calls())
+        owner = threading.get_ident()
         try:
             for outcome in outcomes:
                 task = sent.popleft()
                 if wanted(*task):
                     yield task, outcome.given()
         finally:
-            with kept_warnings():  # that tasks are left undone is meant
-                outcomes.close()
+            # Closed, joblib would warn that tasks are left undone, which is meant.  A collector of
+            # garbage in a thread of joblib's has to leave it to joblib.
+            if found == "generator" and threading.get_ident() == owner:
+                with suppress(_Left):
+                    outcomes.throw(_Left())
 
 
 def _threads(backend: Any, at_once: int) -> int:
@@ -137,6 +141,10 @@ class _Call:
         return 1_000_000  # dask sends a worker what is large once, and the rest with every task
 
 
+class _Left(Exception):
+    """No more results are asked for."""
+
+
 class _Elsewhere(Exception):
     """Where in another process an error was raised."""
 
@@ -153,7 +161,7 @@ class _Outcome(NamedTuple):
         pass_on(self.warned)
         if self.error is None:
             return self.value
-        if self.error.__traceback__ is None:  # which processes do not send
+        if self.error.__traceback__ is None:  # which processes send with tblib only
             self.error.__cause__ = _Elsewhere(f"\n{self.trace}")
         raise self.error
 

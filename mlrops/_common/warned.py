@@ -26,7 +26,7 @@ class InTurn:
     """
 
     def __init__(self, make: Callable[..., AbstractContextManager[Any]]):
-        self._make, self._lock, self._users = make, threading.Lock(), 0
+        self._make, self._lock, self._users = make, threading.RLock(), 0
 
     @contextmanager
     def __call__(self, *args: Any) -> Iterator[None]:

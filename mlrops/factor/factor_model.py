@@ -268,12 +268,12 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     the checkpoint stays as last written.  With `n_jobs` the best climb that was over is returned,
     and where none was the interruption goes through as KeyboardInterrupt.
 
-    *Side by side.*  Workers are processes of this machine, which take a second or two to begin, or
+    *Side by side.*  Workers are processes of this machine, which take about a second to begin, or
     those of a cluster in ``with joblib.parallel_config(backend="dask"):``.  Those of this machine
     share its threads: each has ``cores // n_jobs``, at least one, for BLAS and for the kernels;
     on a cluster each fit has one.  Random numbers belong to a start or a fold, not to a worker, so
-    that results are the same bit for bit for any number of jobs, wherever BLAS gives the same for
-    any number of threads.
+    that results are the same for any number of jobs: bit for bit where BLAS gives the same for any
+    number of threads, as with ``OPENBLAS_NUM_THREADS=1``, and else to rounding.
 
     Examples
     --------
