@@ -175,11 +175,12 @@ def test_what_watches_needs_this_process():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_first_error_comes_when_it_is_its_turn(backend, recwarn):
-    seen = []
+    seen, usual = [], warnings.showwarning
     with joblib.parallel_config(backend=backend), pytest.raises(Odd, match="task 2") as caught:
         for _, value in Jobs(2).run(broken, ones(30)):
             seen.append(value)
     assert seen == [0, 1] and caught.value.i == 2
+    assert warnings.showwarning is usual  # no thread is left
     assert not recwarn.list  # of tasks that are left undone
     assert "in broken" in "".join(traceback.format_exception(caught.value))  # where it was raised
     assert [value for value, _ in results(squared, ones(2))] == [0, 1]  # workers go on

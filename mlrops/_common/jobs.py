@@ -7,6 +7,7 @@ are the same for any number of jobs.
 import os
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -112,6 +113,8 @@ class Jobs:
             if found == "generator" and threading.get_ident() == owner:
                 with suppress(_Left):
                     outcomes.throw(_Left())
+                while call.running:  # threads cannot be stopped; none may outlive the call
+                    time.sleep(0.001)
 
 
 def _threads(backend: Any, at_once: int) -> int:
@@ -136,6 +139,7 @@ class _Call:
 
     def __init__(self, function: Callable[..., Any], threads: int):
         self.function, self.threads, self.caller = function, threads, os.getpid()
+        self.running: list[tuple[Any, ...]] = []  # tasks, in threads of this process
 
     def __sizeof__(self) -> int:
         return 1_000_000  # dask sends a worker what is large once, and the rest with every task
@@ -167,11 +171,15 @@ class _Outcome(NamedTuple):
 
 
 def _outcome(call: _Call, task: tuple[Any, ...]) -> _Outcome:
-    with _task(), at_most(call.threads), _blas(call), kept_warnings() as warned:
-        try:
-            return _Outcome(call.function(*task), warned)
-        except Exception as error:
-            return _Outcome(None, warned, error, traceback.format_exc())
+    call.running.append(task)
+    try:
+        with _task(), at_most(call.threads), _blas(call), kept_warnings() as warned:
+            try:
+                return _Outcome(call.function(*task), warned)
+            except Exception as error:
+                return _Outcome(None, warned, error, traceback.format_exc())
+    finally:
+        call.running.pop()
 
 
 def _blas(call: _Call) -> AbstractContextManager[Any]:
