@@ -11,6 +11,7 @@ import numpy as np
 from .._common.convergence import ConvergenceWarning
 from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Watch
+from .._common.jobs import Jobs
 from .._common.typing import FloatArray, Labels, Optimizer, Prior, RandomState, Ranks, RowData
 from .._common.validate import check_number, check_rank
 from .._common.wording import counted
@@ -110,9 +111,11 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
         random with ``init="random"``).  Each is climbed from for 60 updates, the best two go on,
         and the better one is returned.
     n_jobs : int, optional
-        Climb from the starts side by side in so many processes by joblib, -1 for all cores; as
-        `joblib.parallel_config` says.  Callback, progress bar and checkpoint are for one process,
-        and so are open files of h5py and pyarrow: a function may open them for each pass.
+        How many fits run at a time, each in a worker of joblib: -1 is one for each core, None is
+        one unless a `joblib.parallel_config` around the call says otherwise.  The result is the
+        same, see Notes.  It is for the starts of `n_init` and the folds of ``prior="cv"``; a
+        callback, a checkpoint and data of dask need one at a time, and so do open files of h5py
+        and pyarrow: a function may open them for each pass.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
         How steps are found: Fisher scoring, limited-memory BFGS directions, or plain EM steps only;
         see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
@@ -285,7 +288,15 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
-    the checkpoint stays as last written.
+    the checkpoint stays as last written.  With `n_jobs` the best climb that was over is returned,
+    and where none was the interruption goes through as KeyboardInterrupt.
+
+    *Side by side.*  Workers are processes of this machine, which take about a second to begin, or
+    those of a cluster in ``with joblib.parallel_config(backend="dask"):``.  Those of this machine
+    share its threads: each has ``cores // n_jobs``, at least one, for BLAS and for the kernels;
+    on a cluster each fit has one.  Random numbers belong to a start or a fold, not to a worker, so
+    that results are the same for any number of jobs: bit for bit where BLAS gives the same for any
+    number of threads, as with ``OPENBLAS_NUM_THREADS=1``, and else to rounding.
 
     Examples
     --------
@@ -312,16 +323,15 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     stopping = FactorStopping(**rules, gtol=gtol, max_iter=max_iter)
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    checkpointing.check(n_jobs)  # before the data are gone through
-    if n_jobs is not None and callback is not None:
-        raise ValueError("a callback follows climbs one after the other: leave n_jobs out")
+    checkpointing.check()  # before the data are gone through
+    jobs = Jobs(n_jobs, callback=callback, checkpoint=checkpoint, data=Y)
     prior_scores = None
     if isinstance(prior, str) and prior == "cv":
         prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {
-            "init": init, "n_init": n_init, "n_jobs": n_jobs, "optimizer": optimizer,
+            "init": init, "n_init": n_init, "optimizer": optimizer,
             "prior_variance": prior_variance, "center": center, "missing": missing,
             "compress": compress, "tol": tol, "gtol": gtol, "max_iter": max_iter,
-            "variance_floor": variance_floor, "random_state": random_state}, progress)
+            "variance_floor": variance_floor, "random_state": random_state}, progress, jobs)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
@@ -347,7 +357,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
         saved = keeper.saved
     race = Race(surface, hierarchy, init, stopping, way)
     try:
-        best = best_of_starts(race, tournament, Watch(progress, callback, keeper), saved, n_jobs)
+        best = best_of_starts(race, tournament, Watch(progress, callback, keeper), saved, jobs)
     except VanishingVariance as error:
         raise error.naming(hierarchy, names, "feature") from None
     place = at_floor(best.point.D, surface.floor)
