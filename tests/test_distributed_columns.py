@@ -1,16 +1,12 @@
-"""Factor models of features in chunks of columns, and what they give: parts on workers."""
+"""Factor models of features in chunks of columns, against one machine; what they refuse."""
 
-import gc
-import pickle
-import threading
-
-import clusters
 import numpy as np
 import pytest
+from column_parts import CASES, SIMPLE, cut, operator, same, samples
 from trees import close
 
 import mlrops
-from mlrops import MLR, DistributedMLR, FactorModelResult, Hierarchy, fit_factor_model
+from mlrops import Hierarchy, fit_factor_model
 from mlrops._common.given import read_given
 from mlrops.factor.columns.source import Options, open_columns
 from mlrops.operators.cut import cut_at
@@ -19,60 +15,7 @@ dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
-
-
-def within_parts():
-    """A tree whose order is not that of the features, but within 12 and 24 of them."""
-    rng = np.random.default_rng(0)
-    order = np.concatenate([rng.permutation(12), 12 + rng.permutation(24)])
-    return Hierarchy(order, [[0, 36], [0, 12, 36], [0, 3, 12, 20, 21, 36]])
-
-
-# Name: tree, ranks, columns of the chunks, and the level that these leave whole.
-CASES = {
-    "flat": (Hierarchy.flat(30), (2,), (10, 13, 7), 1),
-    "two levels, cut at 1": (Hierarchy.balanced(36, [1, 3]), (2, 1), (12, 24), 1),
-    "three levels, cut at 0": (Hierarchy.balanced(36, [3, 6, 12]), (1, 1, 1), (12, 24), 0),
-    "three levels, cut at 1": (Hierarchy.balanced(36, [1, 3, 6]), (2, 1, 1), (12, 24), 1),
-    "three levels, cut at 2": (Hierarchy.balanced(36, [1, 3, 6]), (2, 1, 1), (6, 18, 12), 2),
-    "leaves in pieces": (Hierarchy.balanced(36, [1, 3, 6]), (2, 1, 1), (10, 8, 18), 3),
-    "several parents a part": (Hierarchy.balanced(48, [1, 4, 16]), (1, 2, 1), (9, 30, 9), 2),
-    "unequal, other order": (within_parts(), (2, 1, 2), (12, 24), 1),
-    "rank zero levels": (Hierarchy.balanced(36, [1, 3, 6]), (0, 2, 0), (18, 18), 2),
-    "groups of one feature": (Hierarchy.balanced(24, [1, 4, 24]), (1, 1, 1), (7, 10, 7), 2),
-    "no factors": (Hierarchy.balanced(24, [1, 4]), (0, 0), (7, 10, 7), 2),
-}
-SIMPLE = "three levels, cut at 2"
 each = pytest.mark.parametrize("name", CASES)
-
-
-def samples(h, ranks, N=60, seed=0):
-    rng = np.random.default_rng(seed)
-    A = MLR(h, [rng.standard_normal((h.n, r)) for r in ranks], rng.uniform(0.5, 1.5, h.n))
-    return A.sample(N, random_state=seed) + rng.standard_normal(h.n)
-
-
-def operator(h, ranks, dtype=float, seed=5):
-    rng = np.random.default_rng(seed)
-    return MLR(h, [rng.standard_normal((h.n, r)) for r in ranks],
-               rng.uniform(0.5, 2.0, h.n)).astype(dtype)
-
-
-def cut(Y, widths):
-    return da.from_array(Y, chunks=(-1, widths))
-
-
-def same(a, b):
-    a, b = (x if type(x) is FactorModelResult else x.gather() for x in (a, b))
-    return all(np.array_equal(x, y) for x, y in (
-        (a.covariance.F, b.covariance.F), (a.covariance.D, b.covariance.D), (a.mean, b.mean),
-        (a.loglik_trace, b.loglik_trace)))
-
-
-@pytest.fixture(scope="module")
-def two():
-    with clusters.cluster(2) as (client, workers):
-        yield client, workers
 
 
 @pytest.fixture
@@ -220,111 +163,6 @@ def test_what_a_callback_sees_and_how_it_stops(threads):
     close(seen[-1].covariance.gather().toarray(), fit.covariance.gather().toarray(), 1e-12)
 
 
-# ---------------------------------------------------------------- the result
-
-
-@each
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_the_operator_is_the_gathered_one(threads, name, dtype):
-    h, ranks, widths, _ = CASES[name]
-    A = operator(h, ranks, dtype)
-    B = DistributedMLR.cut(A, widths)
-    tol = 1e-12 if dtype == np.float64 else 1e-5
-    assert (B.shape, B.dtype, B.ranks, B.widths) == (A.shape, A.dtype, ranks, widths)
-    assert B.hierarchy == h
-    rng = np.random.default_rng(1)
-    for x in (rng.standard_normal(h.n), rng.standard_normal((h.n, 3)), np.arange(h.n)):
-        for given in (x, da.from_array(x, chunks=7)):
-            for found, expected in ((B @ given, A @ x), (B.matvec(given), A @ x),
-                                    (B.solve(given), A.solve(x)),
-                                    (B.inv_quad(given), A.inv_quad(x))):
-                assert isinstance(found, da.Array) and found.shape == np.shape(expected)
-                close(found.compute(), expected, tol)
-            assert (B @ given).chunks[0] == widths
-    assert B.logdet() == pytest.approx(A.logdet(), rel=tol) and B.slogdet() == (1, B.logdet())
-    close(B.diagonal().compute(), A.diagonal(), tol)
-    close(B.D.compute(), A.D, tol)
-    close(B.F.compute(), A.F, tol)
-    whole = B.gather()
-    assert np.array_equal(whole.F, A.F) and np.array_equal(whole.D, A.D)
-    close(B.principal().gather().F, A.principal().F, 100 * tol)
-
-
-@each
-def test_samples_have_the_covariance(threads, name):
-    h, ranks, widths, _ = CASES[name]
-    A = operator(h, ranks)
-    B = DistributedMLR.cut(A, widths)
-    drawn = B.sample(30_000, random_state=0)
-    assert drawn.chunks[1] == widths and B.sample(random_state=1).shape == (h.n,)
-    spread = np.sqrt(A.diagonal())
-    found = np.cov(drawn.compute().T) / np.outer(spread, spread)
-    assert np.abs(found - A.toarray() / np.outer(spread, spread)).max() < 0.04
-    again = B.sample(30_000, random_state=0)
-    assert np.array_equal(again[:5].compute(), drawn[:5].compute())
-
-
-@each
-def test_files_of_an_operator(threads, name, tmp_path):
-    h, ranks, widths, _ = CASES[name]
-    A = operator(h, ranks)
-    B = DistributedMLR.cut(A, widths)
-    mlrops.save(tmp_path / "there", B)
-    for again in (mlrops.load(tmp_path / "there"), DistributedMLR.load(tmp_path / "there")):
-        assert again.hierarchy == h and again.ranks == ranks and again.widths == widths
-        assert np.array_equal(again.gather().F, A.F)
-    assert len(list((tmp_path / "there").iterdir())) == len(widths) + 1
-    DistributedMLR.cut(2 * A, widths).save(tmp_path / "there")  # takes the place of the other
-    assert len(list((tmp_path / "there").iterdir())) == len(widths) + 1
-    close(mlrops.load(tmp_path / "there").persist().diagonal().compute(), 2 * A.diagonal(), 1e-12)
-
-
-def test_damaged_files(threads, tmp_path):
-    h, ranks, widths, _ = CASES[SIMPLE]
-    A = operator(h, ranks)
-    B = DistributedMLR.cut(A, widths)
-    B.save(tmp_path / "a")
-    part = min((tmp_path / "a").glob("part-1*"))
-    part.write_bytes(part.read_bytes()[:-400])
-    with pytest.raises(ValueError, match="cannot read .*part-1"):
-        mlrops.load(tmp_path / "a").gather()
-    part.unlink()
-    with pytest.raises(FileNotFoundError):
-        mlrops.load(tmp_path / "a").gather()
-    (tmp_path / "a" / "index.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="cannot read .*index"):
-        mlrops.load(tmp_path / "a")
-    with pytest.raises(FileNotFoundError):
-        DistributedMLR.load(tmp_path / "nowhere")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
-        B.save(tmp_path / "file")
-
-
-def test_what_an_operator_refuses(threads):
-    h, ranks, widths, _ = CASES[SIMPLE]
-    A = operator(h, ranks)
-    B = DistributedMLR.cut(A, widths)
-    assert repr(B) == ("<36x36 DistributedMLR, groups (1, 3, 6), ranks (2, 1, 1), float64, 3 parts"
-                       " of 6 to 18 features>")
-    for x in (np.ones(35), da.ones(35), np.ones((36, 2, 2))):
-        with pytest.raises(ValueError, match="36 rows|1-d or 2-d"):
-            B @ x
-    with pytest.raises(TypeError, match="real"):
-        B @ da.ones(36, dtype=complex)
-    with pytest.raises(AttributeError, match=r"no 'factorization': .*gather\(\) gives an MLR"):
-        _ = B.factorization
-    with pytest.raises(AttributeError, match="no 'nonsense'$"):
-        _ = B.nonsense
-    with pytest.raises(TypeError, match="save it to a directory, or gather it"):
-        pickle.dumps(B)
-    with pytest.raises(ValueError, match="add up to the 36 features, got 30 in 3 parts"):
-        DistributedMLR.cut(A, (10, 10, 10))
-    broken = DistributedMLR.cut(MLR.from_compact(h, ranks, 1e200 * A.F, A.D), widths)
-    with pytest.raises(np.linalg.LinAlgError, match=r"level 2, group \d \(6 features\)"):
-        broken.logdet()
-
-
 def test_scores_of_a_fit(threads):
     h, ranks, widths, _ = CASES["unequal, other order"]
     Y = samples(h, ranks, 80)
@@ -424,144 +262,6 @@ def test_other_calls_say_that_they_take_rows(threads):
         mlrops.select_ranks(cut(Y, widths))
     with pytest.raises(ValueError, match="whole rows"):
         fit_factor_model(Y, ranks, h).score(cut(Y, widths))
-
-
-# ---------------------------------------------------------------- bits, and workers that are lost
-
-
-TALL = Hierarchy.balanced(720, [1, 3, 12]), (2, 1, 1), (240, 180, 60, 240)
-
-
-def tall(optimizer="bfgs", **options):
-    h, ranks, widths = TALL
-    options = {"max_iter": 14, "gtol": 0, "tol": 0, "optimizer": optimizer} | options
-    return fit_factor_model(cut(samples(h, ranks, 40), widths), ranks, h, **options)
-
-
-@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
-def test_bits_do_not_depend_on_the_number_of_workers(two, optimizer):
-    with dask.config.set(scheduler=two[0]):
-        first = tall(optimizer).gather()
-    assert first.n_iter == 14
-    with dask.config.set(scheduler="sync"):
-        assert same(tall(optimizer), first)
-    for n_workers in (1, 3):
-        with clusters.cluster(n_workers):
-            assert same(tall(optimizer), first)
-
-
-def holder_of_root(client):
-    """The process that holds what the levels above the parts gave last, if it is there."""
-    held = client.who_has()
-    for key, where in held.items():
-        if "sweep_root" in str(key) and where:
-            return client.run(clusters.os.getpid, workers=list(where)[:1]).popitem()[1]
-    return None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["one", "all", "root"])
-@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
-def test_a_fit_goes_on_when_workers_are_killed(optimizer, which):
-    """In the midst of an iteration, before the first files and after."""
-    with dask.config.set(scheduler="sync"):
-        expected = tall(optimizer).gather()
-    with clusters.cluster(2) as (client, _):
-        killed = []
-
-        def shoot():
-            root = None
-            for _ in range(2000 if which == "root" else 0):
-                root = root or holder_of_root(client)
-                if root:
-                    break
-            pids = clusters.pids(client)
-            killed.append([root or pids[0]] if which != "all" else pids)
-            clusters.kill(killed[-1])
-
-        shots = {n_iter: threading.Timer(0.1, shoot) for n_iter in (3, 12)}
-
-        def look(iterate):
-            if iterate.n_iter in shots:
-                client.wait_for_workers(2, timeout=60)
-                shots[iterate.n_iter].start()
-
-        found = tall(optimizer, callback=look).gather()
-        for shot in shots.values():
-            shot.join()
-        assert len(killed) == 2
-    assert np.array_equal(found.covariance.F, expected.covariance.F)
-    assert np.array_equal(found.loglik_trace, expected.loglik_trace)
-
-
-@pytest.mark.slow
-def test_a_result_outlives_the_workers(two, tmp_path):
-    """What a fit leaves is computed again from files, without the data."""
-    client, _ = two
-    fit = tall(max_iter=3)
-    expected = fit.gather()
-    clusters.kill(clusters.pids(client))
-    again = fit.gather()
-    assert np.array_equal(again.covariance.F, expected.covariance.F)
-    assert np.array_equal(again.mean, expected.mean)
-    fit.covariance.save(tmp_path / "parts")
-    assert np.array_equal(mlrops.load(tmp_path / "parts").gather().F, expected.covariance.F)
-
-
-@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
-def test_what_the_scheduler_holds_does_not_grow(two, optimizer):
-    client, workers = two
-    gc.collect()
-    assert clusters.forgotten(workers, 0)
-    held, files = [], []
-
-    def look(iterate):
-        held.append(len(workers.scheduler.tasks))
-
-    fit = tall(optimizer, max_iter=60 if optimizer == "em" else 40, callback=look)
-    assert max(held[-20:]) <= max(held[:20]) + 8
-    assert not files
-    parts = len(fit.covariance.widths)
-    assert clusters.forgotten(workers, 2 * parts + 10)  # F, D and mean of each part
-    del fit
-    gc.collect()
-    assert clusters.forgotten(workers, 0)
-
-
-def test_files_are_cleared_away(two, tmp_path):
-    with dask.config.set({"temporary-directory": str(tmp_path)}):
-        seen = []
-        fit = tall(max_iter=25, callback=lambda iterate: seen.append(
-            sum(len(list(folder.iterdir())) for folder in tmp_path.iterdir())))
-        assert max(seen) > 0 and max(seen[15:]) <= 2 * 16 * 4
-        assert len(list(tmp_path.iterdir())) == 1
-        del fit
-        gc.collect()
-        assert not list(tmp_path.iterdir())
-
-
-def moved(client):
-    """Bytes between workers so far; what the client sends is not among them."""
-    logs = client.run(lambda dask_worker: [
-        entry["total"] for entry in dask_worker.transfer_incoming_log])
-    return sum(map(sum, logs.values()))
-
-
-def test_an_iteration_moves_little(two):
-    """``R_c² + R_c N`` numbers a parent and part up and as many down, whatever the features."""
-    client, _ = two
-    N, each = 50, []
-    for m in (500, 4000):
-        h, ranks = Hierarchy.balanced(4 * m, [1, 4, 40]), (3, 2, 2)
-        rng, count = np.random.default_rng(0), []
-        Y = cut(rng.standard_normal((N, 4 * m)), m)
-        fit_factor_model(Y, ranks, h, optimizer="em", max_iter=8, tol=0, gtol=0, init="random",
-                         callback=lambda iterate, count=count: count.append(moved(client)))
-        each.append(np.median(np.diff(count)))
-    c = 3  # ranks above the cut, at level 1
-    one = 8 * ((c + 1) * (N + c + 2))
-    # Four parts on two workers: what parts pass, and what goes down to them, crosses or does not.
-    assert 0 < max(each) <= 8 * one
 
 
 # ---------------------------------------------------------------- for those who build on it

@@ -6,6 +6,7 @@ to the workers and the ``n R + s R`` numbers of moments from them.  A chunk is g
 very sources that streams have, with random numbers that hang on its number.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from .streamed import (
     to_variance,
 )
 
-__all__ = ["DistributedChunks", "DistributedRows", "distributed_source"]
+__all__ = ["DistributedChunks", "DistributedRows", "by_one_thread", "distributed_source"]
 
 
 class Part(NamedTuple):
@@ -86,9 +87,14 @@ def _merged(a: _First, b: _First) -> _First:
 
 
 def _visit(number, chunk, weights, known, work, template, *given):
-    """What a chunk gives, computed by the one thread that the worker has for it."""
+    """What a chunk gives."""
+    return by_one_thread(work, template.part(number, chunk, weights, known), *given)
+
+
+def by_one_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function on the one thread that a worker has for a task."""
     with threads.alone():
-        return work(template.part(number, chunk, weights, known), *given)
+        return function(*args, **options)
 
 
 # ---------------------------------------------------------------- what a chunk gives
@@ -222,7 +228,7 @@ def _parts_of(given: Given) -> list[Part]:
     if hasattr(weights, "__dask_graph__"):
         return _weighted(chunks, weights, given.values)
     lengths = given.values.chunks[0] if hasattr(given.values, "chunks") else results(
-        in_pairs(_add, [task(_length, chunk) for chunk in chunks]))[0]
+        in_pairs(operator.add, [task(_length, chunk) for chunk in chunks]))[0]
     N = sum(lengths)
     relative: Any = given.relative_weights()
     if relative.size != N:
