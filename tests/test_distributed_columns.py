@@ -38,6 +38,7 @@ def test_where_chunks_cut(name):
     assert np.array_equal(np.concatenate([part.features for part in parts]), h.permutation)
 
 
+@pytest.mark.quick(15)
 @each
 @pytest.mark.parametrize("options", [
     {}, {"sample_weight": np.arange(60) % 3}, {"center": False}, {"prior": True},
@@ -68,6 +69,7 @@ def test_iterates_of_EM_are_those_of_one_machine(threads, name, options):
         close(whole.prior_share, one.prior_share, 1e-12)
 
 
+@pytest.mark.quick(5)
 @each
 def test_quasi_newton_steps_are_those_of_one_machine(threads, name):
     """The same first steps, and the same maximum."""
@@ -86,6 +88,7 @@ def test_quasi_newton_steps_are_those_of_one_machine(threads, name):
     assert len(np.setxor1d(fit.boundary, one.boundary)) <= 1  # some are only on their way
 
 
+@pytest.mark.quick(6)
 @each
 @pytest.mark.parametrize("init", ["principal_factor", "svd", "frobenius", "random"])
 def test_starts_lead_to_the_maximum(threads, name, init):
