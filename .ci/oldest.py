@@ -23,5 +23,5 @@ def requirements(lines):
 
 
 for line in [*project["dependencies"], *requirements(extras["test"])]:
-    name, version, marker = re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)(;.*)?", line).groups()
+    name, version, marker = re.match(r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)(;.*)?", line).groups()
     print(f"{name}=={version}.*{marker or ''}")

@@ -3,14 +3,16 @@
 Needs scikit-learn (``pip install "mlrops[sklearn]"``).
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ._common.cluster import is_dask
 from ._common.deprecated import replaced_option
+from ._common.disk import on_disk
 from ._common.given import align_weights
-from ._common.typing import Data, FloatArray, Labels, Ranks
+from ._common.typing import Data, FloatArray, Labels, Ranks, RowData
 from ._common.validate import as_real
 from ._common.wording import counted
 from .factor import FactorModelResult, fit_factor_model
@@ -103,8 +105,8 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     See Also
     --------
-    mlrops.fit_factor_model : the same as a function; also takes sparse data, memory maps, chunks of
-        rows, callbacks and checkpoints.
+    mlrops.fit_factor_model : the same as a function; also takes sparse data, chunks of rows,
+        callbacks and checkpoints.
     mlrops.select_ranks : ranks by cross-validation or a criterion, fit by fit from warm starts.
 
     Notes
@@ -165,14 +167,16 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X: Data, y: Any = None,
+    def fit(self, X: RowData, y: Any = None,
             sample_weight: Labels | None = None) -> "FactorModel":
         """Fit the model.
 
         Parameters
         ----------
-        X : array_like or DataFrame, shape (N, n)
-            Data, one sample a row; at least 2 samples, no constant features.
+        X : array_like, DataFrame or data on disk, shape (N, n)
+            Data, one sample a row; at least 2 samples, no constant features.  Arrays of zarr and
+            h5py, parquet files and datasets stay on disk, as in `fit_factor_model`; memory maps
+            are arrays.
         y : ignored
         sample_weight : array_like or Series, shape (N,), optional
             Non-negative weights of the samples; only their ratios count.  A Series is matched to
@@ -184,11 +188,16 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         _refuse_dask(X)
         # NaN and infinity are left to fit_factor_model, which names their columns.
-        data = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False)
+        check = partial(validate_data, self, dtype=FLOATS, ensure_all_finite=False)
+        data: Any = _on_disk(X)
+        if data is None:
+            data = check(X, ensure_min_samples=2)
+        else:
+            check(next(iter(data))[:0], ensure_min_samples=0)  # for the names of the features
         names = getattr(self, "feature_names_in_", None)
         options, weights = self.get_params(deep=False), align_weights(sample_weight, X)
         options["hierarchy"] = tree_of(
-            self.hierarchy, None if names is None else tuple(names), data.shape[1])
+            self.hierarchy, None if names is None else tuple(names), self.n_features_in_)
         if isinstance(self.random_state, np.random.RandomState):
             options["random_state"] = self.random_state.randint(2**31 - 1)  # for a Generator
         if weights is not None:
@@ -200,16 +209,18 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.loglik_, self.n_iter_ = fit.loglik, fit.n_iter
         return self
 
-    def _check(self, X: Data) -> FloatArray:
-        """Data for a fitted model, as an array."""
+    def _check(self, X: RowData) -> Any:
+        """Data for a fitted model, as an array, or as arrays that are read from disk."""
         check_is_fitted(self)
         _refuse_dask(X)
-        return validate_data(self, X, reset=False, dtype=FLOATS,
-                             ensure_all_finite="allow-nan" if self.missing == "em" else True)
+        check = partial(validate_data, self, reset=False, dtype=FLOATS,
+                        ensure_all_finite="allow-nan" if self.missing == "em" else True)
+        disk = _on_disk(X)
+        return check(X) if disk is None else disk.through(check)
 
     # ---------------------------------------------------------------- factors
 
-    def transform(self, X: Data) -> FloatArray:
+    def transform(self, X: RowData) -> FloatArray:
         """Scores of the factors: their means given each sample.
 
         Parameters
@@ -290,7 +301,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     # ---------------------------------------------------------------- the distribution
 
-    def score_samples(self, X: Data) -> FloatArray:
+    def score_samples(self, X: RowData) -> FloatArray:
         """Log-likelihood of each sample.
 
         Parameters
@@ -306,7 +317,7 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         data = self._check(X)
         return self.result_.score_samples(data)
 
-    def score(self, X: Data, y: Any = None) -> float:
+    def score(self, X: RowData, y: Any = None) -> float:
         """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
@@ -343,11 +354,16 @@ class FactorModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return {"allow_nan": self.missing == "em", "preserves_dtype": FLOATS}
 
 
-def _refuse_dask(X: Data) -> None:
+def _refuse_dask(X: Any) -> None:
     """Refuse what would be computed to become an array: nobody asked for that."""
     if is_dask(X):
         raise TypeError(f"X must be in memory, got a dask {type(X).__name__}, which is not computed"
                         " unasked: give X.compute(), or fit by fit_factor_model, which takes it")
+
+
+def _on_disk(X):
+    """See `on_disk`; memory maps are arrays here, because joblib makes them of arrays in memory."""
+    return None if isinstance(X, np.ndarray) else on_disk(X)
 
 
 def _groups(hierarchy: Hierarchy, level: int) -> list[str]:

@@ -287,7 +287,7 @@ def test_outputs_are_refused_before_the_work(files, capsys, tmp_path, monkeypatc
     def read(*args):
         raise AssertionError("the outputs come first")
 
-    monkeypatch.setattr("mlrops.cli.sur.TableFile", read)
+    monkeypatch.setattr("mlrops.cli.sur.open_table", read)
     monkeypatch.setattr("mlrops.datasets.load_french", read)
     spec = "--data", files[0], "--dependent", "ret_*", "--exog", "x", "--ranks", "1"
     nowhere = tmp_path / "nowhere" / "p.png"

@@ -205,7 +205,7 @@ def with_entry(value, at=(3, 2), dtype=float):
     ("a.npy", np.zeros((4, 4)), (), "zero everywhere"),
     ("a.npz", RECTANGLE, (), r"holds 2 arrays: choose one by --key \(other, wanted\)"),
     ("a.npz", RECTANGLE, ("--key", "no"), "has no array no; there are other, wanted"),
-    ("a.npy", RECTANGLE, ("--key", "no"), "--key names an array of an .npz file"),
+    ("a.npy", RECTANGLE, ("--key", "no"), "--key names an array of an .npz, .zarr or .h5 file"),
     ("a.npy", RECTANGLE, ("--total-rank", "31"), "--total-rank 31 is too large: .* rank above 30"),
     ("a.npy", RECTANGLE, ("--total-rank", "0"), "--total-rank must be at least 1"),
     ("a.npy", RECTANGLE, ("--n-levels", "7"), "--n-levels 7 is too deep: a side of 30 .* 6 levels"),

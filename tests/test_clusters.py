@@ -54,10 +54,10 @@ def test_a_cluster_that_shrinks_to_nothing(tmp_path):
             with pytest.raises(ConnectionError, match="no workers for 2 seconds; start some"):
                 fit_factor_model(cut(), 1, tol=0, gtol=0, callback=shrink, checkpoint=path,
                                  checkpoint_every=1)
-            workers.scale(2)
-            begun = []
-            fit = fit_factor_model(cut(), 1, checkpoint=path, resume=True,
-                                   callback=lambda iterate: begun.append(iterate.n_iter))
+        workers.scale(2)
+        begun = []
+        fit = fit_factor_model(cut(), 1, checkpoint=path, resume=True,
+                               callback=lambda iterate: begun.append(iterate.n_iter))
     assert begun[0] >= 2 and fit.converged
 
 

@@ -9,6 +9,8 @@ import pytest
 import mlrops.sklearn
 from mlrops import Hierarchy, fit_factor_model, select_ranks
 from mlrops.datasets import simulate_mlr
+from mlrops.factor.estep import distributed
+from mlrops.kernels import threads
 
 da = pytest.importorskip("dask.array")
 pd = pytest.importorskip("pandas")
@@ -61,9 +63,23 @@ def test_chunks_may_differ_in_size_and_dtype_and_be_empty():
 
 
 def test_weights_of_dask_are_those_in_memory():
-    here = fit_factor_model(Y, RANKS, H, sample_weight=W)
+    here = fit_factor_model(Y, RANKS, H, sample_weight=W, prior=9)
     for weights in (W, cut(W[:, None], columns=1)[:, 0], da.from_array(3 * W, chunks=17)):
-        same_fit(fit_factor_model(cut(Y), RANKS, H, sample_weight=weights), here)
+        found = fit_factor_model(cut(Y), RANKS, H, sample_weight=weights, prior=9)
+        same_fit(found, here)
+        np.testing.assert_allclose(found.prior_share, here.prior_share, rtol=1e-12)
+
+
+def test_a_task_keeps_to_its_thread(monkeypatch):
+    seen, moments = [], distributed._moments
+
+    def look(*args):
+        seen.append(threads._local.inside)
+        return moments(*args)
+
+    monkeypatch.setattr(distributed, "_moments", look)
+    fit_factor_model(cut(Y), RANKS, H)
+    assert seen and all(seen) and not threads._local.inside
 
 
 def test_frames_bring_names_and_labels():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlrops import MLR, SUR, ConvergenceWarning, Hierarchy, als_gls
+from mlrops._common.spread import Shelf
 from mlrops.regression.sur import climb
 
 dask = pytest.importorskip("dask")
@@ -158,8 +159,8 @@ def test_what_one_step_holds_back_is_climbed_together(threads):
         warnings.simplefilter("ignore", ConvergenceWarning)
         fit = als_gls(*cut(X, Y, (5, 7)), 3, **options)
         one = als_gls(listed(X, 12), Y, 3, **options)
-    n = climb.SEPARATE + 1
-    assert fit.n_iter > n and max(fit.n_cg[:n]) < min(fit.n_cg[n:])  # β-steps within Σ-steps
+    # β-steps within Σ-steps
+    assert fit.n_iter > climb.SEPARATE and max(fit.n_cg[: climb.SEPARATE]) < max(fit.n_cg) / 2
     assert abs(fit.objective - one.objective) < 1e-8
 
 
@@ -216,18 +217,21 @@ def test_a_fit_goes_on_when_workers_are_killed(n_iter, delay, all_of_them):
 
 
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
-def test_what_the_scheduler_holds_does_not_grow(two):
+def test_what_the_scheduler_holds_does_not_grow(two, monkeypatch):
     client, workers = two
     X, Y = (client.persist(x) for x in cut(*draw(), (17, 20, 11)))
-    held = []
+    held, honest = [], Shelf.step
 
-    def look(iterate):
+    def look(self):
         held.append(len(workers.scheduler.tasks))
+        honest(self)
 
+    monkeypatch.setattr(Shelf, "step", look)
     with dask.config.set(scheduler=client):
-        fit = als_gls(X, Y, 2, max_iter=8, tol=1e-6, callback=look)
-    # What one round holds, and what is spread, until files cut it: whatever the iteration.
-    assert len(held) > 6 and max(held[4:]) <= max(held[:4]) + 100
+        fit = als_gls(X, Y, 2, max_iter=5, tol=0, gtol=1e-7)
+    # What is spread, and what it is made of, until files cut it: whatever the round.
+    n = len(held) // 3
+    assert n > 15 and max(held[-n:]) <= 1.3 * max(held[n : 2 * n])
     gc.collect()
     del X, Y
     assert clusters.forgotten(workers, 40)  # the data, F, D and coefficients

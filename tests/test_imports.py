@@ -10,7 +10,8 @@ import pytest
 
 import mlrops
 
-HEAVY = ("scipy.cluster", "scipy.spatial", "numba", "pandas", "sklearn", "matplotlib", "narwhals")
+HEAVY = ("scipy.cluster", "scipy.spatial", "numba", "pandas", "sklearn", "matplotlib", "narwhals",
+         "zarr", "h5py", "pyarrow")
 MODELS = ("mlrops.factor", "mlrops.regression", "mlrops.fitting", "mlrops.plotting", "mlrops.cli")
 LOADED = "import sys\nbefore = set(sys.modules)\n{}\nprint(*sorted(set(sys.modules) - before))"
 

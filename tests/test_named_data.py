@@ -306,7 +306,7 @@ def test_missing_cells_are_missing_in_every_form(form):
 
 
 NOT_IN_MEMORY = {
-    "dask": da.from_array(Y, chunks=30), "lazy": POLARS.lazy(), "operator": FIT.covariance,
+    "lazy": POLARS.lazy(), "operator": FIT.covariance,
     "scipy": aslinearoperator(Y), "dense": Dense(np.eye(6)),
 }
 
@@ -322,12 +322,12 @@ def test_what_is_not_in_memory_is_not_computed(kind):
         fitted([data], hierarchy=Hierarchy.flat(6)) if kind != "lazy" else fitted(lambda: [data])
 
 
-def test_a_dask_array_goes_in_chunks():
-    blocks = da.from_array(Y, chunks=(30, 6)).blocks
-    with pytest.raises(TypeError, match="or a function that returns an iterator over computed"):
-        fitted(NOT_IN_MEMORY["dask"])
-    found = fitted(lambda: (blocks[i].compute() for i in range(3)))
-    assert found.loglik == pytest.approx(fitted(Y, compress=False).loglik)
+def test_a_dask_array_is_fitted_where_it_is():
+    """It was refused before: more in test_dask_data.py."""
+    blocks = da.from_array(Y, chunks=(30, 6))
+    assert fitted(blocks).loglik == pytest.approx(fitted(Y, compress=False).loglik)
+    with pytest.raises(TypeError, match="chunk 0 must be in memory"):
+        fitted([blocks], hierarchy=Hierarchy.flat(6))
 
 
 @pytest.mark.parametrize("data, error, message", [

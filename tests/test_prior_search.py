@@ -134,7 +134,7 @@ def test_sparse_data_and_frames_are_as_arrays(sim):
 
 @pytest.mark.parametrize("data, message", [
     (lambda Y, path: iter([Y]), 'prior="cv" holds out rows of data in memory, got chunks'),
-    (lambda Y, path: np.memmap(path, Y.dtype, "w+", shape=Y.shape), "got a memory map"),
+    (lambda Y, path: np.memmap(path, Y.dtype, "w+", shape=Y.shape), "got data on disk"),
     (lambda Y, path: Y[:2], "needs 3 samples or more, got 2"),
     (lambda Y, path: np.where(np.arange(30)[:, None] < 6, Y, Y * (np.arange(24) != 5)),
      "24 samples outside fold 0, of 30, cannot be fitted.*5.*give the prior a strength"),

@@ -24,7 +24,8 @@ from test_kernels import in_a_new_process
 from trees import PATHS, close, computing
 
 from mlrops import Hierarchy, fit_factor_model
-from mlrops.factor.estep.chunks import Chunks, compress_chunks, memmap_chunks
+from mlrops._common.disk import on_disk
+from mlrops.factor.estep.chunks import Chunks, compress_chunks
 from mlrops.factor.estep.streamed import chunked_source
 from mlrops.factor.point import Point
 from mlrops.factor.start import start
@@ -305,18 +306,21 @@ def test_a_file_ten_times_as_large_as_the_cap(tmp_path):
     assert len(trace) == 4 and (np.diff(trace) > 0).all()
 
 
-def test_memmap_chunks(tmp_path):
+def test_memory_maps(tmp_path, monkeypatch):
     h, Y = tree(), samples()
     expected = run(chunked_source([Y], h, True), h, RANKS)
     for order in "CF":
         disk = np.memmap(tmp_path / order, float, "w+", shape=Y.shape, order=order)
         disk[:] = Y
-        for rows in (None, 1, 7, 1000):
-            chunks = memmap_chunks(disk, rows)
-            assert sum(map(len, chunks)) == sum(map(len, chunks)) == 100
-            assert bitwise(run(chunked_source(chunks, h, True), h, RANKS), expected)
-    assert len(next(iter(memmap_chunks(np.lib.stride_tricks.as_strided(
-        np.zeros(1), (10**6, 2000), (0, 0)))))) == 1000
+        for rows in (1, 7, 1000):
+            with monkeypatch.context() as patch:
+                patch.setattr("mlrops._common.disk.READ_BYTES", rows * 8 * h.n)
+                blocks = on_disk(disk)
+                assert [len(block) for block in blocks][:-1] == [rows] * (99 // rows)
+                assert sum(map(len, blocks)) == sum(map(len, blocks)) == 100
+                assert bitwise(run(chunked_source(blocks, h, True), h, RANKS), expected)
+    large = np.memmap(tmp_path / "large", np.float32, "w+", shape=(5000, 2000))
+    assert [len(block) for block in on_disk(large)] == [2000, 2000, 1000]
     with pytest.raises(ValueError, match="2-d"):
         fit_factor_model(disk[0], (1, 1, 1), h)
 

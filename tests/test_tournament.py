@@ -275,8 +275,8 @@ def test_processes_change_nothing():
 
 
 def test_n_jobs_leaves_nothing_to_watch(path):
-    with pytest.raises(ValueError, match="checkpoint holds climbs one after the other"):
+    with pytest.raises(ValueError, match="checkpoint follows fits one after the other"):
         fit(n_init=2, n_jobs=2, checkpoint=path)
     assert not path.exists()
-    with pytest.raises(ValueError, match="callback follows climbs one after the other"):
+    with pytest.raises(ValueError, match="callback follows fits one after the other"):
         fit(n_init=2, n_jobs=2, callback=lambda iterate: None)

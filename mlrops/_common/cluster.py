@@ -5,10 +5,10 @@ scheduler holds does not grow with the passes.  Everything a task needs, paramet
 itself: when a worker is lost the scheduler repeats those whose results went with it.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from .optional import import_dask
@@ -132,12 +132,8 @@ def _in_words(client: Any) -> Iterator[None]:
             "workers were lost again and again at the same task, most likely for want of memory:"
             " take smaller chunks, or workers with more memory and fewer threads"
             f" ({error})") from error
-    except (distributed.CancelledError, distributed.TimeoutError, OSError) as error:
-        if client.status == "running" and not isinstance(error, distributed.CancelledError):
-            raise
-        raise ConnectionError(_gone(client)) from error
-    except Exception as error:
-        if type(error).__name__ == "ClosedClientError":
+    except (Exception, distributed.CancelledError) as error:
+        if client.status != "running" or isinstance(error, distributed.CancelledError):
             raise ConnectionError(_gone(client)) from error
         raise
 
@@ -193,7 +189,7 @@ def check_workers() -> None:
     client = _client()
     if client is None:
         return
-    version = import_module("mlrops").__version__
+    version = sys.modules["mlrops"].__version__
     try:
         # By a function of Python's own: one of this package's could not be read without it.
         found = client.run(eval, "__import__('mlrops').__version__", on_error="return")

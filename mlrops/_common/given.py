@@ -8,11 +8,12 @@ import numpy as np
 import scipy.sparse
 
 from .cluster import is_dask
+from .disk import on_disk
 from .frames import frame_values, is_frame
 from .labelled import data_names
 from .labels import by_label, labels_of
 from .typing import FloatArray
-from .validate import as_real, in_memory, plain, working_dtype
+from .validate import as_real, check_2d, in_memory, plain, working_dtype
 from .wording import counted, name_some
 
 __all__ = ["Given", "align_weights", "as_array", "check_weights", "check_whole_rows",
@@ -22,9 +23,9 @@ __all__ = ["Given", "align_weights", "as_array", "check_weights", "check_whole_r
 class Given(NamedTuple):
     """Samples of n features, one a row, with what is known of them before they are gone through."""
 
-    values: Any  # ndarray (N, n) of float32 or float64 in C order; else what was given
-    dtype: Any  # to give results in: float32 or float64; None for chunks
-    kind: str  # "array", "sparse", "memmap", "chunks" or "dask"
+    values: Any  # ndarray (N, n) of float32 or float64 in C order, `OnDisk`; else what was given
+    dtype: Any  # to give results in: float32 or float64; None where only a pass tells
+    kind: str  # "array", "sparse", "disk", "chunks" or "dask"
     names: tuple[str, ...] | None  # of the features
     n: int | None  # number of features; None for chunks that were not opened
     labels: Any  # of the rows, where they have some
@@ -41,7 +42,7 @@ class Given(NamedTuple):
 
 
 def read_given(Y: Any, weights: Any = None, peek: bool = True) -> Given:
-    """`Given` data: an array or frame, a sparse matrix, a memory map, or chunks of rows.
+    """`Given` data: an array or frame, a sparse matrix, data on disk, or chunks of rows.
 
     `weights` are those of the samples.  With `peek` the first chunk is read for its names and its
     number of features.  Arrays get the same bits in whatever order their numbers lie.
@@ -51,17 +52,20 @@ def read_given(Y: Any, weights: Any = None, peek: bool = True) -> Given:
                         f" got {type(Y).__name__}")
     if is_dask(Y):
         return _read_dask(Y, weights)
-    kind = "sparse"
+    kind, disk = "sparse", None
     if not scipy.sparse.issparse(Y):
         in_memory(Y, "Y")
-        kind = "memmap" if isinstance(Y, np.memmap) else "chunks" if is_chunks(Y) else "array"
+        disk = on_disk(Y)
+        kind = "disk" if disk is not None else "chunks" if is_chunks(Y) else "array"
     labels, weights = labels_of(Y), align_weights(weights, Y)
     if kind == "chunks":
         values, names, n = _peek(Y) if peek else (Y, None, None)
         dtype = None
+    elif disk is not None:
+        values, names, n, dtype = disk, disk.names, disk.shape[1], disk.dtype
     else:
         values, names = np.ascontiguousarray(as_array(Y)) if kind == "array" else Y, data_names(Y)
-        n, dtype = _check_2d(values).shape[1], working_dtype(values.dtype, "Y")
+        n, dtype = check_2d(values).shape[1], working_dtype(values.dtype, "Y")
     return Given(values, dtype, kind, names, n, labels, weights)
 
 
@@ -117,14 +121,8 @@ def as_array(Y: Any) -> FloatArray:
     """`Y` as a 2-d array of float32 or float64; columns that are no numbers are named."""
     if is_frame(Y):
         return frame_values(Y, "Y")
-    Y = _check_2d(plain(Y, "Y"))
+    Y = check_2d(plain(Y, "Y"))
     return np.asarray(Y, working_dtype(Y.dtype, "Y"))
-
-
-def _check_2d(Y):
-    if len(Y.shape) != 2:
-        raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
-    return Y
 
 
 def _peek(chunks):

@@ -19,7 +19,7 @@ def import_narwhals() -> Any:
 
 def import_joblib() -> Any:
     """The module joblib, or an error that says how to get it."""
-    return _optional("joblib", "n_jobs runs fits side by side by joblib", "sklearn")
+    return _optional("joblib", "n_jobs runs tasks side by side by joblib", "sklearn")
 
 
 def import_dask() -> Any:

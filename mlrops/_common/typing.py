@@ -13,8 +13,8 @@ else:
 
 __all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "FloatArray", "Frame",
            "Indices", "IntArray", "Labelled", "Labels", "Matrix", "Multiplies", "RandomState",
-           "Optimizer", "Prior", "Ranks", "Real", "RotationMethod", "ScoreMethod", "Solver",
-           "Sparse", "Strategy", "Vector"]
+           "Optimizer", "Prior", "Ranks", "Real", "RotationMethod", "RowData", "ScoreMethod",
+           "Sliced", "Solver", "Sparse", "Strategy", "Vector"]
 
 
 class Frame(Protocol):
@@ -25,6 +25,18 @@ class Frame(Protocol):
 
     @property
     def shape(self) -> Any: ...
+
+
+class Sliced(Protocol):
+    """An array on disk, of which rows are read by slices: of zarr, h5py or netCDF4."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 class Sparse(Protocol):
@@ -55,6 +67,8 @@ Vector: TypeAlias = _RealArray | Sequence[float]
 Real: TypeAlias = _RealArray | Sequence[float] | Sequence[Sequence[float]] | Sequence[_RealArray]
 # Samples or observations: an array, or a frame whose names are kept.
 Data: TypeAlias = Real | Frame
+# The same, or on disk, where the tables of pyarrow come without types.
+RowData: TypeAlias = Data | Sliced
 # A matrix in any form.
 Matrix: TypeAlias = Data | Sparse | Multiplies
 # Names or values by name: a Series or a dict, else one an entry.

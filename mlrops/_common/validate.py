@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from .typing import FloatArray, IntArray
+from .typing import BoolArray, FloatArray, IntArray
 from .wording import agree, counted, name_some
 
-__all__ = ["all_finite", "as_features", "as_finite", "as_positive", "as_real", "check_number",
-           "check_rank", "in_memory", "plain", "read_only", "refuse_masked", "rowwise",
-           "working_dtype"]
+__all__ = ["all_finite", "as_features", "as_finite", "as_positive", "as_real", "check_2d",
+           "check_number", "check_rank", "in_memory", "plain", "read_only", "refuse_masked",
+           "rowwise", "shows_a_cell", "working_dtype"]
 
 
 def working_dtype(dtype: Any, what: str = "input") -> np.dtype:
     """The dtype we compute in: float32 and half stay or become float32, other reals float64."""
-    dtype = np.dtype(dtype).newbyteorder("=")
+    dtype = np.dtype(dtype)
+    if dtype.kind in "fiubc":  # text of a variable length has no byte order
+        dtype = dtype.newbyteorder("=")
     if dtype.kind == "c":
         raise TypeError(f"{what} must be real, got complex dtype {dtype}; operators here are real")
     if dtype.kind not in "fiub":
@@ -116,6 +118,20 @@ def all_finite(x: np.ndarray) -> bool:
     # One sum decides the usual case without a mask of size n; the other cases take a second pass.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(x.sum())) or bool(np.isfinite(x).all())
+
+
+def check_2d(Y: Any) -> Any:
+    """`Y`, if it has two dimensions."""
+    if len(Y.shape) != 2:
+        raise ValueError(f"Y must be 2-d, samples by features, got shape {Y.shape}")
+    return Y
+
+
+def shows_a_cell(rows: np.ndarray) -> BoolArray:
+    """Which rows have an observed cell."""
+    if rows.dtype.kind != "f":
+        return np.ones(len(rows), bool)
+    return ~np.isnan(rows).all(axis=1)
 
 
 def as_positive(d: Any, what: str, n: int | None = None, dtype: Any = None) -> FloatArray:

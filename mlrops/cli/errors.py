@@ -6,10 +6,12 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
-__all__ = ["CommandError", "in_options", "reporting", "unknown"]
+__all__ = ["CommandError", "in_options", "needed", "reporting", "unknown"]
 
 
 class CommandError(Exception):
@@ -25,6 +27,15 @@ def unknown(name: str, known: Iterable[str], where: str) -> CommandError:
     hint = (f"did you mean {' or '.join(close)}?" if close
             else f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}")
     return CommandError(f"{where} has no column {name}; {hint}")
+
+
+def needed(path: str, module: str, extra: str) -> Any:
+    """The module that reads a file, or an error that says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise CommandError(f"{path} is read by {module.partition('.')[0]}, which is not installed:"
+                           f' python -m pip install "mlrops[{extra}]"') from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from itertools import pairwise
 from .._common.wording import counted, name_some
 from ..tree.hierarchy import Hierarchy
 from .errors import CommandError
+from .parquet_file import open_table
 from .table_file import TableFile
 
 __all__ = ["groups_by_name", "read_tree"]
@@ -21,14 +22,14 @@ def groups_by_name(table: TableFile, names: Collection[str],
     if not columns:
         raise CommandError(f"{table.path} must have a column of {noun}s and at least one of their"
                            " groups, it has one column")
-    lines: dict[str, int] = {}
+    places: dict[str, str] = {}
     groups: dict[str, tuple[str, ...]] = {}
-    for line, name, *own in zip(table.lines, *map(table.text, table.columns), strict=True):
-        if name in lines:
-            raise CommandError(f"{table.path}, line {line}: {noun} {name} has had a row in line"
-                               f" {lines[name]}")
-        lines[name], groups[name] = line, tuple(own)
-    lacks = [name for name in names if name not in lines]
+    for t, (name, *own) in enumerate(zip(*map(table.text, table.columns), strict=True)):
+        if name in places:
+            raise CommandError(f"{table.path}, {table.place(t)}: {noun} {name} has had a row in"
+                               f" {places[name]}")
+        places[name], groups[name] = table.place(t), tuple(own)
+    lacks = [name for name in names if name not in places]
     if first in lacks:
         raise CommandError(f"{table.path} must begin with a line of column names, its first line"
                            f" is that of {noun} {first}: put a line such as {noun},group above it")
@@ -37,7 +38,7 @@ def groups_by_name(table: TableFile, names: Collection[str],
                            f" ({name_some(lacks)})")
     for name in names:
         if "" in groups[name]:
-            raise CommandError(f"{table.path}, line {lines[name]}, column"
+            raise CommandError(f"{table.path}, {places[name]}, column"
                                f" {columns[groups[name].index('')]}: {noun} {name} has no group")
     groups = {name: groups[name] for name in names}
     _check_nested(table.path, columns, list(zip(*groups.values(), strict=True)))
@@ -49,7 +50,7 @@ def read_tree(path: str, n: int, names: Sequence[str] | None = None) -> Hierarch
 
     Lines stand in the order of the rows, unless the first column holds the names of these.
     """
-    table = TableFile(path)
+    table = open_table(path)
     known = set(names or ()) & set(table.text(next(iter(table.columns))))
     if names is not None and known and len(table.columns) > 1 and len(set(names)) == len(names):
         return Hierarchy.from_labels(groups_by_name(table, names, "column"))
@@ -60,8 +61,8 @@ def read_tree(path: str, n: int, names: Sequence[str] | None = None) -> Hierarch
     levels = list(map(table.text, table.columns))
     for column, labels in zip(table.columns, levels, strict=True):
         if "" in labels:
-            raise CommandError(f"{path}, line {table.lines[labels.index('')]}, column {column}:"
-                               " a row without a group")
+            raise CommandError(f"{path}, {table.place(labels.index(''))}, column {column}: a row"
+                               " without a group")
     _check_nested(path, list(table.columns), levels)
     return Hierarchy.from_labels(*levels)
 

@@ -54,7 +54,8 @@ examples:
 The rows must be in order of time for --cov-type hac.
 sectors.csv has a line of column names and one row an equation: its name, then its groups, coarse
 to fine.  Empty cells, NA and NaN are missing: an equation lacks the rows in which one of its
-columns is missing, the others keep them.  pandas reads the files: pip install "mlrops[pandas]".
+columns is missing, the others keep them.  pandas reads the files, pip install "mlrops[pandas]", and
+pyarrow those that end in .parquet, pip install "mlrops[disk]".
 One from Excel, with a code for missing cells:
   python -m mlrops sur --data returns.csv --dependent "ret_*" --exog market --decimal , \\
       --thousands . --na-values=-99,99 --encoding cp1252"""
@@ -74,7 +75,8 @@ rank.
 groups.csv has a line of column names and then one line a row of the matrix, in order: the groups it
 is in, coarse to fine.  Where its first column holds the names at the head of the matrix, lines may
 stand in any order.  Text files hold numbers separated by commas, semicolons, tabs or spaces; a
-first line without any number is a head."""
+first line without any number is a head.
+Readers of .parquet, .zarr and .h5 come with pip install "mlrops[disk]"."""
 
 
 _WARMUP = """\
@@ -106,7 +108,7 @@ class _Renamed(argparse.Action):
 
 # Options of the commands: names, what stands for the value, help, and other keywords of argparse.
 _OWN_FILE = [
-    ("--data", "CSV", "a table with a head; separated by commas, semicolons or tabs"),
+    ("--data", "CSV", "a table with a head, separated by commas, semicolons or tabs; or .parquet"),
     ("--dependent", "A,B,...", 'columns to explain, one equation each; patterns like "ret_*" too'),
     ("--exog", "X,Z,...", "regressors of all these equations"),
     ("--equation", '"A ~ X + Z"', 'an equation with regressors of its own (repeat); "name=X" gives'
@@ -127,7 +129,7 @@ _OWN_FILE = [
     ("--save-table", "CSV", "write all coefficients"),
 ]
 _FIT_OPTIONS = [
-    ("matrix", None, ".npy, .npz (NumPy or SciPy sparse), .csv or .mtx"),
+    ("matrix", None, ".npy, .npz (NumPy or SciPy sparse), .csv, .mtx, .parquet, .zarr or .h5"),
     ("--total-rank", "R", "sum of the ranks of all levels: (m + n) R numbers are stored",
      {"action": _Renamed, "old": "--rank", "type": int, "required": True}),
     ("--n-levels", "L", "levels of the tree to be found",
@@ -141,7 +143,7 @@ _FIT_OPTIONS = [
     ("--symmetric", None, "fit a symmetric matrix (default: if the matrix is one)",
      {"action": argparse.BooleanOptionalAction}),
     ("--psd", None, "fit positive semidefinite blocks", {"action": "store_true"}),
-    ("--key", "NAME", "which array of an .npz file"),
+    ("--key", "NAME", "which array of an .npz, .zarr or .h5 file"),
     ("--random-state", "SEED", "default: 0",
      {"action": _Renamed, "old": "--seed", "type": int, "default": 0}),
     ("-o --output", "NPZ", "where to write the operator (default: %(default)s)",

@@ -1,7 +1,8 @@
-"""Matrices in files: NumPy, SciPy sparse, text and Matrix Market."""
+"""Matrices in files: NumPy, SciPy sparse, text, Matrix Market, parquet, zarr and HDF5."""
 
 import csv
 import io
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,7 +12,8 @@ from scipy import sparse
 from scipy.io import mmread
 
 from .._common.wording import counted, name_some
-from .errors import CommandError
+from .errors import CommandError, needed
+from .parquet_file import ParquetFile
 from .table_file import decoded, separator_of
 
 __all__ = ["read_matrix", "read_names"]
@@ -21,14 +23,17 @@ TEXT = ".csv", ".tsv", ".txt"
 
 def read_matrix(path, key=None):
     """A finite real matrix, (m, n): a float ndarray, or a csr_array where the file is sparse."""
-    ending = Path(path).suffix.lower()
-    readers = dict.fromkeys(TEXT, _read_text) | {".npy": _read_npy, ".mtx": _read_market}
-    if key is not None and ending != ".npz":
-        raise CommandError(f"--key names an array of an .npz file, got {path}")
-    if ending != ".npz" and ending not in readers:
-        raise CommandError(f"{path} must end in .npy, .npz, .mtx, {', '.join(TEXT)}")
+    ending = Path(path.lower().removesuffix(".zip")).suffix
+    several = {".npz": _read_npz, ".zarr": _read_zarr, ".h5": _read_h5, ".hdf5": _read_h5}
+    readers = dict.fromkeys(TEXT, _read_text) | {
+        ".npy": _read_npy, ".mtx": _read_market, ".parquet": _read_parquet}
+    if key is not None and ending not in several:
+        raise CommandError(f"--key names an array of an .npz, .zarr or .h5 file, got {path}")
+    if ending not in readers | several:
+        raise CommandError(f"{path} must end in .npy, .npz, .mtx, .parquet, .zarr, .h5, .hdf5,"
+                           f" {', '.join(TEXT)}")
     try:
-        A = _read_npz(path, key) if ending == ".npz" else readers[ending](path)
+        A = several[ending](path, key) if ending in several else readers[ending](path)
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, KeyError, OverflowError, csv.Error, zipfile.BadZipFile,
@@ -87,13 +92,49 @@ def _read_npz(path, key):
                                " -m mlrops info describes it")
         if key is None and {"format", "shape", "data"} <= set(names):
             return sparse.load_npz(path)
-        if key is None and len(names) != 1:
-            raise CommandError(f"{path} holds {counted(len(names), 'array')}: choose one by --key"
-                               f" ({name_some(names)})")
-        key = names[0] if key is None else key
-        if key not in names:
-            raise CommandError(f"{path} has no array {key}; there are {name_some(names)}")
-        return arrays[key]
+        return arrays[_chosen(names, key, path)]
+
+
+def _chosen(names, key, path):
+    """The name of the array that is asked for, or of the only one."""
+    if key is None and len(names) != 1:
+        raise CommandError(f"{path} holds {counted(len(names), 'array')}: choose one by --key"
+                           f" ({name_some(names)})")
+    key = names[0] if key is None else key
+    if key not in names:
+        raise CommandError(f"{path} has no array {key}; there are {name_some(names)}")
+    return key
+
+
+def _read_zarr(path, key):
+    zarr = needed(path, "zarr", "disk")
+    os.stat(path)  # a missing file is told in the system's words
+    store = zarr.storage.ZipStore(path, mode="r") if os.path.isfile(path) else path
+    root = zarr.open(store, mode="r")
+    arrays = {"/": root} if hasattr(root, "shape") else dict(_arrays_in(root))
+    return arrays[_chosen(list(arrays), key, path)][...]
+
+
+def _arrays_in(group, at=""):
+    """Names and arrays of a group of zarr, and of those in it."""
+    for name, array in group.arrays():
+        yield at + name, array
+    for name, inner in group.groups():
+        yield from _arrays_in(inner, f"{at}{name}/")
+
+
+def _read_h5(path, key):
+    h5py = needed(path, "h5py", "disk")
+    os.stat(path)
+    names = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, x: names.append(name) if hasattr(x, "shape") else None)
+        return file[_chosen(names, key, path)][()]
+
+
+def _read_parquet(path):
+    table = ParquetFile(path)
+    return np.stack([table.numbers(name) for name in table.columns], axis=1)
 
 
 def _read_market(path):
@@ -136,7 +177,9 @@ def _read_text(path):
 
 
 def read_names(path):
-    """The head of a text file of numbers as a list of column names; None where there is none."""
+    """The names of the columns of a text or parquet file; None where there are none."""
+    if Path(path).suffix.lower() == ".parquet":
+        return list(ParquetFile(path).columns)
     if Path(path).suffix.lower() not in TEXT:
         return None
     head = decoded(path, encodes=False).partition("\n")[0]

@@ -14,7 +14,8 @@ from ..regression.sur.model import SUR
 from .errors import CommandError, reporting
 from .groups_file import groups_by_name
 from .outputs import can_draw, check_outputs, save_picture
-from .table_file import Cells, TableFile, write_table
+from .parquet_file import open_table
+from .table_file import Cells, write_table
 from .tables import CONSTANT, coefficient_table, paragraph, percent, table
 
 __all__ = ["sur"]
@@ -45,11 +46,12 @@ def _regress(args):
                   {"--data": args.data, "--groups": args.groups})
     can_draw("--output", args.output)
     cells = read_cells(args)
-    data = TableFile(args.data, cells, encodes=True)
+    data = open_table(args.data, cells, encodes=True)
     equations = read_specification(data, args)
     groups = None
     if args.groups is not None:
-        groups = groups_by_name(TableFile(args.groups, cells, encodes=True), equations, "equation")
+        groups = groups_by_name(open_table(args.groups, cells, encodes=True), equations,
+                                "equation")
     ranks = read_ranks(args.ranks or "bic")
     with reporting("sur"):
         model = SUR(read_columns(data, equations, not args.no_const))

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._common.optional import import_pandas
 from .._common.wording import counted
-from .errors import CommandError, unknown
+from .errors import CommandError, needed, unknown
 from .outputs import write_text
 
 __all__ = ["CELLS", "Cells", "TableFile", "decoded", "separator_of", "write_table"]
@@ -103,6 +102,8 @@ class TableFile:
     `codes` counts, by column read as numbers, cells that hold what others write for a missing one.
     """
 
+    unit = "line"  # of the file, by which errors tell where a row stands
+
     def __init__(self, path, cells=CELLS, encodes=False):
         self.path, self.cells, self.codes = str(path), cells, {}
         text = decoded(self.path, cells.encoding, encodes)
@@ -111,28 +112,29 @@ class TableFile:
         names = [name.strip() for name in names]
         if not any(names):
             raise CommandError(f"{path} must begin with a line of column names, it is empty")
-        self.rows, self.lines = [], []
+        kept, lines = [], []
         line = 1 + sum(name.count("\n") for name in names)
         for row in rows:
             line += 1 + sum(cell.count("\n") for cell in row if cell is not None)
             if any(cell is not None and cell.strip() for cell in row):
                 self._check_width(sum(cell is not None for cell in row), len(names), line)
-                self.rows.append(row)
-                self.lines.append(line)
+                kept.append(row)
+                lines.append(line)
+        self._keep(names, kept, lines)
+
+    def _keep(self, names, rows, lines):
+        """Keep rows and the lines they end in; refuses names that come twice, and no rows."""
+        self.rows, self.lines = rows, lines
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice:
-            raise CommandError(f"{path} has two columns {twice[0] or 'without a name'}")
+            raise CommandError(f"{self.path} has two columns {twice[0] or 'without a name'}")
         if not self.rows:
-            raise CommandError(f"{path} has column names but no rows")
+            raise CommandError(f"{self.path} has column names but no rows")
         self.columns = {name: i for i, name in enumerate(names)}
 
     def _split(self, text, separator):
         """The cells of all lines; None where a line is shorter than the first."""
-        try:
-            pd = import_pandas()
-        except ImportError:
-            raise CommandError(f"{self.path} is read by pandas, which is not installed: python -m"
-                               ' pip install "mlrops[pandas]"') from None
+        pd = needed(self.path, "pandas", "pandas")
         try:
             frame = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str,
                                 keep_default_na=False, skip_blank_lines=False,
@@ -173,19 +175,28 @@ class TableFile:
 
     def numbers(self, name):
         """The cells of a column as numbers, NaN where they are missing, (rows,)."""
-        parse, cells = self.cells.parser(), self.text(name)
-        out = np.empty(len(cells))
-        for t, cell in enumerate(cells):
-            value = parse(cell)
-            if value is None:
-                raise CommandError(f"{self.path}, line {self.lines[t]}, column {name}: {cell!r} is"
-                                   f" not a finite number; {self.cells.advice(cell)}")
-            out[t] = value
+        out = self._values(name)
         if np.isnan(out).all():
             raise CommandError(f"{self.path}: column {name} has no numbers")
         counts = {f"{code:g}": int((out == code).sum()) for code in CODES}
         self.codes[name] = {code: count for code, count in counts.items() if count}
         return out
+
+    def _values(self, name):
+        parse = self.cells.parser()
+        return np.array([self._number(parse, cell, t, name)
+                         for t, cell in enumerate(self.text(name))])
+
+    def _number(self, parse, cell, t, name):
+        value = parse(cell)
+        if value is None:
+            raise CommandError(f"{self.path}, {self.place(t)}, column {name}: {cell!r} is not a"
+                               f" finite number; {self.cells.advice(cell)}")
+        return value
+
+    def place(self, t):
+        """Where row t stands."""
+        return f"{self.unit} {self.lines[t]}"
 
     def suspicion(self):
         """A warning of numbers that may be codes of missing cells, or None."""

@@ -7,8 +7,8 @@ import numpy as np
 
 from .._common.cluster import import_array, in_pairs, task, task_of
 from .._common.given import check_whole_rows
-from ..kernels import threads
 from . import conditional
+from .estep.distributed import by_one_thread
 
 __all__ = ["impute", "score", "score_samples", "scores"]
 
@@ -67,10 +67,8 @@ def _deviations(fit, chunk):
 
 def _total(fit, chunk):
     """Sum of the log-likelihoods of the samples that have a cell, and their number."""
-    Y = fit._samples(chunk, missing=True).values
-    seen = ~np.isnan(Y).all(axis=1)
-    loglik = conditional.loglik_samples(fit.covariance, fit.mean, Y)
-    return float(loglik[seen].sum()), int(seen.sum()), len(Y)
+    loglik, shown = fit._logliks(chunk)
+    return float(loglik[shown].sum()), int(shown.sum()), len(shown)
 
 
 def _add(a, b):
@@ -98,5 +96,4 @@ def _by_chunks(function: Callable[..., Any], fit: Any, Y: Any, shape: tuple[int,
 
 
 def _on_chunk(chunk, function, fit, **options):
-    with threads.alone():
-        return function(fit, chunk, **options)
+    return by_one_thread(function, fit, chunk, **options)

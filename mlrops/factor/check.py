@@ -1,12 +1,15 @@
 """Is the end of a fit a maximum?  Its gradient, its curvatures, and what other climbs find."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from .._common.driver import Watch, drive
-from .._common.typing import BoolArray, Data, FloatArray, IntArray, Labels, RandomState
+from .._common.jobs import Jobs
+from .._common.typing import BoolArray, FloatArray, IntArray, Labels, RandomState, RowData
 from .._common.validate import as_generator, check_rank
 from .ascent import Ascent
 from .climb import (
@@ -47,20 +50,22 @@ APART = 1.0
 class Checked:
     """The method of a result that asks whether it is a maximum."""
 
-    def check(self, Y: Data, *, sample_weight: Labels | None = None,
+    def check(self, Y: RowData, *, sample_weight: Labels | None = None,
               missing: Literal["raise", "em"] = "em", n_directions: int = 5, n_init: int = 1,
-              random_state: RandomState = None, progress: bool = False) -> MaximumCheck:
+              n_jobs: int | None = None, random_state: RandomState = None,
+              progress: bool = False) -> MaximumCheck:
         """Look around the end of the fit, to see whether it is a maximum of what was climbed.
 
         Parameters
         ----------
-        Y : array_like, DataFrame, sparse matrix, memmap or row chunks, shape (N, n)
+        Y : array_like, DataFrame, sparse matrix, data on disk or row chunks, shape (N, n)
             The data that were fitted to, of any kind that `fit_factor_model` takes: a result does
             not keep them.
         sample_weight : array_like, Series or dict, shape (N,), optional
             Those of the fit.
         missing : {"raise", "em"}, optional
-            What to do about missing cells; complete memory maps and chunks are faster with "raise".
+            What to do about missing cells; complete data on disk and chunks are faster with
+            "raise".
         n_directions : int, optional
             Directions along which curvatures are computed, by the expected information and by
             differences of the gradient: the least and the most curved one that twelve steps of
@@ -68,6 +73,10 @@ class Checked:
             samples say least, and random ones.  0 leaves them out.
         n_init : int, optional
             Random starts to climb from, to see what else there is.
+        n_jobs : int, optional
+            How many climbs from them run at a time, each in a worker of joblib: -1 is one for each
+            core, None is one unless a `joblib.parallel_config` around the call says otherwise.  The
+            result is the same, see the notes of `fit_factor_model`.
         random_state : None, int or numpy.random.Generator, optional
             Seed of directions and starts.
         progress : bool, optional
@@ -105,12 +114,12 @@ class Checked:
         >>> stopped.check(Y, random_state=0).verdict.startswith("not a maximum: going on gains")
         True
         """
-        return check_maximum(self, Y, sample_weight, missing, n_directions, n_init, random_state,
-                             progress)
+        return check_maximum(self, Y, sample_weight, missing, n_directions, n_init,
+                             Jobs(n_jobs, data=Y), random_state, progress)
 
 
 def check_maximum(fit: Any, Y: Any, sample_weight: Any, missing: str, n_directions: int,
-                  n_init: int, random_state: Any, progress: bool) -> MaximumCheck:
+                  n_init: int, jobs: Jobs, random_state: Any, progress: bool) -> MaximumCheck:
     """See `FactorModelResult.check`."""
     check_rank(n_directions, "n_directions")
     check_rank(n_init, "n_init")
@@ -124,8 +133,11 @@ def check_maximum(fit: Any, Y: Any, sample_weight: Any, missing: str, n_directio
     curvatures, least, down = looked.curvatures(n_directions)
     saddle = looked.from_saddle(down) if least < -CURVED else 0.0
     empty = looked.from_small_columns(zero, rng) if zero.any() else 0.0
-    others = tuple(_from_other_start(opened, state, int(seed), progress)
-                   for seed in rng.integers(2**63, size=n_init))
+    seeds, here = rng.integers(2**63, size=n_init), jobs.here
+    climbs = jobs.run(partial(_from_other_start, opened, state),
+                      ((int(seed), progress and here) for seed in seeds))
+    others = tuple(other for _, other in tqdm(
+        climbs, total=n_init, desc="other starts", disable=not progress or here))
     found = MaximumCheck(
         verdict="", n_samples=N, loglik=state.loglik, objective=state.objective,
         gradient_norm=state.gradient_norm, largest=_largest(opened, state),

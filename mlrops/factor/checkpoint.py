@@ -34,9 +34,7 @@ class Checkpointing(NamedTuple):
     seconds: float | None  # between two checkpoints; what comes first counts
     resume: bool
 
-    def check(self, n_jobs: int | None = None) -> None:
-        if self.path is not None and n_jobs is not None:
-            raise ValueError("a checkpoint holds climbs one after the other: leave n_jobs out")
+    def check(self) -> None:
         if self.path is None:
             if self.resume:
                 raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from .._common.convergence import ConvergenceWarning
-from .._common.driver import Iterate, Iteration, Run, Stopping, Watch, drive
-from .._common.optional import import_joblib
+from .._common.driver import UNWATCHED, Iterate, Iteration, Run, Stopping, Watch, drive
+from .._common.jobs import Jobs
 from .._common.typing import FloatArray
 from .._common.wording import counted
 from ..operators.mlr import MLR
@@ -179,9 +180,13 @@ class Tournament:
         return self.number < self.n_heats
 
     @property
-    def is_over(self) -> bool:
+    def n_climbs(self) -> int:
         finals = FINALISTS if self.n_heats else 1
-        return self.number >= self.n_heats + min(finals, len(self.seeds))
+        return self.n_heats + min(finals, len(self.seeds))
+
+    @property
+    def is_over(self) -> bool:
+        return self.number >= self.n_climbs
 
     @property
     def entrant(self) -> Climb | None:
@@ -222,7 +227,8 @@ class Race(NamedTuple):
     stopping: FactorStopping
     optimizer: str
 
-    def climb(self, tournament: Tournament, watch: Watch, saved: Climb | None = None) -> Climb:
+    def climb(self, tournament: Tournament, watch: Watch = UNWATCHED,
+              saved: Climb | None = None) -> Climb:
         """The climb that is next: from a start, from where a heat left it, or from a checkpoint."""
         surface, number = self.surface, tournament.number
         before = saved or tournament.entrant
@@ -245,26 +251,31 @@ class Race(NamedTuple):
         climb = FactorAscent(ascent, replace(stopping, max_iter=most), self.hierarchy)
         return Climb.of(ascent, drive(climb, most, label, watch, run))
 
-    def together(self, tournament: Tournament, n_jobs: int) -> None:
-        """The climbs that are next, of all heats or of all finals, in parallel."""
-        joblib = import_joblib()
-        first = tournament.number
-        last = tournament.n_heats if tournament.is_heat else first + len(tournament.kept)
-        found = joblib.Parallel(n_jobs=n_jobs)(
-            joblib.delayed(self.climb)(
-                Tournament(tournament.seeds, number, tournament.kept), Watch())
-            for number in range(first, last))
-        for climb in found:
-            tournament.finish(climb)
+    def together(self, tournament: Tournament, jobs: Jobs, progress: bool) -> Climb:
+        """The best of all climbs, those of all heats side by side, then those of all finals."""
+        with tqdm(total=tournament.n_climbs, desc="starts", disable=not progress) as bar:
+            while not tournament.is_over:
+                numbers = range(tournament.number,
+                                tournament.n_heats if tournament.is_heat else tournament.n_climbs)
+                next_ones = [(Tournament(tournament.seeds, number, [*tournament.kept]),)
+                             for number in numbers]
+                try:
+                    for _, climb in jobs.run(self.climb, next_ones):
+                        tournament.finish(climb)
+                        bar.update()
+                except KeyboardInterrupt:
+                    if not tournament.kept:
+                        raise
+                    return tournament.best._replace(termination="interrupted")
+        return tournament.best
 
 
 def best_of_starts(race: Race, tournament: Tournament, watch: Watch, saved: Climb | None = None,
-                   n_jobs: int | None = None) -> Climb:
+                   jobs: Jobs | None = None) -> Climb:
     """Climb from each start, or go on from a checkpoint; a user who stops it gets the best."""
+    if tournament.n_heats and jobs is not None and not jobs.here:
+        return race.together(tournament, jobs, watch.progress)
     while not tournament.is_over:
-        if n_jobs is not None and tournament.n_heats:
-            race.together(tournament, n_jobs)
-            continue
         climb, saved = race.climb(tournament, watch, saved), None
         tournament.finish(climb)
         if climb.termination in ("callback", "interrupted"):

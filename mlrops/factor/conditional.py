@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from .._common.cached import cached_property
+from .._common.disk import by_blocks
 from .._common.frames import is_frame
 from .._common.labelled import factor_columns, like_rows, read_samples, read_values, with_names
 from .._common.labels import labels_of, match
-from .._common.typing import Data, FloatArray, IntArray, Labels, Real
+from .._common.typing import BoolArray, Data, FloatArray, IntArray, Labels, Real
 from .._common.validate import as_features, as_finite
 from .._common.wording import counted, name_some
 from ..operators.base import StructuredOperator
@@ -38,12 +39,11 @@ def loglik_samples(covariance: MLR, mean: FloatArray, Y: FloatArray) -> FloatArr
     return -0.5 * (mean.size * math.log(2 * math.pi) + covariance.logdet() + quad)
 
 
-def average(loglik: FloatArray, Y: FloatArray, weights: FloatArray | None = None) -> float:
+def average(loglik: FloatArray, shown: BoolArray, weights: FloatArray | None = None) -> float:
     """Average log-likelihood of the samples that have a cell; the others count nowhere."""
-    counted_in = ~np.isnan(Y).all(axis=1)
-    weight = counted_in if weights is None else np.where(counted_in, weights, 0)
+    weight = shown if weights is None else np.where(shown, weights, 0)
     if not weight.any():
-        raise ValueError(nothing_to_average(len(Y)))
+        raise ValueError(nothing_to_average(len(shown)))
     return float(weight @ loglik / weight.sum())
 
 
@@ -66,12 +66,38 @@ def impute(covariance: MLR, mean: FloatArray, Y: FloatArray,
     return (filled, np.ascontiguousarray(std)) if return_std else filled
 
 
-def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covariance: bool = False,
+def factor_scores(fit: Any, Y: Any, level: int | None, method: str, *, covariance: bool = False,
                   axes: Sequence[FloatArray] | None = None) -> Any:
     """See `FactorModelResult.scores`; `axes`, (p_l, r_l, r_l) a level, turn the factors."""
     A = fit.covariance
     levels = range(A.hierarchy.n_levels) if level is None else (A.hierarchy._level(level),)
-    centred = (fit._samples(Y, missing=True).values - fit.mean).T
+    covariances: list[Any] = []  # of the blocks of the data, level by level
+
+    def of_block(block: Any, first: int) -> Any:
+        means, factors = _scores_of_block(fit, block, first, levels, method, covariance, axes)
+        if covariance:
+            covariances.append([(len(block), factors.covariance(at)) for at in levels])
+        return means
+
+    found: list[Any] = [by_blocks(of_block, Y)]
+    if covariance:
+        found.append(tuple(map(_of_all_rows, zip(*covariances, strict=True))))
+    if level is not None:
+        found = [one for (one,) in found]
+    return tuple(found) if covariance else found[0]
+
+
+def _of_all_rows(blocks):
+    """Of blocks (rows, covariance): the one of all rows, or one a row where some block has that."""
+    if len(blocks) == 1 or all(x.ndim == 3 for _, x in blocks):
+        return blocks[0][1]
+    return np.concatenate([np.broadcast_to(x, (count, *x.shape[-3:])) for count, x in blocks])
+
+
+def _scores_of_block(fit: Any, Y: Any, first: int, levels: Sequence[int], method: str,
+                     covariance: bool, axes: Sequence[FloatArray] | None) -> tuple[Any, Any]:
+    """Scores at each of the levels, and the factors that they are of."""
+    A, centred = fit.covariance, (fit._samples(Y, missing=True).values - fit.mean).T
     factors: Any
     if method not in ("posterior", "bartlett") or not np.isnan(centred).any():
         factors = A.scores(centred, method)  # refuses other methods
@@ -83,7 +109,7 @@ def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covarian
         else:
             labels = labels_of(Y) if is_frame(Y) else None
             filling.least_squares(A, samples, factors, lambda rows: list(
-                map(str, rows if labels is None else (labels[t] for t in rows))))
+                map(str, rows + first if labels is None else (labels[t] for t in rows))))
 
     def means(at: int) -> Any:
         z = np.moveaxis(factors.mean(at), 2, 0)
@@ -94,12 +120,7 @@ def factor_scores(fit: Any, Y: Data, level: int | None, method: str, *, covarian
         columns = factor_columns(A.hierarchy, at, A.ranks[at])
         return like_rows(Y, z.reshape(len(z), len(columns)), columns)
 
-    found = [tuple(map(means, levels))]
-    if covariance:
-        found.append(tuple(map(factors.covariance, levels)))
-    if level is not None:
-        found = [one for (one,) in found]
-    return tuple(found) if covariance else found[0]
+    return tuple(map(means, levels)), factors
 
 
 class Conditional:

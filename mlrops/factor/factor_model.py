@@ -9,7 +9,8 @@ import numpy as np
 from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Watch
 from .._common.given import cut_by_columns, read_given
-from .._common.typing import Data, FloatArray, Labels, Optimizer, Prior, RandomState, Ranks
+from .._common.jobs import Jobs
+from .._common.typing import FloatArray, Labels, Optimizer, Prior, RandomState, Ranks, RowData
 from .._common.validate import check_number, check_rank
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
@@ -46,7 +47,7 @@ __all__ = ["fit_factor_model"]
 
 
 @replaced_option("accelerate", "optimizer", {True: "auto", False: "em"})
-def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
+def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
                      hierarchy: Hierarchy | Labels | None = None, *,
                      init: Literal["principal_factor", "svd", "frobenius", "random"] | MLR
                      = "principal_factor",
@@ -68,16 +69,25 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
 
     Parameters
     ----------
-    Y : array_like, DataFrame, sparse matrix, memmap or iterable of row chunks, shape (N, n)
+    Y : array_like, DataFrame, sparse matrix, data on disk, row chunks or of dask, shape (N, n)
         Data, one sample a row; N at least 2, no constant features.
 
         - *DataFrame*: its column names are kept and stand in results and errors; those of other
           libraries (polars, pyarrow) are read by narwhals.
         - *scipy.sparse*: only products with it are taken, centring is implicit.  Entries that are
           not stored are zeros.
-        - *numpy.memmap*, *iterable of arrays (c, n)*, or *a function without arguments that returns
-          an iterator over such*: one pass an iteration, in memory a block of samples about as
-          large as the factors; with missing cells see `missing`.
+        - *On disk*, a numpy.memmap, an array of zarr, h5py or netCDF4, a ParquetFile or Dataset of
+          pyarrow (``pip install "mlrops[disk]"``): one pass an iteration, 16 MB at a time or, up to
+          256 MB, the rows of one of its own chunks; in memory a block of samples about as large as
+          the factors, and what the reader holds, for parquet some row groups.  Columns of tables
+          have names as those of DataFrames; those that pandas takes as labels of rows are left out.
+        - *iterable of arrays (c, n)*, or *a function without arguments that returns an iterator
+          over such*: the same, chunk by chunk; with missing cells see `missing`.
+        - *Array or DataFrame of dask in chunks of rows* (``pip install "mlrops[dask]"``): chunks
+          are gone through where they are, on the workers of the `distributed.Client` there is,
+          else by threads here; see Notes.
+        - *Array of dask in chunks of whole columns*: F, D and the data stay in parts on the
+          workers; complete data only, see Notes.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group gets as many factors as it has features at most, at all levels together at which it
@@ -100,8 +110,11 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         random with ``init="random"``).  Each is climbed from for 60 updates, the best two go on,
         and the better one is returned.
     n_jobs : int, optional
-        Climb from the starts side by side in so many processes by joblib, -1 for all cores; as
-        `joblib.parallel_config` says.  Callback, progress bar and checkpoint are for one process.
+        How many fits run at a time, each in a worker of joblib: -1 is one for each core, None is
+        one unless a `joblib.parallel_config` around the call says otherwise.  The result is the
+        same, see Notes.  It is for the starts of `n_init` and the folds of ``prior="cv"``; a
+        callback, a checkpoint and data of dask need one at a time, and so do open files of h5py
+        and pyarrow: a function may open them for each pass.
     optimizer : {"auto", "scoring", "bfgs", "em"}, optional
         How steps are found: Fisher scoring, limited-memory BFGS directions, or plain EM steps only;
         see Notes.  ``"auto"`` is scoring where an evaluation is dear (missing cells, sparse and
@@ -123,16 +136,17 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     missing : {"raise", "em"}, optional
         What to do about NaN and masked cells: an error that names the columns, or exact EM on the
         cells that are there.  Then rows without an observed cell are left out, and a column needs
-        two observed cells that differ.  Memory maps and chunks take one pass an iteration, too;
+        two observed cells that differ.  Data on disk and chunks take one pass an iteration, too;
         ``(R + 1)(R + 2) / 2`` numbers are kept in memory for each set of features of one leaf that
         are missing in the same samples, and three blocks of samples about as large as those.
     sample_weight : array_like, Series or dict, shape (N,), optional
         Non-negative weights of the samples; only their ratios count.  Samples of weight 0 are left
         out, whatever they hold.  Labels are matched to the index of a DataFrame; rows of other data
-        have none but their numbers, in chunks counted through.
+        have none but their numbers, in chunks counted through.  With dask they may be a dask array,
+        or for a DataFrame a Series with its partitions.
     compress : bool, optional
         Replace N > n complete samples by n with the same second moments (one QR factorization).
-        The iterates stay the same.  Default: for arrays and frames.  For memory maps and chunks
+        The iterates stay the same.  Default: for arrays and frames.  For data on disk and chunks
         True takes about ``6 n²`` numbers of memory and reads the data once in all.
     tol : float, optional
         Stop when three updates in a row raise the average log-likelihood a sample by no more than
@@ -170,9 +184,14 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     Returns
     -------
     FactorModelResult
+        For chunks of columns a `DistributedFactorModel`, whose `covariance` is a `DistributedMLR`.
 
     Raises
     ------
+    ConnectionError, RuntimeError
+        A cluster without a scheduler, or without workers for a minute (or as long as dask's
+        ``distributed.scheduler.no-workers-timeout``); workers without this package, with another
+        version of it, or lost again and again.  Checkpoints stay.
     ValueError, TypeError
         NaN or infinity in Y (the features are named), constant features, fewer than 2 samples,
         shapes that do not fit the hierarchy, bad ranks or weights, complex data; a checkpoint that
@@ -243,6 +262,16 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     means.  Columns that a group has no use for, as the factor of a single feature, begin small and
     random.
 
+    *Chunks of rows on a cluster.*  F, D and the search are in this process, chunks and E-steps on
+    the workers.  An iteration sends F, D and mean, ``n (R + 2)`` numbers, once to each worker, and
+    adds up ``n R + s R`` moments a chunk, s the number of factors of all groups, in pairs that the
+    order of the chunks fixes: the same chunks give the same bits on any number of workers, also
+    when workers are lost, whose chunks are loaded anew.  Chunks are read again in every pass unless
+    ``Y.persist()`` keeps them in the workers' memory; those of `dask.array.from_array` are sent
+    once.  A chunk should be many times as large as the moments, ``N_chunk >> R``, and a worker's
+    share of an iteration take a second or more: below that one machine is faster.
+    ``compress=True`` is one pass in all, and leaves n rows here.
+
     *Prior.*  D has an inverse-gamma prior, after J. Martin, R. McDonald, "Bayesian estimation in
     unrestricted factor analysis: a treatment for Heywood cases", 1975.  Climbed is the average
     log-likelihood a sample less ``α / (2 N) Σ_i (log D_i + t_i / D_i)``; `objective_trace` is what
@@ -257,9 +286,32 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     `prior_table` shows what weaker priors came to.  See
     ``tests/benchmarks/test_prior_held_out.py``.
 
+    *Chunks of columns.*  A dask array ``Y.rechunk((-1, widths))`` says how F, D and the data are
+    cut: chunk by chunk, in the order of the tree (``Y[:, hierarchy.permutation]`` where that is
+    another).  The levels above the coarsest one whose groups no chunk cuts are swept at one place;
+    with ranks R_c there, an evaluation moves ``R_c² + R_c N`` numbers for each of their groups and
+    each part up, and as many down: so N should not be many times the features of a part.  Chunks
+    that cut the finest groups do so with all R.  Steps are those of BFGS, or of EM, to the same
+    iterates as on one machine; vectors stay in parts, and their inner products come here.  Results
+    have the same bits for any number of workers, and go on when some or all are lost: every tenth
+    evaluation what the next one needs is written to files, in a directory that all workers must
+    share (dask's setting temporary-directory).  Levels above the parts start from principal factors
+    of what coarser levels leave of the data, where ``init="principal_factor"``, else from the
+    singular directions; the parts' own levels as in memory.  There is no scoring, no missing cell,
+    no checkpoint, and no correction for variances below 2e-7 of a feature's own.  It pays where one
+    memory does not hold F, or an iteration takes workers a second and more.
+
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
-    the checkpoint stays as last written.
+    the checkpoint stays as last written.  With `n_jobs` the best climb that was over is returned,
+    and where none was the interruption goes through as KeyboardInterrupt.
+
+    *Side by side.*  Workers are processes of this machine, which take about a second to begin, or
+    those of a cluster in ``with joblib.parallel_config(backend="dask"):``.  Those of this machine
+    share its threads: each has ``cores // n_jobs``, at least one, for BLAS and for the kernels;
+    on a cluster each fit has one.  Random numbers belong to a start or a fold, not to a worker, so
+    that results are the same for any number of jobs: bit for bit where BLAS gives the same for any
+    number of threads, as with ``OPENBLAS_NUM_THREADS=1``, and else to rounding.
 
     Examples
     --------
@@ -286,12 +338,11 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     stopping = FactorStopping(**rules, gtol=gtol, max_iter=max_iter)
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    checkpointing.check(n_jobs)  # before the data are gone through
-    if n_jobs is not None and callback is not None:
-        raise ValueError("a callback follows climbs one after the other: leave n_jobs out")
+    checkpointing.check()  # before the data are gone through
+    jobs = Jobs(n_jobs, callback=callback, checkpoint=checkpoint, data=Y)
     if cut_by_columns(Y):
         return fit_columns(
-            read_given(Y, sample_weight), ranks, hierarchy, init=init, n_init=n_init, n_jobs=n_jobs,
+            read_given(Y, sample_weight), ranks, hierarchy, init=init, n_init=n_init,
             optimizer=optimizer, prior=prior, prior_variance=prior_variance, center=center,
             missing=missing, compress=compress, stopping=stopping, tol=tol,
             variance_floor=variance_floor, watch=Watch(progress, callback),
@@ -299,10 +350,10 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
     prior_scores = None
     if isinstance(prior, str) and prior == "cv":
         prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {
-            "init": init, "n_init": n_init, "n_jobs": n_jobs, "optimizer": optimizer,
+            "init": init, "n_init": n_init, "optimizer": optimizer,
             "prior_variance": prior_variance, "center": center, "missing": missing,
             "compress": compress, "tol": tol, "gtol": gtol, "max_iter": max_iter,
-            "variance_floor": variance_floor, "random_state": random_state}, progress)
+            "variance_floor": variance_floor, "random_state": random_state}, progress, jobs)
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
@@ -327,7 +378,7 @@ def fit_factor_model(Y: Data | Iterable[Any] | Callable[[], Iterable[Any]], rank
         saved = keeper.saved
     race = Race(surface, hierarchy, init, stopping, way)
     try:
-        best = best_of_starts(race, tournament, Watch(progress, callback, keeper), saved, n_jobs)
+        best = best_of_starts(race, tournament, Watch(progress, callback, keeper), saved, jobs)
     except VanishingVariance as error:
         raise error.naming(hierarchy, names, "feature") from None
     place = at_floor(best.point.D, surface.floor)

@@ -10,14 +10,17 @@ from tqdm import tqdm
 
 from .._common.convergence import ConvergenceWarning
 from .._common.given import read_given
+from .._common.jobs import Jobs
 from .._common.typing import FloatArray, IntArray
+from .._common.validate import as_generator
+from .._common.warned import kept_warnings, pass_on
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
 from ..tree.reading import tree_of
 from .estep.chunks import check_features
 from .folds import make_folds, naming_part
 from .limits import too_few_samples
-from .rows import rows_of
+from .rows import Rows, rows_of
 
 __all__ = ["PriorRecord", "search_prior"]
 
@@ -58,7 +61,7 @@ class PriorRecord(NamedTuple):
 
 
 def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, weights: Any,
-                 options: dict[str, Any], progress: bool = False
+                 options: dict[str, Any], progress: bool, jobs: Jobs
                  ) -> tuple[float, FloatArray]:
     """The strength that predicts held-out samples best, and the table of all strengths.
 
@@ -66,11 +69,11 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
     out in turn.  The strongest prior is fitted to the rest first and each weaker one starts from
     the fit before it.  Of strengths within one standard error of the best the strongest is chosen.
     The error is that of the difference to the best: how much folds differ does not count.  `fit` is
-    `fit_factor_model`, and `options` are those of all fits.
+    `fit_factor_model`, and `options` are those of all fits.  Folds are tasks of `jobs`.
     """
     given = read_given(Y, weights, peek=False)
-    if given.kind in ("memmap", "chunks"):
-        kind = "a memory map" if given.kind == "memmap" else "chunks of rows"
+    if given.kind in ("disk", "chunks"):
+        kind = "data on disk" if given.kind == "disk" else "chunks of rows"
         raise ValueError(f'prior="cv" holds out rows of data in memory, got {kind}; {ADVICE}')
     hierarchy = tree_of(hierarchy, given.names, given.n)
     check_features(given.values.shape, hierarchy)
@@ -82,21 +85,16 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
     folds = [(kept[train], kept[test]) for train, test in make_folds(
         None, min(FOLDS, kept.size), False, kept.size, np.random.default_rng(0))]
     strengths = _strengths(hierarchy, level_ranks, folds, options["center"])
-    scores, unconverged = np.empty((len(folds), len(strengths))), 0
+    options = options | {"tol": ROUGH if options["tol"] is None else options["tol"]}
+    seeds = as_generator(options.pop("random_state")).integers(2**63, size=len(folds))
+    search = _Search(fit, rows, level_ranks, hierarchy, options, folds, strengths)
+    scores, unconverged, here = np.empty((len(folds), len(strengths))), 0, jobs.here
     with tqdm(total=scores.size, desc="prior", disable=not progress) as bar:
-        for k, (train, test) in enumerate(folds):
-            warm = options | {"tol": ROUGH if options["tol"] is None else options["tol"]}
-            for i, strength in enumerate(strengths):
-                with naming_part(f"the {train.size} samples outside fold {k}, of {kept.size},"
-                                 " cannot be fitted", ADVICE):
-                    found = _quiet(fit, rows.take(train), level_ranks, hierarchy,
-                                   prior=strength, **warm, **rows.weights_of(train))
-                if found.termination == "interrupted":
-                    raise KeyboardInterrupt
-                unconverged += not found.converged
-                scores[k, i] = rows.score(found, test)
-                warm |= {"init": found.covariance, "n_init": 1}
-                bar.update()
+        tasks = ((k, int(seed), bar.update if here else None) for k, seed in enumerate(seeds))
+        for k, (_, (held_out, failed)) in enumerate(jobs.run(search.fold, tasks)):
+            scores[k] = held_out
+            unconverged += failed
+            bar.update(0 if here else len(strengths))
     if unconverged:
         warnings.warn(
             f"of {scores.size} fits to parts of the samples, by which the prior is chosen,"
@@ -104,6 +102,38 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
             stacklevel=5)
     table = compare(strengths, scores)
     return choose(table), table
+
+
+class _Search(NamedTuple):
+    """What the folds have in common."""
+
+    fit: Callable[..., Any]
+    rows: Rows
+    ranks: tuple[int, ...]
+    hierarchy: Hierarchy
+    options: dict[str, Any]
+    folds: Sequence[tuple[IntArray, IntArray]]
+    strengths: Sequence[float]
+
+    def fold(self, k: int, seed: int, tick: Callable[[], object] | None = None
+             ) -> tuple[list[float], int]:
+        """What each strength scores on the samples held out, and how many fits did not converge."""
+        scores, unconverged = [], 0
+        (train, test), warm = self.folds[k], self.options | {"random_state": seed}
+        for strength in self.strengths:
+            Y, weights = self.rows.part(train)
+            with naming_part(f"the {train.size} samples outside fold {k}, of"
+                             f" {train.size + test.size}, cannot be fitted", ADVICE):
+                found = _quiet(self.fit, Y, self.ranks, self.hierarchy, prior=strength, **warm,
+                               **weights)
+            if found.termination == "interrupted":
+                raise KeyboardInterrupt
+            unconverged += not found.converged
+            scores.append(self.rows.score(found, test))
+            warm |= {"init": found.covariance, "n_init": 1}
+            if tick is not None:
+                tick()
+        return scores, unconverged
 
 
 def choose(table: FloatArray) -> float:
@@ -122,9 +152,10 @@ def _strengths(hierarchy: Hierarchy, ranks: tuple[int, ...],
 
 def _quiet(fit: Callable[..., Any], *data: Any, **options: Any) -> Any:
     """A fit whose warnings of convergence are not for the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit(*data, **options)
+    with kept_warnings() as kept:
+        found = fit(*data, **options)
+    pass_on(kept, but=ConvergenceWarning)
+    return found
 
 
 def compare(strengths: Sequence[float], scores: FloatArray) -> FloatArray:

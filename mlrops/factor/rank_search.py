@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from .._common.convergence import ConvergenceWarning, UnboundedWarning
 from .._common.frames import is_frame, is_series
+from .._common.jobs import Jobs
 from .._common.typing import IntArray, Ranks
 from .._common.validate import check_rank
+from .._common.warned import kept_warnings, pass_on
 from .._common.wording import counted, name_some
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
@@ -53,6 +55,7 @@ class RankOptions(NamedTuple):
     one_standard_error: bool = False
     refit: bool = True
     progress: bool = False
+    n_jobs: int | None = None
 
     @property
     def generating(self) -> list[str]:
@@ -70,10 +73,11 @@ class RankOptions(NamedTuple):
 class RankedFits(Protocol):
     """Fits of one model to rows of its data, with various ranks.
 
-    `fit` takes some rows, or all for None, and perhaps starts from a neighbour's fit; `score` is
-    the average log-likelihood of rows left out of it.  `refusal` is why some rows have no maximum
-    of the likelihood, or None; a share below 1 asks for so many rows more.  No total rank above
-    `largest_total` is generated for rows to train on.  `n_rows` is asked for where folds are cut.
+    `fit` takes some rows, or all for None, perhaps starts from a neighbour's fit, and draws from
+    `rng`; `score` is the average log-likelihood of rows left out of it.  `refusal` is why some rows
+    have no maximum of the likelihood, or None; a share below 1 asks for so many rows more.  No
+    total rank above `largest_total` is generated for rows to train on.  `n_rows` is asked for where
+    folds are cut.  `ready` computes what fits to all rows share, before they go to workers.
     """
 
     hierarchy: Hierarchy
@@ -81,10 +85,16 @@ class RankedFits(Protocol):
     is_bounded: bool = False  # whether a prior gives what is climbed a maximum, whatever the ranks
 
     def n_rows(self) -> int: ...
-    def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any) -> Any: ...
+    def fit(self, ranks: tuple[int, ...], rows: IntArray | None, near: Any,
+            rng: np.random.Generator) -> Any: ...
+
     def score(self, fit: Any, rows: IntArray) -> float: ...
     def degrees_of_freedom(self, ranks: tuple[int, ...]) -> int: ...
     def n_samples(self, fit: Any) -> int: ...
+    def ready(self) -> None: ...
+
+    def jobs(self, n_jobs: int | None) -> Jobs:
+        return Jobs(n_jobs)
 
     def refusal(self, ranks: tuple[int, ...], rows: IntArray | None, share: float) -> str | None:
         return None
@@ -103,6 +113,34 @@ class Part(NamedTuple):
     @property
     def within(self) -> str:
         return f"in the training part of {self.name} " if self.name else ""
+
+
+class PartFits(NamedTuple):
+    """The tasks of a search, which do not depend on one another: candidates on parts of the rows.
+
+    Random numbers belong to a candidate and a part, whenever and wherever it is fitted.
+    """
+
+    model: RankedFits
+    parts: list[Part]
+    seed: int
+
+    def fit(self, ranks: tuple[int, ...], k: int, near: Any) -> tuple[Any, str, float]:
+        """The fit, why it has no maximum ("" where it has), and its held-out likelihood or NaN."""
+        part, rng = self.parts[k], np.random.default_rng([self.seed, k, *ranks])
+        what = (nullcontext() if part.train is None else naming_part(
+            f"the {part.train.size} training samples of {part.name} cannot be fitted"))
+        with what, kept_warnings() as kept:
+            fit = self.model.fit(ranks, part.train, near, rng)
+        pass_on(kept, but=ConvergenceWarning)
+        if fit.termination == "interrupted":  # not a fit to be compared with others
+            raise KeyboardInterrupt
+        refused = "".join(str(warned.message) for warned in kept
+                          if issubclass(warned.category, UnboundedWarning))
+        if refused or part.test is None:
+            return fit, refused and part.within + refused, math.nan
+        with naming_part(f"the test samples of {part.name} cannot be scored"):
+            return fit, "", self.model.score(fit, part.test)
 
 
 def in_new_order(function: str, candidates: Any, hierarchy: Any,
@@ -141,10 +179,13 @@ def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generato
         if getattr(options, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got"
                              f" {getattr(options, name)!r}")
+    jobs = fits.jobs(options.n_jobs)
     parts = _parts(fits, options, rng)
     budget = None if options.candidates is not None else _budget(fits, options, parts)
-    search = Search(fits, options, parts, budget)
+    search = Search(fits, options, parts, budget, jobs, rng)
     candidates = search.candidates()
+    if parts[0].train is None:
+        fits.ready()
     with tqdm(total=None if options.greedy else len(candidates), desc="ranks",
               disable=not options.progress) as search.bar:
         best = search.best_of(candidates)
@@ -175,8 +216,9 @@ def _parts(fits, options, rng):
 class Search:
     """Fits candidates, each once, and keeps the fits that may be asked for again."""
 
-    def __init__(self, model, options, parts, budget):
+    def __init__(self, model, options, parts, budget, jobs, rng):
         self.model, self.options, self.parts, self.budget = model, options, parts, budget
+        self.jobs, self.tasks = jobs, PartFits(model, parts, int(rng.integers(2**63)))
         unbounded = options.candidates is None and not options.generating
         # Held-out samples and a prior need no further limit.
         is_safe = options.criterion == "cv" and model.is_bounded
@@ -228,12 +270,11 @@ class Search:
 
     def best_of(self, candidates, parent=None):
         """Fit those candidates that are allowed, from the fits of `parent`; the best of them."""
-        best = None
-        for ranks in candidates:
-            if self._refusal(ranks) is not None:
-                continue
+        best, allowed = None, [ranks for ranks in candidates if self._refusal(ranks) is None]
+        found = self._found([ranks for ranks in allowed if ranks not in self.records], parent)
+        for ranks in allowed:
             if ranks not in self.records:
-                self._evaluate(ranks, parent)
+                self._evaluate(ranks, next(found)[1])
             if best is None or self._merit(ranks) < self._merit(best):
                 best = ranks
             # Nothing starts from other fits; by the one-standard-error rule any may win late.
@@ -286,45 +327,36 @@ class Search:
 
     # ---------------------------------------------------------------- one candidate
 
-    def _evaluate(self, ranks, parent):
+    def _found(self, fresh, parent):
+        """What came of the tasks of new candidates, which start from the fits of `parent`."""
+        near = self.fits.get(parent, [])
+        tasks = ((ranks, k, near[k] if k < len(near) else None)
+                 for ranks in fresh for k in range(len(self.parts)))
+        # Once a part has no maximum, the others of that candidate are not asked for.
+        outcomes = self.jobs.run(self.tasks.fit, tasks,
+                                 wanted=lambda ranks, *_: ranks not in self.refused)
+        return itertools.groupby(outcomes, key=lambda outcome: outcome[0][0])
+
+    def _evaluate(self, ranks, outcomes):
         fits, held_out, refused = [], [], ""
-        for part, near in itertools.zip_longest(self.parts, self.fits.get(parent, ())):
-            fit, refused = self._fit(ranks, part, near)
+        for (_, k, _), (fit, refused, score) in outcomes:
             fits.append(fit)
-            if refused:
-                refused = part.within + refused
-                break
-            if part.test is not None:
-                with naming_part(f"the test samples of {part.name} cannot be scored"):
-                    held_out.append(self.model.score(fit, part.test))
+            self._count(ranks, fit, refused)
+            if self.parts[k].test is not None:
+                held_out.append(score)
         self.fits[ranks] = fits
         self.records[ranks] = self._record(ranks, fits, held_out, refused)
         self.bar.update()
         self.bar.set_postfix(ranks=ranks, best=self.chosen(), refresh=False)
 
-    def _fit(self, ranks, part, near):
-        """The fit of one candidate to one part, and why it has no maximum ("" where it has)."""
-        what = (nullcontext() if part.train is None else naming_part(
-            f"the {part.train.size} training samples of {part.name} cannot be fitted"))
-        with what, warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            fit = self.model.fit(ranks, part.train, near)
-        for warning in caught:
-            if not issubclass(warning.category, ConvergenceWarning):
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno)
-        if fit.termination == "interrupted":  # not a fit to be compared with others
-            raise KeyboardInterrupt
+    def _count(self, ranks, fit, refused):
         self.n_fits += 1
         if not fit.converged:
             self.unconverged.append(ranks)
-        refused = "".join(str(warning.message) for warning in caught
-                          if issubclass(warning.category, UnboundedWarning))
         if refused:
             self.refused.append(ranks)
         elif len(fit.boundary):
             self.at_floor.append(ranks)
-        return fit, refused
 
     def _record(self, ranks, fits, held_out, refused):
         h, n_folds = self.model.hierarchy, 0 if refused else len(held_out)

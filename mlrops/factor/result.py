@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._common.cluster import is_dask
+from .._common.disk import by_blocks
 from .._common.labelled import Samples, like_rows, read_samples, with_names
 from .._common.stored import Stored
 from .._common.typing import (
-    Data,
     FloatArray,
     IntArray,
     Labels,
     RandomState,
     Real,
     RotationMethod,
+    RowData,
     ScoreMethod,
 )
-from .._common.validate import check_rank
+from .._common.validate import check_rank, shows_a_cell
 from .._common.wording import counted
 from ..operators.mlr import MLR
 from . import by_chunks, conditional, divergence
@@ -59,8 +60,7 @@ class FactorModelResult(Stored, Explained, Checked):
     n_samples : int
         Number of samples fitted to.
     n_evaluations : int
-        Number of evaluations of the likelihood from the start that was kept, those of refused steps
-        included.
+        Evaluations of the likelihood from the start that was kept, those of refused steps included.
     gradient_norm : float
         Largest derivative of the log-likelihood a sample by a loading or a mean, in units of the
         square root of the feature's D, or by log D; variances at the floor count only where they
@@ -148,53 +148,51 @@ class FactorModelResult(Stored, Explained, Checked):
 
     # ---------------------------------------------------------------- data under the model
 
-    def score_samples(self, Y: Data) -> Any:
+    def score_samples(self, Y: RowData) -> Any:
         """Log-likelihood of each sample.
 
         Parameters
         ----------
-        Y : array_like or DataFrame, shape (N, n)
+        Y : array_like, DataFrame or data on disk, shape (N, n)
             The columns of a DataFrame stand in any order, and have the names fitted to.  NaN marks
-            a missing cell, which is left out.
+            a missing cell, which is left out.  Data on disk are read block by block.
 
         Returns
         -------
-        loglik : ndarray or Series, shape (N,)
-            A Series for a DataFrame; 0 for a sample without an observed cell.  Here, in `scores`
-            and in `impute` a dask array for one of dask in chunks of rows, and a dask DataFrame or
-            Series for a dask DataFrame: computed chunk by chunk where the chunks are.
+        loglik : ndarray, Series, column of pyarrow for a table on disk, or dask array, shape (N,)
+            0 for a sample without an observed cell.
         """
         if is_dask(Y):
             return by_chunks.score_samples(self, Y)
-        in_order = self._samples(Y, missing=True).values
-        return like_rows(Y, conditional.loglik_samples(self.covariance, self.mean, in_order),
-                         "loglik")
+        return by_blocks(lambda block, _: like_rows(block, self._logliks(block)[0], "loglik"), Y)
 
-    def score(self, Y: Data) -> Any:
+    def score(self, Y: RowData) -> Any:
         """Average log-likelihood a sample; one without an observed cell counts nowhere.
 
         Parameters
         ----------
-        Y : array_like or DataFrame, shape (N, n)
+        Y : as in `score_samples`
 
         Returns
         -------
-        float
-            For a collection of dask a dask array without dimensions.
+        float, or dask array without dimensions
         """
         if is_dask(Y):
             return by_chunks.score(self, Y)
-        in_order = self._samples(Y, missing=True).values
-        loglik = conditional.loglik_samples(self.covariance, self.mean, in_order)
-        return conditional.average(loglik, in_order)
+        return conditional.average(*by_blocks(lambda block, _: self._logliks(block), Y))
 
-    def scores(self, Y: Data, level: int | None = None, *, covariance: bool = False,
+    def _logliks(self, Y):
+        """Log-likelihoods of samples, and which of them have a cell."""
+        Y = self._samples(Y, missing=True).values
+        return conditional.loglik_samples(self.covariance, self.mean, Y), shows_a_cell(Y)
+
+    def scores(self, Y: RowData, level: int | None = None, *, covariance: bool = False,
                method: ScoreMethod = "posterior") -> Any:
         r"""Scores of the factors in each sample.
 
         Parameters
         ----------
-        Y : array_like or DataFrame, shape (N, n)
+        Y : array_like, DataFrame or data on disk, shape (N, n)
             NaN marks a missing cell; scores are then those given the observed cells of each row.
         level : int, optional
             One level; default all of them.
@@ -325,7 +323,7 @@ class FactorModelResult(Stored, Explained, Checked):
         Raises
         ------
         ValueError, TypeError
-            As in `expected_loglik`, or a true covariance without a structured determinant.
+            As in `expected_loglik`, or no structured determinant.
         """
         return divergence.kl_divergence(
             self.covariance, self.mean, true_covariance, true_mean, self.feature_names)
@@ -426,13 +424,14 @@ class FactorModelResult(Stored, Explained, Checked):
 
     # ---------------------------------------------------------------- given some of the cells
 
-    def impute(self, Y: Data, return_std: bool = False) -> Any:
+    def impute(self, Y: RowData, return_std: bool = False) -> Any:
         """Fill missing cells with their conditional means given the observed cells of their sample.
 
         Parameters
         ----------
-        Y : array_like or DataFrame, shape (N, n)
-            NaN marks a missing cell.
+        Y : array_like, DataFrame or data on disk, shape (N, n)
+            NaN marks a missing cell.  Data on disk are read block by block, what is returned is in
+            memory.
         return_std : bool, optional
             Also return conditional standard deviations.
 
@@ -456,10 +455,14 @@ class FactorModelResult(Stored, Explained, Checked):
         """
         if is_dask(Y):
             return by_chunks.impute(self, Y, return_std)
-        samples = self._samples(Y, missing=True)
-        found = conditional.impute(self.covariance, self.mean, samples.values, return_std)
-        found = tuple(map(samples.back, found if return_std else (found,)))
-        return found if return_std else found[0]
+
+        def of_block(block: Any, _: int) -> Any:
+            samples = self._samples(block, missing=True)
+            found: Any = conditional.impute(
+                self.covariance, self.mean, samples.values, return_std)
+            return tuple(map(samples.back, found)) if return_std else samples.back(found)
+
+        return by_blocks(of_block, Y)
 
     def condition(self, observed: Labels | Real) -> conditional.Conditional:
         """Distribution of the other features given some.

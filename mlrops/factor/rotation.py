@@ -10,7 +10,7 @@ import numpy as np
 from .._common.cached import cached_property
 from .._common.convergence import ConvergenceWarning
 from .._common.optional import import_pandas
-from .._common.typing import Data, FloatArray, ScoreMethod
+from .._common.typing import FloatArray, RowData, ScoreMethod
 from .._common.validate import check_rank
 from .._common.wording import name_some
 from ..operators.mlr import MLR
@@ -100,7 +100,7 @@ class RotatedLoadings:
                 " loadings, factor_covariance and scores of the rotation itself")
         return dataclasses.replace(self.fit, covariance=self.covariance)
 
-    def scores(self, Y: Data, level: int | None = None, *,
+    def scores(self, Y: RowData, level: int | None = None, *,
                method: ScoreMethod = "posterior") -> Any:
         """Scores of the rotated factors, ``Φ Tᵀ z`` with the scores z of the model's own.
 

@@ -7,9 +7,10 @@ import scipy.sparse
 
 from .._common.cached import cached_property
 from .._common.cluster import in_pairs, is_dask, on_workers, results, task
-from .._common.given import Given, as_array
+from .._common.disk import OnDisk
+from .._common.given import Given, as_array, check_whole_rows
 from .._common.typing import BoolArray, FloatArray, IntArray
-from .._common.validate import as_real
+from .._common.validate import as_real, shows_a_cell
 from .conditional import average, loglik_samples
 
 __all__ = ["Rows", "rows_of"]
@@ -23,7 +24,7 @@ def rows_of(given: Given) -> "Rows":
 
 
 class Rows:
-    """The rows of an array, a sparse matrix or a memory map, with their weights."""
+    """The rows of an array, a sparse matrix or data on disk, with their weights."""
 
     def __init__(self, given: Given):
         self.values, self.labels = given.values, given.labels
@@ -37,35 +38,55 @@ class Rows:
         N, _ = np.shape(self.values)
         return N
 
-    def take(self, rows: IntArray) -> Any:
-        """Some of the rows, in memory."""
-        Y = self.values
-        return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else np.asarray(Y)[rows]
+    def part(self, rows: IntArray) -> tuple[Any, dict[str, Any]]:
+        """Some of the rows to fit to, and their weights as an option of the fit.
 
-    def weights_of(self, rows: IntArray | None = None) -> dict[str, Any]:
-        """The weights of some rows, or of all, as an option of a fit."""
-        if self.weights is None:
-            return {}
-        return {"sample_weight": self.weights if rows is None else self.weights[rows]}
+        Data on disk stay there: the other rows get the weight 0.
+        """
+        if not isinstance(self.values, OnDisk):
+            return self._take(rows), {} if self.weights is None else {
+                "sample_weight": self.weights[rows]}
+        weights = np.zeros(self.values.shape[0])
+        weights[rows] = 1 if self.weights is None else self.weights[rows]
+        return self.values, {"sample_weight": weights}
+
+    def weights_of_all(self) -> dict[str, Any]:
+        """The weights as an option of a fit."""
+        return {} if self.weights is None else {"sample_weight": self.weights}
+
+    def _take(self, rows):
+        Y = self.values
+        return Y.tocsr()[rows] if scipy.sparse.issparse(Y) else Y[rows]
+
+    def _blocks(self, rows):
+        """Yield (places, block): the rows asked for, in order, as arrays of some at a time."""
+        if not isinstance(self.values, OnDisk):
+            for first in range(0, rows.size, BLOCK):
+                places = slice(first, first + BLOCK)
+                Y = self._take(rows[places])
+                yield places, Y.toarray() if scipy.sparse.issparse(Y) else Y
+            return
+        first = 0
+        for block in self.values:
+            places = slice(*np.searchsorted(rows, (first, first + len(block))))
+            yield places, as_array(block)[rows[places] - first]
+            first += len(block)
 
     def score(self, fit: Any, rows: IntArray) -> float:
         """Average log-likelihood of rows under a fit, some at a time: they are made dense."""
-        loglik, cells = np.empty(rows.size), np.zeros((rows.size, 1))
-        for first in range(0, rows.size, BLOCK):
-            block = slice(first, first + BLOCK)
-            Y = self.take(rows[block])
-            Y = fit._samples(Y.toarray() if scipy.sparse.issparse(Y) else Y, missing=True).values
-            loglik[block] = loglik_samples(fit.covariance, fit.mean, Y)
-            cells[block][np.isnan(Y).all(axis=1)] = np.nan
-        return average(loglik, cells, None if self.weights is None else self.weights[rows])
+        loglik, shown = np.empty(rows.size), np.empty(rows.size, bool)
+        for places, block in self._blocks(rows):
+            Y = fit._samples(block, missing=True).values
+            loglik[places] = loglik_samples(fit.covariance, fit.mean, Y)
+            shown[places] = shows_a_cell(Y)
+        return average(loglik, shown, None if self.weights is None else self.weights[rows])
 
     def counted_in(self, missing: str) -> BoolArray:
         """Which rows have a positive weight and, with ``missing="em"``, a cell."""
         found = np.ones(np.shape(self.values)[0], bool)
         if missing == "em" and not scipy.sparse.issparse(self.values):
-            for first in range(0, found.size, BLOCK):  # of a memory map little at a time
-                block = slice(first, first + BLOCK)
-                found[block] = ~np.isnan(as_array(self.values[block])).all(axis=1)
+            for places, block in self._blocks(np.arange(found.size)):
+                found[places] = shows_a_cell(block)
         if self.weights is not None and np.size(self.weights) == found.size:  # else fits refuse it
             found &= self.weights > 0
         return found
@@ -75,6 +96,7 @@ class RowsOnWorkers(Rows):
     """The rows of an array of dask, with weights in memory."""
 
     def __init__(self, given: Given):
+        check_whole_rows(given.values)
         weights = given.weights
         if is_dask(weights):
             given = given._replace(weights=results(weights)[0])
@@ -89,19 +111,15 @@ class RowsOnWorkers(Rows):
                              " AIC")
         return self.values.shape[0]
 
-    def take(self, rows: IntArray) -> Any:
-        """Some of the rows, in chunks where they are."""
-        return self.values[rows]
-
     def score(self, fit: Any, rows: IntArray) -> float:
         """Average log-likelihood of rows under a fit, where the rows are."""
-        loglik, = results(fit.score_samples(self.take(rows)))
-        cells = np.where(self._seen[rows], 0.0, np.nan)[:, None]
-        return average(loglik, cells, None if self.weights is None else self.weights[rows])
+        loglik, = results(fit.score_samples(self._take(rows)))
+        weights = None if self.weights is None else self.weights[rows]
+        return average(loglik, self._shown[rows], weights)
 
     def counted_in(self, missing: str) -> BoolArray:
         """Which rows have a positive weight and, with ``missing="em"``, a cell."""
-        found = self._seen.copy()
+        found = self._shown.copy()
         if missing != "em":
             found[:] = True
         if self.weights is not None and np.size(self.weights) == found.size:
@@ -109,14 +127,14 @@ class RowsOnWorkers(Rows):
         return found
 
     @cached_property
-    def _seen(self) -> BoolArray:
+    def _shown(self) -> BoolArray:
         """Which rows have a cell."""
         chunks = np.ravel(self.values.to_delayed())
-        return results(in_pairs(_joined, [task(_shown, chunk) for chunk in chunks]))[0]
+        return results(in_pairs(_joined, [task(_shown_in, chunk) for chunk in chunks]))[0]
 
 
-def _shown(chunk):
-    return ~np.isnan(as_array(chunk)).all(axis=1)
+def _shown_in(chunk):
+    return shows_a_cell(as_array(chunk))
 
 
 def _joined(a, b):

@@ -9,6 +9,7 @@ import numpy as np
 from .._common.cached import cached_property
 from .._common.cluster import is_dask
 from .._common.given import read_given
+from .._common.jobs import Jobs
 from .._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from .._common.wording import name_some
 from ..operators.mlr import MLR
@@ -32,8 +33,8 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
                  total_rank: int | None = None, max_storage: int | None = None,
                  exact: bool = False, start: Ranks | None = None, n_folds: int = 5,
                  shuffle: bool = True, folds: Any = None, one_standard_error: bool = False,
-                 refit: bool = True, progress: bool = False, random_state: RandomState = None,
-                 **fit_options: Any) -> RankSelection:
+                 refit: bool = True, n_jobs: int | None = None, progress: bool = False,
+                 random_state: RandomState = None, **fit_options: Any) -> RankSelection:
     r"""Choose the ranks of `fit_factor_model` by BIC, AIC or held-out likelihood.
 
     Candidates are listed, or generated under a budget: all of them (``strategy="grid"``) or by a
@@ -42,8 +43,9 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     Parameters
     ----------
     Y : array_like, DataFrame or sparse matrix, shape (N, n)
-        Data, one sample a row.  With a hierarchy, BIC and AIC take whatever `fit_factor_model`
-        takes; held-out likelihood takes data whose rows can be selected.
+        Data, one sample a row, also on disk.  With a hierarchy, BIC and AIC take whatever
+        `fit_factor_model` takes; held-out likelihood takes data whose rows can be selected, and
+        reads those on disk whole for each fit: it gives the samples left out the weight 0.
     candidates : sequence of (sequence of int), optional
         Rank vectors to compare, coarsest level first; for one level also plain numbers, such as
         ``range(10)``.  Excludes the options that generate candidates.
@@ -78,6 +80,11 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     refit : bool, optional
         Keep the fit of the chosen ranks to all samples.  With ``criterion="cv"`` False saves one
         fit a candidate, and leaves its log-likelihood, AIC and BIC out of the table.
+    n_jobs : int, optional
+        How many fits run at a time, each in a worker of joblib: -1 is one for each core, None is
+        one unless a `joblib.parallel_config` around the call says otherwise.  The result is the
+        same, see the notes of `fit_factor_model`.  It is for candidates that do not start from one
+        another's fits, and for folds; a callback and data of dask need one at a time.
     progress : bool, optional
         Show a progress bar.
     random_state : None, int or numpy.random.Generator, optional
@@ -164,9 +171,9 @@ def select_ranks(Y: Data | Any, candidates: Sequence[Ranks] | None = None,
     candidates, hierarchy = in_new_order("select_ranks", candidates, hierarchy)
     options = RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
-        shuffle, folds, one_standard_error, refit, progress)
+        shuffle, folds, one_standard_error, refit, progress, n_jobs)
     rng = np.random.default_rng(random_state)
-    return choose_ranks(FactorFits(Y, hierarchy, fit_options, rng), options, rng)
+    return choose_ranks(FactorFits(Y, hierarchy, fit_options), options, rng)
 
 
 class FactorFits(RankedFits):
@@ -176,7 +183,7 @@ class FactorFits(RankedFits):
     names are those of the hierarchy, and masked cells are NaN.
     """
 
-    def __init__(self, Y, hierarchy, options, rng):
+    def __init__(self, Y, hierarchy, options):
         if isinstance(options.get("init"), MLR):
             raise ValueError("init must not be an operator: it has ranks of its own")
         single = [name for name in ("checkpoint", "resume") if options.get(name)]
@@ -185,7 +192,7 @@ class FactorFits(RankedFits):
                 f"{name_some(single)}: an option of one fit, not of a choice among many")
         given = read_given(Y, options.get("sample_weight"), peek=False)
         self._Y, self._is_chunks, self._rows = given.values, given.kind == "chunks", rows_of(given)
-        self._options, self._rng, self.row_labels = options, rng, given.labels
+        self._options, self.row_labels = options, given.labels
         self.is_bounded = has_prior(options.get("prior"))
         if not self._is_chunks:
             with order_in_errors(hierarchy):
@@ -217,14 +224,21 @@ class FactorFits(RankedFits):
         return Opened(*open_source(self._Y, self.hierarchy, given["center"], given["missing"],
                                    self._rows.weights, given["compress"]))
 
-    def fit(self, ranks, rows=None, near=None):
-        options = self._options | self._rows.weights_of(rows)
+    def jobs(self, n_jobs):
+        return Jobs(n_jobs, callback=self._options.get("callback"), data=self._Y)
+
+    def ready(self):
+        _ = self._opened
+
+    def fit(self, ranks, rows, near, rng):
+        Y, weights = ((self._opened, self._rows.weights_of_all()) if rows is None else
+                      self._rows.part(rows))
+        options = self._options | weights
         # A neighbour's fit has seen the rows that a search for the prior holds out.
         own_start = {"init", "n_init"} & options.keys() or options.get("prior") == "cv"
         if near is not None and not own_start:
-            options["init"] = _beside(near, ranks, self._rng)
-        Y = self._opened if rows is None else self._rows.take(rows)
-        return fit_factor_model(Y, ranks, self.hierarchy, random_state=self._rng, **options)
+            options["init"] = _beside(near, ranks, rng)
+        return fit_factor_model(Y, ranks, self.hierarchy, random_state=rng, **options)
 
     def score(self, fit, rows):
         return self._rows.score(fit, rows)

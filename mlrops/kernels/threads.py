@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._common.cores import count
 from .._common.typing import IntArray
 
 __all__ = ["alone", "blas_columns", "blas_keeps_to_one", "blas_rows", "count", "run"]
@@ -26,15 +27,6 @@ class _Local(threading.local):
 _local = _Local()
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
-
-
-def count() -> int:
-    """Number of threads that share work."""
-    asked = os.environ.get("MLROPS_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
 
 @contextmanager

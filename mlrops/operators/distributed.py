@@ -48,8 +48,7 @@ class DistributedMLR:
     --------
     >>> import dask, numpy as np
     >>> import dask.array as da
-    >>> from mlrops import MLR, Hierarchy
-    >>> from mlrops.operators.distributed import DistributedMLR
+    >>> from mlrops import MLR, DistributedMLR, Hierarchy
     >>> h = Hierarchy.from_boundaries([[0, 6], [0, 2, 6]])
     >>> whole = MLR(h, [np.ones((6, 1)), np.ones((6, 1))], D=np.full(6, 0.5))
     >>> with dask.config.set(scheduler="threads"):

@@ -11,13 +11,13 @@ from .._common.spread import Spread
 from .._common.stored import of_field
 from .._common.wording import counted
 from ..io.archive import read_archive, reading, write_archive
+from ..io.saving import INDEX
 from ..tree.hierarchy import Hierarchy
 from .cut import Cut, cut_at
 from .parts import Part
 
-__all__ = ["INDEX", "load", "save"]
+__all__ = ["load", "save"]
 
-INDEX = "index.npz"
 KIND, PART = "distributed operator", "part of a distributed operator"
 
 

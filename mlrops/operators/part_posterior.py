@@ -10,7 +10,7 @@ from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 from .parts import Coarse, Part, Swept
 
-__all__ = ["PartPosterior", "partial_variance", "precondition"]
+__all__ = ["PartPosterior", "crown_covariances", "partial_variance", "precondition"]
 
 
 class PartPosterior:
@@ -72,6 +72,11 @@ def partial_variance(part: Part, K: FloatArray, covariances: FloatArray | None) 
     cov = kernels.tree.path_covariance(K, layout, covariances)
     left = 1 - kernels.curvature.forms(F, cov, layout) / d
     return d / np.maximum(left, np.finfo(d.dtype).eps)
+
+
+def crown_covariances(layout: Layout, K: FloatArray) -> FloatArray:
+    """Covariances (parents, c, c) of the factors of the levels above, given samples."""
+    return kernels.parts.coarse_covariance(layout, K)
 
 
 def precondition(G: FloatArray, scale: FloatArray, inverses: FloatArray, n_samples: float,

@@ -36,12 +36,12 @@ from .surface import SpreadPoint, SpreadSurface
 __all__ = ["fit_columns", "places"]
 
 
-def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: int, n_jobs: Any,
+def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: int,
                 optimizer: str, prior: Any, prior_variance: Any, center: bool, missing: str,
                 compress: Any, stopping: FactorStopping, tol: float | None, variance_floor: float,
                 watch: Watch, checkpoint: Any, random_state: Any) -> DistributedFactorModel:
     """The fit to features in chunks of columns; see `fit_factor_model`."""
-    _check_options(given, n_jobs, optimizer, prior, missing, compress, checkpoint)
+    _check_options(given, optimizer, prior, missing, compress, checkpoint)
     hierarchy = tree_of(hierarchy, given.names, given.n)
     check_features(given.values.shape, hierarchy)
     level_ranks = check_ranks(ranks, hierarchy)
@@ -75,14 +75,13 @@ def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: 
         "capped": capped_groups(hierarchy, level_ranks)})
 
 
-def _check_options(given, n_jobs, optimizer, prior, missing, compress, checkpoint):
+def _check_options(given, optimizer, prior, missing, compress, checkpoint):
     check_optimizer(optimizer)
     by_rows = "for chunks of rows, Y.rechunk({1: -1}), or data in memory"
     for wrong, what in (
             (missing == "em", f'missing="em" is {by_rows}: give complete columns'),
             (bool(compress), f"compress=True is {by_rows}"),
             (isinstance(prior, str) and prior == "cv", f'prior="cv" is {by_rows}'),
-            (n_jobs is not None, "leave n_jobs out: the workers share every single climb"),
             (optimizer == "scoring", f'optimizer="scoring" is {by_rows}: take "bfgs"'),
             (checkpoint is not None, f"a checkpoint is {by_rows}: a fit to chunks of columns keeps"
                                      " files for lost workers by itself")):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._common.cluster import check_workers, in_pairs, on_workers, results_beside, task, task_of
-from ..._common.given import Given
+from ..._common.given import Given, wrong_weights
 from ..._common.labelled import named
 from ..._common.spread import Shelf, Spread
 from ..._common.typing import BoolArray, FloatArray
@@ -24,7 +24,8 @@ from ..prior import Prior
 from ..usable import usable_ranks
 from .surface import SpreadSurface
 
-__all__ = ["ColumnSource", "Options", "open_columns", "usable_parts"]
+__all__ = ["ColumnSource", "Options", "open_columns", "open_parts",
+           "usable_parts"]
 
 
 class Options(NamedTuple):
@@ -72,17 +73,34 @@ def open_columns(given: Given, cut: Cut, options: Options, prior_variance: Float
 
     `prior_variance` (n,) is in the order of the features; `keep` is for quasi-Newton steps.
     """
+    weights, N = given.relative_weights(), given.values.shape[0]
+    if weights is not None and weights.size != N:
+        raise ValueError(wrong_weights(weights.size, N))
     check_workers()
     collection = on_workers(given.values)  # to be held until the benches are there
     chunks = list(np.ravel(np.array(collection.to_delayed(), object)))
-    weights = task_of(given.relative_weights())
+    return open_parts(chunks, weights, cut, options, prior_variance, keep)
+
+
+def open_parts(chunks: Sequence[Any], weights: FloatArray | None, cut: Cut, options: Options,
+               prior_variance: FloatArray | None = None, keep: bool = True,
+               shelf: Shelf | None = None) -> SpreadSurface:
+    """What a fit climbs, of data (N, m) that tasks give, one a part of `cut`.
+
+    They are gone through now: what the parts keep of them depends on the tasks, should it be lost.
+    `weights` (N,) are relative, as `Given.relative_weights` gives them.  On the `shelf` of another
+    surface over the same cut, points and vectors go from one to the other.
+    """
+    shared = task_of(weights)
     plans = _plans(cut, prior_variance)
-    benches = [task(alone(_open), chunk, weights, plan, options)
+    benches = [task(alone(_open), chunk, shared, plan, options)
                for chunk, plan in zip(chunks, plans, strict=True)]
     sizes = in_pairs(_Size.merged, [task(_size, bench) for bench in benches])
     (crown, *benches), (size,) = results_beside(
         [task_of(cut.layout.crown()), *benches], [sizes])
-    parts = Spread(Shelf(benches), benches)  # the shelf does not write data
+    shelf = Shelf([]) if shelf is None else shelf
+    shelf.anchors = benches
+    parts = Spread(shelf, benches)  # the shelf does not write data
     parts.stays = True
     source = ColumnSource(size.n_samples, cut.hierarchy.n, size.weight, size.dtype)
     return SpreadSurface(parts, source, crown, cut, options.ranks, keep)

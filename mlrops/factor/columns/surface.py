@@ -14,7 +14,7 @@ import numpy as np
 from ..._common.cached import cached_property
 from ..._common.cluster import in_pairs, merged, task
 from ..._common.spread import Shelf, Spread
-from ..._common.typing import FloatArray
+from ..._common.typing import FloatArray, IntArray
 from ...operators.cut import Cut
 from ...operators.distributed import DistributedMLR
 from ...operators.part_sweeps import alone, own_factors
@@ -22,6 +22,7 @@ from ...operators.parts import Coarse, Part, merge, sweep_root
 from ...tree.hierarchy import Hierarchy
 from ..estep import columns
 from ..estep.columns import Bench, Facts
+from ..likelihood import VanishingVariance
 from ..point import Point
 
 __all__ = ["SpreadPoint", "SpreadState", "SpreadSurface", "SpreadVector", "SpreadVectors"]
@@ -185,8 +186,13 @@ class SpreadSurface:
                                 for place in self._parents)
         found = self.benches.map(alone(columns.down), point.parts, swept, own, keep)
         del swept, own  # which nobody asks for again
-        (logdet, quad), *facts = self.shelf.results(
-            task(_sums, coarse), *(task(_second, one) for one in found.parts))
+        try:
+            (logdet, quad), *facts = self.shelf.results(
+                task(_sums, coarse), *(task(_second, one) for one in found.parts))
+        except VanishingVariance:
+            del found, coarse, passed  # to ask all parts, not the first that complained
+            raise VanishingVariance(
+                self.benches.total(_joined, _vanished, point.parts)) from None
         n, weight = self.source.n_features, self.source.weight
         loglik = -0.5 * (n * math.log(2 * math.pi) + logdet + quad / weight)
         return SpreadState(self, point, loglik, merged(Facts.merged, facts), found)
@@ -201,6 +207,14 @@ class SpreadSurface:
         from .start import first_point
 
         return SpreadPoint(self, first_point(self, init, hierarchy, seed))
+
+
+def _joined(a: IntArray, b: IntArray) -> IntArray:
+    return np.concatenate([a, b])
+
+
+def _vanished(bench: Bench, point: Point) -> IntArray:
+    return bench.surface.vanished(point.D) + bench.first
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -9,11 +9,12 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 
+from ..._common.disk import OnDisk
 from ..._common.frames import frame_values, is_frame
 from ..._common.given import check_weights, wrong_weights
 from ..._common.labelled import column_order, data_names, named
-from ..._common.typing import BoolArray, FloatArray, IntArray
-from ..._common.validate import all_finite, plain, working_dtype
+from ..._common.typing import FloatArray, IntArray
+from ..._common.validate import all_finite, plain, shows_a_cell, working_dtype
 from ..._common.wording import counted
 from ...tree.hierarchy import Hierarchy
 from .. import estep
@@ -21,10 +22,8 @@ from .complete import CompleteData, check_enough, check_varies
 from .incomplete import check_observed
 
 __all__ = ["Chunks", "FirstPass", "Known", "Triangle", "changed", "check_features",
-           "compress_chunks", "compressed", "memmap_chunks", "triangle"]
+           "compress_chunks", "compressed", "triangle"]
 
-# Bytes that are read from a memory map at a time.
-READ_BYTES = 16_000_000
 # Samples in a block of the first pass at least, and the numbers that it has room for at least.
 FIRST_WIDTH = 64
 FIRST_ITEMS = 262_144
@@ -82,6 +81,7 @@ class Chunks:
                 f" {type(chunks).__name__}, which can be used once; pass a function that makes a"
                 " new one each time it is called")
         self._hierarchy, self._weights = hierarchy, check_weights(weights)
+        self._is_whole = isinstance(chunks, OnDisk)  # blocks of rows that the user did not cut
         self._wanted, self._common, self._gaps, self._once = dtype, None, gaps, once
         self.names = None if names is None else tuple(names)
         self.number = 0  # of the first chunk, where these are part of more
@@ -131,14 +131,16 @@ class Chunks:
             if not first and kept + len(keep) > before.samples:
                 raise RuntimeError(changed(f"more than {counted(before.samples, 'row')} with an"
                                            " observed cell"))
-            count, pos, weight = end, 0, weight + weights[keep].sum()
+            # One after the other: the same bits however rows are cut.
+            weight = np.cumsum(np.concatenate([[weight], weights[keep]]))[-1]
+            count, pos = end, 0
             while pos < len(keep):
                 part = keep[pos : pos + width - at]
                 whole = part[-1] - part[0] + 1 == len(part)
                 piece = rows[part[0] : part[-1] + 1] if whole else rows[part]
                 piece = np.asarray(piece, _native(piece.dtype))
                 if first:
-                    self._check_finite(piece, number, part)
+                    self._check_finite(piece, number, part, end - len(rows))
                 yield at, piece, weights[part]
                 at, pos = (at + len(part)) % width, pos + len(part)
             kept += len(keep)
@@ -226,7 +228,7 @@ class Chunks:
             raise TypeError(
                 f"chunk {number} is sparse; give all samples as one sparse matrix"
                 " (scipy.sparse.vstack), which is never made dense")
-        what, order = f"chunk {number}", None
+        what, order = "Y" if self._is_whole else f"chunk {number}", None
         if is_frame(chunk):
             rows = frame_values(chunk, what)
             if first and self.names is None:
@@ -242,14 +244,16 @@ class Chunks:
             self._common = dtype if self._common is None else np.result_type(dtype, self._common)
         return rows if order is None else rows[:, order]
 
-    def _check_finite(self, piece, number, part):
+    def _check_finite(self, piece, number, part, start):
         if all_finite(piece):
             return
         bad = np.isinf(piece) if self._gaps and not self._once else ~np.isfinite(piece)
         if not bad.any():
             return
         row, column = np.argwhere(bad)[0]
-        at = f"in chunk {number}, row {part[row]}, feature {named([column], self.names)}"
+        at = (f"in row {start + part[row]}" if self._is_whole else
+              f"in chunk {number}, row {part[row]}")
+        at += f", feature {named([column], self.names)}"
         if np.isinf(piece[row, column]):
             raise ValueError(f"data must be finite, got infinity {at}")
         if self._gaps:
@@ -265,13 +269,6 @@ def check_features(shape: tuple[int, ...], hierarchy: Hierarchy, what: str = "Y"
         raise ValueError(
             f"{what} must have one column for each of the hierarchy's"
             f" {counted(hierarchy.n, 'feature')}, got shape {shape} (samples are rows)")
-
-
-def shows_a_cell(rows: np.ndarray) -> BoolArray:
-    """Which rows have an observed cell."""
-    if rows.dtype.kind != "f":
-        return np.ones(len(rows), bool)
-    return ~np.isnan(rows).all(axis=1)
 
 
 def _native(dtype, what="chunks"):
@@ -365,13 +362,3 @@ def compressed(read: Chunks, found: Triangle, hierarchy: Hierarchy) -> CompleteD
     X = np.ascontiguousarray(hierarchy._gather(R.T))
     return CompleteData(X, np.einsum("ik,ik->i", X, X), hierarchy._gather(mean),
                         read.n_samples, read.weight, names=read.names, dtype=read.dtype)
-
-
-def memmap_chunks(Y: np.ndarray, rows: int | None = None) -> list[np.ndarray]:
-    """Views of the rows of an array on disk, so many at a time (default 16 MB), as chunks.
-
-    Rows are read in order, which on disk is sequential for C-contiguous arrays.  Pages of a map
-    that have been read belong to the operating system, which drops them when memory gets short.
-    """
-    rows = rows or max(1, READ_BYTES // max(1, Y.shape[1] * Y.dtype.itemsize))
-    return [Y[start : start + rows] for start in range(0, Y.shape[0], rows)]

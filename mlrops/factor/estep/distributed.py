@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._common.cluster import check_workers, in_pairs, on_workers, results, task, task_of
-from ..._common.given import Given, check_weights, wrong_weights
+from ..._common.given import Given, check_weights, check_whole_rows, wrong_weights
 from ..._common.labels import by_label, labels_of
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
@@ -35,7 +35,7 @@ from .streamed import (
     to_variance,
 )
 
-__all__ = ["DistributedChunks", "DistributedRows", "distributed_source"]
+__all__ = ["DistributedChunks", "DistributedRows", "by_one_thread", "distributed_source"]
 
 
 class Part(NamedTuple):
@@ -87,9 +87,14 @@ def _merged(a: _First, b: _First) -> _First:
 
 
 def _visit(number, chunk, weights, known, work, template, *given):
-    """What a chunk gives, computed by the one thread that the worker has for it."""
+    """What a chunk gives."""
+    return by_one_thread(work, template.part(number, chunk, weights, known), *given)
+
+
+def by_one_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function on the one thread that a worker has for a task."""
     with threads.alone():
-        return work(template.part(number, chunk, weights, known), *given)
+        return function(*args, **options)
 
 
 # ---------------------------------------------------------------- what a chunk gives
@@ -195,6 +200,7 @@ def distributed_source(given: Given, hierarchy: Hierarchy, center: bool, missing
 
     What its first pass finds is checked here, where features have names; see `fit_factor_model`.
     """
+    check_whole_rows(given.values)
     check_workers()
     gaps = missing == "em"
     template = Chunks(_none, hierarchy, None, hierarchy.feature_names, once=bool(compress),

@@ -1,4 +1,4 @@
-"""From what users hold, arrays, frames, sparse matrices, maps or chunks, to a source of EM."""
+"""From what users hold, in memory, on disk or in chunks, to a source of EM."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from ..._common.typing import FloatArray
 from ..._common.wording import agree, counted
 from ...tree.hierarchy import Hierarchy
 from ...tree.reading import tree_of
-from .chunks import check_features, compress_chunks, memmap_chunks
+from .chunks import check_features, compress_chunks
 from .complete import complete_source
 from .distributed import distributed_source
 from .incomplete import incomplete_source
@@ -48,7 +48,7 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
     has_names = not isinstance(hierarchy, Hierarchy) or hierarchy.feature_names is not None
     given = read_given(Y, weights, peek=has_names)
     source: Any
-    streamed = given.kind in ("memmap", "chunks")
+    streamed = given.kind in ("disk", "chunks")
     if given.kind == "sparse" and compress:
         raise ValueError("compress=True needs dense data: a sparse matrix is never made dense")
     weights = None if given.kind == "dask" else given.relative_weights()
@@ -60,13 +60,12 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
         source = distributed_source(given, hierarchy, center, missing, compress)
         return source, hierarchy._renamed(source.names), source.names
     if streamed:
-        chunks = memmap_chunks(values) if given.kind == "memmap" else values
         if compress:
-            source = compress_chunks(chunks, hierarchy, center, weights, names,
+            source = compress_chunks(values, hierarchy, center, weights, names,
                                      gaps=missing == "em")
         else:
             open_chunks = incomplete_chunks_source if missing == "em" else chunked_source
-            source = open_chunks(chunks, hierarchy, center, weights, names)
+            source = open_chunks(values, hierarchy, center, weights, names)
         return source, hierarchy._renamed(source.names), source.names
     if given.kind == "sparse":
         return (sparse_source(values, hierarchy, center, weights, names, given.dtype), hierarchy,

@@ -1,15 +1,18 @@
 """Parametric bootstrap of a fitted system."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..._common.convergence import ConvergenceWarning
+from ..._common.jobs import Jobs
 from ..._common.typing import FloatArray
 from ..._common.validate import check_rank
+from ..._common.warned import kept_warnings
 from ..._common.wording import counted
 from ...operators.base import StructuredOperator
 from .data import SURData
@@ -58,8 +61,26 @@ def drawn_data(fit: SystemFit, covariance: StructuredOperator, rng: np.random.Ge
     return fit.data.with_Y(np.nan_to_num(fit.fitted) + errors)
 
 
+def bare(fit: SystemFit) -> SystemFit:
+    """A fit without what was computed from it, for other processes."""
+    return replace(fit)
+
+
+def _refitted(fit: SystemFit, Y: FloatArray) -> tuple[FloatArray, bool] | Exception:
+    """Coefficients of a refit and whether it converged, or why there is none."""
+    try:
+        with kept_warnings():  # the bootstrap has one of its own
+            refit = fit._refit(fit.data.with_Y(Y))
+    except (ValueError, np.linalg.LinAlgError) as error:
+        return error
+    if refit.termination == "interrupted":
+        raise KeyboardInterrupt
+    return np.concatenate(refit.coefficients), refit.converged
+
+
 def bootstrap(fit: SystemFit, covariance: StructuredOperator, n_boot: int = 200,
-              random_state: Any = 0, progress: bool = False) -> Bootstrap:
+              random_state: Any = 0, progress: bool = False, n_jobs: int | None = None
+              ) -> Bootstrap:
     """Refit a system `n_boot` times to data drawn from it with errors of this covariance.
 
     Rows ``e* ~ N(0, Σ)`` are added to the fitted values, over the square roots of weights and with
@@ -70,16 +91,16 @@ def bootstrap(fit: SystemFit, covariance: StructuredOperator, n_boot: int = 200,
         raise ValueError(f"n_boot must be at least 2, got {n_boot}")
     rng, draws, failed, unconverged = np.random.default_rng(random_state), [], 0, 0
     reason: Exception | None = None
-    for _ in tqdm(range(n_boot), desc="bootstrap", disable=not progress):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                refit = fit._refit(drawn_data(fit, covariance, rng))
-        except (ValueError, np.linalg.LinAlgError) as error:
-            failed, reason = failed + 1, error
+    # They are drawn here, in their order: refits have nothing random.
+    drawn = ((drawn_data(fit, covariance, rng).Y,) for _ in range(n_boot))
+    refits = Jobs(n_jobs).run(partial(_refitted, bare(fit)), drawn)
+    for _, found in tqdm(refits, total=n_boot, desc="bootstrap", disable=not progress):
+        if isinstance(found, Exception):
+            failed, reason = failed + 1, found
             continue
-        draws.append(np.concatenate(refit.coefficients))
-        unconverged += not refit.converged
+        coefficients, converged = found
+        draws.append(coefficients)
+        unconverged += not converged
     if failed > n_boot / 2:
         raise ValueError(f"{failed} of {n_boot} refits of the bootstrap failed, the last one with:"
                          f" {reason}") from reason

@@ -89,6 +89,10 @@ def with_cov(fit: Fit, cov_type: CovType, **cov_kwds: Any) -> Fit:
         rule of Newey and West (1994) for the sum of the standardized scores.
     n_boot, random_state, progress : int, int or Generator, bool, optional
         ``"bootstrap"``: number of refits, default 200; their seed, default 0; a progress bar.
+    n_jobs : int, optional
+        ``"bootstrap"``: how many fits run at a time, each in a worker of joblib: -1 is one for
+        each core, None is one unless a `joblib.parallel_config` around the call says otherwise.
+        The result is the same, see the notes of `fit_factor_model`.
 
     Returns
     -------
@@ -236,13 +240,13 @@ def joint_estimate(fit: SystemFit) -> Covariance:
 
 
 def _bootstrap(fit: SystemFit, n_boot: int = 200, random_state: Any = 0,
-               progress: bool = False) -> "ScoreCovariance":
+               progress: bool = False, n_jobs: int | None = None) -> "ScoreCovariance":
     covariance = fit.covariance
     if not fit.covariance_is_known:
         covariance = _small_sample(fit, covariance, bias_only=True)
     elif isinstance(covariance, Dense) and not covariance.positive_definite:
         covariance = Dense(covariance.A, positive_definite=True)
-    found = bootstrap(fit, covariance, n_boot, random_state, progress)
+    found = bootstrap(fit, covariance, n_boot, random_state, progress, n_jobs)
     centred = found.draws - found.draws.mean(axis=0)
     return ScoreCovariance(centred.T / np.sqrt(len(centred) - 1), None, fit.data.p, found)
 
@@ -355,4 +359,4 @@ KINDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "robust": (_robust, ("debiased",)),
     "clustered": (_clustered, ("clusters", "group_debias", "debiased")),
     "hac": (_hac, ("kernel", "bandwidth", "debiased")),
-    "bootstrap": (_bootstrap, ("n_boot", "random_state", "progress"))}
+    "bootstrap": (_bootstrap, ("n_boot", "random_state", "n_jobs", "progress"))}

@@ -151,6 +151,9 @@ class Shared:
             self._known[id(x)] = x, self._function(x, *args)  # x is kept: its id stays its own
         return self._known[id(x)][1]
 
+    def __reduce__(self) -> Any:
+        return Shared, (self._function,)  # in another process objects have other ids
+
 
 def read_equations(Xs: Any, Y: Any) -> SURData:
     """`SURData` of the arrays or frames that `als_gls` is given.

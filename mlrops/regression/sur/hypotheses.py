@@ -1,20 +1,23 @@
 """Tests of hypotheses about a system of regressions: coefficients, and a diagonal covariance."""
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc, fdtrc
+from tqdm import tqdm
 
 from ..._common.convergence import ConvergenceWarning
+from ..._common.jobs import Jobs
 from ..._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from ..._common.validate import check_rank
+from ..._common.warned import kept_warnings, pass_on
 from ..._common.wording import counted, name_some
 from ...factor.criteria import degrees_of_freedom
-from .bootstrap import drawn_data
+from .bootstrap import bare, drawn_data
 from .constraints import holds_dicts, read_constraints
 from .covariance import Covariance, estimated, joint_estimate
 from .measures import sums_of_squares
@@ -292,8 +295,8 @@ def _incomplete_lm(E: FloatArray, observed: BoolArray) -> tuple[float, int]:
     return statistic, df
 
 
-def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
-                     random_state: RandomState = None) -> HypothesisTest:
+def likelihood_ratio(fit: SystemFit, n_simulations: int = 0, random_state: RandomState = None, *,
+                     n_jobs: int | None = None, progress: bool = False) -> HypothesisTest:
     r"""Likelihood ratio test of errors that are uncorrelated across equations.
 
     Parameters
@@ -303,6 +306,12 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
         and the p-value is the share of statistics as large as this one; 99 or 999 are usual.
     random_state : None, int or numpy.random.Generator
         Of the simulations.
+    n_jobs : int, optional
+        How many simulations run at a time, each in a worker of joblib: -1 is one for each core,
+        None is one unless a `joblib.parallel_config` around the call says otherwise.  The result is
+        the same, see the notes of `fit_factor_model`.
+    progress : bool, optional
+        Show a progress bar of the simulations.
 
     Returns
     -------
@@ -349,17 +358,22 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0,
         most = int((m * (m - 1) // 2).sum())
         return HypothesisTest(statistic, float(chdtrc(most, statistic)), most, None,
                               "Likelihood ratio", UNCORRELATED, is_bound=df < most)
-    larger = sum(_simulated(fit, null, rng) >= statistic for rng in
-                 np.random.default_rng(random_state).spawn(n_simulations))
+    rngs = ((rng,) for rng in np.random.default_rng(random_state).spawn(n_simulations))
+    found = Jobs(n_jobs).run(partial(_simulated, bare(fit), bare(null)), rngs)
+    larger = sum(simulated >= statistic for _, simulated in tqdm(
+        found, total=n_simulations, desc="simulations", disable=not progress))
     return HypothesisTest(statistic, (1 + larger) / (1 + n_simulations), df, None,
                           "Likelihood ratio", UNCORRELATED, n_simulations)
 
 
 def _quietly(fit: Callable[..., SystemFit], *args: Any) -> SystemFit:
     """A fit that does not warn where it does not converge."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit(*args)
+    with kept_warnings() as kept:
+        found = fit(*args)
+    pass_on(kept, but=ConvergenceWarning)
+    if found.termination == "interrupted":
+        raise KeyboardInterrupt
+    return found
 
 
 def _simulated(fit: SystemFit, null: SystemFit, rng: np.random.Generator) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._common.convergence import ConvergenceWarning
 from ..._common.typing import BoolArray, FloatArray
+from ..._common.validate import shows_a_cell
 from ...factor import conditional
 from ...operators.mlr import MLR
 from .beta_step import beta_step
@@ -124,4 +125,4 @@ def average_loglik(fit: SystemFit, data: SURData) -> float:
     """
     Y = data.Y if data.observed is None else np.where(data.observed, data.Y, np.nan)
     new = NewData(data.Xs, Y, None, data.weights)
-    return conditional.average(loglik_samples(fit, new), Y)
+    return conditional.average(loglik_samples(fit, new), shows_a_cell(Y))

@@ -389,5 +389,5 @@ def _refuse_dask(given: Any) -> None:
         if any(map(is_dask, parts)):
             raise TypeError(
                 "SUR reads equations by their names, and in memory: als_gls(Xs, Y, ranks,"
-                " hierarchy) takes a dask array Y (N, K) in chunks of columns, with an array (N, p) for all"
-                " equations or a dask array (N, K, p)")
+                " hierarchy) takes a dask array Y (N, K) in chunks of columns, with an array (N, p)"
+                " for all equations or a dask array (N, K, p)")

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._common.optional import import_pandas
 from ..._common.typing import FloatArray, Frame, Labelled
+from ..._common.validate import shows_a_cell
 from ..._common.wording import counted
 from ...factor import conditional
 from ..inference import half_widths
@@ -287,4 +288,5 @@ def score(fit: SystemFit, Xs: Any = None, Y: Any = None) -> float:
     loglik : float
     """
     new = read_new(fit, Xs, Y, need_Y=True)
-    return conditional.average(measures.loglik_samples(fit, new), measures.new_errors(new, fit))
+    shown = shows_a_cell(measures.new_errors(new, fit))
+    return conditional.average(measures.loglik_samples(fit, new), shown)

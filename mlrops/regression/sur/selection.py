@@ -1,11 +1,13 @@
 """`select_sur_ranks`: the ranks of a system's error covariance, by BIC or held-out likelihood."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..._common.deprecated import renamed_options
+from ..._common.jobs import Jobs
 from ..._common.typing import Criterion, Data, Labels, RandomState, Ranks, Strategy
 from ...factor import rank_search
 from ...factor.criteria import degrees_of_freedom
@@ -26,8 +28,8 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
                      total_rank: int | None = None, max_storage: int | None = None,
                      exact: bool = False, start: Ranks | None = None, n_folds: int = 5,
                      shuffle: bool = True, folds: Any = None, one_standard_error: bool = False,
-                     refit: bool = True, progress: bool = False, random_state: RandomState = None,
-                     **fit_options: Any) -> RankSelection:
+                     refit: bool = True, n_jobs: int | None = None, progress: bool = False,
+                     random_state: RandomState = None, **fit_options: Any) -> RankSelection:
     r"""Choose the ranks of `als_gls` by BIC, AIC or held-out likelihood.
 
     Parameters
@@ -43,7 +45,13 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
         that were left out of the fit, coefficients included, averaged over folds.
     strategy, max_rank, total_rank, max_storage, exact, start
         As in `select_ranks`: how candidates are generated.
-    n_folds, shuffle, folds, one_standard_error, refit, progress, random_state
+    n_folds, shuffle, folds, one_standard_error, refit
+        As in `select_ranks`.
+    n_jobs : int, optional
+        How many fits run at a time, each in a worker of joblib: -1 is one for each core, None is
+        one unless a `joblib.parallel_config` around the call says otherwise.  The result is the
+        same, see the notes of `fit_factor_model`.  It is for candidates and folds.
+    progress, random_state
         As in `select_ranks`.
     **fit_options : optional
         Further options of `als_gls` (``tol``, ``max_iter``, ...).
@@ -102,7 +110,7 @@ def select_sur_ranks(Xs: Any, Y: Data, candidates: Sequence[Ranks] | None = None
     fit_with = SUROptions(**fit_options)
     options = rank_search.RankOptions(
         candidates, criterion, strategy, max_rank, total_rank, max_storage, exact, start, n_folds,
-        shuffle, folds, one_standard_error, refit, progress)
+        shuffle, folds, one_standard_error, refit, progress, n_jobs)
     data = read_equations(Xs, Y)
     fit_with = fit_with.with_variances(prior_variance, data)
     with rank_search.order_in_errors(hierarchy):
@@ -118,19 +126,26 @@ def select_system_ranks(data, hierarchy, options, fit_with, *, random_state=None
     return rank_search.choose_ranks(fits, options, np.random.default_rng(random_state), stacklevel)
 
 
+def _rows_of(data, rows):
+    return data if rows is None else data.take(rows)
+
+
 class SystemFits(rank_search.RankedFits):
     """Fits of a system of equations to some of its rows."""
 
     def __init__(self, data, hierarchy, fit_with, callback=None):
         self.data, self.hierarchy, self._fit_with = data, hierarchy, fit_with
         self._callback = callback
-        self._take = Shared(lambda rows: data if rows is None else data.take(rows))
+        self._take = Shared(partial(_rows_of, data))
         self._n_free = data.system().n_free  # refuses regressors and constraints before any fit
 
     def n_rows(self):
         return self.data.N
 
-    def fit(self, ranks, rows=None, near=None):
+    def jobs(self, n_jobs):
+        return Jobs(n_jobs, callback=self._callback)
+
+    def fit(self, ranks, rows, near, rng):
         return fit_system(self._take(rows), ranks, self.hierarchy, self._fit_with,
                           callback=self._callback)
 

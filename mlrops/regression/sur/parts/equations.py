@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .... import kernels
 from ...._common.typing import FloatArray
 from ....factor.estep.columns import Bench
 from ....factor.estep.complete import CompleteData
 from ....factor.point import Point
-from ....kernels.layout import Layout
-from ....operators.part_posterior import partial_variance
+from ....operators.part_posterior import crown_covariances, partial_variance
 from ....operators.part_sweeps import crown_factor, factor, rows, sweep
 from ....operators.parts import Coarse, Part, Passed
 from ..system import StackedSystem
@@ -77,10 +75,10 @@ def factored(own: Equations, point: Point) -> tuple[tuple[Part, FloatArray], Pas
     return (part, K), passed
 
 
-def crown(layout: Layout, passed: Passed) -> tuple[FloatArray, FloatArray]:
+def crown(layout: Any, passed: Passed) -> tuple[FloatArray, FloatArray]:
     """The factors of the nodes above, and the covariances of their factors given data."""
     K, _ = crown_factor(layout, passed)
-    return K, kernels.parts.coarse_covariance(layout, K)
+    return K, crown_covariances(layout, K)
 
 
 def metric(own: Equations, found: tuple[tuple[Part, FloatArray], Passed], covariances: FloatArray

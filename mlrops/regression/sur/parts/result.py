@@ -11,6 +11,7 @@ from ...._common.wording import counted
 from ....factor import criteria
 from ..data import SURData
 from ..result import SURResult
+from ..system import StackedSystem
 
 __all__ = ["DistributedSURResult"]
 
@@ -153,8 +154,8 @@ class DistributedSURResult:
         return self.X.ndim == 2 and not self.options.beta_ridge
 
     def _bse(self) -> Any:
-        R = np.linalg.qr(np.asarray(self.X, float), mode="r")
-        inverse = np.linalg.inv(R)
+        X = np.asarray(self.X, float)
+        inverse = StackedSystem([X], X[:, :1]).batches[0].inverse[0]
         root = np.sqrt(np.square(inverse).sum(axis=1))
         found = import_array().sqrt(self.covariance.diagonal())[:, None] * root
         return found.astype(self.params.dtype)
