@@ -346,8 +346,8 @@ def test_chunks_that_do_not_fit_are_refused(threads):
             [x[:, :2] if j == 5 else x for j, x in enumerate(listed(X, 48))], Yd, 2)
     refused("Xs has 69 rows, Y has 70", X[1:, 0], Yd, 2)
     refused("3 regressors and 3 rows; more rows", Xd[:3], Yd[:3], 2)
-    refused("Y must be a dask array", Xd, Y, 2, error=TypeError)
-    refused("no names.*dict", {0: X[:, 0]}, Yd, 2, error=TypeError)
+    refused("Y must be a dask array.*an array in memory beside dask Xs", Xd, Y, 2, error=TypeError)
+    refused("Xs with names, Y must be in memory", {0: X[:, 0]}, Yd, 2, error=TypeError)
     tree = Hierarchy.from_labels(np.arange(48) % 2)
     refused("runs of features in the order of the hierarchy|Y.*hierarchy", Xd, Yd, (1, 1), tree)
 

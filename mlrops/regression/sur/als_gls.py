@@ -221,7 +221,7 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     ``optimizer="scoring"``, ``factor_ridge``, names and missing cells are for data in memory.
     100,000 equations with N = 200, p = 3 and 5 factors took 35 s and 1 GB on each of two workers
     with a thread each, 0.13 GB where the fit was called, and moved 0.4 MB an iteration (ten chunks,
-    7 iterations; ``tests/benchmarks/test_distributed_sur.py``).
+    7 iterations; ``tests/benchmarks/test_sur_in_parts.py``).
 
     Examples
     --------

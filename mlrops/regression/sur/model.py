@@ -386,8 +386,10 @@ def _refuse_dask(given: Any) -> None:
     for value in given:
         parts = value.values() if isinstance(value, Mapping) else value if isinstance(
             value, (tuple, list)) else [value]
-        if any(map(is_dask, parts)):
+        found = next((part for part in parts if is_dask(part)), None)
+        if found is not None:
             raise TypeError(
-                "SUR reads equations by their names, and in memory: als_gls(Xs, Y, ranks,"
-                " hierarchy) takes a dask array Y (N, K) in chunks of columns, with an array (N, p)"
-                " for all equations or a dask array (N, K, p)")
+                f"equations of a SUR must be in memory, got a dask {type(found).__name__}, which is"
+                " not computed unasked: give its compute(); als_gls(Xs, Y, ranks, hierarchy) takes"
+                " a dask array Y (N, K) in chunks of columns, with an array (N, p) for all"
+                " equations or a dask array (N, K, p)")

@@ -104,8 +104,9 @@ class SpreadSystem(NamedTuple):
 def read_parts(Xs: Any, Y: Any) -> Given:
     """Check shapes and chunks of what `als_gls` is given where Y is a collection of dask."""
     if not hasattr(Y, "chunks") or Y.ndim != 2:
-        raise TypeError("Y must be a dask array of 2 dimensions (N, K) in chunks of columns, got a"
-                        f" dask {type(Y).__name__} of {getattr(Y, 'ndim', 'no')} dimensions"
+        what = f"a dask {type(Y).__name__}" if is_dask(Y) else "an array in memory beside dask Xs"
+        raise TypeError("Y must be a dask array of 2 dimensions (N, K) in chunks of columns, got"
+                        f" {what} of {getattr(Y, 'ndim', 'no')} dimensions"
                         + ("; give Y.to_dask_array(lengths=True).rechunk({0: -1, 1: ...})"
                            if hasattr(Y, "columns") else ""))
     _check_known(Y, "Y")
@@ -149,9 +150,9 @@ def _read_regressors(Xs, Y):
     if isinstance(Xs, (list, tuple)):
         return _stacked(Xs, Y)
     if hasattr(Xs, "keys"):
-        raise TypeError("Y is a dask array, whose columns have no names, and Xs has some"
-                        f" ({type(Xs).__name__}): give an array (N, p) for all equations, a list of"
-                        " K arrays, or a dask array (N, K, p)")
+        raise TypeError("beside Xs with names, Y must be in memory, got a dask Array, which is not"
+                        " computed unasked: give its compute(), or Xs without names: an array"
+                        " (N, p) for all equations, a list of K arrays, or a dask array (N, K, p)")
     X = as_finite(Xs, "Xs", ndim=2, axis_name="row")
     if len(X) != N:
         raise ValueError(f"Xs has {counted(len(X), 'row')}, Y has {N}: every equation needs the"
