@@ -51,7 +51,8 @@ What is here
 ========================================== =========================================================
 one matrix as an array                     Diagonal, Identity, Permutation, Dense, LowRank
 low rank updates                           LowRankPlusDiagonal, Woodbury
-multilevel low rank matrices               MLR, MLRInverse; rectangular or unsymmetric: GeneralMLR
+multilevel low rank matrices               MLR, MLRInverse; rectangular or unsymmetric: GeneralMLR;
+                                           in parts on many machines: DistributedMLR
 matrices of matrices                       Sum, Product, Scaled, Transposed, Inverse, Kronecker,
                                            BlockDiagonal; ``+ - * / @ **`` find the tightest type
 operators and sparse arrays of others      as_operator, Wrapped; one of your own: StructuredOperator
@@ -116,6 +117,7 @@ if TYPE_CHECKING:  # for type checkers and editors; what runs is the table below
         as_operator,
         check_operator,
     )
+    from .operators.distributed import DistributedMLR
     from .regression import SUR, GLSResult, SURResult, als_gls, em_gls, gls, select_sur_ranks
     from .tree.hierarchy import Hierarchy
 
@@ -125,6 +127,7 @@ __all__ = [
     "ConvergenceWarning",
     "Dense",
     "Diagonal",
+    "DistributedMLR",
     "FactorModelResult",
     "GLSResult",
     "GeneralMLR",
@@ -174,6 +177,7 @@ _HOMES = {  # module: the names it has
         "LowRankPlusDiagonal MLRInverse Permutation Product Scaled StructuredOperator Sum "
         "Transposed Woodbury Wrapped as_operator check_operator"
     ),
+    "operators.distributed": "DistributedMLR",
     "fitting": (
         "MLRFit RankAllocation allocate_ranks fit_mlr partition partition_features "
         "partition_points"

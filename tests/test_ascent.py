@@ -230,7 +230,7 @@ def watched(surface, first, optimizer, breaks=None):
     """An ascent whose surface watches what is written."""
     seen = Watched(surface, breaks)
     seen.ascent = ascent = Ascent.__new__(Ascent)
-    ascent.__init__(seen, first, jumps_of(optimizer, surface.size))
+    ascent.__init__(seen, first, jumps_of(optimizer, surface.vectors))
     return ascent
 
 
@@ -350,7 +350,7 @@ def test_a_step_is_tried_again_shorter(optimizer):
 def test_no_finite_value_at_a_plain_step_is_an_error(optimizer):
     surface, first = open_problem(samples(TREE, (1, 1, 0), 60), (1, 1, 0), TREE,
                                   optimizer=optimizer)
-    ascent = Ascent(surface, first, jumps_of(optimizer, surface.size))
+    ascent = Ascent(surface, first, jumps_of(optimizer, surface.vectors))
     evaluate = surface.evaluate
 
     def broken(point):
@@ -391,7 +391,7 @@ def test_80_evaluations_reach_400_updates_of_em(optimizer, name):
     h, ranks, N = PROBLEMS[name]
     Y = samples(h, ranks, N)
     Y = gappy(Y, 0.05) if name == "missing cells" else Y
-    fast, slow = (Ascent(surface, first, jumps_of(way, surface.size))
+    fast, slow = (Ascent(surface, first, jumps_of(way, surface.vectors))
                   for way in (optimizer, "em")
                   for surface, first in [open_problem(Y, ranks, h, optimizer=way)])
     while fast.n_evaluations < 80:

@@ -11,6 +11,7 @@ from mlrops import MLR, Hierarchy, fit_factor_model
 from mlrops.factor import climb
 from mlrops.factor.climb import MANY, OPTIMIZERS, chosen_optimizer, jumps_of
 from mlrops.factor.estep.sources import open_source
+from mlrops.kernels.vectors import Arrays
 
 pytestmark = pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 WAYS = tuple(OPTIMIZERS)
@@ -155,12 +156,12 @@ def test_the_rank_of_all_levels_counts():
 
 
 def test_names_and_their_climbs():
-    assert set(WAYS) == {"scoring", "bfgs", "em"} and jumps_of("em", 7) is None
+    assert set(WAYS) == {"scoring", "bfgs", "em"} and jumps_of("em", Arrays(7)) is None
     source = opened(np.random.default_rng(0).standard_normal((9, 4)))
     for way in WAYS:
         assert chosen_optimizer(way, source, 3) == way
         kind = climb.OPTIMIZERS[way]
-        assert kind is None or type(jumps_of(way, 7)) is kind
+        assert kind is None or type(jumps_of(way, Arrays(7))) is kind
 
 
 @pytest.mark.parametrize("wrong", ["newton", "EM", "", None, True, 3])

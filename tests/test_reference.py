@@ -37,7 +37,8 @@ RETURNED = {  # classes that nobody builds, but everybody holds
     "mlrops.operators": ("LstsqInfo", "OperatorReport"),
     "mlrops.operators.krylov": ("LogdetEstimate",),
 }
-UNBUILT = {"Conditional", "LogdetEstimate", "MLRInverse", "WoodburyInverse"}  # by other objects
+UNBUILT = {"Conditional", "DistributedMLR", "LogdetEstimate", "MLRInverse",
+           "WoodburyInverse"}  # by other objects
 SOURCES = {  # whose method it is, as the docstring has to say
     "mlrops.MLR": "Parshakova", "mlrops.GeneralMLR": "Parshakova", "mlrops.Woodbury": "Woodbury",
     "mlrops.MLR.posterior": "Takahashi",

@@ -45,7 +45,7 @@ def test_directions_equal_dense_bfgs(count, chunk, monkeypatch):
     size = 40
     rng = np.random.default_rng(count)
     first = rng.uniform(0.5, 2.0, size)
-    known, pairs = SecantPairs(5, size), curved_pairs(size, count, seed=1)
+    known, pairs = SecantPairs(5, vectors.Arrays(size)), curved_pairs(size, count, seed=1)
     for s, y in pairs:
         add(known, s, y)
     assert len(known) == min(count, 5)
@@ -63,7 +63,7 @@ def test_directions_equal_dense_bfgs(count, chunk, monkeypatch):
 
 
 def test_pairs_that_no_positive_matrix_satisfies_are_refused():
-    known = SecantPairs(3, 4)
+    known = SecantPairs(3, vectors.Arrays(4))
     e = np.eye(4, dtype=np.float32)
     for y in (-e[0], e[1], e[0] + np.nan, e[0] + np.inf, -e[0] - np.inf, 0 * e[0]):
         with np.errstate(invalid="ignore"):
@@ -76,14 +76,14 @@ def test_pairs_that_no_positive_matrix_satisfies_are_refused():
 
 
 def test_cleared_pairs_are_forgotten():
-    known, pairs = SecantPairs(3, 10), curved_pairs(10, 8, seed=2)
+    known, pairs = SecantPairs(3, vectors.Arrays(10)), curved_pairs(10, 8, seed=2)
     for s, y in pairs[:5]:
         add(known, s, y)
     known.clear()
     g = np.arange(10, dtype=np.float32)
     assert len(known) == 0
     close(known.direction(g, lambda q: 2 * q), 2 * g, 1e-6)
-    fresh = SecantPairs(3, 10)
+    fresh = SecantPairs(3, vectors.Arrays(10))
     for s, y in pairs[5:]:
         add(known, s, y)
         add(fresh, s, y)
@@ -118,7 +118,8 @@ def test_corrected_matrices_equal_dense_bfgs(count):
     size, rng = 30, np.random.default_rng(count)
     X = rng.standard_normal((size, size))
     B = X @ X.T / size + np.eye(size)
-    known, pairs = SecantPairs(5, size), curved_pairs(size, count, seed=3, dtype=float)
+    known = SecantPairs(5, vectors.Arrays(size))
+    pairs = curved_pairs(size, count, seed=3, dtype=float)
     for s, y in pairs:
         add(known, s, y)
     for scale in (1.0, 4.0):
@@ -133,10 +134,10 @@ def test_corrected_matrices_equal_dense_bfgs(count):
 
 
 def test_memory_goes_on_with_the_same_directions():
-    known, pairs = SecantPairs(3, 10), curved_pairs(10, 9, seed=4)
+    known, pairs = SecantPairs(3, vectors.Arrays(10)), curved_pairs(10, 9, seed=4)
     for s, y in pairs[:5]:
         add(known, s, y)
-    again = SecantPairs(3, 10)
+    again = SecantPairs(3, vectors.Arrays(10))
     again.remember({name: np.copy(x) for name, x in known.memory().items()})
     for s, y in pairs[5:]:
         g = np.arange(10.0)

@@ -9,7 +9,7 @@ from trees import close
 
 from mlrops import MLR, ConvergenceWarning, Hierarchy, fit_factor_model
 from mlrops.datasets import simulate_factor_model
-from mlrops.factor import factor_model
+from mlrops.factor import climb as climbing
 from mlrops.factor.climb import FELT, SMALL_GAINS, WINDOW, Climb, FactorStopping, expects
 from mlrops.factor.limits import PLATEAU, warn_of_plateau
 
@@ -162,7 +162,7 @@ def test_a_fit_warns_of_a_plateau_that_is_there():
 def test_other_ends_are_not_warned_of(monkeypatch):
     """Neither a tol that was given nor a small gradient leaves a plateau behind."""
     Y = samples()
-    monkeypatch.setattr(factor_model, "expects", lambda climb: 1.0)
+    monkeypatch.setattr(climbing, "expects", lambda climb: 1.0)
     options = {"optimizer": "bfgs"}
     with pytest.warns(ConvergenceWarning, match="3e\\+02 nats more") as told:
         fit = fit_factor_model(Y, (2, 1, 0), H, gtol=0, **options)

@@ -7,14 +7,15 @@ itself: when a worker is lost the scheduler repeats those whose results went wit
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "on_workers", "results", "task",
-           "task_of"]
+__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "merged",
+           "on_workers", "results", "results_beside", "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
@@ -58,9 +59,14 @@ def task_of(value: Any) -> Any:
 
 def in_pairs(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
     """One task that merges what several give, in pairs that depend on nothing but their order."""
+    return merged(lambda a, b: task(merge, a, b), parts)
+
+
+def merged(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
+    """What several merge to here, in the same pairs."""
     parts = list(parts)
     while len(parts) > 1:
-        pairs = [task(merge, a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        pairs = [merge(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = pairs + parts[2 * len(pairs) :]
     return parts[0]
 
@@ -69,6 +75,11 @@ def _client() -> Any:
     """The client of a cluster that dask computes with, or None where it computes here."""
     owner = getattr(import_dask().base.get_scheduler(), "__self__", None)
     return owner if hasattr(owner, "scheduler_info") else None
+
+
+def is_remote() -> bool:
+    """Whether dask computes by a cluster, whose workers may be lost."""
+    return _client() is not None
 
 
 def results(*nodes: Any) -> tuple[Any, ...]:
@@ -80,13 +91,42 @@ def results(*nodes: Any) -> tuple[Any, ...]:
     client = _client()
     if client is None:
         return tuple(import_dask().compute(*nodes))
-    import distributed
-    from distributed.scheduler import KilledWorker
     futures: list[Any] = []
     try:
-        futures = client.compute(list(nodes))
+        with _in_words(client):
+            futures = client.compute(list(nodes))
+            _wait(client, futures)
+            return tuple(client.gather(futures))
+    finally:
+        if client.status == "running":
+            client.cancel(futures)  # what is done is forgotten, what a user broke off is not begun
+
+
+def results_beside(stay: Sequence[Any], nodes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The tasks `stay`, whose results stay where they were computed, and what `nodes` give here.
+
+    They are computed together.  What stays is there as long as the tasks that are returned are: if
+    it is lost with a worker, it is computed again from what its tasks began with.
+    """
+    dask, client = import_dask(), _client()
+    if client is None:
+        kept = list(dask.persist(*stay, *nodes))
+        return kept[: len(stay)], list(dask.compute(*kept[len(stay) :]))
+    from distributed import futures_of
+    with _in_words(client):
+        kept = client.persist([*stay, *nodes])
+        futures = [futures_of(x)[0] for x in kept[len(stay) :]]
         _wait(client, futures)
-        return tuple(client.gather(futures))
+        return kept[: len(stay)], client.gather(futures)
+
+
+@contextmanager
+def _in_words(client: Any) -> Iterator[None]:
+    """Say in words what is wrong with a cluster; errors of tasks are raised as they are."""
+    import distributed
+    from distributed.scheduler import KilledWorker
+    try:
+        yield
     except KilledWorker as error:
         raise RuntimeError(
             "workers were lost again and again at the same task, most likely for want of memory:"
@@ -96,9 +136,6 @@ def results(*nodes: Any) -> tuple[Any, ...]:
         if client.status != "running" or isinstance(error, distributed.CancelledError):
             raise ConnectionError(_gone(client)) from error
         raise
-    finally:
-        if client.status == "running":
-            client.cancel(futures)  # what is done is forgotten, what a user broke off is not begun
 
 
 def _gone(client):

@@ -16,8 +16,8 @@ from .typing import FloatArray
 from .validate import as_real, check_2d, in_memory, plain, working_dtype
 from .wording import counted, name_some
 
-__all__ = ["Given", "align_weights", "as_array", "check_weights", "check_whole_rows", "is_chunks",
-           "read_given", "wrong_weights"]
+__all__ = ["Given", "align_weights", "as_array", "check_weights", "check_whole_rows",
+           "cut_by_columns", "is_chunks", "read_given", "wrong_weights"]
 
 
 class Given(NamedTuple):
@@ -88,6 +88,12 @@ def _read_dask(Y, weights):
             check_whole_rows(Y)
         working_dtype(Y.dtype, "Y")
     return Given(Y, None, "dask", data_names(Y), Y.shape[1], None, weights)
+
+
+def cut_by_columns(Y: Any) -> bool:
+    """Whether Y is an array of dask in chunks of whole columns, more than one."""
+    blocks: Any = getattr(Y, "numblocks", ()) if is_dask(Y) else ()
+    return len(blocks) == 2 and blocks[0] == 1 and blocks[1] > 1
 
 
 def check_whole_rows(Y: Any) -> None:

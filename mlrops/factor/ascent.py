@@ -5,8 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .likelihood import LikelihoodSurface, State
-from .point import Point
+from .likelihood import State
 
 __all__ = ["Ascent", "Jumps"]
 
@@ -31,27 +30,28 @@ class Ascent:
     """Steps uphill from a first point; `state` is always the best point so far.
 
     Where `jumps` find no step, the plain EM step is taken, which cannot fall.  Without jumps all
-    steps are plain EM steps.
+    steps are plain EM steps.  What points, states and vectors are is the matter of the `surface`: a
+    `LikelihoodSurface`, or one whose parts lie on the workers of a cluster.
     """
 
-    def __init__(self, surface: LikelihoodSurface, first: Point, jumps: Jumps | None = None):
+    def __init__(self, surface: Any, first: Any, jumps: Jumps | None = None):
         self.surface, self.jumps = surface, jumps
         self.n_evaluations, self.exhausted = 0, False
-        self._free: list[Point] = []  # buffers that nothing lives in
+        self._free: list[Any] = []  # buffers that nothing lives in
         self._first = first
         self.state = self._mapped(self.evaluate(first))
 
-    def _buffer(self) -> Point:
-        return self._free.pop() if self._free else Point.empty_like(self._first)
+    def _buffer(self) -> Any:
+        return self._free.pop() if self._free else self._first.room()
 
-    def evaluate(self, point: Point) -> State:
+    def evaluate(self, point: Any) -> State:
         """The E-step at a point."""
         self.n_evaluations += 1
         return self.surface.evaluate(point)
 
     def _mapped(self, state: State) -> State:
         """A state whose M-step has been taken."""
-        if state.raw is None:
+        if not state.is_mapped:
             state.map(self._buffer(), self.jumps is not None)
         return state
 
@@ -75,12 +75,12 @@ class Ascent:
     def accept(self, state: State) -> None:
         """Go to a state; the buffers of the old one that it does not live in are free again."""
         old, self.state = self.state, self._mapped(state)
-        self._free += [p for p in (old.point, old.image) if p.F is not state.point.F]
+        self._free += [p for p in (old.point, old.image) if not p.shares(state.point)]
 
     def discard(self, trial: State) -> None:
         """Free the buffers of a state that is not gone to."""
-        held = [trial.point] if trial.raw is None else [trial.point, trial.image]
-        self._free += [p for p in held if p.F is not self.state.image.F]
+        held = [trial.point, trial.image] if trial.is_mapped else [trial.point]
+        self._free += [p for p in held if not p.shares(self.state.image)]
 
     def advance(self) -> bool:
         """Take one step; False when not even EM's own step gains anything in this precision."""

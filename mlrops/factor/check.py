@@ -158,7 +158,7 @@ class _Look:
         """Where some updates lead to."""
         surface = self.state.surface
         first = Point(*(x.copy() for x in first))  # an ascent writes to what it has left
-        ascent = Ascent(surface, first, jumps_of("scoring", surface.size))
+        ascent = Ascent(surface, first, jumps_of("scoring", surface.vectors))
         rules = FactorStopping(gtol=1e-9, felt=FELT / self.N)
         climb = FactorAscent(ascent, rules, self.opened.hierarchy)
         drive(climb, UPDATES, "look around", Watch(self.progress))

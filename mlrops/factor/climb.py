@@ -1,31 +1,32 @@
 """The climb of a factor model from one start, or from several in a tournament."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from .._common.convergence import ConvergenceWarning
 from .._common.driver import UNWATCHED, Iterate, Iteration, Run, Stopping, Watch, drive
 from .._common.jobs import Jobs
 from .._common.typing import FloatArray
+from .._common.wording import counted
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, Jumps
 from .estep.protocol import Source
-from .likelihood import LikelihoodSurface
-from .point import Point
+from .limits import warn_of_plateau
 from .quasi_newton import QuasiNewton
 from .scoring import Scoring
-from .start import start
 
 __all__ = ["FELT", "OPTIMIZERS", "Climb", "FactorAscent", "FactorStopping", "Race", "Tournament",
-           "best_of_starts", "check_optimizer", "chosen_optimizer", "expects", "is_linear",
-           "jumps_of", "starts_of"]
+           "best_of_starts", "check_optimizer", "chosen_optimizer", "expects", "felt_by",
+           "is_linear", "jumps_of", "starts_of", "warn_of_end"]
 
 # The ways to climb: how each finds steps longer than those of EM.
-OPTIMIZERS: dict[str, Callable[[int, bool], Jumps] | None] = {
+OPTIMIZERS: dict[str, Callable[[Any, bool], Jumps] | None] = {
     "scoring": Scoring, "bfgs": QuasiNewton, "em": None}
 # Scoring pays where there are so many samples, or features where these are fewer, for each factor:
 # a step takes about ten products with the information, each the flops of 2.5 samples a factor.
@@ -40,9 +41,6 @@ DETERMINED = "principal_factor", "svd", "frobenius"
 SMALL_GAINS = 3
 # A gain of the log-likelihood of all samples, in nats, that no user of a likelihood feels.
 FELT = 2e-4
-# Variances that are a smaller share of the feature's own and go lower are on their way to the
-# floor, where they gain less than is felt.
-LOW = 1e-3
 # Updates whose gains are compared with those of as many before them.
 WINDOW = 6
 # Plain EM computes the gradient only at every so many updates; others have it anyway.
@@ -71,10 +69,10 @@ def is_linear(optimizer: str) -> bool:
     return getattr(OPTIMIZERS[optimizer], "linear", False)
 
 
-def jumps_of(optimizer: str, size: int, far: bool = False) -> Jumps | None:
-    """What finds the steps, for vectors of so many parameters; `far` from a maximum or not."""
+def jumps_of(optimizer: str, vectors: Any, far: bool = False) -> Jumps | None:
+    """What finds the steps, which are `vectors` of a surface; `far` from a maximum or not."""
     kind = OPTIMIZERS[optimizer]
-    return None if kind is None else kind(size, far)
+    return None if kind is None else kind(vectors, far)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +112,9 @@ class FactorAscent(Iteration):
         scale = max(trace[-1] - self._independent, self.hierarchy.n / 2)
         rule = self.stopping
         small = rule.small_gains(trace, scale, SMALL_GAINS)
-        if small and rule.felt is not None and self._fade():
+        if small and rule.felt is not None and self.ascent.state.fades:
             small = replace(rule, felt=None).small_gains(trace, scale, SMALL_GAINS)
         return "tol" if small else None
-
-    def _fade(self) -> bool:
-        """Whether variances are on their way to the floor, where results list them."""
-        state = self.ascent.state
-        D, surface = state.point.D, state.surface
-        low = (D < LOW * surface.sd**2) & (D > surface.floor)
-        return bool((surface.parts(state.gradient)[1][low] < 0).any())
 
     def iterate(self, n_iter: int) -> Iterate:
         state, surface = self.ascent.state, self.ascent.surface
@@ -134,7 +125,7 @@ class FactorAscent(Iteration):
 class Climb(NamedTuple):
     """An ascent as it was left, in tree order: enough to go on with it."""
 
-    point: Point
+    point: Any
     objectives: list[float]
     logliks: list[float]
     n_evaluations: int
@@ -155,13 +146,13 @@ class Climb(NamedTuple):
         """Whether it converged, or was stopped: there is nothing to go on with."""
         return self.termination not in ("", "max_iter")
 
-    def resumed(self, surface: LikelihoodSurface, jumps: Jumps | None) -> tuple[Ascent, Run]:
+    def resumed(self, surface: Any, jumps: Jumps | None) -> tuple[Ascent, Run]:
         """An ascent that goes on where this one was left, and its run so far.
 
         It writes to the arrays of the point that it begins at: not to ours, which stand in
         checkpoints and come to other processes as memory that cannot be written to.
         """
-        ascent = Ascent(surface, Point(*map(np.copy, self.point)), jumps)
+        ascent = Ascent(surface, self.point.copy(), jumps)
         ascent.n_evaluations, ascent.exhausted = self.n_evaluations, self.exhausted
         if jumps is not None:
             jumps.remember(self.memory)
@@ -230,7 +221,7 @@ def starts_of(init: str | MLR, n_init: int) -> list[str | MLR]:
 class Race(NamedTuple):
     """What the climbs of a fit have in common."""
 
-    surface: LikelihoodSurface
+    surface: Any  # what is climbed, as `Ascent` takes it
     hierarchy: Hierarchy
     init: str | MLR
     stopping: FactorStopping
@@ -249,11 +240,10 @@ class Race(NamedTuple):
             far = isinstance(kind, str) and kind == "random"
             # Only random starts take a seed: sketches of the data are the same in every fit.
             seed = tournament.seeds[number] if far else None
-            F, D = start(kind, self.hierarchy, surface.ranks, surface.source, seed)
-            first = Point(F, np.maximum(D, surface.floor), surface.source.mean)
-            ascent = Ascent(surface, first, jumps_of(self.optimizer, surface.size, far))
+            first = surface.first(kind, self.hierarchy, seed)
+            ascent = Ascent(surface, first, jumps_of(self.optimizer, surface.vectors, far))
         else:
-            ascent, run = before.resumed(surface, jumps_of(self.optimizer, surface.size))
+            ascent, run = before.resumed(surface, jumps_of(self.optimizer, surface.vectors))
         stopping, label = self.stopping, "EM" if self.optimizer == "em" else self.optimizer
         most = stopping.max_iter
         if tournament.is_heat:
@@ -291,6 +281,21 @@ def best_of_starts(race: Race, tournament: Tournament, watch: Watch, saved: Clim
         if climb.termination in ("callback", "interrupted"):
             return tournament.best._replace(termination=climb.termination)
     return tournament.best
+
+
+def felt_by(stopping: FactorStopping, tol: float | None, n_samples: int) -> FactorStopping:
+    """The rules with that of gains that are felt, where no `tol` is given."""
+    return replace(stopping, felt=FELT / n_samples) if tol is None else stopping
+
+
+def warn_of_end(best: Climb, n_samples: int, stopping: FactorStopping, stacklevel: int = 3) -> None:
+    """Warn where a climb came to the cap, or ended by the rule of felt gains on a plateau."""
+    if best.termination == "max_iter":
+        warnings.warn(
+            f"the fit did not converge in {counted(stopping.max_iter, 'update')}; raise max_iter or"
+            " tol", ConvergenceWarning, stacklevel=stacklevel)
+    elif best.termination == "tol" and stopping.felt is not None:
+        warn_of_plateau(n_samples * expects(best), stacklevel=stacklevel + 1)
 
 
 def expects(climb: Climb) -> float:

@@ -1,34 +1,32 @@
 """`fit_factor_model`: maximum likelihood factor models, single-level or on a tree, by EM."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from .._common.convergence import ConvergenceWarning
 from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Watch
+from .._common.given import cut_by_columns, read_given
 from .._common.jobs import Jobs
 from .._common.typing import FloatArray, Labels, Optimizer, Prior, RandomState, Ranks, RowData
 from .._common.validate import check_number, check_rank
-from .._common.wording import counted
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
 from .checkpoint import Checkpoint, Checkpointing, describe_prior, fingerprint, to_resume
 from .climb import (
-    FELT,
     FactorStopping,
     Race,
     Tournament,
     best_of_starts,
     chosen_optimizer,
-    expects,
+    felt_by,
     is_linear,
     jumps_of,
+    warn_of_end,
 )
+from .columns.fit import fit_columns
 from .estep.protocol import Source
 from .estep.sources import open_source
 from .likelihood import LikelihoodSurface, VanishingVariance
@@ -38,7 +36,6 @@ from .limits import (
     run_off,
     too_few_samples,
     warn_of_floor,
-    warn_of_plateau,
     warn_of_prior,
 )
 from .prior import prior_fields, read_prior, ruled_by_prior
@@ -89,6 +86,8 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
         - *Array or DataFrame of dask in chunks of rows* (``pip install "mlrops[dask]"``): chunks
           are gone through where they are, on the workers of the `distributed.Client` there is,
           else by threads here; see Notes.
+        - *Array of dask in chunks of whole columns*: F, D and the data stay in parts on the
+          workers; complete data only, see Notes.
     ranks : int or sequence of int
         Number of factors of each level, coarsest first; one number where there is one level.  A
         group gets as many factors as it has features at most, at all levels together at which it
@@ -185,6 +184,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     Returns
     -------
     FactorModelResult
+        For chunks of columns a `DistributedFactorModel`, whose `covariance` is a `DistributedMLR`.
 
     Raises
     ------
@@ -286,6 +286,21 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     `prior_table` shows what weaker priors came to.  See
     ``tests/benchmarks/test_prior_held_out.py``.
 
+    *Chunks of columns.*  A dask array ``Y.rechunk((-1, widths))`` says how F, D and the data are
+    cut: chunk by chunk, in the order of the tree (``Y[:, hierarchy.permutation]`` where that is
+    another).  The levels above the coarsest one whose groups no chunk cuts are swept at one place;
+    with ranks R_c there, an evaluation moves ``R_c² + R_c N`` numbers for each of their groups and
+    each part up, and as many down: so N should not be many times the features of a part.  Chunks
+    that cut the finest groups do so with all R.  Steps are those of BFGS, or of EM, to the same
+    iterates as on one machine; vectors stay in parts, and their inner products come here.  Results
+    have the same bits for any number of workers, and go on when some or all are lost: every tenth
+    evaluation what the next one needs is written to files, in a directory that all workers must
+    share (dask's setting temporary-directory).  Levels above the parts start from principal factors
+    of what coarser levels leave of the data, where ``init="principal_factor"``, else from the
+    singular directions; the parts' own levels as in memory.  There is no scoring, no missing cell,
+    no checkpoint, and no correction for variances below 2e-7 of a feature's own.  It pays where one
+    memory does not hold F, or an iteration takes workers a second and more.
+
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
     the checkpoint stays as last written.  With `n_jobs` the best climb that was over is returned,
@@ -325,6 +340,13 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
     checkpointing.check()  # before the data are gone through
     jobs = Jobs(n_jobs, callback=callback, checkpoint=checkpoint, data=Y)
+    if cut_by_columns(Y):
+        return fit_columns(
+            read_given(Y, sample_weight), ranks, hierarchy, init=init, n_init=n_init,
+            optimizer=optimizer, prior=prior, prior_variance=prior_variance, center=center,
+            missing=missing, compress=compress, stopping=stopping, tol=tol,
+            variance_floor=variance_floor, watch=Watch(progress, callback),
+            checkpoint=checkpoint, random_state=random_state)
     prior_scores = None
     if isinstance(prior, str) and prior == "cv":
         prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {
@@ -335,8 +357,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     source, hierarchy, names = open_source(Y, hierarchy, center, missing, sample_weight, compress)
     check_scale(source, hierarchy, names)
     level_ranks = check_ranks(ranks, hierarchy)
-    if tol is None:
-        stopping = replace(stopping, felt=FELT / source.n_samples)
+    stopping = felt_by(stopping, tol, source.n_samples)
     way = chosen_optimizer(optimizer, source, sum(level_ranks))
     penalty = read_prior(prior, prior_variance, source.n_samples, source.shares, source.variance,
                          hierarchy, level_ranks, names)
@@ -353,7 +374,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
             variance_floor=float(variance_floor), prior=describe_prior(penalty))
         keeper = Checkpoint(
             checkpointing, fingerprint(hierarchy, level_ranks, source, **options), tournament)
-        tournament = keeper.resume(surface, jumps_of(way, surface.size))
+        tournament = keeper.resume(surface, jumps_of(way, surface.vectors))
         saved = keeper.saved
     race = Race(surface, hierarchy, init, stopping, way)
     try:
@@ -366,12 +387,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     if penalty is None:
         unbounded = (too_few_samples(hierarchy, level_ranks, source.n_samples, center)
                      or run_off(source, hierarchy, level_ranks, best.point, place, names))
-    if best.termination == "max_iter":
-        warnings.warn(
-            f"the fit did not converge in {counted(max_iter, 'update')}; raise max_iter or tol",
-            ConvergenceWarning, stacklevel=3)  # through the decorator
-    elif best.termination == "tol" and tol is None:
-        warn_of_plateau(source.n_samples * expects(best), stacklevel=4)
+    warn_of_end(best, source.n_samples, stopping, stacklevel=4)  # through the decorator
     warn_of_floor(boundary, names, variance_floor, unbounded, stacklevel=4)
     covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
     of_prior = prior_fields(penalty, hierarchy)

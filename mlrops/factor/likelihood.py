@@ -16,6 +16,7 @@ from ..tree.hierarchy import Hierarchy
 from .estep.protocol import EStep, Source
 from .point import Point
 from .prior import Prior
+from .start import start
 
 __all__ = ["LEAST", "LikelihoodSurface", "State", "VanishingVariance", "independent_loglik"]
 
@@ -24,6 +25,9 @@ LARGEST = 10.0
 # Share of a feature's variance below which D is not followed: rounding of the data, of the size of
 # eps, moves derivatives in units of √D by eps / √LEAST or more.
 LEAST = 1e3 * np.finfo(float).eps
+# Variances that are a smaller share of the feature's own and go lower are on their way to the
+# floor, where they gain less than is felt.
+LOW = 1e-3
 
 
 class VanishingVariance(np.linalg.LinAlgError):
@@ -71,6 +75,20 @@ class LikelihoodSurface:
         self.size = n * R + n + n * source.mean_is_free
 
     @property
+    def vectors(self) -> Any:
+        """What steps and gradients are: `kernels.vectors.Arrays` of `size` numbers."""
+        return kernels.vectors.Arrays(self.size)
+
+    def first(self, init: Any, hierarchy: Hierarchy, seed: int | None) -> Point:
+        """The point that a start of a kind gives, for features in the order of a hierarchy."""
+        F, D = start(init, hierarchy, self.ranks, self.source, seed)
+        return Point(F, np.maximum(D, self.floor), self.source.mean)
+
+    def vanished(self, D: FloatArray) -> IntArray:
+        """Places of the variances that are too small to go on with."""
+        return np.flatnonzero(D < LEAST * self.sd**2)
+
+    @property
     def independent(self) -> float:
         """What is climbed, of independent features with the variances of the data."""
         loglik = independent_loglik(self.source)
@@ -89,7 +107,7 @@ class LikelihoodSurface:
 
     def evaluate(self, point: Point) -> "State":
         """The E-step at a point."""
-        low = np.flatnonzero(point.D < LEAST * self.sd**2)
+        low = self.vanished(point.D)
         if low.size:
             raise VanishingVariance(low)
         covariance = MLR.from_compact(
@@ -144,11 +162,20 @@ class State:
         D = raw.D if surface.prior is None else surface.prior.shrink(raw.D)
         self.image = raw._replace(D=np.maximum(D, surface.floor))
 
-    def to(self, other: "State") -> FloatArray:
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the M-step has been taken."""
+        return self.raw is not None
+
+    def to(self, other: "State", out: FloatArray | None = None) -> FloatArray:
         """The step from here to another state, in the coordinates v."""
-        step = np.empty(self.surface.size)
+        step = np.empty(self.surface.size) if out is None else out
         self.surface.difference(other.point, self.point, step)
         return step
+
+    def fall(self, other: "State", out: FloatArray) -> None:
+        """By how much the gradient falls from here to another state."""
+        np.subtract(self.gradient, other.gradient, out=out)
 
     @cached_property
     def gradient(self) -> FloatArray:
@@ -171,6 +198,13 @@ class State:
     def held(self) -> BoolArray:
         """Variances that stay at the floor."""
         return (self.point.D <= self.surface.floor) & (self.surface.parts(self.gradient)[1] <= 0)
+
+    @property
+    def fades(self) -> bool:
+        """Whether variances are on their way to the floor, where results list them."""
+        D, surface = self.point.D, self.surface
+        low = (D < LOW * surface.sd**2) & (D > surface.floor)
+        return bool((surface.parts(self.gradient)[1][low] < 0).any())
 
     @property
     def gradient_norm(self) -> float:

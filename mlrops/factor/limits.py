@@ -20,8 +20,8 @@ from .likelihood import LEAST
 from .point import Point
 from .usable import usable_ranks
 
-__all__ = ["FEWER", "at_floor", "check_scale", "run_off", "too_few_samples", "useful_ranks",
-           "warn_of_floor", "warn_of_plateau", "warn_of_prior"]
+__all__ = ["FEWER", "at_floor", "check_scale", "run_off", "tied", "too_few_samples",
+           "useful_ranks", "warn_of_floor", "warn_of_plateau", "warn_of_prior"]
 
 # Nats of the log-likelihood of all samples that a fit should not leave without a word.
 PLATEAU = 0.05
@@ -116,6 +116,12 @@ def run_off(source: Source, hierarchy: Hierarchy, ranks: tuple[int, ...], point:
                    for d in (point.D, D))
     if below - here < 0.25 * share * -math.log(LOWER):
         return None
+    return tied(hierarchy, place, names, noun)
+
+
+def tied(hierarchy: Hierarchy, place: IntArray, names: Sequence[str] | None, noun: str = "feature"
+         ) -> str:
+    """What is wrong with variances at the floor that the likelihood would have lower and lower."""
     there = np.sort(hierarchy.permutation[place])
     return (f"the likelihood has no maximum: it rises without limit as variances go to zero that"
             f" now stand at the floor, those of {counted(there.size, noun)} which the samples tie"

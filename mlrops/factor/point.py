@@ -21,6 +21,17 @@ class Point(NamedTuple):
     def empty_like(cls, point: "Point") -> "Point":
         return cls(*map(np.empty_like, point))
 
+    def room(self) -> "Point":
+        """Arrays for another point."""
+        return Point.empty_like(self)
+
+    def copy(self) -> "Point":
+        return Point(*map(np.copy, self))
+
+    def shares(self, other: "Point") -> bool:
+        """Whether it lives in the arrays of another point."""
+        return self.F is other.F
+
     def operator(self, hierarchy: Hierarchy, ranks: tuple[int, ...], dtype: np.dtype) -> MLR:
         """The covariance in the order of the features of a hierarchy."""
         F, D = (hierarchy._scatter(x).astype(dtype, copy=False) for x in (self.F, self.D))

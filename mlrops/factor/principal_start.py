@@ -7,7 +7,7 @@ from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .usable import usable_columns
 
-__all__ = ["LEAST_UNIQUENESS", "PrincipalFactors"]
+__all__ = ["FIRST_UNIQUENESS", "LEAST_UNIQUENESS", "SWEEPS", "PrincipalFactors"]
 
 # Uniquenesses, as shares of a feature's variance, before the first sweep and at least.
 FIRST_UNIQUENESS, LEAST_UNIQUENESS = 0.5, 0.01

@@ -23,8 +23,8 @@ class QuasiNewton:
 
     linear = False  # the coordinates of D are logarithms
 
-    def __init__(self, size: int, far: bool = False):
-        self.pairs = SecantPairs(MEMORY, size)
+    def __init__(self, vectors: Any, far: bool = False):
+        self.pairs = SecantPairs(MEMORY, vectors)
 
     def learn(self, before: State, after: State) -> None:
         """Take the pair from one state to another."""

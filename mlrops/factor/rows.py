@@ -8,7 +8,7 @@ import scipy.sparse
 from .._common.cached import cached_property
 from .._common.cluster import in_pairs, is_dask, on_workers, results, task
 from .._common.disk import OnDisk
-from .._common.given import Given, as_array
+from .._common.given import Given, as_array, check_whole_rows
 from .._common.typing import BoolArray, FloatArray, IntArray
 from .._common.validate import as_real, shows_a_cell
 from .conditional import average, loglik_samples
@@ -96,6 +96,7 @@ class RowsOnWorkers(Rows):
     """The rows of an array of dask, with weights in memory."""
 
     def __init__(self, given: Given):
+        check_whole_rows(given.values)
         weights = given.weights
         if is_dask(weights):
             given = given._replace(weights=results(weights)[0])

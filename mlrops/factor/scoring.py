@@ -50,8 +50,8 @@ class Scoring:
 
     linear = True
 
-    def __init__(self, size: int, far: bool = False):
-        self.pairs = SecantPairs(MEMORY, size)
+    def __init__(self, vectors: Any, far: bool = False):
+        self.pairs = SecantPairs(MEMORY, vectors)
         self.damping = FAR if far else FIRST
 
     def learn(self, before: State, after: State) -> None:

@@ -15,7 +15,7 @@ from .frobenius_start import frobenius_start, without_idle
 from .principal_start import PrincipalFactors
 from .usable import fold
 
-__all__ = ["start"]
+__all__ = ["STARTS", "start", "unknown_start"]
 
 # A start leaves at least this share of a feature's variance in D: where D is small, it and the
 # loadings move slowly.  With 0.01, 18 trial fits of 300 updates fell 15 times as far short.
@@ -132,6 +132,11 @@ STARTS: dict[str, Callable[..., tuple[FloatArray, FloatArray]]] = {
     "random": random_start}
 
 
+def unknown_start(init: object) -> ValueError:
+    """The error for what is no start."""
+    return ValueError(f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
+
+
 def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source, seed: int | None
          ) -> tuple[FloatArray, FloatArray]:
     """Compact F (n, R) and D (n,) to start from, in tree order, writeable.
@@ -157,6 +162,5 @@ def start(init: Any, hierarchy: Hierarchy, ranks: tuple[int, ...], source: Sourc
         fold(F, hierarchy, ranks)
         F, D = F * standardized.sd[:, None], D * standardized.sd**2
     else:
-        raise ValueError(
-            f"init must be {', '.join(map(repr, STARTS))} or an MLR, got {init!r}")
+        raise unknown_start(init)
     return F.astype(float, copy=False), D.astype(float, copy=False)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from .plain import encode
 __all__ = ["fields_of", "load", "save"]
 
 KIND = "object"
+# What a directory of parts has.
+INDEX = "index.npz"
 TRANSPOSE = "transpose"
 
 # What a small file may ask for.  Operators hand a question on to their parts, so a shared part is
@@ -41,7 +44,8 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
     obj : Hierarchy, operator, FactorModelResult, SURResult, MLRFit or RankAllocation
         Operators of this package, built from arrays and from one another in any way.  Sparse
         arrays in a `Wrapped` are saved, operators of other packages cannot be.  Objects of a class
-        of yours are saved if it has the decorator `mlrops.io.storable`.
+        of yours are saved if it has the decorator `mlrops.io.storable`.  A `DistributedMLR` becomes
+        a directory, with a file for each part.
 
     Raises
     ------
@@ -86,6 +90,9 @@ def save(path: str | os.PathLike[str], obj: Any) -> None:
     >>> bool((B @ np.arange(3.0) == (2 * A) @ np.arange(3.0)).all())
     True
     """
+    if isinstance(obj, _in_parts()):
+        obj.save(path)
+        return
     check_regular(path)
     writer = _Writer()
     try:
@@ -140,9 +147,16 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> again.loglik == fit.loglik, bool((again.covariance.F == fit.covariance.F).all())
     (True, True)
     """
+    if os.path.isfile(os.path.join(path, INDEX)):
+        return _in_parts().load(path)
     meta, arrays = read_archive(path, KIND)
     with reading(path), np.errstate(all="ignore"):
         return _rebuild(meta, arrays)
+
+
+def _in_parts() -> Any:
+    """The class of what is written as a directory; loaded when it is asked for."""
+    return import_module("mlrops.operators.distributed").DistributedMLR
 
 
 # ---------------------------------------------------------------- what an object consists of

@@ -14,10 +14,11 @@ _ONE, _TWO, _THREE = _U(1), _U(2), _U(3)
 
 
 @jit
-def sweep_covariance(start, first, last, tree, K, cov, out):
+def sweep_covariance(start, first, last, tree, K, top, coarse, parent, cov, out):
     """Covariance of the factors along each leaf's path (Takahashi); cov (R, R) is the stack.
 
-    With the rows u = (C_ii, C_mi for own m > i, X_i) of a node, and k going over m and the
+    `coarse` (parents, c, c) has that of the levels above `top`, `parent` the parent of each group
+    of that level.  With the rows u = (C_ii, C_mi for own m > i, X_i) of a node, k over m and the
     ancestors:  u_i cov_ij = [i = j] / u_i - Σ_k u_k cov_kj,  from the last row to the first.
     """
     # No array is allocated or assigned as a whole: numba compiles either for seconds.
@@ -25,7 +26,12 @@ def sweep_covariance(start, first, last, tree, K, cov, out):
     L = path.shape[1]
     R = _U(cols[L])
     for q in range(first, last):
-        for level in range(L):
+        if top > 0 and (q == start or path[q, top] != path[q - 1, top]):
+            above = _U(parent[path[q, top]])
+            for i in range(_U(cols[top])):
+                for j in range(_U(cols[top])):
+                    cov[i, j] = coarse[above, i, j]
+        for level in range(top, L):
             c0 = _U(cols[level])
             c1 = _U(cols[level + 1])
             r = c1 - c0

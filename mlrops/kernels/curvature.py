@@ -11,7 +11,7 @@ from . import _compiled_curvature, leaf, tree
 from .layout import Layout
 from .scratch import scratch
 
-__all__ = ["gradient", "precondition", "rows_times"]
+__all__ = ["forms", "gradient", "precondition", "rows_times"]
 
 # Numbers in the temporaries of the rows of small leaves that are worked on at a time.
 PART_ITEMS = 65_536
@@ -59,6 +59,17 @@ def rows_times(A: FloatArray, M: FloatArray, layout: Layout) -> tuple[FloatArray
 
     _by_rows(use, M, layout)
     return out, forms
+
+
+def forms(A: FloatArray, M: FloatArray, layout: Layout) -> FloatArray:
+    """``diag(A_leaf M A_leafᵀ)`` (n,), M (n_leaves, R, R)."""
+    out = np.empty(len(A), A.dtype)
+
+    def use(s, times):
+        out[s] = times(A[s])[1]
+
+    _by_rows(use, M, layout)
+    return out
 
 
 def gradient(F: FloatArray, D: FloatArray, F1: FloatArray, D1: FloatArray, W: FloatArray,

@@ -157,7 +157,8 @@ class Layout:
         """
         first, last, top = int(self.top_leaf[lo]), int(self.top_leaf[hi]), self.top
         path = self.path[first:last] - self.path[first]
-        path[:, :top] = 0
+        # Levels above change with the parent, which is all that sweeps ask of them.
+        path[:, :top] = path[:, top - 1 : top]
         widths = np.diff(self.cols)
         widths[:top] = 0
         zoff = np.concatenate([[0], np.cumsum(widths * (path[-1] + 1))])
@@ -165,6 +166,13 @@ class Layout:
         part = Layout(path, self.cols, zoff, off, top)
         vars(part).update(parent=self.parent[lo:hi] - self.parent[lo], place=self.place[lo:hi])
         return part
+
+    def crown(self) -> "Layout":
+        """The levels above `top` as a tree for `root`: each parent has one group, without rows."""
+        path, cols, zoff = self.above
+        groups = np.arange(len(path))
+        return Layout(np.column_stack([path, groups]), np.append(cols, cols[-1]),
+                      np.append(zoff, zoff[-1]), np.arange(len(path) + 1), self.top)
 
     # Pieces of all leaves, for products whose results are summed piece by piece.
 

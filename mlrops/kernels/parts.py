@@ -13,13 +13,16 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from .._common.typing import FloatArray, IntArray
-from . import _compiled_column, _compiled_sweeps, leaf, threads
+from . import _compiled_column, _compiled_posterior, _compiled_sweeps, leaf, threads
 from .layout import CACHE_ITEMS, Layout, blocks
 from .scratch import none, scratch
 
-__all__ = ["Factor", "Passed", "Use", "coarse_factors", "column", "column_down", "down",
-           "factor_up", "in_one_call", "merge", "passing", "room_for_factor", "root", "share", "up",
-           "up_with"]
+__all__ = ["NOTHING_ABOVE", "Factor", "Passed", "Use", "coarse_covariance", "coarse_factors",
+           "column", "column_down", "down", "factor_up", "in_one_call", "merge", "passing",
+           "room_for_factor", "root", "share", "sweep", "up", "up_with"]
+
+# What `sweep_covariance` takes where no levels are above: `top`, their covariances, parents.
+NOTHING_ABOVE = 0, none(np.float64, 3), np.zeros(0, np.int64)
 
 # Called with a range of leaves and an array with a block of each.
 Use: TypeAlias = Callable[[int, int, FloatArray], object]
@@ -34,6 +37,10 @@ class Passed(NamedTuple):
     sizes: FloatArray  # (m, c) the diagonals of the Gram matrices before elimination
     rows: FloatArray  # (m, c, k) the same of the right-hand sides
     sums: FloatArray  # (m, 1 + k) float64: Σ log diag C, Σ w²
+
+    def copy(self) -> "Passed":
+        """For `root`, which overwrites what it takes."""
+        return Passed(self.level, self.place, *(x.copy() for x in self[2:]))
 
 
 def passing(layout: Layout, k: int, dtype: np.dtype, gram: bool = False) -> Passed:
@@ -66,6 +73,24 @@ def up(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, K: Float
     else:
         up_with(lambda a, b, T: leaf.tdot(F, x, layout, a, b, scale, T, long, norms), layout, K,
                 W, passed, lo, hi)
+
+
+def sweep(F: FloatArray, scale: FloatArray, x: FloatArray, layout: Layout, K: FloatArray,
+          norms: FloatArray | None = None) -> tuple[FloatArray, Passed]:
+    """`up` of all groups: W (s, k), and what they pass."""
+    k, dtype = x.shape[1], F.dtype
+    W, passed = np.empty((layout.s, k), dtype), passing(layout, k, dtype)
+    found = []  # one array a thread
+    long = leaf.long_tdot(F, x, layout, scale, norms)
+
+    def task(lo, hi):
+        found.append(own := None if norms is None else np.zeros((2, k)))
+        up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
+
+    share(task, layout, layout.n * layout.R * k)
+    if norms is not None:
+        norms += sum(found)
+    return W, passed
 
 
 def up_with(product: Use, layout: Layout, K: FloatArray, W: FloatArray, passed: Passed, lo: int,
@@ -251,6 +276,16 @@ def coarse_factors(layout: Layout, K: FloatArray, W: FloatArray) -> FloatArray:
                     np.empty((1, 0, k), W.dtype), np.zeros(parents, np.int64),
                     np.empty((c, k), W.dtype), coarse)
     return coarse
+
+
+def coarse_covariance(layout: Layout, K: FloatArray) -> FloatArray:
+    """Posterior covariances (parents, c, c) of the factors along the path of each parent."""
+    c, parents = int(layout.cols[layout.top]), int(layout.parent[-1]) + 1
+    out = np.empty((parents, c, c), K.dtype)
+    if c:
+        _compiled_posterior.sweep_covariance(0, 0, parents, layout.above, K, *NOTHING_ABOVE,
+                                             np.zeros((c, c), K.dtype), out)
+    return out
 
 
 # ---------------------------------------------------------------- down

@@ -15,7 +15,7 @@ import numpy as np
 from .._common.typing import FloatArray, IntArray
 from . import _compiled_posterior, _compiled_sweeps, leaf, parts, threads
 from .layout import BLOCK_ITEMS, CACHE_ITEMS, PIECE_ROWS, Layout, blocks, group_of
-from .parts import Use
+from .parts import NOTHING_ABOVE, Use
 from .scratch import none, scratch
 
 __all__ = ["add_nodes", "broken", "each_leaf", "factor", "factor_and_project", "inverse_rows",
@@ -67,22 +67,10 @@ def project(F: FloatArray, x: FloatArray, scale: FloatArray | None, K: FloatArra
     For K None they are the plain sums of t.  The squares of x and of ``diag(scale)^½ x`` are added
     to `norms` (2, k).
     """
-    k, dtype = x.shape[1], F.dtype
-    x = x.astype(dtype, copy=False)  # samples from streams are in double precision
-    W, passed = np.empty((layout.s, k), dtype), parts.passing(layout, k, dtype)
-    K = none(dtype) if K is None else K
-    scale = none(dtype, 1) if scale is None else scale
-    found = []  # one array a thread
-    long = leaf.long_tdot(F, x, layout, scale, norms)
-
-    def task(lo, hi):
-        found.append(own := None if norms is None else np.zeros((2, k)))
-        parts.up(F, scale, x, layout, K, W, passed, lo, hi, long, own)
-
-    parts.share(task, layout, layout.n * layout.R * k)
+    x = x.astype(F.dtype, copy=False)  # samples from streams are in double precision
+    K = none(F.dtype) if K is None else K
+    W, passed = parts.sweep(F, none(F.dtype, 1) if scale is None else scale, x, layout, K, norms)
     parts.root(passed, layout, K, W)
-    if norms is not None:
-        norms += sum(found)
     return W
 
 
@@ -272,11 +260,15 @@ def means(K: FloatArray, t: FloatArray, layout: Layout) -> FloatArray:
     return W
 
 
-def path_covariance(K: FloatArray, layout: Layout) -> FloatArray:
-    """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R)."""
+def path_covariance(K: FloatArray, layout: Layout, coarse: FloatArray | None = None) -> FloatArray:
+    """Posterior covariance of the factors along the path of every leaf, (n_leaves, R, R).
+
+    `coarse` (parents, c, c) has that of the levels above, if the tree is a part of one.
+    """
     out = np.empty((layout.n_leaves, layout.R, layout.R), K.dtype)
-    _compiled_posterior.sweep_covariance(0, 0, layout.n_leaves, layout.tree, K,
-                               np.zeros((layout.R, layout.R), K.dtype), out)
+    above = NOTHING_ABOVE if coarse is None else (layout.top, coarse, layout.parent)
+    _compiled_posterior.sweep_covariance(0, 0, layout.n_leaves, layout.tree, K, *above,
+                                         np.zeros((layout.R, layout.R), K.dtype), out)
     return out
 
 
@@ -289,16 +281,20 @@ def moment_stacks(layout: Layout, dtype: np.dtype) -> tuple[FloatArray, tuple[Fl
 
 def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_samples: float,
             layout: Layout, F: FloatArray, D: FloatArray, keep: FloatArray | None = None,
-            ridge: float = 0.0) -> None:
+            ridge: float = 0.0, coarse: tuple[FloatArray, FloatArray] | None = None) -> None:
     """One M-step into F (n, R) and D (n,): regress the features on the factors of their paths.
 
     `keep`, two arrays (n_leaves, R, R), is given the second moments W of the leaves and W⁻¹.
-    `ridge` is added to the diagonal of W.
+    `ridge` is added to the diagonal of W.  `coarse`, if the tree is a part of one, are the factors
+    (parents, c, k) of the levels above and their covariances (parents, c, c).
     """
     k, R, dtype = Y.shape[1], layout.R, K.dtype
     n_samples = float(n_samples)  # of one type, for kernels that are compiled once
     nothing = none(dtype)
-    coarse = parts.coarse_factors(layout, nothing, means)
+    if coarse is None:
+        above, seeds = parts.coarse_factors(layout, nothing, means), NOTHING_ABOVE
+    else:
+        above, seeds = coarse[0], (layout.top, coarse[1], layout.parent)
     kept, inverses = (none(dtype, 3),) * 2 if keep is None else keep
 
     def task(start, stop, limit):
@@ -306,10 +302,11 @@ def regress(K: FloatArray, means: FloatArray, Y: FloatArray, yy: FloatArray, n_s
         for lo, hi in blocks(start, stop, R * max(R, k), limit):
             Z = scratch("Z", (hi - lo, R, k), dtype)
             _compiled_sweeps.sweep_down(means, lo, hi, layout.begins, layout.tree, nothing,
-                                        layout.top, coarse, layout.parent, z_stack, Z)
+                                        layout.top, above, layout.parent, z_stack, Z)
             cov, Winv = scratch("G", (2, hi - lo, R, R), dtype)
             Winv = Winv if keep is None else inverses[lo:hi]
-            _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, cov)
+            _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, *seeds, cov_stack,
+                                                 cov)
             if ridge:
                 np.einsum("qii->qi", cov)[...] += ridge / n_samples
             _compiled_posterior.sweep_second_moments(

@@ -8,7 +8,7 @@ import numpy as np
 from .._common.typing import FloatArray
 from . import _compiled_vectors, threads
 
-__all__ = ["combine", "difference", "dots", "largest", "step"]
+__all__ = ["Arrays", "combine", "difference", "dots", "largest", "step"]
 
 # Entries of a vector whose sum is one term of an inner product.
 PIECE = 1 << 16
@@ -40,6 +40,28 @@ def combine(c: FloatArray, M: FloatArray, out: FloatArray) -> FloatArray:
     threads.run(lambda a, b: _compiled_vectors.combine(c, M, off[a], off[b], out), off, 0,
                 off.size - 1, M.size)
     return out
+
+
+class Arrays:
+    """Vectors (size,) in memory, for algorithms that ask no more of vectors than is here.
+
+    Beside it such an algorithm takes ``x.copy()`` and the inner product ``x @ y``.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def rows(self, count: int) -> FloatArray:
+        """Room for so many vectors, to be filled row by row."""
+        return np.zeros((count, self.size))
+
+    def dots(self, M: FloatArray, x: FloatArray) -> FloatArray:
+        """The inner products of the rows of M with x."""
+        return dots(M, x)
+
+    def combine(self, c: FloatArray, M: FloatArray, out: FloatArray) -> FloatArray:
+        """``out += c M`` in place."""
+        return combine(c, M, out)
 
 
 # ------------------------------------------------------------------ rows with one scale each

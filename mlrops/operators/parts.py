@@ -9,7 +9,8 @@ from .._common.typing import FloatArray, IntArray, Real
 from .._common.validate import as_real, check_rank
 from .._common.wording import counted, name_some
 
-__all__ = ["Coarse", "Part", "Passed", "Swept", "down", "merge", "part", "root", "up"]
+__all__ = ["Coarse", "Part", "Passed", "Swept", "down", "merge", "part", "root", "sweep_root",
+           "sweep_up", "up"]
 
 MLR: TypeAlias = Any  # its file imports this one
 Layout: TypeAlias = Any  # what is compiled is loaded when it is needed
@@ -26,9 +27,20 @@ class Part(NamedTuple):
     level: int
     groups: range  # the groups of that level
     features: IntArray  # (m,) the features of these groups, in the order of the rows here
+    begins: IntArray  # (L,) the group of each level in which it begins
     F: FloatArray  # (m, R)
     D: FloatArray  # (m,)
     layout: Layout
+
+    def breakdown(self, level: int, group: int) -> np.linalg.LinAlgError:
+        """The error at one of its groups, which it names by its number in the whole tree."""
+        first, last = self.layout.first_leaves[level][group : group + 2]
+        size = int(self.layout.leaf_off[last] - self.layout.leaf_off[first])
+        return np.linalg.LinAlgError(
+            f"factorization broke down at level {level}, group {group + int(self.begins[level])}"
+            f" ({counted(size, 'feature')}): I + Fᵀ D⁻¹ F overflows {self.F.dtype}, or D is too"
+            f" small beside F for its precision: entries of F reach {np.abs(self.F).max():.3g}"
+            f" there and of D fall to {self.D.min():.3g}; rescale the features")
 
 
 class Swept(NamedTuple):
@@ -47,11 +59,15 @@ class Coarse(NamedTuple):
     first: int  # the number of the first parent that is here
     logdet: float  # log det Σ
     inv_quad: FloatArray  # (k,) bᵀ Σ⁻¹ b
+    covariances: FloatArray | None = None  # (parents, c, c) of these factors given b, if asked for
 
     def of(self, part: Part) -> "Coarse":
         """What a part needs of it: the factors of its own parents."""
         lo, hi = int(part.layout.place[0, 0]), int(part.layout.place[-1, 0]) + 1
-        return self._replace(factors=self.factors[lo - self.first : hi - self.first], first=lo)
+        own = slice(lo - self.first, hi - self.first)
+        cov = self.covariances
+        return self._replace(factors=self.factors[own], first=lo,
+                             covariances=cov if cov is None else cov[own])
 
 
 def part(self: MLR, level: int, first: int = 0, last: int | None = None) -> Part:
@@ -111,8 +127,10 @@ def part(self: MLR, level: int, first: int = 0, last: int | None = None) -> Part
                          f" {counted(h.group_counts[level], 'group')} of level {level}, got"
                          f" groups {first} to {last} (not included)")
     lo, hi = (int(h.boundaries[level][g]) for g in (first, last))
-    return Part(level, range(first, last), h.permutation[lo:hi], A._F[lo:hi], A._d[lo:hi],
-                A._layout.at(level).part(first, last))
+    layout = A._layout.at(level)
+    return Part(level, range(first, last), h.permutation[lo:hi],
+                layout.path[layout.top_leaf[first]], A._F[lo:hi], A._d[lo:hi],
+                layout.part(first, last))
 
 
 def up(self: MLR, part: Part, b: Real | None = None) -> tuple[Swept, Passed]:
@@ -138,25 +156,37 @@ def up(self: MLR, part: Part, b: Real | None = None) -> tuple[Swept, Passed]:
     numpy.linalg.LinAlgError
         A node cannot be factored; the message names level and group.
     """
-    A, F, d, layout, dtype = self, part.F, part.D, part.layout, part.F.dtype
+    d, dtype = part.D, part.F.dtype
     b = np.empty((len(d), 0), dtype) if b is None else as_real(b, "b", dtype=dtype, ndim=(1, 2))
     if len(b) != len(d):
         raise ValueError(f"b must have {counted(len(d), 'row')}, one for each of the part's"
                          f" features, got an array of shape {b.shape}")
     one = b.ndim == 1
-    b = np.ascontiguousarray(b.reshape(len(d), -1))
+    swept, passed = sweep_up(part, np.ascontiguousarray(b.reshape(len(d), -1)))
+    return swept._replace(one=one), passed
+
+
+def sweep_up(part: Part, b: FloatArray, squares: FloatArray | None = None
+             ) -> tuple[Swept, Passed]:
+    """`up` of b (m, k) that is checked, by a machine that has no more than the part.
+
+    With the sums of squares (m,) of the rows of b, ``bᵀ Σ⁻¹ b`` is only summed over its columns.
+    """
+    F, d, layout = part.F, part.D, part.layout
     dinv = 1 / d
-    found, W, passed = kernels.parts.factor_up(F, dinv, b, layout, np.ones(layout.s, dtype))
+    found, W, passed = kernels.parts.factor_up(F, dinv, b, layout, np.ones(layout.s, F.dtype))
     if found.fail[0] >= 0:
-        level, group = (int(i) for i in found.fail)
-        below = A._layout.path[A._layout.first_leaves[part.level][part.groups.start], level]
-        raise A._breakdown(level, group + int(below))
+        raise part.breakdown(*(int(i) for i in found.fail))
     # Of b what is left is counted with the sign of w²: so the root may go on adding w².
     off = layout.leaf_off[layout.top_leaf[:-1]]
     passed.sums[:, 0] += np.add.reduceat(np.log(d, dtype=np.float64), off) / 2
-    passed.sums[:, 1:] -= np.add.reduceat(
-        np.square(b, dtype=np.float64) * dinv[:, None], off, axis=0)
-    return Swept(found.K, W, b, one), merge(passed)
+    if squares is None:
+        passed.sums[:, 1:] -= np.add.reduceat(
+            np.square(b, dtype=np.float64) * dinv[:, None], off, axis=0)
+    else:
+        explained = passed.sums[:, 1:].sum(axis=1) - np.add.reduceat(squares * dinv, off)
+        passed = passed._replace(sums=np.column_stack([passed.sums[:, 0], explained]))
+    return Swept(found.K, W, b, False), merge(passed)
 
 
 def merge(*passed: Passed) -> Passed:
@@ -210,15 +240,28 @@ def root(self: MLR, passed: Passed) -> Coarse:
     if missing.size:
         raise ValueError(f"root: {counted(missing.size, 'group')} of level {passed.level} passed"
                          f" nothing ({name_some(missing)}); merge what all parts passed")
-    s, dtype = int(layout.zoff[layout.top]), passed.rows.dtype
+    return sweep_root(layout, passed)
+
+
+def sweep_root(layout: Layout, passed: Passed, covariances: bool = False) -> Coarse:
+    """`root` by a machine that has the levels above the parts only (`Layout.crown`).
+
+    With `covariances` those of the factors given b go down, too.
+    """
+    s, k, dtype = int(layout.zoff[layout.top]), passed.rows.shape[2], passed.rows.dtype
     found = kernels.parts.room_for_factor(layout, dtype, s)
-    K, W = found.K, np.empty((s, passed.rows.shape[2]), dtype)
-    passed = passed._replace(**{name: array.copy() for name, array in passed._asdict().items()
-                                if name not in ("level", "place")})  # they are overwritten
-    sums = kernels.parts.root(passed, layout, K, W, np.ones(s, dtype), found)
+    K, W = found.K, np.empty((s, k), dtype)
+    summed = max(0, k + 1 - passed.sums.shape[1])  # columns that `sweep_up` has summed up
+    passed = passed._replace(sums=np.pad(passed.sums, ((0, 0), (0, summed))))
+    sums = kernels.parts.root(passed.copy(), layout, K, W, np.ones(s, dtype), found)
     if found.fail[0] >= 0:
-        raise A._breakdown(*(int(i) for i in found.fail))
-    return Coarse(kernels.parts.coarse_factors(layout, K, W), 0, 2 * float(sums[0]), -sums[1:])
+        level, group = (int(i) for i in found.fail)
+        raise np.linalg.LinAlgError(
+            f"factorization broke down at level {level}, group {group}: I + Fᵀ D⁻¹ F overflows"
+            f" {dtype}, or D is too small beside F for its precision; rescale the features")
+    cov = kernels.parts.coarse_covariance(layout, K) if covariances else None
+    return Coarse(kernels.parts.coarse_factors(layout, K, W), 0, 2 * float(sums[0]), -sums[1:],
+                  cov)
 
 
 def _missing(passed, layout):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..._common.cluster import check_workers, in_pairs, on_workers, results, task, task_of
-from ..._common.given import Given, check_weights, wrong_weights
+from ..._common.given import Given, check_weights, check_whole_rows, wrong_weights
 from ..._common.labels import by_label, labels_of
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
@@ -200,6 +200,7 @@ def distributed_source(given: Given, hierarchy: Hierarchy, center: bool, missing
 
     What its first pass finds is checked here, where features have names; see `fit_factor_model`.
     """
+    check_whole_rows(given.values)
     check_workers()
     gaps = missing == "em"
     template = Chunks(_none, hierarchy, None, hierarchy.feature_names, once=bool(compress),

@@ -13,6 +13,7 @@ import numpy as np
 from ..._common.typing import FloatArray, IntArray
 from ...kernels import _compiled_posterior, _compiled_sweeps
 from ...kernels.layout import CACHE_ITEMS, Layout, blocks
+from ...kernels.parts import NOTHING_ABOVE
 from ...kernels.scratch import scratch
 from . import _compiled_incomplete as _loops
 
@@ -148,7 +149,8 @@ class Leaves(NamedTuple):
                 W, a, b, self.begins, self.tree, K, 0, *nothing, means, *found)
             if covariance:
                 found.append(scratch("G", (b - a, R, R), dtype))
-                _compiled_posterior.sweep_covariance(0, a, b, self.tree, K, cov, found[1])
+                _compiled_posterior.sweep_covariance(0, a, b, self.tree, K, *NOTHING_ABOVE, cov,
+                                                     found[1])
             use(a, b, *found)
 
 

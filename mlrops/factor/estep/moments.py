@@ -14,6 +14,7 @@ from ..._common.typing import FloatArray
 from ...kernels import _compiled_posterior, residual, threads
 from ...kernels.layout import PIECE_ROWS, Layout, blocks
 from ...kernels.leaf import each, tdot
+from ...kernels.parts import NOTHING_ABOVE
 from ...kernels.scratch import scratch
 from ...kernels.tree import each_leaf, moment_stacks, project, project_with, spread_with
 from ...operators.mlr import MLR
@@ -135,7 +136,8 @@ def times_moments(X: FloatArray, A: MLR, S: FloatArray, n_samples: float, out: F
         cov_stack, stacks = moment_stacks(layout, dtype)
         for lo, hi in blocks(start, stop, R * R, limit):
             M, Winv = scratch("G", (2, hi - lo, R, R), dtype)
-            _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, cov_stack, M)
+            _compiled_posterior.sweep_covariance(start, lo, hi, layout.tree, K, *NOTHING_ABOVE,
+                                                 cov_stack, M)
             _loops.add_moments(S, lo, hi, layout.tree, n_samples, M)
             if ridge:
                 np.einsum("qii->qi", M)[...] += ridge / n_samples

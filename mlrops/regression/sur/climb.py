@@ -166,7 +166,7 @@ class Alternation(Iteration):
         surface = LikelihoodSurface(source, tree, ranks, floor, np.sqrt(data.variance),
                                     is_linear(optimizer), prior)
         self.ascent = Ascent(surface, Point(F, np.maximum(D, floor), data.mean),
-                             jumps_of(optimizer, surface.size))
+                             jumps_of(optimizer, surface.vectors))
         self._independent = surface.over(data).independent
         self._profiled = False  # whether Σ-steps take the coefficients along
         self._share, self._moved = SHARE, True
@@ -260,7 +260,7 @@ class Alternation(Iteration):
         # The curvature that the ascent has seen hardly depends on β.
         jumps, linear = self.ascent.jumps, surface.linear
         if slow and not self._profiled:
-            jumps, linear = jumps_of("bfgs", surface.size), is_linear("bfgs")
+            jumps, linear = jumps_of("bfgs", surface.vectors), is_linear("bfgs")
         ascent = Ascent(surface.over(source, linear), state.point, jumps)
         if ascent.state.objective < state.objective:
             self.normal_norm = step.first_norm
