@@ -107,24 +107,12 @@ class Shelf:
 
 
 class Spread:
-    """A value in parts, each the result of a task.
-
-    It is filled again like an array: what was made of it before keeps the old parts.
-    """
+    """A value in parts, each the result of a task; nothing changes it."""
 
     def __init__(self, shelf: Shelf, parts: Iterable[Any]):
         self.shelf, self.parts = shelf, list(parts)
         self.stays = False  # whether the parts have been computed and are kept
         self.written = 0  # the number under which they are on the shelf, if they are
-
-    def fill(self, other: "Spread") -> "Spread":
-        """Take the parts of another."""
-        self.parts, self.stays, self.written = other.parts, other.stays, 0
-        return self
-
-    def copy(self) -> "Spread":
-        """The same parts, to be filled apart."""
-        return self.shelf.spread(()).fill(self)
 
     def map(self, function: Callable[..., Any], *given: Any) -> "Spread":
         """``function(part, *given)`` of each part; of what is spread among `given` its part, too.
