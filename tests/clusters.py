@@ -10,6 +10,15 @@ import pytest
 
 
 @contextmanager
+def settled(n_workers=2, **options):
+    """A cluster whose workers take no tasks from one another, however busy this machine is."""
+    dask = pytest.importorskip("dask")
+    with dask.config.set({"distributed.scheduler.work-stealing": False}):
+        with cluster(n_workers, **options) as found:
+            yield found
+
+
+@contextmanager
 def cluster(n_workers=2, **options):
     """A client of workers with one thread each, and the cluster itself."""
     distributed = pytest.importorskip("distributed")

@@ -10,6 +10,8 @@ from mlrops import Hierarchy, fit_factor_model
 from mlrops._common.given import read_given
 from mlrops.factor.columns.source import Options, open_columns
 from mlrops.operators.cut import cut_at
+from mlrops.operators.part_sweeps import own_factors
+from mlrops.operators.parts import sweep_root, sweep_up
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -36,6 +38,25 @@ def test_where_chunks_cut(name):
     parts = found.parts()
     assert sum(len(part.groups) for part in parts) == found.hierarchy.group_counts[level]
     assert np.array_equal(np.concatenate([part.features for part in parts]), h.permutation)
+
+
+@each
+def test_a_part_gets_what_it_needs_of_the_levels_above(name):
+    h, ranks, widths, level = CASES[name]
+    where, A = cut_at(h, ranks, widths), operator(h, ranks)
+    crown, parts = where.layout.crown(), where.parts()
+    b = np.random.default_rng(0).standard_normal((h.n, 2))
+    passed = [sweep_up(part._replace(F=A._F[lo:hi], D=A._d[lo:hi]), h._gather(b)[lo:hi])[1]
+              for part, lo, hi in zip(parts, where.ends[:-1], where.ends[1:], strict=True)]
+    coarse = sweep_root(crown, A.merge(*passed), covariances=True)
+    assert coarse.logdet == pytest.approx(A.logdet(), rel=1e-13)
+    close(coarse.inv_quad, A.inv_quad(b), 1e-11)
+    for part, parents in zip(parts, where.parents(), strict=True):
+        own = own_factors(coarse, *parents)
+        for mine, theirs in zip(own.of(part)[:2], coarse.of(part)[:2], strict=True):
+            assert np.array_equal(mine, theirs)
+        assert np.array_equal(own.covariances, coarse.of(part).covariances)
+        assert len(own.factors) == parents[1] - parents[0]
 
 
 @pytest.mark.quick(15)

@@ -185,29 +185,28 @@ def test_an_error_leaves_nothing_behind(Y, two):
 
 
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
-def test_an_E_step_moves_the_factors_and_the_moments_only(Y, two):
+def test_an_E_step_moves_the_factors_and_the_moments_only():
     """F, D and mean to each worker, ``n R + s R`` and little else a chunk back or across."""
-    client, workers = two
     n, R, s = 2000, 6, 6
-    rng = np.random.default_rng(0)
-    cut = client.persist(da.from_array(rng.standard_normal((400, n)), chunks=(50, n)))
-    fit_factor_model(cut, R, optimizer="em", max_iter=1, tol=0, init="random", random_state=0)
+    with clusters.settled(2) as (client, _):
+        rng = np.random.default_rng(0)
+        cut = client.persist(da.from_array(rng.standard_normal((400, n)), chunks=(50, n)))
+        fit_factor_model(cut, R, optimizer="em", max_iter=1, tol=0, init="random", random_state=0)
 
-    def moved():
-        """Bytes between workers so far; what the client sends is not among them."""
-        logs = client.run(lambda dask_worker: [
-            entry["total"] for entry in dask_worker.transfer_incoming_log])
-        return sum(map(sum, logs.values()))
+        def moved():
+            """Bytes between workers so far; what the client sends is not among them."""
+            logs = client.run(lambda dask_worker: [
+                entry["total"] for entry in dask_worker.transfer_incoming_log])
+            return sum(map(sum, logs.values()))
 
-    before, count = moved(), []
-    fit_factor_model(cut, R, optimizer="em", max_iter=21, tol=0, init="random", random_state=0,
-                     callback=lambda iterate: count.append(moved()))
-    each = np.median(np.diff(count))
-    assert before < count[0]
-    # Between two workers: the parameters once, and a chunk's moments for each pair that is merged
-    # across; eight chunks make seven pairs.
-    one = 8 * (n * R + s * R)
-    assert each <= 8 * (n * R + 3 * n) + 7 * one + 200_000
+        count = []
+        fit_factor_model(cut, R, optimizer="em", max_iter=21, tol=0, init="random", random_state=0,
+                         callback=lambda iterate: count.append(moved()))
+        each = np.median(np.diff(count))
+        # Between two workers: the parameters once, and a chunk's moments for each pair that is
+        # merged across; eight chunks make seven pairs.
+        one = 8 * (n * R + s * R)
+        assert each <= 8 * (n * R + 3 * n) + 7 * one + 200_000
 
 
 @pytest.mark.slow

@@ -248,25 +248,24 @@ def moved(client):
 
 
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
-def test_a_round_moves_little(two, monkeypatch):
+def test_a_round_moves_little(monkeypatch):
     """``R_c² + R_c N`` numbers a part up and as many down, whatever the number of equations."""
     from mlrops.regression.sur.parts.normal import SpreadNormalEquations
 
-    client, _ = two
     n, parts, ranks, most, honest = 40, 4, 2, [], SpreadNormalEquations._iteration
-    for m in (50, 800):
-        each = []
+    with clusters.settled() as (client, _):
+        for m in (50, 800):
+            each = []
 
-        def watched(self, at, rho, each=each):
-            before, out = moved(client), honest(self, at, rho)
-            each.append(moved(client) - before)
-            return out
+            def watched(self, at, rho, each=each):
+                before, out = moved(client), honest(self, at, rho)
+                each.append(moved(client) - before)
+                return out
 
-        monkeypatch.setattr(SpreadNormalEquations, "_iteration", watched)
-        with dask.config.set(scheduler=client):
+            monkeypatch.setattr(SpreadNormalEquations, "_iteration", watched)
             als_gls(*cut(*draw(5, n, parts * m), (m,) * parts), ranks, max_iter=3, tol=1e-3,
                     gtol=1e-6)
-        most.append(np.median(each))
+            most.append(np.median(each))
     one = 8 * (ranks + 1) * (n + ranks + 3)
     assert 0 < max(most) <= 2 * parts * one
 

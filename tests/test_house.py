@@ -14,7 +14,7 @@ FACTORIZATIONS = {"cho_factor", "cholesky", "cho_solve", "cholesky_banded", "inv
 # What is no covariance: a matrix of the last few steps, two rows for each.
 OWN = {"factor/secant.py": {"pinv"}}
 HEAVY = {"pandas", "sklearn", "matplotlib", "numba", "pylops", "IPython", "narwhals", "zarr",
-         "h5py", "pyarrow"}
+         "h5py", "pyarrow", "dask", "distributed", "joblib"}
 # A room imports from those before it, and from itself, only.
 ROOMS = ("_common", "io", "kernels", "tree", "operators", "datasets", "fitting", "factor",
          "regression", "plotting", "sklearn.py", "models.py", "cli", "__main__.py")

@@ -11,6 +11,7 @@ import pytest
 import mlrops
 
 HEAVY = ("scipy.cluster", "scipy.spatial", "numba", "pandas", "sklearn", "matplotlib", "narwhals",
+         "dask", "distributed", "joblib",
          "zarr", "h5py", "pyarrow")
 MODELS = ("mlrops.factor", "mlrops.regression", "mlrops.fitting", "mlrops.plotting", "mlrops.cli")
 LOADED = "import sys\nbefore = set(sys.modules)\n{}\nprint(*sorted(set(sys.modules) - before))"

@@ -35,7 +35,7 @@ def tall(optimizer="bfgs", **options):
     return fit_factor_model(cut(samples(h, ranks, 40), widths), ranks, h, **options)
 
 
-@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
+@pytest.mark.parametrize("optimizer", [pytest.param("em", marks=pytest.mark.slow), "bfgs"])
 def test_bits_do_not_depend_on_the_number_of_workers(two, optimizer):
     with dask.config.set(scheduler=two[0]):
         first = tall(optimizer).gather()
@@ -58,7 +58,7 @@ def holder_of_root(client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["one", "all", "root"])
-@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
+@pytest.mark.parametrize("optimizer", [pytest.param("em", marks=pytest.mark.slow), "bfgs"])
 def test_a_fit_goes_on_when_workers_are_killed(optimizer, which):
     """In the midst of an iteration, before the first files and after."""
     with dask.config.set(scheduler="sync"):
@@ -105,21 +105,20 @@ def test_a_result_outlives_the_workers(two, tmp_path):
     assert np.array_equal(mlrops.load(tmp_path / "parts").gather().F, expected.covariance.F)
 
 
-@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
+@pytest.mark.parametrize("optimizer", [pytest.param("em", marks=pytest.mark.slow), "bfgs"])
 def test_what_the_scheduler_holds_does_not_grow(two, optimizer):
     client, workers = two
     gc.collect()
     assert clusters.forgotten(workers, 0)
-    held, files = [], []
+    held = []
 
     def look(iterate):
         held.append(len(workers.scheduler.tasks))
 
     fit = tall(optimizer, max_iter=60 if optimizer == "em" else 40, callback=look)
     assert max(held[-20:]) <= max(held[:20]) + 8
-    assert not files
     parts = len(fit.covariance.widths)
-    assert clusters.forgotten(workers, 2 * parts + 10)  # F, D and mean of each part
+    assert clusters.forgotten(workers, 2 * parts + 2)  # F, D and mean of each part
     del fit
     gc.collect()
     assert clusters.forgotten(workers, 0)
@@ -144,18 +143,18 @@ def moved(client):
     return sum(map(sum, logs.values()))
 
 
-def test_an_iteration_moves_little(two):
+def test_an_iteration_moves_little():
     """``R_c² + R_c N`` numbers a parent and part up and as many down, whatever the features."""
-    client, _ = two
     N, each = 50, []
-    for m in (500, 4000):
-        h, ranks = Hierarchy.balanced(4 * m, [1, 4, 40]), (3, 2, 2)
-        rng, count = np.random.default_rng(0), []
-        Y = cut(rng.standard_normal((N, 4 * m)), m)
-        fit_factor_model(Y, ranks, h, optimizer="em", max_iter=8, tol=0, gtol=0, init="random",
-                         callback=lambda iterate, count=count: count.append(moved(client)))
-        each.append(np.median(np.diff(count)))
+    with clusters.settled(2) as (client, _):
+        for m in (500, 4000):
+            h, ranks = Hierarchy.balanced(4 * m, [1, 4, 40]), (3, 2, 2)
+            rng, count = np.random.default_rng(0), []
+            Y = cut(rng.standard_normal((N, 4 * m)), m)
+            fit_factor_model(Y, ranks, h, optimizer="em", max_iter=12, tol=0, gtol=0, init="random",
+                             callback=lambda iterate, count=count: count.append(moved(client)))
+            each.append(np.median(np.diff(count)))
     c = 3  # ranks above the cut, at level 1
     one = 8 * ((c + 1) * (N + c + 2))
     # Four parts on two workers: what parts pass, and what goes down to them, crosses or does not.
-    assert 0 < max(each) <= 8 * one
+    assert max(each) <= 8 * one

@@ -129,10 +129,7 @@ class Shelf:
 
 
 class Spread:
-    """A value in parts, each the result of a task.
-
-    It is filled again like an array: what was made of it before keeps the old parts.
-    """
+    """A value in parts, each the result of a task; nothing changes it."""
 
     def __init__(self, shelf: Shelf, parts: Iterable[Any]):
         self.shelf, self.parts = shelf, list(parts)
@@ -140,15 +137,6 @@ class Spread:
         self.written = 0  # the number under which they are on the shelf, if they are
         # What makes the parts of others, where that is done again rather than parts written.
         self.recipe: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
-
-    def fill(self, other: "Spread") -> "Spread":
-        """Take the parts of another."""
-        self.parts, self.stays, self.written = other.parts, other.stays, 0
-        return self
-
-    def copy(self) -> "Spread":
-        """The same parts, to be filled apart."""
-        return self.shelf.spread(()).fill(self)
 
     def renew(self) -> None:
         """Make the parts by the recipe, of what it is made of now."""

@@ -219,9 +219,9 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     written every ten products or updates to dask's ``temporary-directory``, where all must see it.
     Where Σ climbs it climbs by BFGS or EM.  A covariance to keep, ``solver="lsmr"``,
     ``optimizer="scoring"``, ``factor_ridge``, names and missing cells are for data in memory.
-    100,000 equations with N = 200, p = 3 and 5 factors took 35 s and 1 GB on each of two workers
-    with a thread each, 0.13 GB where the fit was called, and moved 0.4 MB an iteration (ten chunks,
-    7 iterations; ``tests/benchmarks/test_sur_in_parts.py``).
+    100,000 equations with N = 200, p = 3 and 5 factors took 21 to 35 s and up to 1.3 GB on each of
+    two workers with a thread each, 0.15 GB where the fit was called, and moved 0.4 to 0.8 MB an
+    iteration (ten chunks, 7 iterations; ``tests/benchmarks/test_sur_in_parts.py``).
 
     Examples
     --------
