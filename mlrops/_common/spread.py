@@ -15,12 +15,18 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from .cluster import in_pairs, is_remote, merged, results_beside, task
 from .optional import import_dask
 
 __all__ = ["Shelf", "Spread"]
+
+# Steps between two times that files are written: what a lost worker costs, and what the scheduler
+# remembers, is bounded by the most.  Between the two it is written once the steps have taken so
+# many times as long as the files did.
+LEAST, MOST, TIMES = 10, 40, 20
 
 
 class Shelf:
@@ -36,6 +42,7 @@ class Shelf:
         self._number = 0
         self._files: dict[int, list[str]] = {}  # by the number of what is written
         self._directory = ""
+        self._steps, self._last, self._took = 0, monotonic(), 0.0  # since the files, and for them
 
     def spread(self, parts: Iterable[Any]) -> "Spread":
         """Parts that tasks give."""
@@ -64,6 +71,13 @@ class Shelf:
     def _path(self, number: int, part: int) -> str:
         return os.path.join(self.directory, f"{number}-{part}")
 
+    def step(self) -> None:
+        """Count a step that begins, and write files if it is time to."""
+        self._steps += 1
+        rare = monotonic() - self._last >= TIMES * self._took
+        if self._steps >= (LEAST if rare else MOST):
+            self.settle()
+
     def settle(self, anchored: bool = True) -> None:
         """Write what is alive to files, from which on it is computed again if it is lost.
 
@@ -71,8 +85,14 @@ class Shelf:
         """
         if not anchored:
             self.anchors = []
-        if not is_remote():
-            return
+        if is_remote():
+            begin = monotonic()
+            self._settle(anchored)
+            self._last = monotonic()
+            self._took = self._last - begin
+        self._steps = 0
+
+    def _settle(self, anchored: bool) -> None:
         alive = list(self._alive)
         new = {self._number + 1 + i: x for i, x in enumerate(x for x in alive if not x.written)}
         self._number += len(new)

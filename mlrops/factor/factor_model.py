@@ -294,14 +294,15 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     each part up, and as many down: so N should not be many times the features of a part.  Chunks
     that cut the finest groups do so with all R.  Steps are those of BFGS, or of EM, to the same
     iterates as on one machine; vectors stay in parts, and their inner products come here.  Results
-    have the same bits for any number of workers, and go on when some or all are lost: every tenth
-    evaluation what the next one needs is written to files, in a directory that all workers must
-    share (dask's setting temporary-directory).  Levels above the parts start from principal factors
-    of what coarser levels leave of the data, where ``init="principal_factor"``, else from the
-    singular directions; the parts' own levels as in memory.  A fit that is resumed from a
-    checkpoint needs the same chunks; by plain EM a checkpoint costs an evaluation.  There is no
-    scoring, no missing cell, and no correction for variances below 2e-7 of a feature's own.  It
-    pays where one memory does not hold F, or an iteration takes workers a second and more.
+    have the same bits for any number of workers, and go on when some or all are lost: every 10 to
+    40 evaluations, the rarer the longer it takes, what the next one needs is written to files, in a
+    directory that all workers must share (dask's setting temporary-directory).  Levels above the
+    parts start from principal factors of what coarser levels leave of the data, where
+    ``init="principal_factor"``, else from the singular directions; the parts' own levels as in
+    memory.  A fit that is resumed from a checkpoint needs the same chunks; by plain EM a checkpoint
+    costs an evaluation.  There is no scoring, no missing cell, and no correction for variances
+    below 2e-7 of a feature's own.  It pays where one memory does not hold F, or an iteration takes
+    workers a second and more.
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then

@@ -27,9 +27,6 @@ from ..point import Point
 
 __all__ = ["SpreadPoint", "SpreadState", "SpreadSurface", "SpreadVector", "SpreadVectors"]
 
-# Evaluations after which what is alive is written to files: what a lost worker costs at most.
-EVALUATIONS_BETWEEN_FILES = 10
-
 
 class SpreadVector:
     """A step or a gradient in parts, to be filled again and again as an array would be."""
@@ -169,7 +166,6 @@ class SpreadSurface:
         self.shelf: Shelf = benches.shelf
         self.cut, self.level = cut, cut.level
         self._crown, self._parents = crown, cut.parents()
-        self._evaluations = 0
         self.vectors = SpreadVectors()
 
     @cached_property
@@ -179,9 +175,7 @@ class SpreadSurface:
 
     def evaluate(self, point: SpreadPoint, keep: bool | None = None) -> SpreadState:
         """The E-step at a point, and the M-step."""
-        self._evaluations += 1
-        if self._evaluations % EVALUATIONS_BETWEEN_FILES == 0:
-            self.shelf.settle()
+        self.shelf.step()
         keep = self._keep if keep is None else keep
         swept = self.benches.map(alone(columns.up), point.parts)
         passed = in_pairs(alone(merge), [task(_second, one) for one in swept.parts])
