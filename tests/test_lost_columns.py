@@ -10,6 +10,7 @@ from column_parts import cut, same, samples
 
 import mlrops
 from mlrops import Hierarchy, fit_factor_model
+from mlrops._common import spread
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -106,7 +107,9 @@ def test_a_result_outlives_the_workers(two, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", [pytest.param("em", marks=pytest.mark.slow), "bfgs"])
-def test_what_the_scheduler_holds_does_not_grow(two, optimizer):
+def test_what_the_scheduler_holds_does_not_grow(two, optimizer, monkeypatch):
+    """Files are written every ten steps, whatever they take: what is held goes by the steps."""
+    monkeypatch.setattr(spread, "MOST", spread.LEAST)
     client, workers = two
     gc.collect()
     assert clusters.forgotten(workers, 0)
@@ -158,3 +161,26 @@ def test_an_iteration_moves_little():
     one = 8 * ((c + 1) * (N + c + 2))
     # Four parts on two workers: what parts pass, and what goes down to them, crosses or does not.
     assert max(each) <= 8 * one
+
+
+@pytest.mark.parametrize("took, one, expected", [
+    (0.1, 1.0, [10, 20, 30, 40, 50]),  # seconds of the files, and of a step
+    (1.0, 1.0, [10, 30, 50, 70, 90]), (1.5, 1.0, [10, 40, 70, 100, 130]),
+    (1.0, 0.01, [10, 50, 90, 130, 170]), (0.0, 0.0, [10, 20, 30, 40, 50])])
+def test_files_are_the_rarer_the_longer_they_take(took, one, expected, monkeypatch):
+    """Ten steps or more, so many that they take twenty times as long, and forty at most."""
+    now, count, found = [0.0], [0], []
+
+    def settle(self, anchored):
+        now[0] += took
+        found.append(count[0])
+
+    monkeypatch.setattr(spread, "monotonic", lambda: now[0])
+    monkeypatch.setattr(spread, "is_remote", lambda: True)
+    monkeypatch.setattr(spread.Shelf, "_settle", settle)
+    shelf = spread.Shelf([])
+    while len(found) < len(expected):
+        now[0] += one
+        count[0] += 1
+        shelf.step()
+    assert found == expected

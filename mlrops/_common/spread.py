@@ -15,6 +15,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from .cluster import in_pairs, is_remote, merged, results_beside, task
@@ -22,8 +23,10 @@ from .optional import import_dask
 
 __all__ = ["Shelf", "Spread"]
 
-# Steps after which what is alive is written to files: what a lost worker costs at most.
-STEPS_BETWEEN_FILES = 10
+# Steps between two times that files are written: what a lost worker costs, and what the scheduler
+# remembers, is bounded by the most.  Between the two it is written once the steps have taken so
+# many times as long as the files did.
+LEAST, MOST, TIMES = 10, 40, 20
 
 
 class Shelf:
@@ -36,9 +39,10 @@ class Shelf:
     def __init__(self, anchors: Sequence[Any]):
         self.anchors = list(anchors)
         self._alive: weakref.WeakSet[Spread] = weakref.WeakSet()
-        self._number = self._steps = 0
+        self._number = 0
         self._files: dict[int, list[str]] = {}  # by the number of what is written
         self._directory = ""
+        self._steps, self._last, self._took = 0, monotonic(), 0.0  # since the files, and for them
 
     def spread(self, parts: Iterable[Any]) -> "Spread":
         """Parts that tasks give."""
@@ -53,12 +57,6 @@ class Shelf:
         found.recipe = function, given
         found.renew()
         return found
-
-    def step(self) -> None:
-        """Count an evaluation or a product; now and then write what is alive."""
-        self._steps += 1
-        if self._steps % STEPS_BETWEEN_FILES == 0:
-            self.settle()
 
     def results(self, *nodes: Any) -> list[Any]:
         """What tasks give here, with everything alive computed where it belongs."""
@@ -81,6 +79,13 @@ class Shelf:
     def _path(self, number: int, part: int) -> str:
         return os.path.join(self.directory, f"{number}-{part}")
 
+    def step(self) -> None:
+        """Count an evaluation or a product that begins, and write files if it is time to."""
+        self._steps += 1
+        rare = monotonic() - self._last >= TIMES * self._took
+        if self._steps >= (LEAST if rare else MOST):
+            self.settle()
+
     def settle(self, anchored: bool = True) -> None:
         """Write what is alive to files, from which on it is computed again if it is lost.
 
@@ -88,8 +93,14 @@ class Shelf:
         """
         if not anchored:
             self.anchors = []
-        if not is_remote():
-            return
+        if is_remote():
+            begin = monotonic()
+            self._settle(anchored)
+            self._last = monotonic()
+            self._took = self._last - begin
+        self._steps = 0
+
+    def _settle(self, anchored: bool) -> None:
         made = [x for x in self._alive if x.recipe is not None]
         alive = [x for x in self._alive if x.recipe is None]
         new = {self._number + 1 + i: x for i, x in enumerate(x for x in alive if not x.written)}

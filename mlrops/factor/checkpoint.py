@@ -11,35 +11,43 @@ import numpy as np
 from .._common.driver import Iteration, Run, Stopping
 from .._common.validate import check_number, check_rank
 from .._common.wording import counted
-from ..io.archive import check_regular, read_archive, remove_leftovers, write_archive
+from ..io.archive import (
+    check_folder,
+    check_regular,
+    read_archive,
+    remove_leftovers,
+    write_archive,
+)
 from ..operators.mlr import MLR
 from ..tree.hierarchy import Hierarchy
 from .ascent import Ascent, Jumps
 from .climb import FINALISTS, Climb, Tournament
 from .estep.protocol import Source
-from .likelihood import LikelihoodSurface
 from .point import Point
 from .prior import Prior
 
-__all__ = ["Checkpoint", "Checkpointing", "describe_prior", "fingerprint", "to_resume"]
+__all__ = ["KIND", "PREFIXES", "VECTORS", "Checkpoint", "Checkpointing", "check_floats",
+           "describe_prior", "digest", "expect", "fingerprint", "identity_of", "numbers_of",
+           "pairs_in", "to_resume"]
 
 KIND = "factor model checkpoint"
 
 
 class Checkpointing(NamedTuple):
-    """Where and when a fit is to be written to a file, and whether it goes on from there."""
+    """Where and when a fit is to be written to, and whether it goes on from there."""
 
     path: Any
     every: int | None  # updates between two checkpoints
     seconds: float | None  # between two checkpoints; what comes first counts
     resume: bool
 
-    def check(self) -> None:
+    def check(self, in_parts: bool = False) -> None:
+        """Refuse bad options; a fit whose parts lie on workers is written to a folder."""
         if self.path is None:
             if self.resume:
                 raise ValueError("resume=True needs the path of a checkpoint: checkpoint=path")
             return
-        check_regular(self.path)
+        (check_folder if in_parts else check_regular)(self.path)
         if self.every is not None and check_rank(self.every, "checkpoint_every") < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.every}")
         if self.seconds is not None:
@@ -55,13 +63,20 @@ def fingerprint(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Source,
     Data in memory are known by every digit that centring leaves, others by their moments and two
     random combinations of the samples; for data in chunks that is one pass more.
     """
+    data = digest(source.variance, source.mean, source.start_data(2, 0))
+    return identity_of(hierarchy, ranks, source, data, **options)
+
+
+def identity_of(hierarchy: Hierarchy, ranks: tuple[int, ...], source: Any, data: str,
+                **options: object) -> dict[str, str]:
+    """The same, of data that a text tells apart from others."""
     return {
         "shape of the data": f"{counted(source.n_samples, 'sample')} of"
                              f" {counted(hierarchy.n, 'feature')}",
         "dtype": str(source.dtype),
-        "data": _digest(source.variance, source.mean, source.start_data(2, 0)),
+        "data": data,
         "ranks": str(tuple(ranks)),
-        "hierarchy": _digest(hierarchy.permutation, *hierarchy.boundaries),
+        "hierarchy": digest(hierarchy.permutation, *hierarchy.boundaries),
         **{name: str(value) for name, value in options.items()}}
 
 
@@ -69,7 +84,7 @@ def to_resume(init: object, n_init: int, stopping: Stopping, random_state: objec
               **options: object) -> dict[str, object]:
     """Options that a resumed fit must share with the one that it goes on with."""
     if isinstance(init, MLR):
-        init = f"operator {_digest(init.F, init.D)}"
+        init = f"operator {digest(init.F, init.D)}"
     options.update(n_init=n_init, init=init)
     if n_init > 1:  # runs that are over stopped by these
         options.update(asdict(stopping))
@@ -83,10 +98,10 @@ def describe_prior(prior: Prior | None) -> str:
     """A short text that differs for priors that differ."""
     if prior is None:
         return "None"
-    return f"strength {prior.strength!r}, variances {_digest(prior.variance)}"
+    return f"strength {prior.strength!r}, variances {digest(prior.variance)}"
 
 
-def _digest(*arrays: np.ndarray) -> str:
+def digest(*arrays: np.ndarray) -> str:
     """A short text that differs for arrays that differ."""
     found = hashlib.sha256()
     for x in arrays:
@@ -98,7 +113,8 @@ def _digest(*arrays: np.ndarray) -> str:
 class Checkpoint:
     """Writes a fit to one file from time to time, each time the whole file or nothing.
 
-    It is the `Observer` of a fit that has an `ascent`; for `identity` see `fingerprint`.
+    It is the observer of a fit that has an `ascent`; for `identity` see `fingerprint`.  Points and
+    vectors are arrays; where they are something else, `_write` and `_models` are others.
     """
 
     saved: Climb | None = None
@@ -107,11 +123,16 @@ class Checkpoint:
         self.path, self.every, self.seconds, self._is_resumed = wanted
         self.identity, self.tournament = identity, tournament
         self._last = monotonic(), 0  # time and number of updates when it was last written
-        remove_leftovers(self.path)
+        self.file = self._file()
+        remove_leftovers(self.file)
 
-    def resume(self, surface: LikelihoodSurface, jumps: Jumps | None) -> Tournament:
+    def _file(self) -> Any:
+        """The file without which there is no checkpoint."""
+        return self.path
+
+    def resume(self, surface: Any, jumps: Jumps | None) -> Tournament:
         """The starts that are still to be climbed from: those of the file if it is to be used."""
-        if self._is_resumed and os.path.exists(self.path):
+        if self._is_resumed and os.path.exists(self.file):
             self._read(surface, {} if jumps is None else jumps.memory())
         return self.tournament
 
@@ -133,22 +154,30 @@ class Checkpoint:
         """Write."""
         ascent: Ascent = iteration.ascent
         climbs = [Climb.of(ascent, run), *self.tournament.kept]
-        arrays: dict[str, np.ndarray] = {}
-        for prefix, climb in zip(PREFIXES, climbs, strict=False):
-            arrays |= {prefix + name: x for name, x in _arrays(climb).items()}
         meta = {"identity": self.identity, "seeds": list(self.tournament.seeds),
                 "number": self.tournament.number, "climbs": [_facts(climb) for climb in climbs]}
-        write_archive(self.path, KIND, meta, arrays)
+        self._write(meta, climbs)
         self._last = monotonic(), run.n_iter
 
-    def _read(self, surface: LikelihoodSurface, memory: dict[str, Any]) -> None:
-        meta, arrays = read_archive(self.path, KIND)
+    def _write(self, meta: dict[str, Any], climbs: list[Climb]) -> None:
+        models = [{**climb.point._asdict(), **climb.memory} for climb in climbs]
+        write_archive(self.file, KIND, meta, _prefixed(models) | numbers_of(climbs))
+
+    def _models(self, meta: dict[str, Any], arrays: dict[str, np.ndarray], climbs: list[Climb],
+                surface: Any) -> list[Climb]:
+        """The climbs with their points and the vectors that their jumps remember."""
+        return [_with_model(climb, arrays, prefix, surface)
+                for prefix, climb in zip(PREFIXES, climbs, strict=False)]
+
+    def _read(self, surface: Any, memory: dict[str, Any]) -> None:
+        meta, arrays = read_archive(self.file, KIND)
         try:
             _of_this_version(meta, arrays)
             self._check_identity(meta["identity"])
             self._check_meta(meta)
-            climbs = [_climb(facts, arrays, prefix, surface, memory)
+            climbs = [_climb(facts, arrays, prefix, memory)
                       for prefix, facts in zip(PREFIXES, meta["climbs"], strict=False)]
+            climbs = self._models(meta, arrays, climbs, surface)
             self.tournament = Tournament(tuple(meta["seeds"]), meta["number"], climbs[1:])
             self.saved = climbs[0]
         except (KeyError, TypeError, AttributeError) as error:
@@ -167,20 +196,22 @@ class Checkpoint:
 
     def _check_meta(self, meta: dict[str, Any]) -> None:
         seeds, number, climbs = meta["seeds"], meta["number"], meta["climbs"]
-        _expect(str(len(seeds)) == self.identity["n_init"], "'seeds'")
-        _expect(all(type(x) is int and x >= 0 for x in [*seeds, number]), "'seeds'")
+        expect(str(len(seeds)) == self.identity["n_init"], "'seeds'")
+        expect(all(type(x) is int and x >= 0 for x in [*seeds, number]), "'seeds'")
         at = Tournament(tuple(seeds), number)
-        _expect(not at.is_over, "'number'")
-        _expect(len(climbs) == 1 + (min(number, FINALISTS) if at.n_heats else 0), "'climbs'")
+        expect(not at.is_over, "'number'")
+        expect(len(climbs) == 1 + (min(number, FINALISTS) if at.n_heats else 0), "'climbs'")
         kinds = {"n_evaluations": int, "exhausted": bool, "gradient_norm": float,
                  "termination": str}
         for facts in climbs:
-            _expect({name: type(x) for name, x in facts.items()} == kinds, "'climbs'")
-            _expect(facts["n_evaluations"] >= 0, "a count")
+            expect({name: type(x) for name, x in facts.items()} == kinds, "'climbs'")
+            expect(facts["n_evaluations"] >= 0, "a count")
 
 
 # Names of the arrays of the climb under way, and of those that wait for it in a tournament.
 PREFIXES = "", "first_", "second_"
+# Of what jumps remember, that which is of the size of the model.
+VECTORS = "S", "Y"
 FACTS = "n_evaluations", "exhausted", "gradient_norm", "termination"
 
 
@@ -188,19 +219,56 @@ def _facts(climb: Climb) -> dict[str, Any]:
     return {name: getattr(climb, name) for name in FACTS}
 
 
-def _arrays(climb: Climb) -> dict[str, np.ndarray]:
-    return {**climb.point._asdict(), "trace": np.array(climb.objectives),
-            "logliks": np.array(climb.logliks), **climb.memory}
+def numbers_of(climbs: list[Climb]) -> dict[str, np.ndarray]:
+    """What is not of the size of the model: traces, and numbers that jumps remember."""
+    return _prefixed([
+        {"trace": np.array(climb.objectives), "logliks": np.array(climb.logliks),
+         **{name: x for name, x in climb.memory.items() if name not in VECTORS}}
+        for climb in climbs])
+
+
+def _prefixed(groups: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {prefix + name: x for prefix, group in zip(PREFIXES, groups, strict=False)
+            for name, x in group.items()}
 
 
 def _climb(facts: dict[str, Any], arrays: dict[str, np.ndarray], prefix: str,
-           surface: LikelihoodSurface, memory: dict[str, Any]) -> Climb:
-    """A climb from the arrays of a file, checked; its jumps' memory is like `memory`."""
-    names = *Point._fields, "trace", "logliks", *memory
-    own = {name: arrays[prefix + name] for name in names}
-    _check_arrays(own, surface, memory)
-    return Climb(Point(*(own[name] for name in Point._fields)), own["trace"].tolist(),
-                 own["logliks"].tolist(), **facts, memory={name: own[name] for name in memory})
+           memory: dict[str, Any]) -> Climb:
+    """A climb from the numbers of a file, checked, still without a point.
+
+    Its jumps' memory is like `memory`, still without vectors.
+    """
+    kept = [name for name in memory if name not in VECTORS]
+    own = {name: arrays[prefix + name] for name in ("trace", "logliks", *kept)}
+    length = max(own["trace"].size, 1)
+    shapes: dict[str, tuple[int, ...]] = {"trace": (length,), "logliks": (length,)}
+    for name in kept:
+        x = own[name]
+        if name == "SY":
+            shapes["SY"] = memory["SY"].shape
+        else:
+            expect(x.shape == () and x.dtype.kind in "iuf" and bool(np.isfinite(x) and x >= 0),
+                   name)
+    check_floats(own, shapes)
+    return Climb(None, own["trace"].tolist(), own["logliks"].tolist(), **facts,
+                 memory={name: own[name] for name in kept})
+
+
+def pairs_in(climb: Climb) -> int:
+    """The vectors S, and Y, that a climb has, by the numbers of its memory."""
+    memory = climb.memory
+    return min(int(memory["count"]), len(memory["SY"])) if "SY" in memory else 0
+
+
+def _with_model(climb: Climb, arrays: dict[str, np.ndarray], prefix: str, surface: Any) -> Climb:
+    (n, R), k = surface.shape, pairs_in(climb)
+    shapes: dict[str, tuple[int, ...]] = {"F": (n, R), "D": (n,), "mean": (n,)}
+    if "SY" in climb.memory:
+        shapes |= dict.fromkeys(VECTORS, (k, surface.size))
+    own = {name: arrays[prefix + name] for name in shapes}
+    check_floats(own, shapes)
+    point = Point(*(own.pop(name) for name in Point._fields))
+    return climb._replace(point=point, memory=climb.memory | own)
 
 
 def _of_this_version(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -217,31 +285,17 @@ def _of_this_version(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Non
          "gradient_norm": float("nan"), "termination": ""}])
 
 
-def _check_arrays(arrays: dict[str, np.ndarray], surface: LikelihoodSurface,
-                  memory: dict[str, Any]) -> None:
-    """Refuse arrays of shapes, dtypes and values that no checkpoint of this model holds.
-
-    `memory` is like that of the ascent, but that S and Y may have any number of rows up to SY's.
-    """
-    n, R = surface.shape
-    length = max(arrays["trace"].size, 1)
-    shapes: dict[str, tuple[int, ...]] = {
-        "F": (n, R), "D": (n,), "mean": (n,), "trace": (length,), "logliks": (length,)}
-    for name in memory.keys() - {"S", "Y", "SY"}:
-        x = arrays[name]
-        _expect(x.shape == () and x.dtype.kind in "iuf" and bool(np.isfinite(x) and x >= 0), name)
-    if "SY" in memory:
-        rows = len(memory["SY"])
-        k = min(int(arrays["count"]), rows)
-        shapes |= {"S": (k, surface.size), "Y": (k, surface.size), "SY": (rows, rows)}
+def check_floats(arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse arrays of shapes, dtypes and values that no checkpoint of a model holds."""
     for name, shape in shapes.items():
         x = arrays[name]
-        exact = name not in ("S", "Y", "mean")
-        _expect(x.shape == shape and x.dtype.kind == "f" and bool(np.isfinite(x).all())
-                and (x.dtype == np.float64 or not exact)
-                and not (name == "D" and bool((x <= 0).any())), name)
+        exact = name not in (*VECTORS, "mean")
+        expect(x.shape == shape and x.dtype.kind == "f" and bool(np.isfinite(x).all())
+               and (x.dtype == np.float64 or not exact)
+               and not (name == "D" and bool((x <= 0).any())), name)
 
 
-def _expect(holds: bool, what: str) -> None:
+def expect(holds: bool, what: str) -> None:
+    """Refuse what is read unless something holds."""
     if not holds:
         raise TypeError(f"{what} does not fit the model")

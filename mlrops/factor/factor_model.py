@@ -169,13 +169,14 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
         raising StopIteration stops the fit.
     checkpoint : str or os.PathLike, optional
         File to write the state of the fit to, at the start, now and then, and at the end.  A
-        checkpoint is written whole or not at all.
+        checkpoint is written whole or not at all.  For chunks of columns it is a folder that all
+        workers see: each part is one file, which its worker writes.
     checkpoint_every : int, optional
         Updates between two checkpoints.
     checkpoint_seconds : float, optional
         Seconds between two checkpoints; what comes first counts, None is never.
     resume : bool, optional
-        Go on from the checkpoint if the file is there: to the same result, bit for bit, as without
+        Go on from the checkpoint if it is there: to the same result, bit for bit, as without
         the interruption.  Data and options must be those it was written with, but for what only
         watches the fit and, with a single start, `tol`, `gtol` and `max_iter`.
     random_state : None, int or numpy.random.Generator, optional
@@ -293,13 +294,15 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     each part up, and as many down: so N should not be many times the features of a part.  Chunks
     that cut the finest groups do so with all R.  Steps are those of BFGS, or of EM, to the same
     iterates as on one machine; vectors stay in parts, and their inner products come here.  Results
-    have the same bits for any number of workers, and go on when some or all are lost: every tenth
-    evaluation what the next one needs is written to files, in a directory that all workers must
-    share (dask's setting temporary-directory).  Levels above the parts start from principal factors
-    of what coarser levels leave of the data, where ``init="principal_factor"``, else from the
-    singular directions; the parts' own levels as in memory.  There is no scoring, no missing cell,
-    no checkpoint, and no correction for variances below 2e-7 of a feature's own.  It pays where one
-    memory does not hold F, or an iteration takes workers a second and more.
+    have the same bits for any number of workers, and go on when some or all are lost: every 10 to
+    40 evaluations, the rarer the longer it takes, what the next one needs is written to files, in a
+    directory that all workers must share (dask's setting temporary-directory).  Levels above the
+    parts start from principal factors of what coarser levels leave of the data, where
+    ``init="principal_factor"``, else from the singular directions; the parts' own levels as in
+    memory.  A fit that is resumed from a checkpoint needs the same chunks; by plain EM a checkpoint
+    costs an evaluation.  There is no scoring, no missing cell, and no correction for variances
+    below 2e-7 of a feature's own.  It pays where one memory does not hold F, or an iteration takes
+    workers a second and more.
 
     Interrupted (Ctrl-C), the fit finishes its update, writes the checkpoint and returns the best
     parameters so far, ``termination="interrupted"``.  A second Ctrl-C breaks the update off; then
@@ -338,7 +341,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     stopping = FactorStopping(**rules, gtol=gtol, max_iter=max_iter)
     check_number(variance_floor, "variance_floor", below=1)
     checkpointing = Checkpointing(checkpoint, checkpoint_every, checkpoint_seconds, resume)
-    checkpointing.check()  # before the data are gone through
+    checkpointing.check(in_parts=cut_by_columns(Y))  # before the data are gone through
     jobs = Jobs(n_jobs, callback=callback, checkpoint=checkpoint, data=Y)
     if cut_by_columns(Y):
         return fit_columns(
@@ -346,7 +349,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
             optimizer=optimizer, prior=prior, prior_variance=prior_variance, center=center,
             missing=missing, compress=compress, stopping=stopping, tol=tol,
             variance_floor=variance_floor, watch=Watch(progress, callback),
-            checkpoint=checkpoint, random_state=random_state)
+            checkpointing=checkpointing, random_state=random_state)
     prior_scores = None
     if isinstance(prior, str) and prior == "cv":
         prior, prior_scores = search_prior(fit_factor_model, Y, ranks, hierarchy, sample_weight, {

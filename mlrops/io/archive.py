@@ -38,6 +38,7 @@ import numpy as np
 from .plain import DTYPE, encode, from_json, plain_dtype
 
 __all__ = [
+    "check_folder",
     "check_regular",
     "read_archive",
     "reading",
@@ -137,6 +138,15 @@ def check_regular(path: Path) -> str:
     if other is not None:
         number = errno.EISDIR if other == FOLDER else errno.EINVAL
         raise OSError(number, f"it is {other}, expected an ordinary file", os.fsdecode(path))
+    return real
+
+
+def check_folder(path: Path) -> str:
+    """The path of the folder itself, links followed; refuses all but folders and new ones."""
+    real = os.path.realpath(os.fsdecode(path))
+    if os.path.exists(real) and not os.path.isdir(real):
+        what = f"it is {_no_file(real) or 'a file'}, expected a folder or a new path"
+        raise OSError(errno.ENOTDIR, what, os.fsdecode(path))
     return real
 
 

@@ -16,7 +16,7 @@ from ..tree.hierarchy import Hierarchy
 from .cut import Cut, cut_at
 from .parts import Part
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "write_part"]
 
 KIND, PART = "distributed operator", "part of a distributed operator"
 
@@ -73,8 +73,13 @@ def _nothing(*_):
 
 
 def _write(part: Part, path: str) -> None:
+    write_part(path, PART, {}, {"F": part.F, "D": part.D})
+
+
+def write_part(path: str, kind: str, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write the file of a part where it lies."""
     try:
-        write_archive(path, PART, {}, {"F": part.F, "D": part.D})
+        write_archive(path, kind, meta, arrays)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"a worker does not see the folder of {path}: parts are written by the workers, to a"

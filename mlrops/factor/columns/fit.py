@@ -12,6 +12,7 @@ from ...operators.cut import cut_at
 from ...operators.mlr import check_ranks
 from ...tree.hierarchy import Hierarchy
 from ...tree.reading import tree_of
+from ..checkpoint import Checkpointing, to_resume
 from ..climb import (
     Climb,
     FactorStopping,
@@ -20,6 +21,7 @@ from ..climb import (
     best_of_starts,
     check_optimizer,
     felt_by,
+    jumps_of,
     warn_of_end,
 )
 from ..estep.chunks import check_features
@@ -29,6 +31,7 @@ from ..limits import LOWER, at_floor, tied, too_few_samples, warn_of_floor, warn
 from ..point import Point
 from ..prior import MANY, MUCH, NEEDS_PRIOR, read_strength, read_variance
 from ..usable import capped_groups
+from .checkpoint import PartsCheckpoint, identity_of_parts
 from .result import DistributedFactorModel
 from .source import Options, open_columns
 from .surface import SpreadPoint, SpreadSurface
@@ -39,24 +42,30 @@ __all__ = ["fit_columns", "places"]
 def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: int,
                 optimizer: str, prior: Any, prior_variance: Any, center: bool, missing: str,
                 compress: Any, stopping: FactorStopping, tol: float | None, variance_floor: float,
-                watch: Watch, checkpoint: Any, random_state: Any) -> DistributedFactorModel:
+                watch: Watch, checkpointing: Checkpointing, random_state: Any
+                ) -> DistributedFactorModel:
     """The fit to features in chunks of columns; see `fit_factor_model`."""
-    _check_options(given, optimizer, prior, missing, compress, checkpoint)
+    _check_options(given, optimizer, prior, missing, compress)
     hierarchy = tree_of(hierarchy, given.names, given.n)
     check_features(given.values.shape, hierarchy)
     level_ranks = check_ranks(ranks, hierarchy)
     strength, t = _prior(prior, prior_variance, hierarchy, level_ranks)
     way = "bfgs" if optimizer == "auto" else optimizer
+    saves = checkpointing.path is not None
     surface = open_columns(
         given, cut_at(hierarchy, level_ranks, given.values.chunks[1]),
-        Options(level_ranks, bool(center), float(variance_floor), strength), t,
+        Options(level_ranks, bool(center), float(variance_floor), strength, saves), t,
         keep=way != "em")
     n_samples = surface.source.n_samples
     stopping = felt_by(stopping, tol, n_samples)
     seeds = np.random.default_rng(random_state).integers(2**63, size=n_init)
-    race = Race(surface, hierarchy, init, stopping, way)
+    race, identity = Race(surface, hierarchy, init, stopping, way), None
+    if saves:
+        identity = identity_of_parts(surface, hierarchy, strength, t, **to_resume(
+            init, n_init, stopping, random_state, optimizer=way, center=bool(center),
+            variance_floor=float(variance_floor)))
     try:
-        best = best_of_starts(race, Tournament(tuple(map(int, seeds))), watch)
+        best = _climbed(race, Tournament(tuple(map(int, seeds))), watch, checkpointing, identity)
     except VanishingVariance as error:
         raise error.naming(hierarchy, hierarchy.feature_names, "feature") from None
     place, ruled = places(surface, best.point, strength)
@@ -75,16 +84,24 @@ def fit_columns(given: Given, ranks: Any, hierarchy: Any, *, init: Any, n_init: 
         "capped": capped_groups(hierarchy, level_ranks)})
 
 
-def _check_options(given, optimizer, prior, missing, compress, checkpoint):
+def _climbed(race: Race, tournament: Tournament, watch: Watch, checkpointing: Checkpointing,
+             identity: dict[str, str] | None) -> Climb:
+    """The best climb; what else a checkpoint holds is let go."""
+    if identity is None:
+        return best_of_starts(race, tournament, watch)
+    keeper = PartsCheckpoint(checkpointing, identity, tournament)
+    tournament = keeper.resume(race.surface, jumps_of(race.optimizer, race.surface.vectors))
+    return best_of_starts(race, tournament, watch._replace(observer=keeper), keeper.saved)
+
+
+def _check_options(given, optimizer, prior, missing, compress):
     check_optimizer(optimizer)
     by_rows = "for chunks of rows, Y.rechunk({1: -1}), or data in memory"
     for wrong, what in (
             (missing == "em", f'missing="em" is {by_rows}: give complete columns'),
             (bool(compress), f"compress=True is {by_rows}"),
             (isinstance(prior, str) and prior == "cv", f'prior="cv" is {by_rows}'),
-            (optimizer == "scoring", f'optimizer="scoring" is {by_rows}: take "bfgs"'),
-            (checkpoint is not None, f"a checkpoint is {by_rows}: a fit to chunks of columns keeps"
-                                     " files for lost workers by itself")):
+            (optimizer == "scoring", f'optimizer="scoring" is {by_rows}: take "bfgs"')):
         if wrong:
             raise ValueError(f"Y is in chunks of columns: {what}")
     if missing != "raise":

@@ -16,6 +16,7 @@ from ...operators.cut import Cut
 from ...operators.part_sweeps import alone
 from ...operators.parts import Part
 from ...tree.hierarchy import Hierarchy
+from ..checkpoint import digest
 from ..estep.columns import Bench
 from ..estep.complete import complete_source
 from ..likelihood import LikelihoodSurface
@@ -35,6 +36,7 @@ class Options(NamedTuple):
     center: bool
     variance_floor: float
     prior: float  # strength; 0 for none
+    digested: bool = False  # whether a text is to tell the data apart from others
 
 
 class ColumnSource(NamedTuple):
@@ -44,6 +46,7 @@ class ColumnSource(NamedTuple):
     n_features: int
     weight: float
     dtype: np.dtype
+    digests: tuple[str, ...]  # of the data of each part, empty where they were not asked for
 
 
 class _Plan(NamedTuple):
@@ -62,9 +65,11 @@ class _Size(NamedTuple):
     n_samples: int
     weight: float
     dtype: np.dtype
+    digests: tuple[str, ...]
 
     def merged(self, other: "_Size") -> "_Size":
-        return self._replace(dtype=np.result_type(self.dtype, other.dtype))
+        return self._replace(dtype=np.result_type(self.dtype, other.dtype),
+                             digests=self.digests + other.digests)
 
 
 def open_columns(given: Given, cut: Cut, options: Options, prior_variance: FloatArray | None,
@@ -102,7 +107,8 @@ def open_parts(chunks: Sequence[Any], weights: FloatArray | None, cut: Cut, opti
     shelf.anchors = benches
     parts = Spread(shelf, benches)  # the shelf does not write data
     parts.stays = True
-    source = ColumnSource(size.n_samples, cut.hierarchy.n, size.weight, size.dtype)
+    source = ColumnSource(size.n_samples, cut.hierarchy.n, size.weight, size.dtype,
+                          size.digests)
     return SpreadSurface(parts, source, crown, cut, options.ranks, keep)
 
 
@@ -136,6 +142,9 @@ def _leaves(cut, part):
 def _open(chunk, weights, plan, options):
     Y = plain(chunk, f"chunk {plan.number} of Y")
     Y = np.asarray(Y, working_dtype(Y.dtype, f"chunk {plan.number} of Y"))
+    text = ""
+    if options.digested:
+        text = digest(Y) if weights is None else digest(Y, weights)
     if weights is not None and not weights.all():
         Y, weights = Y[weights > 0], weights[weights > 0]
     _check_finite(Y, plan)
@@ -148,7 +157,7 @@ def _open(chunk, weights, plan, options):
                       np.full(len(t), float(data.n_samples)))
     surface = LikelihoodSurface(data, plan.tree, options.ranks,
                                 options.variance_floor * data.variance, prior=prior)
-    return Bench(plan.number, plan.part, plan.first, plan.tree, plan.usable, surface)
+    return Bench(plan.number, plan.part, plan.first, plan.tree, plan.usable, surface, text)
 
 
 def _check_finite(Y, plan):
@@ -164,4 +173,4 @@ def _check_finite(Y, plan):
 
 def _size(bench):
     data = bench.data
-    return _Size(data.n_samples, data.weight, data.dtype)
+    return _Size(data.n_samples, data.weight, data.dtype, (bench.digest,))

@@ -35,6 +35,7 @@ class Bench(NamedTuple):
     tree: Hierarchy  # of the part alone
     usable: BoolArray  # (leaves, R) columns of the factors that groups can use
     surface: LikelihoodSurface
+    digest: str = ""  # of the data as they came, where it was asked for
 
     @property
     def data(self) -> CompleteData:
