@@ -216,6 +216,7 @@ def test_what_is_resumed_does_not_go_back_to_files_that_are_removed(path):
         assert shots and agree(resumed, full)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_leaves_nothing_on_a_cluster(path, monkeypatch):
     monkeypatch.setattr(spread, "MOST", spread.LEAST)  # what is held goes by the steps
     with clusters.cluster(2) as (_, workers):

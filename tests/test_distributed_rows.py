@@ -107,7 +107,8 @@ FITS = {
 
 
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning", "ignore:Running on a single")
-@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("kind", [kind if kind in ("complete", "missing") else
+                                  pytest.param(kind, marks=pytest.mark.slow) for kind in FITS])
 def test_bits_do_not_depend_on_the_number_of_workers(Y, two, kind):
     cut = da.from_array(gaps_in(Y) if kind == "missing" else Y, chunks=(110, 40))
     with dask.config.set(scheduler=two[0]):

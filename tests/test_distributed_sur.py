@@ -189,7 +189,7 @@ def same(a, b):
     return all(map(np.array_equal, a, b))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["flat", "three levels"])
 def test_bits_do_not_depend_on_the_number_of_workers(tree, two):
     data = *cut(*draw(tree=tree), TREES[tree][2]), TREES[tree][2]
@@ -216,6 +216,7 @@ def test_a_fit_goes_on_when_workers_are_killed(n_iter, delay, all_of_them):
         assert set(clusters.pids(client)) != set(killer.first)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 def test_what_the_scheduler_holds_does_not_grow(two, monkeypatch):
     client, workers = two
@@ -310,6 +311,7 @@ def test_standard_errors_of_shared_regressors(threads):
     np.testing.assert_allclose(fit.predict(X[:4]).compute(), X[:4] @ fit.params.compute().T)
 
 
+@pytest.mark.slow
 def test_a_result_outlives_the_data_and_lost_workers():
     X, Y = cut(*draw(), (17, 20, 11))
     with clusters.cluster(2) as (client, _):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_checkpoint import fit, same, stop_after
 
-from mlrops.factor import ascent, checkpoint
+from mlrops.factor import ascent, checkpoint, likelihood
 from mlrops.factor.checkpoint import KIND
 from mlrops.io.archive import read_archive, write_archive
 
@@ -37,7 +37,7 @@ def test_interrupt_from_the_callback(optimizer, path, recwarn):
 
 def breaking(at, monkeypatch):
     """Break evaluation number `at` of the EM map off by KeyboardInterrupt."""
-    evaluate, count = ascent.LikelihoodSurface.evaluate, 0
+    evaluate, count = likelihood.LikelihoodSurface.evaluate, 0
 
     def broken(self, *args):
         nonlocal count
@@ -46,7 +46,7 @@ def breaking(at, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(self, *args)
 
-    monkeypatch.setattr(ascent.LikelihoodSurface, "evaluate", broken)
+    monkeypatch.setattr(likelihood.LikelihoodSurface, "evaluate", broken)
 
 
 @pytest.mark.quick(5)

@@ -106,7 +106,8 @@ def test_a_result_outlives_the_workers(two, tmp_path):
     assert np.array_equal(mlrops.load(tmp_path / "parts").gather().F, expected.covariance.F)
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("em", marks=pytest.mark.slow), "bfgs"])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["em", "bfgs"])
 def test_what_the_scheduler_holds_does_not_grow(two, optimizer, monkeypatch):
     """Files are written every ten steps, whatever they take: what is held goes by the steps."""
     monkeypatch.setattr(spread, "MOST", spread.LEAST)
@@ -127,6 +128,7 @@ def test_what_the_scheduler_holds_does_not_grow(two, optimizer, monkeypatch):
     assert clusters.forgotten(workers, 0)
 
 
+@pytest.mark.slow
 def test_files_are_cleared_away(two, tmp_path):
     with dask.config.set({"temporary-directory": str(tmp_path)}):
         seen = []
