@@ -7,8 +7,8 @@ import numpy as np
 
 from .._common.cluster import import_array, in_pairs, task, task_of
 from .._common.given import check_whole_rows
+from ..operators.part_sweeps import alone
 from . import conditional
-from .estep.distributed import by_one_thread
 
 __all__ = ["impute", "score", "score_samples", "scores"]
 
@@ -96,4 +96,4 @@ def _by_chunks(function: Callable[..., Any], fit: Any, Y: Any, shape: tuple[int,
 
 
 def _on_chunk(chunk, function, fit, **options):
-    return by_one_thread(function, fit, chunk, **options)
+    return alone(function)(fit, chunk, **options)

@@ -28,9 +28,9 @@ class _Alone:
     def __init__(self, function: Callable[..., Any]):
         self.function, self.__name__ = function, function.__name__
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         with threads.alone():
-            return self.function(*args)
+            return self.function(*args, **options)
 
 
 def in_part_order(part: Part, x: FloatArray, back: bool = False) -> FloatArray:

@@ -17,8 +17,8 @@ from ..._common.given import Given, check_weights, check_whole_rows, wrong_weigh
 from ..._common.labels import by_label, labels_of
 from ..._common.typing import FloatArray
 from ..._common.wording import counted
-from ...kernels import threads
 from ...operators.mlr import MLR
+from ...operators.part_sweeps import alone
 from ...operators.posterior import factor_without_loss, split_of
 from ...tree.hierarchy import Hierarchy
 from .chunks import Chunks, FirstPass, Known, compressed, triangle
@@ -35,7 +35,7 @@ from .streamed import (
     to_variance,
 )
 
-__all__ = ["DistributedChunks", "DistributedRows", "by_one_thread", "distributed_source"]
+__all__ = ["DistributedChunks", "DistributedRows", "distributed_source"]
 
 
 class Part(NamedTuple):
@@ -88,13 +88,7 @@ def _merged(a: _First, b: _First) -> _First:
 
 def _visit(number, chunk, weights, known, work, template, *given):
     """What a chunk gives."""
-    return by_one_thread(work, template.part(number, chunk, weights, known), *given)
-
-
-def by_one_thread(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a function on the one thread that a worker has for a task."""
-    with threads.alone():
-        return function(*args, **options)
+    return alone(work)(template.part(number, chunk, weights, known), *given)
 
 
 # ---------------------------------------------------------------- what a chunk gives
