@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "merged",
-           "on_workers", "results", "results_beside", "task", "task_of"]
+__all__ = ["added", "check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "joined",
+           "merged", "nothing", "on_workers", "results", "results_beside", "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
@@ -69,6 +71,20 @@ def merged(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
         pairs = [merge(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = pairs + parts[2 * len(pairs) :]
     return parts[0]
+
+
+def nothing(*_: Any) -> None:
+    """What merges tasks of which only the end is waited for."""
+
+
+def added(a: Any, b: Any) -> Any:
+    """The sum of numbers or arrays, or of tuples of such, entry by entry."""
+    return tuple(map(added, a, b)) if isinstance(a, tuple) else a + b
+
+
+def joined(a: Any, b: Any) -> Any:
+    """Arrays one after the other along their rows, or tuples of such, entry by entry."""
+    return tuple(map(joined, a, b)) if isinstance(a, tuple) else np.concatenate([a, b])
 
 
 def _client() -> Any:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from .cluster import in_pairs, is_remote, merged, results_beside, task
+from .cluster import in_pairs, is_remote, merged, nothing, results_beside, task
 from .optional import import_dask
 
 __all__ = ["Shelf", "Spread"]
@@ -136,7 +136,7 @@ class Shelf:
             writes.append(task(_write, [paths[number][i] for number in own],
                                *(parts[number][i] for number in own)))
         if writes:
-            self.results(in_pairs(_nothing, writes))
+            self.results(in_pairs(nothing, writes))
 
 
 class Spread:
@@ -170,10 +170,6 @@ class Spread:
     def _tasks(self, function: Callable[..., Any], given: Sequence[Any]) -> list[Any]:
         columns = [x.parts if isinstance(x, Spread) else [x] * len(self.parts) for x in given]
         return [task(function, *row) for row in zip(self.parts, *columns, strict=True)]
-
-
-def _nothing(*_: Any) -> None:
-    return None
 
 
 def _write(paths, *values):

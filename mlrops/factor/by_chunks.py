@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._common.cluster import import_array, in_pairs, task, task_of
+from .._common.cluster import added, import_array, in_pairs, task, task_of
 from .._common.given import check_whole_rows
 from ..operators.part_sweeps import alone
 from . import conditional
@@ -23,7 +23,7 @@ def score(fit: Any, Y: Any) -> Any:
     check_whole_rows(Y)
     shared = task_of(fit)
     parts = [task(_on_chunk, chunk, _total, shared) for chunk in np.ravel(Y.to_delayed())]
-    return import_array().from_delayed(task(_average, in_pairs(_add, parts)), (), float)
+    return import_array().from_delayed(task(_average, in_pairs(added, parts)), (), float)
 
 
 def scores(fit: Any, Y: Any, level: int | None, method: str, covariance: bool) -> Any:
@@ -69,10 +69,6 @@ def _total(fit, chunk):
     """Sum of the log-likelihoods of the samples that have a cell, and their number."""
     loglik, shown = fit._logliks(chunk)
     return float(loglik[shown].sum()), int(shown.sum()), len(shown)
-
-
-def _add(a, b):
-    return tuple(map(sum, zip(a, b, strict=True)))
 
 
 def _average(total):

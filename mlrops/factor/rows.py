@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from .._common.cached import cached_property
-from .._common.cluster import in_pairs, is_dask, on_workers, results, task
+from .._common.cluster import in_pairs, is_dask, joined, on_workers, results, task
 from .._common.disk import OnDisk
 from .._common.given import Given, as_array, check_whole_rows
 from .._common.typing import BoolArray, FloatArray, IntArray
@@ -130,12 +130,8 @@ class RowsOnWorkers(Rows):
     def _shown(self) -> BoolArray:
         """Which rows have a cell."""
         chunks = np.ravel(self.values.to_delayed())
-        return results(in_pairs(_joined, [task(_shown_in, chunk) for chunk in chunks]))[0]
+        return results(in_pairs(joined, [task(_shown_in, chunk) for chunk in chunks]))[0]
 
 
 def _shown_in(chunk):
     return shows_a_cell(as_array(chunk))
-
-
-def _joined(a, b):
-    return np.concatenate([a, b])

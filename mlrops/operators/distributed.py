@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._common.cached import cached_property
-from .._common.cluster import import_array, in_pairs, is_dask, task, task_of
+from .._common.cluster import added, import_array, in_pairs, is_dask, joined, nothing, task, task_of
 from .._common.spread import Shelf, Spread
 from .._common.typing import FloatArray
 from .._common.validate import as_generator, as_real, check_rank
@@ -153,7 +153,7 @@ class DistributedMLR:
         DistributedMLR
             The object itself.
         """
-        self._parts.shelf.results(task(_nothing))
+        self._parts.shelf.results(task(nothing))
         return self
 
     def gather(self) -> MLR:
@@ -163,7 +163,7 @@ class DistributedMLR:
         -------
         MLR, shape (n, n)
         """
-        F, D = self._parts.total(_joined, _numbers)
+        F, D = self._parts.total(joined, _numbers)
         return MLR._from_tree(self._hierarchy, self.ranks, F, D)
 
     def principal(self) -> "DistributedMLR":
@@ -243,7 +243,7 @@ class DistributedMLR:
         cut, trailing, _ = self._operand(x)
         swept, coarse, K = self._sweeps(cut, self._factors)
         own = self._own(coarse)
-        total = in_pairs(_add, [
+        total = in_pairs(added, [
             task(alone(part_sweeps.quadratic), *each) for each in
             zip(self._parts.parts, cut, map(_first_of, swept), own, K, strict=True)])
         return import_array().from_delayed(task(_total, total, coarse, trailing), trailing, float)
@@ -409,14 +409,6 @@ class DistributedMLR:
                                   zip(tasks, self.widths, strict=True)])
 
 
-def _nothing():
-    return None
-
-
-def _add(a, b):
-    return a + b
-
-
 def _first_of(pair: Any) -> Any:
     return task(_first, pair)
 
@@ -453,10 +445,6 @@ def _diagonal(part):
 
 def _numbers(part):
     return part.F, part.D
-
-
-def _joined(a, b):
-    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
 
 
 def _total(sums, coarse, trailing):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._common.cluster import in_pairs, results, task
+from .._common.cluster import in_pairs, nothing, results, task
 from .._common.spread import Spread
 from .._common.stored import of_field
 from .._common.wording import counted
@@ -29,7 +29,7 @@ def save(path: Any, hierarchy: Hierarchy, cut: Cut, dtype: np.dtype, parts: Spre
     names = [f"part-{i}-{token}.npz" for i in range(len(parts.parts))]
     writes = [task(_write, part, os.path.join(path, name)) for part, name in
               zip(parts.parts, names, strict=True)]
-    results(in_pairs(_nothing, writes))
+    results(in_pairs(nothing, writes))
     fields = hierarchy.to_fields()
     boundaries: Any = fields["boundaries"]
     arrays = {f"boundaries.{i}": x for i, x in enumerate(boundaries)}
@@ -66,10 +66,6 @@ def load(path: Any) -> tuple[Hierarchy, Cut, np.dtype, list[Any]]:
     return hierarchy, cut, dtype, [
         task(_read, os.path.join(path, name), part, R, dtype)
         for name, part in zip(names, cut.parts(), strict=True)]
-
-
-def _nothing(*_):
-    return None
 
 
 def _write(part: Part, path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._common.cluster import in_pairs, task
+from ..._common.cluster import in_pairs, nothing, task
 from ..._common.spread import Spread
 from ..._common.typing import FloatArray
 from ..._common.wording import counted, name_some
@@ -79,7 +79,7 @@ class PartsCheckpoint(Checkpoint):
         names = [f"checkpoint-{i}-{token}.npz" for i in range(len(parts))]
         writes = [task(_write, os.path.join(self.folder, name), list(spread), *values)
                   for name, values in zip(names, parts, strict=True)]
-        climbs[0].point.surface.shelf.results(in_pairs(_nothing, writes))
+        climbs[0].point.surface.shelf.results(in_pairs(nothing, writes))
         unseen = self._missing(names)
         if unseen:
             raise FileNotFoundError(
@@ -117,7 +117,7 @@ class PartsCheckpoint(Checkpoint):
                                   for i in range(k)] for name in VECTORS}
             point = SpreadPoint(surface, read.map(_item, prefix + POINT))
             found.append(climb._replace(point=point, memory=memory))
-        shelf.results(in_pairs(_nothing, read.parts))
+        shelf.results(in_pairs(nothing, read.parts))
         del read
         # The next checkpoint removes these files: nothing may go back to them.
         shelf.settle()
@@ -133,10 +133,6 @@ def _spread(climbs: Sequence[Climb]) -> dict[str, Spread]:
             rows: Any = climb.memory.get(name, ())
             found |= {f"{prefix}{name}.{i}": row.parts for i, row in enumerate(rows)}
     return found
-
-
-def _nothing(*_):
-    return None
 
 
 def _item(found, name):

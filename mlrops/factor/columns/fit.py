@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._common.cluster import joined
 from ..._common.driver import CONVERGED, Watch
 from ..._common.given import Given
 from ..._common.typing import IntArray
@@ -130,7 +131,7 @@ def places(surface: SpreadSurface, point: SpreadPoint, strength: float
            ) -> tuple[IntArray, IntArray]:
     """Places of the variances at the floor, and of those that the prior sets."""
     many = surface.source.n_samples >= MANY * surface.source.n_features
-    return surface.benches.total(_joined, _place, point.parts, strength if many else 0.0)
+    return surface.benches.total(joined, _place, point.parts, strength if many else 0.0)
 
 
 def _place(bench: Bench, point: Point, strength: float) -> tuple[IntArray, IntArray]:
@@ -139,10 +140,6 @@ def _place(bench: Bench, point: Point, strength: float) -> tuple[IntArray, IntAr
     if strength and prior is not None:
         ruled = np.flatnonzero(prior.shares * prior.variance >= MUCH * point.D)
     return low + bench.first, ruled + bench.first
-
-
-def _joined(a, b):
-    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))
 
 
 def _run_off(surface: SpreadSurface, hierarchy: Hierarchy, best: Climb, place: IntArray

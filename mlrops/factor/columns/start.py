@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._common.cluster import in_pairs, task, task_of
+from ..._common.cluster import in_pairs, nothing, task, task_of
 from ..._common.spread import Spread
 from ..._common.typing import FloatArray
 from ...operators.mlr import MLR
@@ -52,7 +52,7 @@ def first_point(surface: Any, init: Any, hierarchy: Hierarchy, seed: int | None)
             found = found.map(alone(_beside), both.map(_first))
             left = both.map(_second)
     point = benches.map(alone(_own_levels), found, left, surface.ranks, surface.level, init)
-    surface.shelf.results(in_pairs(_nothing, point.parts))
+    surface.shelf.results(in_pairs(nothing, point.parts))
     return point
 
 
@@ -92,10 +92,6 @@ def _first(pair):
 
 def _second(pair):
     return pair[1]
-
-
-def _nothing(*_):
-    return None
 
 
 def _add(a: Sums, b: Sums) -> Sums:

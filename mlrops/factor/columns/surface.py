@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..._common.cached import cached_property
-from ..._common.cluster import in_pairs, merged, task
+from ..._common.cluster import added, in_pairs, joined, merged, task
 from ..._common.spread import Shelf, Spread
 from ..._common.typing import FloatArray, IntArray
 from ...operators.cut import Cut
@@ -50,7 +50,7 @@ class SpreadVectors:
 
     def dots(self, M: Sequence[SpreadVector], x: SpreadVector) -> FloatArray:
         """The inner products of some vectors with x: one number of each part, summed in pairs."""
-        return x.parts.total(_add, alone(columns.dots), *(row.parts for row in M))
+        return x.parts.total(added, alone(columns.dots), *(row.parts for row in M))
 
     def combine(self, c: FloatArray, M: Sequence[SpreadVector], out: SpreadVector
                 ) -> SpreadVector:
@@ -171,7 +171,7 @@ class SpreadSurface:
     @cached_property
     def independent(self) -> float:
         """What is climbed, of independent features with the variances of the data."""
-        return float(self.benches.total(_add, _independent))
+        return float(self.benches.total(added, _independent))
 
     def evaluate(self, point: SpreadPoint, keep: bool | None = None) -> SpreadState:
         """The E-step at a point, and the M-step."""
@@ -192,7 +192,7 @@ class SpreadSurface:
         except VanishingVariance:
             del found, coarse, passed  # to ask all parts, not the first that complained
             raise VanishingVariance(
-                self.benches.total(_joined, _vanished, point.parts)) from None
+                self.benches.total(joined, _vanished, point.parts)) from None
         n, weight = self.source.n_features, self.source.weight
         loglik = -0.5 * (n * math.log(2 * math.pi) + logdet + quad / weight)
         return SpreadState(self, point, loglik, merged(Facts.merged, facts), found)
@@ -209,16 +209,8 @@ class SpreadSurface:
         return SpreadPoint(self, first_point(self, init, hierarchy, seed))
 
 
-def _joined(a: IntArray, b: IntArray) -> IntArray:
-    return np.concatenate([a, b])
-
-
 def _vanished(bench: Bench, point: Point) -> IntArray:
     return bench.surface.vanished(point.D) + bench.first
-
-
-def _add(a: Any, b: Any) -> Any:
-    return a + b
 
 
 def _second(pair):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._common.cluster import check_workers, in_pairs, on_workers, results, task, task_of
+from ..._common.cluster import added, check_workers, in_pairs, on_workers, results, task, task_of
 from ..._common.given import Given, check_weights, check_whole_rows, wrong_weights
 from ..._common.labels import by_label, labels_of
 from ..._common.typing import FloatArray
@@ -94,11 +94,6 @@ def _visit(number, chunk, weights, known, work, template, *given):
 # ---------------------------------------------------------------- what a chunk gives
 
 
-def _add(a: Any, b: Any) -> Any:
-    """The sum of numbers and arrays, or of tuples of such, entry by entry."""
-    return tuple(map(_add, a, b)) if isinstance(a, tuple) else a + b
-
-
 def _beside(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.concatenate([a, b], axis=1)
 
@@ -147,7 +142,7 @@ class _OnWorkers:
         if data.n_samples <= width:
             X = self._parts.total(_beside, _samples, self._data)
         else:
-            X = self._parts.total(_add, _sketch, self._data, width, first_of(seed))
+            X = self._parts.total(added, _sketch, self._data, width, first_of(seed))
         return to_variance(X, data)
 
 
@@ -162,11 +157,11 @@ class DistributedRows(_OnWorkers, Streamed):
 
     def moments(self, A: MLR) -> tuple[FloatArray, FloatArray, float]:
         """V (n, R) and S (s, R) of all samples under the covariance A, and ``Σ ‖w‖²``."""
-        return self._parts.total(_add, _moments, self._data, A)
+        return self._parts.total(added, _moments, self._data, A)
 
     def split_moments(self, covariance: MLR, split: Any) -> SplitMoments:
         """The samples summed up, for `ResidualStep`."""
-        return SplitMoments(*self._parts.total(_add, _split_moments, self._data, covariance))
+        return SplitMoments(*self._parts.total(added, _split_moments, self._data, covariance))
 
 
 class DistributedChunks(_OnWorkers, IncompleteChunks):
@@ -179,13 +174,13 @@ class DistributedChunks(_OnWorkers, IncompleteChunks):
     def moments(self, covariance: MLR, mean: FloatArray) -> tuple[Any, ...]:
         """What the E-step sums over the samples."""
         *sums, cells = self._parts.total(
-            _add, _incomplete_moments, self._data, covariance, mean)
+            added, _incomplete_moments, self._data, covariance, mean)
         self._expect(cells == self._cells)
         return tuple(sums)
 
     def weight_of_pairs(self, features: np.ndarray) -> float:
         """Weight of the samples that show two or more of these features."""
-        return float(self._parts.total(_add, _weight_of_pairs, self._data, features))
+        return float(self._parts.total(added, _weight_of_pairs, self._data, features))
 
 
 def distributed_source(given: Given, hierarchy: Hierarchy, center: bool, missing: str,
@@ -253,7 +248,7 @@ def _weighted(chunks: list[Any], weights: Any, Y: Any) -> list[Part]:
     largest, = results(in_pairs(max, [task(_largest, w) for w in read]))
     if not largest > 0:
         raise ValueError("weights must not all be zero")
-    number, total = results(in_pairs(_add, [task(_weigh, w, largest) for w in read]))[0]
+    number, total = results(in_pairs(added, [task(_weigh, w, largest) for w in read]))[0]
     return [Part(chunk, task(_relative, w, largest, number / total))
             for chunk, w in zip(chunks, read, strict=True)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...._common.cluster import in_pairs, merged, task
+from ...._common.cluster import added, in_pairs, merged, task
 from ...._common.spread import Spread
 from ....operators.part_sweeps import alone, crown_sweep, own_factors
 from ....operators.parts import merge
@@ -70,9 +70,9 @@ class SpreadNormalEquations:
         system.shelf.step()
         product = system.equations.map(alone(own.normal_down), self.metric, at,
                                        *self._sweep(own.fitted_up, at))
-        curvature = in_pairs(_add, [task(_second, one) for one in product.parts])
+        curvature = in_pairs(added, [task(_second, one) for one in product.parts])
         moved = at.map(own.step, product, rho, curvature)
-        squares = in_pairs(_add, [task(_second, one) for one in moved.parts])
+        squares = in_pairs(added, [task(_second, one) for one in moved.parts])
         at = moved.map(own.turned, squares, rho)
         del product, moved
         return at, *system.shelf.results(curvature, squares)
@@ -81,16 +81,12 @@ class SpreadNormalEquations:
         """About the length that rounding alone gives the score; see `_NormalEquations`."""
         system = self.system
         V = self.metric.map(alone(own.weighed), *self._sweep(own.residual_up, at.gamma))
-        sizes = in_pairs(_add, self.metric.map(alone(own.sizes_of_cells), V).parts)
+        sizes = in_pairs(added, self.metric.map(alone(own.sizes_of_cells), V).parts)
         swept = self._sweep(own.noise_up, at.gamma, sizes)
         shares = system.equations.map(alone(own.noise_down), self.metric, at.gamma, V, *swept)
         squares = shares.parts
         del V, swept, shares
         return self.eps * float(np.sqrt(merged(np.add, system.shelf.results(*squares))).sum())
-
-
-def _add(a: Any, b: Any) -> Any:
-    return a + b
 
 
 def _first(pair: Sequence[Any]) -> Any:

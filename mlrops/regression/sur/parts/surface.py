@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...._common.cached import cached_property
-from ...._common.cluster import import_array
+from ...._common.cluster import added, import_array
 from ...._common.spread import Spread
 from ...._common.typing import FloatArray
 from ....factor.columns.surface import SpreadPoint, SpreadState, SpreadSurface
@@ -49,7 +49,7 @@ class SpreadRegressions:
         """What a ridge takes off the average log-likelihood a row for the coefficients."""
         if not self.options.beta_ridge:
             return 0.0
-        return float(self.system.equations.total(_add, _penalty, self.coefficients.gamma))
+        return float(self.system.equations.total(added, _penalty, self.coefficients.gamma))
 
     def taken_off(self, covariance: Any) -> float:
         """The same: there is no ridge on loadings."""
@@ -118,10 +118,6 @@ class RegressionSurface(SpreadSurface):
         source.coefficients = best = source.solve(point, source.target)
         source.n_cg += best.n_iter
         return self.over(source.over(best)).evaluate(point)
-
-
-def _add(a: Any, b: Any) -> Any:
-    return a + b
 
 
 def _penalty(own: Equations, gamma: FloatArray) -> float:
