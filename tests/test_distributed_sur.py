@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlrops import MLR, SUR, ConvergenceWarning, Hierarchy, als_gls
-from mlrops._common.spread import Shelf
+from mlrops._common import spread
 from mlrops.regression.sur import climb
 
 dask = pytest.importorskip("dask")
@@ -219,15 +219,17 @@ def test_a_fit_goes_on_when_workers_are_killed(n_iter, delay, all_of_them):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::mlrops.ConvergenceWarning")
 def test_what_the_scheduler_holds_does_not_grow(two, monkeypatch):
+    """Files are written every ten steps, whatever they take: what is held goes by the steps."""
+    monkeypatch.setattr(spread, "MOST", spread.LEAST)
     client, workers = two
     X, Y = (client.persist(x) for x in cut(*draw(), (17, 20, 11)))
-    held, honest = [], Shelf.step
+    held, honest = [], spread.Shelf.step
 
     def look(self):
         held.append(len(workers.scheduler.tasks))
         honest(self)
 
-    monkeypatch.setattr(Shelf, "step", look)
+    monkeypatch.setattr(spread.Shelf, "step", look)
     with dask.config.set(scheduler=client):
         fit = als_gls(X, Y, 2, max_iter=5, tol=0, gtol=1e-7)
     # What is spread, and what it is made of, until files cut it: whatever the round.
