@@ -62,6 +62,13 @@ class Iterate:
         Coefficients of each equation, where the fit has any.
     ranks : tuple of int or None
         Rank of each level.
+    stage : str or None
+        What a fit with several stages is at: "growth" (of columns, before the first iteration),
+        "exchanges" (of rank between levels) or "refinement" (at given ranks).
+    n_passes : float or None
+        How often the matrix has been read, for `fit_mlr` and `allocate_ranks`.
+    seconds : float or None
+        Seconds since the fit began.
 
     Examples
     --------
@@ -79,6 +86,9 @@ class Iterate:
     covariance: Any = None
     params: list[Any] | None = None
     ranks: tuple[int, ...] | None = None
+    stage: str | None = None
+    n_passes: float | None = None
+    seconds: float | None = None
 
     error = old_attribute("error", "objective")
 

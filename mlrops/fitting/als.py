@@ -1,19 +1,12 @@
-"""Alternating least squares: the left factors of all levels at once for fixed right ones, and back.
-
-A row of A sees one group a level, its path.  For fixed right factors its coefficients solve normal
-equations whose matrix is the Gram matrix of the path's right factors, each within its group:
-
-    G = [[C_anc,gᵀ C_anc,g + …, X], [Xᵀ, K]],    X = C_anc[g]ᵀ C_own[g],   K = C_own[g]ᵀ C_own[g].
-
-G of levels 0 … l depends on the group of level l only; so its inverse grows by one border a level,
-shared by all groups below.
+"""Alternating least squares on a residual: the left factors of all levels at once, then the right.
 """
 
 import numpy as np
 
 from .pairs import put, take
+from .paths import path_grams
 
-__all__ = ["half_step"]
+__all__ = ["half_step", "losses"]
 
 
 def half_step(factors, residual, levels, side):
@@ -36,7 +29,8 @@ def half_step(factors, residual, levels, side):
             put(slope, getattr(batch, here), x)
         slopes.append(slope)
     slopes = np.concatenate(slopes, axis=1)
-    inverse = path_inverse(factors.pairs, [fixed[level] for level in levels], levels, there)
+    grams = path_grams(factors.pairs, [fixed[level] for level in levels], levels, there)
+    inverse = grams.inverse(np.ones(slopes.shape[1], bool), np.finfo(slopes.dtype).eps)
     change = np.zeros_like(slopes)
     for batch in factors.pairs.batches[levels[-1]]:
         rows = getattr(batch, here)
@@ -70,50 +64,3 @@ def losses(factors, levels, inverse):
         out.append(np.add.reduceat(rise, rows.boundaries[level][:-1], axis=0))
         start = stop
     return out
-
-
-def path_inverse(pairs, factors, levels, side):
-    """Inverses of the paths' Gram matrices at the last of some levels, (p, R, R).
-
-    Bordering, G⁻¹ from that of the ancestors, M, with the Schur complement ``S = K - Xᵀ M X``:
-
-        [[M + W S⁻¹ Wᵀ, -W S⁻¹], [-S⁻¹ Wᵀ, S⁻¹]],   W = M X.
-
-    Directions in which S, measured by K, is below the square root of the precision are left out of
-    S⁻¹: there the factors stay as they are, and the least squares step still goes downhill.
-    """
-    dtype = factors[0].dtype
-    offsets = getattr(pairs, side).boundaries
-    inverse = np.zeros((1, 0, 0), dtype)
-    above = None
-    for level, C, first in zip(levels, factors, range(len(factors)), strict=True):
-        p = offsets[level].size - 1
-        A = np.concatenate([C[:, :0], *factors[:first]], axis=1)
-        X, K = (np.zeros((p, width, C.shape[1]), dtype) for width in (A.shape[1], C.shape[1]))
-        for batch in pairs.batches[level]:
-            index = getattr(batch, side)
-            own = take(C, index)
-            X[batch.groups] = np.matmul(take(A, index).swapaxes(1, 2), own)
-            K[batch.groups] = np.matmul(own.swapaxes(1, 2), own)
-        parent = np.zeros(p, int) if above is None else (
-            np.searchsorted(offsets[above], offsets[level][:-1], side="right") - 1)
-        M = inverse[parent]
-        W = np.matmul(M, X)
-        pivot = _pseudo_inverse(K - np.matmul(X.swapaxes(1, 2), W), K)
-        border = -np.matmul(W, pivot)
-        inverse = np.concatenate([
-            np.concatenate([M - np.matmul(border, W.swapaxes(1, 2)), border], axis=2),
-            np.concatenate([border.swapaxes(1, 2), pivot], axis=2)], axis=1)
-        above = level
-    return inverse
-
-
-def _pseudo_inverse(S, K):
-    """Inverses of Schur complements S, measured by the diagonals of K, without null directions."""
-    d = np.einsum("pii->pi", K)
-    unit = np.where(d > 0, 1 / np.sqrt(np.where(d > 0, d, 1)), 0)
-    lam, P = np.linalg.eigh(S * unit[:, :, None] * unit[:, None, :])
-    P = P * unit[:, :, None]
-    cut = np.sqrt(np.finfo(S.dtype).eps)  # factors nearer to dependent than this grow and cancel
-    P = P * np.where(lam > cut, 1 / np.sqrt(np.where(lam > cut, lam, 1)), 0)[:, None, :]
-    return np.matmul(P, P.swapaxes(1, 2))

@@ -6,7 +6,9 @@ leading singular or eigen triples are found by warm subspace iteration.
 
 import numpy as np
 
-__all__ = ["ORDERS", "improve", "leading_eigen", "leading_singular", "order_of"]
+from .factors import EXTRA
+
+__all__ = ["ORDERS", "improve", "leading_eigen", "leading_singular", "order_of", "symmetrize"]
 
 ORDERS = "v", "topdown", "bottomup"
 
@@ -29,6 +31,20 @@ def improve(factors, residual, level, rank=None, depth=1):
 
 def _beside(new, old, sign):
     return [np.concatenate([x, sign * y], axis=2) for x, y in zip(new, old, strict=True)]
+
+
+def symmetrize(factors):
+    """Give each level the nearest symmetric blocks of its rank, ``(B Cᵀ + C Bᵀ) / 2`` cut down."""
+    for level, rank in enumerate(factors.ranks):
+        found = []
+        for b, c in zip(*factors.take(level), strict=True):
+            K = np.linalg.qr(np.concatenate([b, c], axis=2))[0]
+            HK = (_outer(b, c, K) + _outer(c, b, K)) / 2
+            found.append(_eigen_factors(K, HK, rank, K.shape[2], False))
+        B, C, V, s = map(list, zip(*found, strict=True))
+        factors.put(level, rank, B, C, [v[:, :, : rank + EXTRA] for v in V],
+                    [x[:, : rank + EXTRA] for x in s])
+        factors.stale.add(level)
 
 
 def order_of(levels, order):

@@ -1,4 +1,8 @@
-"""A fit on its way: factors, the residual they leave, and the steps that make it smaller."""
+"""A fit on its way, by the residual that its factors leave, and the steps that make it smaller.
+
+It is exact down to rounding, takes symmetric and positive semidefinite blocks, and reads A some
+times for each level and step; `alternation` reads it twice a step, for all levels together.
+"""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -36,6 +40,16 @@ class Descent:
         self.residual.restart(self.factors)
         self.norm = np.sqrt(self.residual.squared_norm())
         target.check_scale(self.norm)
+        self._losses: dict[int, FloatArray] = {}
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return self.factors.ranks
+
+    @property
+    def n_passes(self) -> float:
+        """How often A has been read."""
+        return self.residual.passes
 
     @property
     def used(self) -> list[int]:
@@ -44,6 +58,7 @@ class Descent:
 
     @property
     def floor(self) -> float:
+        """Relative errors that are rounding."""
         return self.residual.floor
 
     @property
@@ -63,18 +78,19 @@ class Descent:
     def _error(self) -> float:
         return float(np.sqrt(self.residual.squared_norm()) / self.norm)
 
-    def load(self, operator: GeneralMLR) -> None:
-        """Go on from the factors of an operator."""
-        for side, factors, h in ((self.factors.left, operator.left, operator.rows),
-                                 (self.factors.right, operator.right, operator.cols)):
-            for level, x in enumerate(factors):
-                side[level][:-1] = h._gather(x)
-        self.residual.restart(self.factors)
+    # ---------------------------------------------------------------- steps
 
-    def back_to(self, saved: Any) -> None:
-        """Put factors from a snapshot back, and the residual with them."""
-        self.factors.restore(saved)
-        self.residual.restart(self.factors)
+    def begin(self) -> None:
+        """Before the first column there is nothing to do."""
+
+    def step(self) -> None:
+        """One iteration on all levels: by least squares, or one sweep of a symmetric fit."""
+        if not self.target.symmetric:
+            self._losses = self.als()
+            return
+        self.bcd("v")
+        sigma, ranks = self.factors.sigma, self.ranks
+        self._losses = {level: np.square(sigma[level][:, : ranks[level]]) for level in self.used}
 
     def visit(self, levels: Iterable[int], depth: int = 1) -> None:
         """Give some levels, one after the other, better factors."""
@@ -99,9 +115,49 @@ class Descent:
         self.factors.balance(used)
         return found
 
-    def operator(self) -> GeneralMLR:
-        """The fit as an operator."""
-        pairs, factors = self.target.pairs, self.factors
-        B, C = factors.principal()
-        return GeneralMLR._from_tree(
-            pairs.rows, pairs.cols, factors.ranks, B, C, symmetric=factors.symmetric)
+    # ---------------------------------------------------------------- columns
+
+    def gains(self) -> FloatArray:
+        """What one more column at each level gains at once, (L,), after a visit of all levels."""
+        levels = range(len(self.ranks))
+        self.visit(levels)
+        sigma = self.factors.sigma
+        return np.array([np.square(sigma[level][:, self.ranks[level]]).sum() for level in levels])
+
+    def losses(self) -> dict[int, FloatArray]:
+        """What dropping a column raises the squared error by at most, as of the last step."""
+        return self._losses
+
+    def add(self, level: int) -> None:
+        """One more column."""
+        improve(self.factors, self.residual, level, rank=self.ranks[level] + 1)
+
+    def drop(self, level: int, losses: FloatArray) -> None:
+        """One column less: of each group that of least loss (p_l, r_l)."""
+        gone_B, gone_C = self.factors.drop(level, losses)
+        self.residual.open(level).subtract([-b for b in gone_B], gone_C)
+
+    # ---------------------------------------------------------------- there and back
+
+    def load(self, operator: GeneralMLR) -> None:
+        """Go on from the factors of an operator."""
+        self.factors.load(operator)
+        self.residual.restart(self.factors)
+
+    def take_over(self, factors: Factors) -> None:
+        """Go on from other factors."""
+        self.factors = factors
+        self.residual.restart(factors)
+
+    def snapshot(self) -> Any:
+        """What `restore` needs."""
+        return self.factors.snapshot()
+
+    def recall(self, saved: Any) -> None:
+        """Put factors from a snapshot back, and leave the residual behind."""
+        self.factors.restore(saved)
+
+    def restore(self, saved: Any) -> None:
+        """Put factors from a snapshot back, and the residual with them."""
+        self.factors.restore(saved)
+        self.residual.restart(self.factors)

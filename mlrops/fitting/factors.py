@@ -6,6 +6,7 @@ vectors more than its rank: they speed the iteration up, and tell what one more 
 
 import numpy as np
 
+from ..operators.general.mlr import GeneralMLR
 from .pairs import put, take
 
 __all__ = ["EXTRA", "Factors"]
@@ -89,6 +90,22 @@ class Factors:
         self.stale.add(level)
         return sides
 
+    def load(self, operator):
+        """Take the factors of an operator on the same trees."""
+        for side, factors, h in ((self.left, operator.left, operator.rows),
+                                 (self.right, operator.right, operator.cols)):
+            for level, x in enumerate(factors):
+                side[level] = np.zeros((h.n + 1, x.shape[1]), self.dtype)
+                side[level][:-1] = h._gather(x)
+        self.stale = set(range(len(self.left)))
+
+    def widen(self, ranks):
+        """Add columns of zeros up to these ranks."""
+        for side in self.left, self.right:
+            for level, (x, r) in enumerate(zip(side, ranks, strict=True)):
+                side[level] = np.pad(x, ((0, 0), (0, max(r - x.shape[1], 0))))
+        self.stale = set(range(len(ranks)))
+
     def squared_norms(self):
         """``‖B_l C_lᵀ‖²`` of all levels, from the Gram matrices of either side."""
         return [sum(float(np.einsum("gij,gji->", np.matmul(b.swapaxes(1, 2), b),
@@ -124,6 +141,12 @@ class Factors:
         lists, stale = saved
         self.left, self.right, self.basis, self.sigma = (list(x) for x in lists)
         self.stale = set(stale)
+
+    def operator(self):
+        """The fit as an operator, on principal axes."""
+        B, C = self.principal()
+        return GeneralMLR._from_tree(self.pairs.rows, self.pairs.cols, self.ranks, B, C,
+                                     symmetric=self.symmetric)
 
     def principal(self):
         """The factors of all levels side by side, (m, R) and (n, R), on principal axes.

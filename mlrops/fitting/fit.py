@@ -1,31 +1,31 @@
 """`fit_mlr`: the multilevel low rank matrix nearest to a given one, for given ranks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
+from .._common.driver import Callback, Stopping, Watch, drive
 from .._common.typing import Labels, Matrix, RandomState, Ranks, Real
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
 from .bcd import ORDERS
-from .descent import Descent
 from .fit_result import MLRFit
+from .search import Refinement, State, alternate, grow
 from .target import Target
 
-__all__ = ["Refinement", "fit_mlr"]
+__all__ = ["fit_mlr"]
 
-METHODS = "bcd", "als"
+METHODS = None, "als", "bcd"
 # Gains below this share of the error are rounding.
 STATIONARY = 1e-13
 
 
 def fit_mlr(
     A: Matrix, ranks: Ranks, rows: Hierarchy | Labels,
-    cols: Hierarchy | Labels | None = None, *, method: Literal["bcd", "als"] = "bcd",
+    cols: Hierarchy | Labels | None = None, *, method: Literal["als", "bcd"] | None = None,
     symmetric: bool | None = None, psd: bool = False,
     order: Literal["v", "topdown", "bottomup"] = "v",
     init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-4,
@@ -152,7 +152,7 @@ def fit_mlr(
     True
     """
     if method not in METHODS:
-        raise ValueError(f"method must be {' or '.join(map(repr, METHODS))}, got {method!r}")
+        raise ValueError(f"method must be {', '.join(map(repr, METHODS))}, got {method!r}")
     if order not in ORDERS:
         raise ValueError(f"order must be {', '.join(map(repr, ORDERS))}, got {order!r}")
     if method == "als":
@@ -160,61 +160,38 @@ def fit_mlr(
             raise ValueError('method="als" moves one side at a time and leaves symmetric matrices;'
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
-    stopping = Stopping(tol=tol, max_iter=max_iter)
+    stopping, watch = Stopping(tol=tol, max_iter=max_iter), Watch(progress, callback)
     target = Target(A, rows, cols, symmetric, psd)
     level_ranks = check_ranks(ranks, target.pairs.rows)
     first = check_init(init, target, level_ranks)
-    descent = Descent(target, level_ranks, random_state)
-    if first is None:
-        descent.start()
+    single = np.count_nonzero(level_ranks) == 1
+    if method is None:
+        method = "bcd" if target.symmetric or single or target.kind == "operator" else "als"
+    state, ended = State(target, random_state), ""
+    if target.kind == "operator" or first is None and single:
+        state.descend(level_ranks)
+        if first is None:
+            state.engine.start()
+    elif first is None:
+        ended = grow(state, level_ranks, sum(level_ranks), watch)
+        if not ended and target.symmetric and not target.psd:
+            ended = alternate(state, tol, watch)
+        state.engine.factors.widen(level_ranks)
+    elif method == "als":
+        state.open()
     else:
-        descent.load(first)
-    step = descent.als if method == "als" else lambda: descent.bcd(order)
-    single = len(descent.used) == 1
-    refinement = Refinement(descent, step, min(tol, STATIONARY) if single else tol)
-    run = drive(refinement, stopping.max_iter, "fit", Watch(progress, callback))
+        state.descend(level_ranks)
+    if method == "bcd":
+        state.hand_over()
+    if first is not None:
+        state.engine.load(first)
+    step = (lambda: state.engine.bcd(order)) if method == "bcd" else None
+    refinement = Refinement(state, min(tol, STATIONARY) if single else tol, step)
+    run = drive(refinement, *((0, "fit") if ended else (stopping.max_iter, "fit", watch)))
     return MLRFit(
-        descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
-        run.n_iter, run.converged, run.termination, target.pairs.capped(level_ranks))
-
-
-class Refinement(Iteration):
-    """Steps of a descent at given ranks, as `drive` takes them; no step may raise the error."""
-
-    measure = "error"
-
-    def __init__(self, descent: Descent, step: Callable[[], object], tol: float):
-        self.descent, self._step, self.tol = descent, step, tol
-        self._keep(descent.error())
-
-    def _keep(self, error: float) -> None:
-        self._kept = error, self.descent.factors.snapshot()
-
-    @property
-    def objective(self) -> float:
-        return self._kept[0]
-
-    def advance(self) -> str | None:
-        self._step()
-        error, (least, saved) = self.descent.error(), self._kept
-        if error > least:  # by rounding alone
-            self.descent.back_to(saved)
-            return "tol" if error - least <= self.descent.floor else "rounding"
-        self._keep(error)
-        return None
-
-    def reason(self, trace: list[float]) -> str | None:
-        if trace[-1] <= self.descent.floor:
-            return "exact"
-        small = len(trace) > 1 and trace[-2] - trace[-1] <= self.tol * trace[-2]
-        return "tol" if small or not self.descent.used else None
-
-    def iterate(self, n_iter: int) -> Iterate:
-        return Iterate(n_iter, self.objective, ranks=self.descent.factors.ranks)
-
-    def restore(self) -> None:
-        """Put the factors of the last whole step back; the residual is no longer theirs."""
-        self.descent.factors.restore(self._kept[1])
+        state.engine.factors.operator(), np.array(run.objectives),
+        np.array(run.times) - state.began, run.n_iter, run.converged and not ended,
+        ended or run.termination, target.pairs.capped(level_ranks))
 
 
 def check_init(init: Any, target: Target, ranks: tuple[int, ...]) -> GeneralMLR | None:

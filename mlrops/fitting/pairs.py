@@ -6,7 +6,7 @@ import numpy as np
 
 from ..operators.general.checks import check_pair
 
-__all__ = ["Batch", "GroupPairs", "put", "take"]
+__all__ = ["Batch", "GroupPairs", "filled", "put", "take"]
 
 # Blocks of at least this many entries are worked on where they lie; smaller ones are gathered into
 # stacks, since thousands of them would otherwise cost one call each.
@@ -50,6 +50,11 @@ class GroupPairs:
             _batches(r, c) for r, c in zip(rows.boundaries, cols.boundaries, strict=True)]
         self.shape, self.n_levels = (rows.n, cols.n), rows.n_levels
 
+    def share(self, level):
+        """What part of all entries lies in the blocks of a level."""
+        sizes = (h.group_sizes(level).astype(float) for h in (self.rows, self.cols))
+        return float(np.dot(*sizes)) / (self.shape[0] * self.shape[1])
+
     def capped(self, ranks):
         """(level, group, smaller side) of the blocks that cannot have their level's rank."""
         found = []
@@ -77,11 +82,11 @@ def _batches(row_offsets, col_offsets):
     order = np.argsort(inverse, kind="stable")
     cuts = np.flatnonzero(np.diff(inverse[order])) + 1
     for groups in np.split(small[order], cuts) if small.size else ():
-        out.append(Batch(groups, _filled(row_offsets, groups), _filled(col_offsets, groups)))
+        out.append(Batch(groups, filled(row_offsets, groups), filled(col_offsets, groups)))
     return out
 
 
-def _filled(offsets, groups):
+def filled(offsets, groups):
     """(g, M) positions of some groups, those beyond a group's end set to offsets[-1]."""
     start, size = offsets[groups, None], np.diff(offsets)[groups, None]
     within = np.arange(size.max())

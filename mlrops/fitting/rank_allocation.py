@@ -5,35 +5,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._common.driver import Callback, Iterate, Iteration, Stopping, Watch, drive
-from .._common.typing import FloatArray, Labels, Matrix, RandomState
+from .._common.driver import Callback, Stopping, Watch, drive
+from .._common.typing import Labels, Matrix, RandomState
 from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
-from .bcd import improve
-from .descent import Descent
-from .fit import Refinement
 from .fit_result import RankAllocation
+from .search import Exchanges, Refinement, State, grow
 from .target import Target
 
 __all__ = ["allocate_ranks"]
 
-STARTS = "uniform", "bottom", "top"
-# Iterations of the refit after an exchange: to win, and once it has won.
-REFIT, SETTLE = 5, 2
-# Iterations of a refit when exchanges have come to an end.
-LONGEST = 100
-# What it has to gain, as a share of the error, for exchanges to be tried once more.  With 0.01 a
-# Hilbert matrix took three times as long, for 15% less of an error of 1.6e-6.
-REOPEN = 0.05
-# A real improvement, as a share of the error.
-LEAST_GAIN = 1e-4
+STARTS = "grow", "uniform", "bottom", "top"
+# Sweeps over a symmetric fit at the end of a search that knows nothing of symmetry.
+SWEEPS = 20
 
 
 def allocate_ranks(
     A: Matrix, total_rank: int, rows: Hierarchy | Labels,
     cols: Hierarchy | Labels | None = None, *,
-    start: Literal["uniform", "bottom", "top"] | Sequence[int] = "uniform",
+    start: Literal["grow", "uniform", "bottom", "top"] | Sequence[int] = "grow",
     symmetric: bool | None = None, psd: bool = False, max_failures: int | None = None,
     tol: float = 1e-4, max_iter: int = 200, progress: bool = False,
     callback: Callback | None = None, random_state: RandomState = None,
@@ -131,152 +122,61 @@ def allocate_ranks(
     tree = target.pairs.rows
     if isinstance(total_rank, (int, np.integer)) and total_rank < 1:
         raise ValueError(f"total_rank must be at least 1, got {total_rank}")
-    ranks = first_ranks(start, check_rank(total_rank, "total_rank"), tree)
+    total = check_rank(total_rank, "total_rank")
+    most = first_ranks(start, total, tree)
     if max_failures is None:
         max_failures = 2 * tree.n_levels
     max_failures = check_rank(max_failures, "max_failures")
-    stopping = Stopping(tol=tol, max_iter=max_iter)
-    descent = Descent(target, ranks, random_state, range(tree.n_levels))
-    search = _Search(descent, max_failures, tol)
-    run = drive(search, stopping.max_iter, "ranks", Watch(progress, callback))
+    stopping, watch = Stopping(tol=tol, max_iter=max_iter), Watch(progress, callback)
+    state = State(target, random_state)
+    if target.kind == "operator":
+        if most is None:
+            most = first_ranks("uniform", total, tree)
+        state.descend(most, range(tree.n_levels))
+        state.engine.start()
+        ended = ""
+    else:
+        ended = grow(state, [np.inf] * tree.n_levels if most is None else most, total, watch)
+        if most is not None:
+            state.engine.factors.widen(most)
+        elif not ended:
+            state.engine.factors.widen([total - sum(state.ranks[1:]), *state.ranks[1:]])
+    search = Exchanges(state, max_failures, tol, settle=not ended)
+    run = drive(search, *((0, "ranks") if ended else (stopping.max_iter, "ranks", watch)))
+    history, times = search.history, [x - state.began for x in run.times]
+    converged = run.converged or run.termination == "rounding"
+    if target.symmetric and not target.psd:
+        history, times = symmetric_end(state, tol, history, times, converged)
     return RankAllocation(
-        descent.operator(), np.array(run.objectives), np.array(run.times) - descent.began,
-        run.n_iter, run.converged or run.termination == "rounding", run.termination,
-        target.pairs.capped(search.ranks), tuple(search.history), search.n_trials)
+        state.engine.factors.operator(), np.array([error for _, error in history]), np.array(times),
+        len(history) - 1, converged and not ended, ended or run.termination,
+        target.pairs.capped(state.ranks), tuple(history), search.n_trials)
 
 
-def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...]:
-    """Ranks to start from, (L,) with the given sum."""
+def symmetric_end(state: State, tol: float, history: list[Any], times: list[float], sweep: bool
+                  ) -> tuple[list[Any], list[float]]:
+    """Make the fit symmetric, and `sweep` over it; the history, without what it does not reach."""
+    state.hand_over()
+    run = drive(Refinement(state, tol), SWEEPS if sweep else 0, "sweeps")
+    error = run.objectives[-1]
+    kept = [k for k, (_, found) in enumerate(history) if found > error]
+    return ([*(history[k] for k in kept), (state.ranks, error)],
+            [*(times[k] for k in kept), run.times[-1] - state.began])
+
+
+def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...] | None:
+    """Ranks to start from, (L,) with the given sum; None if they are to grow."""
     L = rows.n_levels
     if isinstance(start, str) or np.ndim(start) == 0:
         if not isinstance(start, str) or start not in STARTS:
             raise ValueError(f"start must be {', '.join(map(repr, STARTS))} or one rank a level,"
                              f" got {start!r}")
-        by_name = {"uniform": [total // L + (level < total % L) for level in range(L)],
+        by_name = {"grow": None, "uniform": [total // L + (level < total % L) for level in range(L)],
                    "bottom": [0] * (L - 1) + [total], "top": [total] + [0] * (L - 1)}
-        return tuple(by_name[start])
+        found = by_name[start]
+        return None if found is None else tuple(found)
     ranks = check_ranks(start, rows)
     if sum(ranks) != total:
         raise ValueError(f"the ranks to start from must add up to total_rank = {total}, got {ranks}"
                          f" with the sum {sum(ranks)}")
     return ranks
-
-
-class _Search(Iteration):
-    """Exchanges of rank between levels; the descent is always at the best factors so far."""
-
-    measure = "error"
-    _end: str | None = None  # why no further step is of use
-
-    def __init__(self, descent: Descent, max_failures: int, tol: float):
-        self._descent, self._max_failures, self._tol = descent, max_failures, tol
-        self.history: list[tuple[tuple[int, ...], float]] = []  # ranks and error of each step
-        self.n_trials = 0
-        self.blurred = False  # whether the last error refused was less, but for rounding
-        self._levels = range(len(descent.factors.ranks))
-        descent.visit(self._levels, depth=2)
-        for _ in range(REFIT):
-            self.refit()
-        self._settle()
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        return self._descent.factors.ranks
-
-    @property
-    def objective(self) -> float:
-        return self.history[-1][1]
-
-    def shown(self) -> dict[str, object]:
-        return {"ranks": self.ranks}
-
-    def iterate(self, n_iter: int) -> Iterate:
-        return Iterate(n_iter, self.objective, ranks=self.ranks)
-
-    def reason(self, trace: list[float]) -> str | None:
-        return self._end or ("exact" if trace[-1] <= self._descent.floor else None)
-
-    def advance(self) -> str | None:
-        if not self.exchange() and not self.converge():
-            self._end = "rounding" if self.blurred else "tol"
-        return None
-
-    def _record(self, error: float) -> None:
-        self.history.append((self.ranks, float(error)))
-        self._kept = len(self.history), self._descent.factors.snapshot()
-
-    def restore(self) -> None:
-        """Put the factors of the last whole step back; the residual is no longer theirs."""
-        n_steps, saved = self._kept
-        del self.history[n_steps:]
-        self._descent.factors.restore(saved)
-
-    def refit(self) -> dict[int, FloatArray]:
-        """One iteration on the factors; what it costs to drop columns, by level."""
-        descent, sigma = self._descent, self._descent.factors.sigma
-        if not descent.target.symmetric:
-            return descent.als()
-        descent.bcd("v")
-        return {level: np.square(sigma[level][:, : self.ranks[level]]) for level in descent.used}
-
-    def _settle(self) -> None:
-        """Refit at the new ranks, after a visit of all levels for their next singular values."""
-        self._descent.visit(self._levels)
-        for _ in range(SETTLE):
-            self._losses = self.refit()
-        self._record(self._descent.error())
-
-    def _candidates(self) -> list[tuple[int, int]]:
-        """(level that gets, level that gives), the most promising first."""
-        sigma = self._descent.factors.sigma
-        gain = [np.square(sigma[level][:, self.ranks[level]]).sum() for level in self._levels]
-        loss = {level: x.min(axis=1).sum() for level, x in self._losses.items()}
-        pairs = [(up, down) for up in self._levels for down in loss if up != down]
-        return sorted(pairs, key=lambda pair: loss[pair[1]] - gain[pair[0]])
-
-    def converge(self) -> bool:
-        """Refit at the ranks there are; whether that changed enough to try exchanges again."""
-        before = self.objective
-        run = drive(Refinement(self._descent, self.refit, self._tol), LONGEST, "refit")
-        if run.termination == "interrupted":
-            if run.objectives[-1] < before:
-                self._record(run.objectives[-1])
-            raise KeyboardInterrupt
-        self._settle()
-        return self._real(before, self.objective, REOPEN)
-
-    def _real(self, before: float, after: float, gain: float) -> bool:
-        """Whether an error is less by this share of it, and by more than rounding makes of it."""
-        if after >= (1 - gain) * before:
-            return False
-        is_real = before**2 - after**2 > self._descent.rounding
-        self.blurred |= not is_real
-        return is_real
-
-    def exchange(self) -> bool:
-        """Try exchanges until one lowers the error; False when none does."""
-        descent = self._descent
-        saved, self.blurred = descent.factors.snapshot(), False
-        for up, down in self._candidates()[: self._max_failures]:
-            self.n_trials += 1
-            gone_B, gone_C = descent.factors.drop(down, self._losses[down])
-            descent.residual.open(down).subtract([-b for b in gone_B], gone_C)
-            improve(descent.factors, descent.residual, up, rank=self.ranks[up] + 1)
-            if self._wins():
-                self._settle()
-                return True
-            descent.back_to(saved)
-        return False
-
-    def _wins(self) -> bool:
-        """Refit until the error is less than before the exchange, or will not be at this pace."""
-        target, before = (1 - LEAST_GAIN) * self.objective, np.inf
-        for left in reversed(range(REFIT)):
-            self.refit()
-            error = self._descent.error()
-            if self._real(self.objective, error, LEAST_GAIN):
-                return True
-            if error - target > left * (before - error):
-                return False
-            before = error
-        return False

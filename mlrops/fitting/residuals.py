@@ -39,6 +39,7 @@ class DenseResidual:
         self._A, self._pairs = A, pairs
         m, n = pairs.shape
         self._S = np.zeros((m + 1, n + 1), dtype)
+        self.passes = 0.0  # how often its entries have been read
         self.floor = 32 * np.finfo(dtype).eps
 
     @property
@@ -58,7 +59,7 @@ class DenseResidual:
 
     def open(self, level):
         """The blocks of a level."""
-        return _Blocks(self._S, self._pairs.batches[level])
+        return _Blocks(self, self._S, self._pairs.batches[level], self._pairs.share(level))
 
     def squared_norm(self):
         """``‖residual‖²``, accumulated in float64."""
@@ -73,21 +74,25 @@ class DenseResidual:
 class _Blocks:
     """The blocks of one level, batch by batch as (g, M, N) arrays."""
 
-    def __init__(self, S, batches):
+    def __init__(self, residual, S, batches, share):
+        self._residual, self._share = residual, share
         self._S, self._batches = S, batches
         self._X = [S[b.rows, b.cols][None] if isinstance(b.rows, slice)
                    else S[b.rows[:, :, None], b.cols[:, None, :]] for b in batches]
 
     def mul(self, Q):
         """``X_g Q_g`` for (g, N, k) arrays, one a batch."""
+        self._residual.passes += self._share
         return [np.matmul(x, q) for x, q in zip(self._X, Q, strict=True)]
 
     def rmul(self, U):
         """``X_gᵀ U_g`` for (g, M, k) arrays."""
+        self._residual.passes += self._share
         return [np.matmul(x.swapaxes(1, 2), u) for x, u in zip(self._X, U, strict=True)]
 
     def subtract(self, B, C):
         """``X_g -= B_g C_gᵀ``, in the residual itself."""
+        self._residual.passes += self._share
         for batch, x, b, c in zip(self._batches, self._X, B, C, strict=True):
             if b.shape[2] == 0:
                 continue
@@ -108,7 +113,7 @@ class ImplicitResidual:
 
     def __init__(self, pairs, dtype):
         self.pairs, self.dtype = pairs, dtype
-        self.factors = None
+        self.factors, self.passes = None, 0.0
         self._blocks = {}  # by level, the entries of A within its blocks (CSR), where they are kept
         eps = np.finfo(dtype).eps
         self.floor, self.rounding = 4 * np.sqrt(eps), 4 * eps
@@ -181,6 +186,7 @@ class _Products:
 
     def _apply(self, X, here, there, transposed):
         residual, (m, n) = self._residual, self._residual.pairs.shape
+        residual.passes += residual.pairs.share(self._level)
         width = max(x.shape[2] for x in X)
         into, out = (m, n) if transposed else (n, m)
         compact = np.zeros((into + 1, width), residual.dtype)

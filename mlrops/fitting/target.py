@@ -9,6 +9,7 @@ from scipy.sparse.linalg import aslinearoperator
 from .._common.validate import as_finite, working_dtype
 from .._common.wording import counted, name_some
 from ..operators.arithmetic import is_operator
+from .blocks import DenseBlocks, SparseBlocks
 from .factors import EXTRA
 from .labelled import read_trees
 from .pairs import GroupPairs
@@ -133,6 +134,11 @@ class Target:
             return gap, words, float(np.linalg.norm(w) * np.linalg.norm(Av))
         gap, i, j, scale = asymmetry(A)
         return gap, f"A[{i}, {j}] and A[{j}, {i}] differ by {gap:.3g}", scale
+
+    def blocks(self):
+        """The matrix as sibling blocks, of an array or a sparse one."""
+        of = DenseBlocks if self.kind == "dense" else SparseBlocks
+        return of(self.A, self.pairs, self.dtype)
 
     def residual(self, levels, ranks):
         """The residual, for visits of some levels; it holds nothing before ``restart``."""

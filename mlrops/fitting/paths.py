@@ -1,0 +1,100 @@
+"""Gram matrices along the paths of a tree, and their inverses.
+
+A row of A sees one group a level, its path.  For fixed right factors its coefficients solve normal
+equations whose matrix is the Gram matrix of the path's right factors, each within its group:
+
+    G = [[C_anc,gᵀ C_anc,g + …, X], [Xᵀ, K]],    X = C_anc[g]ᵀ C_own[g],   K = C_own[g]ᵀ C_own[g].
+
+G of levels 0 … l depends on the group of level l only; so its inverse grows by one border a level,
+shared by all groups below.
+"""
+
+import numpy as np
+
+from .pairs import take
+
+__all__ = ["PathGrams", "path_grams"]
+
+
+class PathGrams:
+    """Gram matrices of what each level adds to the paths, coarsest level first.
+
+    Of a level with w columns, W with those of the coarser ones, `grams` holds (p, W, w); leaf g has
+    entry ``of_leaf[g]`` of them.
+    """
+
+    def __init__(self, grams, of_leaf):
+        self._grams, self._of_leaf = grams, of_leaf
+        self._widths = [G.shape[2] for G in grams]
+        self._edges = np.cumsum([0, *self._widths])
+
+    def inverse(self, used, eps):
+        """Inverses of the Gram matrices of the columns in the mask `used` (W,), (leaves, R, R).
+
+        Bordering, G⁻¹ from that of the ancestors, M, with the Schur complement ``S = K - Xᵀ M X``:
+
+            [[M + W S⁻¹ Wᵀ, -W S⁻¹], [-S⁻¹ Wᵀ, S⁻¹]],   W = M X.
+
+        Directions in which S, measured by K, is below the square root of the precision `eps` are
+        left out of S⁻¹: factors nearer to dependent than that would grow and cancel.
+        """
+        inverse, above = np.zeros((1, 0, 0)), np.zeros(self._of_leaf[-1].size, int)
+        for k, (G, of_leaf) in enumerate(zip(self._grams, self._of_leaf, strict=True)):
+            own = used[self._edges[k] : self._edges[k + 1]]
+            r, width = np.count_nonzero(own), np.count_nonzero(used[: self._edges[k + 1]])
+            if r == 0:
+                continue
+            G = G[:, used[: G.shape[1]]][:, :, own]
+            X, K = G[:, : width - r], G[:, width - r :]
+            M = inverse[above[np.unique(of_leaf, return_index=True)[1]]]
+            W = np.matmul(M, X)
+            pivot = _pseudo_inverse(K - np.matmul(X.swapaxes(1, 2), W), K, eps)
+            border = -np.matmul(W, pivot)
+            inverse = np.empty((len(G), width, width))
+            inverse[:, : width - r, : width - r] = M - np.matmul(border, W.swapaxes(1, 2))
+            inverse[:, : width - r, width - r :] = border
+            inverse[:, width - r :, : width - r] = border.swapaxes(1, 2)
+            inverse[:, width - r :, width - r :] = pivot
+            above = of_leaf
+        return inverse[above]
+
+    def columns(self, chosen):
+        """Products of all columns with those in the mask `chosen` (W,), (leaves, W, chosen)."""
+        total = self._edges[-1]
+        out, at = np.zeros((self._of_leaf[-1].size, total, np.count_nonzero(chosen))), 0
+        for k, (G, of_leaf) in enumerate(zip(self._grams, self._of_leaf, strict=True)):
+            start, end = self._edges[k], self._edges[k + 1]
+            own, before = chosen[start:end], np.flatnonzero(chosen[:start])
+            width = np.count_nonzero(own)
+            out[:, :end, at : at + width] = G[:, :, own][of_leaf]
+            if before.size:
+                out[:, start:end, : before.size] = G[:, before][of_leaf].swapaxes(1, 2)
+            at += width
+        return out
+
+
+def path_grams(pairs, factors, levels, side):
+    """`PathGrams` of the factors (n + 1, w_l) of some levels on a `side`, "rows" or "cols"."""
+    last = getattr(pairs, side).boundaries[levels[-1]][:-1]
+    grams, of_leaf = [], []
+    for k, (level, own) in enumerate(zip(levels, factors, strict=True)):
+        offsets = getattr(pairs, side).boundaries[level]
+        down_to = np.concatenate(factors[: k + 1], axis=1)
+        G = np.zeros((offsets.size - 1, down_to.shape[1], own.shape[1]))
+        for batch in pairs.batches[level]:
+            index = getattr(batch, side)
+            G[batch.groups] = np.matmul(take(down_to, index).swapaxes(1, 2), take(own, index))
+        grams.append(G)
+        of_leaf.append(np.searchsorted(offsets, last, side="right") - 1)
+    return PathGrams(grams, of_leaf)
+
+
+def _pseudo_inverse(S, K, eps):
+    """Inverses of Schur complements S, measured by the diagonals of K, without null directions."""
+    d = np.einsum("pii->pi", K)
+    unit = np.where(d > 0, 1 / np.sqrt(np.where(d > 0, d, 1)), 0)
+    lam, P = np.linalg.eigh(S * unit[:, :, None] * unit[:, None, :])
+    P = P * unit[:, :, None]
+    kept = lam > np.sqrt(eps)
+    P = P * np.where(kept, 1 / np.sqrt(np.where(kept, lam, 1)), 0)[:, None, :]
+    return np.matmul(P, P.swapaxes(1, 2))

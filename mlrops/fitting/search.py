@@ -1,0 +1,289 @@
+"""How a fit finds its ranks and factors: growth from nothing, exchanges of rank, steps to the end.
+
+Each is an `Iteration` on a `State`, whose `engine` has the factors: an `Alternation`, which reads
+A twice a step, or a `Descent`, which keeps a residual.  Both are asked the same: `step`, `gains`,
+`losses`, `add` and `drop` a column, `snapshot` and `restore`, `error`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._common.driver import Iterate, Iteration, Watch, drive
+from .._common.typing import RandomState
+from .alternation import Alternation
+from .bcd import symmetrize
+from .descent import Descent
+from .target import Target
+
+__all__ = ["Exchanges", "Growth", "Refinement", "State", "alternate", "grow"]
+
+# Steps after an exchange: to win, and once it has won.
+REFIT, SETTLE = 8, 2
+# Steps of a refit when exchanges have come to an end.
+LONGEST = 100
+# What it has to gain, as a share of the error, for exchanges to be tried once more.  With 0.01 a
+# Hilbert matrix took three times as long, for 15% less of an error of 1.6e-6.
+REOPEN = 0.05
+# A real improvement, as a share of the error.
+LEAST_GAIN = 1e-4
+# Gains below this share of the error are rounding.
+STATIONARY = 1e-13
+
+
+class State:
+    """A target, the engine that has the factors, and when it began."""
+
+    engine: Any  # Alternation or Descent
+
+    def __init__(self, target: Target, random_state: RandomState):
+        self.target, self.began = target, time.perf_counter()
+        self._rng = np.random.default_rng(random_state)
+        self._passes = 0.0  # of engines that are gone
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return self.engine.ranks
+
+    def open(self) -> None:
+        """Begin without columns: on sibling blocks, but on a residual for semidefinite fits."""
+        if self.target.psd:
+            self.descend((0,) * self.target.pairs.n_levels)
+            return
+        blocks = self.target.blocks()
+        self.target.check_scale(np.sqrt(blocks.squared_norm))
+        self.engine = Alternation(blocks, self.target.pairs, self.target.dtype, self._rng)
+
+    def descend(self, ranks: Sequence[int], levels: Any = None) -> None:
+        """Begin with columns of zeros, on a residual."""
+        self.engine = Descent(self.target, ranks, self._rng, levels)
+
+    def sharpen(self) -> None:
+        """Go on with a residual where blocks cannot tell the error from rounding."""
+        engine = self.engine
+        if isinstance(engine, Alternation) and self.target.kind == "dense" and engine.blurred:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Go on from the factors with a residual, made symmetric where the fit is to be."""
+        if isinstance(self.engine, Descent):
+            return
+        factors, self._passes = self.engine.factors, self.engine.n_passes
+        del self.engine  # and its copy of A
+        factors.symmetric = self.target.symmetric
+        if factors.symmetric:
+            symmetrize(factors)
+        self.descend(factors.ranks)
+        self.engine.take_over(factors)
+
+    def iterate(self, stage: str, n_iter: int, error: float) -> Iterate:
+        """What a callback gets."""
+        return Iterate(n_iter, error, ranks=self.ranks, stage=stage,
+                       n_passes=round(self._passes + self.engine.n_passes, 1),
+                       seconds=time.perf_counter() - self.began)
+
+
+class _Stage(Iteration):
+    """Steps on a state; at the best factors so far."""
+
+    measure, name = "error", ""
+
+    def __init__(self, state: State):
+        self._state = state
+        self._keep(state.engine.error())
+
+    def _keep(self, error: float) -> None:
+        self._kept = float(error), self._state.engine, self._state.engine.snapshot()
+
+    @property
+    def objective(self) -> float:
+        return self._kept[0]
+
+    def shown(self) -> dict[str, object]:
+        return {"stage": self.name, "ranks": " ".join(map(str, self._state.ranks))}
+
+    def iterate(self, n_iter: int) -> Iterate:
+        return self._state.iterate(self.name, n_iter, self.objective)
+
+    def restore(self) -> None:
+        """Put the factors of the last whole step back; the residual is no longer theirs."""
+        _, self._state.engine, saved = self._kept
+        self._state.engine.recall(saved)
+
+
+class Growth(_Stage):
+    """Columns from nothing, each at the level where it gains most, and a step after each.
+
+    Levels grow up to `most` columns each, all of them up to `total`.
+    """
+
+    name = "growth"
+
+    def __init__(self, state: State, most: Sequence[float], total: int):
+        self._most, self._total = np.array(most), total
+        if total:
+            state.engine.begin()
+        super().__init__(state)
+
+    def reason(self, trace: list[float]) -> str | None:
+        small = self.objective <= self._state.engine.floor
+        return "exact" if small or sum(self._state.ranks) >= self._total else None
+
+    def advance(self) -> str | None:
+        self._state.sharpen()
+        engine = self._state.engine
+        open_levels = np.array(engine.ranks) < self._most
+        engine.add(int(np.argmax(np.where(open_levels, engine.gains(), -1))))
+        engine.step()
+        self._keep(engine.error())
+        return None
+
+    def iterate(self, n_iter: int) -> Iterate:
+        return self._state.iterate(self.name, 0, self.objective)
+
+
+class Refinement(_Stage):
+    """Steps at given ranks; no step may raise the error."""
+
+    name = "refinement"
+
+    def __init__(self, state: State, tol: float, step: Callable[[], object] | None = None):
+        self._tol, self._own = tol, step
+        super().__init__(state)
+
+    def advance(self) -> str | None:
+        self._state.sharpen()
+        engine = self._state.engine
+        if self._own is None:
+            engine.step()
+        else:
+            self._own()
+        error, (least, _, saved) = engine.error(), self._kept
+        if error > least:  # by rounding alone
+            engine.restore(saved)
+            return "tol" if error - least <= engine.floor else "rounding"
+        self._keep(error)
+        return None
+
+    def reason(self, trace: list[float]) -> str | None:
+        if trace[-1] <= self._state.engine.floor:
+            return "exact"
+        small = len(trace) > 1 and trace[-2] - trace[-1] <= self._tol * trace[-2]
+        return "tol" if small or not any(self._state.ranks) else None
+
+
+def grow(state: State, most: Sequence[float], total: int, watch: Watch) -> str:
+    """Grow columns; the reason, if it ended before all were there."""
+    state.open()
+    run = drive(Growth(state, most, total), total, "growth", watch)
+    return "" if run.termination in ("exact", "max_iter") else run.termination
+
+
+def alternate(state: State, tol: float, watch: Watch) -> str:
+    """Refit by steps that know nothing of symmetry; the reason, if a user ended it."""
+    run = drive(Refinement(state, tol), LONGEST, "refit", watch)
+    return run.termination if run.termination in ("callback", "interrupted") else ""
+
+
+class Exchanges(_Stage):
+    """Exchanges of rank between levels, and long refits when they come to an end."""
+
+    name = "exchanges"
+    _end: str | None = None  # why no further step is of use
+
+    def __init__(self, state: State, max_failures: int, tol: float, settle: bool = True):
+        self._max_failures, self._tol = max_failures, tol
+        self.history: list[tuple[tuple[int, ...], float]] = []  # ranks and error of each step
+        self.n_trials = 0
+        self.blurred = False  # whether the last error refused was less, but for rounding
+        self._state = state
+        if settle:
+            self._settle()
+        else:
+            self._record(state.engine.error())
+
+    @property
+    def objective(self) -> float:
+        return self.history[-1][1]
+
+    def reason(self, trace: list[float]) -> str | None:
+        return self._end or ("exact" if trace[-1] <= self._state.engine.floor else None)
+
+    def advance(self) -> str | None:
+        self._state.sharpen()
+        if not self.exchange() and not self.converge():
+            self._end = "rounding" if self.blurred else "tol"
+        return None
+
+    def _record(self, error: float) -> None:
+        self.history.append((self._state.ranks, float(error)))
+        self._keep(error)
+        self._whole = len(self.history)
+
+    def restore(self) -> None:
+        super().restore()
+        del self.history[self._whole :]
+
+    def _settle(self) -> None:
+        """Steps at the new ranks, and what columns would gain and lose."""
+        engine = self._state.engine
+        self._gains = engine.gains()
+        for _ in range(SETTLE):
+            engine.step()
+        self._losses = engine.losses()
+        self._record(engine.error())
+
+    def candidates(self) -> list[tuple[int, int]]:
+        """(level that gets, level that gives), the most promising first."""
+        loss = {level: x.min(axis=1).sum() for level, x in self._losses.items()}
+        pairs = [(up, down) for up in range(len(self._gains)) for down in loss if up != down]
+        return sorted(pairs, key=lambda pair: loss[pair[1]] - self._gains[pair[0]])
+
+    def converge(self) -> bool:
+        """Refit at the ranks there are; whether that changed enough to try exchanges again."""
+        before = self.objective
+        run = drive(Refinement(self._state, self._tol), LONGEST, "refit")
+        if run.termination == "interrupted":
+            if run.objectives[-1] < before:
+                self._record(run.objectives[-1])
+            raise KeyboardInterrupt
+        self._settle()
+        return self._real(before, self.objective, REOPEN)
+
+    def _real(self, before: float, after: float, gain: float) -> bool:
+        """Whether an error is less by this share of it, and by more than rounding makes of it."""
+        if after >= (1 - gain) * before:
+            return False
+        is_real = before**2 - after**2 > self._state.engine.rounding
+        self.blurred |= not is_real
+        return is_real
+
+    def exchange(self) -> bool:
+        """Try exchanges until one lowers the error; False when none does."""
+        engine = self._state.engine
+        saved, self.blurred = engine.snapshot(), False
+        for up, down in self.candidates()[: self._max_failures]:
+            self.n_trials += 1
+            engine.drop(down, self._losses[down])
+            engine.add(up)
+            if self._wins():
+                self._settle()
+                return True
+            engine.restore(saved)
+        return False
+
+    def _wins(self) -> bool:
+        """Steps until the error is less than before the exchange, or will not be at this pace."""
+        engine, before = self._state.engine, np.inf
+        target = (1 - LEAST_GAIN) * self.objective
+        for left in reversed(range(REFIT)):
+            engine.step()
+            error = engine.error()
+            if self._real(self.objective, error, LEAST_GAIN):
+                return True
+            if error - target > left * (before - error):
+                return False
+            before = error
+        return False
