@@ -7,8 +7,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 from mlrops import GeneralMLR, Hierarchy
 from mlrops.fitting import RankAllocation, allocate_ranks, fit_mlr
-from mlrops.fitting.descent import Descent
-from mlrops.fitting.rank_allocation import _Search
+from mlrops.fitting.search import Exchanges, State
 from mlrops.fitting.target import Target
 
 
@@ -40,9 +39,14 @@ def kernel(n=64, seed=1):
     return A[np.ix_(order, order)], tree
 
 
-def search(A, ranks, rows, cols, **options):
-    source = Target(A, rows, cols, options.get("symmetric", False), options.get("psd", False))
-    return _Search(Descent(source, ranks, 0, range(rows.n_levels)), 10, 1e-4)
+def search(A, ranks, rows, cols, symmetric=False, psd=False):
+    """Exchanges from given ranks, on a residual."""
+    state = State(Target(A, rows, cols, symmetric, psd), 0)
+    state.descend(ranks, range(rows.n_levels))
+    state.engine.visit(range(rows.n_levels), depth=2)
+    for _ in range(5):
+        state.engine.step()
+    return Exchanges(state, 10, 1e-4)
 
 
 # ---------------------------------------------------------------- predictions
@@ -52,10 +56,10 @@ def test_the_loss_is_the_rise_of_joint_least_squares(level):
     A, rows, cols = planted(noise=1.0)
     ranks = (2, 1, 0, 1)
     found = search(A, ranks, rows, cols)
-    operator = found._descent.operator()  # not what is looked at: factors are rotated in it
+    operator = found._state.engine.factors.operator()  # not what is looked at: factors are rotated in it
     error = np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A)
     assert error == pytest.approx(found.objective)
-    factors = found._descent.factors
+    factors = found._state.engine.factors
     C = [cols._scatter(x[:-1]) for x in factors.right]
     for column in range(ranks[level]):
         for g in range(rows.group_counts[level]):
@@ -79,10 +83,10 @@ def test_the_gain_is_the_next_singular_value():
     A, rows, cols = planted(noise=0.3)
     ranks = (2, 0, 1, 0)
     found = search(A, ranks, rows, cols)
-    descent = found._descent
+    descent = found._state.engine
     for level in range(4):
         descent.visit([level] * 30)
-        operator = descent.operator()
+        operator = descent.factors.operator()
         inside = rows.labels(level)[:, None] == cols.labels(level)
         X = A - operator.toarray() + np.where(
             inside, operator.left[level] @ operator.right[level].T, 0)
@@ -96,21 +100,21 @@ def test_the_gain_is_the_next_singular_value():
 def test_the_most_promising_exchange_comes_first():
     A, rows, cols = planted(noise=0.5)
     found = search(A, (1, 1, 1, 1), rows, cols)
-    sigma = found._descent.factors.sigma
+    sigma = found._state.engine.factors.sigma
     rise = {(up, down): found._losses[down].min(axis=1).sum() - np.square(sigma[up][:, 1]).sum()
             for up in range(4) for down in range(4) if up != down}
-    candidates = found._candidates()
+    candidates = found.candidates()
     np.testing.assert_array_equal([rise[pair] for pair in candidates], sorted(rise.values()))
     assert found.exchange() and found.n_trials == 1  # as promised
     up, down = candidates[0]
-    assert found.ranks[up] == 2 and found.ranks[down] == 0
+    assert found._state.ranks[up] == 2 and found._state.ranks[down] == 0
 
 
 @pytest.mark.parametrize("psd", [False, True])
 def test_losses_of_symmetric_fits_are_squared_eigenvalues(psd):
     A, tree = kernel()
     found = search(A, (2, 1, 0, 1, 0), tree, None, symmetric=True, psd=psd)
-    operator = found._descent.operator()
+    operator = found._state.engine.factors.operator()
     for level, losses in found._losses.items():
         C = operator.right[level]
         for g in range(tree.group_counts[level]):
@@ -121,7 +125,7 @@ def test_losses_of_symmetric_fits_are_squared_eigenvalues(psd):
 def test_dropping_takes_the_cheapest_column_of_each_group_out():
     A, rows, cols = planted(noise=1.0)
     found = search(A, (2, 2, 0, 1), rows, cols)
-    factors = found._descent.factors
+    factors = found._state.engine.factors
     before = [x.copy() for x in (factors.left[1][:-1], factors.right[1][:-1])]
     losses = np.array([[1.0, 3.0], [5.0, 2.0]])
     gone_B, gone_C = factors.drop(1, losses)
@@ -129,7 +133,7 @@ def test_dropping_takes_the_cheapest_column_of_each_group_out():
     for x, old, column in zip((factors.left[1], factors.right[1]), before, kept, strict=True):
         np.testing.assert_array_equal(x[:-1, 0], np.take_along_axis(old, column[:, None], 1)[:, 0])
         assert not x[-1].any()
-    assert found._descent.factors.ranks == (2, 1, 0, 1)
+    assert found._state.engine.factors.ranks == (2, 1, 0, 1)
     total = sum(np.square(np.matmul(b, c.swapaxes(1, 2))).sum()
                 for b, c in zip(gone_B, gone_C, strict=True))
     lost = [np.outer(before[0][r, k], before[1][c, k]) for r, c, k in (
@@ -167,7 +171,9 @@ def test_history_storage_and_errors_agree(options):
     assert fit.operator.symmetric == (options.get("symmetric") is None)
     moves = [np.abs(np.subtract(a, b)).sum()
              for (a, _), (b, _) in zip(fit.history[1:], fit.history[:-1], strict=True)]
-    assert set(moves) <= {0, 2} and 2 in moves
+    if not fit.operator.symmetric or options.get("psd"):  # else steps may be taken out
+        assert set(moves) <= {0, 2}
+    assert max(moves) > 0
 
 
 @pytest.mark.slow
@@ -228,17 +234,23 @@ def test_float32_and_exactly_reached_matrices():
 
 def test_the_callback_and_the_cap_stop_the_search():
     A, tree = kernel()
-    seen = []
+    seen, grown = [], []
 
     def watch(iterate):
+        if iterate.stage == "growth":
+            grown.append((sum(iterate.ranks), iterate.n_iter))
+            return
+        assert iterate.stage == "exchanges" and iterate.n_passes > grown[-1][0]
         seen.append((iterate.ranks, iterate.objective))
         if iterate.n_iter == 2:
             raise StopIteration
 
-    fit = allocate_ranks(A, 7, tree, start="top", callback=watch, random_state=0)
+    options = {"start": "top", "symmetric": False, "random_state": 0}
+    fit = allocate_ranks(A, 7, tree, callback=watch, **options)
     assert fit.termination == "callback" and not fit.converged
     assert seen == list(fit.history) and len(seen) == 3
-    capped = allocate_ranks(A, 7, tree, start="top", max_iter=2, random_state=0)
+    assert grown == [(k, 0) for k in range(8)]
+    capped = allocate_ranks(A, 7, tree, max_iter=2, **options)
     assert capped.termination == "max_iter" and capped.history == fit.history
     none = allocate_ranks(A, 7, tree, start="top", max_failures=0, random_state=0)
     assert none.n_trials == 0 and none.ranks == (7, 0, 0, 0, 0)
@@ -257,7 +269,7 @@ def test_refusals():
         allocate_ranks(A, 0, rows, cols)
     with pytest.raises(TypeError, match="total_rank must be an integer"):
         allocate_ranks(A, 2.5, rows, cols)
-    with pytest.raises(ValueError, match="start must be 'uniform', 'bottom', 'top' or"):
+    with pytest.raises(ValueError, match="start must be 'grow', 'uniform', 'bottom', 'top' or"):
         allocate_ranks(A, 3, rows, cols, start="middle")
     with pytest.raises(ValueError, match=r"add up to total_rank = 3, got \(1, 1, 0, 0\)"):
         allocate_ranks(A, 3, rows, cols, start=(1, 1, 0, 0))

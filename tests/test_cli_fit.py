@@ -108,8 +108,8 @@ def test_every_format_is_fitted_and_the_errors_are_true(tmp_path, name, A, optio
     assert f"40 by 30, {kind}, float64\n" in out
     assert "280 numbers, 23.3% of the dense 1,200" in out
     assert ("stored entries" in out) == sparse.issparse(A)
-    starts = re.findall(r"^(uniform|bottom|top)( \*)? +([\d ]+\d)  +([\d.]+) ", out, re.MULTILINE)
-    assert [start for start, *_ in starts] == ["uniform", "bottom", "top"]
+    starts = re.findall(r"^(grow|top)( \*)? +([\d ]+\d)  +([\d.]+) ", out, re.MULTILINE)
+    assert [start for start, *_ in starts] == ["grow", "top"]
     (best,) = [row for row in starts if row[1]]
     assert float(best[3]) == min(float(row[3]) for row in starts)
     assert tuple(map(int, best[2].split())) == operator.ranks
@@ -213,7 +213,7 @@ def with_entry(value, at=(3, 2), dtype=float):
      "^mlrops fit: error: --n-levels 7 is deeper than the data allow"),
     ("a.npy", RECTANGLE, ("--method", "linkage"), "--method linkage needs the distances"),
     ("a.npy", RECTANGLE, ("--n-levels", "0"), "--n-levels must be at least 1"),
-    ("a.npy", RECTANGLE, ("--start", "middle"), "all or some of uniform,bottom,top"),
+    ("a.npy", RECTANGLE, ("--start", "middle"), "all or some of grow,uniform,bottom,top"),
     ("a.npy", RECTANGLE, ("--psd",), "error: --psd needs a square matrix"),
     ("a.npy", RECTANGLE, ("--symmetric",), "error: --symmetric needs a square matrix"),
     ("a.npy", SYMMETRIC + np.eye(40, k=1), ("--symmetric",), "--symmetric, but A is not symm.*: A"),
@@ -341,7 +341,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
 
     def allocate_ranks(*args, start, **options):
         def interrupted(iterate):
-            if start == "bottom" and iterate.n_iter == 1:
+            if start == "top" and iterate.n_iter == 1:
                 signal.raise_signal(signal.SIGINT)
 
         return allocate(*args, start=start, **options | {"callback": interrupted})

@@ -9,6 +9,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from mlrops import MLR, GeneralMLR, Hierarchy
 from mlrops.fitting import fit_mlr, pairs
+from mlrops.fitting.search import State
+from mlrops.fitting.target import Target
 
 
 def trees(seed=0, m=26, n=21):
@@ -113,7 +115,8 @@ def test_bcd_is_exact_where_few_directions_are_left_out(order):
     rows = Hierarchy(rng.permutation(12), [[0, 12], [0, 5, 12], [0, 3, 5, 6, 12]])
     A = rng.standard_normal((12, 21))
     ranks = (9, 4, 2)
-    fit = fit_mlr(A, ranks, rows, cols, order=order, tol=0, max_iter=4)
+    fit = fit_mlr(A, ranks, rows, cols, method="bcd", order=order, start="topdown", tol=0,
+                  max_iter=4)
     expected = reference_bcd(A, ranks, rows, cols, [[0, 1, 2]] + 4 * [SWEEPS[order]])
     np.testing.assert_allclose(fit.objective_trace, expected, rtol=1e-10)
     assert expected[0] > expected[-1] > 0.01
@@ -126,7 +129,7 @@ def test_symmetric_bcd_is_exact_where_few_directions_are_left_out(kind):
     S += S.T
     tree = Hierarchy(rng.permutation(12), [[0, 12], [0, 5, 12], [0, 3, 5, 6, 12]])
     ranks = (3, 2, 1)
-    fit = fit_mlr(S, ranks, tree, psd=kind == "psd", tol=0, max_iter=4)
+    fit = fit_mlr(S, ranks, tree, psd=kind == "psd", start="topdown", tol=0, max_iter=4)
     expected = reference_bcd(S, ranks, tree, tree, [[0, 1, 2]] + 4 * [SWEEPS["v"]], kind)
     np.testing.assert_allclose(fit.objective_trace, expected, rtol=1e-10)
     assert fit.operator.symmetric
@@ -149,7 +152,12 @@ def test_als_is_least_squares_for_all_levels_together():
     A = rng.standard_normal((26, 21))
     ranks = (2, 0, 1)
     left, right = ([rng.standard_normal((k, r)) for r in ranks] for k in (26, 21))
-    fit = fit_mlr(A, ranks, rows, cols, method="als", init=(left, right), tol=0, max_iter=3)
+    engines, errors = [], []
+    for begin in State.open, lambda state: state.descend(ranks):
+        state = State(Target(A, rows, cols, False, False), 0)
+        begin(state)
+        state.engine.load(GeneralMLR(rows, cols, left, right))
+        engines.append(state.engine)
     B, C = np.hstack(left), np.hstack(right)
     expected = []
     for _ in range(3):
@@ -157,7 +165,11 @@ def test_als_is_least_squares_for_all_levels_together():
         B = half_step(A, B, C, rows, cols, ranks)
         M = GeneralMLR.from_compact(rows, cols, ranks, B, C).toarray()
         expected.append(np.linalg.norm(A - M) / np.linalg.norm(A))
-    np.testing.assert_allclose(fit.objective_trace[1:], expected, rtol=1e-9)
+        for engine in engines:
+            engine._ahead = None  # a plain step
+            engine.step()
+            errors.append(engine.error())
+    np.testing.assert_allclose(errors, np.repeat(expected, 2), rtol=1e-9)
 
 
 def test_als_with_factors_that_repeat_each_other():
@@ -333,7 +345,7 @@ def sparse_case(seed=0):
 def test_sparse_arrays_and_operators_give_what_arrays_give(kind, method):
     A, rows, cols = sparse_case()
     ranks = (2, 1, 0, 1)
-    options = {"method": method, "random_state": 0, "max_iter": 6, "tol": 0}
+    options = {"method": method, "start": "topdown", "random_state": 0, "max_iter": 6, "tol": 0}
     expected = fit_mlr(A, ranks, rows, cols, **options)
     fit = fit_mlr(kind(A), ranks, rows, cols, **options)
     np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-8)
@@ -345,7 +357,7 @@ def test_narrow_levels_of_an_operator_are_read_once(norm):
     A = gaussian()
     rows, cols = (Hierarchy.balanced(k, [1, 3, 45]) for k in A.shape)
     operator = norm(A)
-    options = {"random_state": 0, "max_iter": 5, "tol": 0}
+    options = {"method": "bcd", "start": "topdown", "random_state": 0, "max_iter": 5, "tol": 0}
     fit = fit_mlr(operator, (2, 1, 1), rows, cols, **options)
     np.testing.assert_allclose(
         fit.objective_trace,
@@ -364,9 +376,10 @@ def test_an_operator_is_never_multiplied_out(monkeypatch):
     A = gaussian()
     rows, cols = (Hierarchy.balanced(k, [1, 3, 45]) for k in A.shape)
     operator = Products(A)
-    fit = fit_mlr(operator, (2, 1, 1), rows, cols, random_state=0, max_iter=3, tol=0)
+    options = {"method": "bcd", "start": "topdown", "random_state": 0, "max_iter": 3, "tol": 0}
+    fit = fit_mlr(operator, (2, 1, 1), rows, cols, **options)
     assert operator.widest <= 10 < 45  # the two times five directions of level 0's start
-    expected = fit_mlr(A, (2, 1, 1), rows, cols, random_state=0, max_iter=3, tol=0)
+    expected = fit_mlr(A, (2, 1, 1), rows, cols, **options)
     np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-7)
 
 
@@ -374,7 +387,8 @@ def test_an_operator_is_never_multiplied_out(monkeypatch):
 @pytest.mark.parametrize("psd", [False, True])
 def test_symmetric_sparse_arrays_and_operators(kind, psd):
     S, tree = symmetric_matrix()
-    options = {"symmetric": True, "psd": psd, "random_state": 0, "max_iter": 5, "tol": 0}
+    options = {"symmetric": True, "psd": psd, "start": "topdown", "random_state": 0,
+               "max_iter": 5, "tol": 0}
     expected = fit_mlr(S, (2, 0, 1), tree, **options)
     fit = fit_mlr(kind(S), (2, 0, 1), tree, **options)
     np.testing.assert_allclose(fit.objective_trace, expected.objective_trace, rtol=1e-7)

@@ -31,7 +31,8 @@ def test_the_callback_sees_every_error_and_may_stop():
     seen = []
 
     def watch(iterate):
-        seen.append((iterate.n_iter, iterate.objective, iterate.ranks))
+        if iterate.stage == "refinement":
+            seen.append((iterate.n_iter, iterate.objective, iterate.ranks))
         if iterate.n_iter == 3:
             raise StopIteration
 
@@ -90,7 +91,7 @@ def test_refusals():
         bad(ranks=(1, 1))
     with pytest.raises(ValueError, match="rank of level 1 must be non-negative"):
         bad(ranks=(1, -1, 1))
-    with pytest.raises(ValueError, match="method must be 'bcd' or 'als'"):
+    with pytest.raises(ValueError, match="method must be 'als', 'bcd' or None"):
         bad(method="svd")
     with pytest.raises(ValueError, match="order must be"):
         bad(order="w")

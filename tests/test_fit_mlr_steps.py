@@ -9,7 +9,7 @@ from mlrops._common.driver import drive
 from mlrops.fitting import fit_mlr, pairs
 from mlrops.fitting.bcd import leading_eigen, leading_singular
 from mlrops.fitting.descent import Descent
-from mlrops.fitting.fit import Refinement
+from mlrops.fitting.search import Refinement, State
 from mlrops.fitting.target import Target
 
 
@@ -81,7 +81,9 @@ def test_als_stays_downhill_where_fine_levels_repeat_each_other(dtype):
 
 def test_a_step_uphill_is_taken_back():
     A, rows, cols = sparse_case()
-    descent = Descent(Target(A, rows, cols, False, False), (2, 2, 1, 1), 0)
+    state = State(Target(A, rows, cols, False, False), 0)
+    state.descend((2, 2, 1, 1))
+    descent = state.engine
     descent.start()
     steps = iter([False, False, True])
 
@@ -91,8 +93,8 @@ def test_a_step_uphill_is_taken_back():
             descent.factors.left[1] = descent.factors.left[1] + 1
             descent.residual.restart(descent.factors)
 
-    run = drive(Refinement(descent, step, 0.0), 10, "fit")
+    run = drive(Refinement(state, 0.0, step), 10, "fit")
     errors = run.objectives
     assert run.termination == "rounding" and not run.converged and len(errors) == 3
-    gap = np.linalg.norm(A - descent.operator().toarray()) / np.linalg.norm(A)
+    gap = np.linalg.norm(A - descent.factors.operator().toarray()) / np.linalg.norm(A)
     assert gap == pytest.approx(errors[-1], rel=1e-12) == descent.error()

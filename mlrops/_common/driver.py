@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from tqdm import tqdm
 
 from .deprecated import old_attribute
+from .progress import progress_bar
 from .validate import check_number, check_rank
 
 __all__ = ["CONVERGED", "OLD_TERMINATIONS", "TERMINATIONS", "Callback", "Iterate", "Iteration",
@@ -134,6 +134,9 @@ class Iteration:
         """The same without penalties."""
         return self.objective
 
+    def pulse(self) -> None:
+        """A sign of life within a long step, which `drive` gives a meaning."""
+
     def shown(self) -> dict[str, object]:
         """What else the progress bar shows."""
         return {}
@@ -207,15 +210,14 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
         run.add(iteration)
     else:
         run = Run([*earlier.objectives], [*earlier.logliks], [*earlier.times])
-    with tqdm(total=max_iter, initial=run.n_iter, desc=label, disable=not watch.progress) as bar:
+    with progress_bar(total=max_iter, initial=run.n_iter, desc=label,
+                      disable=not watch.progress) as bar:
         try:
             if observer is not None:
                 observer.begin(iteration, run)
+            iteration.pulse = lambda: _show(bar, iteration, run)
             while not run.termination:
-                change = run.objectives[-1] - run.objectives[-2] if run.n_iter else math.nan
-                bar.set_postfix({
-                    iteration.measure: f"{run.objectives[-1]:.6g}", "change": f"{change:.1e}",
-                    **iteration.shown()}, refresh=False)
+                _show(bar, iteration, run)
                 run.termination = (_report(iteration, run.n_iter, watch.callback)
                                    or iteration.reason(run.objectives)
                                    or ("max_iter" if run.n_iter >= max_iter else ""))
@@ -244,6 +246,14 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
         except KeyboardInterrupt:
             run.termination = "interrupted"
     return run
+
+
+def _show(bar: Any, iteration: Iteration, run: Run) -> None:
+    """What the bar says; it is written anew where that is due."""
+    change = run.objectives[-1] - run.objectives[-2] if run.n_iter else math.nan
+    bar.set_postfix({iteration.measure: f"{run.objectives[-1]:.6g}", "change": f"{change:.1e}",
+                     **iteration.shown()}, refresh=False)
+    bar.update(0)
 
 
 def _report(iteration: Iteration, n_iter: int, callback: Callback | None) -> str | None:

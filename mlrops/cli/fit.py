@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import svds
-from tqdm import tqdm
 
+from .._common.progress import progress_bar
 from .._common.wording import counted
 from ..fitting.fit import fit_mlr
 from ..fitting.partitions import check_symmetry, partition
@@ -116,7 +116,8 @@ def _tree(A, args, symmetric):
     if levels is None:
         levels = default_levels(A.shape, args.total_rank)
         why = "as many as bring the smaller side of the leaves nearest to the rank"
-    with tqdm(desc="finding the tree ...", bar_format="{desc}", leave=False, disable=None):
+    with progress_bar(desc="finding the tree ...", bar_format="{desc}", leave=False,
+                      patient=True):
         rows, cols = partition(A, levels, method=args.method or "spectral", symmetric=symmetric,
                                random_state=args.random_state)
     return rows, cols, paragraph(
@@ -137,11 +138,12 @@ def _fits(A, rows, cols, symmetric, args, starts):
     """`RankAllocation` of each start; one for all if there is one level."""
     fits = {}
     for start in starts if rows.n_levels > 1 else starts[:1]:
-        with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False,
-                  disable=None) as bar:
+        with progress_bar(desc=f"ranks, start {start}", unit=" steps", leave=False, patient=True,
+                          mininterval=0.1) as bar:
             def show(iterate, bar=bar):
-                bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks,
-                                refresh=False)
+                bar.set_postfix(error=f"{iterate.objective:.5f}", stage=iterate.stage,
+                                ranks=" ".join(map(str, iterate.ranks)),
+                                passes=f"{iterate.n_passes:.0f}", refresh=False)
                 bar.update()
 
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(

@@ -138,8 +138,8 @@ _FIT_OPTIONS = [
      " columns; the others read the matrix as distances)",
      {"choices": ("spectral", "order", "distance", "linkage")}),
     ("--groups", "CSV", "the tree of a square matrix, where known"),
-    ("--start", "S,...", "first ranks: uniform, bottom, top or all, the best is kept (default:"
-     " all)", {"default": "all"}),
+    ("--start", "S,...", "how ranks begin: grow, uniform, bottom, top or all, the best is kept"
+     " (default: grow,top)", {"default": "grow,top"}),
     ("--symmetric", None, "fit a symmetric matrix (default: if the matrix is one)",
      {"action": argparse.BooleanOptionalAction}),
     ("--psd", None, "fit positive semidefinite blocks", {"action": "store_true"}),

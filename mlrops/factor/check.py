@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from .._common.driver import Watch, drive
 from .._common.jobs import Jobs
+from .._common.progress import progress_bar
 from .._common.typing import BoolArray, FloatArray, IntArray, Labels, RandomState, RowData
 from .._common.validate import as_generator, check_rank
 from .ascent import Ascent
@@ -136,7 +136,7 @@ def check_maximum(fit: Any, Y: Any, sample_weight: Any, missing: str, n_directio
     seeds, here = rng.integers(2**63, size=n_init), jobs.here
     climbs = jobs.run(partial(_from_other_start, opened, state),
                       ((int(seed), progress and here) for seed in seeds))
-    others = tuple(other for _, other in tqdm(
+    others = tuple(other for _, other in progress_bar(
         climbs, total=n_init, desc="other starts", disable=not progress or here))
     found = MaximumCheck(
         verdict="", n_samples=N, loglik=state.loglik, objective=state.objective,

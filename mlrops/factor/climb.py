@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from .._common.convergence import ConvergenceWarning
 from .._common.driver import UNWATCHED, Iterate, Iteration, Run, Stopping, Watch, drive
 from .._common.jobs import Jobs
+from .._common.progress import progress_bar
 from .._common.typing import FloatArray
 from .._common.wording import counted
 from ..operators.mlr import MLR
@@ -253,7 +253,7 @@ class Race(NamedTuple):
 
     def together(self, tournament: Tournament, jobs: Jobs, progress: bool) -> Climb:
         """The best of all climbs, those of all heats side by side, then those of all finals."""
-        with tqdm(total=tournament.n_climbs, desc="starts", disable=not progress) as bar:
+        with progress_bar(total=tournament.n_climbs, desc="starts", disable=not progress) as bar:
             while not tournament.is_over:
                 numbers = range(tournament.number,
                                 tournament.n_heats if tournament.is_heat else tournament.n_climbs)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from .._common.convergence import ConvergenceWarning
 from .._common.given import read_given
 from .._common.jobs import Jobs
+from .._common.progress import progress_bar
 from .._common.typing import FloatArray, IntArray
 from .._common.validate import as_generator
 from .._common.warned import kept_warnings, pass_on
@@ -89,7 +89,7 @@ def search_prior(fit: Callable[..., Any], Y: Any, ranks: Any, hierarchy: Any, we
     seeds = as_generator(options.pop("random_state")).integers(2**63, size=len(folds))
     search = _Search(fit, rows, level_ranks, hierarchy, options, folds, strengths)
     scores, unconverged, here = np.empty((len(folds), len(strengths))), 0, jobs.here
-    with tqdm(total=scores.size, desc="prior", disable=not progress) as bar:
+    with progress_bar(total=scores.size, desc="prior", disable=not progress) as bar:
         tasks = ((k, int(seed), bar.update if here else None) for k, seed in enumerate(seeds))
         for k, (_, (held_out, failed)) in enumerate(jobs.run(search.fold, tasks)):
             scores[k] = held_out

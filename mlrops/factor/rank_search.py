@@ -13,11 +13,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from .._common.convergence import ConvergenceWarning, UnboundedWarning
 from .._common.frames import is_frame, is_series
 from .._common.jobs import Jobs
+from .._common.progress import progress_bar
 from .._common.typing import IntArray, Ranks
 from .._common.validate import check_rank
 from .._common.warned import kept_warnings, pass_on
@@ -186,7 +186,7 @@ def choose_ranks(fits: RankedFits, options: RankOptions, rng: np.random.Generato
     candidates = search.candidates()
     if parts[0].train is None:
         fits.ready()
-    with tqdm(total=None if options.greedy else len(candidates), desc="ranks",
+    with progress_bar(total=None if options.greedy else len(candidates), desc="ranks",
               disable=not options.progress) as search.bar:
         best = search.best_of(candidates)
         if options.greedy:
@@ -223,7 +223,7 @@ class Search:
         # Held-out samples and a prior need no further limit.
         is_safe = options.criterion == "cv" and model.is_bounded
         self.share = DEFAULT_SHARE if unbounded and not is_safe else 1.0
-        self.bar = tqdm(disable=True)
+        self.bar = progress_bar(disable=True)
         self.records, self.fits = {}, {}  # by ranks
         self.n_fits, self.unconverged, self.at_floor, self.refused = 0, [], [], []
 

@@ -11,6 +11,7 @@ left in its blocks: they say what one more column would gain, and where to begin
 import numpy as np
 
 from .._common.typing import FloatArray
+from .bcd import symmetrize
 from .factors import Factors
 from .pairs import put, take
 
@@ -22,6 +23,8 @@ EXTRA = 2
 FIRST = 3
 # By how much the right factors go further than least squares says, and the left ones after them.
 RELAXATION = 1.5
+# Turns of `make_symmetric`, and what each has to gain, as a share of the squared error.
+TURNS, TURN_GAIN = 30, 1e-3
 # Errors up to this many roots of the precision are rather found from a residual.
 BLURRED = 64
 
@@ -35,7 +38,7 @@ class Alternation:
         self.factors = Factors(pairs, (0,) * pairs.n_levels, dtype, rng)
         self._extra = {side: [self._random(side, EXTRA) for _ in range(pairs.n_levels)]
                        for side in ("rows", "cols")}
-        self._ahead = None  # left factors beyond the best ones
+        self._ahead = None  # left factors that go beyond the best ones; none before a plain step
         self._eps = float(np.finfo(dtype).eps)
         self._squared = blocks.squared_norm
 
@@ -57,7 +60,7 @@ class Alternation:
     def rounding(self) -> float:
         """What rounding moves the squared error by: the more, the larger levels that cancel are."""
         parts = sum(self.factors.squared_norms()) / self.blocks.squared_norm
-        return 4 * self._eps * max(1.0, parts)
+        return self.floor**2 * max(1.0, parts)
 
     def error(self) -> float:
         """``‖A - M‖ / ‖A‖``."""
@@ -68,26 +71,26 @@ class Alternation:
     def begin(self) -> None:
         """Find the directions along which the first column may grow."""
         for _ in range(FIRST):
-            self.step(relaxed=False)
+            self.step()
 
-    def step(self, relaxed: bool = True) -> None:
+    def step(self) -> None:
         """New right factors, then new left ones.
 
-        `relaxed` steps go on from where least squares ends; one that would raise the error is taken
-        back, and a plain one is taken in its place.
+        After a plain step the following ones go on from where least squares ends.  One that would
+        raise the error is taken back, and a plain one is taken in its place.
         """
-        before, saved = self._squared, self.snapshot()
-        self._half("right", RELAXATION if relaxed else 1.0)
-        old = self._ahead
+        before, saved, old = self._squared, self.snapshot(), self._ahead
+        self._half("right", 1.0 if old is None else RELAXATION)
         self._half("left", 1.0)
-        if relaxed and self._squared > before:
+        if old is None:
+            self._ahead = self.factors.left
+        elif self._squared > before:
             self.restore(saved)
-            self.step(relaxed=False)
-        elif relaxed:
-            best = self.factors.left
-            if old is None:
-                old = saved[0][0][0]
-            self._ahead = [_beyond(x, y, RELAXATION) for x, y in zip(old, best, strict=True)]
+            self._ahead = None
+            self.step()
+        else:
+            self._ahead = [_beyond(x, y, RELAXATION)
+                           for x, y in zip(old, self.factors.left, strict=True)]
 
     def _half(self, side, relaxation):
         """Give all levels their best factors on a side, and the extra directions a step."""
@@ -100,22 +103,27 @@ class Alternation:
         self.n_passes += 1
         ranks = np.array(self.ranks)
         used = np.concatenate([np.arange(r + EXTRA) < r for r in ranks])
-        inverse = grams.inverse(used, self._eps)
-        products, beside = Y[:, used].astype(np.float64), grams.columns(~used)
-        best, rest = np.zeros_like(products), Y[:, ~used].astype(np.float64)
-        crossed = beside[:, used]
+        inverse, G = grams.inverse(used, self._eps), grams.columns(np.ones(used.size, bool))
+        own, crossed, beside = (G[:, i][:, :, j] for i, j in ((used, used), (used, ~used),
+                                                              (~used, ~used)))
+        best = np.concatenate(moving, axis=1).astype(np.float64)
+        products, rest = Y[:, used].astype(np.float64), Y[:, ~used].astype(np.float64)
+        squared = self.blocks.squared_norm
         for batch in self.pairs.batches[-1]:
-            rows = getattr(batch, here)
-            x = np.matmul(take(products, rows), inverse[batch.groups])
+            rows, g = getattr(batch, here), batch.groups
+            x, y = take(best, rows), take(products, rows)
+            # Directions that the factors do not have are left as they are.
+            x = x + np.matmul(y - np.matmul(x, own[g]), inverse[g])
             put(best, rows, x)
-            put(rest, rows, take(rest, rows) - np.matmul(x, crossed[batch.groups]))
-        self._squared = self.blocks.squared_norm - float(np.einsum("ij,ij->", best, products))
+            put(rest, rows, take(rest, rows) - np.matmul(x, crossed[g]))
+            squared += _rise(x, y, own[g])
+        self._squared = squared
         split = np.split(best.astype(self.factors.dtype), np.cumsum(ranks)[:-1], axis=1)
         for level, x in enumerate(split):
             moving[level] = _beyond(moving[level], x, relaxation)
         if left:
             self._best, self._inverse = best, inverse
-            self._reckon(rest, beside[:, ~used], crossed, inverse)
+            self._reckon(rest, beside, crossed, inverse)
         else:
             self.factors.stale.update(range(len(ranks)))
         self._follow(here, rest)
@@ -175,11 +183,12 @@ class Alternation:
         return found
 
     def add(self, level: int) -> None:
-        """One more column, the first of the level's extra directions."""
+        """One more column: left the first of the level's extra directions, right still zero."""
         self._ahead = None
         for side, factors in (("rows", self.factors.left), ("cols", self.factors.right)):
             extra = self._extra[side][level]
-            factors[level] = np.concatenate([factors[level], extra[:, :1]], axis=1)
+            factors[level] = np.concatenate(
+                [factors[level], extra[:, :1] if side == "rows" else 0 * extra[:, :1]], axis=1)
             self._extra[side] = [*self._extra[side]]
             self._extra[side][level] = np.concatenate(
                 [extra[:, 1:], self._random(side, 1)], axis=1)
@@ -200,15 +209,33 @@ class Alternation:
     def load(self, operator):
         """Go on from the factors of an operator; its left ones need not be the best ones."""
         self.factors.load(operator)
+        self._meet()
+
+    def make_symmetric(self) -> None:
+        """Leave factors of symmetric blocks: the nearest ones, and least squares, by turns.
+
+        Levels of a fit that is nearly symmetric need not be: what is odd in one, another makes up
+        for.  A few turns bring them together.
+        """
+        least, best = np.inf, None
+        for _ in range(TURNS):
+            symmetrize(self.factors)
+            self._meet()
+            if self._squared > (1 - TURN_GAIN) * least:
+                break
+            least, best = self._squared, self.factors.snapshot()
+            self._half("left", 1.0)
+        if best is not None:
+            self.factors.restore(best)
+
+    def _meet(self):
+        """Find the error of factors that came from elsewhere."""
         self._ahead, left = None, np.concatenate(self.factors.left, axis=1).astype(np.float64)
         Y, grams = self.blocks.normal(self.factors.right, "cols")
         self.n_passes += 1
-        G, total = grams.columns(np.ones(left.shape[1], bool)), 0.0
-        for batch in self.pairs.batches[-1]:
-            b = take(left, batch.rows)
-            total += float(np.einsum("gij,gij->", b, np.matmul(b, G[batch.groups])
-                                     - 2 * take(Y, batch.rows)))
-        self._squared = self.blocks.squared_norm + total
+        G = grams.columns(np.ones(left.shape[1], bool))
+        self._squared = self.blocks.squared_norm + sum(
+            _rise(take(left, b.rows), take(Y, b.rows), G[b.groups]) for b in self.pairs.batches[-1])
 
     def snapshot(self):
         """What `restore` needs; arrays are replaced, never written to, so nothing is copied."""
@@ -222,6 +249,11 @@ class Alternation:
 
 
     recall = restore
+
+
+def _rise(x, y, G):
+    """``<x G, x> - 2 <y, x>``: the squared error, but for ‖A‖²."""
+    return float(np.einsum("gij,gij->", x, np.matmul(x, G) - 2 * y, dtype=np.float64))
 
 
 def _beyond(old, new, relaxation):

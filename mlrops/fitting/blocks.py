@@ -32,7 +32,7 @@ class DenseBlocks:
     def __init__(self, A, pairs, dtype):
         self._pairs = pairs
         rows, cols = pairs.rows, pairs.cols
-        if rows._in_order and cols._in_order and A.dtype == dtype:
+        if rows._in_order and cols._in_order and A.dtype == dtype and A.flags.c_contiguous:
             self._A = A
         else:
             self._A = np.empty(A.shape, dtype)
@@ -100,7 +100,8 @@ class DenseBlocks:
         for block, g, m, n in zip(stack, groups, *sizes, strict=True):
             block[:m, :n] = self._A[rows[g] : rows[g + 1], cols[g] : cols[g + 1]]
             for r, c in children[g] if children else ():
-                block[r.start - rows[g] : r.stop - rows[g], c.start - cols[g] : c.stop - cols[g]] = 0
+                block[r.start - rows[g] : r.stop - rows[g],
+                      c.start - cols[g] : c.stop - cols[g]] = 0
         return stack, filled(rows, groups), filled(cols, groups)
 
 

@@ -18,7 +18,7 @@ from .target import Target
 
 __all__ = ["fit_mlr"]
 
-METHODS = None, "als", "bcd"
+METHODS, STARTS = (None, "als", "bcd"), ("grow", "topdown")
 # Gains below this share of the error are rounding.
 STATIONARY = 1e-13
 
@@ -27,7 +27,7 @@ def fit_mlr(
     A: Matrix, ranks: Ranks, rows: Hierarchy | Labels,
     cols: Hierarchy | Labels | None = None, *, method: Literal["als", "bcd"] | None = None,
     symmetric: bool | None = None, psd: bool = False,
-    order: Literal["v", "topdown", "bottomup"] = "v",
+    order: Literal["v", "topdown", "bottomup"] = "v", start: Literal["grow", "topdown"] = "grow",
     init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-4,
     max_iter: int = 200, progress: bool = False,
     callback: Callback | None = None, random_state: RandomState = None,
@@ -152,9 +152,11 @@ def fit_mlr(
     True
     """
     if method not in METHODS:
-        raise ValueError(f"method must be {', '.join(map(repr, METHODS))}, got {method!r}")
+        raise ValueError(f"method must be 'als', 'bcd' or None, got {method!r}")
     if order not in ORDERS:
         raise ValueError(f"order must be {', '.join(map(repr, ORDERS))}, got {order!r}")
+    if start not in STARTS:
+        raise ValueError(f"start must be {' or '.join(map(repr, STARTS))}, got {start!r}")
     if method == "als":
         if symmetric or psd:
             raise ValueError('method="als" moves one side at a time and leaves symmetric matrices;'
@@ -167,24 +169,25 @@ def fit_mlr(
     single = np.count_nonzero(level_ranks) == 1
     if method is None:
         method = "bcd" if target.symmetric or single or target.kind == "operator" else "als"
+    if single or target.kind == "operator":
+        start = "topdown"  # a level alone has its best factors at once
     state, ended = State(target, random_state), ""
-    if target.kind == "operator" or first is None and single:
+    if first is not None:
+        if method == "als" and target.kind != "operator":
+            state.open()
+        else:
+            state.descend(level_ranks)
+        state.engine.load(first)
+    elif start == "topdown":
         state.descend(level_ranks)
-        if first is None:
-            state.engine.start()
-    elif first is None:
+        state.engine.start()
+    else:
         ended = grow(state, level_ranks, sum(level_ranks), watch)
         if not ended and target.symmetric and not target.psd:
             ended = alternate(state, tol, watch)
         state.engine.factors.widen(level_ranks)
-    elif method == "als":
-        state.open()
-    else:
-        state.descend(level_ranks)
-    if method == "bcd":
-        state.hand_over()
-    if first is not None:
-        state.engine.load(first)
+        if method == "bcd":
+            state.hand_over()
     step = (lambda: state.engine.bcd(order)) if method == "bcd" else None
     refinement = Refinement(state, min(tol, STATIONARY) if single else tol, step)
     run = drive(refinement, *((0, "fit") if ended else (stopping.max_iter, "fit", watch)))

@@ -17,6 +17,8 @@ from .target import Target
 __all__ = ["allocate_ranks"]
 
 STARTS = "grow", "uniform", "bottom", "top"
+# Steps at the first ranks of an operator.
+FIRST = 5
 # Sweeps over a symmetric fit at the end of a search that knows nothing of symmetry.
 SWEEPS = 20
 
@@ -133,7 +135,9 @@ def allocate_ranks(
         if most is None:
             most = first_ranks("uniform", total, tree)
         state.descend(most, range(tree.n_levels))
-        state.engine.start()
+        state.engine.visit(range(tree.n_levels), depth=2)
+        for _ in range(FIRST):
+            state.engine.step()
         ended = ""
     else:
         ended = grow(state, [np.inf] * tree.n_levels if most is None else most, total, watch)
@@ -171,10 +175,11 @@ def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...] | No
         if not isinstance(start, str) or start not in STARTS:
             raise ValueError(f"start must be {', '.join(map(repr, STARTS))} or one rank a level,"
                              f" got {start!r}")
-        by_name = {"grow": None, "uniform": [total // L + (level < total % L) for level in range(L)],
+        if start == "grow":
+            return None
+        by_name = {"uniform": [total // L + (level < total % L) for level in range(L)],
                    "bottom": [0] * (L - 1) + [total], "top": [total] + [0] * (L - 1)}
-        found = by_name[start]
-        return None if found is None else tuple(found)
+        return tuple(by_name[start])
     ranks = check_ranks(start, rows)
     if sum(ranks) != total:
         raise ValueError(f"the ranks to start from must add up to total_rank = {total}, got {ranks}"

@@ -14,19 +14,18 @@ import numpy as np
 from .._common.driver import Iterate, Iteration, Watch, drive
 from .._common.typing import RandomState
 from .alternation import Alternation
-from .bcd import symmetrize
 from .descent import Descent
 from .target import Target
 
 __all__ = ["Exchanges", "Growth", "Refinement", "State", "alternate", "grow"]
 
 # Steps after an exchange: to win, and once it has won.
-REFIT, SETTLE = 8, 2
+REFIT, SETTLE = 8, 6
 # Steps of a refit when exchanges have come to an end.
 LONGEST = 100
 # What it has to gain, as a share of the error, for exchanges to be tried once more.  With 0.01 a
 # Hilbert matrix took three times as long, for 15% less of an error of 1.6e-6.
-REOPEN = 0.05
+REOPEN = 0.003
 # A real improvement, as a share of the error.
 LEAST_GAIN = 1e-4
 # Gains below this share of the error are rounding.
@@ -47,6 +46,11 @@ class State:
     def ranks(self) -> tuple[int, ...]:
         return self.engine.ranks
 
+    @property
+    def n_passes(self) -> float:
+        """How often A has been read."""
+        return self._passes + self.engine.n_passes
+
     def open(self) -> None:
         """Begin without columns: on sibling blocks, but on a residual for semidefinite fits."""
         if self.target.psd:
@@ -60,28 +64,32 @@ class State:
         """Begin with columns of zeros, on a residual."""
         self.engine = Descent(self.target, ranks, self._rng, levels)
 
-    def sharpen(self) -> None:
-        """Go on with a residual where blocks cannot tell the error from rounding."""
+    def error(self) -> float:
+        """The error of the factors.
+
+        Where sibling blocks cannot tell it from rounding, it is found from a residual, which is
+        kept and worked on.
+        """
         engine = self.engine
         if isinstance(engine, Alternation) and self.target.kind == "dense" and engine.blurred:
             self.hand_over()
+        return float(self.engine.error())
 
     def hand_over(self) -> None:
         """Go on from the factors with a residual, made symmetric where the fit is to be."""
         if isinstance(self.engine, Descent):
             return
+        if self.target.symmetric:
+            self.engine.make_symmetric()
         factors, self._passes = self.engine.factors, self.engine.n_passes
         del self.engine  # and its copy of A
         factors.symmetric = self.target.symmetric
-        if factors.symmetric:
-            symmetrize(factors)
         self.descend(factors.ranks)
         self.engine.take_over(factors)
 
     def iterate(self, stage: str, n_iter: int, error: float) -> Iterate:
         """What a callback gets."""
-        return Iterate(n_iter, error, ranks=self.ranks, stage=stage,
-                       n_passes=round(self._passes + self.engine.n_passes, 1),
+        return Iterate(n_iter, error, ranks=self.ranks, stage=stage, n_passes=self.n_passes,
                        seconds=time.perf_counter() - self.began)
 
 
@@ -92,17 +100,18 @@ class _Stage(Iteration):
 
     def __init__(self, state: State):
         self._state = state
-        self._keep(state.engine.error())
+        self._keep(state.error())
 
     def _keep(self, error: float) -> None:
-        self._kept = float(error), self._state.engine, self._state.engine.snapshot()
+        self._kept = error, self._state.engine, self._state.engine.snapshot()
 
     @property
     def objective(self) -> float:
         return self._kept[0]
 
     def shown(self) -> dict[str, object]:
-        return {"stage": self.name, "ranks": " ".join(map(str, self._state.ranks))}
+        return {"stage": self.name, "ranks": " ".join(map(str, self._state.ranks)),
+                "passes": f"{self._state.n_passes:.0f}"}
 
     def iterate(self, n_iter: int) -> Iterate:
         return self._state.iterate(self.name, n_iter, self.objective)
@@ -132,12 +141,11 @@ class Growth(_Stage):
         return "exact" if small or sum(self._state.ranks) >= self._total else None
 
     def advance(self) -> str | None:
-        self._state.sharpen()
         engine = self._state.engine
         open_levels = np.array(engine.ranks) < self._most
         engine.add(int(np.argmax(np.where(open_levels, engine.gains(), -1))))
         engine.step()
-        self._keep(engine.error())
+        self._keep(self._state.error())
         return None
 
     def iterate(self, n_iter: int) -> Iterate:
@@ -154,14 +162,13 @@ class Refinement(_Stage):
         super().__init__(state)
 
     def advance(self) -> str | None:
-        self._state.sharpen()
-        engine = self._state.engine
+        engine, (least, _, saved) = self._state.engine, self._kept
         if self._own is None:
             engine.step()
         else:
             self._own()
-        error, (least, _, saved) = engine.error(), self._kept
-        if error > least:  # by rounding alone
+        error = self._state.error()
+        if error > least and engine is self._state.engine:  # by rounding alone
             engine.restore(saved)
             return "tol" if error - least <= engine.floor else "rounding"
         self._keep(error)
@@ -202,7 +209,7 @@ class Exchanges(_Stage):
         if settle:
             self._settle()
         else:
-            self._record(state.engine.error())
+            self._record(state.error())
 
     @property
     def objective(self) -> float:
@@ -212,13 +219,12 @@ class Exchanges(_Stage):
         return self._end or ("exact" if trace[-1] <= self._state.engine.floor else None)
 
     def advance(self) -> str | None:
-        self._state.sharpen()
         if not self.exchange() and not self.converge():
             self._end = "rounding" if self.blurred else "tol"
         return None
 
     def _record(self, error: float) -> None:
-        self.history.append((self._state.ranks, float(error)))
+        self.history.append((self._state.ranks, error))
         self._keep(error)
         self._whole = len(self.history)
 
@@ -228,12 +234,13 @@ class Exchanges(_Stage):
 
     def _settle(self) -> None:
         """Steps at the new ranks, and what columns would gain and lose."""
+        self._state.error()
         engine = self._state.engine
         self._gains = engine.gains()
         for _ in range(SETTLE):
             engine.step()
         self._losses = engine.losses()
-        self._record(engine.error())
+        self._record(float(engine.error()))
 
     def candidates(self) -> list[tuple[int, int]]:
         """(level that gets, level that gives), the most promising first."""
@@ -266,6 +273,7 @@ class Exchanges(_Stage):
         saved, self.blurred = engine.snapshot(), False
         for up, down in self.candidates()[: self._max_failures]:
             self.n_trials += 1
+            self.pulse()
             engine.drop(down, self._losses[down])
             engine.add(up)
             if self._wins():

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..._common.convergence import ConvergenceWarning
 from ..._common.jobs import Jobs
+from ..._common.progress import progress_bar
 from ..._common.typing import FloatArray
 from ..._common.validate import check_rank
 from ..._common.warned import kept_warnings
@@ -94,7 +94,7 @@ def bootstrap(fit: SystemFit, covariance: StructuredOperator, n_boot: int = 200,
     # They are drawn here, in their order: refits have nothing random.
     drawn = ((drawn_data(fit, covariance, rng).Y,) for _ in range(n_boot))
     refits = Jobs(n_jobs).run(partial(_refitted, bare(fit)), drawn)
-    for _, found in tqdm(refits, total=n_boot, desc="bootstrap", disable=not progress):
+    for _, found in progress_bar(refits, total=n_boot, desc="bootstrap", disable=not progress):
         if isinstance(found, Exception):
             failed, reason = failed + 1, found
             continue

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc, fdtrc
-from tqdm import tqdm
 
 from ..._common.convergence import ConvergenceWarning
 from ..._common.jobs import Jobs
+from ..._common.progress import progress_bar
 from ..._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from ..._common.validate import check_rank
 from ..._common.warned import kept_warnings, pass_on
@@ -360,7 +360,7 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0, random_state: Rando
                               "Likelihood ratio", UNCORRELATED, is_bound=df < most)
     rngs = ((rng,) for rng in np.random.default_rng(random_state).spawn(n_simulations))
     found = Jobs(n_jobs).run(partial(_simulated, bare(fit), bare(null)), rngs)
-    larger = sum(simulated >= statistic for _, simulated in tqdm(
+    larger = sum(simulated >= statistic for _, simulated in progress_bar(
         found, total=n_simulations, desc="simulations", disable=not progress))
     return HypothesisTest(statistic, (1 + larger) / (1 + n_simulations), df, None,
                           "Likelihood ratio", UNCORRELATED, n_simulations)
