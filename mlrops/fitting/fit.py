@@ -52,31 +52,37 @@ def fit_mlr(
         names of a DataFrame.
     cols : Hierarchy or labels, optional
         Of the n columns, a tree of the same shape; default `rows`.
-    method : {"bcd", "als"}, optional
-        Block coordinate descent, level after level; or alternating least squares, all left factors
-        together and then all right ones.  See Notes.
+    method : {"als", "bcd"}, optional
+        How the start is made better: by alternating least squares, all left factors together and
+        then all right ones; or by block coordinate descent, level after level.  Default: "als", but
+        "bcd" for symmetric fits, for operators, and where one level has all of the rank.  See
+        Notes.
     symmetric : bool, optional
         Whether to fit a symmetric matrix.  Default: for arrays and sparse arrays that are exactly
-        symmetric, on one hierarchy, with "bcd".  True accepts asymmetry at the level of rounding;
-        of an operator it takes your word and tests it on two random vectors.
+        symmetric, on one hierarchy, unless `method` is "als".  True accepts asymmetry at the level
+        of rounding; of an operator it takes your word and tests it on two random vectors.
     psd : bool, optional
         Fit a sum of positive semidefinite blocks, ``B_l = C_l``; implies `symmetric`.  A itself
         need not be positive semidefinite: blocks without a positive eigenvalue get zeros.
     order : {"v", "topdown", "bottomup"}, optional
         Levels of one sweep of "bcd": coarse to fine and back, or one way only.
+    start : {"grow", "topdown"}, optional
+        Where to start from: columns that grow one after the other, each at the level where it gains
+        most; or each level for what the coarser ones leave, as operators always do and fits with
+        the rank in one level.
     init : GeneralMLR or pair of sequences of arrays, optional
-        Where to start from: an operator on the same hierarchies, names included, with the same
-        ranks, or its factors ``(left, right)`` in feature order.  Default: each level top down for
-        what is left.
+        Another start: an operator on the same hierarchies, names included, with the same ranks, or
+        its factors ``(left, right)`` in feature order.
     tol : float, optional
         Stop when an iteration lowers the error by no more than `tol` times itself.
     max_iter : int, optional
         Largest number of iterations; 0 returns the start.
     progress : bool, optional
-        Show a progress bar.
+        Show how far the fit is: a bar on terminals and in notebooks, else a line every few seconds.
     callback : callable, optional
         Called as ``callback(iterate)`` with an `Iterate` for the start and after every
-        iteration; raising StopIteration stops the fit.
+        iteration; raising StopIteration stops the fit.  Before the start it is called after each
+        column that has grown, with ``iterate.stage == "growth"`` and `n_iter` still 0.
     random_state : None, int or numpy.random.Generator, optional
         Seed of the first directions of the subspace iterations.
 
@@ -98,6 +104,18 @@ def fit_mlr(
 
     Notes
     -----
+    *Growth.*  Factors that grow together end lower than factors fitted to ranks given at once.
+    Beside its factors each level carries two directions along, which follow the leading singular
+    vectors of what is left in its blocks.  They tell what one more column would gain when all other
+    left factors answer; where that is most, the direction becomes a column, and one iteration of
+    least squares follows.
+
+    *One pass for all levels.*  Every entry that the trees cover lies in one block: in a leaf, or in
+    a group of some level but none of the next.  Such a block is multiplied once by the factors of
+    all levels that see it.  So half an iteration of "als" reads A once, and no residual is kept:
+    the squared error is ``‖A‖² - 2 <A, M> + ‖M‖²``.  Where the error falls below 1e-6 (in single
+    precision 2e-2), rounding blurs that difference, and a residual takes over.
+
     *BCD.*  For each level in turn, every group's block of the residual, its own part put back, gets
     its best approximation of rank r_l.  A visit takes one step of subspace iteration with a few
     columns more than the rank, from the singular vectors of the last visit; the error cannot rise,
@@ -110,10 +128,11 @@ def fit_mlr(
     Gram matrix of the row's path, solved directly: bordered level by level, its inverse costs
     ``Σ p_l r_l R_l²`` flops and ``p_l R_l²`` numbers a level, less than a conjugate gradient
     iteration with the m×R factors unless leaves are much smaller than R.  An iteration is one such
-    step for either side.  It is not made for symmetric fits.  Where levels compete for the same
-    part of A it is faster: on a discrete Gauss transform of 800×600 points of the unit cube (total
-    rank 20 on 7 levels) it took 5 to 10 iterations to get where BCD got in 80; on one of 320×240
-    points (rank 16, 6 levels) it took 45.
+    step for either side.  Steps go on, by half of their length, from where least squares ends; one
+    that raised the error is taken back and made anew without that.
+
+    *Symmetric fits* start from one that knows nothing of symmetry.  Its blocks are then replaced by
+    the nearest symmetric ones and fitted again by least squares, by turns, and BCD ends the fit.
 
     *Sparse arrays and operators.*  Products with the residual are those of A less those of the fit.
     An operator is multiplied by ``p_l (r_l + 3)`` vectors for a level, each zero outside of one
@@ -122,12 +141,12 @@ def fit_mlr(
     ``A.norm()`` where there is one and no level is so narrow, else from the same n products.
     Errors below the square root of the precision cannot be told from zero.
 
-    Memory for an array is its residual, once, and the factors.
+    Memory for an array is a copy of it in the order of the trees, or its residual, and the factors.
 
-    *Ctrl-C.*  Interrupted once the start has been found, the fit finishes its iteration and returns
-    the factors, ``termination="interrupted"``.  A second Ctrl-C breaks the iteration off, and the
-    factors are those of the one before; while they are being put in order, it is an error like any
-    other.
+    *Ctrl-C.*  Interrupted, the fit finishes its iteration and returns the factors,
+    ``termination="interrupted"``; columns that have not grown yet are zero.  A second Ctrl-C breaks
+    the iteration off, and the factors are those of the one before; while they are being put in
+    order, it is an error like any other.
 
     References
     ----------
@@ -145,7 +164,7 @@ def fit_mlr(
     >>> rows, cols = Hierarchy.balanced(60, [1, 3]), Hierarchy.balanced(45, [1, 3])
     >>> A = GeneralMLR(rows, cols, [rng.standard_normal((60, 2)) for _ in range(2)],
     ...                [rng.standard_normal((45, 2)) for _ in range(2)]).toarray()
-    >>> fit = fit_mlr(A, [2, 2], rows, cols, method="als", random_state=0)
+    >>> fit = fit_mlr(A, [2, 2], rows, cols, random_state=0)
     >>> fit.error < 1e-6
     True
     >>> bool(np.all(np.diff(fit.objective_trace) < 0))

@@ -45,10 +45,11 @@ def allocate_ranks(
         Sum of the ranks, at least 1.
     rows, cols
         As in `fit_mlr`.
-    start : {"uniform", "bottom", "top"} or sequence of int, optional
-        First ranks: the same at every level (what cannot be shared out evenly goes to the coarsest
-        ones), all at the finest level, all at the coarsest, or given ones.  The answer depends on
-        it: take the best of several.
+    start : {"grow", "uniform", "bottom", "top"} or sequence of int, optional
+        First ranks: grown with the factors, column by column where each gains most; the same at
+        every level (what cannot be shared out evenly goes to the coarsest ones), all at the finest
+        level, all at the coarsest, or given ones.  The answer depends on it: where A is nearly of
+        low rank, "top" may end lower than "grow".  Of an operator, "grow" is "uniform".
     symmetric, psd
         As in `fit_mlr`.
     max_failures : int, optional
@@ -56,15 +57,17 @@ def allocate_ranks(
         levels.
     tol : float, optional
         When no exchange succeeds any more, the factors are refitted until an iteration lowers the
-        error by no more than `tol` times itself; if that gains one percent altogether, exchanges
+        error by no more than `tol` times itself; if that gains 0.3 percent altogether, exchanges
         are tried once more.
     max_iter : int, optional
         Largest number of steps, accepted exchanges and such refits.
     progress : bool, optional
-        Show a progress bar.
+        Show how far the search is: a bar on terminals and in notebooks, else a line every few
+        seconds.
     callback : callable, optional
         Called as ``callback(iterate)`` with an `Iterate` for the start and after every step;
-        raising StopIteration stops the search.
+        raising StopIteration stops the search.  As in `fit_mlr`, it is also called after each
+        column that has grown.
     random_state : None, int or numpy.random.Generator, optional
 
     Returns
@@ -78,9 +81,11 @@ def allocate_ranks(
 
     Notes
     -----
-    *Gain.*  One more rank at level l lowers the squared error by ``Σ_g σ²_{r_l + 1}`` at once, the
-    sum over the level's groups of the next squared singular value of the residual with the level's
-    own part put back.  Visits of the level keep a few singular values more than its rank.
+    *Gain.*  Each level carries a direction v along for each of its groups, near the next singular
+    vector.  With one more column v a row with y of what is left in that direction gains ``y² / s``
+    when the left factors of all levels answer, s the squared length of v beyond the factors of the
+    row's path.  Fits on a residual (see `fit_mlr`) gain the next squared singular value of each
+    block, ``Σ_g σ²_{r_l + 1}``, of which visits of a level keep a few.
 
     *Loss.*  One rank less raises it by at most the rise that is left when, for fixed right factors,
     the left factors of all levels answer.  A row with coefficient b in the column dropped, whose
@@ -89,9 +94,12 @@ def allocate_ranks(
     ``Σ_g λ²``, as if the others stayed.
 
     Exchanges are tried in the order of predicted gain less loss.  The factors are refitted by
-    alternating least squares (by sweeps of block coordinate descent when symmetric), and the
-    exchange is accepted when the error is really less, by more than its rounding; otherwise factors
-    and residual are put back.
+    alternating least squares (by sweeps of block coordinate descent when positive semidefinite),
+    and the exchange is accepted when the error is really less, by more than its rounding; otherwise
+    the factors are put back.
+
+    *Symmetric matrices.*  The search knows nothing of symmetry; in the end its factors become
+    symmetric as in `fit_mlr`.  Steps whose error that does not reach are taken out of the history.
 
     *Rounding.*  Of a sparse matrix or an operator the squared relative error is known to a few
     units of the precision only (times ``Σ ‖B_l C_lᵀ‖² / ‖A‖²`` where levels cancel), so that errors
@@ -99,9 +107,10 @@ def allocate_ranks(
     rounding.  Where exchanges would lower the error by less than that, the search ends with
     ``termination="rounding"``.
 
-    *Ctrl-C.*  Interrupted once the start has been fitted, the search finishes its step and returns
-    the factors, ``termination="interrupted"``.  A refit ends with its iteration, and a second
-    Ctrl-C breaks a step off; then the factors are those of the step before.
+    *Ctrl-C.*  Interrupted, the search finishes its step and returns the factors,
+    ``termination="interrupted"``; while columns grow, their ranks add up to less.  A refit ends
+    with its iteration, and a second Ctrl-C breaks a step off; then the factors are those of the
+    step before.
 
     References
     ----------
@@ -115,10 +124,8 @@ def allocate_ranks(
     >>> x = np.linspace(0, 1, 64)
     >>> A = 1 / (0.02 + np.abs(x[:, None] - x))
     >>> fit = allocate_ranks(A, 6, Hierarchy.balanced(64, [1, 2, 4, 8]), random_state=0)
-    >>> sum(fit.ranks), fit.history[0][0], fit.converged
-    (6, (2, 2, 1, 1), True)
-    >>> bool(fit.error < fit.objective_trace[0])
-    True
+    >>> sum(fit.ranks), fit.converged, fit.operator.symmetric
+    (6, True, True)
     """
     target = Target(A, rows, cols, symmetric, psd)
     tree = target.pairs.rows
