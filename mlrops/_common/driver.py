@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -134,8 +135,12 @@ class Iteration:
         """The same without penalties."""
         return self.objective
 
+    _pulse: Callable[[], None] | None = None
+
     def pulse(self) -> None:
-        """A sign of life within a long step, which `drive` gives a meaning."""
+        """A sign of life within a long step: what is shown of the fit is brought up to date."""
+        if self._pulse is not None:
+            self._pulse()
 
     def shown(self) -> dict[str, object]:
         """What else the progress bar shows."""
@@ -215,7 +220,7 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
         try:
             if observer is not None:
                 observer.begin(iteration, run)
-            iteration.pulse = lambda: _show(bar, iteration, run)
+            iteration._pulse = partial(_show, bar, iteration, run)
             while not run.termination:
                 _show(bar, iteration, run)
                 run.termination = (_report(iteration, run.n_iter, watch.callback)
@@ -235,6 +240,7 @@ def drive(iteration: Iteration, max_iter: int, label: str, watch: Watch = UNWATC
                         observer.visit(iteration, run)
         except KeyboardInterrupt:
             run.termination = "interrupted"
+    iteration._pulse = None
     if not whole:
         iteration.restore()
         if iteration.objective != run.objectives[-1]:  # it gained something before

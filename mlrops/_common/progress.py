@@ -13,7 +13,7 @@ __all__ = ["progress_bar"]
 PAUSE = 5
 
 
-class _Lines(tqdm):  # type: ignore[type-arg]
+class _Lines(tqdm):
     """A bar for files and pipes: each state is a line of its own."""
 
     def __init__(self, *args: Any, **options: Any):
@@ -37,7 +37,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         if not self.disable:
             if self.leave and self.last_print_n != self.n:
                 self.refresh()
-            self.disable = True
+            self.disable: bool = True
             self._decr_instances(self)
 
 

@@ -139,9 +139,7 @@ def allocate_ranks(
     stopping, watch = Stopping(tol=tol, max_iter=max_iter), Watch(progress, callback)
     state = State(target, random_state)
     if target.kind == "operator":
-        if most is None:
-            most = first_ranks("uniform", total, tree)
-        state.descend(most, range(tree.n_levels))
+        state.descend(most or uniform_ranks(total, tree.n_levels), range(tree.n_levels))
         state.engine.visit(range(tree.n_levels), depth=2)
         for _ in range(FIRST):
             state.engine.step()
@@ -175,6 +173,11 @@ def symmetric_end(state: State, tol: float, history: list[Any], times: list[floa
             [*(times[k] for k in kept), run.times[-1] - state.began])
 
 
+def uniform_ranks(total: int, n_levels: int) -> tuple[int, ...]:
+    """The same at every level; what is left over goes to the coarsest ones."""
+    return tuple(total // n_levels + (level < total % n_levels) for level in range(n_levels))
+
+
 def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...] | None:
     """Ranks to start from, (L,) with the given sum; None if they are to grow."""
     L = rows.n_levels
@@ -184,9 +187,9 @@ def first_ranks(start: Any, total: int, rows: Hierarchy) -> tuple[int, ...] | No
                              f" got {start!r}")
         if start == "grow":
             return None
-        by_name = {"uniform": [total // L + (level < total % L) for level in range(L)],
-                   "bottom": [0] * (L - 1) + [total], "top": [total] + [0] * (L - 1)}
-        return tuple(by_name[start])
+        by_name = {"uniform": uniform_ranks(total, L), "bottom": (0,) * (L - 1) + (total,),
+                   "top": (total,) + (0,) * (L - 1)}
+        return by_name[start]
     ranks = check_ranks(start, rows)
     if sum(ranks) != total:
         raise ValueError(f"the ranks to start from must add up to total_rank = {total}, got {ranks}"
