@@ -22,7 +22,7 @@ from mlrops.fitting import allocate_ranks
 from mlrops.fitting.partitions import partition
 
 TOTAL_RANK = 20
-STARTS = "uniform", "bottom", "top"  # of the ranks
+STARTS = "grow", "top"  # of the ranks
 N, LEVELS = 512, 10  # down to single features, so that a level can be a diagonal
 KINDS = {"low rank": ("#8a8a8a", "o"), "low rank + diagonal": ("#e08e1b", "D"),
          "HODLR": ("#2f7fb8", "s"), "multilevel low rank": ("#101c33", "X")}
