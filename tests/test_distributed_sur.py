@@ -290,7 +290,7 @@ def test_the_result_has_what_needs_no_whole(threads):
     whole = fit.gather()
     np.testing.assert_allclose(np.array(whole.bse), np.array(one.bse), atol=1e-3)
     assert abs(whole.score(listed(X, 48), Y) - fit.loglik) < 1e-9
-    for name in ("rsquared", "summary", "with_cov"):
+    for name in ("rsquared", "summary", "cov_params"):
         with pytest.raises(AttributeError, match=rf"no '{name}'.*gather\(\)"):
             getattr(fit, name)
     with pytest.raises(ValueError, match="all equations share.*gather"):
@@ -343,7 +343,8 @@ def test_chunks_that_do_not_fit_are_refused(threads):
     refused(r"chunks of Xs must be those of Y", Xd.rechunk({1: 24}), Yd, 2)
     refused(r"chunks of Xs must be those of Y", Xd.rechunk({2: 1}), Yd, 2)
     refused(r"70 rows and 48 equations of Y, got \(70, 47, 3\)", Xd[:, 1:], Yd, 2)
-    refused(r"dask array \(N, K, p\), got .* 2 dimensions", Xd[:, 0], Yd, 2)
+    refused(r"dask array \(N, K, p\), or .* 1 dimensions", Xd[:, 0, 0], Yd, 2)
+    refused("Xs has 69 rows, Y has 70", Xd[1:, 0], Yd, 2)
     refused("one array for each equation.*got 47 for 48", listed(X, 48)[1:], Yd, 2)
     refused(r"X of equation 5 has shape \(70, 2\).*equally many",
             [x[:, :2] if j == 5 else x for j, x in enumerate(listed(X, 48))], Yd, 2)
@@ -359,11 +360,12 @@ def test_cells_and_regressors_that_are_wrong_are_named(threads):
     X, Y = draw()
     gap, lost = Y.copy(), X.copy()
     gap[3, 30] = np.nan
-    lost[4, 12, 1] = np.inf
+    lost[4, 12, 1] = lost[4, 0, 1] = np.inf
     refused(r"Y must be finite, got 1 cell with NaN in chunk 1, in 1 equation \(30\)",
             *cut(X, gap, (20, 28)), 2)
-    refused(r"Xs must be finite, got 1 cell with infinity in chunk 0, in 1 equation \(12\)",
+    refused(r"Xs must be finite, got 2 cells with infinity in chunk 0, in 2 equations \(0, 12\)",
             *cut(lost, Y, (20, 28)), 2)
+    refused("Xs.*infin|infin.*Xs", da.from_array(lost[:, 0]), cut(X, Y, (20, 28))[1], 2)
     twice = X.copy()
     twice[:, 33, 2] = 2 * twice[:, 33, 0]
     refused("X of equation 33 is rank-deficient: column 2", *cut(twice, Y, (20, 28)), 2)
@@ -382,11 +384,60 @@ def test_options_for_one_machine_are_refused_by_name(options, words, threads):
             None if "covariance" in options else 2, **options)
 
 
-def test_SUR_says_what_takes_dask_arrays():
+# ---------------------------------------------------------------- SUR
+
+
+@pytest.mark.parametrize("shared", ["own", "array", "dask"])
+def test_SUR_of_dask_arrays_is_als_gls(shared, threads):
+    X, Y = draw(8, shared=shared != "own")
+    given = cut(X, Y, (20, 28))
+    Xd = da.from_array(X, chunks=(30, 2)) if shared == "dask" else given[0]
+    expected = als_gls(*given, 2, prior=True)
+    for model in (SUR((given[1], Xd)), SUR.multivariate_ls(given[1], Xd)):
+        fit = model.fit(2, prior=True)
+        assert type(fit) is type(expected)
+        assert same(
+            (fit.params.compute(), fit.covariance.gather().F, fit.loglik_trace),
+            (expected.params.compute(), expected.covariance.gather().F, expected.loglik_trace))
+        np.testing.assert_allclose(fit.resid.compute(), expected.resid.compute(), atol=1e-12)
+    assert (model.nobs, model.n_equations) == (N, 48)
+    assert repr(model) == "<DistributedSUR: 48 equations, 144 coefficients, 70 rows, 2 parts>"
+    assert np.array_equal(fit.gather().Xs[3], X[:, 3] if shared == "own" else X)
+
+
+def test_without_factors_it_is_least_squares_equation_by_equation(threads):
+    X, Y = draw(9)
+    fit = SUR(cut(X, Y, (20, 28))[::-1]).fit(0)
+    expected = [np.linalg.lstsq(X[:, j], Y[:, j], rcond=None)[0] for j in range(48)]
+    np.testing.assert_allclose(fit.params.compute(), expected, atol=1e-12)
+    squares = np.square(fit.resid.compute()).mean(axis=0)
+    np.testing.assert_allclose(fit.covariance.diagonal().compute(), squares, rtol=1e-6)
+
+
+def test_what_SUR_has_in_memory_only_is_refused_by_name(threads):
     X, Y = cut(*draw(), (20, 28))
-    words = r"als_gls\(Xs, Y, ranks, hierarchy\) takes a dask array"
     for equation in ((Y[:, 0], X[:, 0]), {"dependent": Y[:, 0], "exog": np.ones(N)}):
-        with pytest.raises(TypeError, match=words):
+        with pytest.raises(TypeError, match=r"names must be in memory.*SUR\(\(Y, X\)\)"):
             SUR({"a": equation})
-    with pytest.raises(TypeError, match=words):
-        SUR.multivariate_ls(Y, np.ones(N))
+    with pytest.raises(ValueError, match=r"tuple \(Y, X\).*3 entries: weights"):
+        SUR((Y, X, Y))
+    for options in ({"constraints": {"a": 1}}, {"missing": "drop"}):
+        with pytest.raises(ValueError, match="constraints: these are for equations in memory"):
+            SUR((Y, X), **options)
+    model = SUR((Y, X))
+    for asked in (lambda: model.data, lambda: model.param_names, lambda: model.equations,
+                  lambda: model.add_constraints(np.ones((1, 144)))):
+        with pytest.raises(AttributeError, match=r"in memory, SUR\(\{name"):
+            asked()
+    for options, words in (
+            ({"ranks": "bic"}, "select_sur_ranks.*compare the bic"),
+            ({"ranks": 2, "rank_options": {}}, "select_sur_ranks"),
+            ({"ranks": 2, "cov_type": "robust"}, "cov_type of a fit.*gather"),
+            ({"covariance": np.eye(48)}, "a covariance to keep is for data in memory"),
+            ({"ranks": 2, "solver": "lsmr"}, 'solver="lsmr" is for data in memory')):
+        with pytest.raises(ValueError, match=words):
+            model.fit(**options)
+    with pytest.raises(ValueError, match="chunks of Xs must be those of Y"):
+        SUR((Y, X.rechunk({1: 24})))
+    with pytest.raises(ValueError, match="Xs has 69 rows, Y has 70"):
+        SUR.multivariate_ls(Y, da.ones((69, 2)))

@@ -16,8 +16,9 @@ import numpy as np
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["added", "check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "joined",
-           "merged", "nothing", "on_workers", "results", "results_beside", "task", "task_of"]
+__all__ = ["added", "check_workers", "chunks_of", "import_array", "in_pairs", "is_dask",
+           "is_remote", "joined", "merged", "nothing", "on_workers", "results", "results_beside",
+           "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
@@ -57,6 +58,11 @@ def task(function: Callable[..., Any], *args: Any) -> Any:
 def task_of(value: Any) -> Any:
     """A value as the result of a task: it travels once to each worker that needs it."""
     return task(_opened, _Sealed(value))
+
+
+def chunks_of(x: Any) -> list[Any]:
+    """The chunks of a dask array as tasks, in the order of their numbers."""
+    return list(np.ravel(np.array(x.to_delayed(), object)))
 
 
 def in_pairs(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:

@@ -31,6 +31,7 @@ from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
 from .measures import average_loglik
 from .parts.fit import fit_in_parts
+from .parts.opening import read_parts
 from .result import SURResult
 
 __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
@@ -246,9 +247,9 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
         optimizer=optimizer, prior=prior)
     if is_dask(Y) or is_dask(Xs):
-        found: Any = fit_in_parts(Xs, Y, ranks, hierarchy, options, covariance=covariance,
-                                  prior_variance=prior_variance, progress=progress,
-                                  callback=callback)
+        found: Any = fit_in_parts(read_parts(Xs, Y), ranks, hierarchy, options,
+                                  covariance=covariance, prior_variance=prior_variance,
+                                  progress=progress, callback=callback)
         return found
     data = read_equations(Xs, Y)
     options = options.with_variances(prior_variance, data)

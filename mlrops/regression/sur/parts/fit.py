@@ -18,18 +18,17 @@ from ....tree.reading import read_hierarchy
 from ..climb import Alternation, Coefficients, warn_of_end
 from ..limits import carried_ranks, is_bounded
 from .equations import Equations
-from .opening import Given, Rules, open_system, read_parts
+from .opening import Given, Rules, open_system
 from .result import DistributedSURResult
 from .surface import RegressionSurface, SpreadRegressions, coefficients_of, rows_of
 
 __all__ = ["fit_in_parts"]
 
 
-def fit_in_parts(Xs: Any, Y: Any, ranks: Any, hierarchy: Any, options: Any, *, covariance: Any,
+def fit_in_parts(given: Given, ranks: Any, hierarchy: Any, options: Any, *, covariance: Any,
                  prior_variance: Any, progress: bool, callback: Callback | None
                  ) -> DistributedSURResult:
     """`als_gls` where Y is a collection of dask."""
-    given = read_parts(Xs, Y)
     _check_options(options, covariance)
     if ranks is None:
         raise TypeError("ranks is needed to fit a covariance")

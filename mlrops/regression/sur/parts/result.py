@@ -1,6 +1,6 @@
 """`DistributedSURResult`: a fitted system whose equations lie in parts on workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ class DistributedSURResult:
     prior: float
     Y: Any
     X: Any
+
+    debiased: bool = True
 
     covariance_is_known = False
 
@@ -165,12 +167,38 @@ class DistributedSURResult:
         """`params` in units of `bse`, a dask array (K, p)."""
         return self.params / self.bse
 
+    def with_cov(self, cov_type: str = "unadjusted", *, debiased: bool = True
+                 ) -> "DistributedSURResult":
+        """The same fit with another kind of covariance of its coefficients.
+
+        Parameters
+        ----------
+        cov_type : {"unadjusted"}
+            Other kinds are those of the result in memory, see `SURResult.with_cov`.
+        debiased : bool, optional
+            False takes Σ as it was estimated, which is too small for few rows.
+
+        Returns
+        -------
+        DistributedSURResult
+
+        Raises
+        ------
+        ValueError
+            Another kind.
+        """
+        if cov_type != "unadjusted":
+            raise ValueError(f'cov_type of a fit in parts must be "unadjusted", got {cov_type!r}:'
+                             " where one memory holds it, gather() gives a SURResult, which has"
+                             " other kinds")
+        return replace(self, debiased=debiased)
+
     def predict(self, X: Any) -> Any:
         """Predictions for new rows.
 
         Parameters
         ----------
-        X : array_like, shape (M, p), or dask array, shape (M, K, p)
+        X : array_like or dask array, shape (M, p), or dask array, shape (M, K, p)
             Regressors of all equations, or of each of them in the chunks of the fit.
 
         Returns
@@ -187,11 +215,7 @@ class DistributedSURResult:
         if X.ndim not in (2, 3) or X.shape[1:] not in ((p,), (K, p)):
             raise ValueError(f"X must have shape (M, {p}) or (M, {K}, {p}), got {X.shape}")
         array = import_array()
-        if X.ndim == 2:
-            return array.map_blocks(_of_all, self.params, X, dtype=self.params.dtype,
-                                    drop_axis=1, new_axis=0, chunks=(
-                                        (X.shape[0],), self.params.chunks[0]))
-        return array.einsum("mkp,kp->mk", X, self.params)
+        return array.einsum("mp,kp->mk" if X.ndim == 2 else "mkp,kp->mk", X, self.params)
 
     def gather(self) -> SURResult:
         """The same result in the memory here, where it fits.
@@ -222,7 +246,3 @@ class DistributedSURResult:
                 f" {counted(self.n_params, 'coefficient')}, {counted(self.nobs, 'row')},"
                 f" {counted(len(self.covariance.widths), 'part')},"
                 f" loglik {self.loglik:.6g} a row, {self.termination}>")
-
-
-def _of_all(params: FloatArray, X: FloatArray) -> FloatArray:
-    return X @ params.T
