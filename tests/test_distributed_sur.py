@@ -293,8 +293,6 @@ def test_the_result_has_what_needs_no_whole(threads):
     for name in ("rsquared", "summary", "cov_params"):
         with pytest.raises(AttributeError, match=rf"no '{name}'.*gather\(\)"):
             getattr(fit, name)
-    with pytest.raises(ValueError, match="all equations share.*gather"):
-        fit.bse  # noqa: B018
     with pytest.raises(AttributeError, match="has no 'nonsense'"):
         fit.nonsense  # noqa: B018
     new = np.random.default_rng(0).standard_normal((5, 48, P))
@@ -302,15 +300,6 @@ def test_the_result_has_what_needs_no_whole(threads):
     np.testing.assert_allclose(fit.predict(da.from_array(new, chunks=(5, (20, 28), P))), expected)
     with pytest.raises(ValueError, match=r"shape \(M, 3\) or \(M, 48, 3\), got \(5, 47, 3\)"):
         fit.predict(new[:, 1:])
-
-
-def test_standard_errors_of_shared_regressors(threads):
-    X, Y = draw(7, shared=True)
-    fit = als_gls(*cut(X, Y, (20, 28)), 2)
-    expected = np.array(fit.gather().with_cov("unadjusted", debiased=False).bse)
-    np.testing.assert_allclose(fit.bse.compute(), expected, rtol=1e-10)
-    np.testing.assert_allclose(fit.tvalues.compute(), fit.params.compute() / expected)
-    np.testing.assert_allclose(fit.predict(X[:4]).compute(), X[:4] @ fit.params.compute().T)
 
 
 @pytest.mark.slow

@@ -84,7 +84,9 @@ def nothing(*_: Any) -> None:
 
 
 def added(a: Any, b: Any) -> Any:
-    """The sum of numbers or arrays, or of tuples of such, entry by entry."""
+    """The sum of numbers or arrays, or of tuples or dicts of such, entry by entry."""
+    if isinstance(a, dict):
+        return {**a, **b, **{key: a[key] + b[key] for key in a.keys() & b.keys()}}
     return tuple(map(added, a, b)) if isinstance(a, tuple) else a + b
 
 

@@ -16,7 +16,7 @@ from ...._common.cluster import (
     task_of,
 )
 from ...._common.spread import Shelf, Spread
-from ...._common.typing import FloatArray
+from ...._common.typing import FloatArray, IntArray
 from ...._common.validate import as_finite, plain, working_dtype
 from ...._common.wording import counted
 from ....factor.columns.source import Plan, check_finite, plans_of
@@ -33,7 +33,7 @@ from ..limits import check_bounded
 from ..system import StackedSystem
 from .equations import Equations
 
-__all__ = ["Given", "SpreadSystem", "open_system", "read_parts"]
+__all__ = ["Given", "SpreadSystem", "in_tree_order", "open_system", "read_parts", "regressors_of"]
 
 
 class Given(NamedTuple):
@@ -47,11 +47,6 @@ class Given(NamedTuple):
     def widths(self) -> tuple[int, ...]:
         """Equations of each chunk."""
         return self.Y.chunks[1]
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all equations have the same regressors."""
-        return self.X.ndim == 2
 
 
 class Rules(NamedTuple):
@@ -193,10 +188,8 @@ def open_system(given: Given, cut: Cut, hierarchy: Hierarchy, rules: Rules,
     """The system of what is given, its parts where the chunks are."""
     check_workers()
     Y, X = (on_workers(x) if is_dask(x) else x for x in given[:2])  # held until parts are there
-    regressors = chunks_of(X) if is_dask(X) else [task_of(X)]
     plans = plans_of(cut, prior_variance)
-    if given.is_shared:
-        regressors *= len(plans)
+    regressors = regressors_of(X, len(plans))
     parts = [task(alone(_open), chunk, x, plan, rules, given.dtype)
              for chunk, x, plan in zip(chunks_of(Y), regressors, plans, strict=True)]
     (crown, *parts), _ = results_beside([task_of(cut.layout.crown()), *parts], [])
@@ -204,6 +197,17 @@ def open_system(given: Given, cut: Cut, hierarchy: Hierarchy, rules: Rules,
     equations.stays = True
     N, p = given.Y.shape[0], given.X.shape[-1]
     return SpreadSystem(equations, crown, cut, cut.parents(), hierarchy, N, p, given.dtype)
+
+
+def regressors_of(X: Any, n_parts: int) -> list[Any]:
+    """The regressors of each part as a task: of all equations (N, p), or of its own (N, m, p)."""
+    chunks = chunks_of(X) if is_dask(X) else [task_of(X)]
+    return chunks * (n_parts if X.ndim == 2 else 1)
+
+
+def in_tree_order(X: FloatArray, order: IntArray) -> list[FloatArray]:
+    """The regressors (N, p) of each equation of a part."""
+    return [X if X.ndim == 2 else X[:, j] for j in order]
 
 
 def _open(Y: Any, X: Any, plan: Plan, rules: Rules, dtype: np.dtype) -> Equations:
@@ -218,12 +222,11 @@ def _open(Y: Any, X: Any, plan: Plan, rules: Rules, dtype: np.dtype) -> Equation
     else:
         as_finite(X, "Xs", ndim=2, axis_name="row")
     m, p = Y.shape[1], X.shape[-1]
-    Xs = [X] * m if X.ndim == 2 else list(np.moveaxis(X, 1, 0))
     if not rules.is_bounded:
-        check_bounded(SURData(Xs, Y), tree, rules.ranks, label=names)
+        check_bounded(SURData(in_tree_order(X, np.arange(m)), Y), tree, rules.ranks, label=names)
     order = tree.permutation
     in_order = [names[j] for j in order]
-    system = StackedSystem([Xs[j] for j in order], Y[:, order], in_order, ridge=rules.beta_ridge,
+    system = StackedSystem(in_tree_order(X, order), Y[:, order], in_order, ridge=rules.beta_ridge,
                            regressors=[range(p)] * m)
     E = system.residuals(system.ols)
     system.check_errors(E)

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from ...._common.cluster import import_array, is_dask
+from ...._common.cached import cached_property
+from ...._common.cluster import chunks_of, import_array, is_dask, task
 from ...._common.typing import FloatArray, IntArray
 from ...._common.wording import counted
 from ....factor import criteria
+from ...inference import Inference, half_widths
 from ..data import SURData
 from ..result import SURResult
-from ..system import StackedSystem
+from .standard_errors import Errors, ordinary_errors, spread_errors
 
 __all__ = ["DistributedSURResult"]
 
@@ -133,39 +135,74 @@ class DistributedSURResult:
         return self.Y - self.fittedvalues
 
     @property
+    def df_resid(self) -> Any:
+        """Degrees of freedom of Student's t of each equation, a dask array (K,); see `SURResult`.
+        """
+        return self._inferred("df", ())
+
+    @property
     def bse(self) -> Any:
         """Standard errors of the coefficients, a dask array (K, p).
 
-        Of regressors that all equations share, where least squares equation by equation is GLS:
-        ``√(Σ_jj (XᵀX)⁻¹_ii)``, those of ``with_cov("unadjusted", debiased=False)`` in memory.
+        Those of `SURResult`, see `with_cov`.  They are computed at the first use of them or of what
+        hangs on them, and stay on the workers.  Regressors of their own take an elimination of the
+        factors of all rows: ``P (N R)²`` flops, shared by the parts, and ``(N R_c)²`` numbers that
+        go up and down for each parent, R_c the ranks above the parts.
 
         Raises
         ------
         ValueError
-            The equations have regressors of their own, or there is a ridge: then blocks of the
-            inverse of the normal matrix are needed, which only the result in memory forms.
+            There is a ridge; or regressors of their own, and more than 4000 factors on a path of
+            the tree, times rows.
         """
-        if not self._is_least_squares:
-            raise ValueError(
-                "bse is known in parts for regressors that all equations share, without a ridge;"
-                " for others gather() gives a result in memory, which has it")
-        return self._bse()
+        return self._inferred("bse", self.params.shape[1:])
 
-    @property
-    def _is_least_squares(self) -> bool:
-        return self.X.ndim == 2 and not self.options.beta_ridge
-
-    def _bse(self) -> Any:
-        X = np.asarray(self.X, float)
-        inverse = StackedSystem([X], X[:, :1]).batches[0].inverse[0]
-        root = np.sqrt(np.square(inverse).sum(axis=1))
-        found = import_array().sqrt(self.covariance.diagonal())[:, None] * root
-        return found.astype(self.params.dtype)
+    @cached_property
+    def _errors(self) -> Any:
+        if self.options.beta_ridge:
+            raise ValueError("standard errors with a beta_ridge are for results in memory: gather()"
+                             " gives one")
+        compute = ordinary_errors if self.X.ndim == 2 else spread_errors
+        return compute(self.covariance, self.X, self.nobs, self.debiased)
 
     @property
     def tvalues(self) -> Any:
         """`params` in units of `bse`, a dask array (K, p)."""
-        return self.params / self.bse
+        return self._inferred("tvalues", self.params.shape[1:])
+
+    @property
+    def pvalues(self) -> Any:
+        """Two-sided p-values of coefficients that are 0, a dask array (K, p)."""
+        return self._inferred("pvalues", self.params.shape[1:])
+
+    def conf_int(self, alpha: float = 0.05) -> Any:
+        """Confidence intervals of level ``1 - alpha``.
+
+        Parameters
+        ----------
+        alpha : float, default 0.05
+            Between 0 and 1.
+
+        Returns
+        -------
+        dask array, shape (K, p, 2)
+            Lower and upper ends.
+
+        Raises
+        ------
+        ValueError
+            `alpha` is not between 0 and 1; and as `bse`.
+        """
+        half_widths(np.zeros(1), 1.0, alpha)  # which checks it
+        return self._inferred("conf_int", (self.params.shape[1], 2), alpha)
+
+    def _inferred(self, name: str, trailing: tuple[int, ...], *options: Any) -> Any:
+        """What an `Inference` says of each part, a dask array (K, *trailing)."""
+        array = import_array()
+        return array.concatenate([
+            array.from_delayed(task(_inferred, *both, name, *options), (m, *trailing), float)
+            for *both, m in zip(chunks_of(self.params), self._errors.parts,
+                                self.covariance.widths, strict=True)])
 
     def with_cov(self, cov_type: str = "unadjusted", *, debiased: bool = True
                  ) -> "DistributedSURResult":
@@ -233,6 +270,7 @@ class DistributedSURResult:
                 "n_cg", "gradient_norm", "normal_norm", "boundary", "capped", "options", "prior")
         return SURResult(data=SURData(Xs, Y.astype(dtype, copy=False)), coefficients=list(params),
                          covariance=self.covariance.gather(),
+                         cov_kwds={} if self.debiased else {"debiased": False},
                          **{name: getattr(self, name) for name in kept})
 
     def __getattr__(self, name: str) -> Any:
@@ -246,3 +284,14 @@ class DistributedSURResult:
                 f" {counted(self.n_params, 'coefficient')}, {counted(self.nobs, 'row')},"
                 f" {counted(len(self.covariance.widths), 'part')},"
                 f" loglik {self.loglik:.6g} a row, {self.termination}>")
+
+
+def _inferred(params: FloatArray, errors: Errors, name: str, *options: Any) -> FloatArray:
+    """An attribute of the `Inference` of a part, or what its method gives, equation by equation."""
+    bse, df = errors
+    if name == "df":
+        return df
+    found = Inference(params.astype(float).ravel(), bse.ravel(), np.repeat(df, params.shape[1]))
+    x: Any = getattr(found, name)
+    x = x(*options) if options else x
+    return np.reshape(x, (*params.shape, *x.shape[1:]))
