@@ -69,7 +69,7 @@ class Parts:
         shared = [task_of(x) for x in (self.template, *given)]
         return results(in_pairs(merge, [
             task(_visit, number, *part, work, *shared) for number, part in enumerate(self.parts)
-        ]))[0]
+        ], at_once=2))[0]
 
     def first(self, work: Callable[..., Any], *given: Any) -> Any:
         """What a first pass gives: a `FirstPass` or a `Triangle`."""

@@ -15,9 +15,10 @@ from ....operators.cut import cut_at
 from ....operators.part_sweeps import alone
 from ....tree.hierarchy import Hierarchy
 from ....tree.reading import read_hierarchy
-from ..climb import Alternation, Coefficients, warn_of_end
+from ..climb import Alternation, warn_of_end
 from ..limits import carried_ranks, is_bounded
 from .equations import Equations
+from .normal import at_coefficients
 from .opening import Given, Rules, open_system
 from .result import DistributedSURResult
 from .surface import RegressionSurface, SpreadRegressions, coefficients_of, rows_of
@@ -88,7 +89,7 @@ def _alternation(given: Given, cut: Any, hierarchy: Hierarchy, ranks: tuple[int,
                  rules: Rules, options: Any, t: FloatArray | None) -> Alternation:
     """Σ-steps and β-steps from least squares equation by equation."""
     system = open_system(given, cut, hierarchy, rules, t)
-    least_squares = Coefficients(system.equations.map(alone(_ols)), None)
+    least_squares = at_coefficients(system, system.equations.map(alone(_ols)))
     surface = RegressionSurface(SpreadRegressions(system, options, least_squares), ranks)
     optimizer = "bfgs" if options.optimizer == "auto" else options.optimizer
     return Alternation(surface, surface.first("principal_factor", hierarchy, None), optimizer,

@@ -42,6 +42,8 @@ class DistributedSURResult:
         Strength of the prior on D in pseudo-samples; 0 without one.
     Y, X : dask array or ndarray
         The data as they were given.
+    debiased : bool
+        Whether standard errors are corrected for small samples; see `with_cov`.
 
     Examples
     --------
@@ -57,8 +59,11 @@ class DistributedSURResult:
     ...     whole = fit.gather()
     >>> fit.params.chunks, fit.resid.shape, fit.covariance.widths
     (((6, 6), (2,)), (100, 12), (6, 6))
+    ...     errors = fit.bse.compute()
     >>> whole.n_equations, bool(np.isclose(whole.loglik, fit.loglik))
     (12, True)
+    >>> bool(np.allclose(errors, whole.bse))
+    True
     """
 
     params: Any

@@ -58,10 +58,9 @@ def spread_errors(covariance: DistributedMLR, X: Any, N: int, debiased: bool) ->
     above = shelf.spread(task_of(x) for x in _above(covariance))
     corrected = parts.map(alone(_corrected), K, own, above, N, X.shape[-1], debiased)
     known = corrected.map(alone(_eliminated), regressors, above)
-    passed = in_pairs(alone(added), [task(_second, one) for one in known.parts])
-    path = cut.layout.above[0] if cut.level else np.zeros((1, 0), int)
-    inverses = task(alone(_path_inverses), task_of(path), cut.layout.cols[: cut.level + 1], N,
-                    passed)
+    passed = in_pairs(alone(added), [task(_second, one) for one in known.parts], 2)
+    cols = cut.layout.cols[: cut.level + 1]
+    inverses = task(alone(_path_inverses), task_of(_paths(cut)), cols, N, passed)
     errors = corrected.map(alone(_errors), regressors, above, known, inverses)
     del own, regressors, above, corrected, known  # which nobody asks for again
     shelf.results()
@@ -88,10 +87,15 @@ def _check_size(covariance, N):
 def _above(covariance):
     """What stands above each part."""
     cut = covariance._cut
-    path = cut.layout.above[0] if cut.level else np.zeros((1, 0), int)
-    sizes = [cut.hierarchy.group_sizes(level)[path[:, level]] for level in range(cut.level)]
-    every = np.stack(sizes, axis=1) if sizes else np.zeros((1, 0), int)
-    return [Above(lo, every[lo:hi]) for lo, hi in cut.parents()]
+    path, sizes = _paths(cut), np.zeros_like(_paths(cut))
+    for level in range(cut.level):
+        sizes[:, level] = cut.hierarchy.group_sizes(level)[path[:, level]]
+    return [Above(lo, sizes[lo:hi]) for lo, hi in cut.parents()]
+
+
+def _paths(cut):
+    """The groups on the way to each parent (parents, levels above)."""
+    return cut.layout.above[0] if cut.level else np.zeros((1, 0), int)
 
 
 # ---------------------------------------------------------------- the covariance of the errors
