@@ -56,10 +56,9 @@ class DistributedSURResult:
     >>> Y = X @ [1.0, -2.0] + E
     >>> with dask.config.set(scheduler="threads"):
     ...     fit = als_gls(da.from_array(X, chunks=(-1, 6, -1)), da.from_array(Y, chunks=(-1, 6)), 1)
-    ...     whole = fit.gather()
+    ...     whole, errors = fit.gather(), fit.bse.compute()
     >>> fit.params.chunks, fit.resid.shape, fit.covariance.widths
     (((6, 6), (2,)), (100, 12), (6, 6))
-    ...     errors = fit.bse.compute()
     >>> whole.n_equations, bool(np.isclose(whole.loglik, fit.loglik))
     (12, True)
     >>> bool(np.allclose(errors, whole.bse))
