@@ -1,6 +1,7 @@
 """Systems of regressions in chunks of equations on the workers of a cluster."""
 
 import gc
+import operator
 import time
 import warnings
 
@@ -241,6 +242,20 @@ def test_what_the_scheduler_holds_does_not_grow(two, monkeypatch):
     del fit
     gc.collect()
     assert clusters.forgotten(workers, 0)
+
+
+def test_what_is_made_of_what_is_made_is_made_anew(threads, monkeypatch):
+    """Once files are written, nothing goes back to what was before them."""
+    monkeypatch.setattr(spread, "is_remote", lambda: True)
+    shelf = spread.Shelf([])
+    x = shelf.spread([dask.delayed(3.0)])
+    y = shelf.derived(operator.neg, x)
+    z = shelf.derived(operator.neg, y)
+    shelf.results()
+    before = [made.parts[0].key for made in (x, y, z)]
+    shelf.settle()
+    assert not set(before) & {made.parts[0].key for made in (x, y, z)}
+    assert shelf.results(*y.parts, *z.parts) == [-3.0, 3.0]
 
 
 def moved(client):
