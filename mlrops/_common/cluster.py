@@ -16,12 +16,15 @@ import numpy as np
 from .optional import import_dask
 from .wording import counted, name_some
 
-__all__ = ["added", "check_workers", "import_array", "in_pairs", "is_dask", "is_remote", "joined",
-           "merged", "nothing", "on_workers", "results", "results_beside", "task", "task_of"]
+__all__ = ["added", "check_workers", "chunks_of", "import_array", "in_pairs", "is_dask",
+           "is_remote", "joined", "merged", "nothing", "on_workers", "results", "results_beside",
+           "task", "task_of"]
 
 # Seconds between two looks at a cluster that does not answer, and without any worker before a fit
 # gives up, unless dask's own "distributed.scheduler.no-workers-timeout" says another number.
 LOOK, PATIENCE = 1.0, 60.0
+# What one task merges: each task costs the scheduler about a millisecond.
+AT_ONCE = 8
 # Bytes of an array in a graph that are worth sending once only.
 LARGE = 1 << 16
 
@@ -59,9 +62,25 @@ def task_of(value: Any) -> Any:
     return task(_opened, _Sealed(value))
 
 
-def in_pairs(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
-    """One task that merges what several give, in pairs that depend on nothing but their order."""
-    return merged(lambda a, b: task(merge, a, b), parts)
+def chunks_of(x: Any) -> list[Any]:
+    """The chunks of a dask array as tasks, in the order of their numbers."""
+    return list(np.ravel(np.array(x.to_delayed(), object)))
+
+
+def in_pairs(merge: Callable[[Any, Any], Any], parts: Sequence[Any], at_once: int = AT_ONCE) -> Any:
+    """One task that merges what several give, in pairs that depend on nothing but their order.
+
+    A task merges several at once, a power of 2 of them, in the same pairs; 2 of what is large.
+    """
+    parts = list(parts)
+    while len(parts) > 1:
+        some = [parts[i : i + at_once] for i in range(0, len(parts), at_once)]
+        parts = [task(_merged, merge, *x) if len(x) > 1 else x[0] for x in some]
+    return parts[0]
+
+
+def _merged(merge: Callable[[Any, Any], Any], *parts: Any) -> Any:
+    return merged(merge, parts)
 
 
 def merged(merge: Callable[[Any, Any], Any], parts: Sequence[Any]) -> Any:
@@ -78,7 +97,9 @@ def nothing(*_: Any) -> None:
 
 
 def added(a: Any, b: Any) -> Any:
-    """The sum of numbers or arrays, or of tuples of such, entry by entry."""
+    """The sum of numbers or arrays, or of tuples or dicts of such, entry by entry."""
+    if isinstance(a, dict):
+        return {**a, **b, **{key: a[key] + b[key] for key in a.keys() & b.keys()}}
     return tuple(map(added, a, b)) if isinstance(a, tuple) else a + b
 
 

@@ -117,8 +117,9 @@ class Shelf:
             x.parts = [task(_read, *pair) for pair in zip(files, anchors, strict=True)]
             x.stays = False
         renewed = set(new.values())
-        for x in made:
-            if x.recipe is not None and not renewed.isdisjoint(x.recipe[1]):
+        while renewed:  # and what is made of what is made
+            renewed = {x for x in made if x.recipe and not renewed.isdisjoint(x.recipe[1])}
+            for x in renewed:
                 x.renew()
         self.results()
         # Only now nothing that is alive goes back to what is not.

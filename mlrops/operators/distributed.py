@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from .._common.cached import cached_property
-from .._common.cluster import added, import_array, in_pairs, is_dask, joined, nothing, task, task_of
+from .._common.cluster import (
+    added,
+    chunks_of,
+    import_array,
+    in_pairs,
+    is_dask,
+    joined,
+    nothing,
+    task,
+    task_of,
+)
 from .._common.spread import Shelf, Spread
 from .._common.typing import FloatArray
 from .._common.validate import as_generator, as_real, check_rank
@@ -373,7 +383,7 @@ class DistributedMLR:
             raise TypeError(f"an operand must be real, got {x.dtype}")
         if is_dask(x):
             x = x.rechunk((widths, *((k,) for k in x.shape[1:])))
-            given = list(np.ravel(np.array(x.to_delayed(), object)))
+            given = chunks_of(x)
         else:
             ends = np.cumsum((0, *widths))
             given = [task_of(x[lo:hi]) for lo, hi in zip(ends[:-1], ends[1:], strict=True)]

@@ -10,7 +10,8 @@ from .._common.typing import FloatArray
 from ..kernels.layout import Layout
 from .parts import Coarse, Part, Swept
 
-__all__ = ["PartPosterior", "crown_covariances", "partial_variance", "precondition"]
+__all__ = ["PartPosterior", "crown_covariances", "partial_variance", "path_covariances",
+           "precondition"]
 
 
 class PartPosterior:
@@ -69,9 +70,16 @@ def partial_variance(part: Part, K: FloatArray, covariances: FloatArray | None) 
     F, d, layout = part.F, part.D, part.layout
     if not layout.R:
         return d
-    cov = kernels.tree.path_covariance(K, layout, covariances)
-    left = 1 - kernels.curvature.forms(F, cov, layout) / d
+    left = 1 - kernels.curvature.forms(F, path_covariances(part, K, covariances), layout) / d
     return d / np.maximum(left, np.finfo(d.dtype).eps)
+
+
+def path_covariances(part: Part, K: FloatArray, covariances: FloatArray | None) -> FloatArray:
+    """Covariances (leaves, R, R) of the factors on the way to each leaf of a part, given samples.
+
+    K and `covariances` as for `partial_variance`.
+    """
+    return kernels.tree.path_covariance(K, part.layout, covariances)
 
 
 def crown_covariances(layout: Layout, K: FloatArray) -> FloatArray:

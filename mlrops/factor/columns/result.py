@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._common.cluster import import_array, in_pairs, task
+from ..._common.cluster import chunks_of, import_array, in_pairs, task
 from ..._common.given import cut_by_columns
 from ..._common.typing import RandomState
 from ..._common.wording import counted
@@ -86,10 +86,9 @@ class DistributedFactorModel(FactorModelResult):
             No array of dask in chunks of columns, or another number of features.
         """
         A, N = self.covariance, self._check(Y)
-        chunks = np.ravel(np.array(Y.rechunk((-1, A.widths)).to_delayed(), object))
-        means = np.ravel(np.array(self.mean.to_delayed(), object))
+        chunks = chunks_of(Y.rechunk((-1, A.widths)))
         passed = [task(alone(_passed), *each) for each in
-                  zip(A._parts.parts, chunks, means, strict=True)]
+                  zip(A._parts.parts, chunks, chunks_of(self.mean), strict=True)]
         coarse = task(alone(sweep_root), A._crown.parts[0], in_pairs(alone(merge), passed))
         return import_array().from_delayed(task(_loglik, coarse, A.shape[0]), (N,), float)
 

@@ -5,7 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._common.cluster import check_workers, in_pairs, on_workers, results_beside, task, task_of
+from ..._common.cluster import (
+    check_workers,
+    chunks_of,
+    in_pairs,
+    on_workers,
+    results_beside,
+    task,
+    task_of,
+)
 from ..._common.given import Given, wrong_weights
 from ..._common.labelled import named
 from ..._common.spread import Shelf, Spread
@@ -25,8 +33,8 @@ from ..prior import Prior
 from ..usable import usable_ranks
 from .surface import SpreadSurface
 
-__all__ = ["ColumnSource", "Options", "open_columns", "open_parts",
-           "usable_parts"]
+__all__ = ["ColumnSource", "Options", "Plan", "check_finite", "open_columns", "open_parts",
+           "plans_of"]
 
 
 class Options(NamedTuple):
@@ -49,7 +57,7 @@ class ColumnSource(NamedTuple):
     digests: tuple[str, ...]  # of the data of each part, empty where they were not asked for
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What a part is made from, beside its data."""
 
     number: int
@@ -57,8 +65,8 @@ class _Plan(NamedTuple):
     first: int
     tree: Hierarchy
     usable: BoolArray
-    names: Sequence[Any]  # of its features in their order: names, or numbers
-    prior_variance: FloatArray | None  # (m,) in the part's order
+    names: Sequence[Any]  # of its features as they came: names, or numbers
+    prior_variance: FloatArray | None  # (m,) in the order of the part
 
 
 class _Size(NamedTuple):
@@ -83,8 +91,7 @@ def open_columns(given: Given, cut: Cut, options: Options, prior_variance: Float
         raise ValueError(wrong_weights(weights.size, N))
     check_workers()
     collection = on_workers(given.values)  # to be held until the benches are there
-    chunks = list(np.ravel(np.array(collection.to_delayed(), object)))
-    return open_parts(chunks, weights, cut, options, prior_variance, keep)
+    return open_parts(chunks_of(collection), weights, cut, options, prior_variance, keep)
 
 
 def open_parts(chunks: Sequence[Any], weights: FloatArray | None, cut: Cut, options: Options,
@@ -97,7 +104,7 @@ def open_parts(chunks: Sequence[Any], weights: FloatArray | None, cut: Cut, opti
     surface over the same cut, points and vectors go from one to the other.
     """
     shared = task_of(weights)
-    plans = _plans(cut, prior_variance)
+    plans = plans_of(cut, prior_variance)
     benches = [task(alone(_open), chunk, shared, plan, options)
                for chunk, plan in zip(chunks, plans, strict=True)]
     sizes = in_pairs(_Size.merged, [task(_size, bench) for bench in benches])
@@ -112,19 +119,20 @@ def open_parts(chunks: Sequence[Any], weights: FloatArray | None, cut: Cut, opti
     return SpreadSurface(parts, source, crown, cut, options.ranks, keep)
 
 
-def _plans(cut, prior_variance):
-    h, names = cut.hierarchy, cut.hierarchy.feature_names
-    names = range(h.n) if names is None else names
+def plans_of(cut: Cut, prior_variance: FloatArray | None) -> list[Plan]:
+    """What each part is made from; `prior_variance` (n,) is in the order of the features."""
+    h = cut.hierarchy
+    names: Sequence[Any] = range(h.n) if h.feature_names is None else h.feature_names
     plans = []
-    for number, (part, tree, usable) in enumerate(zip(cut.parts(), cut.trees(), usable_parts(cut),
+    for number, (part, tree, usable) in enumerate(zip(cut.parts(), cut.trees(), _usable(cut),
                                                       strict=True)):
         lo, hi = int(cut.ends[number]), int(cut.ends[number + 1])
         t = None if prior_variance is None else prior_variance[part.features]
-        plans.append(_Plan(number, part, lo, tree, usable, names[lo:hi], t))
+        plans.append(Plan(number, part, lo, tree, usable, names[lo:hi], t))
     return plans
 
 
-def usable_parts(cut: Cut) -> list[BoolArray]:
+def _usable(cut):
     """Which columns of F the leaves of each part can use, (leaves, R)."""
     usable = usable_ranks(cut.hierarchy, cut.ranks)
     return [np.concatenate([np.arange(r) < count[path][:, None] for r, count, path in
@@ -147,7 +155,8 @@ def _open(chunk, weights, plan, options):
         text = digest(Y) if weights is None else digest(Y, weights)
     if weights is not None and not weights.all():
         Y, weights = Y[weights > 0], weights[weights > 0]
-    _check_finite(Y, plan)
+    check_finite(Y, "Y", plan, "column",
+                 'cells may be missing (missing="em") in chunks of rows only, Y.rechunk({1: -1})')
     data = complete_source(Y, plan.tree, options.center, weights, plan.names, compress=False)
     check_scale(data, plan.tree, plan.names)
     prior = None
@@ -160,15 +169,16 @@ def _open(chunk, weights, plan, options):
     return Bench(plan.number, plan.part, plan.first, plan.tree, plan.usable, surface, text)
 
 
-def _check_finite(Y, plan):
-    bad = ~np.isfinite(Y)
+def check_finite(x: FloatArray, what: str, plan: Plan, feature: str, hint: str) -> None:
+    """Refuse NaN and infinity in a chunk (N, m) or (N, m, p), whose columns the plan names."""
+    bad = ~np.isfinite(x)
     if bad.any():
-        what = "NaN" if np.isnan(Y).any() else "infinity"
-        columns = np.flatnonzero(bad.any(axis=0))
+        kind = "NaN" if np.isnan(x).any() else "infinity"
+        columns = np.flatnonzero(bad.any(axis=tuple(i for i in range(x.ndim) if i != 1)))
         raise ValueError(
-            f"Y must be finite, got {counted(int(bad.sum()), 'cell')} with {what} in chunk"
-            f" {plan.number}, in {counted(columns.size, 'column')} ({named(columns, plan.names)});"
-            ' cells may be missing (missing="em") in chunks of rows only, Y.rechunk({1: -1})')
+            f"{what} must be finite, got {counted(int(bad.sum()), 'cell')} with {kind} in chunk"
+            f" {plan.number}, in {counted(columns.size, feature)} ({named(columns, plan.names)});"
+            f" {hint}")
 
 
 def _size(bench):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._common.cluster import in_pairs, nothing, task, task_of
+from ..._common.cluster import added, in_pairs, nothing, task, task_of
 from ..._common.spread import Spread
 from ..._common.typing import FloatArray
 from ...operators.mlr import MLR
@@ -71,7 +71,7 @@ def _level(benches: Spread, left: Spread, level: int, r: int, n_samples: int, pr
     for number in range(SWEEPS if principal else 1):
         for _ in range(1 + POWERS if number == 0 else 1):
             products = benches.map(alone(_products), left, psi, pairs, level)
-            pairs = task(alone(_leading), in_pairs(_add, products.parts), pairs)
+            pairs = task(alone(_leading), in_pairs(added, products.parts), pairs)
         both = benches.map(alone(_factors), left, psi, pairs, level, r, principal)
         if principal:
             psi = left.map(alone(_uniqueness), both)
@@ -92,10 +92,6 @@ def _first(pair):
 
 def _second(pair):
     return pair[1]
-
-
-def _add(a: Sums, b: Sums) -> Sums:
-    return {**a, **b, **{g: a[g] + b[g] for g in a.keys() & b.keys()}}
 
 
 def _given(bench, given):

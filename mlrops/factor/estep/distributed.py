@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._common.cluster import added, check_workers, in_pairs, on_workers, results, task, task_of
+from ..._common.cluster import (
+    added,
+    check_workers,
+    chunks_of,
+    in_pairs,
+    on_workers,
+    results,
+    task,
+    task_of,
+)
 from ..._common.given import Given, check_weights, check_whole_rows, wrong_weights
 from ..._common.labels import by_label, labels_of
 from ..._common.typing import FloatArray
@@ -60,7 +69,7 @@ class Parts:
         shared = [task_of(x) for x in (self.template, *given)]
         return results(in_pairs(merge, [
             task(_visit, number, *part, work, *shared) for number, part in enumerate(self.parts)
-        ]))[0]
+        ], at_once=2))[0]
 
     def first(self, work: Callable[..., Any], *given: Any) -> Any:
         """What a first pass gives: a `FirstPass` or a `Triangle`."""
@@ -210,7 +219,7 @@ def _none() -> Any:
 
 def _parts_of(given: Given) -> list[Part]:
     """The chunks of a collection and their weights, as tasks."""
-    chunks = list(np.ravel(np.array(given.values.to_delayed(), object)))
+    chunks = chunks_of(given.values)
     weights = given.weights
     if weights is None:
         return [Part(chunk, None) for chunk in chunks]
@@ -238,7 +247,7 @@ def _weighted(chunks: list[Any], weights: Any, Y: Any) -> list[Part]:
         if weights.shape != Y.shape[:1]:
             raise ValueError(wrong_weights(weights.size, Y.shape[0]))
         weights = weights.rechunk(rows[:1])
-    own = list(np.ravel(np.array(weights.to_delayed(), object)))
+    own = chunks_of(weights)
     if len(own) != len(chunks):
         raise ValueError(
             f"sample_weight must have the chunks of Y, {counted(len(chunks), 'chunk')},"

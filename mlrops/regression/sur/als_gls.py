@@ -31,6 +31,7 @@ from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
 from .measures import average_loglik
 from .parts.fit import fit_in_parts
+from .parts.opening import read_parts
 from .result import SURResult
 
 __all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
@@ -102,8 +103,8 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     Xs : list of K array_like or DataFrame, shapes (N, p_j), or dict of them, or DataFrame
         Regressors; an intercept is a column of ones.  ``N > p_j``, full column rank.  A list is in
         the order of the columns of Y, a dict has them by the names of the equations, and one frame
-        is for all equations.  Beside a dask array Y: an array (N, p) for all equations, a list of
-        arrays of one shape, or a dask array (N, K, p) in the chunks of Y.
+        is for all equations.  Beside a dask array Y: an array (N, p) for all equations, of dask or
+        not, a list of arrays of one shape, or a dask array (N, K, p) in the chunks of Y.
     Y : array_like, DataFrame or dask array, shape (N, K)
         Dependent variables, one equation a column.  A dask array in chunks of whole columns is
         fitted where its chunks are, see *Beyond one machine*.
@@ -212,17 +213,19 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
     *Beyond one machine.*  A dask array Y in chunks of columns, ``Y.rechunk({0: -1})``, each a run
     of equations in the order of the hierarchy, stays where its chunks are, and so do regressors,
     residuals, coefficients and covariance: the same alternation climbs with points and vectors cut
-    by equations.  A product with the normal matrix is a sweep up the tree in each part, one through
-    the levels above the parts, and one down; parts exchange ``R_c N`` numbers a parent and product,
-    and ``R_c² + R_c N`` an update of Σ, R_c the ranks above.  The bits of the result depend on the
-    chunks, not on the workers; one that is lost costs the work since the last files, which are
-    written every ten products or updates to dask's ``temporary-directory``, where all must see it.
-    Where Σ climbs it climbs by BFGS or EM.  A covariance to keep, ``solver="lsmr"``,
-    ``optimizer="scoring"``, ``factor_ridge``, names and missing cells are for data in memory.
-    100,000 equations with N = 200, p = 3 and 5 factors took 21 to 35 s and up to 1.3 GB on each of
-    two workers with a thread each, 0.15 GB where the fit was called, and moved 0.4 to 0.8 MB an
-    iteration (ten chunks, 7 iterations; ``tests/benchmarks/test_sur_in_parts.py``).  Where one
-    memory holds them, one process is faster: 14 s and 2.9 GB with two threads.
+    by equations; `SUR` of dask arrays does the same.  A product with the normal matrix is a sweep
+    up the tree in each part, one through the levels above the parts, and one down; parts exchange
+    ``R_c N`` numbers a parent and product, and ``R_c² + R_c N`` an update of Σ, R_c the ranks
+    above.  The bits of the result depend on the chunks, not on the workers; one that is lost costs
+    the work since the last files, which are written every ten products or updates to dask's
+    ``temporary-directory``, where all must see it.  Where Σ climbs it climbs by BFGS or EM.  A
+    covariance to keep, ``solver="lsmr"``, ``optimizer="scoring"``, ``factor_ridge``, names, weights
+    and missing cells are for data in memory.  Standard errors are those of one machine, see
+    `DistributedSURResult.bse`.  100,000 equations with N = 200, p = 3 and 5 factors took 21 to 35 s
+    and up to 1.3 GB on each of two workers with a thread each, 0.15 GB where the fit was called,
+    and moved 0.4 to 0.8 MB an iteration (ten chunks, 7 iterations;
+    ``tests/benchmarks/test_sur_in_parts.py``).  Where one memory holds them, one process is
+    faster: 14 s and 2.9 GB with two threads.
 
     Examples
     --------
@@ -246,9 +249,9 @@ def als_gls(Xs: Sequence[Data] | Mapping[Any, Data] | Data, Y: Data, ranks: Rank
         variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
         optimizer=optimizer, prior=prior)
     if is_dask(Y) or is_dask(Xs):
-        found: Any = fit_in_parts(Xs, Y, ranks, hierarchy, options, covariance=covariance,
-                                  prior_variance=prior_variance, progress=progress,
-                                  callback=callback)
+        found: Any = fit_in_parts(read_parts(Xs, Y), ranks, hierarchy, options,
+                                  covariance=covariance, prior_variance=prior_variance,
+                                  progress=progress, callback=callback)
         return found
     data = read_equations(Xs, Y)
     options = options.with_variances(prior_variance, data)

@@ -11,7 +11,8 @@ from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
 from .system import StackedSystem
 
-__all__ = ["Blocks", "FactorElimination", "as_mlr", "size_of_elimination"]
+__all__ = ["Blocks", "Elimination", "FactorElimination", "Group", "as_mlr", "size_of_elimination",
+           "size_of_fronts", "widened"]
 
 # Diagonal blocks of H and of ``H Λ H``, one array a batch; None for the latter without a ridge.
 Blocks: TypeAlias = tuple[list[FloatArray], list[FloatArray] | None]
@@ -34,23 +35,29 @@ def size_of_elimination(system: StackedSystem, covariance: Any) -> tuple[float, 
     covariance = as_mlr(covariance)
     if covariance is None:
         return np.inf, np.inf
-    N, above, numbers = system.N, 0, 0
+    return size_of_fronts(system.N, covariance)
+
+
+def size_of_fronts(N: int, covariance: Any) -> tuple[int, int]:
+    """The same of an MLR and N rows."""
+    above, numbers = 0, 0
     for rank, groups in zip(covariance.ranks, covariance.hierarchy.group_counts, strict=True):
         above += rank
         numbers += groups * rank * above * N**2
     return above * N, numbers
 
 
-class _Group(NamedTuple):
+class Group(NamedTuple):
     """A group of equations on the tree."""
 
     depth: int  # of its level, among those with factors
     above: int  # number of factors on the path before its own
     own: int
     equations: IntArray
+    beyond: int | None = None  # its number, if it has other equations elsewhere, and all its path
 
 
-def _groups(covariance: MLR) -> list[_Group]:
+def _groups(covariance: MLR) -> list[Group]:
     """The groups of all levels with factors, each before those it holds, branch after branch."""
     hierarchy = covariance.hierarchy
     kept = [level for level, rank in enumerate(covariance.ranks) if rank]
@@ -58,11 +65,11 @@ def _groups(covariance: MLR) -> list[_Group]:
     above = np.cumsum([0, *(covariance.ranks[level] for level in kept)])
     spans = sorted((int(start), depth, int(stop)) for depth, bounds in enumerate(offsets)
                    for start, stop in zip(bounds[:-1], bounds[1:], strict=True))
-    return [_Group(depth, int(above[depth]), int(above[depth + 1] - above[depth]),
+    return [Group(depth, int(above[depth]), int(above[depth + 1] - above[depth]),
                    hierarchy.permutation[start:stop]) for start, depth, stop in spans]
 
 
-class FactorElimination:
+class Elimination:
     r"""``H = (A + Λ)⁻¹`` for an MLR Σ, exactly, without a matrix of K or P rows and columns.
 
     Coefficients γ and factors z of all rows have the joint precision of the mixed model
@@ -88,27 +95,26 @@ class FactorElimination:
     (1975), for mixed models.
     """
 
-    def __init__(self, system: StackedSystem, covariance: Any) -> None:
-        covariance = as_mlr(covariance)
+    def __init__(self, system: StackedSystem, F: FloatArray, D: FloatArray, groups: list[Group]
+                 ) -> None:
         self.system, self.N, self.Q = system, system.N, system.basis
-        self.F = covariance.F.astype(system.dtype, copy=False)
-        self.D = covariance.D.astype(system.dtype, copy=False)
+        self.F, self.D = (x.astype(system.dtype, copy=False) for x in (F, D))
         self.d = system.spread(self.D)
         self.shrink = 1 / (1 + self.d * system.penalty)  # B⁻¹ = D (I + D Λ)⁻¹
         self._rate = -self.d * system.penalty * self.shrink**2  # derivative by the ridge's size
         self.equation = system.spread(np.arange(system.K))
         self._own = {j: own for batch, numbers in system.parts(np.arange(system.P))
                      for j, own in zip(batch.equations, numbers, strict=True)}
-        self.groups = _groups(covariance)
-        self._factor = list(self._eliminate())
+        self.groups = groups
+        self._factor: list[Any] = []
 
-    def _spread(self, group: _Group) -> tuple[FloatArray, FloatArray, IntArray]:
+    def _spread(self, group: Group) -> tuple[FloatArray, FloatArray, IntArray]:
         """Regressors (P_g, N) and loadings (P_g, path) of a group's equations, positions in γ."""
         rows = np.concatenate([self._own[j] for j in group.equations])
         width = group.above + group.own
         return self.Q[rows], self.F[self.equation[rows], :width], rows
 
-    def _assemble(self, group: _Group, shrink: FloatArray) -> FloatArray:
+    def _assemble(self, group: Group, shrink: FloatArray) -> FloatArray:
         """``-Σ_j (f_j f_jᵀ / D_j) ⊗ Q_jᵀ shrink Q_j`` of a group: its factors, its path's."""
         Q, f, rows = self._spread(group)
         out = np.empty((group.own, self.N, f.shape[1], self.N), Q.dtype)
@@ -121,8 +127,8 @@ class FactorElimination:
                     out[b - group.above, :, i] = out[a, :, b].T
         return out
 
-    def _add_cells(self, group: _Group, M: FloatArray) -> FloatArray:
-        """Add ``I + Σ_j (f_j f_jᵀ / D_j) ⊗ O_j`` to rows of M."""
+    def _add_cells(self, group: Group, M: FloatArray) -> FloatArray:
+        """Add ``I + Σ_j (f_j f_jᵀ / D_j) ⊗ O_j`` to rows of M; I is left to where groups end."""
         j, t = group.equations, np.arange(self.N)
         f, observed = self.F[j, : group.above + group.own], self.system.observed
         for a in range(group.own):
@@ -132,13 +138,14 @@ class FactorElimination:
             else:
                 cells = scaled.T @ observed[j].astype(f.dtype)
             M[a, t, :, t] += cells.T
-            M[a, t, group.above + a, t] += 1
+            M[a, t, group.above + a, t] += group.beyond is None
         return M
 
     def _eliminate(self):
         """Yield (M_gg, T = M_gg⁻¹ M_ga) of every group, the last one first.
 
-        With a ridge also their derivatives by the logarithm of its size.
+        With a ridge also their derivatives by the logarithm of its size.  Of a group that reaches
+        beyond these equations yield their share of M.
         """
         sums, slopes = _Sums(), _Sums()
         for group in reversed(self.groups):
@@ -146,6 +153,9 @@ class FactorElimination:
             M = self._add_cells(group, self._assemble(group, self.shrink)).reshape(rows, -1)
             rest = sums.receive(group, M, width, width)
             X, own = M[:, :width], M[:, width:]
+            if group.beyond is not None:
+                yield own
+                continue
             pivot = Dense((own + own.T) / 2, positive_definite=True)
             T = pivot.solve(X)
             sums.add(group, rest - X.T @ T)
@@ -220,15 +230,9 @@ class FactorElimination:
         """Yield each finest group with ``M⁻¹`` over its path, with a ridge its derivative too."""
         deepest = max((group.depth for group in self.groups), default=0)
         path = [[np.empty((0, 0), self.Q.dtype)] * (2 if self.system.ridge else 1)]
-        for group, (pivot, T, dpivot, dT) in zip(self.groups, reversed(self._factor), strict=True):
+        for group, found in zip(self.groups, reversed(self._factor), strict=True):
             del path[group.depth + 1 :]
-            above, inverse = path[-1], pivot.solve(np.eye(len(T), dtype=T.dtype))
-            TC = T @ above[0]
-            covs = [np.block([[above[0], -TC.T], [-TC, inverse + TC @ T.T]])]
-            if dpivot is not None:
-                dTC = dT @ above[0] + T @ above[1]
-                own = dTC @ T.T + TC @ dT.T - inverse @ dpivot @ inverse
-                covs.append(np.block([[above[1], -dTC.T], [-dTC, own]]))
+            covs = [found] if group.beyond is not None else widened(path[-1], *found)
             path.append(covs)
             if group.depth == deepest:
                 yield group, covs
@@ -257,15 +261,37 @@ class FactorElimination:
                     out[k, chosen] = Q @ C @ Q.swapaxes(1, 2)
 
 
+class FactorElimination(Elimination):
+    """The elimination of all factors of Σ."""
+
+    def __init__(self, system: StackedSystem, covariance: Any) -> None:
+        covariance = as_mlr(covariance)
+        super().__init__(system, covariance.F, covariance.D, _groups(covariance))
+        self._factor = list(self._eliminate())
+
+
+def widened(above: list[FloatArray], pivot: Dense, T: FloatArray, dpivot: FloatArray | None = None,
+            dT: FloatArray | None = None) -> list[FloatArray]:
+    """``M⁻¹`` over the path to a group from that above it, with a ridge its derivative too."""
+    inverse = pivot.solve(np.eye(len(T), dtype=T.dtype))
+    TC = T @ above[0]
+    covs = [np.block([[above[0], -TC.T], [-TC, inverse + TC @ T.T]])]
+    if dpivot is not None and dT is not None:
+        dTC = dT @ above[0] + T @ above[1]
+        own = dTC @ T.T + TC @ dT.T - inverse @ dpivot @ inverse
+        covs.append(np.block([[above[1], -dTC.T], [-dTC, own]]))
+    return covs
+
+
 class _Sums(dict[int, FloatArray]):
     """What groups pass on to the group that holds them: one sum a level, as branches are walked."""
 
-    def add(self, group: _Group, x: FloatArray) -> None:
+    def add(self, group: Group, x: FloatArray) -> None:
         """Pass x on to the group above."""
         above = group.depth - 1
         self[above] = self[above] + x if above in self else x
 
-    def receive(self, group: _Group, own: FloatArray, above: int, columns: int) -> Any:
+    def receive(self, group: Group, own: FloatArray, above: int, columns: int) -> Any:
         """Add what groups within pass on to a group's own rows; what goes on to those above."""
         found = self.pop(group.depth, None)
         if found is None:

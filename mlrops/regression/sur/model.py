@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .covariance import CovType, read_kwds
 from .data import SystemNames
 from .equations import read_system
 from .groups import read_covariance, read_tree
+from .parts.model import DistributedSUR
 from .result import SURResult
 from .selection import select_system_ranks
 
@@ -34,12 +35,14 @@ class SUR:
 
     Parameters
     ----------
-    equations : dict
+    equations : dict, or tuple of two dask arrays
         ``{name: {"dependent": y, "exog": X, "weights": w}}`` or ``{name: (y, X, w)}``, weights
         optional: y one column (N,), X (N, p_j) or one column (N,), w (N,), as arrays, frames or
         series; X also as a dict of columns, y and w as dicts by row.  An intercept is a column of
         X.  Error variances are proportional to ``1 / w``; weights are scaled to mean 1 in every
-        equation.
+        equation.  ``(Y, X)`` with a dask array Y (N, K) in chunks of columns are all equations at
+        once, in parts on the workers of a cluster: X (N, p) for all of them, an array or a dask
+        array, or a dask array (N, K, p) in the chunks of Y.  See `DistributedSUR`.
     constraints : optional
         As for `add_constraints`: a matrix, a dict, or a list of dicts or of (dict, value).
     missing : {"cells", "drop", "raise"}, optional
@@ -139,12 +142,18 @@ class SUR:
     [0.0477, 0.0477]
     """
 
-    def __init__(self, equations: Mapping[str, Any], *, constraints: Any = None,
+    def __new__(cls, equations: Any = None, **options: Any) -> Any:
+        """Of dask arrays a `DistributedSUR`."""
+        if isinstance(equations, tuple) and any(map(is_dask, equations)):
+            return DistributedSUR(equations, **options)
+        return super().__new__(cls)
+
+    def __init__(self, equations: Mapping[str, Any] | tuple[Any, Any], *, constraints: Any = None,
                  missing: Literal["cells", "drop", "raise"] = "cells") -> None:
         self.missing = missing
         if isinstance(equations, Mapping):
             _refuse_dask(equations.values())
-        self.data, self.dropped = read_system(equations, missing)
+        self.data, self.dropped = read_system(cast(Any, equations), missing)
         if constraints is not None:
             self.add_constraints(constraints)
 
@@ -154,15 +163,17 @@ class SUR:
 
         Parameters
         ----------
-        dependent : DataFrame, dict of columns or array_like, shape (N, K)
+        dependent : DataFrame, dict of columns, array_like or dask array, shape (N, K)
             Columns without names are called y0, y1, ...
         exog : DataFrame, dict of columns or array_like, shape (N, p)
+            Also a dask array where `dependent` is one.
         **options : optional
             Further arguments of `SUR`.
 
         Returns
         -------
         SUR
+            Of a dask array a `DistributedSUR`.
 
         Raises
         ------
@@ -178,7 +189,8 @@ class SUR:
         >>> model.param_names
         ['y0_x0', 'y1_x0', 'y2_x0']
         """
-        _refuse_dask([dependent, exog])
+        if is_dask(dependent) or is_dask(exog):
+            return cls((dependent, exog), **options)
         Y = read_columns(dependent, "dependent")
         if np.ndim(dependent) == 1:
             raise ValueError("dependent must be a table of rows by equations, got shape"
@@ -389,7 +401,7 @@ def _refuse_dask(given: Any) -> None:
         found = next((part for part in parts if is_dask(part)), None)
         if found is not None:
             raise TypeError(
-                f"equations of a SUR must be in memory, got a dask {type(found).__name__}, which is"
-                " not computed unasked: give its compute(); als_gls(Xs, Y, ranks, hierarchy) takes"
-                " a dask array Y (N, K) in chunks of columns, with an array (N, p) for all"
-                " equations or a dask array (N, K, p)")
+                f"equations with names must be in memory, got a dask {type(found).__name__}, which"
+                " is not computed unasked: give its compute(), or all equations at once,"
+                " SUR((Y, X)) with a dask array Y (N, K) in chunks of columns, and an array (N, p)"
+                " for all equations or a dask array (N, K, p)")

@@ -13,7 +13,8 @@ from ..._common.validate import as_finite
 from ..._common.wording import counted, name_some
 from ...operators.mlr import MLR
 
-__all__ = ["corrected_covariance", "effective_weights", "residual_df", "wald_df"]
+__all__ = ["Level", "Weights", "corrected_covariance", "effective_weights", "left_df",
+           "residual_df", "scales", "wald_df", "weights_of"]
 
 Counts: TypeAlias = int | list[int] | IntArray
 
@@ -119,7 +120,12 @@ def residual_df(covariance: Any, N: Counts, p: Counts, *, shared: bool = False) 
     """
     covariance = _as_mlr(covariance)
     n, widths = _check_counts(N, p, covariance.shape[0])
-    return np.maximum(n - widths - (0.0 if shared else _weights(covariance).number), 1.0)
+    return left_df(n - widths, 0.0 if shared else _weights(covariance).number)
+
+
+def left_df(left: FloatArray, number: FloatArray | float) -> FloatArray:
+    """`residual_df` from rows less regressors, and the effective weights."""
+    return np.maximum(left - number, 1.0)
 
 
 def corrected_covariance(covariance: Any, N: Counts, p: Counts, *, shared: bool = False,
@@ -197,16 +203,20 @@ def corrected_covariance(covariance: Any, N: Counts, p: Counts, *, shared: bool 
     covariance = _as_mlr(covariance)
     n, widths = _check_counts(N, p, covariance.shape[0])
     left = n - widths
-    a = n / left
     if shared:
-        return _scaled(covariance, [a] * len(covariance.ranks), a)
-    weights = _weights(covariance)
-    nu = np.maximum(left - weights.number, 1.0)
+        return _scaled(covariance, [n / left] * len(covariance.ranks), n / left)
+    return _scaled(covariance, *scales(_weights(covariance), n, left, bias_only))
+
+
+def scales(weights: "Weights", n: FloatArray, left: FloatArray, bias_only: bool = False
+           ) -> tuple[list[FloatArray], FloatArray]:
+    """What `corrected_covariance` multiplies by: squares of loadings, level by level, and D."""
+    a, nu = n / left, left_df(left, weights.number)
     c = n / nu
     if not bias_only:
         c *= 1 + (left - nu) / np.maximum(nu - 1, 1)
     mean = a + (c - a) * weights.leverage
-    return _scaled(covariance, [np.where(alone, c, mean) for alone in weights.alone], c)
+    return [np.where(alone, c, mean) for alone in weights.alone], c
 
 
 def wald_df(restrictions: Any, params_covariance: Any, equations: Any, df: Any) -> float:
@@ -256,34 +266,52 @@ def wald_df(restrictions: Any, params_covariance: Any, equations: Any, df: Any) 
     return float(2 + 2 / excess)
 
 
-class _Weights(NamedTuple):
+class Level(NamedTuple):
+    """A level of the tree, as far as the equations are here."""
+
+    F: FloatArray  # (K, r)
+    group: IntArray  # (K,) number of each equation's group
+    sizes: IntArray  # (groups,) equations of the groups, wherever they are
+    covariance: Any  # (groups, r, r) of their factors given data
+
+
+class Weights(NamedTuple):
+    """What an estimated Σ takes from the degrees of freedom of each equation."""
+
     number: FloatArray  # q (K,)
     leverage: FloatArray  # 1 - noise / τ (K,)
     alone: list[BoolArray]  # for each level the equations (K,) that are their own group
 
 
-def _weights(covariance: MLR) -> _Weights:
+def _weights(covariance: MLR) -> Weights:
     h, K = covariance.hierarchy, covariance.shape[0]
     posterior = covariance.posterior(np.empty((K, 0), covariance.dtype))
-    noise = covariance.D.astype(np.float64)
-    factors, unknown, mean_leverage, others = np.zeros((4, K))
+    return weights_of(covariance.D, covariance._rough_partial_variance(), [
+        Level(F, h.labels(level), h.group_sizes(level), posterior.covariance(level))
+        for level, F in enumerate(covariance.factors)])
+
+
+def weights_of(D: FloatArray, partial_variance: FloatArray, levels: list[Level]) -> Weights:
+    """`effective_weights` and what else corrections need, from what is known of Σ."""
+    noise = D.astype(np.float64)
+    factors, unknown, mean_leverage, others = np.zeros((4, len(D)))
     alone = []
-    for level, (rank, F) in enumerate(zip(covariance.ranks, covariance.factors, strict=True)):
-        sizes, group = h.group_sizes(level), h.labels(level)
+    for F, group, sizes, covariance in levels:
+        rank = F.shape[1]
         alone.append((sizes == 1)[group])
         if rank == 0:
             continue
-        noise += np.where(alone[level], np.einsum("kr,kr->k", F, F), 0)
+        noise += np.where(alone[-1], np.einsum("kr,kr->k", F, F), 0)
         distinct = np.minimum(rank, sizes - 1)
-        variances = np.linalg.eigvalsh(posterior.covariance(level))  # ascending
+        variances = np.linalg.eigvalsh(covariance)  # ascending
         v = np.where(np.arange(rank) < distinct[:, None], variances, 0).sum(axis=1)
         factors += distinct[group]
         unknown += v[group]
         mean_leverage += ((distinct - v) / sizes)[group]
         others = np.maximum(others, sizes[group] - 1)
-    leverage = np.clip(1 - noise / covariance._rough_partial_variance(), 0, 1)
+    leverage = np.clip(1 - noise / partial_variance, 0, 1)
     number = factors + (factors + 2) * np.maximum(leverage, mean_leverage) + unknown
-    return _Weights(np.minimum(number, others), leverage, alone)
+    return Weights(np.minimum(number, others), leverage, alone)
 
 
 def _scaled(covariance: MLR, levels: list[FloatArray], diagonal: FloatArray) -> MLR:

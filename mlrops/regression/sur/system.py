@@ -101,6 +101,8 @@ class StackedSystem:
         """Fitted values (K, N) or (K, N, m), times the square roots of weights."""
         out = np.empty((self.K, self.N, *gamma.shape[1:]), self.dtype)
         for batch, part in self.parts(gamma):
+            if gamma.ndim == 1 and len(self.batches) == 1:  # in the order of the system
+                return np.einsum("kp,kpt->kt", part, batch.Q, out=out)
             columns = part.reshape(*part.shape[:2], math.prod(part.shape[2:]))
             fitted = columns.swapaxes(1, 2) @ batch.Q
             out[batch.equations] = fitted.swapaxes(1, 2).reshape(-1, *out.shape[1:])
@@ -127,6 +129,8 @@ class StackedSystem:
 
     def adjoint(self, V: FloatArray) -> FloatArray:
         """``Q_j v_j`` of every equation, (P,) or (P, m), for V (K, N) or (K, N, m)."""
+        if V.ndim == 2 and len(self.batches) == 1:
+            return np.einsum("kpt,kt->kp", self.batches[0].Q, V).ravel()
         return np.concatenate([
             (b.Q @ V[b.equations].reshape(-1, self.N, math.prod(V.shape[2:])))
             .reshape(b.penalty.size, *V.shape[2:]) for b in self.batches])

@@ -18,9 +18,9 @@ from ....operators.part_sweeps import crown_factor, factor, rows, sweep
 from ....operators.parts import Coarse, Part, Passed
 from ..system import StackedSystem
 
-__all__ = ["Equations", "Metric", "Place", "Swept", "crown", "expanded", "factored", "first_place",
-           "fitted_up", "metric", "noise_down", "noise_up", "normal_down", "residual_bench",
-           "residual_up", "score_down", "sizes_of_cells", "step", "turned", "weighed"]
+__all__ = ["Equations", "Metric", "Place", "crown", "expanded", "factored", "first_place",
+           "fitted_up", "metric", "noise", "noise_down", "normal_down", "residual_bench",
+           "residuals", "score_down", "sizes_of_cells", "up", "weighed"]
 
 
 class Equations(NamedTuple):
@@ -38,14 +38,7 @@ class Metric(NamedTuple):
     unit: FloatArray  # (P,) with which the normal matrix gets a diagonal of ones
 
 
-class Swept(NamedTuple):
-    """What a part keeps from a sweep up."""
-
-    E: FloatArray  # (m, N) what went up
-    W: FloatArray  # (s, N)
-
-
-Up = tuple[Swept, Passed]  # beside what it passes
+Up = tuple[FloatArray, Passed]  # rows (s, N) of a sweep up, and what it passes
 
 
 class Place(NamedTuple):
@@ -54,15 +47,26 @@ class Place(NamedTuple):
     x: FloatArray
     r: FloatArray
     p: FloatArray
+    product: FloatArray  # of the scaled normal matrix with p
+
+    def moved(self, alpha: float, beta: float) -> "Place":
+        """After a step alpha along p, the next direction being conjugate to those before it."""
+        a, b = (self.x.dtype.type(share) for share in (alpha, beta))
+        r = self.r - a * self.product
+        return Place(self.x + a * self.p, r, r + b * self.p, self.product)
 
 
 # ---------------------------------------------------------------- Σ
 
 
-def residual_bench(own: Equations, gamma: FloatArray) -> Bench:
+def residuals(own: Equations, gamma: FloatArray) -> FloatArray:
+    """What coefficients leave of the data, (m, N)."""
+    return own.system.residuals(gamma)
+
+
+def residual_bench(own: Equations, E: FloatArray) -> Bench:
     """The part of a factor model's data that the residuals are; their mean is fixed at 0."""
-    system = own.system
-    E = system.residuals(gamma).astype(float, copy=False)
+    system, E = own.system, E.astype(float, copy=False)
     data = CompleteData(E, np.einsum("kt,kt->k", E, E), np.zeros(system.K), system.N,
                         float(system.N), dtype=system.dtype)
     return own.bench._replace(surface=own.bench.surface.over(data))
@@ -92,75 +96,67 @@ def metric(own: Equations, found: tuple[tuple[Part, FloatArray], Passed], covari
 # ---------------------------------------------------------------- the normal equations
 
 
-def _up(of: Metric, E: FloatArray) -> Up:
-    E = np.ascontiguousarray(E, of.part.F.dtype)
-    W, passed = sweep(of.part, E, of.K)
-    return Swept(E, W), passed
+def up(of: Metric, E: FloatArray) -> Up:
+    """The sweep up of E (m, N)."""
+    return sweep(of.part, np.ascontiguousarray(E, of.part.F.dtype), of.K)
 
 
-def weighed(of: Metric, up: Up, coarse: Coarse) -> FloatArray:
+def weighed(of: Metric, E: FloatArray, swept: Up, coarse: Coarse) -> FloatArray:
     """The part's rows (m, N) of ``Σ⁻¹ E``."""
-    return rows(of.part, *up[0], coarse, of.K)
+    E = np.ascontiguousarray(E, of.part.F.dtype)
+    return rows(of.part, E, swept[0], coarse, of.K)
 
 
 def _score(own: Equations, of: Metric, V: FloatArray) -> FloatArray:
     return of.unit * own.system.adjoint(V.astype(own.system.dtype, copy=False))
 
 
-def residual_up(own: Equations, of: Metric, gamma: FloatArray) -> Up:
-    """The sweep up of the residuals."""
-    return _up(of, own.system.residuals(gamma))
-
-
-def score_down(own: Equations, of: Metric, gamma: FloatArray, up: Up, coarse: Coarse
-               ) -> tuple[FloatArray, FloatArray]:
+def score_down(own: Equations, of: Metric, gamma: FloatArray, E: FloatArray, swept: Up,
+               coarse: Coarse) -> tuple[FloatArray, FloatArray]:
     """The part's derivatives by the scaled γ; what it adds to the quadratic form and to ``‖r‖²``.
     """
-    V, penalty = weighed(of, up, coarse), own.system.penalty
+    V, penalty = weighed(of, E, swept, coarse), own.system.penalty
     pull = penalty * gamma
     score = _score(own, of, V) - of.unit * pull
-    quad = float(np.einsum("kt,kt->", up[0].E, V)) + float(gamma @ pull)
+    quad = float(np.einsum("kt,kt->", E, V)) + float(gamma @ pull)
     return score, np.array([quad, _square(score)])
 
 
-def fitted_up(own: Equations, of: Metric, at: Place) -> Up:
-    """The sweep up of what the direction p of the scaled γ fits."""
-    return _up(of, own.system.fitted(of.unit * at.p))
+def fitted_up(own: Equations, of: Metric, before: tuple[Place, Any], alpha: float, beta: float
+              ) -> tuple[tuple[Place, FloatArray, FloatArray], Passed]:
+    """The next place, and the sweep up of what its direction p of the scaled γ fits."""
+    at = before[0].moved(alpha, beta)
+    E = own.system.fitted(of.unit * at.p)
+    W, passed = up(of, E)
+    return (at, E, W), passed
 
 
-def normal_down(own: Equations, of: Metric, at: Place, up: Up, coarse: Coarse
-                ) -> tuple[FloatArray, float]:
-    """The part's rows of ``M p``, M the scaled normal matrix, and its share of ``pᵀ M p``."""
-    product = _score(own, of, weighed(of, up, coarse))
+def normal_down(own: Equations, of: Metric,
+                swept: tuple[tuple[Place, FloatArray, FloatArray], Passed], coarse: Coarse
+                ) -> tuple[Place, FloatArray]:
+    """The place with ``M p``, M the scaled normal matrix; the part's share of products.
+
+    These are ``pᵀ M p``, ``rᵀ M p``, ``‖M p‖²`` and ``‖r‖²``: all that the next step hangs on.
+    """
+    (at, E, W), passed = swept
+    product = _score(own, of, weighed(of, E, (W, passed), coarse))
     product += of.unit * (own.system.penalty * (of.unit * at.p))
-    return product, _dot(at.p, product)
+    return at._replace(product=product), np.array([
+        _dot(at.p, product), _dot(at.r, product), _square(product), _square(at.r)])
 
 
 # ---------------------------------------------------------------- conjugate gradients
 
 
-def first_place(score: FloatArray) -> Place:
+def first_place(score: FloatArray) -> tuple[Place, None]:
     """Where they begin."""
-    return Place(np.zeros_like(score), score, score)
+    nothing = np.zeros_like(score)
+    return Place(nothing, score, nothing, nothing), None
 
 
-def step(at: Place, product: tuple[FloatArray, float], rho: float, curvature: float
-         ) -> tuple[Place, float]:
-    """x and r after a step along p, and the part's share of ``‖r‖²``."""
-    alpha = at.x.dtype.type(rho / curvature if curvature > 0 else 0)
-    r = at.r - alpha * product[0]
-    return at._replace(x=at.x + alpha * at.p, r=r), _square(r)
-
-
-def turned(moved: tuple[Place, float], squares: float, rho: float) -> Place:
-    """The next direction, conjugate to those before it."""
-    at, _ = moved
-    return at._replace(p=at.r + at.r.dtype.type(squares / rho) * at.p)
-
-
-def expanded(gamma: FloatArray, of: Metric, at: Place) -> FloatArray:
-    """γ after the steps of the scaled one."""
-    return gamma + of.unit * at.x
+def expanded(gamma: FloatArray, of: Metric, before: tuple[Place, Any], alpha: float) -> FloatArray:
+    """γ after the steps of the scaled one, the last of which is still to be taken."""
+    return gamma + of.unit * before[0].moved(alpha, 0).x
 
 
 def _dot(x: FloatArray, y: FloatArray) -> float:
@@ -179,19 +175,19 @@ def sizes_of_cells(of: Metric, V: FloatArray) -> FloatArray:
     return _sd(of.part) @ np.abs(V)
 
 
-def noise_up(own: Equations, of: Metric, gamma: FloatArray, sizes: FloatArray) -> Up:
-    """The sweep up of cells of the size that rounding moves, with signs at random."""
-    Y, fitted = own.system.Y, own.system.fitted(gamma)
-    cells = np.abs(Y) + np.abs(fitted) + _sd(of.part)[:, None] * sizes
+def noise(own: Equations, of: Metric, E: FloatArray, sizes: FloatArray) -> FloatArray:
+    """Cells (m, N) of the size that rounding moves, with signs at random."""
+    Y = own.system.Y
+    cells = np.abs(Y) + np.abs(Y - E) + _sd(of.part)[:, None] * sizes
     signs = np.random.default_rng([0, own.bench.number]).integers(0, 2, cells.shape) * 2 - 1
-    return _up(of, signs * cells)
+    return signs * cells
 
 
-def noise_down(own: Equations, of: Metric, gamma: FloatArray, V: FloatArray, up: Up, coarse: Coarse
-               ) -> FloatArray:
+def noise_down(own: Equations, of: Metric, gamma: FloatArray, V: FloatArray, cells: FloatArray,
+               swept: Up, coarse: Coarse) -> FloatArray:
     """Shares of the squares of the three terms of rounding; see `_NormalEquations.rounding`."""
     system: Any = own.system
-    score = _score(own, of, weighed(of, up, coarse))
+    score = _score(own, of, weighed(of, cells, swept, coarse))
     sums = of.unit * system.spread(np.linalg.norm(V, axis=1))
     return np.array([_square(score), _square(sums), _square(of.unit * system.penalty * gamma)])
 

@@ -15,21 +15,21 @@ from ....operators.cut import cut_at
 from ....operators.part_sweeps import alone
 from ....tree.hierarchy import Hierarchy
 from ....tree.reading import read_hierarchy
-from ..climb import Alternation, Coefficients, warn_of_end
+from ..climb import Alternation, warn_of_end
 from ..limits import carried_ranks, is_bounded
 from .equations import Equations
-from .opening import Given, Rules, open_system, read_parts
+from .normal import at_coefficients
+from .opening import Given, Rules, open_system
 from .result import DistributedSURResult
 from .surface import RegressionSurface, SpreadRegressions, coefficients_of, rows_of
 
 __all__ = ["fit_in_parts"]
 
 
-def fit_in_parts(Xs: Any, Y: Any, ranks: Any, hierarchy: Any, options: Any, *, covariance: Any,
+def fit_in_parts(given: Given, ranks: Any, hierarchy: Any, options: Any, *, covariance: Any,
                  prior_variance: Any, progress: bool, callback: Callback | None
                  ) -> DistributedSURResult:
     """`als_gls` where Y is a collection of dask."""
-    given = read_parts(Xs, Y)
     _check_options(options, covariance)
     if ranks is None:
         raise TypeError("ranks is needed to fit a covariance")
@@ -89,7 +89,7 @@ def _alternation(given: Given, cut: Any, hierarchy: Hierarchy, ranks: tuple[int,
                  rules: Rules, options: Any, t: FloatArray | None) -> Alternation:
     """Σ-steps and β-steps from least squares equation by equation."""
     system = open_system(given, cut, hierarchy, rules, t)
-    least_squares = Coefficients(system.equations.map(alone(_ols)), None)
+    least_squares = at_coefficients(system, system.equations.map(alone(_ols)))
     surface = RegressionSurface(SpreadRegressions(system, options, least_squares), ranks)
     optimizer = "bfgs" if options.optimizer == "auto" else options.optimizer
     return Alternation(surface, surface.first("principal_factor", hierarchy, None), optimizer,

@@ -1,12 +1,13 @@
 """From arrays of dask in chunks of equations to a system in parts, each on a worker."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...._common.cluster import (
     check_workers,
+    chunks_of,
     import_array,
     is_dask,
     on_workers,
@@ -14,12 +15,11 @@ from ...._common.cluster import (
     task,
     task_of,
 )
-from ...._common.labelled import named
 from ...._common.spread import Shelf, Spread
-from ...._common.typing import BoolArray, FloatArray
+from ...._common.typing import FloatArray, IntArray
 from ...._common.validate import as_finite, plain, working_dtype
 from ...._common.wording import counted
-from ....factor.columns.source import usable_parts
+from ....factor.columns.source import Plan, check_finite, plans_of
 from ....factor.estep.columns import Bench
 from ....factor.estep.complete import CompleteData
 from ....factor.likelihood import LikelihoodSurface
@@ -27,32 +27,26 @@ from ....factor.limits import check_scale
 from ....factor.prior import Prior
 from ....operators.cut import Cut
 from ....operators.part_sweeps import alone
-from ....operators.parts import Part
 from ....tree.hierarchy import Hierarchy
 from ..data import SURData
 from ..limits import check_bounded
 from ..system import StackedSystem
 from .equations import Equations
 
-__all__ = ["Given", "SpreadSystem", "open_system", "read_parts"]
+__all__ = ["Given", "SpreadSystem", "in_tree_order", "open_system", "read_parts", "regressors_of"]
 
 
 class Given(NamedTuple):
     """Dependent variables and regressors, of which nothing is computed."""
 
     Y: Any  # a dask array (N, K) in chunks of columns
-    X: Any  # an array (N, p) for all equations, or a dask array (N, K, p) in the same chunks
+    X: Any  # (N, p) for all equations, maybe of dask; or a dask array (N, K, p) in the same chunks
     dtype: np.dtype
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Equations of each chunk."""
         return self.Y.chunks[1]
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all equations have the same regressors."""
-        return self.X.ndim == 2
 
 
 class Rules(NamedTuple):
@@ -133,12 +127,14 @@ def _check_known(x, what):
 def _read_regressors(Xs, Y):
     N, K = Y.shape
     if is_dask(Xs):
-        if getattr(Xs, "ndim", 0) != 3 or not hasattr(Xs, "chunks"):
+        if getattr(Xs, "ndim", 0) not in (2, 3) or not hasattr(Xs, "chunks"):
             raise ValueError(
-                "regressors of every equation must be a dask array (N, K, p), got a dask"
-                f" {type(Xs).__name__} of {getattr(Xs, 'ndim', 'no')} dimensions; those of all"
-                " equations an array (N, p) in memory, Xs.compute()")
+                "regressors must be a dask array (N, K, p), or (N, p) for all equations, got a dask"
+                f" {type(Xs).__name__} of {getattr(Xs, 'ndim', 'no')} dimensions")
         _check_known(Xs, "Xs")
+        if Xs.ndim == 2:
+            _check_rows(Xs, N)
+            return Xs.rechunk(-1)
         if Xs.shape[:2] != (N, K):
             raise ValueError(f"Xs must have shape (N, K, p) with the {N} rows and {K} equations of"
                              f" Y, got {Xs.shape}")
@@ -154,10 +150,14 @@ def _read_regressors(Xs, Y):
                         " computed unasked: give its compute(), or Xs without names: an array"
                         " (N, p) for all equations, a list of K arrays, or a dask array (N, K, p)")
     X = as_finite(Xs, "Xs", ndim=2, axis_name="row")
+    _check_rows(X, N)
+    return X
+
+
+def _check_rows(X, N):
     if len(X) != N:
         raise ValueError(f"Xs has {counted(len(X), 'row')}, Y has {N}: every equation needs the"
                          " same rows")
-    return X
 
 
 def _stacked(Xs, Y):
@@ -183,30 +183,15 @@ def _stacked(Xs, Y):
 # ---------------------------------------------------------------- parts
 
 
-class _Plan(NamedTuple):
-    """What a part is made from, beside its data."""
-
-    number: int
-    part: Part
-    first: int
-    tree: Hierarchy
-    usable: BoolArray
-    names: Sequence[Any]  # of its equations in their order: names, or numbers
-    prior_variance: FloatArray | None  # (m,) in the order of the equations
-
-
 def open_system(given: Given, cut: Cut, hierarchy: Hierarchy, rules: Rules,
                 prior_variance: FloatArray | None) -> SpreadSystem:
     """The system of what is given, its parts where the chunks are."""
     check_workers()
-    Y = on_workers(given.Y)  # to be held until the parts are there
-    X = given.X if given.is_shared else on_workers(given.X)
-    chunks = list(np.ravel(np.array(Y.to_delayed(), object)))
-    plans = _plans(cut, prior_variance)
-    regressors = ([task_of(X)] * len(plans) if given.is_shared else
-                  list(np.ravel(np.array(X.to_delayed(), object))))
+    Y, X = (on_workers(x) if is_dask(x) else x for x in given[:2])  # held until parts are there
+    plans = plans_of(cut, prior_variance)
+    regressors = regressors_of(X, len(plans))
     parts = [task(alone(_open), chunk, x, plan, rules, given.dtype)
-             for chunk, x, plan in zip(chunks, regressors, plans, strict=True)]
+             for chunk, x, plan in zip(chunks_of(Y), regressors, plans, strict=True)]
     (crown, *parts), _ = results_beside([task_of(cut.layout.crown()), *parts], [])
     equations = Spread(Shelf(parts), parts)  # the shelf does not write data
     equations.stays = True
@@ -214,33 +199,34 @@ def open_system(given: Given, cut: Cut, hierarchy: Hierarchy, rules: Rules,
     return SpreadSystem(equations, crown, cut, cut.parents(), hierarchy, N, p, given.dtype)
 
 
-def _plans(cut, prior_variance):
-    h = cut.hierarchy
-    names = range(h.n) if h.feature_names is None else h.feature_names
-    plans = []
-    for number, (part, tree, usable) in enumerate(zip(cut.parts(), cut.trees(), usable_parts(cut),
-                                                      strict=True)):
-        lo, hi = int(cut.ends[number]), int(cut.ends[number + 1])
-        t = None if prior_variance is None else prior_variance[lo:hi]
-        plans.append(_Plan(number, part, lo, tree, usable, names[lo:hi], t))
-    return plans
+def regressors_of(X: Any, n_parts: int) -> list[Any]:
+    """The regressors of each part as a task: of all equations (N, p), or of its own (N, m, p)."""
+    chunks = chunks_of(X) if is_dask(X) else [task_of(X)]
+    return chunks * (n_parts if X.ndim == 2 else 1)
 
 
-def _open(Y: Any, X: Any, plan: _Plan, rules: Rules, dtype: np.dtype) -> Equations:
+def in_tree_order(X: FloatArray, order: IntArray) -> list[FloatArray]:
+    """The regressors (N, p) of each equation of a part."""
+    return [X if X.ndim == 2 else X[:, j] for j in order]
+
+
+def _open(Y: Any, X: Any, plan: Plan, rules: Rules, dtype: np.dtype) -> Equations:
     """Read, check and orthogonalize a part."""
     tree, names = plan.tree, plan.names
     Y = _numbers(Y, f"chunk {plan.number} of Y", dtype)
-    _check_finite(Y, "Y", plan)
+    hint = "cells may be missing in memory only, in the equations of a SUR"
+    check_finite(Y, "Y", plan, "equation", hint)
     X = _numbers(X, f"chunk {plan.number} of Xs", dtype)
     if X.ndim == 3:
-        _check_finite(X, "Xs", plan)
+        check_finite(X, "Xs", plan, "equation", hint)
+    else:
+        as_finite(X, "Xs", ndim=2, axis_name="row")
     m, p = Y.shape[1], X.shape[-1]
-    Xs = [X] * m if X.ndim == 2 else list(np.moveaxis(X, 1, 0))
     if not rules.is_bounded:
-        check_bounded(SURData(Xs, Y), tree, rules.ranks, label=names)
+        check_bounded(SURData(in_tree_order(X, np.arange(m)), Y), tree, rules.ranks, label=names)
     order = tree.permutation
     in_order = [names[j] for j in order]
-    system = StackedSystem([Xs[j] for j in order], Y[:, order], in_order, ridge=rules.beta_ridge,
+    system = StackedSystem(in_tree_order(X, order), Y[:, order], in_order, ridge=rules.beta_ridge,
                            regressors=[range(p)] * m)
     E = system.residuals(system.ols)
     system.check_errors(E)
@@ -251,7 +237,7 @@ def _open(Y: Any, X: Any, plan: _Plan, rules: Rules, dtype: np.dtype) -> Equatio
     check_scale(data, tree, names, "equation")
     prior = None
     if rules.prior:
-        t = data.variance if plan.prior_variance is None else tree._gather(plan.prior_variance)
+        t = data.variance if plan.prior_variance is None else plan.prior_variance
         prior = Prior(rules.prior, t, float(system.N), np.full(m, float(system.N)))
     surface = LikelihoodSurface(data, tree, rules.ranks, rules.variance_floor * data.variance,
                                 prior=prior)
@@ -263,15 +249,3 @@ def _numbers(x, what, dtype):
     x = plain(x, what)
     working_dtype(x.dtype, what)
     return np.asarray(x, dtype)
-
-
-def _check_finite(x: FloatArray, what: str, plan: _Plan) -> None:
-    bad = ~np.isfinite(x)
-    if bad.any():
-        kind = "NaN" if np.isnan(x).any() else "infinity"
-        columns = np.flatnonzero(bad.any(axis=tuple(i for i in range(x.ndim) if i != 1)))
-        raise ValueError(
-            f"{what} must be finite, got {counted(int(bad.sum()), 'cell')} with {kind} in chunk"
-            f" {plan.number}, in {counted(columns.size, 'equation')}"
-            f" ({named(columns, plan.names)}); cells may be missing in memory only, in the"
-            " equations of a SUR")

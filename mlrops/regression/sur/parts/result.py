@@ -1,17 +1,19 @@
 """`DistributedSURResult`: a fitted system whose equations lie in parts on workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ...._common.cluster import import_array, is_dask
+from ...._common.cached import cached_property
+from ...._common.cluster import chunks_of, import_array, is_dask, task
 from ...._common.typing import FloatArray, IntArray
 from ...._common.wording import counted
 from ....factor import criteria
+from ...inference import Inference, half_widths
 from ..data import SURData
 from ..result import SURResult
-from ..system import StackedSystem
+from .standard_errors import Errors, ordinary_errors, spread_errors
 
 __all__ = ["DistributedSURResult"]
 
@@ -40,6 +42,8 @@ class DistributedSURResult:
         Strength of the prior on D in pseudo-samples; 0 without one.
     Y, X : dask array or ndarray
         The data as they were given.
+    debiased : bool
+        Whether standard errors are corrected for small samples; see `with_cov`.
 
     Examples
     --------
@@ -52,11 +56,13 @@ class DistributedSURResult:
     >>> Y = X @ [1.0, -2.0] + E
     >>> with dask.config.set(scheduler="threads"):
     ...     fit = als_gls(da.from_array(X, chunks=(-1, 6, -1)), da.from_array(Y, chunks=(-1, 6)), 1)
-    ...     whole = fit.gather()
+    ...     whole, errors = fit.gather(), fit.bse.compute()
     >>> fit.params.chunks, fit.resid.shape, fit.covariance.widths
     (((6, 6), (2,)), (100, 12), (6, 6))
     >>> whole.n_equations, bool(np.isclose(whole.loglik, fit.loglik))
     (12, True)
+    >>> bool(np.allclose(errors, whole.bse))
+    True
     """
 
     params: Any
@@ -76,6 +82,8 @@ class DistributedSURResult:
     prior: float
     Y: Any
     X: Any
+
+    debiased: bool = True
 
     covariance_is_known = False
 
@@ -131,46 +139,107 @@ class DistributedSURResult:
         return self.Y - self.fittedvalues
 
     @property
+    def df_resid(self) -> Any:
+        """Degrees of freedom of Student's t of each equation, a dask array (K,); see `SURResult`.
+        """
+        return self._inferred("df", ())
+
+    @property
     def bse(self) -> Any:
         """Standard errors of the coefficients, a dask array (K, p).
 
-        Of regressors that all equations share, where least squares equation by equation is GLS:
-        ``√(Σ_jj (XᵀX)⁻¹_ii)``, those of ``with_cov("unadjusted", debiased=False)`` in memory.
+        Those of `SURResult`, see `with_cov`.  They are computed at the first use of them or of what
+        hangs on them, and stay on the workers.  Regressors of their own take an elimination of the
+        factors of all rows: ``P (N R)²`` flops, shared by the parts, and ``(N R_c)²`` numbers that
+        go up and down for each parent, R_c the ranks above the parts.
 
         Raises
         ------
         ValueError
-            The equations have regressors of their own, or there is a ridge: then blocks of the
-            inverse of the normal matrix are needed, which only the result in memory forms.
+            There is a ridge; or regressors of their own, and more than 4000 factors on a path of
+            the tree, times rows.
         """
-        if not self._is_least_squares:
-            raise ValueError(
-                "bse is known in parts for regressors that all equations share, without a ridge;"
-                " for others gather() gives a result in memory, which has it")
-        return self._bse()
+        return self._inferred("bse", self.params.shape[1:])
 
-    @property
-    def _is_least_squares(self) -> bool:
-        return self.X.ndim == 2 and not self.options.beta_ridge
-
-    def _bse(self) -> Any:
-        X = np.asarray(self.X, float)
-        inverse = StackedSystem([X], X[:, :1]).batches[0].inverse[0]
-        root = np.sqrt(np.square(inverse).sum(axis=1))
-        found = import_array().sqrt(self.covariance.diagonal())[:, None] * root
-        return found.astype(self.params.dtype)
+    @cached_property
+    def _errors(self) -> Any:
+        if self.options.beta_ridge:
+            raise ValueError("standard errors with a beta_ridge are for results in memory: gather()"
+                             " gives one")
+        compute = ordinary_errors if self.X.ndim == 2 else spread_errors
+        return compute(self.covariance, self.X, self.nobs, self.debiased)
 
     @property
     def tvalues(self) -> Any:
         """`params` in units of `bse`, a dask array (K, p)."""
-        return self.params / self.bse
+        return self._inferred("tvalues", self.params.shape[1:])
+
+    @property
+    def pvalues(self) -> Any:
+        """Two-sided p-values of coefficients that are 0, a dask array (K, p)."""
+        return self._inferred("pvalues", self.params.shape[1:])
+
+    def conf_int(self, alpha: float = 0.05) -> Any:
+        """Confidence intervals of level ``1 - alpha``.
+
+        Parameters
+        ----------
+        alpha : float, default 0.05
+            Between 0 and 1.
+
+        Returns
+        -------
+        dask array, shape (K, p, 2)
+            Lower and upper ends.
+
+        Raises
+        ------
+        ValueError
+            `alpha` is not between 0 and 1; and as `bse`.
+        """
+        half_widths(np.zeros(1), 1.0, alpha)  # which checks it
+        return self._inferred("conf_int", (self.params.shape[1], 2), alpha)
+
+    def _inferred(self, name: str, trailing: tuple[int, ...], *options: Any) -> Any:
+        """What an `Inference` says of each part, a dask array (K, *trailing)."""
+        array = import_array()
+        return array.concatenate([
+            array.from_delayed(task(_inferred, *both, name, *options), (m, *trailing), float)
+            for *both, m in zip(chunks_of(self.params), self._errors.parts,
+                                self.covariance.widths, strict=True)])
+
+    def with_cov(self, cov_type: str = "unadjusted", *, debiased: bool = True
+                 ) -> "DistributedSURResult":
+        """The same fit with another kind of covariance of its coefficients.
+
+        Parameters
+        ----------
+        cov_type : {"unadjusted"}
+            Other kinds are those of the result in memory, see `SURResult.with_cov`.
+        debiased : bool, optional
+            False takes Σ as it was estimated, which is too small for few rows.
+
+        Returns
+        -------
+        DistributedSURResult
+
+        Raises
+        ------
+        ValueError
+            Another kind.
+        """
+        if cov_type != "unadjusted":
+            raise ValueError(f'cov_type of a fit in parts must be "unadjusted", got {cov_type!r}:'
+                             " where one memory holds it, gather() gives a SURResult, which has"
+                             " other kinds")
+        return replace(self, debiased=debiased)
 
     def predict(self, X: Any) -> Any:
         """Predictions for new rows.
 
         Parameters
         ----------
-        X : array_like, shape (M, p), or dask array, shape (M, K, p)
+        X : array_like or dask array, shape (M, p), or dask array, shape (M, K, p)
             Regressors of all equations, or of each of them in the chunks of the fit.
 
         Returns
@@ -187,11 +256,7 @@ class DistributedSURResult:
         if X.ndim not in (2, 3) or X.shape[1:] not in ((p,), (K, p)):
             raise ValueError(f"X must have shape (M, {p}) or (M, {K}, {p}), got {X.shape}")
         array = import_array()
-        if X.ndim == 2:
-            return array.map_blocks(_of_all, self.params, X, dtype=self.params.dtype,
-                                    drop_axis=1, new_axis=0, chunks=(
-                                        (X.shape[0],), self.params.chunks[0]))
-        return array.einsum("mkp,kp->mk", X, self.params)
+        return array.einsum("mp,kp->mk" if X.ndim == 2 else "mkp,kp->mk", X, self.params)
 
     def gather(self) -> SURResult:
         """The same result in the memory here, where it fits.
@@ -209,6 +274,7 @@ class DistributedSURResult:
                 "n_cg", "gradient_norm", "normal_norm", "boundary", "capped", "options", "prior")
         return SURResult(data=SURData(Xs, Y.astype(dtype, copy=False)), coefficients=list(params),
                          covariance=self.covariance.gather(),
+                         cov_kwds={} if self.debiased else {"debiased": False},
                          **{name: getattr(self, name) for name in kept})
 
     def __getattr__(self, name: str) -> Any:
@@ -224,5 +290,12 @@ class DistributedSURResult:
                 f" loglik {self.loglik:.6g} a row, {self.termination}>")
 
 
-def _of_all(params: FloatArray, X: FloatArray) -> FloatArray:
-    return X @ params.T
+def _inferred(params: FloatArray, errors: Errors, name: str, *options: Any) -> FloatArray:
+    """An attribute of the `Inference` of a part, or what its method gives, equation by equation."""
+    bse, df = errors
+    if name == "df":
+        return df
+    found = Inference(params.astype(float).ravel(), bse.ravel(), np.repeat(df, params.shape[1]))
+    x: Any = getattr(found, name)
+    x = x(*options) if options else x
+    return np.reshape(x, (*params.shape, *x.shape[1:]))

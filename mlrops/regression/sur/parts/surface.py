@@ -21,7 +21,7 @@ __all__ = ["RegressionSurface", "SpreadRegressions", "coefficients_of", "rows_of
 class SpreadRegressions:
     """A system in parts with its coefficients; what `Regressions` is in memory.
 
-    The residuals stay on the workers, and are computed again rather than written.
+    The residuals stay on the workers.
     """
 
     log_weights = 0.0  # there are no weights
@@ -42,7 +42,7 @@ class SpreadRegressions:
     def benches(self) -> Spread:
         """The residuals where they are, as data of a factor model."""
         return self.system.shelf.derived(
-            alone(residual_bench), self.system.equations, self.coefficients.gamma)
+            alone(residual_bench), self.system.equations, self.coefficients.residuals)
 
     @cached_property
     def penalty(self) -> float:
@@ -57,8 +57,8 @@ class SpreadRegressions:
 
     def solve(self, covariance: SpreadPoint, target: float) -> BetaStep:
         """The best coefficients for a covariance, from those there are."""
-        return descend(SpreadNormalEquations(self.system, covariance.parts),
-                       self.coefficients.gamma, target, self.options.maxiter)
+        equations = SpreadNormalEquations(self.system, covariance.parts, self.coefficients)
+        return descend(equations, self.coefficients.gamma, target, self.options.maxiter)
 
     @property
     def params(self) -> Any:
