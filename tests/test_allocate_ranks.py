@@ -56,7 +56,7 @@ def test_the_loss_is_the_rise_of_joint_least_squares(level):
     A, rows, cols = planted(noise=1.0)
     ranks = (2, 1, 0, 1)
     found = search(A, ranks, rows, cols)
-    operator = found._state.engine.factors.operator()  # not what is looked at: factors are rotated in it
+    operator = found._state.engine.factors.operator()  # its factors are rotated
     error = np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A)
     assert error == pytest.approx(found.objective)
     factors = found._state.engine.factors

@@ -114,7 +114,8 @@ def test_sparse_arrays_and_operators(name, kind, monkeypatch):
     place = {"bcd": (Factors, "put"), "als": (Factors, "balance"), "ranks": (Factors, "balance")}
     if kind is csr_array and name != "bcd":
         place = dict.fromkeys(FITS, (Alternation, "_half"))
-    broken(monkeypatch, *place[name], 13 if name == "bcd" else 25 if kind is aslinearoperator else 55)
+    at = 13 if name == "bcd" else 25 if kind is aslinearoperator else 55
+    broken(monkeypatch, *place[name], at)
     part = FITS[name](kind(A))
     whole(A, part, rel=1e-6)
     assert part.n_iter > 0

@@ -138,11 +138,12 @@ def test_gains_below_rounding_are_none(dtype, kind, power):
     eps = float(np.finfo(dtype).eps)
     found = search(A, kind, 1.0, rows, cols)
     rounding = (4 * eps) ** 2 if power == 2 else 4 * eps
-    assert rounding <= found._state.engine.floor**2  # what is no rounding can still be told below it
-    operator = found._state.engine.factors.operator()
+    engine = found._state.engine
+    assert rounding <= engine.floor**2  # what is no rounding can still be told below it
+    operator = engine.factors.operator()
     parts = sum(level_norms(operator) ** 2) / np.linalg.norm(A) ** 2
     rounding *= max(1, parts)
-    assert found._state.engine.rounding == pytest.approx(rounding, rel=1e-5)
+    assert engine.rounding == pytest.approx(rounding, rel=1e-5)
     for before in np.sqrt(rounding) * np.array([1.5, 10, 60]):
         least = before - np.sqrt(before**2 - rounding)
         assert not found._real(before, before - 0.9 * least, 1e-4) and least > 1e-4 * before

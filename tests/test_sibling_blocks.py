@@ -72,8 +72,9 @@ def test_products_and_grams_are_those_of_the_levels(name, source, small, dtype, 
         expected = [np.where(mask, X, 0) @ x[:-1] for mask, x in zip(masks, parts, strict=True)]
         np.testing.assert_allclose(Y[:-1], np.concatenate(expected, axis=1), atol=20 * rtol)
         assert not Y[-1].any() and Y.dtype == dtype
-        G = grams.columns(np.ones(Y.shape[1], bool))
+        G, _ = grams.products(np.ones(Y.shape[1], bool))
         used = rng.random(Y.shape[1]) < 0.7
+        turned, lengths = grams.products(used)
         inverse = grams.inverse(used, np.finfo(dtype).eps)
         other = rows if fixed == "cols" else cols
         for leaf, row in enumerate(other.boundaries[-1][:-1]):
@@ -81,6 +82,9 @@ def test_products_and_grams_are_those_of_the_levels(name, source, small, dtype, 
                                    for x, mask in zip(parts, masks, strict=True)], axis=1)
             own = path.astype(float).T @ path
             np.testing.assert_allclose(G[leaf], own, atol=50 * rtol)
+            order = np.argsort(~used, kind="stable")
+            np.testing.assert_array_equal(turned[leaf], G[leaf][np.ix_(order[: used.sum()], order)])
+            np.testing.assert_array_equal(lengths[leaf], np.diag(G[leaf])[~used])
             own = own[np.ix_(used, used)]
             if np.linalg.matrix_rank(own, tol=1e-3) == len(own):
                 np.testing.assert_allclose(inverse[leaf] @ own, np.eye(len(own)), atol=1e5 * rtol)

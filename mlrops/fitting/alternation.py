@@ -103,9 +103,8 @@ class Alternation:
         self.n_passes += 1
         ranks = np.array(self.ranks)
         used = np.concatenate([np.arange(r + EXTRA) < r for r in ranks])
-        inverse, G = grams.inverse(used, self._eps), grams.columns(np.ones(used.size, bool))
-        own, crossed, beside = (G[:, i][:, :, j] for i, j in ((used, used), (used, ~used),
-                                                              (~used, ~used)))
+        inverse, (G, lengths) = grams.inverse(used, self._eps), grams.products(used)
+        own, crossed = G[:, :, : len(G[0])], G[:, :, len(G[0]) :]
         best = np.concatenate(moving, axis=1).astype(np.float64)
         products, rest = Y[:, used].astype(np.float64), Y[:, ~used].astype(np.float64)
         squared = self.blocks.squared_norm
@@ -123,21 +122,19 @@ class Alternation:
             moving[level] = _beyond(moving[level], x, relaxation)
         if left:
             self._best, self._inverse = best, inverse
-            self._reckon(rest, beside, crossed, inverse)
+            self._reckon(rest, lengths[:, ::EXTRA], crossed[:, :, ::EXTRA], inverse)
         else:
             self.factors.stale.update(range(len(ranks)))
         self._follow(here, rest)
 
-    def _reckon(self, rest, own, crossed, inverse):
+    def _reckon(self, rest, length, crossed, inverse):
         """What the first extra direction of each level would gain, left factors answering.
 
         A row with y of what is left in a direction gains ``y² / s``, s the squared length of the
         direction beyond the factors of the path.
         """
-        beyond = own - np.matmul(crossed.swapaxes(1, 2), np.matmul(inverse, crossed))
-        first = np.arange(0, rest.shape[1], EXTRA)
-        length, beyond = (np.einsum("pii->pi", x)[:, first] for x in (own, beyond))
-        seen = np.square(rest[:-1, first])
+        beyond = length - np.einsum("pij,pij->pj", crossed, np.matmul(inverse, crossed))
+        seen = np.square(rest[:-1, ::EXTRA])
         seen = np.add.reduceat(seen, self.pairs.rows.boundaries[-1][:-1], axis=0)
         usable = beyond > np.sqrt(self._eps) * length
         self._gains = np.where(usable, seen / np.where(usable, beyond, 1), 0).sum(axis=0)
@@ -233,7 +230,7 @@ class Alternation:
         self._ahead, left = None, np.concatenate(self.factors.left, axis=1).astype(np.float64)
         Y, grams = self.blocks.normal(self.factors.right, "cols")
         self.n_passes += 1
-        G = grams.columns(np.ones(left.shape[1], bool))
+        G, _ = grams.products(np.ones(left.shape[1], bool))
         self._squared = self.blocks.squared_norm + sum(
             _rise(take(left, b.rows), take(Y, b.rows), G[b.groups]) for b in self.pairs.batches[-1])
 

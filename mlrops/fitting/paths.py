@@ -58,19 +58,28 @@ class PathGrams:
             above = of_leaf
         return inverse[above]
 
-    def columns(self, chosen):
-        """Products of all columns with those in the mask `chosen` (W,), (leaves, W, chosen)."""
-        total = self._edges[-1]
-        out, at = np.zeros((self._of_leaf[-1].size, total, np.count_nonzero(chosen))), 0
+    def products(self, first):
+        """Products of the columns in the mask `first` (W,) with these and then with the others.
+
+        Shape (leaves, R, W) for R columns in the mask; and the squared lengths of the others,
+        (leaves, W - R).
+        """
+        R, W, leaves = np.count_nonzero(first), first.size, self._of_leaf[-1].size
+        out, lengths, above, beside = np.zeros((leaves, R, W)), np.zeros((leaves, W - R)), 0, 0
         for k, (G, of_leaf) in enumerate(zip(self._grams, self._of_leaf, strict=True)):
-            start, end = self._edges[k], self._edges[k + 1]
-            own, before = chosen[start:end], np.flatnonzero(chosen[:start])
-            width = np.count_nonzero(own)
-            out[:, :end, at : at + width] = G[:, :, own][of_leaf]
-            if before.size:
-                out[:, start:end, : before.size] = G[:, before][of_leaf].swapaxes(1, 2)
-            at += width
-        return out
+            down_to = first[: G.shape[1]]
+            own = down_to[self._edges[k] :]
+            r, e = np.count_nonzero(own), np.count_nonzero(~own)
+            here, extra = slice(above, above + r), slice(R + beside, R + beside + e)
+            block = G[:, down_to][:, :, own][of_leaf]
+            out[:, : above + r, here] = block
+            out[:, here, : above + r] = block.swapaxes(1, 2)
+            out[:, : above + r, extra] = G[:, down_to][:, :, ~own][of_leaf]
+            out[:, here, R : R + beside + e] = G[:, ~down_to][:, :, own][of_leaf].swapaxes(1, 2)
+            square = G[:, self._edges[k] :]
+            lengths[:, beside : beside + e] = np.einsum("pii->pi", square)[:, ~own][of_leaf]
+            above, beside = above + r, beside + e
+        return out, lengths
 
 
 def path_grams(pairs, factors, levels, side):
