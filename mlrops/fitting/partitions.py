@@ -12,6 +12,7 @@ from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
 from .bisection import Bisection, OrderSplit, SpectralSplit
 from .labelled import named_trees, without_names
+from .residuals import row_chunks
 from .target import asymmetry
 
 __all__ = ["partition"]
@@ -21,6 +22,9 @@ DISTANCES = METHODS[2:]
 
 # Up to this smaller side the approximation of a rank is taken from all singular vectors.
 DENSE_SIDE = 500
+
+# Weights below it, in units of the largest of a group, count as none: they would underflow.
+NEGLIGIBLE = 1e-30
 
 # What is left of a matrix of that rank, as a share of it, is rounding up to this many epsilons.
 ROUNDING = 100
@@ -159,7 +163,8 @@ def partition(
     weights = _closeness(matrix, symmetric) if method == "distance" else _squares(matrix)
     splitter = OrderSplit if method == "order" else SpectralSplit
     m, n = matrix.shape
-    trees = options.grow(m, n, splitter(weights, symmetric, options), symmetric)
+    split = splitter(weights, symmetric, options)
+    trees = options.grow(m, n, split, symmetric, getattr(split, "refine", None))
     return named_trees(*trees, row_names, col_names)
 
 
@@ -185,7 +190,7 @@ def _as_matrix(A, method):
                 " A.toarray(), or use partition_points or partition_features")
         A = _as_distances(A, method) if method in DISTANCES else as_finite(
             A, "A", ndim=2, axis_name="row")
-        largest = np.abs(A).max(initial=0)
+        largest = _largest(A)
     if 0 in A.shape or A.ndim != 2:
         raise ValueError(f"A must be 2-d with at least one row and one column, got {A.shape}")
     if largest == 0:
@@ -240,7 +245,7 @@ def _left_over(A, rank, symmetric, rng):
         raise ValueError(f"rank must be below the smaller side of A, {shorter}, got {rank}")
     eps = np.finfo(A.dtype).eps
     A = A.astype(np.float64)
-    A /= np.abs(A).max()
+    A /= _largest(A)
     if shorter <= DENSE_SIDE:
         U, s, Vt = np.linalg.svd(A, full_matrices=False)
         B, C = U[:, :rank] * s[:rank], Vt[:rank]
@@ -258,18 +263,42 @@ def _left_over(A, rank, symmetric, rng):
     return (A + A.T) / 2 if symmetric else A
 
 
+def _largest(A):
+    """The largest magnitude, without an array of magnitudes."""
+    return max(float(A.max(initial=0)), -float(A.min(initial=0)))
+
+
 def _squares(A):
-    """Weights of blocks: squares of the entries, the largest of which is 1 in all of A."""
-    largest = float(abs(A).max())
+    """Weights of blocks: squares of the entries, the largest of which is 1, in single precision.
+
+    What is below `NEGLIGIBLE` counts as zero.
+    """
+    largest = float(abs(A).max()) if sparse.issparse(A) else _largest(A)
 
     def weights(rows, cols):
         if sparse.issparse(A):
             W = A[rows][:, cols].astype(np.float64)
-            W.data = (W.data / largest) ** 2
+            W.data = (W.data / largest).astype(np.float32)
+            W.data = _squared(W.data, np.abs(W.data).max(initial=0))
             return W
-        return (A[np.ix_(rows, cols)].astype(np.float64) / largest) ** 2
+        W = np.empty((rows.size, cols.size), np.float32)
+        parts = list(row_chunks(*W.shape))
+        for part in parts:
+            np.divide(A[np.ix_(rows[part], cols)], largest, out=W[part], casting="same_kind",
+                      dtype=np.float64)
+        top = _largest(W)
+        for part in parts:
+            W[part] = _squared(W[part], top)
+        return W
 
     return weights
+
+
+def _squared(x, largest):
+    """``(x / largest)²``, or zero."""
+    squares = np.square(x / x.dtype.type(largest or 1))
+    squares *= squares > NEGLIGIBLE
+    return squares
 
 
 def _closeness(distances, symmetric):
@@ -281,8 +310,8 @@ def _closeness(distances, symmetric):
             np.fill_diagonal(known, False)
         s = np.median(d[known]) if known.any() else 0
         if s == 0:
-            return (d == 0).astype(float)  # at least half of them are in one place
-        return np.exp(-((d / s) ** 2))
+            return (d == 0).astype(np.float32)  # at least half of them are in one place
+        return np.exp(-((d / s) ** 2)).astype(np.float32)
 
     return weights
 

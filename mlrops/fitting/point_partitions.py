@@ -6,7 +6,8 @@ from .._common.labels import match
 from .._common.typing import Data
 from .._common.validate import as_finite
 from ..tree.hierarchy import Hierarchy
-from .bisection import Bisection, upper_half
+from .bisection import Bisection
+from .cut_graph import upper_part
 from .labelled import named_trees, without_names
 
 __all__ = ["partition_points"]
@@ -79,11 +80,11 @@ def partition_points(
         raise ValueError("row_points and col_points must have the same dimension, got"
                          f" {own.shape[1]} and {other.shape[1]}")
 
-    def split(level, rows, cols):
+    def split(level, rows, cols, parts):
         x, y = _along_axis(own[rows], other[cols], symmetric)
         if balanced:
             # Of points in one place the later ones come first.
-            sides = upper_half(x[::-1])[::-1], upper_half(y[::-1])[::-1]
+            sides = upper_part(x[::-1])[::-1], upper_part(y[::-1])[::-1]
         else:
             cut = _least_squares_cut(x, y, options.min_size, symmetric)
             if cut is None:
