@@ -46,17 +46,22 @@ def best_by_side(s, h, kind, free, best, value):
 
 
 @jit
-def swap_pass(weights, kind, sizes, patience, s, h, free, best, value, turned):
+def swap_pass(weights, kind, room, patience, s, h):
     """One Kernighan-Lin pass that keeps the numbers of vertices on the sides within bounds.
 
-    sizes[k] holds the number of vertices of kind k on the plus side, the least and the most there
-    may be.  Each step makes the change of largest gain, be it a loss, and never undoes it: where
+    room[k] holds the least and the most vertices of kind k on the plus side.  Each step makes the change of largest gain, be it a loss, and never undoes it: where
     the bounds leave no choice two vertices of one kind change sides, otherwise a single one does.
     The pass ends when no vertex is left to move, or `patience` of them have moved without a new
     best state, and goes back to the best one.  Returns the gain in weight not cut; s and h = W s
-    are left there.  All vertices are `free` at first; best and value (2, 2) are room for
-    `best_by_side`, turned (vertices,) for what has moved.
+    are left there.
     """
+    free = np.ones(s.size, np.bool_)
+    best = np.empty((2, 2), np.int64)
+    value = np.empty((2, 2))
+    turned = np.empty(s.size, np.int64)
+    plus = np.zeros(2, np.int64)
+    for i in range(s.size):
+        plus[kind[i]] += s[i] > 0
     gain = 0.0
     top = 0.0
     n_turned = 0
@@ -67,13 +72,13 @@ def swap_pass(weights, kind, sizes, patience, s, h, free, best, value, turned):
         side = 0
         highest = -np.inf
         for k in range(2):
-            count, least, most = sizes[k]
+            least, most = room[k]
             if least == most:
                 v = value[k, 0] + value[k, 1]
                 first = 0 if value[k, 0] >= value[k, 1] else 1
             else:
-                leave = value[k, 0] if count > least else -np.inf
-                join = value[k, 1] if count < most else -np.inf
+                leave = value[k, 0] if plus[k] > least else -np.inf
+                join = value[k, 1] if plus[k] < most else -np.inf
                 v = max(leave, join)
                 first = 0 if leave >= join else 1
             if v > highest:
@@ -88,7 +93,7 @@ def swap_pass(weights, kind, sizes, patience, s, h, free, best, value, turned):
         turn(weights, i, s, h)
         turned[n_turned] = i
         n_turned += 1
-        if sizes[choice, 1] == sizes[choice, 2]:
+        if room[choice, 0] == room[choice, 1]:
             best_by_side(s, h, kind, free, best, value)  # given that i has changed sides
             j = best[choice, 1 - side]
             gain += value[choice, 1 - side]
@@ -97,7 +102,7 @@ def swap_pass(weights, kind, sizes, patience, s, h, free, best, value, turned):
             turned[n_turned] = j
             n_turned += 1
         else:
-            sizes[choice, 0] += 2 * side - 1
+            plus[choice] += 2 * side - 1
         if gain > top:
             top = gain
             n_top = n_turned
@@ -117,7 +122,7 @@ def normalized_cut(cut, plus, total):
 
 
 @jit
-def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, h, free, turned):
+def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, h):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
     counts[k, side] vertices of kind k are on each side (0 is plus), never fewer than `smallest`.
@@ -125,6 +130,8 @@ def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, 
     the pass ends as `swap_pass` does.  Returns the normalized cut of the best state; s and h are
     left there.
     """
+    free = np.ones(s.size, np.bool_)
+    turned = np.empty(s.size, np.int64)
     plus = 0.0
     for i in range(s.size):
         if s[i] > 0:

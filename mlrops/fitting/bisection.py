@@ -218,7 +218,7 @@ class SpectralSplit(OrderSplit):
         groups = list(groups)
         waiting = set(itertools.combinations(range(len(groups)), 2))
         for _ in range(MAX_ROUNDS * bool(self.options.passes)):
-            changed = set()
+            changed: set[int] = set()
             for pair in sorted(waiting):
                 first, second = (groups[g] for g in pair)
                 signs = np.concatenate([

@@ -19,7 +19,7 @@ BLOCK, MAX_BLOCKS = 8, 16
 LANCZOS_TOL = 0.02
 
 # Shares of the cuts that go on from one pass of the refinement to the next, the best ones.
-GO_ON = 1 / 3
+GO_ON = 0.5
 # A pass has to gain more than this share of the total weight: rounding could go on for ever.
 LEAST_GAIN = 1e-13
 # Least number of vertices that a pass moves on trial; a twentieth of all if that is more.
@@ -231,23 +231,18 @@ class CutGraph:
         if (2 * counts != sizes).any():  # the sign of a vector is no matter of the graph
             scores = np.concatenate([scores, -scores], axis=1)
         signs = np.full(scores.shape, -1.0)
-        for kind, count in enumerate(counts):
-            own = np.flatnonzero(self.kind == kind)
-            for c, x in enumerate(scores[own].T):
-                signs[own[upper_part(x, count)], c] = 1
+        for own, count in zip(np.split(np.arange(len(signs)), sizes[:-1]), counts, strict=True):
+            largest = np.argsort(-scores[own], axis=0, kind="stable")[:count]
+            np.put_along_axis(signs[own[0] : own[-1] + 1], largest, 1, axis=0)
         return self.improve_balanced(signs, max_passes, parts)
 
     def improve_balanced(self, signs: FloatArray, max_passes: int,
                          parts: tuple[int, int] = (1, 1)) -> tuple[FloatArray, float]:
         """The best of some cuts, (n, c), after swaps: as `split_balanced` does from its starts."""
-        room = np.array([_room(np.sum(self.kind == k), parts) for k in range(2)])
+        room = np.array([_room(size, parts) for size in np.bincount(self.kind, minlength=2)])
 
         def one_pass(s, h):
-            counts = [np.sum((self.kind == k) & (s > 0)) for k in range(2)]
-            return self._loops.swap_pass(
-                self._edges, self.kind, np.column_stack([counts, room]), self._patience, s, h,
-                np.ones(s.size, bool), np.empty((2, 2), np.int64), np.empty((2, 2)),
-                np.empty(s.size, np.int64))
+            return self._loops.swap_pass(self._edges, self.kind, room, self._patience, s, h)
 
         fields = self.field(signs)
         inside = (self.degree.sum() + np.einsum("ic,ic->c", signs, fields)) / 4
@@ -280,7 +275,7 @@ class CutGraph:
             before = self._loops.normalized_cut(cut, self.degree[s > 0].sum(), total)
             return before - self._loops.move_pass(
                 self._edges, self.kind, self.degree, total, self._counts(s), smallest,
-                self._patience, cut, s, h, np.ones(s.size, bool), np.empty(s.size, np.int64))
+                self._patience, cut, s, h)
 
         best, value = _tournament(signs, fields, -np.array(cuts), one_pass,
                                   LEAST_GAIN * min(cuts), max_passes)
