@@ -49,11 +49,11 @@ def best_by_side(s, h, kind, free, best, value):
 def swap_pass(weights, kind, room, patience, s, h):
     """One Kernighan-Lin pass that keeps the numbers of vertices on the sides within bounds.
 
-    room[k] holds the least and the most vertices of kind k on the plus side.  Each step makes the change of largest gain, be it a loss, and never undoes it: where
-    the bounds leave no choice two vertices of one kind change sides, otherwise a single one does.
-    The pass ends when no vertex is left to move, or `patience` of them have moved without a new
-    best state, and goes back to the best one.  Returns the gain in weight not cut; s and h = W s
-    are left there.
+    room[k] holds the least and the most vertices of kind k on the plus side.  Each step makes the
+    change of largest gain, be it a loss, and never undoes it: where the bounds leave no choice two
+    vertices of one kind change sides, otherwise a single one does.  The pass ends when no vertex is
+    left to move, or `patience` of them have moved without a new best state, and goes back to the
+    best one.  Returns the gain in weight not cut; s and h = W s are left there.
     """
     free = np.ones(s.size, np.bool_)
     best = np.empty((2, 2), np.int64)

@@ -1,8 +1,10 @@
 """Trees grown from the root by cutting groups in two, once or again until there are k parts.
 
-A *splitter* is a function of the level, the rows and the columns of a group, and of two numbers of
-parts.  It returns rows and columns of two halves, ``[(rows₁, cols₁), (rows₂, cols₂)]``, the first
-with room for the first number of parts, or None where it cannot cut the group.
+All groups of a level are cut at once, by a *cutter*: a function of the level, the sides of the
+matrix (a `Side` of rows and one of columns, or a single one where they are the same features), the
+parts (G, 2) for which the halves of each group are to have room, and which groups are to be cut,
+(G,).  For each side it returns what is in the first half of its group, (n,), and then which groups
+it has cut.
 """
 
 import itertools
@@ -11,13 +13,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._common.typing import FloatArray, IntArray, RandomState
+from .._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
 from .cut_graph import CutGraph, leading_vectors, upper_part
 
-__all__ = ["Bisection", "OrderSplit", "SpectralSplit", "starts"]
+__all__ = ["Bisection", "OrderSplit", "SpectralSplit", "one_by_one", "starts"]
 
 # Starts of the refinement: combinations of the leading vectors, closed under changes of sign.
 COMBINATIONS = np.array([
@@ -28,11 +30,29 @@ COMBINATIONS = np.array([
 MAX_PASSES = 100
 # Rounds of swaps between all pairs of more than two parts; these end by themselves, too.
 MAX_ROUNDS = 10
-# Least rows, and columns, of the parts of a level that ``n_levels="auto"`` adds.
-LEAF = 2
 
-Group: TypeAlias = tuple[IntArray, IntArray]
-Groups: TypeAlias = list[Group]
+Groups: TypeAlias = list[tuple[IntArray, IntArray]]  # rows and columns of each
+Cut: TypeAlias = tuple[Sequence[BoolArray], BoolArray]
+
+
+class Side:
+    """The rows or the columns of all groups: group g holds ``order[offsets[g] : offsets[g + 1]]``.
+
+    `group` (n,) is the group of each position of `order`.
+    """
+
+    def __init__(self, order: IntArray, sizes: IntArray) -> None:
+        self.order, self.sizes = order, sizes
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self.group = np.repeat(np.arange(sizes.size), sizes)
+
+    def arranged(self, place: IntArray, n_places: int) -> "Side":
+        """The same features at the groups `place` (n,), which leave none of their own order."""
+        return Side(self.order[np.argsort(place, kind="stable")],
+                    np.bincount(place, minlength=n_places))
+
+    def groups(self) -> list[IntArray]:
+        return np.split(self.order, self.offsets[1:-1])
 
 
 class Bisection:
@@ -78,62 +98,69 @@ class Bisection:
                              f" {counted(len(parts), 'number')}")
         return parts
 
-    def cuts(self, sizes: Callable[[], list[tuple[int, int]]]) -> Any:
-        """The numbers of parts of one level after another, while there is to be another level.
+    def next_parts(self, level: int, sizes: IntArray) -> int | None:
+        """Parts that groups of these sizes, (1 or 2, G), are cut into; None ends the tree.
 
-        ``sizes()`` are the numbers of rows and of columns of the finest groups so far.
+        "auto" ends it when no more than half of the rows, or of the columns, are in groups that can
+        be cut.
         """
         if not self.auto:
-            yield from self.n_parts
-            return
+            return self.n_parts[level] if level < len(self.n_parts) else None
         k = self.n_parts[0]
-        while _worth_cutting(np.array(sizes()), k * max(LEAF, self.min_size)):
-            yield k
+        large = (sizes >= k * self.min_size).all(axis=0)
+        return k if (2 * sizes[:, large].sum(axis=1) > sizes.sum(axis=1)).all() else None
 
-    def grow(self, m: int, n: int, split: Callable[..., Groups | None], symmetric: bool,
+    def grow(self, m: int, n: int, cut: Callable[..., Cut], symmetric: bool,
              refine: Callable[[Groups], Groups] | None = None) -> tuple[Hierarchy, Hierarchy]:
         """Cut every group of m rows and n columns whose sides are large enough for it.
 
-        `split` is a splitter; `refine` improves more than two parts of a group.  Of the parts of a
+        `cut` is a cutter; `refine` improves more than two parts of a group.  Of the parts of a
         group those with the lower-numbered first rows come first.  If `symmetric`, rows and columns
         are the same features, and one hierarchy is returned twice.
         """
-        levels: list[Groups] = [[(np.arange(m), np.arange(n))]]
-        for level, k in enumerate(self.cuts(lambda: _sizes(levels[-1]))):
-            finer: Groups = []
-            for group in levels[-1]:
-                parts = self._parts(split, level, group, k)
-                if refine is not None and len(parts) > 2:
-                    parts = refine(parts)
-                finer += sorted(parts, key=lambda part: part[0][0])
-            if len(finer) == len(levels[-1]):
-                raise ValueError(self._too_deep(level + 1, levels[-1], k, symmetric))
-            levels.append(finer)
-        row_tree, col_tree = (
-            Hierarchy(np.concatenate([group[side] for group in levels[-1]]),
-                      [np.cumsum([0, *(group[side].size for group in level)]) for level in levels])
-            for side in (0, 1))
-        return (row_tree, row_tree) if symmetric else (row_tree, col_tree)
+        sides = [Side(np.arange(size), np.array([size]))
+                 for size in ((m,) if symmetric else (m, n))]
+        levels = [[side.offsets for side in sides]]
+        while k := self.next_parts(len(levels) - 1, _sizes(sides)):
+            finer, parents = self._cut_level(cut, len(levels) - 1, sides, k)
+            if parents.size == sides[0].sizes.size:
+                if self.auto:  # what no size forbids, the cutter could not do
+                    break
+                raise ValueError(self._too_deep(len(levels), _sizes(sides), k))
+            if refine is not None and k > 2:
+                finer = _refined(finer, parents, refine)
+            sides = _by_first_row(finer, parents)
+            levels.append([side.offsets for side in sides])
+        trees = [Hierarchy(side.order, [offsets[i] for offsets in levels])
+                 for i, side in enumerate(sides)]
+        return trees[0], trees[-1]
 
-    def _parts(self, split, level, group, k):
-        """The group cut into k parts; whole where that cannot be."""
-        if k == 1 or min(x.size for x in group) < k * self.min_size:
-            return [group]
-        upper, lower = k - k // 2, k // 2
-        halves = split(level, *group, (upper, lower))
-        if halves is None:
-            return [group]
-        return [part for half, count in zip(halves, (upper, lower), strict=True)
-                for part in self._parts(split, level, half, count)]
+    def _cut_level(self, cut, level, sides, k):
+        """All groups cut into k parts, or whole where that cannot be, and the group of each."""
+        parents = np.arange(sides[0].sizes.size)
+        left = np.full(parents.size, k)  # parts that are to be made of each group
+        while True:
+            wanted = (left > 1) & (_sizes(sides) >= left * self.min_size).all(axis=0)
+            if not wanted.any():
+                return sides, parents
+            parts = np.stack([left - left // 2, left // 2], axis=1)
+            first, done = cut(level, sides, parts, wanted)
+            done = done & wanted
+            kept = np.stack([np.ones_like(done), done], axis=1).ravel()  # of first, second halves
+            sides = [side.arranged(np.cumsum(kept)[2 * side.group + (done[side.group] & ~half)] - 1,
+                                   kept.sum())
+                     for side, half in zip(sides, first, strict=True)]
+            left = np.where(done[:, None], parts, 1).ravel()[kept]
+            parents = np.repeat(parents, 1 + done)
 
-    def _too_deep(self, level, groups, k, symmetric):
-        g = int(np.argmax([min(rows.size, cols.size) for rows, cols in groups]))
-        rows, cols = groups[g]
+    def _too_deep(self, level, sizes, k):
+        g = int(np.argmax(sizes.min(axis=0)))
         least = k * self.min_size
-        if symmetric:
-            largest, needed = (counted(size, "feature") for size in (rows.size, least))
+        if len(sizes) == 1:
+            largest, needed = (counted(size, "feature") for size in (int(sizes[0, g]), least))
         else:
-            largest = f"{counted(rows.size, 'row')} and {counted(cols.size, 'column')}"
+            rows, cols = map(int, sizes[:, g])
+            largest = f"{counted(rows, 'row')} and {counted(cols, 'column')}"
             needed = f"{counted(least, 'row')} and as many columns"
         into, sides = ("two", "both sides") if k == 2 else (f"{k} parts", "each of them")
         return (f"n_levels = {self.n_levels} is deeper than the data allow: no group of level"
@@ -148,14 +175,51 @@ def _at_least(least, value, what):
     return int(value)
 
 
-def _sizes(groups):
-    return [(rows.size, cols.size) for rows, cols in groups]
+def _sizes(sides):
+    """Numbers of rows and of columns of all groups, (1 or 2, G)."""
+    return np.stack([side.sizes for side in sides])
 
 
-def _worth_cutting(sizes, least):
-    """Whether more than half of the rows, and of the columns, are in groups that can be cut."""
-    large = (sizes >= least).all(axis=1)
-    return bool((2 * sizes[large].sum(axis=0) > sizes.sum(axis=0)).all())
+def _by_first_row(sides, parents):
+    """The groups of each parent in the order of their lowest-numbered rows."""
+    rows = sides[0]
+    place = np.empty(parents.size, np.intp)
+    place[np.lexsort((np.minimum.reduceat(rows.order, rows.offsets[:-1]), parents))] = np.arange(
+        parents.size)
+    return [side.arranged(place[side.group], parents.size) for side in sides]
+
+
+def _refined(sides, parents, refine):
+    """The parts of each parent, if there are more than two, improved by `refine`."""
+    groups = _pairs(sides)
+    starts = np.flatnonzero(np.diff(parents, prepend=-1))
+    for start, count in zip(starts, np.diff(starts, append=parents.size), strict=True):
+        if count > 2:
+            groups[start : start + count] = refine(groups[start : start + count])
+    return [Side(np.concatenate(side), np.array([x.size for x in side]))
+            for side in list(zip(*groups, strict=True))[: len(sides)]]
+
+
+def _pairs(sides):
+    """Rows and columns of all groups."""
+    return list(zip(sides[0].groups(), sides[-1].groups(), strict=True))
+
+
+def one_by_one(split: Callable[..., Groups | None]) -> Callable[..., Cut]:
+    """A cutter that asks ``split(level, rows, cols, parts)`` for the two halves of each group.
+
+    It returns rows and columns of both, or None where it cannot cut the group.
+    """
+    def cut(level, sides, parts, wanted):
+        done, first = wanted.copy(), [np.zeros(side.order.size, bool) for side in sides]
+        for g, (rows, cols) in enumerate(_pairs(sides)):
+            halves = split(level, rows, cols, tuple(parts[g])) if wanted[g] else None
+            done[g] = halves is not None
+            for half, own in zip(first, halves[0] if halves else (), strict=False):
+                half[own] = True
+        return [half[side.order] for half, side in zip(first, sides, strict=True)], done
+
+    return cut
 
 
 class OrderSplit:

@@ -310,7 +310,7 @@ def _tournament(signs, fields, values, one_pass, least, max_passes):
     ``one_pass(s, h)`` improves signs and their field in place and returns the gain.  All cuts take
     the first pass; of those that gain by it a share goes on to the next one.
     """
-    cuts = [[value, np.ascontiguousarray(s), np.ascontiguousarray(h)]
+    cuts = [[value, s.copy(), h.copy()]
             for value, s, h in zip(values, signs.T, fields.T, strict=True)]
     alive = cuts
     for _ in range(max_passes):

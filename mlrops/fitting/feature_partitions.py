@@ -11,7 +11,7 @@ from .._common.typing import Data, RandomState, Ranks
 from .._common.validate import as_finite, check_rank
 from .._common.wording import name_some
 from ..tree.hierarchy import Hierarchy
-from .bisection import Bisection, starts
+from .bisection import Bisection, one_by_one, starts
 from .cut_graph import upper_part
 from .labelled import without_names
 
@@ -117,7 +117,7 @@ def partition_features(
             f"ranks must end with a positive one, got {tuple(counts)}: groups of level"
             f" {len(counts) - 1} that have no factors cannot be told apart")
     split = _LikelihoodSplit(_standardized(samples), counts, options)
-    hierarchy, _ = options.grow(n, n, split, symmetric=True)
+    hierarchy, _ = options.grow(n, n, one_by_one(split), symmetric=True)
     return hierarchy._renamed(names)
 
 
