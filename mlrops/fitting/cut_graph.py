@@ -12,11 +12,17 @@ __all__ = ["CutGraph", "leading_vectors", "upper_part"]
 
 # Up to this smaller side all singular vectors are computed; above, the leading ones by Lanczos.
 DENSE_SIDE = 200
-# Columns of a block of Lanczos' method, and blocks at most.  A block of them costs one pass over
-# the weights, hardly more than a single vector.
-BLOCK, MAX_BLOCKS = 8, 16
-# Residual at which its vectors are taken, in units of the largest value; refinement forgives it.
-LANCZOS_TOL = 0.02
+# Columns of a block of Lanczos' method.  Products with a block cost one pass over the weights,
+# hardly more than those with a single vector.
+BLOCK = 8
+# Columns of its basis, those that are kept when it is full, and blocks at most.
+BASIS, KEPT, MAX_BLOCKS = 128, 32, 100
+# Residual at which its vectors are taken, in units of the value and of its distance from 1, the
+# value that is left out: the closer to 1, the closer are others.  Refinement forgives the rest.
+LANCZOS_TOL = 0.05
+
+# Values that are no further from 0 or 1 than this are there.
+ROUNDING = 1e-6
 
 # Shares of the cuts that go on from one pass of the refinement to the next, the best ones.
 GO_ON = 0.5
@@ -137,24 +143,28 @@ def _block_lanczos(product: Callable[[FloatArray], FloatArray], start: FloatArra
     eigenvalues (1977), with all blocks orthogonalized against all others.
     """
     n, b = start.shape
-    V = np.empty((n, b * min(MAX_BLOCKS, n // b)), order="F")
+    V = np.empty((n, min(BASIS, n // b * b)), order="F")
     T = np.zeros((V.shape[1],) * 2)
-    Q = np.linalg.qr(start)[0]
-    for end in range(b, V.shape[1] + 1, b):
-        V[:, end - b : end] = Q
-        basis, own = V[:, :end], slice(end - b, end)
-        Z = product(Q)
+    Q, end = np.linalg.qr(start)[0], 0
+    for _ in range(MAX_BLOCKS):
+        if end == V.shape[1]:  # go on from the best of what it spans (a thick restart)
+            V[:, :KEPT] = V @ Y[:, :KEPT]
+            T[:], end = 0, KEPT
+            np.fill_diagonal(T[:KEPT, :KEPT], values[:KEPT])
+        own, end = slice(end, end + b), end + b
+        V[:, own] = Q
+        basis, Z = V[:, :end], product(Q)
         T[:end, own] = basis.T @ Z
         T[own, :end] = T[:end, own].T
         Q, R = np.linalg.qr(Z - basis @ T[:end, own])
         # Once more: where Z has hardly anything outside the basis, what is left is not orthogonal.
         Q, again = np.linalg.qr(Q - basis @ (basis.T @ Q))
-        values, Y = np.linalg.eigh(T[:end, :end])
-        Y = Y[:, ::-1][:, :k]
-        residuals = np.linalg.norm(again @ R @ Y[own], axis=0)
-        if residuals.max() <= LANCZOS_TOL * np.abs(values).max():
+        values, Y = (x[..., ::-1] for x in np.linalg.eigh(T[:end, :end]))
+        residuals = np.linalg.norm(again @ R @ Y[own, :k], axis=0)
+        scale = np.minimum(np.abs(values[:k]), 1 - values[:k])
+        if (residuals <= LANCZOS_TOL * np.maximum(scale, ROUNDING)).all():
             break
-    return basis @ Y
+    return basis @ Y[:, :k]
 
 
 # ---------------------------------------------------------------- the graph

@@ -146,7 +146,7 @@ def partition(
 
     *Cost.*  A dense A is read once a level, in blocks, and one block at a time is kept, as weights
     in single precision (twice if not symmetric): half of a float64 A for the root, and the products
-    with it, about ten for the root, half as many for each further level.  Weights less than 1e-30
+    with it, ten to twenty for the root, half as much work for each further level.  Weights less than 1e-30
     of the largest of their group count as zero.  A sparse A stays sparse.
 
     A group of less than ``k min_size`` rows or columns is left whole and repeats at the next level.
