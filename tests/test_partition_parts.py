@@ -62,22 +62,18 @@ def test_parts_of_tiny_graphs_are_the_best(n, k):
     assert np.mean(np.array(found) / best) > 0.95
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("seed", range(2))
-def test_no_swap_of_two_parts_gains(symmetric, seed):
-    A = np.sqrt(symmetric_weights(25, seed)) if symmetric else (
-        np.random.default_rng(seed).standard_normal((42, 33)))
+@pytest.mark.parametrize("seed", range(3))
+def test_no_swap_of_two_parts_gains(seed):
+    A = np.random.default_rng(seed).standard_normal((40, 35))
     rows, cols = partition(A, 2, n_parts=5)
     kept = weight_inside(A, rows, cols)
-    for tree in {id(rows): rows, id(cols): cols}.values():
+    for tree in (rows, cols):
         labels = tree.labels(1)
         for i, j in itertools.combinations(range(tree.n), 2):
-            if labels[i] != labels[j]:
-                swapped = labels.copy()
-                swapped[[i, j]] = labels[[j, i]]
-                one, two = (swapped if other is tree else other.labels(1) for other in (rows, cols))
-                M = A - np.diag(np.diag(A)) if symmetric else A
-                assert np.sum(M[np.equal.outer(one, two)] ** 2) <= kept * (1 + 1e-6)
+            swapped = labels.copy()
+            swapped[[i, j]] = labels[[j, i]]
+            one, two = (swapped if other is tree else other.labels(1) for other in (rows, cols))
+            assert np.sum(A[np.equal.outer(one, two)] ** 2) <= kept * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -233,7 +229,7 @@ def test_points_in_one_place_are_cut_evenly():
 def test_a_group_of_tiny_entries_is_cut_like_a_large_one():
     big, big_rows, big_cols = planted((20, 20), (16, 16), 0)
     tiny, tiny_rows, tiny_cols = planted((20, 20), (16, 16), 1)
-    A = np.block([[big, np.zeros((40, 32))], [np.zeros((40, 32)), 1e-14 * tiny]])
+    A = np.block([[big, np.zeros((40, 32))], [np.zeros((40, 32)), 1e-17 * tiny]])
     rows, cols = partition(A, 3)
     assert same_groups(rows.labels(2), np.concatenate([big_rows, tiny_rows + 2]))
     assert same_groups(cols.labels(2), np.concatenate([big_cols, tiny_cols + 2]))

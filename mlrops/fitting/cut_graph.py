@@ -146,6 +146,7 @@ def _block_lanczos(product: Callable[[FloatArray], FloatArray], start: FloatArra
     V = np.empty((n, min(BASIS, n // b * b)), order="F")
     T = np.zeros((V.shape[1],) * 2)
     Q, end = np.linalg.qr(start)[0], 0
+    values, Y = np.empty(0), np.empty((0, 0))
     for _ in range(MAX_BLOCKS):
         if end == V.shape[1]:  # go on from the best of what it spans (a thick restart)
             V[:, :KEPT] = V @ Y[:, :KEPT]

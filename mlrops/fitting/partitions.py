@@ -136,18 +136,18 @@ def partition(
     order shows that blocks of neighbours are nearly of low rank, and only "order" uses it.
 
     *More than two parts.*  A group is cut in two, with room for ``⌈k/2⌉`` and ``⌊k/2⌋`` parts, and
-    so on; then rows or columns of any two of its parts are swapped until no two gain by it.  Fewer
-    levels with more groups store less than twice as many that a fit gives rank 0.
+    so on; then rows or columns of any two of its parts are swapped until no two gain by it.
 
     *Depth.*  "auto" goes down to groups of a row and a column, or of hardly more.  On the matrices
     of the README each further level lowered the error at equal storage or left it as it was: fits
     that choose their ranks give 0 to levels that do not pay, and groups of single features, which
     are a diagonal, paid on kernels that are not smooth.
 
-    *Cost.*  A dense A is read once a level, in blocks, and one block at a time is kept, as weights
-    in single precision (twice if not symmetric): half of a float64 A for the root, and the products
-    with it, ten to twenty for the root, half as much work for each further level.  Weights less than 1e-30
-    of the largest of their group count as zero.  A sparse A stays sparse.
+    *Cost.*  A dense A is read once a level, block by block.  Of one block at a time the weights are
+    kept, in single precision, with their transpose if not symmetric: half of a float64 A, or as
+    much as it, for the root.  The products with them, some ten passes, cost half as much with each
+    further level.  Weights below 1e-30 of the largest of their group count as zero.  A sparse A
+    stays sparse.
 
     A group of less than ``k min_size`` rows or columns is left whole and repeats at the next level.
     The diagonal of a symmetric matrix takes no part, because every cut leaves it inside.  If the
