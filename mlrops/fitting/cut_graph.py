@@ -24,8 +24,8 @@ LANCZOS_TOL = 0.05
 # Values that are no further from 0 or 1 than this are there.
 ROUNDING = 1e-6
 
-# Shares of the cuts that go on from one pass of the refinement to the next, the best ones.
-GO_ON = 0.5
+# Share of the cuts that go on from one pass of the refinement to the next, the best ones.
+GO_ON = 0.8
 # A pass has to gain more than this share of the total weight: rounding could go on for ever.
 LEAST_GAIN = 1e-13
 # Least number of vertices that a pass moves on trial; a twentieth of all if that is more.

@@ -83,7 +83,7 @@ def partition(
         Least number of rows, and of columns, of a half.
     n_starts : int, optional
         Starts of the refinement, 1 to 9: the second singular vectors, the next two and their
-        combinations.  After each pass the better half of them goes on; the best cut is taken.
+        combinations.  After each pass the worst fifth of them is left; the best cut is taken.
     random_state : None, int or numpy.random.Generator, optional
         Starting vectors of Lanczos' method.  It is used for groups of more than 200 rows and
         columns, and for the nearest matrix of a `rank` if both sides of A are above 500.
