@@ -28,8 +28,8 @@ COMBINATIONS = np.array([
 
 # Passes of the refinement end by themselves, when one brings no gain; this only bounds them.
 MAX_PASSES = 100
-# Rounds of swaps between all pairs of more than two parts; these end by themselves, too.
-MAX_ROUNDS = 10
+# Rounds of swaps between all pairs of more than two parts; later ones would gain hardly anything.
+MAX_ROUNDS = 4
 
 Groups: TypeAlias = list[tuple[IntArray, IntArray]]  # rows and columns of each
 Cut: TypeAlias = tuple[Sequence[BoolArray], BoolArray]
@@ -274,7 +274,7 @@ class SpectralSplit(OrderSplit):
         return graph.split_balanced(scores, options.passes, parts)[0]
 
     def refine(self, groups: Groups) -> Groups:
-        """Swap between parts of one group, two at a time, until no pair of them gains.
+        """Swap between parts of one group, two at a time, while a pair of them gains.
 
         What is inside the other parts does not change by it, so that every swap raises the weight
         inside all of them.

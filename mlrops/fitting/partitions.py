@@ -136,7 +136,7 @@ def partition(
     order shows that blocks of neighbours are nearly of low rank, and only "order" uses it.
 
     *More than two parts.*  A group is cut in two, with room for ``⌈k/2⌉`` and ``⌊k/2⌋`` parts, and
-    so on; then rows or columns of any two of its parts are swapped until no two gain by it.
+    so on; then any two of its parts swap rows or columns, in up to four rounds of all pairs.
 
     *Depth.*  "auto" goes down to groups of a row and a column, or of hardly more.  On the matrices
     of the README each further level lowered the error at equal storage or left it as it was: fits
