@@ -17,7 +17,7 @@ import mlrops
 from mlrops.__main__ import main
 from mlrops.cli import fit, outputs
 from mlrops.cli.errors import CommandError, in_options
-from mlrops.cli.fit import default_levels, level_errors, low_rank_error
+from mlrops.cli.fit import level_errors, low_rank_error
 from mlrops.cli.matrix_file import read_matrix
 
 RNG = np.random.default_rng(0)
@@ -150,6 +150,8 @@ def test_a_symmetric_matrix_with_a_tree_of_its_own(tmp_path):
     out, _ = run(tmp_path, "s.npy", "--total-rank", 5, "--no-symmetric", "--n-levels", 2, "-o",
                  "o.npz")
     assert ", symmetric" not in out and "2 levels, as asked for" in out
+    out, _ = run(tmp_path, "s.npy", "--total-rank", 5, "--n-levels", "auto", "--start", "top")
+    assert "6 levels, as deep as rows and columns allow" in " ".join(out.split())
 
 
 @pytest.mark.slow
@@ -182,12 +184,6 @@ def test_errors_of_relatives_and_of_levels(A):
         rows, cols, [f * (i <= level) for i, f in enumerate(left)], right).toarray())
         for level in range(3)]
     np.testing.assert_allclose(level_errors(A, operator), expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("shape, rank, levels", [
-    ((800, 600), 20, 6), ((40, 30), 4, 4), ((5, 100), 5, 1), ((64, 64), 1, 7)])
-def test_levels_by_default(shape, rank, levels):
-    assert default_levels(shape, rank) == levels
 
 
 def with_entry(value, at=(3, 2), dtype=float):

@@ -11,7 +11,8 @@ from scipy.spatial.distance import cdist
 
 from mlrops import Hierarchy, fit_mlr
 from mlrops.datasets import gauss_transform, graph_distances, hierarchical_matrix
-from mlrops.fitting.bisection import Bisection, CutGraph, SpectralSplit, leading_vectors
+from mlrops.fitting.bisection import Bisection, SpectralSplit
+from mlrops.fitting.cut_graph import CutGraph, leading_vectors
 from mlrops.fitting.partitions import _closeness, _left_over, partition
 from mlrops.fitting.point_partitions import partition_points
 

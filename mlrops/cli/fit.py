@@ -74,11 +74,11 @@ def fit(args):
 def _checked(args):
     """The starts; refuses what is wrong with any matrix, before it is read."""
     for option, value, least in (("--total-rank", args.total_rank, 1),
-                                 ("--n-levels", args.n_levels, 1),
+                                 ("--n-levels", _asked(args), 1),
                                  ("--random-state", args.random_state, 0)):
         if value is not None and value < least:
             raise CommandError(f"{option} must be at least {least}, got {value}")
-    if args.groups is not None and (args.n_levels is not None or args.method is not None):
+    if args.groups is not None and (_asked(args) is not None or args.method is not None):
         raise CommandError("--groups gives the tree: leave out --n-levels and --method")
     if args.psd and args.symmetric is False:
         raise CommandError("--psd fits a symmetric matrix: leave out --no-symmetric")
@@ -91,6 +91,11 @@ def _checked(args):
     return starts
 
 
+def _asked(args):
+    """The number of levels that is asked for, if there is one."""
+    return None if args.n_levels == "auto" else args.n_levels
+
+
 def _check_sides(args, shape):
     """Refuse a rank and a number of levels that the sides of the matrix do not allow."""
     m, n = shape
@@ -99,7 +104,7 @@ def _check_sides(args, shape):
         raise CommandError(f"--total-rank {args.total_rank} is too large: no matrix of {m} by {n}"
                            f" has a rank above {shorter}")
     deepest = 1 + (shorter - 1).bit_length()  # until the larger of all halves is 1
-    if args.n_levels is not None and args.n_levels > deepest:
+    if (_asked(args) or 0) > deepest:
         raise CommandError(f"--n-levels {args.n_levels} is too deep: a side of {shorter} can be"
                            f" halved {deepest - 1} times, which makes {deepest} levels")
 
@@ -112,26 +117,14 @@ def _tree(A, args, symmetric):
                                f" {A.shape[1]}")
         rows = read_tree(args.groups, A.shape[0], read_names(args.matrix))
         return rows, rows, f"Tree of {args.groups}:"
-    levels, why = args.n_levels, "as asked for"
-    if levels is None:
-        levels = default_levels(A.shape, args.total_rank)
-        why = "as many as bring the smaller side of the leaves nearest to the rank"
+    why = "as deep as rows and columns allow" if _asked(args) is None else "as asked for"
     with progress_bar(desc="finding the tree ...", bar_format="{desc}", leave=False,
                       patient=True):
-        rows, cols = partition(A, levels, method=args.method or "spectral", symmetric=symmetric,
-                               random_state=args.random_state)
+        rows, cols = partition(A, args.n_levels, method=args.method or "spectral",
+                               symmetric=symmetric, random_state=args.random_state)
     return rows, cols, paragraph(
-        f"Tree found by partition, method {args.method or 'spectral'}: {counted(levels, 'level')},"
-        f" {why}.")
-
-
-def default_levels(shape, rank):
-    """Levels of halving until the smaller side of a leaf is nearest to the rank, by ratio.
-
-    No more than leave something on either side of every cut, whichever way odd sides are cut.
-    """
-    halvings = round(float(np.log2(min(shape) / rank)))
-    return 1 + max(0, min(halvings, min(shape).bit_length() - 1))
+        f"Tree found by partition, method {args.method or 'spectral'}:"
+        f" {counted(rows.n_levels, 'level')}, {why}.")
 
 
 def _fits(A, rows, cols, symmetric, args, starts):

@@ -106,6 +106,14 @@ class _Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def _levels(text: str) -> int | str:
+    """A number of levels, or "auto"."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from None
+
+
 # Options of the commands: names, what stands for the value, help, and other keywords of argparse.
 _OWN_FILE = [
     ("--data", "CSV", "a table with a head, separated by commas, semicolons or tabs; or .parquet"),
@@ -132,8 +140,8 @@ _FIT_OPTIONS = [
     ("matrix", None, ".npy, .npz (NumPy or SciPy sparse), .csv, .mtx, .parquet, .zarr or .h5"),
     ("--total-rank", "R", "sum of the ranks of all levels: (m + n) R numbers are stored",
      {"action": _Renamed, "old": "--rank", "type": int, "required": True}),
-    ("--n-levels", "L", "levels of the tree to be found",
-     {"action": _Renamed, "old": "--levels", "type": int}),
+    ("--n-levels", "L", "levels of the tree to be found (default: auto, as deep as it goes)",
+     {"action": _Renamed, "old": "--levels", "type": _levels, "default": "auto"}),
     ("--method", None, "how the tree is found (default: spectral; order keeps the order of rows and"
      " columns; the others read the matrix as distances)",
      {"choices": ("spectral", "order", "distance", "linkage")}),

@@ -46,17 +46,22 @@ def best_by_side(s, h, kind, free, best, value):
 
 
 @jit
-def swap_pass(weights, kind, excess, patience, s, h, free, best, value, turned):
-    """One Kernighan-Lin pass that keeps the sides of each kind equal in number, or one apart.
+def swap_pass(weights, kind, room, patience, s, h):
+    """One Kernighan-Lin pass that keeps the numbers of vertices on the sides within bounds.
 
-    excess[k] is the number of vertices of kind k on the plus side less those on the minus side.
-    Each step makes the change of largest gain, be it a loss, and never undoes it: two vertices of
-    one kind change sides, or a single one leaves the side that has one more.  The pass ends when
-    all vertices have moved, or `patience` of them without a new best state, and goes back to the
-    best one.  Returns the gain in weight not cut; s is left there, h is not.  All vertices are
-    `free` at first; best and value (2, 2) are room for `best_by_side`, turned (vertices,) for what
-    has moved.
+    room[k] holds the least and the most vertices of kind k on the plus side.  Each step makes the
+    change of largest gain, be it a loss, and never undoes it: where the bounds leave no choice two
+    vertices of one kind change sides, otherwise a single one does.  The pass ends when no vertex is
+    left to move, or `patience` of them have moved without a new best state, and goes back to the
+    best one.  Returns the gain in weight not cut; s and h = W s are left there.
     """
+    free = np.ones(s.size, np.bool_)
+    best = np.empty((2, 2), np.int64)
+    value = np.empty((2, 2))
+    turned = np.empty(s.size, np.int64)
+    plus = np.zeros(2, np.int64)
+    for i in range(s.size):
+        plus[kind[i]] += s[i] > 0
     gain = 0.0
     top = 0.0
     n_turned = 0
@@ -67,12 +72,15 @@ def swap_pass(weights, kind, excess, patience, s, h, free, best, value, turned):
         side = 0
         highest = -np.inf
         for k in range(2):
-            if excess[k] == 0:
+            least, most = room[k]
+            if least == most:
                 v = value[k, 0] + value[k, 1]
                 first = 0 if value[k, 0] >= value[k, 1] else 1
             else:
-                first = 0 if excess[k] > 0 else 1
-                v = value[k, first]
+                leave = value[k, 0] if plus[k] > least else -np.inf
+                join = value[k, 1] if plus[k] < most else -np.inf
+                v = max(leave, join)
+                first = 0 if leave >= join else 1
             if v > highest:
                 choice = k
                 side = first
@@ -85,7 +93,7 @@ def swap_pass(weights, kind, excess, patience, s, h, free, best, value, turned):
         turn(weights, i, s, h)
         turned[n_turned] = i
         n_turned += 1
-        if excess[choice] == 0:
+        if room[choice, 0] == room[choice, 1]:
             best_by_side(s, h, kind, free, best, value)  # given that i has changed sides
             j = best[choice, 1 - side]
             gain += value[choice, 1 - side]
@@ -94,14 +102,14 @@ def swap_pass(weights, kind, excess, patience, s, h, free, best, value, turned):
             turned[n_turned] = j
             n_turned += 1
         else:
-            excess[choice] = -excess[choice]
+            plus[choice] += 2 * side - 1
         if gain > top:
             top = gain
             n_top = n_turned
         elif n_turned - n_top >= patience:
             break
     for t in range(n_top, n_turned):
-        s[turned[t]] = -s[turned[t]]
+        turn(weights, turned[t], s, h)
     return top
 
 
@@ -114,14 +122,16 @@ def normalized_cut(cut, plus, total):
 
 
 @jit
-def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, h, free, turned):
+def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, h):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
     counts[k, side] vertices of kind k are on each side (0 is plus), never fewer than `smallest`.
     Each step moves the free vertex that leaves the least normalized cut, be it more than before;
-    the pass ends as `swap_pass` does.  Returns the normalized cut of the best state; s is left
-    there, h is not.
+    the pass ends as `swap_pass` does.  Returns the normalized cut of the best state; s and h are
+    left there.
     """
+    free = np.ones(s.size, np.bool_)
+    turned = np.empty(s.size, np.int64)
     plus = 0.0
     for i in range(s.size):
         if s[i] > 0:
@@ -157,7 +167,7 @@ def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, 
         elif n_turned - n_least >= patience:
             break
     for t in range(n_least, n_turned):
-        s[turned[t]] = -s[turned[t]]
+        turn(weights, turned[t], s, h)
     return least
 
 

@@ -1,118 +1,231 @@
-"""Trees grown from the root by cutting every group in two, and the cuts of weighted graphs.
+"""Trees grown from the root by cutting groups in two, once or again until there are k parts.
 
-A *splitter* is a function of the level, the rows and the columns of a group.  It returns rows and
-columns of the two halves, ``[(rows₁, cols₁), (rows₂, cols₂)]``, or None where it cannot cut the
-group.
+All groups of a level are cut at once, by a *cutter*: a function of the level, the sides of the
+matrix (a `Side` of rows and one of columns, or a single one where they are the same features), the
+parts (G, 2) for which the halves of each group are to have room, and which groups are to be cut,
+(G,).  For each side it returns what is in the first half of its group, (n,), and then which groups
+it has cut.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from .._common.typing import BoolArray, FloatArray, IntArray, RandomState
 from .._common.validate import check_rank
 from .._common.wording import counted
 from ..tree.hierarchy import Hierarchy
+from .cut_graph import CutGraph, leading_vectors, upper_part
 
-__all__ = ["Bisection", "CutGraph", "OrderSplit", "SpectralSplit", "leading_vectors", "starts",
-           "upper_half"]
-
-# Up to this smaller side all singular vectors are computed; above, the leading ones by Lanczos.
-DENSE_SIDE = 200
+__all__ = ["Bisection", "OrderSplit", "SpectralSplit", "one_by_one", "starts"]
 
 # Starts of the refinement: combinations of the leading vectors, closed under changes of sign.
 COMBINATIONS = np.array([
     [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1],
     [0, 1, -1]], dtype=float)
 
-# Relative accuracy of the eigenvalues of Lanczos' method; the refinement forgives the rest.
-LANCZOS_TOL = 1e-6
-
 # Passes of the refinement end by themselves, when one brings no gain; this only bounds them.
 MAX_PASSES = 100
-# A pass has to gain more than this share of the total weight: rounding could go on for ever.
-LEAST_GAIN = 1e-13
-# Least number of vertices that a pass moves on trial; a twentieth of all if that is more.
-PATIENCE = 100
+# Rounds of swaps between all pairs of more than two parts; later ones would gain hardly anything.
+MAX_ROUNDS = 4
 
-Halves: TypeAlias = "list[tuple[IntArray, IntArray]] | None"
+Groups: TypeAlias = list[tuple[IntArray, IntArray]]  # rows and columns of each
+Cut: TypeAlias = tuple[Sequence[BoolArray], BoolArray]
+
+
+class Side:
+    """The rows or the columns of all groups: group g holds ``order[offsets[g] : offsets[g + 1]]``.
+
+    `group` (n,) is the group of each position of `order`.
+    """
+
+    def __init__(self, order: IntArray, sizes: IntArray) -> None:
+        self.order, self.sizes = order, sizes
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self.group = np.repeat(np.arange(sizes.size), sizes)
+
+    def arranged(self, place: IntArray, n_places: int) -> "Side":
+        """The same features at the groups `place` (n,), which leave none of their own order."""
+        return Side(self.order[np.argsort(place, kind="stable")],
+                    np.bincount(place, minlength=n_places))
+
+    def groups(self) -> list[IntArray]:
+        return np.split(self.order, self.offsets[1:-1])
 
 
 class Bisection:
     """The options that all trees grown by cuts have in common, checked.
 
-    A group of less than ``2 min_size`` rows or columns is kept whole.  Without `refine` a cut has
-    one start and no pass.  `random_state` gives Lanczos' method its starts, for large groups.
+    A group of less than ``k min_size`` rows or columns that would be cut into k parts is kept
+    whole.  Without `refine` a cut has one start and no pass.  `random_state` gives Lanczos' method
+    its starts, for large groups.
     """
 
-    def __init__(self, n_levels: int, min_size: int, balanced: bool, refine: bool = False,
-                 n_starts: int = 1, random_state: RandomState = None) -> None:
-        self.n_levels = check_rank(n_levels, "n_levels")
-        self.min_size = check_rank(min_size, "min_size")
-        for value, name in ((self.n_levels, "n_levels"), (self.min_size, "min_size")):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+    def __init__(self, n_levels: int | Literal["auto"], min_size: int, balanced: bool,
+                 refine: bool = False, n_starts: int = 1, random_state: RandomState = None,
+                 n_parts: int | Sequence[int] = 2) -> None:
+        self.auto = isinstance(n_levels, str)
+        if self.auto and n_levels != "auto":
+            raise ValueError(f"n_levels must be a number or 'auto', got {n_levels!r}")
+        self.n_levels = None if self.auto else _at_least(1, n_levels, "n_levels")
+        self.min_size = _at_least(1, min_size, "min_size")
         if not 1 <= check_rank(n_starts, "n_starts") <= len(COMBINATIONS):
             raise ValueError(f"n_starts must lie in 1 to {len(COMBINATIONS)}, got {n_starts}")
+        self.n_parts = self._parts_of_levels(n_parts)
         self.balanced = balanced
+        if not balanced and max(self.n_parts, default=2) > 2:
+            raise ValueError(f"n_parts above 2 cuts into parts of equal size, got n_parts ="
+                             f" {n_parts} and balanced=False: leave one of them out")
+        self.refine = refine
         self.passes = MAX_PASSES if refine else 0
         self.combinations = COMBINATIONS[: n_starts if refine else 1]
         self.rng = np.random.default_rng(random_state)
 
-    def grow(self, m: int, n: int, split: Callable[[int, IntArray, IntArray], Halves],
-             symmetric: bool) -> tuple[Hierarchy, Hierarchy]:
-        """Cut every group of m rows and n columns in two, where both of its sides are large enough.
+    def _parts_of_levels(self, n_parts):
+        """Parts that a group of each level but the last is cut into; one for all if "auto"."""
+        if np.ndim(n_parts) == 0:
+            k = _at_least(2, n_parts, "n_parts")
+            return (k,) if self.auto else (k,) * (self.n_levels - 1)
+        parts = tuple(_at_least(2, k, f"n_parts[{level}]") for level, k in enumerate(n_parts))
+        if self.auto:
+            raise ValueError(f"n_levels='auto' takes one number for all levels, got n_parts ="
+                             f" {parts}: ask for {counted(len(parts) + 1, 'level')}")
+        if len(parts) != self.n_levels - 1:
+            raise ValueError(f"n_parts must say for each of the {self.n_levels - 1} levels above"
+                             f" the last one into how many parts its groups are cut, got"
+                             f" {counted(len(parts), 'number')}")
+        return parts
 
-        `split` is a splitter.  Of two halves the one with the lower-numbered first row comes first.
-        If `symmetric`, rows and columns are the same features, and one hierarchy is returned twice.
+    def next_parts(self, level: int, sizes: IntArray) -> int | None:
+        """Parts that groups of these sizes, (1 or 2, G), are cut into; None ends the tree.
+
+        "auto" ends it when no more than half of the rows, or of the columns, are in groups that can
+        be cut.
         """
-        groups = [(np.arange(m), np.arange(n))]
-        sizes = [[(m, n)]]
-        for level in range(1, self.n_levels):
-            finer: list[tuple[Any, Any]] = []
-            for rows, cols in groups:
-                halves = None
-                if min(rows.size, cols.size) >= 2 * self.min_size:
-                    halves = split(level - 1, rows, cols)
-                finer += sorted(halves or [(rows, cols)], key=lambda half: half[0][0])
-            if len(finer) == len(groups):
-                raise ValueError(self._too_deep(level, groups, symmetric))
-            groups = finer
-            sizes.append([(rows.size, cols.size) for rows, cols in groups])
-        row_tree, col_tree = (
-            Hierarchy(np.concatenate([group[side] for group in groups]),
-                      [np.cumsum([0, *(pair[side] for pair in level)]) for level in sizes])
-            for side in (0, 1))
-        return (row_tree, row_tree) if symmetric else (row_tree, col_tree)
+        if not self.auto:
+            return self.n_parts[level] if level < len(self.n_parts) else None
+        k = self.n_parts[0]
+        large = (sizes >= k * self.min_size).all(axis=0)
+        return k if (2 * sizes[:, large].sum(axis=1) > sizes.sum(axis=1)).all() else None
 
-    def _too_deep(self, level: int, groups: list[tuple[Any, Any]], symmetric: bool) -> str:
-        g = int(np.argmax([min(rows.size, cols.size) for rows, cols in groups]))
-        rows, cols = groups[g]
-        if symmetric:
-            largest, needed = (counted(size, "feature") for size in (rows.size, 2 * self.min_size))
+    def grow(self, m: int, n: int, cut: Callable[..., Cut], symmetric: bool,
+             refine: Callable[[Groups], Groups] | None = None) -> tuple[Hierarchy, Hierarchy]:
+        """Cut every group of m rows and n columns whose sides are large enough for it.
+
+        `cut` is a cutter; `refine` improves more than two parts of a group.  Of the parts of a
+        group those with the lower-numbered first rows come first.  If `symmetric`, rows and columns
+        are the same features, and one hierarchy is returned twice.
+        """
+        sides = [Side(np.arange(size), np.array([size]))
+                 for size in ((m,) if symmetric else (m, n))]
+        levels = [[side.offsets for side in sides]]
+        while k := self.next_parts(len(levels) - 1, _sizes(sides)):
+            finer, parents = self._cut_level(cut, len(levels) - 1, sides, k)
+            if parents.size == sides[0].sizes.size:
+                if self.auto:  # what no size forbids, the cutter could not do
+                    break
+                raise ValueError(self._too_deep(len(levels), _sizes(sides), k))
+            if refine is not None and k > 2:
+                finer = _refined(finer, parents, refine)
+            sides = _by_first_row(finer, parents)
+            levels.append([side.offsets for side in sides])
+        trees = [Hierarchy(side.order, [offsets[i] for offsets in levels])
+                 for i, side in enumerate(sides)]
+        return trees[0], trees[-1]
+
+    def _cut_level(self, cut, level, sides, k):
+        """All groups cut into k parts, or whole where that cannot be, and the group of each."""
+        parents = np.arange(sides[0].sizes.size)
+        left = np.full(parents.size, k)  # parts that are to be made of each group
+        while True:
+            wanted = (left > 1) & (_sizes(sides) >= left * self.min_size).all(axis=0)
+            if not wanted.any():
+                return sides, parents
+            parts = np.stack([left - left // 2, left // 2], axis=1)
+            first, done = cut(level, sides, parts, wanted)
+            done = done & wanted
+            kept = np.stack([np.ones_like(done), done], axis=1).ravel()  # of first, second halves
+            sides = [side.arranged(np.cumsum(kept)[2 * side.group + (done[side.group] & ~half)] - 1,
+                                   kept.sum())
+                     for side, half in zip(sides, first, strict=True)]
+            left = np.where(done[:, None], parts, 1).ravel()[kept]
+            parents = np.repeat(parents, 1 + done)
+
+    def _too_deep(self, level, sizes, k):
+        g = int(np.argmax(sizes.min(axis=0)))
+        least = k * self.min_size
+        if len(sizes) == 1:
+            largest, needed = (counted(size, "feature") for size in (int(sizes[0, g]), least))
         else:
-            largest = f"{counted(rows.size, 'row')} and {counted(cols.size, 'column')}"
-            needed = f"{counted(2 * self.min_size, 'row')} and as many columns"
+            rows, cols = map(int, sizes[:, g])
+            largest = f"{counted(rows, 'row')} and {counted(cols, 'column')}"
+            needed = f"{counted(least, 'row')} and as many columns"
+        into, sides = ("two", "both sides") if k == 2 else (f"{k} parts", "each of them")
         return (f"n_levels = {self.n_levels} is deeper than the data allow: no group of level"
-                f" {level - 1} can be cut in two to make level {level}; its largest, group {g}, has"
-                f" {largest}, and a cut that leaves min_size = {self.min_size} on both sides needs"
-                f" {needed}. Ask for {counted(level, 'level')}")
+                f" {level - 1} can be cut in{'to' * (k > 2)} {into} to make level {level}; its"
+                f" largest, group {g}, has {largest}, and a cut that leaves min_size ="
+                f" {self.min_size} on {sides} needs {needed}. Ask for {counted(level, 'level')}")
 
 
-def upper_half(x: FloatArray | IntArray) -> BoolArray:
-    """Which entries are the larger half of all, the earlier ones of equal ones first."""
-    upper = np.zeros(x.size, dtype=bool)
-    upper[np.argsort(-x, kind="stable")[: (x.size + 1) // 2]] = True
-    return upper
+def _at_least(least, value, what):
+    if check_rank(value, what) < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _sizes(sides):
+    """Numbers of rows and of columns of all groups, (1 or 2, G)."""
+    return np.stack([side.sizes for side in sides])
+
+
+def _by_first_row(sides, parents):
+    """The groups of each parent in the order of their lowest-numbered rows."""
+    rows = sides[0]
+    place = np.empty(parents.size, np.intp)
+    place[np.lexsort((np.minimum.reduceat(rows.order, rows.offsets[:-1]), parents))] = np.arange(
+        parents.size)
+    return [side.arranged(place[side.group], parents.size) for side in sides]
+
+
+def _refined(sides, parents, refine):
+    """The parts of each parent, if there are more than two, improved by `refine`."""
+    groups = _pairs(sides)
+    starts = np.flatnonzero(np.diff(parents, prepend=-1))
+    for start, count in zip(starts, np.diff(starts, append=parents.size), strict=True):
+        if count > 2:
+            groups[start : start + count] = refine(groups[start : start + count])
+    return [Side(np.concatenate(side), np.array([x.size for x in side]))
+            for side in list(zip(*groups, strict=True))[: len(sides)]]
+
+
+def _pairs(sides):
+    """Rows and columns of all groups."""
+    return list(zip(sides[0].groups(), sides[-1].groups(), strict=True))
+
+
+def one_by_one(split: Callable[..., Groups | None]) -> Callable[..., Cut]:
+    """A cutter that asks ``split(level, rows, cols, parts)`` for the two halves of each group.
+
+    It returns rows and columns of both, or None where it cannot cut the group.
+    """
+    def cut(level, sides, parts, wanted):
+        done, first = wanted.copy(), [np.zeros(side.order.size, bool) for side in sides]
+        for g, (rows, cols) in enumerate(_pairs(sides)):
+            halves = split(level, rows, cols, tuple(parts[g])) if wanted[g] else None
+            done[g] = halves is not None
+            for half, own in zip(first, halves[0] if halves else (), strict=False):
+                half[own] = True
+        return [half[side.order] for half, side in zip(first, sides, strict=True)], done
+
+    return cut
 
 
 class OrderSplit:
     """Cut groups in the order in which their rows and columns come.
 
-    ``weights(rows, cols)`` is the block of non-negative weights, dense or sparse, which are large
+    ``weights(rows, cols)`` is a new block of non-negative weights, dense or sparse, which are large
     where rows and columns belong together.  Balanced halves ask for no weights.
     """
 
@@ -120,14 +233,17 @@ class OrderSplit:
                  options: Bisection) -> None:
         self.weights, self.symmetric, self.options = weights, symmetric, options
 
-    def __call__(self, level: int, rows: IntArray, cols: IntArray) -> Halves:
-        signs = self._signs(rows, cols)
+    def __call__(self, level: int, rows: IntArray, cols: IntArray,
+                 parts: tuple[int, int] = (1, 1)) -> Groups:
+        return self._halves(rows, cols, self._signs(rows, cols, parts))
+
+    def _halves(self, rows, cols, signs):
         if self.symmetric:
             return [(half, half) for half in (rows[signs > 0], rows[signs < 0])]
         of_rows, of_cols = np.split(signs, [rows.size])
         return [(rows[of_rows > 0], cols[of_cols > 0]), (rows[of_rows < 0], cols[of_cols < 0])]
 
-    def _signs(self, rows: IntArray, cols: IntArray) -> FloatArray:
+    def _signs(self, rows, cols, parts):
         """±1 for the rows and columns of a group, by the half to which each goes."""
         sides = (rows,) if self.symmetric else (rows, cols)
         if not self.options.balanced:
@@ -136,211 +252,59 @@ class OrderSplit:
             signs, _ = graph.split_free(scores, self.options.min_size, max_passes=0)
             if signs is not None:
                 return signs
-        return np.concatenate([np.where(upper_half(-np.arange(x.size)), 1.0, -1.0) for x in sides])
+        return np.concatenate([
+            np.where(upper_part(-np.arange(x.size), -(-x.size * parts[0] // sum(parts))), 1.0, -1.0)
+            for x in sides])
 
 
 class SpectralSplit(OrderSplit):
     """Cut groups along the leading vectors of their normalized weights, and refine the cuts."""
 
-    def _signs(self, rows: IntArray, cols: IntArray) -> FloatArray:
-        return self.best(CutGraph(self.weights(rows, cols), self.symmetric))
+    def _signs(self, rows, cols, parts):
+        return self.best(CutGraph(self.weights(rows, cols), self.symmetric), parts)
 
-    def best(self, graph: "CutGraph") -> FloatArray:
+    def best(self, graph: CutGraph, parts: tuple[int, int] = (1, 1)) -> FloatArray:
         """Signs of the best cut that the starts lead to."""
-        best, best_value = None, -np.inf
-        for scores in starts(graph.weights, graph.degree, self.options):
-            signs, value = self._cut(graph, scores)
-            if best is None or value > best_value * (1 + 1e-12 * np.sign(best_value)):
-                best, best_value = signs, value
-        assert best is not None
-        return best
-
-    def _cut(self, graph: "CutGraph", scores: FloatArray) -> tuple[FloatArray, float]:
-        balanced, passes = self.options.balanced, self.options.passes
-        if not balanced:
-            signs, cut = graph.split_free(scores, self.options.min_size, passes)
+        options = self.options
+        scores = starts(graph.weights, graph.degree, options)
+        if not options.balanced:
+            signs, _ = graph.split_free(scores, options.min_size, options.passes)
             if signs is not None:
-                return signs, -cut
-        signs, inside = graph.split_balanced(scores, passes)
-        return signs, inside if balanced else -np.inf
+                return signs
+        return graph.split_balanced(scores, options.passes, parts)[0]
+
+    def refine(self, groups: Groups) -> Groups:
+        """Swap between parts of one group, two at a time, while a pair of them gains.
+
+        What is inside the other parts does not change by it, so that every swap raises the weight
+        inside all of them.
+        """
+        groups = list(groups)
+        waiting = set(itertools.combinations(range(len(groups)), 2))
+        for _ in range(MAX_ROUNDS * bool(self.options.passes)):
+            changed: set[int] = set()
+            for pair in sorted(waiting):
+                first, second = (groups[g] for g in pair)
+                signs = np.concatenate([
+                    np.repeat([1.0, -1.0], [first[side].size, second[side].size])
+                    for side in range(1 if self.symmetric else 2)])
+                rows, cols = (np.concatenate(both) for both in zip(first, second, strict=True))
+                graph = CutGraph(self.weights(rows, cols), self.symmetric)
+                improved, _ = graph.improve_balanced(signs[:, None], self.options.passes)
+                if (improved != signs).any():
+                    halves = self._halves(rows, cols, improved)
+                    for g, (i, j) in zip(pair, halves, strict=True):
+                        groups[g] = np.sort(i), np.sort(j)
+                    changed.update(pair)
+            waiting = {pair for pair in itertools.combinations(range(len(groups)), 2)
+                       if changed.intersection(pair)}
+            if not waiting:
+                break
+        return groups
 
 
-# ---------------------------------------------------------------- where the cuts begin
-
-
-def starts(weights: Any, degree: FloatArray, options: Bisection) -> Iterator[FloatArray]:
-    """Scores of the vertices to begin from: combinations of as many vectors as there are."""
+def starts(weights: Any, degree: FloatArray, options: Bisection) -> FloatArray:
+    """Scores of the vertices to begin from, (vertices, c): combinations of the leading vectors."""
     vectors = leading_vectors(weights, degree, COMBINATIONS.shape[1], options.rng)
     k = vectors.shape[1]
-    for combination in options.combinations:
-        if not combination[k:].any():
-            yield vectors @ combination[:k]
-
-
-def leading_vectors(W: Any, degree: FloatArray, k: int, rng: np.random.Generator) -> FloatArray:
-    """Scores of the vertices from the leading singular vectors of ``D^(-1/2) W D^(-1/2)``.
-
-    The first pair, ``D^(1/2) 1`` with singular value 1, tells nothing apart and is taken out; the
-    others come back multiplied by ``D^(-1/2)``, shape (vertices, <= k).  For a symmetric graph
-    they are eigenvectors, those of the largest eigenvalues.
-    """
-    if not degree.any():
-        return -np.arange(degree.size, dtype=float)[:, None]  # nothing tells vertices apart
-    p, root = W.shape[0], np.sqrt(degree)
-    scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
-    if p == degree.size:
-        first = root / np.sqrt(degree.sum())
-        return scale[:, None] * _leading(W, scale, first, k, rng)
-    if p < degree.size - p:
-        return np.roll(_by_smaller_side(W.T, np.roll(root, -p), np.roll(scale, -p), k, rng), p,
-                       axis=0)
-    return _by_smaller_side(W, root, scale, k, rng)
-
-
-def _by_smaller_side(W, root, scale, k, rng):
-    """The vectors of both sides from the Gram matrix of the columns: u = M v / σ."""
-    p = W.shape[0]
-    first = root[p:] / np.linalg.norm(root[p:])
-    V = _leading(W, scale[p:], first, k, rng, between=scale[:p] ** 2)
-    U = scale[:p, None] * (W @ (scale[p:, None] * V))
-    length = np.linalg.norm(U, axis=0)
-    U = np.divide(U, length, out=np.zeros_like(U), where=length > 0)
-    return scale[:, None] * np.concatenate([U, V])
-
-
-def _leading(W, scale, first, k, rng, between=None):
-    """Leading eigenvectors of ``S W S``, or of ``S Wᵀ diag(between) W S``, but the first one."""
-    n = scale.size
-    k = min(k, n - 1)
-    if n <= DENSE_SIDE:
-        if between is not None:
-            scaled = sparse.diags_array(between) @ W if sparse.issparse(W) else between[:, None] * W
-            W = W.T @ scaled
-        M = W.toarray() if hasattr(W, "toarray") else W
-        M = scale[:, None] * M * scale - np.outer(first, first)
-        return np.linalg.eigh(M)[1][:, ::-1][:, :k]
-
-    def product(x):
-        y = W @ (scale * x.ravel())
-        y = y if between is None else W.T @ (between * y)
-        return scale * y - first * (first @ x.ravel())
-
-    M = LinearOperator((n, n), matvec=product, dtype=np.float64)
-    start = rng.standard_normal(n)
-    _, vectors = eigsh(M, k, which="LA", v0=start - first * (first @ start), tol=LANCZOS_TOL)
-    return vectors[:, ::-1]
-
-
-# ---------------------------------------------------------------- cuts of a graph
-
-
-class CutGraph:
-    """A graph that is cut in two; an edge of weight ``W[i, j] >= 0`` joins row i and column j.
-
-    Rows are vertices of `kind` 0, columns follow, of kind 1.  If `symmetric`, row i and column i
-    are one vertex, and the diagonal of W takes no part.  `degree` is the weight of each vertex.
-    """
-
-    def __init__(self, W: Any, symmetric: bool) -> None:
-        from . import _compiled_bisection  # it is compiled when first used
-
-        self._loops = _compiled_bisection
-        p, no_numbers, none = W.shape[0], np.empty(0), np.empty(0, np.int64)
-        if sparse.issparse(W):
-            W = sparse.csr_array(W, dtype=np.float64)
-            if symmetric:
-                W = W - sparse.diags_array(W.diagonal(), format="csr")
-                W.eliminate_zeros()
-            whole = W if symmetric else sparse.block_array([[None, W], [W.T, None]], format="csr")
-            degree, no_block = whole.sum(axis=1), np.empty((0, 0))
-            self._edges = (no_block, no_block, whole.data, whole.indices.astype(np.int64),
-                           whole.indptr.astype(np.int64), 0)
-        else:
-            W = np.array(W, dtype=np.float64, order="C")
-            if symmetric:
-                np.fill_diagonal(W, 0)
-            degree = W.sum(axis=1)
-            degree = degree if symmetric else np.concatenate([degree, W.sum(axis=0)])
-            transposed = W if symmetric else np.ascontiguousarray(W.T)
-            self._edges = W, transposed, no_numbers, none, none, 0 if symmetric else p
-        self.weights, self.degree = W, np.asarray(degree).ravel()
-        self.kind = (np.arange(self.degree.size) >= p).astype(np.int64)
-        # Vertices that a pass moves on trial beyond its best state.
-        self._patience = max(PATIENCE, self.kind.size // 20)
-
-    def field(self, s: FloatArray) -> FloatArray:
-        """``W s`` for signs s of all vertices, W the symmetric weights of all pairs of these."""
-        W, p = self.weights, self.weights.shape[0]
-        return W @ s if p == s.size else np.concatenate([W @ s[p:], s[:p] @ W])
-
-    def inside(self, s: FloatArray) -> float:
-        """Weight of the edges whose ends are on one side."""
-        return (self.degree.sum() + s @ self.field(s)) / 4
-
-    def normalized_cut(self, s: FloatArray) -> float:
-        """Weight of the edges between the sides, times the sum of the inverses of their degrees."""
-        return self._loops.normalized_cut(
-            self._between(s, self.field(s)), self.degree[s > 0].sum(), self.degree.sum())
-
-    def _between(self, s, field):
-        return max((self.degree.sum() - s @ field) / 4, 0.0)
-
-    def split_balanced(self, scores: FloatArray, max_passes: int) -> tuple[FloatArray, float]:
-        """Cut each kind of vertices into halves by its scores, then improve by swaps.
-
-        Vertices of large scores begin on the plus side; the passes are those of B. Kernighan and
-        S. Lin (1970).  Returned are signs ±1 of the vertices and the weight of the edges within the
-        sides.  Halves of an odd number of vertices differ by one.
-        """
-        signs = np.empty(scores.size)
-        for kind in np.unique(self.kind):
-            signs[self.kind == kind] = np.where(upper_half(scores[self.kind == kind]), 1, -1)
-        turned, least = np.empty(signs.size, np.int64), LEAST_GAIN * self.degree.sum()
-        best, value = np.empty((2, 2), np.int64), np.empty((2, 2))
-        for _ in range(max_passes):
-            excess = np.subtract(*self._counts(signs).T)
-            gain = self._loops.swap_pass(self._edges, self.kind, excess, self._patience, signs,
-                                         self.field(signs), np.ones(signs.size, bool), best,
-                                         value, turned)
-            if gain <= least:
-                break
-        return signs, self.inside(signs)
-
-    def split_free(self, scores: FloatArray, smallest: int,
-                   max_passes: int) -> tuple[FloatArray | None, float]:
-        """Cut in two where the normalized cut along the scores is least, then improve by moves.
-
-        Each side keeps `smallest` vertices of each kind or more; the passes are those of
-        C. Fiduccia and R. Mattheyses (1982).  Returned are signs ±1 and the normalized cut; the
-        signs are None where every cut leaves a side with too few vertices or without edges.
-        """
-        signs = self.sweep(np.argsort(-scores, kind="stable"), smallest)
-        if signs is None:
-            return None, np.inf
-        turned, before = np.empty(signs.size, np.int64), np.inf
-        for _ in range(max_passes):
-            h = self.field(signs)
-            now = self._loops.move_pass(
-                self._edges, self.kind, self.degree, float(self.degree.sum()),
-                self._counts(signs), smallest, self._patience, self._between(signs, h), signs, h,
-                np.ones(signs.size, bool), turned)
-            if now >= before * (1 - LEAST_GAIN):
-                break
-            before = now
-        return signs, self.normalized_cut(signs)
-
-    def sweep(self, order: IntArray, smallest: int) -> FloatArray | None:
-        """Signs of the prefix of `order` with the least normalized cut, None if none is allowed."""
-        s = np.full(self.kind.size, -1.0)
-        length = self._loops.sweep_cut(
-            self._edges, self.kind, self.degree, float(self.degree.sum()), self._counts(s),
-            smallest, order, s.copy(), -self.degree)
-        if length == 0:
-            return None
-        s[order[:length]] = 1
-        return s
-
-    def _counts(self, s):
-        """Vertices of each kind (row) on the plus and the minus side (columns)."""
-        return np.array([[np.sum((self.kind == k) & (s > 0)), np.sum((self.kind == k) & (s < 0))]
-                         for k in range(2)])
+    return vectors @ np.array([c[:k] for c in options.combinations if not c[k:].any()]).T

@@ -11,7 +11,8 @@ from .._common.typing import Data, RandomState, Ranks
 from .._common.validate import as_finite, check_rank
 from .._common.wording import name_some
 from ..tree.hierarchy import Hierarchy
-from .bisection import Bisection, starts, upper_half
+from .bisection import Bisection, one_by_one, starts
+from .cut_graph import upper_part
 from .labelled import without_names
 
 __all__ = ["partition_features"]
@@ -116,7 +117,7 @@ def partition_features(
             f"ranks must end with a positive one, got {tuple(counts)}: groups of level"
             f" {len(counts) - 1} that have no factors cannot be told apart")
     split = _LikelihoodSplit(_standardized(samples), counts, options)
-    hierarchy, _ = options.grow(n, n, split, symmetric=True)
+    hierarchy, _ = options.grow(n, n, one_by_one(split), symmetric=True)
     return hierarchy._renamed(names)
 
 
@@ -133,14 +134,15 @@ def _standardized(Y):
 
 
 class _SquaredProducts:
-    """The matrix of ``(w_i · w_j)²``, as products with vectors; w has k columns: O(n k²) each."""
+    """The matrix of ``(w_i · w_j)²``, as products with columns; w has k columns: O(n k²) each."""
 
     def __init__(self, w):
         self.w, self.shape = w, (len(w), len(w))
 
-    def __matmul__(self, x):
+    def __matmul__(self, X):
         w = self.w
-        return np.einsum("ij,ij->i", w @ (w.T @ (x[:, None] * w)), w)
+        return np.stack([np.einsum("ij,ij->i", w @ (w.T @ (x[:, None] * w)), w) for x in X.T],
+                        axis=1)
 
     def toarray(self):
         return (self.w @ self.w.T) ** 2
@@ -152,7 +154,7 @@ class _LikelihoodSplit:
     def __init__(self, X, ranks, options):
         self.X, self.ranks, self.options = X, np.array(ranks), options
 
-    def __call__(self, level, features, _):
+    def __call__(self, level, features, _, parts):
         k, d = self._dimensions(level, features.size)
         v, w = _coordinates(self.X[:, features], k)
         k = v.shape[1]
@@ -160,8 +162,9 @@ class _LikelihoodSplit:
         products = _SquaredProducts(w)
         smallest = max(self.options.min_size, min(d + 1, features.size // 2))
         best, best_value = None, -np.inf
-        for scores in starts(products, products @ np.ones(len(w)), self.options):
-            upper, value = self._climb(v, d, upper_half(scores), smallest)
+        degree = (products @ np.ones((len(w), 1)))[:, 0]
+        for scores in starts(products, degree, self.options).T:
+            upper, value = self._climb(v, d, upper_part(scores), smallest)
             if value > best_value:
                 best, best_value = upper, value
         return [(half, half) for half in (features[best], features[~best])]
@@ -193,7 +196,7 @@ class _LikelihoodSplit:
     def _choose(self, gain, smallest):
         """Which features are in the half that `gain` speaks for."""
         if self.options.balanced:
-            return upper_half(gain)
+            return upper_part(gain)
         upper = gain > 0
         count = min(max(int(upper.sum()), smallest), gain.size - smallest)
         if count == upper.sum():
