@@ -22,6 +22,8 @@ def improve(factors, residual, level, rank=None, depth=1):
     own = Own(blocks, B, C)
     if factors.symmetric:
         found = leading_eigen(own, Q, rank, depth, factors.psd)
+        if factors.least is not None and level + 1 == len(factors.ranks):
+            found = _at_least(*found, [factors.least[b.rows] for b in factors.pairs.batches[level]])
     else:
         found = leading_singular(own, Q, rank, depth)
     factors.put(level, rank, *found)
@@ -31,6 +33,14 @@ def improve(factors, residual, level, rank=None, depth=1):
 
 def _beside(new, old, sign):
     return [np.concatenate([x, sign * y], axis=2) for x, y in zip(new, old, strict=True)]
+
+
+def _at_least(B, C, V, s, least):
+    """The same for blocks of one entry, which are to be no less than `least` (g, 1)."""
+    raised = [c.copy() for c in C]
+    for c, low in zip(raised, least, strict=True):
+        c[:, :, :1] = np.maximum(np.abs(c[:, :, :1]), np.sqrt(np.reshape(low, (-1, 1, 1))))
+    return raised, raised, V, s
 
 
 def symmetrize(factors):

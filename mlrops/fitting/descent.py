@@ -37,6 +37,7 @@ class Descent:
         self.residual = target.residual(levels, ranks)
         self.factors = Factors(target.pairs, ranks, target.dtype,
                                np.random.default_rng(random_state), target.symmetric, target.psd)
+        self.factors.least = target.least_diagonal()
         self.residual.restart(self.factors)
         self.norm = np.sqrt(self.residual.squared_norm())
         target.check_scale(self.norm)

@@ -27,6 +27,8 @@ class Factors:
         self.basis = [np.zeros((n + 1, 0), dtype) for _ in ranks]
         self.stale = set(range(len(ranks)))  # levels whose basis need not hold the right factors
         self.sigma = [np.zeros((p, 0), dtype) for p in pairs.rows.group_counts]
+        # Of a level of single features, the least its entries may be, (n + 1,).
+        self.least = None
 
     @property
     def ranks(self):

@@ -63,7 +63,10 @@ def fit_mlr(
         of rounding; of an operator it takes your word and tests it on two random vectors.
     psd : bool, optional
         Fit a sum of positive semidefinite blocks, ``B_l = C_l``; implies `symmetric`.  A itself
-        need not be positive semidefinite: blocks without a positive eigenvalue get zeros.
+        need not be positive semidefinite: blocks without a positive eigenvalue get zeros.  Where
+        the finest level is one of single features, its entries are no less than a thousandth of A's
+        diagonal, so that the fit is positive definite and an `MLR` (``to_mlr``); an operator has to
+        have a ``diagonal()`` for that.
     order : {"v", "topdown", "bottomup"}, optional
         Levels of one sweep of "bcd": coarse to fine and back, or one way only.
     start : {"grow", "topdown"}, optional

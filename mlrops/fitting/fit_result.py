@@ -98,8 +98,8 @@ class MLRFit(Stored):
         Raises
         ------
         ValueError
-            As `GeneralMLR.to_mlr`: also where coarser levels have taken up a feature's diagonal, so
-            that its entry of the diagonal level is zero.
+            As `GeneralMLR.to_mlr`: also where an entry of the diagonal level is not positive, as in
+            fits without ``psd=True``, or of a matrix whose own entry is not.
         """
         return self.operator.to_mlr(tol)
 

@@ -19,6 +19,8 @@ __all__ = ["Target", "asymmetry"]
 
 # How far below the root of the largest number ‖A‖ has to be.
 MARGIN = 1000
+# What the diagonal level of a semidefinite fit keeps of A's diagonal, so that the fit is an `MLR`.
+DIAGONAL_SHARE = 1e-3
 # Asymmetry that passes for rounding, in units of the precision and of the largest entry.
 ROUNDING = 1000
 
@@ -139,6 +141,17 @@ class Target:
         """The matrix as sibling blocks, of an array or a sparse one."""
         of = DenseBlocks if self.kind == "dense" else SparseBlocks
         return of(self.A, self.pairs, self.dtype)
+
+    def least_diagonal(self):
+        """What a semidefinite fit's level of single features may not fall below, or None.
+
+        Entries are a share of A's own diagonal, (n + 1,) in tree order.
+        """
+        h = self.pairs.rows
+        if not self.psd or h.group_counts[-1] != h.n or not hasattr(self.A, "diagonal"):
+            return None
+        diagonal = np.asarray(self.A.diagonal(), dtype=np.float64)[h.permutation]
+        return np.append(DIAGONAL_SHARE * np.maximum(diagonal, 0), 0)
 
     def residual(self, levels, ranks):
         """The residual, for visits of some levels; it holds nothing before ``restart``."""
