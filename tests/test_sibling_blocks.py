@@ -316,3 +316,19 @@ def test_turns_bring_the_levels_together():
     state.engine.make_symmetric()
     by_turns = state.engine.factors.operator()
     assert np.linalg.norm(A - by_turns.toarray()) / np.linalg.norm(A) < 0.6 * once
+
+
+def test_steps_that_the_symmetric_end_does_not_reach_are_taken_out(monkeypatch):
+    from mlrops.fitting import alternation, rank_allocation
+
+    A = graph_distances("grid", 128)
+    tree, _ = partition(A, 4, rank=7)
+    options = {"start": (10, 1, 1, 1), "max_failures": 0, "random_state": 0}
+    whole = allocate_ranks(A, 13, tree, **options)
+    assert whole.n_iter > 0 and (np.diff(whole.objective_trace) <= 0).all()
+    monkeypatch.setattr(alternation, "TURNS", 1)
+    monkeypatch.setattr(rank_allocation, "SWEEPS", 0)
+    fit = allocate_ranks(A, 13, tree, **options)
+    assert fit.error > 1.5 * whole.error and fit.n_iter < whole.n_iter
+    assert (np.diff(fit.objective_trace) <= 0).all()
+    assert fit.history[-1] == (fit.ranks, fit.error) and len(fit.history) == fit.times.size
