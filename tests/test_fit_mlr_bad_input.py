@@ -84,9 +84,9 @@ def test_entries_that_are_no_numbers(fit, value):
 @BOTH
 def test_operators_that_fail(fit):
     with pytest.raises(ValueError, match="a norm that is NaN"):
-        fit(Products(A, norm=np.nan))
+        fit_mlr(Products(A, norm=np.nan), (1, 1, 1), TREE)
     with pytest.raises(TypeError, match="no _rmatvec or _rmatmat; for a symmetric one"):
-        fit(Products(A, adjoint=False))
+        fit_mlr(Products(A, adjoint=False), (1, 1, 1), TREE)
     assert fit(Products(S, adjoint=False), symmetric=True).operator.symmetric
 
     class Narrow(Products):

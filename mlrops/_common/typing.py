@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 else:
     Axes = Any  # matplotlib is loaded by those who draw
 
-__all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "FloatArray", "Frame",
-           "Indices", "IntArray", "Labelled", "Labels", "Matrix", "Multiplies", "RandomState",
-           "Optimizer", "Prior", "Ranks", "Real", "RotationMethod", "RowData", "ScoreMethod",
-           "Sliced", "Solver", "Sparse", "Strategy", "Vector"]
+__all__ = ["Axes", "BoolArray", "Callback", "CovType", "Criterion", "Data", "Entries", "FloatArray",
+           "Frame", "Indices", "IntArray", "Kernel", "Labelled", "Labels", "Matrix", "Multiplies",
+           "RandomState", "Optimizer", "Points", "Prior", "Ranks", "Real", "RotationMethod",
+           "RowData", "ScoreMethod", "Sliced", "Solver", "Sparse", "Strategy", "Vector"]
 
 
 class Frame(Protocol):
@@ -71,6 +71,10 @@ Data: TypeAlias = Real | Frame
 RowData: TypeAlias = Data | Sliced
 # A matrix in any form.
 Matrix: TypeAlias = Data | Sparse | Multiplies
+# A matrix that is not formed: the block of two arrays of numbers; points, and a function of them.
+Entries: TypeAlias = Callable[[Any, Any], Any]
+Points: TypeAlias = Data | tuple[Data, Data]
+Kernel: TypeAlias = str | Callable[[Any, Any], Any]
 # Names or values by name: a Series or a dict, else one an entry.
 Labels: TypeAlias = Mapping[Any, Any] | Sequence[Any] | npt.NDArray[Any] | Frame
 Indices: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | IntArray

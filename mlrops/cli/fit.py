@@ -15,6 +15,7 @@ from ..io import save
 from ..tree.hierarchy import Hierarchy
 from .bench.timing import best_of
 from .errors import CommandError, in_options, reporting
+from .fit_points import fit_points
 from .groups_file import read_tree
 from .info import stored_numbers
 from .matrix_file import read_matrix, read_names
@@ -38,6 +39,9 @@ def fit(args):
     starts = _checked(args)
     check_outputs({"--output": args.output, "--picture": args.picture},
                   {"the matrix": args.matrix, "--groups": args.groups})
+    if args.kernel is not None or args.scale is not None:
+        fit_points(args, starts)
+        return
     draws = can_draw("--picture", args.picture)
     if not draws:
         print("There is no matplotlib: the operator will be written, but no picture.  Install it"

@@ -69,6 +69,7 @@ examples:
   python -m mlrops fit kernel.npy --total-rank 20
   python -m mlrops fit graph.mtx --total-rank 10 --n-levels 6 --start bottom -o graph-mlr.npz
   python -m mlrops fit covariance.csv --total-rank 8 --psd --groups sectors.csv
+  python -m mlrops fit points.csv --kernel gaussian --scale 0.2 --total-rank 20
 
 By default there are 1 + log2(smaller side / total rank) levels, rounded: leaves of about the total
 rank.
@@ -146,6 +147,10 @@ _FIT_OPTIONS = [
      " columns; the others read the matrix as distances)",
      {"choices": ("spectral", "order", "distance", "linkage")}),
     ("--groups", "CSV", "the tree of a square matrix, where known"),
+    ("--kernel", "NAME", "the file holds points, one a line, of which the matrix is a kernel:"
+     " gaussian, exponential, matern32, multiquadric, inverse_multiquadric or thin_plate; it is"
+     " never formed"),
+    ("--scale", "S", "length scale of the kernel (default: 1)", {"type": float}),
     ("--start", "S,...", "how ranks begin: grow, uniform, bottom, top or all, the best is kept"
      " (default: grow,top)", {"default": "grow,top"}),
     ("--symmetric", None, "fit a symmetric matrix (default: if the matrix is one)",

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from .._common.radial import KERNELS, radial, squared_distances
 from .._common.typing import FloatArray, RandomState
 from .._common.validate import as_finite, check_rank
 from .._common.wording import counted
@@ -92,18 +93,7 @@ def gauss_transform(m: int = 800, n: int = 600, k: float = 5.0, *, dimension: in
     dimension = at_least_one(dimension, "dimension")
     rng = np.random.default_rng(random_state)
     targets, sources = rng.uniform(size=(m, dimension)), rng.uniform(size=(n, dimension))
-    return PointMatrix(np.exp(-(k**2) * _squared_distances(targets, sources)), targets, sources)
-
-
-# Radial functions of the distance in units of the length scale.
-KERNELS = {
-    "gaussian": lambda r: np.exp(-(r**2) / 2),
-    "exponential": lambda r: np.exp(-r),
-    "matern32": lambda r: (1 + np.sqrt(3) * r) * np.exp(-np.sqrt(3) * r),
-    "multiquadric": lambda r: np.sqrt(1 + r**2),
-    "inverse_multiquadric": lambda r: 1 / np.sqrt(1 + r**2),
-    "thin_plate": lambda r: np.where(r > 0, r**2 * np.log(np.where(r > 0, r, 1)), 0),
-}
+    return PointMatrix(np.exp(-(k**2) * squared_distances(targets, sources)), targets, sources)
 
 
 def sphere_kernel(n: int = 1000, kernel: str = "gaussian", scale: float = 0.5, *,
@@ -154,8 +144,7 @@ def sphere_kernel(n: int = 1000, kernel: str = "gaussian", scale: float = 0.5, *
     rng = np.random.default_rng(random_state)
     sources = _on_sphere(n, rng)
     targets = sources if m is None else _on_sphere(at_least_one(m, "m"), rng)
-    r = np.sqrt(_squared_distances(targets, sources)) / scale
-    return PointMatrix(KERNELS[kernel](r), targets, sources)
+    return PointMatrix(radial(kernel, scale, targets, sources), targets, sources)
 
 
 def graph_distances(graph: str = "small_world", n: int = 1000, *, degree: int = 4,
@@ -419,15 +408,6 @@ def hierarchical_matrix(
 
 
 # ---------------------------------------------------------------- points and graphs
-
-
-def _squared_distances(x: FloatArray, y: FloatArray) -> FloatArray:
-    """‖x_i - y_j‖² by differences, so that close points lose no digits."""
-    total = np.zeros((len(x), len(y)))
-    for a, b in zip(x.T, y.T, strict=True):
-        difference = np.subtract.outer(a, b)
-        total += difference * difference
-    return total
 
 
 def _on_sphere(n, rng):

@@ -224,6 +224,7 @@ class Alternation:
             self._half("left", 1.0)
         if best is not None:
             self.factors.restore(best)
+            self._squared = least
 
     def _meet(self):
         """Find the error of factors that came from elsewhere."""

@@ -6,15 +6,16 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.driver import Callback, Stopping, Watch, drive
-from .._common.typing import Labels, Matrix, RandomState, Ranks, Real
+from .._common.typing import Entries, Kernel, Labels, Matrix, Points, RandomState, Ranks, Real
 from .._common.wording import name_some
 from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
 from .bcd import ORDERS
 from .fit_result import MLRFit
-from .search import Refinement, State, alternate, grow
+from .search import Refinement, State, alternate, grow, symmetric_end
 from .target import Target
+from .unformed import target_of
 
 __all__ = ["fit_mlr"]
 
@@ -24,8 +25,10 @@ STATIONARY = 1e-13
 
 
 def fit_mlr(
-    A: Matrix, ranks: Ranks, rows: Hierarchy | Labels,
-    cols: Hierarchy | Labels | None = None, *, method: Literal["als", "bcd"] | None = None,
+    A: Matrix | None, ranks: Ranks, rows: Hierarchy | Labels | None = None,
+    cols: Hierarchy | Labels | None = None, *, entries: Entries | None = None,
+    points: Points | None = None, kernel: Kernel | None = None, scale: float | None = None,
+    samples: int | None = None, method: Literal["als", "bcd"] | None = None,
     symmetric: bool | None = None, psd: bool = False,
     order: Literal["v", "topdown", "bottomup"] = "v", start: Literal["grow", "topdown"] = "grow",
     init: GeneralMLR | tuple[Sequence[Real], Sequence[Real]] | None = None, tol: float = 1e-4,
@@ -40,18 +43,35 @@ def fit_mlr(
     Parameters
     ----------
     A : array_like, DataFrame, sparse array or LinearOperator, shape (m, n)
-        What to approximate.  Of a sparse array and an operator only products are taken.  The rows
+        What to approximate; None where `entries` or `points` are given in its place.  Of a sparse
+        array and an operator only products are taken.  The rows
         of a DataFrame that has the same names on both sides are put in the order of its columns,
         unless there is a hierarchy of each.
     ranks : int or sequence of int
         Rank of each level, coarsest first; one number where there is one level.  A block with a
         side shorter than its level's rank gets what it can have (``result.capped`` lists them).
     rows : Hierarchy or labels
+        May be left out for `points`: `partition_points` then finds trees with leaves of about 50.
         Nested partition of the m rows.  Labels are what `Hierarchy.from_labels` takes, one object,
         or a list of one a level; those with names, and a Hierarchy with names, are matched to the
         names of a DataFrame.
     cols : Hierarchy or labels, optional
         Of the n columns, a tree of the same shape; default `rows`.
+    entries : callable, optional
+        The matrix as a function: ``entries(i, j)`` gives the block (len(i), len(j)) of two integer
+        arrays of numbers of rows and columns, in feature order.  A is None.
+    points : array_like or DataFrame, shape (n, d), or a tuple of two, optional
+        Points of rows and columns, or those (m, d) of the rows and those (n, d) of the columns,
+        whose coordinates go by name if both are DataFrames.  A is None, `kernel` is needed.
+    kernel : callable or str, optional
+        ``kernel(x, y)`` gives the block (len(x), len(y)) of two arrays of points; or one of
+        "gaussian", "exponential", "matern32", "multiquadric", "inverse_multiquadric", "thin_plate",
+        radial functions as in `mlrops.datasets.sphere_kernel`.
+    scale : float, optional
+        Length scale of a kernel by name, 1 by default.
+    samples : int, optional
+        Of `entries` and `points`, how many columns (and rows) of each sibling block are looked at,
+        by default 192.  See Notes.
     method : {"als", "bcd"}, optional
         How the start is made better: by alternating least squares, all left factors together and
         then all right ones; or by block coordinate descent, level after level.  Default: "als", but
@@ -60,7 +80,9 @@ def fit_mlr(
     symmetric : bool, optional
         Whether to fit a symmetric matrix.  Default: for arrays and sparse arrays that are exactly
         symmetric, on one hierarchy, unless `method` is "als".  True accepts asymmetry at the level
-        of rounding; of an operator it takes your word and tests it on two random vectors.
+        of rounding; of an operator and of `entries` it takes your word and tests it on two random
+        vectors, or on a random block.  For a kernel of one set of points it is the default, tested
+        in the same way.
     psd : bool, optional
         Fit a sum of positive semidefinite blocks, ``B_l = C_l``; implies `symmetric`.  A itself
         need not be positive semidefinite: blocks without a positive eigenvalue get zeros.  Where
@@ -96,6 +118,7 @@ def fit_mlr(
     Raises
     ------
     ValueError, TypeError
+        Not one of A, `entries` and `points`; a function whose blocks have a wrong shape.
         NaN, infinity or masked entries in A (rows are named), an A of zeros, a norm whose square
         overflows or underflows, complex entries; shapes that do not fit the trees, trees of unlike
         shape (level and group are named), bad ranks; ``symmetric=True`` for a matrix that is not
@@ -142,7 +165,20 @@ def fit_mlr(
     group.  Where that is more than n, the blocks of the level are taken once by n products with
     unit vectors, and kept: then they are no more numbers than m by r_l + 3.  ‖A‖ comes from
     ``A.norm()`` where there is one and no level is so narrow, else from the same n products.
-    Errors below the square root of the precision cannot be told from zero.
+    Errors below the square root of the precision cannot be told from zero.  With ``method="als"``
+    an operator is peeled instead, as by `allocate_ranks`.
+
+    *Functions and points.*  The matrix is never formed.  Leaf blocks are read in full, and of what
+    each group sees of its siblings `samples` columns, for the left factors, and as many rows, for
+    the right ones; a symmetric function takes one set for both.  They are drawn once, one from each
+    of as many strata of neighbours in the tree, and weighted by the size of the stratum; blocks no
+    larger are read in full.  What is kept is at most ``samples (L - 1)`` numbers a row and leaf
+    blocks, in the precision of the function: one that gives float32, as kernels by name do of
+    points in float32, needs half the memory; sums and factors are float64.  Where no block has more
+    columns and rows than `samples`, the fit is that of the whole array.  ALS fits the samples, and
+    `objective_trace` holds its errors to them; ``result.error`` is an estimate for the matrix
+    itself from 512 whole rows, one of each of as many strata, and ``result.held_out_se`` its
+    standard error.  A symmetric fit is made symmetric at its end.
 
     Memory for an array is a copy of it in the order of the trees, or its residual, and the factors.
 
@@ -185,18 +221,27 @@ def fit_mlr(
                              ' use method="bcd" for symmetric and psd fits')
         symmetric = False
     stopping, watch = Stopping(tol=tol, max_iter=max_iter), Watch(progress, callback)
-    target = Target(A, rows, cols, symmetric, psd)
+    target = target_of(A, rows, cols, symmetric, psd, entries=entries, points=points,
+                       kernel=kernel, scale=scale, samples=samples)
     level_ranks = check_ranks(ranks, target.pairs.rows)
     first = check_init(init, target, level_ranks)
     single = np.count_nonzero(level_ranks) == 1
-    if method is None:
+    # What has no residual, or is not to have one.
+    bare = target.kind == "function" or (
+        target.kind == "operator" and method == "als" and first is None and start == "grow")
+    if target.kind == "function" and (method == "bcd" or start == "topdown"):
+        raise ValueError('method="bcd" and start="topdown" work on what is left of a whole matrix;'
+                         " a function of indices or points is fitted without them")
+    if bare:
+        method = "als"
+    elif method is None:
         method = "bcd" if target.symmetric or single or target.kind == "operator" else "als"
-    if single or target.kind == "operator":
+    if not bare and (single or target.kind == "operator"):
         start = "topdown"  # a level alone has its best factors at once
     state, ended = State(target, random_state), ""
     if first is not None:
         if method == "als" and target.kind != "operator":
-            state.open()
+            state.open(sum(level_ranks))
         else:
             state.descend(level_ranks)
         state.engine.load(first)
@@ -205,18 +250,22 @@ def fit_mlr(
         state.engine.start()
     else:
         ended = grow(state, level_ranks, sum(level_ranks), watch)
-        if not ended and target.symmetric and not target.psd:
+        if not ended and target.symmetric and not target.psd and not bare:
             ended = alternate(state, tol, watch)
         state.engine.factors.widen(level_ranks)
         if method == "bcd":
             state.hand_over()
     step = (lambda: state.engine.bcd(order)) if method == "bcd" else None
-    refinement = Refinement(state, min(tol, STATIONARY) if single else tol, step)
+    refinement = Refinement(state, min(tol, STATIONARY) if single and not bare else tol, step)
     run = drive(refinement, *((0, "fit") if ended else (stopping.max_iter, "fit", watch)))
+    errors, times = run.objectives, [x - state.began for x in run.times]
+    if bare and target.symmetric:
+        errors, times = symmetric_end(state, tol, errors, times, False)
+    held_out = state.held_out()
     return MLRFit(
-        state.engine.factors.operator(), np.array(run.objectives),
-        np.array(run.times) - state.began, run.n_iter, run.converged and not ended,
-        ended or run.termination, target.pairs.capped(level_ranks))
+        state.engine.factors.operator(), np.array(errors), np.array(times), len(errors) - 1,
+        run.converged and not ended, ended or run.termination, target.pairs.capped(level_ranks),
+        held_out_error=held_out[0], held_out_se=held_out[1])
 
 
 def check_init(init: Any, target: Target, ranks: tuple[int, ...]) -> GeneralMLR | None:

@@ -1,12 +1,12 @@
 """`MLRFit` and `RankAllocation`: what the Frobenius fits return."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .._common.deprecated import old_attribute
-from .._common.stored import COUNT, FIT, Stored, check_fit, of_field
+from .._common.stored import COUNT, FINITE, FIT, Check, Stored, check_fit, maybe, of_field
 from .._common.text import WIDTH, paragraph, side_by_side, title
 from .._common.typing import FloatArray, IntArray
 from .._common.wording import counted, name_some
@@ -14,6 +14,11 @@ from ..operators.general.mlr import GeneralMLR
 from ..operators.mlr import MLR, check_ranks
 
 __all__ = ["MLRFit", "RankAllocation", "size_range"]
+
+
+# A number where the fit did not see the matrix itself.
+HELD_OUT = maybe(Check("a finite number that is not negative",
+                       lambda x: FINITE.holds(x) and x >= 0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +33,7 @@ class MLRFit(Stored):
         ``B = C`` but for signs, a positive semidefinite one ``B = C``.
     objective_trace : ndarray, shape (n_iter + 1,)
         Relative errors ``‖A - M‖_F / ‖A‖_F`` of the start and after every iteration, which the fit
-        descends.
+        descends; if there is a `held_out_error`, of what the fit saw of A.
     times : ndarray, shape (n_iter + 1,)
         Seconds at which they were reached.
     n_iter : int
@@ -40,6 +45,10 @@ class MLRFit(Stored):
         ``"interrupted"`` (by Ctrl-C).  The first two count as converged.
     capped : tuple of (int, int, int)
         ``(level, group, side)`` of groups whose smaller side is less than their level's rank.
+    held_out_error, held_out_se : float or None
+        Where the fit saw samples of a function or blocks peeled off an operator: the relative error
+        to the matrix itself, estimated from whole rows of the function or products with random
+        vectors, and its standard error.  `objective_trace` then holds the errors to what was seen.
 
     Examples
     --------
@@ -58,10 +67,12 @@ class MLRFit(Stored):
     converged: bool
     termination: str
     capped: tuple[tuple[int, int, int], ...] = ()
+    held_out_error: float | None = field(default=None, kw_only=True)
+    held_out_se: float | None = field(default=None, kw_only=True)
 
     errors = old_attribute("errors", "objective_trace")
 
-    stored_fields = FIT | {"n_trials": COUNT}
+    stored_fields = FIT | {"n_trials": COUNT, "held_out_error": HELD_OUT, "held_out_se": HELD_OUT}
 
     @classmethod
     def from_fields(cls, *args: Any, **given: Any) -> Any:
@@ -71,12 +82,15 @@ class MLRFit(Stored):
             if given[name].dtype != np.float64 or given[name].min() < 0:
                 raise ValueError(f"{name} must hold n_iter + 1 = {fit.n_iter + 1} numbers of"
                                  f" float64, none below zero, got {given[name].dtype}")
+        if (fit.held_out_error is None) != (fit.held_out_se is None):
+            raise ValueError("held_out_error must come with held_out_se, or neither")
         return fit
 
     @property
     def error(self) -> float:
-        """Relative error of `operator` (float)."""
-        return float(self.objective_trace[-1])
+        """Relative error of `operator` (float): `held_out_error`, if there is one."""
+        held_out = self.held_out_error
+        return float(self.objective_trace[-1] if held_out is None else held_out)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -150,8 +164,10 @@ class MLRFit(Stored):
 
     def __repr__(self) -> str:
         m, n = self.operator.shape
-        return (f"<{type(self).__name__} of {m}x{n}, ranks {self.ranks}, error {self.error:.3g},"
-                f" {self._summary()}>")
+        error = f"error {self.error:.3g}"
+        if self.held_out_se is not None:
+            error = f"held-out {error} ± {self.held_out_se:.1g}"
+        return f"<{type(self).__name__} of {m}x{n}, ranks {self.ranks}, {error}, {self._summary()}>"
 
     def _summary(self) -> str:
         return f"{counted(self.n_iter, 'iteration')}, {self.termination!r}{self._shorter()}"
@@ -231,8 +247,12 @@ def _facts(fit):
     left = [("Rows", f"{m:,}"), ("Columns", f"{n:,}"), ("Levels", f"{len(fit.ranks)}"),
             ("Total rank", f"{sum(fit.ranks):,}"), ("Numbers stored", f"{fit.operator.storage:,}"),
             ("of the dense matrix", f"{fit.operator.storage / (m * n):.1%}")]
-    right = [("Relative error", f"{fit.error:.4g}"),
-             ("of the start", f"{fit.objective_trace[0]:.4g}"), *fit._steps(),
+    errors = [("Relative error", f"{fit.error:.4g}")]
+    if fit.held_out_se is not None:
+        errors = [("Held-out relative error", f"{fit.error:.4g}"),
+                  ("standard error", f"{fit.held_out_se:.1g}"),
+                  ("of what was seen", f"{fit.objective_trace[-1]:.4g}")]
+    right = [*errors, ("of the start", f"{fit.objective_trace[0]:.4g}"), *fit._steps(),
              ("Seconds", f"{fit.times[-1]:.3g}"), ("Stopped on", fit.termination),
              ("Converged", "yes" if fit.converged else "no")]
     return side_by_side(left, right)

@@ -6,26 +6,26 @@ from typing import Any, Literal
 import numpy as np
 
 from .._common.driver import Callback, Stopping, Watch, drive
-from .._common.typing import Labels, Matrix, RandomState
+from .._common.typing import Entries, Kernel, Labels, Matrix, Points, RandomState
 from .._common.validate import check_rank
 from ..operators.mlr import check_ranks
 from ..tree.hierarchy import Hierarchy
 from .fit_result import RankAllocation
-from .search import Exchanges, Refinement, State, grow
-from .target import Target
+from .search import Exchanges, State, grow, symmetric_end
+from .unformed import target_of
 
 __all__ = ["allocate_ranks"]
 
 STARTS = "grow", "uniform", "bottom", "top"
 # Steps at the first ranks of an operator.
 FIRST = 5
-# Sweeps over a symmetric fit at the end of a search that knows nothing of symmetry.
-SWEEPS = 20
 
 
 def allocate_ranks(
-    A: Matrix, total_rank: int, rows: Hierarchy | Labels,
-    cols: Hierarchy | Labels | None = None, *,
+    A: Matrix | None, total_rank: int, rows: Hierarchy | Labels | None = None,
+    cols: Hierarchy | Labels | None = None, *, entries: Entries | None = None,
+    points: Points | None = None, kernel: Kernel | None = None, scale: float | None = None,
+    samples: int | None = None,
     start: Literal["grow", "uniform", "bottom", "top"] | Sequence[int] = "grow",
     symmetric: bool | None = None, psd: bool = False, max_failures: int | None = None,
     tol: float = 1e-4, max_iter: int = 200, progress: bool = False,
@@ -43,18 +43,18 @@ def allocate_ranks(
         As in `fit_mlr`.
     total_rank : int
         Sum of the ranks, at least 1.
-    rows, cols
+    rows, cols, entries, points, kernel, scale, samples
         As in `fit_mlr`.
     start : {"grow", "uniform", "bottom", "top"} or sequence of int, optional
         First ranks: grown with the factors, column by column where each gains most; the same at
         every level (what cannot be shared out evenly goes to the coarsest ones), all at the finest
         level, all at the coarsest, or given ones.  The answer depends on it: where A is nearly of
-        low rank, "top" may end lower than "grow".  Of an operator, "grow" is "uniform".
+        low rank, "top" may end lower than "grow".  Of an operator with `psd`, "grow" is "uniform".
     symmetric, psd
         As in `fit_mlr`.
     max_failures : int, optional
         Exchanges tried in a row without success before it stops; default twice the number of
-        levels.
+        levels, for `entries` and `points` once.
     tol : float, optional
         When no exchange succeeds any more, the factors are refitted until an iteration lowers the
         error by no more than `tol` times itself; if that gains 0.3 percent altogether, exchanges
@@ -107,6 +107,14 @@ def allocate_ranks(
     rounding.  Where exchanges would lower the error by less than that, the search ends with
     ``termination="rounding"``.
 
+    *Operators* are peeled once (Lin, Lu and Ying, 2011): what groups see of their siblings is found
+    as ``U Vᵀ`` of twice the total rank, from the coarsest level down, by ``4 · 2 R`` products a
+    level (half as many if symmetric), and the small blocks at the end by unit vectors.  Operators
+    so narrow that n products are fewer are read in full: that is no more numbers than the factors
+    of a peeled one.  The search then reads these blocks; ``result.error`` is an estimate of the
+    error to the operator itself by 32 more products with random signs, `objective_trace` holds
+    errors to the blocks.  With ``psd=True`` the search works by products all the time.
+
     *Ctrl-C.*  Interrupted, the search finishes its step and returns the factors,
     ``termination="interrupted"``; while columns grow, their ranks add up to less.  A refit ends
     with its iteration, and a second Ctrl-C breaks a step off; then the factors are those of the
@@ -116,6 +124,8 @@ def allocate_ranks(
     ----------
     T. Parshakova, T. Hastie, E. Darve, S. Boyd, "Factor fitting, rank allocation, and partitioning
     in multilevel low rank matrices", 2023, whose exchanges go by singular values on both sides.
+    L. Lin, J. Lu, L. Ying, "Fast construction of hierarchical matrix representation from
+    matrix-vector multiplication", Journal of Computational Physics 230 (2011), 4071-4087.
 
     Examples
     --------
@@ -126,19 +136,28 @@ def allocate_ranks(
     >>> fit = allocate_ranks(A, 6, Hierarchy.balanced(64, [1, 2, 4, 8]), random_state=0)
     >>> sum(fit.ranks), fit.converged, fit.operator.symmetric
     (6, True, True)
+
+    Of a kernel of points no matrix is formed.
+
+    >>> points = np.random.default_rng(0).uniform(size=(1500, 2))
+    >>> fit = allocate_ranks(None, 12, points=points, kernel="gaussian", scale=0.2, samples=64,
+    ...                      random_state=0)
+    >>> fit.operator.symmetric, bool(fit.error < 0.01), bool(fit.held_out_se < 0.1 * fit.error)
+    (True, True, True)
     """
-    target = Target(A, rows, cols, symmetric, psd)
+    target = target_of(A, rows, cols, symmetric, psd, entries=entries, points=points,
+                       kernel=kernel, scale=scale, samples=samples)
     tree = target.pairs.rows
     if isinstance(total_rank, (int, np.integer)) and total_rank < 1:
         raise ValueError(f"total_rank must be at least 1, got {total_rank}")
     total = check_rank(total_rank, "total_rank")
     most = first_ranks(start, total, tree)
     if max_failures is None:
-        max_failures = 2 * tree.n_levels
+        max_failures = (1 if target.kind == "function" else 2) * tree.n_levels
     max_failures = check_rank(max_failures, "max_failures")
     stopping, watch = Stopping(tol=tol, max_iter=max_iter), Watch(progress, callback)
     state = State(target, random_state)
-    if target.kind == "operator":
+    if target.kind == "operator" and psd:
         state.descend(most or uniform_ranks(total, tree.n_levels), range(tree.n_levels))
         state.engine.visit(range(tree.n_levels), depth=2)
         for _ in range(FIRST):
@@ -155,22 +174,14 @@ def allocate_ranks(
     history, times = search.history, [x - state.began for x in run.times]
     converged = run.converged or run.termination == "rounding"
     if target.symmetric and not target.psd:
-        history, times = symmetric_end(state, tol, history, times, converged)
+        errors, times = symmetric_end(state, tol, [x for _, x in history], times, converged)
+        history = [*history[: len(errors) - 1], (state.ranks, errors[-1])]
+    held_out = state.held_out()
     return RankAllocation(
         state.engine.factors.operator(), np.array([error for _, error in history]), np.array(times),
         len(history) - 1, converged and not ended, ended or run.termination,
-        target.pairs.capped(state.ranks), tuple(history), search.n_trials)
-
-
-def symmetric_end(state: State, tol: float, history: list[Any], times: list[float], sweep: bool
-                  ) -> tuple[list[Any], list[float]]:
-    """Make the fit symmetric, and `sweep` over it; the history, without what it does not reach."""
-    state.hand_over()
-    run = drive(Refinement(state, tol), SWEEPS if sweep else 0, "sweeps")
-    error = run.objectives[-1]
-    kept = [k for k, (_, found) in enumerate(history) if found > error]
-    return ([*(history[k] for k in kept), (state.ranks, error)],
-            [*(times[k] for k in kept), run.times[-1] - state.began])
+        target.pairs.capped(state.ranks), tuple(history), search.n_trials,
+        held_out_error=held_out[0], held_out_se=held_out[1])
 
 
 def uniform_ranks(total: int, n_levels: int) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from scipy.sparse import csr_array
 from .._common.wording import name_some
 from .pairs import put, take
 
-__all__ = ["DenseResidual", "GramResidual", "OperatorResidual", "SparseResidual", "row_chunks"]
+__all__ = ["DenseResidual", "GramResidual", "OperatorResidual", "SparseResidual", "multiply",
+           "row_chunks"]
 
 # Entries of a matrix that are worked on at a time where a temporary copy of all is too much.
 CHUNK = 2**18
@@ -213,6 +214,26 @@ class SparseResidual(ImplicitResidual):
         self._keep(block)
 
 
+def multiply(A, name, X, out):
+    """``A.name(X)`` of an operator for vectors X as columns, (out, k), checked."""
+    try:
+        Y = np.asarray(getattr(A, name)(X))
+    except NotImplementedError:
+        raise TypeError(
+            "A must multiply from both sides: the operator has no"
+            f" {'_rmatvec or _rmatmat' if name == 'rmatmat' else '_matvec or _matmat'}; for a"
+            " symmetric one pass symmetric=True") from None
+    if Y.shape != (out, X.shape[1]):
+        raise ValueError(f"A.{name} of vectors {X.shape} must have shape"
+                         f" {(out, X.shape[1])}, got {Y.shape}")
+    bad = ~np.isfinite(Y)
+    if bad.any():
+        side = "column" if name == "rmatmat" else "row"
+        raise ValueError("A must be finite, got products with NaN or infinity"
+                         f" ({side} {name_some(np.flatnonzero(bad.any(axis=1)))})")
+    return Y
+
+
 class OperatorResidual(ImplicitResidual):
     """Of a LinearOperator A, by products with vectors that are zero outside of one group.
 
@@ -233,23 +254,7 @@ class OperatorResidual(ImplicitResidual):
         self.squared_norm_of_A = float(norm) ** 2
 
     def _multiply(self, name, X, out):
-        """``A.name(X)`` for vectors X as columns, (out, k), checked."""
-        try:
-            Y = np.asarray(getattr(self._A, name)(X))
-        except NotImplementedError:
-            raise TypeError(
-                "A must multiply from both sides: the operator has no"
-                f" {'_rmatvec or _rmatmat' if name == 'rmatmat' else '_matvec or _matmat'}; for a"
-                " symmetric one pass symmetric=True") from None
-        if Y.shape != (out, X.shape[1]):
-            raise ValueError(f"A.{name} of vectors {X.shape} must have shape"
-                             f" {(out, X.shape[1])}, got {Y.shape}")
-        bad = ~np.isfinite(Y)
-        if bad.any():
-            side = "column" if name == "rmatmat" else "row"
-            raise ValueError("A must be finite, got products with NaN or infinity"
-                             f" ({side} {name_some(np.flatnonzero(bad.any(axis=1)))})")
-        return Y
+        return multiply(self._A, name, X, out)
 
     def _read(self):
         """All columns of A, a few at a time: ‖A‖, and the blocks of the narrow levels."""

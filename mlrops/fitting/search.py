@@ -17,15 +17,19 @@ from .alternation import Alternation
 from .descent import Descent
 from .target import Target
 
-__all__ = ["Exchanges", "Growth", "Refinement", "State", "alternate", "grow"]
+__all__ = ["Exchanges", "Growth", "Refinement", "State", "alternate", "grow", "symmetric_end"]
 
 # Steps after an exchange: to win, and once it has won.
 REFIT, SETTLE = 8, 6
 # Steps of a refit when exchanges have come to an end.
 LONGEST = 100
+# Sweeps over a symmetric fit at the end of a search that knows nothing of symmetry.
+SWEEPS = 20
 # What it has to gain, as a share of the error, for exchanges to be tried once more.  With 0.01 a
 # Hilbert matrix took three times as long, for 15% less of an error of 1.6e-6.
 REOPEN = 0.003
+# What a fit without a residual may lose by being made symmetric before it is grown anew.
+SYMMETRY = 0.05
 # A real improvement, as a share of the error.
 LEAST_GAIN = 1e-4
 # Gains below this share of the error are rounding.
@@ -51,14 +55,27 @@ class State:
         """How often A has been read."""
         return self._passes + self.engine.n_passes
 
-    def open(self) -> None:
-        """Begin without columns: on sibling blocks, but on a residual for semidefinite fits."""
+    def open(self, total: int = 0) -> None:
+        """Begin without columns, for a total rank: on sibling blocks, or, if psd, a residual."""
         if self.target.psd:
             self.descend((0,) * self.target.pairs.n_levels)
             return
-        blocks = self.target.blocks()
+        blocks = self.target.blocks(self._rng, total)
         self.target.check_scale(np.sqrt(blocks.squared_norm))
         self.engine = Alternation(blocks, self.target.pairs, self.target.dtype, self._rng)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether a residual can take over: not of a function, nor of peeled blocks."""
+        return isinstance(self.engine, Descent) or self.target.kind in ("dense", "sparse")
+
+    def held_out(self) -> tuple[float | None, float | None]:
+        """Error of the fit to the matrix itself, and its standard error, where blocks stand for it.
+        """
+        if self.has_residual:
+            return None, None
+        return self.target.held_out(
+            self.engine.factors.operator(), self.engine.blocks, self._rng)
 
     def descend(self, ranks: Sequence[int], levels: Any = None) -> None:
         """Begin with columns of zeros, on a residual."""
@@ -79,8 +96,14 @@ class State:
         """Go on from the factors with a residual, made symmetric where the fit is to be."""
         if isinstance(self.engine, Descent):
             return
+        before = self.engine.error()
         if self.target.symmetric:
             self.engine.make_symmetric()
+        if not self.has_residual:
+            if self.engine.error() > (1 + SYMMETRY) * before:
+                regrow(self)
+            self.engine.factors.symmetric = self.target.symmetric
+            return
         factors, self._passes = self.engine.factors, self.engine.n_passes
         del self.engine  # and its copy of A
         factors.symmetric = self.target.symmetric
@@ -170,7 +193,9 @@ class Refinement(_Stage):
         error = self._state.error()
         if error > least and engine is self._state.engine:  # by rounding alone
             engine.restore(saved)
-            return "tol" if error - least <= engine.floor else "rounding"
+            # Of samples the two sides have different ones, whose optima need not agree.
+            sampled = self._state.target.kind == "function"
+            return "tol" if error - least <= engine.floor or sampled else "rounding"
         self._keep(error)
         return None
 
@@ -183,7 +208,7 @@ class Refinement(_Stage):
 
 def grow(state: State, most: Sequence[float], total: int, watch: Watch) -> str:
     """Grow columns; the reason, if it ended before all were there."""
-    state.open()
+    state.open(total)
     run = drive(Growth(state, most, total), total, "growth", watch)
     return "" if run.termination in ("exact", "max_iter") else run.termination
 
@@ -192,6 +217,41 @@ def alternate(state: State, tol: float, watch: Watch) -> str:
     """Refit by steps that know nothing of symmetry; the reason, if a user ended it."""
     run = drive(Refinement(state, tol), LONGEST, "refit", watch)
     return run.termination if run.termination in ("callback", "interrupted") else ""
+
+
+def symmetric_end(state: State, tol: float, errors: list[float], times: list[float], sweep: bool
+                  ) -> tuple[list[float], list[float]]:
+    """Make the fit symmetric, and `sweep` over it where it has a residual.
+
+    Returned are the trace of a fit, `errors` and `times`, without what this does not reach, and its
+    end.
+    """
+    state.hand_over()
+    sweep = sweep and state.has_residual
+    run = drive(Refinement(state, tol), SWEEPS if sweep else 0, "sweeps")
+    error = run.objectives[-1]
+    kept = [k for k, found in enumerate(errors) if found > error]
+    return ([*(errors[k] for k in kept), error],
+            [*(times[k] for k in kept), run.times[-1] - state.began])
+
+
+def regrow(state: State) -> None:
+    """Symmetric factors of the same ranks that grew together, where they are better.
+
+    Exchanges may leave levels each far from symmetric, which make up for one another; no turns mend
+    that.
+    """
+    first, ranks = state.engine, state.ranks
+    state.engine = Alternation(first.blocks, first.pairs, first.factors.dtype, first.rng)
+    state.engine.n_passes = first.n_passes
+    drive(Growth(state, ranks, sum(ranks)), sum(ranks), "growth")
+    alternate(state, LEAST_GAIN, Watch())
+    state.engine.make_symmetric()
+    first.n_passes = state.engine.n_passes
+    if state.engine.error() < first.error():
+        state.engine.factors.widen(ranks)
+    else:
+        state.engine = first
 
 
 class Exchanges(_Stage):

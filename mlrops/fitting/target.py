@@ -13,6 +13,7 @@ from .blocks import DenseBlocks, SparseBlocks
 from .factors import EXTRA
 from .labelled import read_trees
 from .pairs import GroupPairs
+from .peeled import OVERSAMPLING, PeeledBlocks
 from .residuals import DenseResidual, OperatorResidual, SparseResidual, row_chunks
 
 __all__ = ["Target", "asymmetry"]
@@ -137,8 +138,11 @@ class Target:
         gap, i, j, scale = asymmetry(A)
         return gap, f"A[{i}, {j}] and A[{j}, {i}] differ by {gap:.3g}", scale
 
-    def blocks(self):
-        """The matrix as sibling blocks, of an array or a sparse one."""
+    def blocks(self, rng, total):
+        """The matrix as sibling blocks; of an operator they have room for a `total` rank."""
+        if self.kind == "operator":
+            return PeeledBlocks(self.A, self.pairs, self.dtype, self.symmetric,
+                                total + max(total, OVERSAMPLING), rng)
         of = DenseBlocks if self.kind == "dense" else SparseBlocks
         return of(self.A, self.pairs, self.dtype)
 
@@ -152,6 +156,13 @@ class Target:
             return None
         diagonal = np.asarray(self.A.diagonal(), dtype=np.float64)[h.permutation]
         return np.append(DIAGONAL_SHARE * np.maximum(diagonal, 0), 0)
+
+    def held_out(self, operator, blocks, rng):
+        """Relative error of an operator and its standard error, from random products.
+
+        They are of a peeled operator, of which blocks are an approximation; else (None, None).
+        """
+        return blocks.held_out(operator, rng) if self.kind == "operator" else (None, None)
 
     def residual(self, levels, ranks):
         """The residual, for visits of some levels; it holds nothing before ``restart``."""
