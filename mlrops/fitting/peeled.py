@@ -114,8 +114,7 @@ class PeeledBlocks(DenseBlocks):
         return Y
 
     def _peel(self, children, slot, rank):
-        """Of each group with these children, what its child of this number sees of the later ones, and they of it.
-        """
+        """What one child of each group sees of the later ones, and they of it."""
         pairs = [(c[slot], (slice(c[slot][0].stop, c[-1][0].stop),
                             slice(c[slot][1].stop, c[-1][1].stop)))
                  for c in children if len(c) > slot + 1]
