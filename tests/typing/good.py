@@ -47,6 +47,8 @@ rows, cols = mlrops.partition_points([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]],
 near = mlrops.fit_mlr(kernel, [1, 1], rows, method="bcd", tol=1e-3, max_iter=5)
 error: float = near.error
 shared = mlrops.allocate_ranks(kernel, 2, tree, start="top", max_iter=2, random_state=rng)
+unformed = mlrops.allocate_ranks(None, 2, points=kernel, kernel="gaussian", scale=2.0, max_iter=2)
+blocks = mlrops.fit_mlr(None, [1, 1], rows, entries=lambda i, j: kernel[i][:, j], samples=5)
 ranks: tuple[int, ...] = shared.ranks
 text: str = shared.summary()
 
