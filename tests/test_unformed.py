@@ -7,7 +7,7 @@ from hypothesis import given
 from paired_trees import example, pairs
 
 import mlrops
-from mlrops import Hierarchy, allocate_ranks, fit_mlr, partition_points
+from mlrops import GeneralMLR, Hierarchy, allocate_ranks, fit_mlr, partition_points
 from mlrops.__main__ import main
 from mlrops._common.radial import KERNELS, radial
 from mlrops.datasets import hierarchical_matrix, sphere_kernel
@@ -15,6 +15,8 @@ from mlrops.fitting.blocks import DenseBlocks
 from mlrops.fitting.entries import Entries
 from mlrops.fitting.pairs import GroupPairs
 from mlrops.fitting.sampled import SampledBlocks
+from mlrops.fitting.search import State
+from mlrops.fitting.unformed import target_of
 from mlrops.io.archive import read_archive, write_archive
 
 
@@ -402,3 +404,21 @@ def test_examples_with_narrow_groups_fit(seed):
                          max_iter=5)
     assert fit.error == pytest.approx(relative_error(A, fit), rel=1e-6, abs=1e-7)
     assert np.isfinite(fit.operator.B).all()
+
+
+def test_symmetric_fits_whose_levels_are_not_are_grown_anew():
+    """Levels ``u vᵀ`` and ``v uᵀ`` add up to a symmetric matrix; neither is near to one."""
+    x = np.linspace(-1, 1, 600)
+    u, v = np.exp(-(x**2)), np.sin(3 * x)
+    tree = Hierarchy.balanced(600, [1, 1, 2])
+    target = target_of(None, tree, None, True, False, entries=of(np.outer(u, v) + np.outer(v, u)),
+                       samples=100)
+    state = State(target, 0)
+    state.open(2)
+    columns = [u[:, None], v[:, None], x[:, None][:, :0]]
+    state.engine.load(GeneralMLR(tree, tree, columns, [columns[1], columns[0], columns[2]]))
+    assert state.engine.error() < 1e-7
+    state.hand_over()
+    operator = state.engine.factors.operator()
+    assert operator.symmetric and operator.ranks == (1, 1, 0)
+    assert state.engine.error() < 1e-3

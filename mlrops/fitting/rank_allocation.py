@@ -58,7 +58,7 @@ def allocate_ranks(
     tol : float, optional
         When no exchange succeeds any more, the factors are refitted until an iteration lowers the
         error by no more than `tol` times itself; if that gains 0.3 percent altogether, exchanges
-        are tried once more.
+        are tried once more (3 percent for `entries` and `points`, as errors of samples go).
     max_iter : int, optional
         Largest number of steps, accepted exchanges and such refits.
     progress : bool, optional

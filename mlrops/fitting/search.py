@@ -28,6 +28,8 @@ SWEEPS = 20
 # What it has to gain, as a share of the error, for exchanges to be tried once more.  With 0.01 a
 # Hilbert matrix took three times as long, for 15% less of an error of 1.6e-6.
 REOPEN = 0.003
+# The same for errors that are known from samples only, to a few percent.
+SAMPLED_REOPEN = 0.03
 # What a fit without a residual may lose by being made symmetric before it is grown anew.
 SYMMETRY = 0.05
 # A real improvement, as a share of the error.
@@ -317,7 +319,8 @@ class Exchanges(_Stage):
                 self._record(run.objectives[-1])
             raise KeyboardInterrupt
         self._settle()
-        return self._real(before, self.objective, REOPEN)
+        sampled = self._state.target.kind == "function"
+        return self._real(before, self.objective, SAMPLED_REOPEN if sampled else REOPEN)
 
     def _real(self, before: float, after: float, gain: float) -> bool:
         """Whether an error is less by this share of it, and by more than rounding makes of it."""
