@@ -319,7 +319,7 @@ def test_turns_bring_the_levels_together():
 
 
 def test_steps_that_the_symmetric_end_does_not_reach_are_taken_out(monkeypatch):
-    from mlrops.fitting import alternation, rank_allocation
+    from mlrops.fitting import alternation, search
 
     A = graph_distances("grid", 128)
     tree, _ = partition(A, 4, rank=7)
@@ -327,7 +327,7 @@ def test_steps_that_the_symmetric_end_does_not_reach_are_taken_out(monkeypatch):
     whole = allocate_ranks(A, 13, tree, **options)
     assert whole.n_iter > 0 and (np.diff(whole.objective_trace) <= 0).all()
     monkeypatch.setattr(alternation, "TURNS", 1)
-    monkeypatch.setattr(rank_allocation, "SWEEPS", 0)
+    monkeypatch.setattr(search, "SWEEPS", 0)
     fit = allocate_ranks(A, 13, tree, **options)
     assert fit.error > 1.5 * whole.error and fit.n_iter < whole.n_iter
     assert (np.diff(fit.objective_trace) <= 0).all()

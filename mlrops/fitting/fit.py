@@ -51,10 +51,10 @@ def fit_mlr(
         Rank of each level, coarsest first; one number where there is one level.  A block with a
         side shorter than its level's rank gets what it can have (``result.capped`` lists them).
     rows : Hierarchy or labels
-        May be left out for `points`: `partition_points` then finds trees with leaves of about 50.
         Nested partition of the m rows.  Labels are what `Hierarchy.from_labels` takes, one object,
         or a list of one a level; those with names, and a Hierarchy with names, are matched to the
-        names of a DataFrame.
+        names of a DataFrame.  Of `points` it may be left out: `partition_points` then finds trees
+        with leaves of about 50.
     cols : Hierarchy or labels, optional
         Of the n columns, a tree of the same shape; default `rows`.
     entries : callable, optional

@@ -182,7 +182,7 @@ class RankAllocation(MLRFit):
 
     Attributes
     ----------
-    operator, converged, termination, capped
+    operator, converged, termination, capped, held_out_error, held_out_se
         As in `MLRFit`; ``"tol"`` (``"exchanges"`` in version 0.1) means that no exchange of rank
         that was tried lowers the error any more, ``"rounding"`` that some would, but by less than
         rounding changes it.  Both count as converged.
