@@ -168,6 +168,25 @@ def test_no_step_raises_the_error():
         assert (np.diff(errors) <= 1e-13).all() and errors[-1] < errors[1]
 
 
+def test_snapshots_stay_as_they_were():
+    """Whatever follows: a plain step or a relaxed one, columns that come and go."""
+    A, rows, cols, found = engine("binary", (3, 2, 1))
+    for more in (0, 1, 2):
+        saved, error = found.snapshot(), found.error()
+        whole = product(found.factors, rows, cols)
+        found.drop(0, found.losses()[0])
+        for level in range(more):
+            found.add(level)
+        found.step()
+        found.step()
+        found.restore(saved)
+        assert found.error() == error and found.ranks == (3, 2, 1)
+        np.testing.assert_array_equal(product(found.factors, rows, cols), whole)
+        found.step()
+        gap = np.linalg.norm(A - product(found.factors, rows, cols)) / np.linalg.norm(A)
+        assert found.error() == pytest.approx(gap, rel=1e-12) and found.error() <= error
+
+
 def test_a_step_too_far_is_taken_back(monkeypatch):
     from mlrops.fitting import alternation
 

@@ -83,7 +83,7 @@ class Alternation:
         self._half("right", 1.0 if old is None else RELAXATION)
         self._half("left", 1.0)
         if old is None:
-            self._ahead = self.factors.left
+            self._ahead = [*self.factors.left]
         elif self._squared > before:
             self.restore(saved)
             self._ahead = None
@@ -244,7 +244,6 @@ class Alternation:
         factors, extra, self._ahead, self._squared = saved
         self.factors.restore(factors)
         self._extra = dict(extra)
-
 
     recall = restore
 
