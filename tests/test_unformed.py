@@ -356,7 +356,7 @@ def test_the_command_fits_points(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savetxt("points.csv", points(600), delimiter=",", header="x,y", comments="")
     assert main(["fit", "points.csv", "--kernel", "gaussian", "--scale", "0.3", "--total-rank", "6",
-                 "--start", "bottom"]) == 0
+                 "--start", "uniform,bottom,top"]) == 0
     out = capsys.readouterr().out
     assert "600 points of dimension 2, kernel gaussian" in out and " ± " in out
     assert "low rank 6" in out and (tmp_path / "mlrops-fit.png").stat().st_size > 0
@@ -366,6 +366,9 @@ def test_the_command_fits_points(tmp_path, capsys, monkeypatch):
     error = np.linalg.norm(A - operator.toarray()) / np.linalg.norm(A)
     shown = float(out.split("multilevel")[-1].split()[0])
     assert shown == pytest.approx(error, rel=0.2) and sum(operator.ranks) == 6
+    starts = [float(line.split(" ± ")[0].split()[-1]) for line in out.splitlines()
+              if line.startswith(("uniform", "bottom", "top"))]
+    assert len(set(starts)) > 1 and shown == min(starts)
 
 
 @pytest.mark.parametrize("options, message", [
