@@ -356,6 +356,15 @@ def test_units_do_not_count():
     np.testing.assert_allclose(other.tvalues, fit.tvalues, rtol=1e-7)
 
 
+def test_ranks_are_chosen_unless_given():
+    model = SUR(with_gaps())
+    fit, chosen = model.fit(), model.fit(ranks="bic")
+    assert fit.method == "factor" and fit.selection.criterion == "bic"
+    np.testing.assert_array_equal(fit.params, chosen.params)
+    assert f"{fit.selection.ranks[0]} (bic)" in fit.summary(max_equations=0)
+    assert "(bic)" not in model.fit(ranks=1).summary(max_equations=0)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -377,6 +386,24 @@ def test_refuses_singular_covariances():
     twin = {**equations, "twin": equations[FIRMS[0]]}
     with pytest.raises(ValueError, match="positive definite.*equations General Motors, twin"):
         SUR(twin).fit(method="fgls")
+
+
+def test_refuses_likelihoods_without_a_maximum():
+    """Ten firms have 21 independent regressors: one weighted sum of errors can be zero always."""
+    firms = load_grunfeld().to_frame()["firm"].unique()
+    for K in 6, 7, 10:
+        model = SUR(grunfeld(firms[:K]))
+        assert np.isfinite(model.fit(method="fgls").llf)
+        if K == 6:  # 13 regressors and 6 equations in 20 rows
+            assert model.fit(method="ifgls", max_iter=5000).converged
+            continue
+        with pytest.raises(ValueError, match=f"no maximum.*{K} equations with .* independent"
+                                             " regressors.*there are 20.*fgls.*factor"):
+            model.fit(method="ifgls")
+    model = SUR(grunfeld(firms[:10]))
+    tie(model)
+    with pytest.raises(ValueError, match="smallest eigenvalue.*no maximum"):
+        model.fit(method="ifgls", max_iter=5000)
 
 
 def test_refuses_pairwise_covariances():

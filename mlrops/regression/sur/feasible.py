@@ -110,6 +110,7 @@ class FeasibleGLS(Iteration):
                 f" {counted(data.K, 'equation')} and {counted(data.N, 'row')}: the unrestricted"
                 ' covariance of their residuals is singular; use method="factor"')
         if data.observed is None:
+            self._check_bounded()
             return
         if options.solver != "cg":
             raise ValueError('missing samples need solver="cg"')
@@ -126,6 +127,26 @@ class FeasibleGLS(Iteration):
                 f"equations {self._label[i]} and {self._label[j]} have"
                 f" {counted(int(both[i, j]), 'row')} in common, too few for the covariance of their"
                 ' errors; leave one out, or use method="factor"')
+
+    def _check_bounded(self) -> None:
+        """Refuse to look for a maximum that complete samples do not have.
+
+        Weights of the equations' errors and coefficients that make their weighted sum zero in every
+        row let Σ become singular and the likelihood infinite.  There are such where the equations
+        and their independent regressors are more than the rows.
+        """
+        data = self._data
+        if self._options.method != "ifgls" or data.constraints is not None:
+            return
+        if int(data.p.sum()) + data.K <= data.N:
+            return
+        rank = int(np.linalg.matrix_rank(self._system.basis))
+        if data.K > 1 and rank + data.K > data.N:
+            raise ValueError(
+                'method="ifgls": the likelihood has no maximum over unrestricted covariances,'
+                f" {counted(data.K, 'equation')} with {counted(rank, 'independent regressor')} in"
+                f" all need {rank + data.K} rows, there are {data.N}; use"
+                ' method="fgls", one step, or method="factor"')
 
     def _operator(self, sigma: FloatArray) -> StructuredOperator:
         """Σ (K, K) as what weighs residuals."""
@@ -176,7 +197,8 @@ class FeasibleGLS(Iteration):
                              ' method="factor"')
         raise ValueError(text + f"{counted(self._data.N, 'row')} tell too little of"
                          f" {counted(self._data.K, 'equation')}, or the errors of some depend on"
-                         ' one another; leave one of them out, or use method="factor"')
+                         ' one another and the likelihood has no maximum; leave one of them out, or'
+                         ' use method="factor"')
 
     @property
     def gradient_norm(self) -> float:

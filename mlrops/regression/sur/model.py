@@ -300,7 +300,7 @@ class SUR:
         ----------
         ranks : int, sequence of int, or {"bic", "aic", "cv"}
             Number of factors of each level, coarsest first; or what chooses them, see
-            `select_sur_ranks`.
+            `select_sur_ranks`.  Default ``"bic"``, where factors are fitted.
         hierarchy : Hierarchy or labels, optional
             Groups of equations: a Hierarchy of the equations in their order; a dict by equation of
             one label or of a tuple of labels, coarse to fine; a Series or DataFrame indexed by
@@ -309,7 +309,8 @@ class SUR:
             labels, so that two levels of labels take three ranks.
         covariance : StructuredOperator, array_like or DataFrame, shape (K, K), optional
             A Σ to keep, in place of `ranks` and `hierarchy`; a DataFrame is read by the names of
-            the equations.  Arrays that are symmetric up to rounding are made so.
+            the equations.  Arrays that are symmetric up to rounding are made so.  Where cells are
+            missing, an MLR or an array, of which an equal MLR is made.
         cov_type : str, optional
             Kind of standard errors, see `SURResult.with_cov`.
         cov_kwds : dict, optional
@@ -373,7 +374,9 @@ class SUR:
         squares satisfies them, too.  Where cells are missing, ``"fgls"`` takes each covariance from
         the rows that both equations have, which linearmodels and Stata leave out where a third one
         lacks them, and ``"ifgls"`` takes steps of EM, to the maximum of the likelihood of the cells
-        there are.  An estimate of Σ that is not positive definite is refused.  With ``dfk=True``
+        there are.  An estimate of Σ that is not positive definite is refused.  So is ``"ifgls"``
+        where equations and their independent regressors are more than the rows, of complete samples
+        without constraints: the likelihood then has no maximum.  With ``dfk=True``
         ``"ifgls"`` does not end at that maximum, but at the fixed point of its steps, as Stata's
         ``isure dfk``.  `llf` is the log-likelihood at these coefficients and this Σ.
 
@@ -401,7 +404,9 @@ class SUR:
         cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
         tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)
-        if isinstance(ranks, str):
+        if ranks is None and covariance is None and method == "factor":
+            ranks = "bic"
+        if isinstance(ranks, str) and method == "factor":
             if covariance is not None:
                 raise ValueError("covariance is given: there are no ranks to choose")
             selection = self._choose(ranks, tree, options, rank_options, progress, callback)
@@ -410,7 +415,7 @@ class SUR:
             return chosen.with_cov(cov_type, **cov_kwds)
         if rank_options is not None:
             raise ValueError(f"rank_options choose ranks, which are given: {ranks!r}")
-        if covariance is None and ranks is not None:
+        if covariance is None and method == "factor":
             tree = check_hierarchy(tree, self.data.K)
         fit = fit_system(self.data, ranks, tree, options, covariance=covariance,
                          progress=progress, callback=callback)

@@ -63,7 +63,8 @@ def _facts(fit: SystemFit) -> Iterator[str]:
         right.append(("Iterations", f"{fit.n_iter:,}"))
     else:
         h, ranks = fit.covariance.hierarchy, fit.covariance.ranks
-        left += [("Ranks", _few(ranks)), ("Groups", _few(h.group_counts))]
+        chosen = "" if fit.selection is None else f" ({fit.selection.criterion})"
+        left += [("Ranks", _few(ranks) + chosen), ("Groups", _few(h.group_counts))]
         right.append(("Iterations", f"{fit.n_iter:,}"))
         right += summary_facts(fit)
     right.append(("Converged", f"{'yes' if fit.converged else 'no'} ({fit.termination})"))
