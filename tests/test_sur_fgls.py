@@ -319,7 +319,7 @@ def test_result(method, equations, tmp_path):
         fit.likelihood_ratio()
     with pytest.raises(ValueError, match="dfk=True"):
         _ = fit.with_cov("unadjusted", debiased=True).bse
-    again = fit.with_cov("bootstrap", n_boot=40, random_state=1)
+    again = fit.with_cov("bootstrap", n_boot=20, random_state=1)
     assert (np.abs(np.log(again.bse / fit.bse)) < 1.2).all()
 
 

@@ -59,13 +59,19 @@ def known_gls(data: SURData, covariance: StructuredOperator, options: Any) -> SU
 
 
 def estimated_gls(data: SURData, options: Any, watch: Watch) -> SURResult:
-    """Feasible GLS with an unrestricted Σ, ``options.method`` "fgls" or "ifgls"; see `SUR.fit`."""
+    """Feasible GLS with an unrestricted Σ, ``options.method`` "fgls" or "ifgls"; see `SUR.fit`.
+
+    References
+    ----------
+    A. Zellner, "An efficient method of estimating seemingly unrelated regressions and tests for
+    aggregation bias", 1962; W. Oberhofer, J. Kmenta, "A general procedure for obtaining maximum
+    likelihood estimates in generalized regression models", 1974.
+    """
     fit = FeasibleGLS(data, options)
     run = drive(fit, max(options.max_iter, 1), options.method, watch)
     termination, step, text = run.termination, fit.step, None
     if step is not None and step.is_short:
-        termination, text = "max_iter" if step.end == "max_iter" else "rounding", _shortfall(
-            step, options)
+        termination, text = _termination(step, False), _shortfall(step, options)
     elif termination in ("max_iter", "rounding"):
         text = (f"{options.method} stopped after {counted(run.n_iter, 'iteration')} with a gradient"
                 f" of {fit.gradient_norm:.1e}; gtol asks for {options.gtol:.0e}: raise"
@@ -248,10 +254,34 @@ class FeasibleGLS(Iteration):
 
 
 def as_factor_model(sigma: FloatArray, tree: Hierarchy | None = None) -> MLR:
-    """A positive definite array (K, K) as an `MLR` of K - 1 factors, equal up to rounding.
+    """A positive definite array as an `MLR` of K - 1 factors, equal up to rounding.
 
     In units of standard deviations D is the smallest eigenvalue, and the factors are what is above
     it; blocks of missing cells can then be inverted one by one.
+
+    Parameters
+    ----------
+    sigma : ndarray, shape (K, K)
+        Symmetric positive definite; whether it is, is for the caller to see.
+    tree : Hierarchy, optional
+        The hierarchy of K equations, one group, that the MLR shall have.
+
+    Returns
+    -------
+    MLR, shape (K, K)
+
+    Raises
+    ------
+    ValueError
+        An array whose smallest eigenvalue is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlrops.regression.sur.feasible import as_factor_model
+    >>> A = as_factor_model(np.array([[4.0, 1.0], [1.0, 1.0]]))
+    >>> A.ranks, A.D, A.toarray().round(12).tolist()
+    ((1,), array([2. , 0.5]), [[4.0, 1.0], [1.0, 1.0]])
     """
     K, sd = len(sigma), np.sqrt(sigma.diagonal())
     value, vectors = np.linalg.eigh(sigma / np.outer(sd, sd))
@@ -260,6 +290,7 @@ def as_factor_model(sigma: FloatArray, tree: Hierarchy | None = None) -> MLR:
 
 
 def _termination(step: BetaStep, converged: bool) -> str:
+    """Why a β-step ended, of the driver's words."""
     return "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
 
 

@@ -350,12 +350,13 @@ class SUR:
             What `als_gls` raises, with equations, regressors and constraints by their names; labels
             that do not cover the equations; constraints that contradict one another; more factors
             than the data can carry: an equation needs more cells than it has regressors and
-            factors.
+            factors; options of another method; an unrestricted Σ that is not positive definite, as
+            always with more equations than rows.
 
         Warns
         -----
         ConvergenceWarning
-            As for `als_gls`.
+            As for `als_gls`; ``"ifgls"`` stopped at `max_iter`, or does not reach `gtol`.
 
         Notes
         -----
