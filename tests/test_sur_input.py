@@ -351,7 +351,6 @@ def test_refuses_covariances(covariance, message):
 
 
 @pytest.mark.parametrize("options, error, message", [
-    (dict(), TypeError, "ranks is needed"),
     (dict(ranks=(1, 1)), ValueError, "1 entry, one a level"),
     (dict(ranks=-1), ValueError, "non-negative"),
     (dict(ranks=1.5), TypeError, "integer"),

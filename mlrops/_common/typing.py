@@ -87,6 +87,7 @@ Callback: TypeAlias = Callable[[Any], object]
 # Options whose values are fixed words.
 CovType: TypeAlias = Literal["unadjusted", "robust", "clustered", "hac", "bootstrap"]
 Criterion: TypeAlias = Literal["bic", "aic", "cv"]
+Method: TypeAlias = Literal["factor", "fgls", "ifgls"]
 Optimizer: TypeAlias = Literal["auto", "scoring", "bfgs", "em"]
 RotationMethod: TypeAlias = Literal["varimax", "quartimax", "promax"]
 ScoreMethod: TypeAlias = Literal["posterior", "bartlett"]

@@ -1,7 +1,6 @@
 """`als_gls`: many regressions with correlated errors, by alternating generalized least squares."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,24 +8,22 @@ from typing import Any
 import numpy as np
 
 from ..._common.cluster import is_dask
-from ..._common.convergence import ConvergenceWarning
 from ..._common.deprecated import renamed_options
 from ..._common.driver import Callback, Stopping, Watch, drive
 from ..._common.stored import Stored
 from ..._common.typing import Data, Labels, Optimizer, Ranks, Solver
 from ..._common.validate import check_number, check_rank
-from ..._common.wording import counted
 from ...factor.climb import check_optimizer
 from ...factor.likelihood import VanishingVariance
 from ...factor.limits import at_floor, run_off
 from ...factor.prior import NEEDS_PRIOR, prior_fields, read_strength, read_variance
 from ...factor.usable import capped_groups
 from ...operators.base import StructuredOperator
-from ...operators.mlr import MLR
 from ...tree.hierarchy import Hierarchy
-from .beta_step import SOLVERS, BetaStep, beta_step
+from .beta_step import SOLVERS
 from .climb import alternation, warn_of
 from .data import SURData, read_equations
+from .feasible import estimated_gls, known_gls
 from .groups import read_covariance, read_tree
 from .limits import check_bounded, check_carried
 from .measures import average_loglik
@@ -34,7 +31,9 @@ from .parts.fit import fit_in_parts
 from .parts.opening import read_parts
 from .result import SURResult
 
-__all__ = ["SUROptions", "als_gls", "check_hierarchy", "fit_system"]
+METHODS = "factor", "fgls", "ifgls"
+
+__all__ = ["METHODS", "SUROptions", "als_gls", "check_hierarchy", "fit_system"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,9 @@ class SUROptions(Stopping, Stored):
     optimizer: str = "auto"
     prior: float | bool | None = None  # strength, or True for the number of factors
     prior_variance: float | tuple[float, ...] | None = None  # of all, or of each equation
+    method: str = "factor"
+    dfk: bool = False
+    small: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +69,22 @@ class SUROptions(Stopping, Stored):
         object.__setattr__(self, "prior", read_strength(self.prior))
         if self.prior_variance is not None and self.prior is None:
             raise ValueError(NEEDS_PRIOR)
+        self._check_method()
+
+    def _check_method(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got"
+                             f" {self.method!r}")
+        for name in "dfk", "small":
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        factor = self.method == "factor"
+        taken = [name for name in (("dfk", "small") if factor else ("prior", "factor_ridge"))
+                 if getattr(self, name)]
+        if taken:
+            other = '"fgls" or "ifgls"' if factor else '"factor"'
+            raise ValueError(f"{taken[0]} is an option of method={other}, got"
+                             f" method={self.method!r}; leave it out")
 
     def with_variances(self, variance: Any, data: SURData) -> "SUROptions":
         """The same with variances of the prior, matched to the equations by name."""
@@ -264,11 +282,16 @@ def fit_system(data: SURData, ranks: Any, hierarchy: Any, options: SUROptions, *
                covariance: StructuredOperator | None = None, progress: bool = False,
                callback: Callback | None = None) -> SURResult:
     """`als_gls` for `SURData` and checked options."""
+    if options.method != "factor":
+        if any(x is not None for x in (ranks, hierarchy, covariance)):
+            raise ValueError(f"method={options.method!r} estimates an unrestricted covariance:"
+                             " leave out ranks, hierarchy and covariance")
+        return estimated_gls(data, options, Watch(progress, callback))
     if covariance is not None:
         if ranks is not None or hierarchy is not None:
             raise ValueError("give either ranks (and a hierarchy), to fit a covariance, or a"
                              " covariance to keep, not both")
-        return _feasible(data, covariance, options)
+        return known_gls(data, covariance, options)
     if ranks is None:
         raise TypeError("ranks is needed to fit a covariance; or give a covariance to keep")
     if data.observed is not None and options.factor_ridge:
@@ -315,47 +338,3 @@ def check_hierarchy(hierarchy: Hierarchy | None, K: int) -> Hierarchy:
         raise ValueError(f"Y must have one column for each of the hierarchy's {hierarchy.n}"
                          f" equations, got {K}")
     return hierarchy
-
-
-def _feasible(data: SURData, covariance: StructuredOperator, options: SUROptions) -> SURResult:
-    """GLS with a covariance that is known."""
-    K = data.K
-    if not isinstance(covariance, StructuredOperator):
-        raise TypeError("covariance must be an operator of this package (Dense for an array), got"
-                        f" {type(covariance).__name__}")
-    if covariance.shape != (K, K):
-        raise ValueError(f"covariance must have shape {(K, K)}, one row an equation, got"
-                         f" {covariance.shape}")
-    if not covariance.symmetric or covariance.slogdet()[0] <= 0:
-        raise ValueError(f"covariance must be symmetric positive definite, {covariance!r} is not")
-    if data.observed is not None and not isinstance(covariance, MLR):
-        raise ValueError("missing samples need a covariance whose blocks can be inverted one by"
-                         f" one: an MLR, got {covariance!r}")
-    system = data.system(beta_ridge=options.beta_ridge)
-    step = beta_step(system, covariance, system.ols, 0.0, options.solver, options.maxiter)
-    penalty = float(step.gamma @ (system.penalty * step.gamma))
-    loglik = system.average_loglik(system.weigh(covariance), step.quad - penalty)
-    converged = not step.is_short and step.norm <= options.gtol
-    if not converged:
-        warnings.warn(_shortfall(step, options), ConvergenceWarning, stacklevel=5)
-    termination = "gradient" if converged else "max_iter" if step.end == "max_iter" else "rounding"
-    return SURResult(
-        data=data, coefficients=data.exact(system.coefficients(step.gamma)), covariance=covariance,
-        loglik=loglik, loglik_trace=np.array([loglik]),
-        objective_trace=np.array([loglik - 0.5 * penalty / data.N]), n_iter=0, converged=converged,
-        termination=termination, n_cg=[step.n_iter], gradient_norm=0.0, normal_norm=step.norm,
-        boundary=np.array([], int), options=options, covariance_is_known=True)
-
-
-def _shortfall(step: BetaStep, options: SUROptions) -> str:
-    """What is wrong with a β-step that did not reach rounding, or rounding not gtol."""
-    text = (f"the normal equations' residual is {step.norm:.1e} after"
-            f" {counted(step.n_iter, 'iteration')} of {options.solver}, ")
-    if step.end == "max_iter":
-        return text + "more than rounding leaves; raise maxiter"
-    if step.end == "stalled":
-        return text + ("more than rounding explains, and falls no further: covariance is too close"
-                       " to singular for it"
-                       + ("" if options.solver == "lsmr" else "; try solver='lsmr'"))
-    return text + (f"which is rounding; gtol asks for {options.gtol:.0e}: raise gtol, or"
-                   " measure Y from nearer its fit")

@@ -63,7 +63,8 @@ def with_cov(fit: Fit, cov_type: CovType, **cov_kwds: Any) -> Fit:
 
         - ``"unadjusted"``: :math:`A^{-1}`, for errors that are independent across rows with
           covariance Σ.  Where Σ was estimated, of the Σ that
-          `mlrops.regression.corrected_covariance` makes of it for small samples;
+          `mlrops.regression.corrected_covariance` makes of it for small samples, and as it is
+          where it is that of ``method="fgls"`` or ``"ifgls"``;
         - ``"robust"``: :math:`A^{-1} (\sum_t s_t s_t^T) A^{-1}`, rows with errors of any
           covariance, independent;
         - ``"clustered"``: the same with sums of scores over clusters of rows, independent
@@ -74,7 +75,7 @@ def with_cov(fit: Fit, cov_type: CovType, **cov_kwds: Any) -> Fit:
           errors.
     debiased : bool, optional
         ``"unadjusted"``: False takes Σ as it was estimated, which is too small for few rows;
-        default True, and False where Σ is known.  The others: multiply by
+        default True, and False where Σ is known or unrestricted.  The others: multiply by
         ``N / √((N - p_i) (N - p_j))``, N the cells of an equation; default True.
     clusters : array_like, Series, DataFrame or dict, shape (N,) or (N, 2)
         ``"clustered"``: labels of the rows; a Series, a DataFrame or a dict is matched to the
@@ -214,11 +215,15 @@ def precise(fit: SystemFit) -> tuple[StackedSystem, StructuredOperator]:
 
 def _unadjusted(fit: SystemFit, debiased: bool | None = None,
                 joint: bool = False) -> CoefficientInverse:
-    known = fit.covariance_is_known
-    if known and debiased:
+    structured = fit.method == "factor"
+    if fit.covariance_is_known and debiased:
         raise ValueError("debiased=True corrects a Σ that was estimated; this one is known")
+    if debiased and not structured:
+        raise ValueError("debiased=True corrects a Σ of factors; an unrestricted one gets the"
+                         f' divisor of Stata and linearmodels from fit(method="{fit.method}",'
+                         " dfk=True)")
     system, covariance = precise(fit)
-    if not known and debiased is not False:
+    if structured and debiased is not False:
         covariance = _small_sample(fit, covariance, joint)
     return CoefficientInverse(system, covariance)
 
@@ -242,7 +247,7 @@ def joint_estimate(fit: SystemFit) -> Covariance:
 def _bootstrap(fit: SystemFit, n_boot: int = 200, random_state: Any = 0,
                progress: bool = False, n_jobs: int | None = None) -> "ScoreCovariance":
     covariance = fit.covariance
-    if not fit.covariance_is_known:
+    if fit.method == "factor":
         covariance = _small_sample(fit, covariance, bias_only=True)
     elif isinstance(covariance, Dense) and not covariance.positive_definite:
         covariance = Dense(covariance.A, positive_definite=True)

@@ -184,7 +184,9 @@ def _wald(fit: SystemFit, R: FloatArray, q: FloatArray, null: str,
     known = np.isinf(df[equations]).any()
     if use_f is False or (use_f is None and known):
         return HypothesisTest(chi2, float(chdtrc(m, chi2)), m, null=null)
-    df_denom = math.inf if known else wald_df(R, V, equations, df)
+    pooled = fit.method != "factor"  # one number of degrees of freedom for all equations
+    df_denom = (math.inf if known else float(df[0]) if pooled
+                else wald_df(R, V, equations, df))
     pvalue = chdtrc(m, chi2) if known else fdtrc(m, df_denom, chi2 / m)
     return HypothesisTest(chi2 / m, float(pvalue), m, df_denom, null=null)
 
@@ -344,6 +346,9 @@ def likelihood_ratio(fit: SystemFit, n_simulations: int = 0, random_state: Rando
     if fit.options.beta_ridge or fit.options.factor_ridge:
         raise ValueError("the likelihood ratio test needs maxima of the likelihood, these are"
                          " of one with penalties; fit without ridges")
+    if fit.method != "factor":
+        raise ValueError("the likelihood ratio test compares covariances of factors, this one is"
+                         f' of method="{fit.method}"; see breusch_pagan')
     hierarchy, ranks = fit.covariance.hierarchy, fit.covariance.ranks
     n_simulations = check_rank(n_simulations, "n_simulations")
     null = _quietly(fit.options.fit, fit.data, 0, None)

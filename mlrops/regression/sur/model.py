@@ -10,7 +10,7 @@ from ..._common.cluster import is_dask
 from ..._common.deprecated import renamed_options
 from ..._common.frames import read_columns
 from ..._common.optional import import_pandas
-from ..._common.typing import Callback, Labelled, Labels, Optimizer, Ranks, Solver
+from ..._common.typing import Callback, Labelled, Labels, Method, Optimizer, Ranks, Solver
 from ..._common.wording import counted, name_some
 from ...factor.selection import CRITERIA, RankOptions, RankSelection
 from ...tree.hierarchy import Hierarchy
@@ -125,11 +125,11 @@ class SUR:
     >>> model.fit(ranks="bic").selection
     <RankSelection: ranks (2,), the best of 4 candidates by bic>
 
-    With the covariance of least squares' residuals, kept: feasible generalized least squares.
+    With the unrestricted covariance of least squares' residuals: feasible generalized least
+    squares.
 
     >>> pair = SUR({firm: equations[firm] for firm in ("General Electric", "Westinghouse")})
-    >>> E = pair.fit(ranks=0).resid
-    >>> zellner = pair.fit(covariance=E.T @ E / len(E))
+    >>> zellner = pair.fit(method="fgls")
     >>> zellner.params["Westinghouse"].round(4).to_dict()
     {'value': 0.0576, 'capital': 0.064, 'const': -1.252}
 
@@ -291,7 +291,8 @@ class SUR:
             tol: float = 1e-9, gtol: float = 1e-5, max_iter: int = 200, maxiter: int = 1000,
             variance_floor: float = 1e-6, beta_ridge: float = 0.0, factor_ridge: float = 0.0,
             optimizer: Optimizer = "auto", prior: float | bool | None = None,
-            prior_variance: Labels | float | None = None, progress: bool = False,
+            prior_variance: Labels | float | None = None, method: Method = "factor",
+            dfk: bool = False, small: bool = False, progress: bool = False,
             callback: Callback | None = None) -> SURResult:
         """Coefficients and error covariance by maximum likelihood, or coefficients given Σ.
 
@@ -299,7 +300,7 @@ class SUR:
         ----------
         ranks : int, sequence of int, or {"bic", "aic", "cv"}
             Number of factors of each level, coarsest first; or what chooses them, see
-            `select_sur_ranks`.
+            `select_sur_ranks`.  Default ``"bic"``, where factors are fitted.
         hierarchy : Hierarchy or labels, optional
             Groups of equations: a Hierarchy of the equations in their order; a dict by equation of
             one label or of a tuple of labels, coarse to fine; a Series or DataFrame indexed by
@@ -308,7 +309,8 @@ class SUR:
             labels, so that two levels of labels take three ranks.
         covariance : StructuredOperator, array_like or DataFrame, shape (K, K), optional
             A Σ to keep, in place of `ranks` and `hierarchy`; a DataFrame is read by the names of
-            the equations.  Arrays that are symmetric up to rounding are made so.
+            the equations.  Arrays that are symmetric up to rounding are made so.  Where cells are
+            missing, an MLR or an array, of which an equal MLR is made.
         cov_type : str, optional
             Kind of standard errors, see `SURResult.with_cov`.
         cov_kwds : dict, optional
@@ -318,7 +320,22 @@ class SUR:
             ``random_state``, ...
         solver, tol, gtol, max_iter, maxiter, variance_floor
             As for `als_gls`.
-        beta_ridge, factor_ridge, optimizer, prior, prior_variance, progress, callback
+        beta_ridge, factor_ridge, optimizer, prior, prior_variance
+            As for `als_gls`.
+        method : {"factor", "fgls", "ifgls"}, optional
+            What Σ is: ``"factor"``, a matrix of factors by maximum likelihood; ``"fgls"``, the
+            unrestricted covariance of the residuals of least squares equation by equation, then
+            GLS with it, one step (Zellner 1962); ``"ifgls"``, the same step repeated to the maximum
+            of the likelihood over unrestricted Σ, until derivatives by Σ are below `gtol`.  The
+            latter two take no ranks and need more rows than equations; see *Feasible GLS*.
+        dfk : bool, optional
+            Of ``"fgls"`` and ``"ifgls"``: divide sums of products of residuals by
+            ``√((N - p_i) (N - p_j))`` in place of N, as Stata's ``dfk``.
+        small : bool, optional
+            Of the same: t and F statistics in place of z and χ², with the cells of all equations
+            less all free coefficients as degrees of freedom, as Stata's ``small``.
+            linearmodels' ``debiased=True`` is ``small=True, dfk=True``.
+        progress, callback
             As for `als_gls`.
 
         Returns
@@ -333,12 +350,13 @@ class SUR:
             What `als_gls` raises, with equations, regressors and constraints by their names; labels
             that do not cover the equations; constraints that contradict one another; more factors
             than the data can carry: an equation needs more cells than it has regressors and
-            factors.
+            factors; options of another method; an unrestricted Σ that is not positive definite, as
+            always with more equations than rows.
 
         Warns
         -----
         ConvergenceWarning
-            As for `als_gls`.
+            As for `als_gls`; ``"ifgls"`` stopped at `max_iter`, or does not reach `gtol`.
 
         Notes
         -----
@@ -350,15 +368,46 @@ class SUR:
         regressors or more in all: their errors can be made to depend on one another.  Such fits
         take long and end at the floor of D, with a warning; ranks that are chosen stay below.
         With a `prior` there is a maximum.
+
+        *Feasible GLS.*  Standard errors are those of ``(Xᵀ(Σ⁻¹⊗I)X)⁻¹`` with the Σ that gave the
+        coefficients, as in linearmodels and Stata, whose coefficients, errors and test statistics
+        these equal.  Weights multiply residuals by their square roots.  With constraints least
+        squares satisfies them, too.  Where cells are missing, ``"fgls"`` takes each covariance from
+        the rows that both equations have, which linearmodels and Stata leave out where a third one
+        lacks them, and ``"ifgls"`` takes steps of EM, to the maximum of the likelihood of the cells
+        there are.  An estimate of Σ that is not positive definite is refused.  So is ``"ifgls"``
+        where equations and their independent regressors are more than the rows, of complete samples
+        without constraints: the likelihood then has no maximum.  With ``dfk=True``
+        ``"ifgls"`` does not end at that maximum, but at the fixed point of its steps, as Stata's
+        ``isure dfk``.  `llf` is the log-likelihood at these coefficients and this Σ.
+
+        Examples
+        --------
+        >>> from mlrops import SUR
+        >>> from mlrops.datasets import load_grunfeld
+        >>> panel = load_grunfeld().to_frame().assign(const=1.0)
+        >>> firms = panel.set_index("year").groupby("firm")
+        >>> model = SUR({firm: (rows["invest"], rows[["value", "capital", "const"]])
+        ...              for firm, rows in firms if firm in ("General Electric", "Westinghouse")})
+        >>> fit = model.fit(method="fgls", dfk=True, small=True)
+        >>> fit.params["Westinghouse"].round(4).to_dict()
+        {'value': 0.0576, 'capital': 0.064, 'const': -1.252}
+        >>> fit.bse["Westinghouse"].round(4).to_dict()
+        {'value': 0.0145, 'capital': 0.053, 'const': 7.5452}
+        >>> float(fit.df_resid.iloc[0]), model.fit(method="ifgls").llf > fit.llf
+        (34.0, True)
         """
         options = SUROptions(
             solver=solver, tol=tol, gtol=gtol, max_iter=max_iter, maxiter=maxiter,
             variance_floor=variance_floor, beta_ridge=beta_ridge, factor_ridge=factor_ridge,
-            optimizer=optimizer, prior=prior).with_variances(prior_variance, self.data)
+            optimizer=optimizer, prior=prior, method=method, dfk=dfk,
+            small=small).with_variances(prior_variance, self.data)
         cov_kwds = read_kwds(cov_type, cov_kwds or {}, self._names.rows)
         tree = read_tree(hierarchy, self.data)
         covariance = read_covariance(covariance, self.equations, self.data.K)
-        if isinstance(ranks, str):
+        if ranks is None and covariance is None and method == "factor":
+            ranks = "bic"
+        if isinstance(ranks, str) and method == "factor":
             if covariance is not None:
                 raise ValueError("covariance is given: there are no ranks to choose")
             selection = self._choose(ranks, tree, options, rank_options, progress, callback)
@@ -367,7 +416,7 @@ class SUR:
             return chosen.with_cov(cov_type, **cov_kwds)
         if rank_options is not None:
             raise ValueError(f"rank_options choose ranks, which are given: {ranks!r}")
-        if covariance is None and ranks is not None:
+        if covariance is None and method == "factor":
             tree = check_hierarchy(tree, self.data.K)
         fit = fit_system(self.data, ranks, tree, options, covariance=covariance,
                          progress=progress, callback=callback)

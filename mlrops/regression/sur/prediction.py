@@ -206,7 +206,8 @@ def get_prediction(fit: SystemFit, Xs: Any = None) -> SystemPrediction:
     -----
     Variances of means are ``x_jᵀ V_jj x_j``, V_jj the covariance of the equation's coefficients
     that `bse` uses.  A new observation adds the variance Σ_jj of its error: as given where it
-    is known, otherwise times ``N_j / (N_j - p_j)`` for the coefficients that were estimated.
+    is known or has this divisor (``dfk=True``), otherwise times ``N_j / (N_j - p_j)`` for the
+    coefficients that were estimated.
     New rows have weight 1; those of the fit have theirs.
     """
     data, new = fit.data, read_new(fit, Xs)
@@ -214,7 +215,7 @@ def get_prediction(fit: SystemFit, Xs: Any = None) -> SystemPrediction:
     variance = np.stack([np.einsum("ti,ij,tj->t", X, V, X, dtype=float, optimize=True)
                          for X, V in zip(new.Xs, blocks_of(fit), strict=True)], axis=1)
     variances = np.asarray(fit.covariance.diagonal(), float)
-    if not fit.covariance_is_known:
+    if not (fit.covariance_is_known or fit.options.dfk):
         variances = variances * (data.nobs / (data.nobs - data.p))
     errors = np.broadcast_to(variances, mean.shape)
     if Xs is None:

@@ -27,6 +27,9 @@ class SURResult(StoredSystem, CoefficientResults):
         Coefficients.
     covariance : StructuredOperator, shape (K, K)
         Covariance of the errors across equations: an MLR that was fitted, or the operator given.
+        Of ``method="fgls"`` and ``"ifgls"`` a `Dense`; with missing cells, an MLR that equals it.
+    method : str
+        ``"factor"``, ``"fgls"`` or ``"ifgls"``, see `SUR.fit`; ``"gls"`` where it was given.
     covariance_is_known : bool
         Whether it was given.
     loglik : float
@@ -52,7 +55,9 @@ class SURResult(StoredSystem, CoefficientResults):
         Numbers of rows N, of equations K and of all coefficients P.
     gradient_norm : float
         Largest derivative of the log-likelihood a row by a loading, in units of the square root of
-        the equation's D, or by log D; 0 where the covariance was given.
+        the equation's D, or by log D; 0 where the covariance was given.  Of an unrestricted Σ
+        the norm of the derivatives by its entries, in units in which it is the identity; after the
+        one step of ``method="fgls"`` it is not small.
     normal_norm : float
         Size of the normal equations' residual: 2-norm of the derivatives by the coefficients of
         orthogonal regressors of mean square 1, in units of the errors' partial standard deviations.
@@ -177,7 +182,8 @@ class SURResult(StoredSystem, CoefficientResults):
         """Degrees of freedom of Student's t of each equation's coefficients, (K,) or Series.
 
         ``N - p_j`` less what the factors take, see `residual_df`; infinite, a normal distribution,
-        where Σ is known.
+        where Σ is known.  Where it is unrestricted also infinite, or with ``small=True`` the cells
+        of all equations less all coefficients that constraints leave free, as in Stata.
         """
         return self._by_equation(self._df_resid)
 

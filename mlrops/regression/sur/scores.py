@@ -44,6 +44,8 @@ def factor_scores(fit: SystemFit, level: int | None = None,
     that of the cells that are there, and rows without any have scores 0.
     """
     covariance = fit.covariance
+    if fit._is_unrestricted:
+        raise TypeError(f'method="{fit.method}" fits no factors; use method="factor"')
     if not isinstance(covariance, MLR):
         raise TypeError(f"only an MLR has factors with scores, the covariance given is"
                         f" {covariance!r}")

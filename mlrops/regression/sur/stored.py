@@ -106,10 +106,12 @@ class StoredSystem(Stored, SystemFit):
     def from_fields(cls, *args: Any, **given: Any) -> Any:
         given = dict.fromkeys(cls.stored_fields) | given
         data, A = _data(given), given["covariance"]
-        K, known = data.K, given["covariance_is_known"]
+        K = data.K
+        free = given["covariance_is_known"] or getattr(
+            given["options"], "method", "factor") != "factor"
         beta = as_finite(given["coefficients"], "coefficients", dtype=given["coefficients"].dtype)
         _shaped(beta, "coefficients", "f", (int(data.p.sum()),))
-        if A.shape != (K, K) or not (known or isinstance(A, MLR)):
+        if A.shape != (K, K) or not (free or isinstance(A, MLR)):
             raise ValueError(f"covariance must be of order {K}, an MLR where it was fitted, got"
                              f" {A!r}")
         if not A.symmetric:

@@ -16,6 +16,9 @@ from .system_fit import SystemFit
 
 __all__ = ["summary"]
 
+ESTIMATORS = {"factor": "maximum likelihood", "gls": "GLS, known errors",
+              "fgls": "feasible GLS, 1 step", "ifgls": "feasible GLS, iterated"}
+
 
 def summary(fit: SystemFit, alpha: float = 0.05, max_equations: int = 10) -> str:
     """The system as text, 78 columns wide: facts, a table an equation, notes.
@@ -46,7 +49,7 @@ def _facts(fit: SystemFit) -> Iterator[str]:
     cells = int(np.sum(data.nobs))
     left = [("Equations", f"{fit.n_equations:,}"), ("Rows", f"{fit.nobs:,}"),
             ("Observations", f"{cells:,}"), ("Coefficients", f"{fit.n_params:,}"),
-            ("Estimator", "GLS, known errors" if known else "maximum likelihood"),
+            ("Estimator", ESTIMATORS[fit.method]),
             ("Std. errors", short(fit.cov_type))]
     right = [("Log-likelihood", f"{fit.llf:,.2f}"), ("AIC", f"{fit.aic:,.2f}"),
              ("BIC", f"{fit.bic:,.2f}"), ("Degrees of freedom", f"{fit.degrees_of_freedom:,}"),
@@ -55,9 +58,13 @@ def _facts(fit: SystemFit) -> Iterator[str]:
         right.append(("Breusch-Pagan", _correlation_test(fit)))
     if known:
         left.append(("Covariance", short(type(fit.covariance).__name__)))
+    elif fit.method != "factor":
+        left.append(("Covariance", "unrestricted"))
+        right.append(("Iterations", f"{fit.n_iter:,}"))
     else:
         h, ranks = fit.covariance.hierarchy, fit.covariance.ranks
-        left += [("Ranks", _few(ranks)), ("Groups", _few(h.group_counts))]
+        chosen = "" if fit.selection is None else f" ({fit.selection.criterion})"
+        left += [("Ranks", _few(ranks) + chosen), ("Groups", _few(h.group_counts))]
         right.append(("Iterations", f"{fit.n_iter:,}"))
         right += summary_facts(fit)
     right.append(("Converged", f"{'yes' if fit.converged else 'no'} ({fit.termination})"))
@@ -110,6 +117,12 @@ def _notes(fit: SystemFit) -> Iterator[str]:
     notes = []
     if fit.covariance_is_known:
         notes.append("The covariance of the errors is known: z in place of t.")
+    elif fit.method != "factor":
+        by_em = fit.method == "ifgls" and data.observed is not None
+        how = "by EM" if by_em else f"with divisor {'N - p' if fit.options.dfk else 'N'}"
+        law = f"t with {fit._df_resid[0]:,.0f} degrees of freedom" if fit.options.small else (
+            "z in place of t")
+        notes.append(f"Covariance of the residuals {how}: {law}.")
     if not fit.converged:
         notes.append(f"Not converged: stopped on {fit.termination}.")
     if data.observed is not None:

@@ -28,6 +28,15 @@ class Fitter(Protocol):
     @property
     def factor_ridge(self) -> float: ...
 
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def dfk(self) -> bool: ...
+
+    @property
+    def small(self) -> bool: ...
+
     def fit(self, data: SURData, ranks: Any, hierarchy: Any, *,
             covariance: StructuredOperator | None = None) -> "SystemFit":
         """Fit these data in the same way."""
@@ -80,6 +89,19 @@ class SystemFit:
         return sum(b.size for b in self.coefficients)
 
     @property
+    def method(self) -> str:
+        """How Σ came about (str).
+
+        ``"factor"``, ``"fgls"`` or ``"ifgls"`` of `SUR.fit`; ``"gls"`` where it was given.
+        """
+        return "gls" if self.covariance_is_known else self.options.method
+
+    @property
+    def _is_unrestricted(self) -> bool:
+        """Whether Σ was estimated without any structure."""
+        return self.method in ("fgls", "ifgls")
+
+    @property
     def objective(self) -> float:
         """Log-likelihood a row less penalties, which is what was maximized (float)."""
         return float(self.objective_trace[-1])
@@ -92,6 +114,8 @@ class SystemFit:
         its parameters, rotations counted out; see `mlrops.factor.criteria`.
         """
         count, A = self.system.n_free, self.covariance
+        if self._is_unrestricted:
+            return count + self.n_equations * (self.n_equations + 1) // 2
         return count if self.covariance_is_known else (
             count + criteria.degrees_of_freedom(A.hierarchy, A.ranks, mean=False))
 
@@ -131,7 +155,9 @@ class SystemFit:
         return self._degrees(self.system.is_least_squares)
 
     def _degrees(self, shared: bool) -> FloatArray:
-        if self.covariance_is_known:
+        if self._is_unrestricted and self.options.small:
+            return np.full(self.n_equations, max(self.system.n_cells - self.system.n_free, 1.0))
+        if self.covariance_is_known or self._is_unrestricted:
             return np.full(self.n_equations, np.inf)
         return residual_df(self.covariance, self.data.nobs, self.data.p, shared=shared)
 
@@ -140,6 +166,8 @@ class SystemFit:
         A = self.covariance
         if self.covariance_is_known:
             return self.options.fit(data, None, None, covariance=A)
+        if self._is_unrestricted:
+            return self.options.fit(data, None, None)
         return self.options.fit(data, A.ranks, A.hierarchy)
 
     def _observed(self, x: FloatArray) -> FloatArray:
