@@ -156,12 +156,13 @@ class Measured:
 
             ``χ² = m F``,  ``m = ν - (2 n + 5) / 6 - 2 k / 3``,
 
-        which has a χ² distribution with `df` degrees of freedom for many samples.  That of
-        independent features has k = 0.  On a tree the correction is that of a single level with as
-        many factors, and parameters are counted by `mlrops.factor.criteria.degrees_of_freedom`.
-        Variances at the floor (`boundary`) are counted as others are.  At a level of 5% it rejected
-        5.3, 2.7 and 4.0% of 300 true models for N = 40, 100 and 400 with n = 10 and k = 2; on trees
-        6.3, 3.3 and 5.7% (n = 18, ranks 1, 1) and 8.3, 5.7 and 4.0% (n = 24, ranks 2, 1, 1).
+        which has a χ² distribution with `df` degrees of freedom for many samples, several times as
+        many as features: with fewer it is too large.  That of independent features has k = 0.  On a
+        tree the correction is that of a single level with as many factors, and parameters are
+        counted by `mlrops.factor.criteria.degrees_of_freedom`.  Variances at the floor (`boundary`)
+        are counted as others are.  At a level of 5% it rejected 5.3, 2.7 and 4.0% of 300 true
+        models for N = 40, 100 and 400 with n = 10 and k = 2; on trees 6.3, 3.3 and 5.7% (n = 18,
+        ranks 1, 1) and 8.3, 5.7 and 4.0% (n = 24, ranks 2, 1, 1).
 
         - ``RMSEA² = max(χ² / (df N) - 1 / ν, 0)`` (J. Steiger, J. Lind, 1980); its interval is that
           of the noncentrality λ, as ``√(λ / (ν df))`` (M. Browne, R. Cudeck, 1993).
