@@ -39,6 +39,7 @@ GAPS = NEW.mask(_rng.random(NEW.shape) < 0.3)
 SHOWN = pd.DataFrame(_rng.random(Y.shape) < 0.95, Y.index, Y.columns)
 KERNEL = pd.DataFrame(np.exp(-np.abs(np.subtract.outer(*[np.arange(8.0)] * 2)) / 3), list(NAMES),
                       list(NAMES))
+COV = Y.cov(ddof=0)
 POINTS = pd.DataFrame({"x": np.arange(8.0) ** 2, "y": [0, 1] * 4}, list(NAMES))
 HELD = pd.Series(np.arange(N) % 3 == 0, ROWS)
 
@@ -115,6 +116,10 @@ def _estimator(change):
     return outcome(model.result_)
 
 
+def _measured(found):
+    return [found.chi2, found.tli, found.srmr]
+
+
 def _checked(found):
     return [found.objective, found.gradient_norm]
 
@@ -145,6 +150,11 @@ CALLS = {
         change(Y), (1, 1), change(GROUPS), init=fit().covariance, max_iter=0)),
     "select_ranks": _selected,
     "sklearn.FactorModel": _estimator,
+    "fit_factor_model, covariance": lambda change: outcome(fit_factor_model(
+        covariance=change(COV), n_samples=N, ranks=(1, 1), hierarchy=change(GROUPS))),
+    "FactorModelResult.fit_measures": lambda change: _measured(fit().fit_measures(change(Y))),
+    "FactorModelResult.fit_measures, covariance": lambda change: _measured(fit().fit_measures(
+        covariance=change(COV))),
     "FactorModelResult.score": lambda change: fit().score(change(NEW)),
     "FactorModelResult.score_samples": lambda change: fit().score_samples(change(GAPS)),
     "FactorModelResult.scores": lambda change: [

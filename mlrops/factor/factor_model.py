@@ -10,7 +10,16 @@ from .._common.deprecated import replaced_option
 from .._common.driver import CONVERGED, Callback, Watch
 from .._common.given import cut_by_columns, read_given
 from .._common.jobs import Jobs
-from .._common.typing import FloatArray, Labels, Optimizer, Prior, RandomState, Ranks, RowData
+from .._common.typing import (
+    Data,
+    FloatArray,
+    Labels,
+    Optimizer,
+    Prior,
+    RandomState,
+    Ranks,
+    RowData,
+)
 from .._common.validate import check_number, check_rank
 from ..operators.mlr import MLR, check_ranks
 from ..tree.hierarchy import Hierarchy
@@ -27,6 +36,7 @@ from .climb import (
     warn_of_end,
 )
 from .columns.fit import fit_columns
+from .estep.from_covariance import check_no_samples, open_covariance
 from .estep.protocol import Source
 from .estep.sources import open_source
 from .likelihood import LikelihoodSurface, VanishingVariance
@@ -47,8 +57,10 @@ __all__ = ["fit_factor_model"]
 
 
 @replaced_option("accelerate", "optimizer", {True: "auto", False: "em"})
-def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], ranks: Ranks,
+def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+                     ranks: Ranks | None = None,
                      hierarchy: Hierarchy | Labels | None = None, *,
+                     covariance: Data | None = None, n_samples: int | None = None,
                      init: Literal["principal_factor", "svd", "frobenius", "random"] | MLR
                      = "principal_factor",
                      n_init: int = 1, n_jobs: int | None = None, optimizer: Optimizer = "auto",
@@ -70,7 +82,8 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     Parameters
     ----------
     Y : array_like, DataFrame, sparse matrix, data on disk, row chunks or of dask, shape (N, n)
-        Data, one sample a row; N at least 2, no constant features.
+        Data, one sample a row; N at least 2, no constant features.  Left out where a `covariance`
+        is given.
 
         - *DataFrame*: its column names are kept and stand in results and errors; those of other
           libraries (polars, pyarrow) are read by narwhals.
@@ -98,6 +111,11 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
         DataFrame is matched to the columns by name, and may speak of features that Y does not have.
         A Hierarchy with names must have those of the columns, and is put in their order; data
         without names take over its own.
+    covariance : array_like or DataFrame, shape (n, n), optional
+        Covariance or correlation matrix S of the samples, in place of Y, symmetric and positive
+        semidefinite; see Notes.  Rows of a DataFrame are matched to its columns by name.
+    n_samples : int, optional
+        Number N of samples that `covariance` was computed from, and only given with it.
     init : {"principal_factor", "svd", "frobenius", "random"} or MLR, optional
         Starting point, of features in units of their standard deviations: iterated principal
         factors, level by level, see Notes; top-down truncated SVDs of the running residual, group
@@ -196,7 +214,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     ValueError, TypeError
         NaN or infinity in Y (the features are named), constant features, fewer than 2 samples,
         shapes that do not fit the hierarchy, bad ranks or weights, complex data; a checkpoint that
-        is damaged or of another fit.
+        is damaged or of another fit; a covariance that is none, options that need samples with it.
     numpy.linalg.LinAlgError
         With a `variance_floor` near 0, variances that run to zero; the features are named.
 
@@ -205,10 +223,11 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     ConvergenceWarning
         The iteration cap was reached, small gains hardly fall off (a plateau), variances stand at
         the floor (Heywood cases), or a prior sets variances rather than the many samples there are.
-        A
-        likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
+        A likelihood without a maximum is named as such: N samples carry ``N - 2`` factors of more
         features than that (``N - 1`` with ``center=False``), and features that determine one
         another, such as duplicates, run off too.
+    UserWarning
+        Y is square and looks like a correlation matrix, which is no data but a `covariance`.
 
     Notes
     -----
@@ -217,6 +236,16 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     ``optimizer="em"`` what runs is exactly EM: from the same start, the same iterates (D. Rubin,
     D. Thayer, "EM algorithms for ML factor analysis", 1982; T. Parshakova et al., "Fitting
     multilevel factor models", 2024, for the multilevel case).
+
+    *From a covariance.*  The likelihood of complete samples depends on nothing but their mean and
+    their second moments, so that a fit to S is the fit to any data that have it.  S is the maximum
+    likelihood estimate ``Σ (y - m)(y - m)ᵀ / N`` about the sample mean m, or about zero with
+    ``center=False``.  Where it was divided by ``N - 1``, as `numpy.cov`, pandas and R do, give
+    ``S * (N - 1) / N``; for correlations it makes no difference.  A fit to correlations is one to
+    standardized data.  The mean of the result is zero, since S does not tell it: data that `score`,
+    `scores` and other methods are asked about must be centred (and standardized, for correlations).
+    It counts as estimated unless ``center=False``, so `aic` and `bic` are those of the data.
+    `sample_weight`, ``missing="em"``, `compress` and ``prior="cv"`` are about samples, and refused.
 
     *Scoring.*  An evaluation of the EM map also gives the gradient, for ``2 n R²`` flops.  Steps
     solve ``(I + λ M) d = g``: I the expected information (`MLR.information`, which no data are
@@ -329,12 +358,23 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     >>> bool((np.diff(fit.loglik_trace) >= 0).all())
     True
 
+    From a correlation matrix and the number of samples behind it:
+
+    >>> S = np.corrcoef(sim.Y.T)
+    >>> same = fit_factor_model(covariance=S, n_samples=400, ranks=(1, 1), hierarchy=h)
+    >>> bool(np.allclose(same.uniquenesses, fit.uniquenesses, atol=1e-3))
+    True
+
     Few samples, and how well what they give describes the distribution they come from:
 
     >>> bare, shrunk = (fit_factor_model(sim.Y[:20], (1, 1), h, prior=p) for p in (None, True))
     >>> bool(shrunk.expected_loglik(sim.covariance) > bare.expected_loglik(sim.covariance) + 1)
     True
     """
+    if covariance is not None or n_samples is not None:
+        check_no_samples(Y, covariance, sample_weight=sample_weight, compress=compress,
+                         missing=missing, prior=prior)
+        Y = open_covariance(covariance, n_samples, hierarchy)
     if check_rank(n_init, "n_init") < 1:
         raise ValueError("n_init must be at least 1, got 0")
     rules = {} if tol is None else {"tol": tol}
@@ -392,7 +432,7 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
                      or run_off(source, hierarchy, level_ranks, best.point, place, names))
     warn_of_end(best, source.n_samples, stopping, stacklevel=4)  # through the decorator
     warn_of_floor(boundary, names, variance_floor, unbounded, stacklevel=4)
-    covariance = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
+    fitted = best.point.operator(hierarchy, level_ranks, source.dtype).principal()
     of_prior = prior_fields(penalty, hierarchy)
     if prior_scores is None:
         warn_of_prior(ruled_by_prior(hierarchy._scatter(best.point.D), of_prior), hierarchy.n,
@@ -400,9 +440,9 @@ def fit_factor_model(Y: RowData | Iterable[Any] | Callable[[], Iterable[Any]], r
     exact_mean, loglik = hierarchy._scatter(best.point.mean), best.logliks[-1]
     mean = exact_mean.astype(source.dtype, copy=False)
     if source.dtype != np.float64:
-        loglik = _rounded_loglik(source, hierarchy, covariance, mean, exact_mean)
+        loglik = _rounded_loglik(source, hierarchy, fitted, mean, exact_mean)
     return FactorModelResult(
-        covariance=covariance, mean=mean, loglik=loglik, loglik_trace=np.array(best.logliks),
+        covariance=fitted, mean=mean, loglik=loglik, loglik_trace=np.array(best.logliks),
         n_iter=len(best.logliks) - 1, converged=best.termination in CONVERGED,
         termination=best.termination, boundary=boundary, n_samples=source.n_samples,
         n_evaluations=best.n_evaluations, gradient_norm=best.gradient_norm, feature_names=names,

@@ -25,6 +25,7 @@ from ..operators.mlr import MLR
 from . import by_chunks, conditional, divergence
 from .check import Checked
 from .explained import Explained
+from .fit_measures import Measured
 from .prior_search import PriorRecord
 from .rotation import RotatedLoadings, loadings_frame, rotate
 from .stored import FIELDS, checked
@@ -34,7 +35,7 @@ __all__ = ["FactorModelResult"]
 
 
 @dataclass(frozen=True, repr=False)
-class FactorModelResult(Stored, Explained, Checked):
+class FactorModelResult(Stored, Explained, Checked, Measured):
     """A fitted factor model; what `fit_factor_model` returns.
 
     Attributes
@@ -430,8 +431,7 @@ class FactorModelResult(Stored, Explained, Checked):
         Parameters
         ----------
         Y : array_like, DataFrame or data on disk, shape (N, n)
-            NaN marks a missing cell.  Data on disk are read block by block, what is returned is in
-            memory.
+            NaN marks a missing cell.  Data on disk are read by blocks, what is returned in memory.
         return_std : bool, optional
             Also return conditional standard deviations.
 

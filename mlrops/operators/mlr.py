@@ -26,8 +26,8 @@ __all__ = ["MLR"]
 GeneralMLR: TypeAlias = Any  # its file imports this one
 
 
-def check_ranks(ranks: Ranks, hierarchy: Hierarchy) -> tuple[int, ...]:
-    """A tuple of one non-negative rank a level."""
+def check_ranks(ranks: Ranks | None, hierarchy: Hierarchy) -> tuple[int, ...]:
+    """A tuple of one non-negative rank a level; None, ranks that were left out, is refused."""
     given: Any = ranks
     given = (given,) if np.ndim(given) == 0 else tuple(given)
     if len(given) != hierarchy.n_levels:

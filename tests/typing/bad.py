@@ -60,7 +60,7 @@ plot_rank_allocation(model)  # error: arg-type
 
 # ---------------------------------------------------------------- what is missing, or is not there
 
-mlrops.fit_factor_model(Y)  # error: call-arg
+mlrops.select_ranks()  # error: call-arg
 mlrops.fit_mlr(Y)  # error: call-arg
 mlrops.partition(Y)  # error: call-arg
 mlrops.gls(Y, Y[:, 0])  # error: call-arg

@@ -1,5 +1,6 @@
 """From what users hold, in memory, on disk or in chunks, to a source of EM."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ from .protocol import Source
 from .streamed import chunked_source, sparse_source
 
 __all__ = ["Opened", "open_source"]
+
+
+# To which correlations may differ from their mirror images and variances from 1.
+ROUNDING = 1e-6
 
 
 class Opened(NamedTuple):
@@ -75,8 +80,19 @@ def open_source(Y: Any, hierarchy: Any, center: bool, missing: str, weights: Any
         raise ValueError("compress=True needs complete data: patterns of missing cells differ")
     if has_gaps:
         return incomplete_source(values, hierarchy, center, weights, names), hierarchy, names
+    if looks_like_correlations(values):
+        warnings.warn(
+            f"Y is a symmetric {len(values)} by {len(values)} matrix with ones on its diagonal, and"
+            " is read as that many samples; if it is a correlation matrix, give it as covariance=,"
+            " with n_samples=", UserWarning, stacklevel=4)  # through a decorator
     compress = compress is None or bool(compress)
     return complete_source(values, hierarchy, center, weights, names, compress), hierarchy, names
+
+
+def looks_like_correlations(Y: FloatArray) -> bool:
+    """Whether data are a symmetric matrix with a unit diagonal, as no samples are."""
+    return (Y.shape[0] == Y.shape[1] and bool((np.abs(np.diagonal(Y) - 1) < ROUNDING).all())
+            and np.allclose(Y, Y.T, rtol=0, atol=ROUNDING))
 
 
 def _samples_that_count(Y: FloatArray, weights: FloatArray | None,
