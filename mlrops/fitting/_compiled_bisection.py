@@ -5,8 +5,9 @@ cut by d_i = -s_i h_i; then h changes by -2 s_i times column i of W: O(vertices)
 
 The weights (W, Wt, data, indices, indptr, p) come in one of three forms: dense and symmetric
 (`p` = 0), a dense p × q block between rows 0 ... p-1 and columns p ... p+q-1 that has no other
-edges, with its transpose `Wt`, or a symmetric sparse matrix by rows (then `W` is empty).  No vertex
-has an edge to itself.  Rows are of kind 0, columns of kind 1.
+edges, with its transpose `Wt`, or a symmetric sparse matrix by rows (then `W` is empty).  They come
+one by one, since numba 0.59 takes a tuple of arrays for one of another precision.  No vertex has an
+edge to itself.  Rows are of kind 0, columns of kind 1.
 """
 
 import numpy as np
@@ -46,7 +47,7 @@ def best_by_side(s, h, kind, free, best, value):
 
 
 @jit
-def swap_pass(weights, kind, room, patience, s, h):
+def swap_pass(W, Wt, data, indices, indptr, p, kind, room, patience, s, h):
     """One Kernighan-Lin pass that keeps the numbers of vertices on the sides within bounds.
 
     room[k] holds the least and the most vertices of kind k on the plus side.  Each step makes the
@@ -55,6 +56,7 @@ def swap_pass(weights, kind, room, patience, s, h):
     left to move, or `patience` of them have moved without a new best state, and goes back to the
     best one.  Returns the gain in weight not cut; s and h = W s are left there.
     """
+    weights = W, Wt, data, indices, indptr, p
     free = np.ones(s.size, np.bool_)
     best = np.empty((2, 2), np.int64)
     value = np.empty((2, 2))
@@ -122,7 +124,8 @@ def normalized_cut(cut, plus, total):
 
 
 @jit
-def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, h):
+def move_pass(W, Wt, data, indices, indptr, p, kind, degree, total, counts, smallest, patience,
+              cut, s, h):
     """One Fiduccia-Mattheyses pass on the normalized cut, with sides of any size.
 
     counts[k, side] vertices of kind k are on each side (0 is plus), never fewer than `smallest`.
@@ -130,6 +133,7 @@ def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, 
     the pass ends as `swap_pass` does.  Returns the normalized cut of the best state; s and h are
     left there.
     """
+    weights = W, Wt, data, indices, indptr, p
     free = np.ones(s.size, np.bool_)
     turned = np.empty(s.size, np.int64)
     plus = 0.0
@@ -172,12 +176,13 @@ def move_pass(weights, kind, degree, total, counts, smallest, patience, cut, s, 
 
 
 @jit
-def sweep_cut(weights, kind, degree, total, counts, smallest, order, s, h):
+def sweep_cut(W, Wt, data, indices, indptr, p, kind, degree, total, counts, smallest, order, s, h):
     """Turn all vertices from minus to plus in a given order; length of the prefix of least cut.
 
     On entry s = -1 and counts[k, 1] are the sizes of the kinds.  0 when no prefix leaves
     `smallest` vertices of each kind on both sides and volume on both.
     """
+    weights = W, Wt, data, indices, indptr, p
     plus = 0.0
     cut = 0.0
     least = np.inf

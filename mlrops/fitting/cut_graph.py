@@ -253,7 +253,7 @@ class CutGraph:
         room = np.array([_room(size, parts) for size in np.bincount(self.kind, minlength=2)])
 
         def one_pass(s, h):
-            return self._loops.swap_pass(self._edges, self.kind, room, self._patience, s, h)
+            return self._loops.swap_pass(*self._edges, self.kind, room, self._patience, s, h)
 
         fields = self.field(signs)
         inside = (self.degree.sum() + np.einsum("ic,ic->c", signs, fields)) / 4
@@ -285,7 +285,7 @@ class CutGraph:
             cut = self._between(s, h)
             before = self._loops.normalized_cut(cut, self.degree[s > 0].sum(), total)
             return before - self._loops.move_pass(
-                self._edges, self.kind, self.degree, total, self._counts(s), smallest,
+                *self._edges, self.kind, self.degree, total, self._counts(s), smallest,
                 self._patience, cut, s, h)
 
         best, value = _tournament(signs, fields, -np.array(cuts), one_pass,
@@ -296,7 +296,7 @@ class CutGraph:
         """Signs of the prefix of `order` with the least normalized cut, None if none is allowed."""
         s = np.full(self.kind.size, -1.0)
         length = self._loops.sweep_cut(
-            self._edges, self.kind, self.degree, float(self.degree.sum()), self._counts(s),
+            *self._edges, self.kind, self.degree, float(self.degree.sum()), self._counts(s),
             smallest, order, s.copy(), -self.degree)
         if length == 0:
             return None
