@@ -21,6 +21,7 @@ from .info import stored_numbers
 from .matrix_file import read_matrix, read_names
 from .outputs import can_draw, check_outputs, save_picture, writing
 from .tables import paragraph, table
+from .watch import watched
 
 __all__ = ["fit"]
 
@@ -135,14 +136,7 @@ def _fits(A, rows, cols, symmetric, args, starts):
     """`RankAllocation` of each start; one for all if there is one level."""
     fits = {}
     for start in starts if rows.n_levels > 1 else starts[:1]:
-        with progress_bar(desc=f"ranks, start {start}", unit=" steps", leave=False, patient=True,
-                          mininterval=0.1) as bar:
-            def show(iterate, bar=bar):
-                bar.set_postfix(error=f"{iterate.objective:.5f}", stage=iterate.stage,
-                                ranks=" ".join(map(str, iterate.ranks)),
-                                passes=f"{iterate.n_passes:.0f}", refresh=False)
-                bar.update()
-
+        with watched(start) as show:
             fits[start] = _nearest(A, rows, cols, symmetric, args.psd, partial(
                 allocate_ranks, A, args.total_rank, rows, cols, start=start, callback=show,
                 random_state=args.random_state))

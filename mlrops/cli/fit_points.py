@@ -1,7 +1,6 @@
 """``python -m mlrops fit points.csv --kernel ...``: the kernel matrix of points, never formed."""
 
 import numpy as np
-from tqdm import tqdm
 
 from .._common.wording import counted
 from ..fitting.fit import fit_mlr
@@ -15,6 +14,7 @@ from .info import stored_numbers
 from .matrix_file import read_matrix
 from .outputs import can_draw, save_picture, writing
 from .tables import paragraph, table
+from .watch import watched
 
 __all__ = ["fit_points"]
 
@@ -79,11 +79,7 @@ def fit_points(args, starts):
 
 
 def _fit(total_rank, rows, start, given):
-    with tqdm(desc=f"ranks, start {start}", unit=" steps", leave=False, disable=None) as bar:
-        def show(iterate):
-            bar.set_postfix(error=f"{iterate.objective:.5f}", ranks=iterate.ranks, refresh=False)
-            bar.update()
-
+    with watched(start) as show:
         found = allocate_ranks(None, total_rank, rows, start=start, callback=show, **given)
     if found.termination == "interrupted":
         raise KeyboardInterrupt

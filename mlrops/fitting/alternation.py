@@ -1,8 +1,9 @@
 """Alternating least squares on sibling blocks: no residual is kept, and a half step is one pass.
 
 With the right factors fixed, the best left ones solve normal equations along the path of each row;
-their products and Gram matrices come from a source of `blocks`.  What is left of A is known from
-``‖A‖² - <Y, B>``: below the square root of the precision it is lost in the difference.
+their products Y and Gram matrices G come from a source of `blocks`.  What is left of A is known
+from ``‖A‖² - 2 <Y, B> + <B G, B>``: below the square root of the precision it is lost in the
+difference.
 
 Each level carries a few more directions along, which follow the leading singular vectors of what is
 left in its blocks: they say what one more column would gain, and where to begin it.

@@ -16,7 +16,7 @@ that belong to them.
 import numpy as np
 from scipy.sparse import csr_array
 
-from .pairs import filled
+from .pairs import filled, holders
 from .paths import path_grams
 from .residuals import row_chunks
 
@@ -89,8 +89,7 @@ class DenseBlocks:
             return None
         found = [[] for _ in range(self._pairs.rows.group_counts[level])]
         r, c = (h.boundaries[level + 1] for h in (self._pairs.rows, self._pairs.cols))
-        parent = np.searchsorted(self._pairs.rows.boundaries[level], r[:-1], side="right") - 1
-        for a, g in enumerate(parent):
+        for a, g in enumerate(holders(self._pairs.rows, level + 1, level)):
             found[g].append((slice(r[a], r[a + 1]), slice(c[a], c[a + 1])))
         return found
 

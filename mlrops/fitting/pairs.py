@@ -6,7 +6,7 @@ import numpy as np
 
 from ..operators.general.checks import check_pair
 
-__all__ = ["Batch", "GroupPairs", "filled", "put", "take"]
+__all__ = ["Batch", "GroupPairs", "filled", "holders", "put", "take"]
 
 # Blocks of at least this many entries are worked on where they lie; smaller ones are gathered into
 # stacks, since thousands of them would otherwise cost one call each.
@@ -38,6 +38,11 @@ def put(x, index, values):
     else:
         x[index] = values
         x[-1] = 0
+
+
+def holders(tree, level, above):
+    """The group of the level `above` that each group of a level lies in."""
+    return np.searchsorted(tree.boundaries[above], tree.boundaries[level][:-1], side="right") - 1
 
 
 class GroupPairs:

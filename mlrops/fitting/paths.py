@@ -11,7 +11,7 @@ shared by all groups below.
 
 import numpy as np
 
-from .pairs import take
+from .pairs import holders, take
 
 __all__ = ["PathGrams", "path_grams"]
 
@@ -25,8 +25,7 @@ class PathGrams:
 
     def __init__(self, grams, of_leaf):
         self._grams, self._of_leaf = grams, of_leaf
-        self._widths = [G.shape[2] for G in grams]
-        self._edges = np.cumsum([0, *self._widths])
+        self._edges = np.cumsum([0, *(G.shape[2] for G in grams)])
 
     def inverse(self, used, eps):
         """Inverses of the Gram matrices of the columns in the mask `used` (W,), (leaves, R, R).
@@ -84,18 +83,15 @@ class PathGrams:
 
 def path_grams(pairs, factors, levels, side):
     """`PathGrams` of the factors (n + 1, w_l) of some levels on a `side`, "rows" or "cols"."""
-    last = getattr(pairs, side).boundaries[levels[-1]][:-1]
-    grams, of_leaf = [], []
+    tree, grams = getattr(pairs, side), []
     for k, (level, own) in enumerate(zip(levels, factors, strict=True)):
-        offsets = getattr(pairs, side).boundaries[level]
         down_to = np.concatenate(factors[: k + 1], axis=1)
-        G = np.zeros((offsets.size - 1, down_to.shape[1], own.shape[1]))
+        G = np.zeros((tree.group_counts[level], down_to.shape[1], own.shape[1]))
         for batch in pairs.batches[level]:
             index = getattr(batch, side)
             G[batch.groups] = np.matmul(take(down_to, index).swapaxes(1, 2), take(own, index))
         grams.append(G)
-        of_leaf.append(np.searchsorted(offsets, last, side="right") - 1)
-    return PathGrams(grams, of_leaf)
+    return PathGrams(grams, [holders(tree, levels[-1], level) for level in levels])
 
 
 def _pseudo_inverse(S, K, eps):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pairs import put, take
+from .pairs import holders, put, take
 from .paths import PathGrams
 
 __all__ = ["SampledBlocks", "largest_siblings"]
@@ -67,7 +67,7 @@ class SampledBlocks:
                     Y[s.here, :width] += product[0]
                 else:
                     put(Y[:, :width], s.here, take(Y[:, :width], s.here) + product)
-            own[:, : G.shape[1], : G.shape[1]] += G if child == level else G[_parents(tree, child)]
+            own[:, : G.shape[1], : G.shape[1]] += G[holders(tree, child, level)]
             G = own
         of_leaf = np.arange(tree.group_counts[-1])
         return Y, PathGrams([G[:, :end, start:end] for start, end in
@@ -76,16 +76,10 @@ class SampledBlocks:
 
 def largest_siblings(tree):
     """The most features that a group of any level sees of its siblings."""
-    most = [tree.group_sizes(level - 1)[_parents(tree, level)] - tree.group_sizes(level)
+    most = [tree.group_sizes(level - 1)[holders(tree, level, level - 1)] - tree.group_sizes(level)
             for level in range(1, tree.n_levels)]
     most.append(tree.n - tree.group_sizes(0))
     return max(int(x.max()) for x in most)
-
-
-def _parents(tree, level):
-    """The group of the next coarser level that each group lies in."""
-    inner, outer = tree.boundaries[level], tree.boundaries[level - 1]
-    return np.searchsorted(outer, inner[:-1], side="right") - 1
 
 
 def _draw(read, pairs, here, there, samples, rng):
