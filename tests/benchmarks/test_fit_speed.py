@@ -24,7 +24,7 @@ from test_kernels import in_a_new_process  # noqa: E402
 TITLE = "Aims of the fits"
 COLUMNS = ("what", "measured", "aim")
 TOTAL_RANK, LEVELS = 20, 7
-STARTS = "uniform", "bottom", "top"
+STARTS = "grow", "top"  # what `python -m mlrops fit` runs
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_ranks_and_trees_of_the_gauss_transform(gauss, record_in):
         record_in(TITLE, COLUMNS, f"Gauss transform from {start!r}, over the truncated SVD",
                   f"{ratios[-1]:.3f} in {perf_counter() - begin:.1f} s, ranks {fit.ranks}", "0.60")
     seconds = perf_counter() - clock
-    record_in(TITLE, COLUMNS, "best of the three", f"{min(ratios):.3f}", "0.47")
-    record_in(TITLE, COLUMNS, "the three together, and the partition",
+    record_in(TITLE, COLUMNS, "best of the two", f"{min(ratios):.3f}", "0.47")
+    record_in(TITLE, COLUMNS, "the two together, and the partition",
               f"{seconds - found:.1f} s + {found:.2f} s", "45 s")
     assert max(ratios) <= 0.60
     assert min(ratios) <= 0.47
